@@ -1,0 +1,93 @@
+"""What a device promises: it has so many units, and it can give a lane its share of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceIdentity:
+    """What a measurement was made on. Two devices with equal identity share stored points.
+
+    Attributes:
+        kind: How shares are enforced: "cpu", later "cuda mps", "cuda green".
+        name: The hardware's own name ("AMD EPYC 7763").
+        units: How many units it has.
+        unit: What one unit is called: "core".
+        details: Whatever else changes latencies: versions, instruction set, whether lanes are pinned.
+        simulated: True for a device that measures nothing.
+    """
+
+    kind: str
+    name: str
+    units: int
+    unit: str
+    details: Mapping[str, str] = field(default_factory=dict)
+    simulated: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, as stored with profiles and plans."""
+        return {
+            "kind": self.kind,
+            "name": self.name,
+            "units": self.units,
+            "unit": self.unit,
+            "details": dict(self.details),
+            "simulated": self.simulated,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InForce:
+    """What a worker found to be really in force after its share was applied; never what was merely asked for."""
+
+    units: int
+    description: str
+
+
+class Placement(Protocol):
+    """One lane's place on a device. Picklable: the worker itself applies it."""
+
+    @property
+    def units(self) -> int:
+        """The lane's share."""
+
+    def apply(self) -> InForce:
+        """Put the limit in force in this process, before any model exists, and report what is in force.
+
+        Raises:
+            DeviceError: It could not be put in force.
+        """
+
+    def use(self, active_units: int) -> None:
+        """Let the next step use `active_units` (1..units) of the share. Cheap when nothing changes."""
+
+
+class Device(Protocol):
+    """Where shares are enforced. Stateless towards lanes: who runs where is the caller's to keep.
+
+    Implementations may be used from several threads at once.
+    """
+
+    @property
+    def identity(self) -> DeviceIdentity:
+        """What it is; stable for the life of the process."""
+
+    @property
+    def units(self) -> int:
+        """How many units it has, at least 1."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know about shares here ("this system cannot pin lanes"); usually empty."""
+
+    def place(self, shares: Sequence[int]) -> tuple[Placement, ...]:
+        """Places for lanes that run at the same time, one per share.
+
+        Disjoint while the shares sum to at most `units`; overlapping as little as possible beyond that.
+
+        Raises:
+            UsageError: A share is not within 1..units.
+        """

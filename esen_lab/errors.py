@@ -1,0 +1,95 @@
+"""Every error this package raises on purpose, split by what the caller can do about it.
+
+    EsenError
+    ├── UsageError          what was asked for cannot be: change the call
+    ├── DeviceError         the device cannot do it: another device, or mend this one
+    ├── InfeasibleError     no plan keeps every limit: loosen the one that is named
+    ├── StoreError          a file cannot be read, written or trusted
+    ├── WorkerError         a worker failed; carries its traceback and the end of its log
+    │   ├── ModelError      the sub-model itself raised
+    │   ├── WorkerDied      the process is gone
+    │   └── WorkerTimeout   no answer before the deadline
+    └── Cancelled           somebody asked for it to stop
+
+A message states the rule, then what was given, then what to do next.
+"""
+
+from __future__ import annotations
+
+
+class EsenError(Exception):
+    """The root of the tree.
+
+    Args:
+        rule: What must hold, as one sentence.
+        given: What was there instead; shown with `repr` unless it is a string.
+        hint: What to do next, as one sentence.
+    """
+
+    def __init__(self, rule: str, *, given: object = None, hint: str = "") -> None:
+        self.rule = rule
+        self.given = given if given is None or isinstance(given, str) else repr(given)
+        self.hint = hint
+        parts = [rule if rule.endswith((".", "!", "?")) else f"{rule}."]
+        if self.given is not None:
+            parts.append(f"Given: {self.given}." if not self.given.endswith(".") else f"Given: {self.given}")
+        if hint:
+            parts.append(hint)
+        super().__init__(" ".join(parts))
+
+
+class UsageError(EsenError):
+    """What was asked for cannot be; change the call."""
+
+
+class DeviceError(EsenError):
+    """The device cannot do what is asked."""
+
+
+class InfeasibleError(EsenError):
+    """No plan keeps every limit."""
+
+
+class StoreError(EsenError):
+    """A file (profile store, plan, export) cannot be read, written or trusted."""
+
+
+class Cancelled(EsenError):  # noqa: N818  an outcome somebody asked for, not a fault
+    """The work was stopped on request."""
+
+
+class WorkerError(EsenError):
+    """A worker process failed.
+
+    Attributes:
+        worker_traceback: The traceback inside the worker, or "".
+        log: The end of what the worker printed, or "".
+    """
+
+    def __init__(
+        self, rule: str, *, given: object = None, hint: str = "", worker_traceback: str = "", log: str = ""
+    ) -> None:
+        super().__init__(rule, given=given, hint=hint)
+        self.worker_traceback = worker_traceback
+        self.log = log
+
+    def details(self) -> str:
+        """The worker's traceback and log, for people; "" when there is neither."""
+        parts = []
+        if self.worker_traceback:
+            parts.append(f"In the worker:\n{self.worker_traceback.rstrip()}")
+        if self.log:
+            parts.append(f"The worker printed:\n{self.log.rstrip()}")
+        return "\n".join(parts)
+
+
+class ModelError(WorkerError):
+    """The sub-model itself raised, while it was built or run."""
+
+
+class WorkerDied(WorkerError):  # noqa: N818  what happened, in the words of a log
+    """The worker process is gone."""
+
+
+class WorkerTimeout(WorkerError):  # noqa: N818  what happened, in the words of a log
+    """The worker did not answer before the deadline."""

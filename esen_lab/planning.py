@@ -1,0 +1,290 @@
+"""The plan: the lanes of one ensemble on one device. What is run, tuned, saved and exported.
+
+Saved as JSON with a `schema_version`; nothing in it is ever executed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from esen_lab.errors import StoreError, UsageError
+from esen_lab.units import check_name, check_units
+
+SCHEMA_VERSION = 1
+MODES = ("serial", "threads", "vmap")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lane:
+    """A share of the device and the sub-models that run on it.
+
+    Attributes:
+        units: The share.
+        members: Names of the sub-models, in the order they run.
+        active_units: For each member, how many of the lane's units it uses: fewer than `units` where its profile says
+            that fewer are faster.
+        mode: "serial": one after another (a lane in the proper sense). "threads": all at once in a thread pool of one
+            process. "vmap": all as one batched call of `torch.func`. The last two exist to be compared against.
+    """
+
+    units: int
+    members: tuple[str, ...]
+    active_units: tuple[int, ...] = ()
+    mode: str = "serial"
+
+    def __post_init__(self) -> None:
+        """Check the fields against each other."""
+        if not self.members:
+            raise UsageError("A lane has at least one sub-model", given="a lane without any")
+        for name in self.members:
+            check_name(name)
+        check_units(self.units, max(self.units, 1) if isinstance(self.units, int) else 1, "a lane's share")
+        if not self.active_units:
+            object.__setattr__(self, "active_units", (self.units,) * len(self.members))
+        if len(self.active_units) != len(self.members):
+            raise UsageError(
+                "A lane names its active units once per member",
+                given=f"{len(self.active_units)} for {len(self.members)}",
+            )
+        for active in self.active_units:
+            check_units(active, self.units, "a sub-model's active units")
+        if self.mode not in MODES:
+            raise UsageError(f"A lane's mode is one of {', '.join(MODES)}", given=self.mode)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "units": self.units,
+            "members": list(self.members),
+            "active_units": list(self.active_units),
+            "mode": self.mode,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The lanes of one ensemble on one device, with how they were found.
+
+    Attributes:
+        lanes: At least one; every sub-model is in exactly one of them.
+        units: Units of the device it was made for.
+        device: The device's identity as plain data.
+        searcher: Who found it: "exact", "sequential", "by hand", ...
+        jct_s: Predicted job completion time in seconds, or None where there was no profile to predict from.
+        bound_s: Proven lower bound on the JCT of any plan under the same cost models, or None.
+        predicted_s: For each sub-model, the predicted latency in its lane, in seconds.
+        fingerprints: For each sub-model, what it was when the plan was made.
+        example: What the input looked like that was profiled ("float32[1, 64]"), or "".
+        combine: The combine rule, for people.
+        notes: Honest remarks for the reader ("sequential is as good").
+        created_at: UTC ISO 8601, or "".
+    """
+
+    lanes: tuple[Lane, ...]
+    units: int
+    device: Mapping[str, Any] = field(default_factory=dict)
+    searcher: str = "by hand"
+    jct_s: float | None = None
+    bound_s: float | None = None
+    predicted_s: Mapping[str, float] = field(default_factory=dict)
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+    example: str = ""
+    combine: str = ""
+    notes: tuple[str, ...] = ()
+    created_at: str = ""
+
+    def __post_init__(self) -> None:
+        """Check the fields against each other."""
+        if not self.lanes:
+            raise UsageError("A plan has at least one lane", given="none", hint="Register a sub-model first.")
+        for lane in self.lanes:
+            check_units(lane.units, self.units, "a lane's share")
+        names = self.names
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise UsageError("A sub-model is in one lane", given=f"{', '.join(twice)} in several")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every sub-model of the plan, lane by lane."""
+        return tuple(name for lane in self.lanes for name in lane.members)
+
+    @property
+    def gap(self) -> float | None:
+        """JCT / bound - 1, or None where either is absent."""
+        if self.jct_s is None or not self.bound_s:
+            return None
+        return max(0.0, self.jct_s / self.bound_s - 1)
+
+    @property
+    def oversubscribed(self) -> bool:
+        """Whether the lanes' shares sum to more than the device."""
+        return sum(lane.units for lane in self.lanes) > self.units
+
+    @property
+    def is_sequential(self) -> bool:
+        """Whether every sub-model runs in one lane, one after another."""
+        return len(self.lanes) == 1 and self.lanes[0].mode == "serial"
+
+    def lane_of(self, name: str) -> Lane:
+        """The lane that `name` runs in.
+
+        Raises:
+            UsageError: No lane holds it.
+        """
+        for lane in self.lanes:
+            if name in lane.members:
+                return lane
+        raise UsageError("A plan knows its own sub-models", given=name, hint=f"It has {', '.join(self.names)}.")
+
+    def describe(self) -> str:
+        """The lanes in one line: "2: a + b | 1: c"."""
+        return " | ".join(
+            f"{lane.units}: {' + '.join(lane.members)}" + ("" if lane.mode == "serial" else f" ({lane.mode})")
+            for lane in self.lanes
+        )
+
+    def with_note(self, note: str) -> Plan:
+        """The same plan with one more remark."""
+        return replace(self, notes=(*self.notes, note))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, the saved form."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "lanes": [lane.to_dict() for lane in self.lanes],
+            "units": self.units,
+            "device": dict(self.device),
+            "searcher": self.searcher,
+            "jct_s": self.jct_s,
+            "bound_s": self.bound_s,
+            "predicted_s": dict(self.predicted_s),
+            "fingerprints": dict(self.fingerprints),
+            "example": self.example,
+            "combine": self.combine,
+            "notes": list(self.notes),
+            "created_at": self.created_at,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Plan:
+        """The inverse of `to_dict`.
+
+        Raises:
+            StoreError: It is not a plan, or of another schema version; the message names the field.
+        """
+        if not isinstance(data, Mapping):
+            raise StoreError("A plan is a JSON object", given=type(data).__name__)
+        version = data.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise StoreError(
+                f"This version reads plans of schema version {SCHEMA_VERSION}",
+                given=f"schema_version {version!r}",
+                hint="Make the plan again, or install the version that wrote it.",
+            )
+        try:
+            return cls(
+                lanes=tuple(_lane_from(lane) for lane in _expect(data, "lanes", list)),
+                units=_expect(data, "units", int),
+                device=_expect(data, "device", dict),
+                searcher=_expect(data, "searcher", str),
+                jct_s=_seconds(data, "jct_s"),
+                bound_s=_seconds(data, "bound_s"),
+                predicted_s={str(k): float(v) for k, v in _expect(data, "predicted_s", dict).items()},
+                fingerprints={str(k): str(v) for k, v in _expect(data, "fingerprints", dict).items()},
+                example=_expect(data, "example", str),
+                combine=_expect(data, "combine", str),
+                notes=tuple(str(note) for note in _expect(data, "notes", list)),
+                created_at=_expect(data, "created_at", str),
+            )
+        except (UsageError, ValueError, TypeError) as problem:
+            raise StoreError(f"The plan is damaged: {problem}") from problem
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write it as JSON, whole or not at all.
+
+        Raises:
+            StoreError: The file cannot be written.
+        """
+        return write_text_atomically(Path(path), json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Plan:
+        """Read what `save` wrote.
+
+        Raises:
+            StoreError: The file is missing, unreadable or not a plan.
+        """
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as problem:
+            raise StoreError(f"The plan file {str(path)!r} cannot be read: {problem.strerror}") from problem
+        except (ValueError, RecursionError) as problem:
+            raise StoreError(f"The plan file {str(path)!r} is not JSON: {problem}") from problem
+        try:
+            return cls.from_dict(data)
+        except StoreError as problem:
+            raise StoreError(f"{str(path)!r}: {problem.rule}", given=problem.given, hint=problem.hint) from problem
+
+
+def write_text_atomically(path: Path, text: str) -> Path:
+    """Write `text` under a temporary name beside `path`, then rename it: readers see the old file or the new one.
+
+    Raises:
+        StoreError: The folder is missing, read-only or full; nothing is left behind.
+    """
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as problem:
+        raise StoreError(
+            f"{str(path)!r} cannot be written: {problem.strerror}",
+            hint="Choose another folder, or make room there.",
+        ) from problem
+    return path
+
+
+def sequential_plan(names: Sequence[str], units: int, **known: Any) -> Plan:
+    """Everything in one lane that has the whole device: how an ensemble runs without sharing."""
+    return Plan(lanes=(Lane(units=units, members=tuple(names)),), units=units, **{"searcher": "sequential", **known})
+
+
+def _lane_from(data: Any) -> Lane:
+    if not isinstance(data, Mapping):
+        raise StoreError("A lane is a JSON object", given=type(data).__name__)
+    return Lane(
+        units=_expect(data, "units", int),
+        members=tuple(_expect(data, "members", list)),
+        active_units=tuple(_expect(data, "active_units", list)),
+        mode=_expect(data, "mode", str),
+    )
+
+
+def _expect(data: Mapping[str, Any], key: str, kind: type) -> Any:
+    value = data.get(key)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise StoreError(f"The field {key!r} is of type {kind.__name__}", given=value)
+    return value
+
+
+def _seconds(data: Mapping[str, Any], key: str) -> float | None:
+    value = data.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not (math.isfinite(value) and value >= 0):
+        raise StoreError(f"The field {key!r} is a number of seconds or null", given=value)
+    return float(value)

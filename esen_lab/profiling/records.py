@@ -1,0 +1,85 @@
+"""The nouns of profiling: one measured point, one failed point, a profile. Plain data, no torch.
+
+s   units of the share that was measured (1..device units)
+n   repeats that count, after the warm-up
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """The measured latency of one sub-model at one share.
+
+    Attributes:
+        name: The sub-model.
+        units: The share it was measured at, in device units.
+        median_s: Median latency of one step (inputs ready, forward, outputs written), in seconds.
+        spread_s: Interquartile range of the latency, in seconds.
+        quantile_90_s: 90th percentile of the latency, in seconds.
+        repeats: How many timed steps the figures come from.
+        warmups: How many steps ran before they were stable.
+        settled: Whether the median is known to 2 % (95 % confidence); else the time budget ended first.
+        peak_memory_bytes: Weights plus the largest growth of the process while it ran; None where it can't be read.
+        measured_at: When, as UTC ISO 8601.
+        reused: Whether it came from the store and was not measured in this job.
+        budget_s: The time budget it was measured under, in seconds; 0 where nobody knows.
+    """
+
+    name: str
+    units: int
+    median_s: float
+    spread_s: float
+    quantile_90_s: float
+    repeats: int
+    warmups: int
+    settled: bool
+    peak_memory_bytes: int | None
+    measured_at: str
+    reused: bool = False
+    budget_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A point that could not be measured, and why."""
+
+    name: str
+    units: int
+    message: str
+    worker_traceback: str = ""
+    log: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """All points of one ensemble on one device.
+
+    Attributes:
+        device: The device's identity (see `DeviceIdentity.to_dict`), as it was when measuring.
+        units: Units of the device.
+        points: Sorted by sub-model (in order of registration), then units.
+        failures: Points that could not be measured.
+        examples: For each sub-model, what its example looks like ("float32[1, 64]").
+        fingerprints: For each sub-model, the fingerprint it was measured under.
+    """
+
+    device: Mapping[str, Any]
+    units: int
+    points: tuple[Point, ...]
+    failures: tuple[Failure, ...] = ()
+    examples: Mapping[str, str] = field(default_factory=dict)
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The sub-models that have at least one point, in order."""
+        return tuple(dict.fromkeys(point.name for point in self.points))
+
+    def of(self, name: str) -> tuple[Point, ...]:
+        """The points of one sub-model, by ascending share."""
+        return tuple(sorted((p for p in self.points if p.name == name), key=lambda p: p.units))

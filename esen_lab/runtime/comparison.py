@@ -1,0 +1,374 @@
+"""A plan against the ways ensembles run today: same input, same rounds, same outputs.
+
+Every strategy's lanes are started first and stay warm; then each round runs every strategy once, in an order drawn
+anew, so that a machine that slows down slows all of them. Ratios are taken within rounds and their median reported.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from esen_lab.devices import Device
+from esen_lab.ensemble import Ensemble
+from esen_lab.errors import EsenError, UsageError
+from esen_lab.planning import Plan
+from esen_lab.runtime.executor import DEFAULT_TIMEOUT_S, Executor
+from esen_lab.runtime.strategies import STRATEGIES
+from esen_lab.trees import Tree, flatten
+from esen_lab.units import format_percent
+from esen_lab.workers import Nursery
+
+if TYPE_CHECKING:
+    import torch
+
+CHOSEN = "plan"
+# Relative and absolute tolerance by dtype: what a different order of summation may change.
+_TOLERANCE = {
+    "float64": (1e-9, 1e-12),
+    "float32": (1e-4, 1e-5),
+    "float16": (1e-2, 1e-3),
+    "bfloat16": (2e-2, 1e-2),
+}
+_PAUSE_S = 0.002  # lets OpenMP's waiting threads of the last strategy stop spinning
+_LEAST_ROUNDS = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One strategy.
+
+    Attributes:
+        strategy: Its name; "plan" is the chosen plan.
+        lanes: Its lanes and shares, for people.
+        median_s: Median JCT in seconds; NaN when it failed.
+        spread_s: Interquartile range of the JCT in seconds.
+        ratio_to: Median over rounds of this JCT / the other strategy's JCT in the same round. Below 1: faster.
+        ratio_to_bound: Median JCT / the proven bound of the plan, or None.
+        agreement: How the outputs compare with the sequential reference, for people.
+        max_abs_diff: Largest absolute difference of any sub-model's output or the combined one; NaN when it failed.
+        agrees: Whether the differences are within what a different order of summation explains.
+        failed: Why it could not run, or "".
+        times_s: The JCT of every round.
+    """
+
+    strategy: str
+    lanes: str
+    median_s: float
+    spread_s: float
+    ratio_to: Mapping[str, float] = field(default_factory=dict)
+    ratio_to_bound: float | None = None
+    agreement: str = ""
+    max_abs_diff: float = math.nan
+    agrees: bool = False
+    failed: str = ""
+    times_s: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """All strategies on one input.
+
+    Attributes:
+        rows: The reference first, the chosen plan last.
+        rounds: How many rounds ran.
+        verdict: Plainly, whether the plan wins.
+        bound_s: The proven bound of the plan under its cost models, or None.
+        batch: What the input looked like.
+        device: The device's name.
+        notes: What else the reader should know.
+    """
+
+    rows: tuple[Row, ...]
+    rounds: int
+    verdict: str
+    bound_s: float | None = None
+    batch: str = ""
+    device: str = ""
+    notes: tuple[str, ...] = ()
+
+    def row(self, strategy: str) -> Row:
+        """The row of one strategy.
+
+        Raises:
+            UsageError: It was not compared.
+        """
+        for row in self.rows:
+            if row.strategy == strategy:
+                return row
+        raise UsageError("A comparison has rows for what was compared", given=strategy)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data; absent figures are None."""
+        return {
+            "rows": [
+                {
+                    "strategy": row.strategy,
+                    "lanes": row.lanes,
+                    "median_s": _finite(row.median_s),
+                    "spread_s": _finite(row.spread_s),
+                    "ratio_to": {name: _finite(ratio) for name, ratio in row.ratio_to.items()},
+                    "ratio_to_bound": row.ratio_to_bound,
+                    "agreement": row.agreement,
+                    "max_abs_diff": _finite(row.max_abs_diff),
+                    "agrees": row.agrees,
+                    "failed": row.failed,
+                    "times_s": list(row.times_s),
+                }
+                for row in self.rows
+            ],
+            "rounds": self.rounds,
+            "verdict": self.verdict,
+            "bound_s": self.bound_s,
+            "batch": self.batch,
+            "device": self.device,
+            "notes": list(self.notes),
+        }
+
+
+def compare(
+    x: Tree,
+    plan: Plan,
+    ensemble: Ensemble,
+    device: Device,
+    nursery: Nursery,
+    *,
+    rounds: int = 20,
+    strategies: Sequence[str] | None = None,
+    budget_s: float = 120.0,
+    seed: int = 0,
+    chosen: Executor | None = None,
+    on_progress: Callable[[int, int, str], None] | None = None,
+) -> Comparison:
+    """Run `plan` and the baselines on the same input in the same rounds.
+
+    Args:
+        x: The input.
+        plan: The chosen plan.
+        ensemble: Its sub-models.
+        device: Where it runs.
+        nursery: Starts the workers.
+        rounds: How many rounds, at least 1.
+        strategies: Baselines by name (see `STRATEGIES`); None: all. "sequential" is always run: it is the reference.
+        budget_s: After this many seconds no further round starts (at least 5 do).
+        seed: Of the order within rounds.
+        chosen: An executor that already runs `plan`; it is used and left running.
+        on_progress: Called with (done, all, what is going on).
+
+    Raises:
+        UsageError: A strategy is unknown, or `rounds` is not positive.
+        EsenError: The plan itself, or the sequential reference, could not be run.
+    """
+    names = list(STRATEGIES) if strategies is None else list(dict.fromkeys(["sequential", *strategies]))
+    unknown = [name for name in names if name not in STRATEGIES and name != CHOSEN]
+    if unknown:
+        raise UsageError(f"A strategy is one of: {', '.join(STRATEGIES)}", given=", ".join(unknown))
+    names = [name for name in names if name != CHOSEN]
+    if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
+        raise UsageError("A comparison has at least one round", given=rounds)
+    tell = on_progress or _silent
+    executors: dict[str, Executor] = {}
+    failed: dict[str, str] = {}
+    plans: dict[str, Plan] = {}
+    try:
+        for step, name in enumerate([*names, CHOSEN]):
+            tell(step, len(names) + 1, f"starting {name}")
+            try:
+                if name == CHOSEN:
+                    plans[name] = plan
+                    executors[name] = chosen or Executor.start(plan, ensemble, device, nursery)
+                else:
+                    plans[name] = STRATEGIES[name](ensemble, device.units)
+                    executors[name] = Executor.start(plans[name], ensemble, device, nursery)
+            except EsenError as problem:
+                if name in (CHOSEN, "sequential"):
+                    raise
+                failed[name] = f"{problem.rule.rstrip('.')}" + (f" ({problem.given})" if problem.given else "")
+        reference = executors["sequential"].run_members(x)
+        agreement = {name: _agreement(executor.run_members(x), reference) for name, executor in executors.items()}
+        times, done, notes = _rounds(executors, x, rounds, budget_s, seed, tell)
+        batch = executors[CHOSEN].run(x)[1].batch
+    finally:
+        for executor in executors.values():
+            if executor is not chosen:
+                executor.close()
+    bound = plan.bound_s if not plan.example or plan.example == batch else None
+    if plan.bound_s is not None and bound is None:
+        notes.append(f"The bound is for {plan.example}; this batch is {batch}, so no ratio to it is given.")
+    rows = [
+        _row(name, plans.get(name), times, agreement.get(name), failed.get(name, ""), bound)
+        for name in [*names, CHOSEN]
+    ]
+    return Comparison(
+        rows=tuple(rows),
+        rounds=done,
+        verdict=_verdict(rows),
+        bound_s=bound,
+        batch=batch,
+        device=device.identity.name,
+        notes=tuple(notes),
+    )
+
+
+def _rounds(
+    executors: Mapping[str, Executor],
+    x: Tree,
+    rounds: int,
+    budget_s: float,
+    seed: int,
+    tell: Callable[[int, int, str], None],
+) -> tuple[dict[str, list[float]], int, list[str]]:
+    order = list(executors)
+    shuffle = random.Random(seed)  # noqa: S311  an order, not a secret
+    times: dict[str, list[float]] = {name: [] for name in order}
+    started = time.monotonic()
+    for done in range(rounds):
+        if done >= _LEAST_ROUNDS and time.monotonic() - started > budget_s:
+            return (
+                times,
+                done,
+                [f"Stopped after {done} of {rounds} rounds: the time budget of {budget_s:g} s ended."],
+            )
+        tell(done, rounds, f"round {done + 1} of {rounds}")
+        shuffle.shuffle(order)
+        for name in order:
+            time.sleep(_PAUSE_S)
+            executors[name].run(x, timeout_s=DEFAULT_TIMEOUT_S)  # brings its weights back into the caches
+            times[name].append(executors[name].run(x, timeout_s=DEFAULT_TIMEOUT_S)[1].jct_s)
+    tell(rounds, rounds, "done")
+    return times, rounds, []
+
+
+def _row(
+    name: str,
+    plan: Plan | None,
+    times: Mapping[str, Sequence[float]],
+    agreement: tuple[str, float, bool] | None,
+    failed: str,
+    bound_s: float | None,
+) -> Row:
+    if plan is None or agreement is None:
+        return Row(
+            strategy=name,
+            lanes="-",
+            median_s=math.nan,
+            spread_s=math.nan,
+            failed=failed or "it did not start",
+        )
+    own = times[name]
+    median = statistics.median(own)
+    text, difference, agrees = agreement
+    return Row(
+        strategy=name,
+        lanes=plan.describe(),
+        median_s=median,
+        spread_s=_spread(own),
+        ratio_to={
+            other: statistics.median(a / b for a, b in zip(own, theirs, strict=True))
+            for other, theirs in times.items()
+            if other != name
+        },
+        ratio_to_bound=median / bound_s if bound_s else None,
+        agreement=text,
+        max_abs_diff=difference,
+        agrees=agrees,
+        failed=failed,
+        times_s=tuple(own),
+    )
+
+
+def _spread(values: Sequence[float]) -> float:
+    if len(values) < 2:
+        return 0.0
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return high - low
+
+
+def _verdict(rows: Sequence[Row]) -> str:
+    """Whether the plan wins, against the fastest baseline whose outputs agree."""
+    plan = rows[-1]
+    if not plan.agrees:
+        return f"The plan's outputs differ from the sequential reference ({plan.agreement}): its speed does not count."
+    others = [row for row in rows[:-1] if not row.failed and row.agrees]
+    best = min(others, key=lambda row: row.median_s)
+    ratios = sorted(a / b for a, b in zip(plan.times_s, best.times_s, strict=True))
+    low, high = _median_interval(ratios)
+    ratio = plan.ratio_to[best.strategy]
+    if high < 1:
+        return f"The plan is {format_percent(1 - ratio)} faster than the best baseline, {best.strategy}."
+    if low > 1:
+        loss = format_percent(ratio - 1)
+        return f"The plan loses: it is {loss} slower than {best.strategy}. Use {best.strategy} instead."
+    return (
+        f"No clear difference: the plan takes {format_percent(ratio)} of the time of {best.strategy} "
+        f"(95 % interval {format_percent(low)} to {format_percent(high)})."
+    )
+
+
+def _median_interval(ordered: Sequence[float]) -> tuple[float, float]:
+    """A 95 % interval for the median from order statistics (binomial, exact); the whole range for few values."""
+    n = len(ordered)
+    tail = 0.0
+    k = 0
+    while k < n // 2:
+        tail += math.comb(n, k) / 2**n
+        if tail > 0.025:
+            break
+        k += 1
+    if k == 0:
+        return (-math.inf, math.inf) if n < 6 else (ordered[0], ordered[-1])
+    return ordered[k - 1], ordered[n - k]
+
+
+def _agreement(
+    found: tuple[Tree, Mapping[str, Tree]], reference: tuple[Tree, Mapping[str, Tree]]
+) -> tuple[str, float, bool]:
+    """How outputs compare: text, the largest absolute difference, and whether it is within tolerance."""
+    import torch
+
+    worst = 0.0
+    where = ""
+    agrees = True
+    for name, tree, expected in [
+        ("combined", found[0], reference[0]),
+        *((name, found[1][name], reference[1][name]) for name in reference[1]),
+    ]:
+        leaves, structure = flatten(tree)
+        wanted, wanted_structure = flatten(expected)
+        if structure != wanted_structure or [t.shape for t in leaves] != [t.shape for t in wanted]:
+            return f"{name}: other shapes", math.inf, False
+        for leaf, want in zip(leaves, wanted, strict=True):
+            difference = _difference(leaf, want)
+            relative, absolute = _TOLERANCE.get(str(want.dtype).removeprefix("torch."), (0.0, 0.0))
+            if not torch.allclose(leaf, want, rtol=relative, atol=absolute, equal_nan=True):
+                agrees = False
+            if difference > worst:
+                worst, where = difference, name
+    if worst == 0.0:
+        return "bit-equal", 0.0, True
+    return (f"within {worst:.1e}" if agrees else f"DIFFERS by {worst:.1e} ({where})"), worst, agrees
+
+
+def _difference(a: torch.Tensor, b: torch.Tensor) -> float:
+    import torch
+
+    if a.numel() == 0:
+        return 0.0
+    if not (a.is_floating_point() or a.is_complex()):
+        return float((a != b).any())
+    same = (a == b) | (a.isnan() & b.isnan())
+    gap = torch.where(same, torch.zeros_like(a.abs()), (a - b).abs())
+    return float(gap.nan_to_num(nan=math.inf, posinf=math.inf).max())
+
+
+def _silent(done: int, total: int, what: str) -> None:
+    """Progress that nobody watches."""
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

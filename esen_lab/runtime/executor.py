@@ -1,0 +1,393 @@
+"""Runs one plan: its lanes stay warm, a call wakes them all, waits for the last, and combines.
+
+The path of every call, for an input that looks like the last one:
+
+    1. The input's tensors are copied into one block of shared memory that every lane has mapped.
+    2. Each lane gets a 16-byte wake-up; they start at once.
+    3. Each lane writes its outputs into its own block and answers with packed times (17 bytes per sub-model).
+    4. The combine rule reads the outputs where they lie and makes a new tensor, which is the caller's own.
+
+An input of another shape costs one more message per lane, once.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from select import POLLIN, poll
+from typing import Any
+
+from esen_lab.devices import Device
+from esen_lab.ensemble import Ensemble
+from esen_lab.errors import EsenError, UsageError, WorkerDied, WorkerTimeout
+from esen_lab.planning import Plan
+from esen_lab.runtime.report import LaneReport, RunReport, Span
+from esen_lab.trees import Tree, TreeSpec, flatten, map_tensors, select
+from esen_lab.units import format_seconds
+from esen_lab.workers import Nursery, ProcessWorker, RunTimings
+from esen_lab.workers.arena import TreeArena, fits, spec_of
+
+_SETTLE_S = 1.0
+DEFAULT_TIMEOUT_S = 600.0
+
+
+class Executor:
+    """The warm lanes of one plan. Made by `start`; may be called from several threads, which then take turns."""
+
+    def __init__(self, plan: Plan, ensemble: Ensemble, workers: tuple[ProcessWorker, ...]) -> None:
+        """Use `start`."""
+        self.plan = plan
+        self.ensemble = ensemble
+        self._workers = workers
+        self._lock = threading.Lock()
+        self._input = TreeArena()
+        self._number = 0
+        self._broken = ""
+        self._poller = poll()
+        self._by_fd = {}
+        for index, worker in enumerate(workers):
+            self._poller.register(worker.fileno(), POLLIN)
+            self._by_fd[worker.fileno()] = index
+
+    @classmethod
+    def start(
+        cls,
+        plan: Plan,
+        ensemble: Ensemble,
+        device: Device,
+        nursery: Nursery,
+        *,
+        on_progress: Callable[[int, int], None] | None = None,
+        load_timeout_s: float = 300.0,
+    ) -> Executor:
+        """Start a worker per lane, load its sub-models and run the whole plan once on the example.
+
+        Args:
+            plan: What to run; every sub-model of it is in `ensemble`.
+            ensemble: Where the sub-models and the combine rule come from.
+            device: Gives each lane its place.
+            nursery: Starts the workers.
+            on_progress: Called with (sub-models loaded, all), from the threads that load, one at a time.
+            load_timeout_s: Deadline for loading one sub-model.
+
+        Raises:
+            UsageError: The plan does not fit the ensemble or the device.
+            EsenError: A lane could not be started; everything that was started has been ended again.
+        """
+        _check_fits(plan, ensemble, device)
+        workers: list[ProcessWorker] = []
+        try:
+            for index, place in enumerate(device.place([lane.units for lane in plan.lanes])):
+                workers.append(nursery.worker(place, label=f"lane {index + 1}"))
+            _fill(workers, plan, ensemble, on_progress or _silent, load_timeout_s)
+            executor = cls(plan, ensemble, tuple(workers))
+            executor.run(example_of(ensemble))
+        except BaseException:
+            for worker in workers:
+                worker.close(timeout_s=0)
+            raise
+        return executor
+
+    @property
+    def in_force(self) -> tuple[str, ...]:
+        """For each lane, what its worker found in force."""
+        return tuple(worker.in_force.description for worker in self._workers)
+
+    @property
+    def broken(self) -> str:
+        """Why it cannot run any more, or ""."""
+        if not self._broken:
+            dead = [worker.label for worker in self._workers if not worker.alive]
+            if dead:
+                self._broken = f"{', '.join(dead)} ended"
+        return self._broken
+
+    def run(self, x: Tree, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> tuple[Tree, RunReport]:
+        """Run the ensemble once.
+
+        Args:
+            x: The input: a tensor, a NumPy array, or a tuple, list or dict of them.
+            timeout_s: Deadline for the slowest lane.
+
+        Returns:
+            The combined output, and what happened.
+
+        Raises:
+            UsageError: The input is nothing a sub-model takes, or outputs cannot be combined.
+            ModelError: A sub-model raised; the lanes stay warm.
+            WorkerDied: A lane's process is gone; the executor is `broken`.
+            WorkerTimeout: The deadline passed; the executor is `broken`.
+            KeyboardInterrupt: Lanes that finish within a second stay warm, else the executor is `broken`.
+        """
+        with self._lock:
+            begin = time.perf_counter_ns()
+            spec = self._hand_over(x)
+            copied = time.perf_counter_ns()
+            timings = self._collect(timeout_s)
+            done = time.perf_counter_ns()
+            output = self._combine(self._outputs())
+            end = time.perf_counter_ns()
+            return output, self._report(timings, spec, begin, copied, done, end)
+
+    def run_members(self, x: Tree, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> tuple[Tree, dict[str, Tree]]:
+        """Run once and return the combined output and a copy of each sub-model's own; raises as `run` does."""
+        with self._lock:
+            self._hand_over(x)
+            self._collect(timeout_s)
+            outputs = self._outputs()
+            members = {name: map_tensors(lambda tensor: tensor.clone(), tree) for name, tree in outputs.items()}
+            return self._combine(outputs), members
+
+    def close(self) -> None:
+        """End the lanes. May be called again."""
+        self._broken = self._broken or "it was closed"
+        for worker in self._workers:
+            worker.close(timeout_s=0.5)
+        with self._lock:
+            self._input.close()
+
+    # --- the parts of a run --------------------------------------------------------------------------------------
+
+    def _hand_over(self, x: Tree) -> TreeSpec:
+        """Copy the input where the lanes read it, and wake them."""
+        if self.broken:
+            raise WorkerDied(f"This plan's lanes cannot run: {self._broken}", hint="Start the plan again.")
+        import torch
+
+        x = as_tensors(x)
+        leaves, structure = flatten(x)
+        layouts = self._input.layouts
+        if not (layouts and structure == layouts[0].spec.structure and fits(leaves, layouts[0])):
+            self._announce(x)
+        with torch.no_grad():
+            self._input.write(0, leaves)
+        self._number += 1
+        started = []
+        try:
+            for worker in self._workers:
+                started.append(worker)
+                worker.start_run(self._number)
+        except BaseException:
+            self._settle({index for index, worker in enumerate(started) if worker.alive})
+            raise
+        return self._input.layouts[0].spec
+
+    def _announce(self, x: Tree) -> None:
+        """Tell every lane where an input of this looks will lie."""
+        _, spec = spec_of(x, "the input")
+        if not spec.tensors:
+            raise UsageError("The input holds at least one tensor", given=str(spec))
+        for submodel in self.ensemble.submodels:
+            select_keys(x, submodel.input_keys, submodel.name)
+        grown = self._input.prepare([spec])
+        for worker in self._workers:
+            worker.set_input(self._input.layouts[0], self._input.block if grown else None)
+
+    def _collect(self, timeout_s: float) -> list[RunTimings]:
+        """Wait for every lane; a failure in one is raised after the others are done, so that all stay in step."""
+        deadline = time.monotonic() + timeout_s
+        timings: list[RunTimings | None] = [None] * len(self._workers)
+        pending = set(range(len(self._workers)))
+        problem: EsenError | None = None
+        try:
+            while pending:
+                ready = self._poller.poll(max(0.0, deadline - time.monotonic()) * 1000)
+                if not ready:
+                    late = [name for index in sorted(pending) for name in self.plan.lanes[index].members]
+                    raise WorkerTimeout(
+                        f"Every lane answers within {format_seconds(timeout_s)}",
+                        given=f"no answer from the lane of {', '.join(late)}",
+                        hint="Allow more time with timeout_s.",
+                    )
+                for fd, _ in ready:
+                    index = self._by_fd[fd]
+                    if index not in pending:
+                        continue
+                    try:
+                        timing = self._workers[index].take_run(self._number)
+                    except EsenError as failure:
+                        problem = problem or self._named(failure, index)
+                        if not self._workers[index].alive:
+                            self._poller.unregister(fd)
+                        pending.discard(index)
+                        continue
+                    if timing is not None:
+                        timings[index] = timing
+                        pending.discard(index)
+        except BaseException:
+            self._settle(pending)
+            raise
+        if problem is not None:
+            raise problem
+        return [timing for timing in timings if timing is not None]
+
+    def _named(self, failure: EsenError, index: int) -> EsenError:
+        if isinstance(failure, WorkerDied):
+            members = ", ".join(self.plan.lanes[index].members)
+            return WorkerDied(
+                f"{failure.rule.rstrip('.')} (it holds {members})",
+                worker_traceback=failure.worker_traceback,
+                log=failure.log,
+                hint="Run again: the lanes are started anew.",
+            )
+        return failure
+
+    def _settle(self, pending: set[int]) -> None:
+        """After an interrupt: let lanes finish what they are at for a moment, and end those that do not."""
+        deadline = time.monotonic() + _SETTLE_S
+        try:
+            while pending and (left := deadline - time.monotonic()) > 0:
+                for fd, _ in self._poller.poll(left * 1000):
+                    index = self._by_fd[fd]
+                    try:
+                        if index in pending and self._workers[index].take_run(self._number) is None:
+                            continue
+                    except EsenError:
+                        pass  # what it reports belongs to a run that nobody waits for any more
+                    pending.discard(index)
+        finally:
+            for index in pending:
+                self._broken = self._broken or "a lane was ended in the middle of a run"
+                self._workers[index].close(timeout_s=0)
+
+    def _outputs(self) -> dict[str, Tree]:
+        """Each sub-model's output in the ensemble's order, as views that the next run overwrites."""
+        found: dict[str, Tree] = {}
+        for lane, worker in zip(self.plan.lanes, self._workers, strict=True):
+            found.update(zip(lane.members, worker.outputs(), strict=True))
+        return {name: found[name] for name in self.ensemble.names if name in found}
+
+    def _combine(self, outputs: dict[str, Tree]) -> Tree:
+        import torch
+
+        with torch.no_grad():
+            return self.ensemble.combine(outputs)
+
+    def _report(
+        self, timings: list[RunTimings], spec: TreeSpec, begin: int, copied: int, done: int, end: int
+    ) -> RunReport:
+        spans = []
+        lanes = []
+        nan = []
+        for index, (lane, worker, timing) in enumerate(zip(self.plan.lanes, self._workers, timings, strict=True)):
+            for member, name in enumerate(lane.members):
+                start_s = (timing.start_ns[member] - begin) / 1e9
+                spans.append(Span(name=name, lane=index, start_s=start_s, end_s=(timing.end_ns[member] - begin) / 1e9))
+                if timing.nan[member]:
+                    nan.append(name)
+            lanes.append(
+                LaneReport(
+                    units=lane.units,
+                    in_force=worker.in_force.description,
+                    members=lane.members,
+                    start_s=(min(timing.start_ns) - begin) / 1e9,
+                    end_s=(max(timing.end_ns) - begin) / 1e9,
+                )
+            )
+        batch = str(spec)
+        same_shape = not self.plan.example or batch == self.plan.example
+        notes = []
+        if not same_shape:
+            notes.append(f"The plan was profiled for {self.plan.example}; this batch is {batch}.")
+        if nan:
+            notes.append(f"NaN in the output of {', '.join(nan)}.")
+        return RunReport(
+            jct_s=(end - begin) / 1e9,
+            spans=tuple(spans),
+            lanes=tuple(lanes),
+            copy_s=(copied - begin) / 1e9,
+            combine_s=(end - done) / 1e9,
+            predicted_s=self.plan.jct_s if same_shape else None,
+            batch=batch,
+            nan=tuple(nan),
+            notes=tuple(notes),
+        )
+
+
+def _check_fits(plan: Plan, ensemble: Ensemble, device: Device) -> None:
+    missing = [name for name in plan.names if name not in ensemble.names]
+    if missing:
+        raise UsageError(
+            "A plan runs sub-models that are registered",
+            given=f"a plan with {', '.join(missing)}",
+            hint="Register them, or search again.",
+        )
+    widest = max(lane.units for lane in plan.lanes)
+    if widest > device.units:
+        raise UsageError(
+            f"This device has {device.units} {device.identity.unit}s",
+            given=f"a lane of {widest}",
+            hint="The plan was made for a larger device: search again here.",
+        )
+
+
+def _fill(
+    workers: list[ProcessWorker],
+    plan: Plan,
+    ensemble: Ensemble,
+    tell: Callable[[int, int], None],
+    timeout_s: float,
+) -> None:
+    """Load every lane's sub-models, the lanes side by side, and tell each lane what a run means."""
+    counting = threading.Lock()
+    loaded = 0
+
+    def fill(index: int) -> None:
+        nonlocal loaded
+        lane = plan.lanes[index]
+        for name, active in zip(lane.members, lane.active_units, strict=True):
+            model = ensemble.get(name)
+            workers[index].load(name, model.payload(), model.example, active_units=active, timeout_s=timeout_s)
+            with counting:
+                loaded += 1
+                tell(loaded, len(plan.names))
+        workers[index].arrange(lane.members, lane.mode)
+
+    with ThreadPoolExecutor(max_workers=len(workers), thread_name_prefix="esen-load") as pool:
+        try:
+            for future in [pool.submit(fill, index) for index in range(len(workers))]:
+                future.result()
+        except BaseException:
+            for worker in workers:
+                worker.kill()  # or the pool would wait for loads that nobody wants any more
+            raise
+
+
+def _silent(done: int, total: int) -> None:
+    """Progress that nobody watches."""
+
+
+def example_of(ensemble: Ensemble) -> Tree:
+    """An input for the whole ensemble: the first example; where all are dicts, their keys together."""
+    examples = [submodel.example for submodel in ensemble.submodels]
+    if not examples:
+        raise UsageError("An ensemble has at least one sub-model", given="none", hint="Register one first.")
+    if all(isinstance(example, dict) for example in examples):
+        return {key: value for example in reversed(examples) for key, value in example.items()}
+    return examples[0]
+
+
+def as_tensors(x: Any) -> Tree:
+    """The same tree with NumPy arrays as tensors (sharing their memory where they are writable)."""
+    import numpy
+    import torch
+
+    if isinstance(x, torch.Tensor):
+        return x
+    if isinstance(x, numpy.ndarray):
+        return torch.from_numpy(x if x.flags.writeable else x.copy())
+    if isinstance(x, dict):
+        return {key: as_tensors(value) for key, value in x.items()}
+    if isinstance(x, (tuple, list)):
+        return type(x)(as_tensors(value) for value in x) if type(x) in (tuple, list) else x
+    return x
+
+
+def select_keys(x: Tree, keys: tuple[str, ...] | None, name: str) -> None:
+    """Check that an input has every argument a sub-model takes; the error names the sub-model."""
+    try:
+        select(x, keys)
+    except UsageError as problem:
+        raise UsageError(f"Sub-model {name!r}: {problem.rule}", given=problem.given, hint=problem.hint) from None

@@ -1,0 +1,138 @@
+"""What happened in one run: who ran when, and what it cost around them. Plain data, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from esen_lab.units import format_percent, format_seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """One sub-model's run, in seconds since the batch was handed over."""
+
+    name: str
+    lane: int
+    start_s: float
+    end_s: float
+
+    @property
+    def duration_s(self) -> float:
+        """How long it ran."""
+        return self.end_s - self.start_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneReport:
+    """One lane: its share, what its worker found in force, and when it was busy."""
+
+    units: int
+    in_force: str
+    members: tuple[str, ...]
+    start_s: float
+    end_s: float
+
+    @property
+    def busy_s(self) -> float:
+        """From its first sub-model's start to its last one's end."""
+        return self.end_s - self.start_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunReport:
+    """One run of a plan.
+
+    Attributes:
+        jct_s: From handing the batch over to having the combined output, in seconds.
+        spans: One per sub-model, lane by lane.
+        lanes: One per lane.
+        copy_s: Copying the input into shared memory.
+        combine_s: Combining the outputs.
+        predicted_s: The JCT that the plan predicted, or None.
+        batch: What the input looked like.
+        nan: Sub-models whose output held NaN.
+        notes: What else the reader should know.
+    """
+
+    jct_s: float
+    spans: tuple[Span, ...]
+    lanes: tuple[LaneReport, ...]
+    copy_s: float
+    combine_s: float
+    predicted_s: float | None = None
+    batch: str = ""
+    nan: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def slowest_lane_s(self) -> float:
+        """The busy time of the lane that was busy longest."""
+        return max(lane.busy_s for lane in self.lanes)
+
+    @property
+    def overhead_s(self) -> float:
+        """What the run cost beyond its slowest lane: copies, wake-ups, combining."""
+        return self.jct_s - self.slowest_lane_s
+
+    @property
+    def overlap(self) -> float:
+        """The part of the busy time (0..1) in which at least two sub-models ran at once."""
+        return _time_at_least(self.spans, 2) / max(_time_at_least(self.spans, 1), 1e-12)
+
+    @property
+    def concurrency(self) -> float:
+        """Mean number of sub-models running while any ran."""
+        return sum(span.duration_s for span in self.spans) / max(_time_at_least(self.spans, 1), 1e-12)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "jct_s": self.jct_s,
+            "predicted_s": self.predicted_s,
+            "slowest_lane_s": self.slowest_lane_s,
+            "overhead_s": self.overhead_s,
+            "copy_s": self.copy_s,
+            "combine_s": self.combine_s,
+            "overlap": self.overlap,
+            "concurrency": self.concurrency,
+            "batch": self.batch,
+            "lanes": [
+                {
+                    "units": lane.units,
+                    "in_force": lane.in_force,
+                    "members": list(lane.members),
+                    "start_s": lane.start_s,
+                    "end_s": lane.end_s,
+                }
+                for lane in self.lanes
+            ],
+            "spans": [{"name": s.name, "lane": s.lane, "start_s": s.start_s, "end_s": s.end_s} for s in self.spans],
+            "nan": list(self.nan),
+            "notes": list(self.notes),
+        }
+
+    def __str__(self) -> str:
+        """One line, and one per remark."""
+        first = (
+            f"JCT {format_seconds(self.jct_s)} (slowest lane {format_seconds(self.slowest_lane_s)}, "
+            f"overhead {format_seconds(self.overhead_s)}), {len(self.lanes)} lanes, "
+            f"overlap {format_percent(self.overlap)}"
+        )
+        return "\n".join([first, *self.notes])
+
+
+def _time_at_least(spans: Sequence[Span], depth: int) -> float:
+    """For how long at least `depth` of the spans were open at once, in seconds."""
+    # An end sorts before a start at the same moment: touching is not overlapping.
+    events = sorted([(s.start_s, 1) for s in spans] + [(s.end_s, -1) for s in spans])
+    total = 0.0
+    open_spans = 0
+    previous = 0.0
+    for moment, change in events:
+        if open_spans >= depth:
+            total += moment - previous
+        open_spans += change
+        previous = moment
+    return total

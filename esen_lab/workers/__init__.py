@@ -1,0 +1,9 @@
+"""ONE LANE ALIVE: worker processes, what is said to them, and the memory they share."""
+
+from __future__ import annotations
+
+from esen_lab.workers.base import RunTimings, Worker
+from esen_lab.workers.nursery import Nursery
+from esen_lab.workers.process import ProcessWorker
+
+__all__ = ["Nursery", "ProcessWorker", "RunTimings", "Worker"]

@@ -1,0 +1,124 @@
+"""Inside a worker process: put the limits in force, then answer frames until the socket closes."""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import mmap
+import os
+import signal
+import socket
+import sys
+import traceback
+from typing import Any
+
+from esen_lab.devices import Placement
+from esen_lab.errors import DeviceError, EsenError
+from esen_lab.workers import wire
+from esen_lab.workers.arena import Block
+from esen_lab.workers.engine import Engine, InSubModel
+from esen_lab.workers.messages import Arrange, Call, Load, NewOutputs, Problem, Ready, SetInput, Unload
+
+_LOG_LIMIT_BYTES = 1 << 20
+
+
+def serve(sock: socket.socket, placement: Placement) -> None:
+    """The whole life of a worker. Returns when the other side hangs up."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the notebook's to handle, not each lane's
+    faulthandler.enable()
+    try:
+        wire.send_record(sock, wire.REPLY, Ready(pid=os.getpid(), in_force=placement.apply()))
+    except Exception as problem:
+        wire.send_record(sock, wire.FAILED, _described(problem))
+        return
+    engine = Engine(placement)
+    while True:
+        frame = wire.receive(sock)
+        try:
+            if frame.kind == wire.RUN:
+                _run(sock, engine, frame.number)
+            else:
+                answer = _handle(engine, frame.record(), frame.fds)
+                wire.send_record(sock, wire.REPLY, answer, frame.number)
+        except wire.Closed:
+            return
+        except Exception as problem:
+            wire.send_record(sock, wire.FAILED, _described(problem), frame.number)
+        if frame.number % 256 == 0:
+            _keep_log_short()
+
+
+def _run(sock: socket.socket, engine: Engine, number: int) -> None:
+    timings, changed, grown = engine.run()
+    if not changed:
+        wire.send(sock, wire.DONE, number, timings)
+        return
+    block = engine.outputs.block
+    assert block is not None
+    message = NewOutputs(timings=timings, layouts=engine.outputs.layouts, block_bytes=block.size if grown else None)
+    wire.send_record(sock, wire.REPLY, message, number, fds=[block.fd] if grown else [])
+
+
+def _handle(engine: Engine, record: Any, fds: tuple[int, ...]) -> Any:
+    match record:
+        case Load():
+            sys.path[:] = list(record.sys_path)
+            os.chdir(record.folder)
+            try:
+                with mmap.mmap(fds[0], record.payload_bytes, access=mmap.ACCESS_READ) as memory:
+                    payload = memoryview(memory)
+                    try:
+                        engine.load(record.name, payload, record.example, record.active_units)
+                    finally:
+                        payload.release()
+            finally:
+                os.close(fds[0])
+        case Unload():
+            engine.unload(record.name)
+            gc.collect()
+        case Arrange():
+            engine.arrange(record.members, record.mode)
+        case SetInput():
+            block = Block(fds[0], record.block_bytes) if record.block_bytes is not None else None
+            engine.set_input(record.layout, block)
+        case Call():
+            return engine.call(record.function, record.name, record.kwargs)
+        case _:
+            raise TypeError(f"no worker answers {type(record).__name__}")
+    return None
+
+
+def _described(problem: Exception) -> Problem:
+    name = ""
+    kind = "usage"
+    if isinstance(problem, InSubModel):
+        name = problem.name
+        kind = "model"
+        assert isinstance(problem.__cause__, Exception)
+        problem = problem.__cause__
+    elif isinstance(problem, DeviceError):
+        kind = "device"
+    elif not isinstance(problem, EsenError):
+        kind = "model"
+    text = "".join(traceback.format_exception(problem))
+    summary = "".join(traceback.format_exception_only(problem)).strip().splitlines()[-1]
+    if isinstance(problem, EsenError):
+        return Problem(
+            kind=kind,
+            name=name,
+            summary=summary,
+            traceback=text,
+            rule=problem.rule,
+            given=problem.given,
+            hint=problem.hint,
+        )
+    return Problem(kind=kind, name=name, summary=summary, traceback=text)
+
+
+def _keep_log_short() -> None:
+    """A sub-model that prints on every call must not fill the disk: the log is a file without a name."""
+    try:
+        if os.fstat(1).st_size > _LOG_LIMIT_BYTES:
+            os.ftruncate(1, 0)
+    except OSError:
+        pass  # standard output is something that cannot be cut

@@ -1,0 +1,271 @@
+"""What a lane does, without any process around it: holds sub-models, runs them, writes their outputs."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from esen_lab.devices import Placement
+from esen_lab.errors import UsageError
+from esen_lab.trees import Structure, Tree, TreeSpec, call_with, flatten, select, tensor_spec, unflatten
+from esen_lab.workers.arena import Block, Layout, TreeArena, fits
+from esen_lab.workers.base import TIMING
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+class InSubModel(Exception):  # noqa: N818  wraps what the sub-model raised, and says which one it was
+    """The code of a sub-model raised; the cause is its exception."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+
+@dataclass(slots=True, kw_only=True)
+class _Loaded:
+    """A sub-model in this lane. Its input changes with `set_input`, hence not frozen."""
+
+    name: str
+    module: nn.Module
+    example: Tree
+    active_units: int
+    overwrites_input: bool
+
+    @property
+    def keys(self) -> tuple[str, ...] | None:
+        return tuple(self.example) if isinstance(self.example, Mapping) else None
+
+
+@dataclass(slots=True)
+class _Timed:
+    start_ns: int
+    end_ns: int
+    nan: bool
+
+
+class Engine:
+    """One lane. Not safe for several threads: the worker's single loop owns it."""
+
+    def __init__(self, placement: Placement) -> None:
+        self._placement = placement
+        self._loaded: dict[str, _Loaded] = {}
+        self._arrangement: tuple[_Loaded, ...] = ()
+        self._mode = "serial"
+        self._input: Tree = None
+        self._inputs: list[Tree] = []
+        self._arena = TreeArena()
+        self.outputs = self._arena
+        self._input_arena = TreeArena()
+        self._pool: ThreadPoolExecutor | None = None
+        self._batched: Callable[[Tree], Tree] | None = None
+
+    # --- setting up ----------------------------------------------------------------------------------------------
+
+    def load(self, name: str, payload: memoryview, example: Tree, active_units: int) -> None:
+        """Build a sub-model and run it once on a copy of its example, which also warms it up."""
+        import cloudpickle
+        import torch
+
+        try:
+            module = cloudpickle.loads(payload)()
+            self._placement.use(active_units)
+            leaves, structure = flatten(example, "the example")
+            copies = [leaf.clone() for leaf in leaves]
+            versions = [leaf._version for leaf in copies]
+            # no_grad and not inference_mode: only there do in-place changes count up a tensor's version.
+            with torch.no_grad():
+                flatten(call_with(module, unflatten(structure, copies)), f"the output of {name!r}")
+        except Exception as problem:
+            raise InSubModel(name) from problem
+        self._loaded[name] = _Loaded(
+            name=name,
+            module=module,
+            example=example,
+            active_units=active_units,
+            # It would change the input under the hands of the other sub-models: such a one gets a copy per run.
+            overwrites_input=versions != [leaf._version for leaf in copies],
+        )
+
+    def unload(self, name: str) -> None:
+        """Forget a sub-model."""
+        self._loaded.pop(name, None)
+        if any(member.name == name for member in self._arrangement):
+            self._arrangement = ()
+
+    def arrange(self, members: Sequence[str], mode: str) -> None:
+        """Choose what `run` runs."""
+        self._arrangement = tuple(self._get(name) for name in members)
+        self._mode = mode
+        self._arena.close()
+        self._arena = self.outputs = TreeArena()
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
+        self._batched = None
+        if mode == "threads":
+            self._pool = ThreadPoolExecutor(max_workers=len(members), thread_name_prefix="member")
+        elif mode == "vmap":
+            self._batched = _batch([member.module for member in self._arrangement])
+        self._choose_inputs()
+
+    def set_input(self, layout: Layout, block: Block | None) -> None:
+        """Take the input of runs from `block` (or the same one as before)."""
+        self._input_arena.adopt(block, (layout,))
+        self._input = self._input_arena.read(0)
+        self._choose_inputs()
+
+    def _choose_inputs(self) -> None:
+        if self._input is not None:
+            self._inputs = [select(self._input, member.keys) for member in self._arrangement]
+
+    def _get(self, name: str) -> _Loaded:
+        if name not in self._loaded:
+            raise UsageError("A lane runs sub-models that it has loaded", given=name)
+        return self._loaded[name]
+
+    # --- running -------------------------------------------------------------------------------------------------
+
+    def run(self) -> tuple[bytes, bool, bool]:
+        """Run the arrangement once on the current input.
+
+        Returns:
+            Packed timings (`TIMING` per member), whether the outputs' layouts changed, and whether their block is new.
+        """
+        if not self._inputs:
+            raise UsageError("A lane is told its sub-models and its input before it runs", given="neither")
+        count = len(self._arrangement)
+        timed: list[_Timed] = [_Timed(0, 0, False)] * count
+        kept: list[tuple[list[torch.Tensor], Structure] | None] = [None] * count
+        if self._mode == "serial":
+            for index in range(count):
+                timed[index] = self._run_member(index, kept)
+        elif self._mode == "threads":
+            assert self._pool is not None
+            futures = [self._pool.submit(self._run_member, index, kept) for index in range(count)]
+            timed = [future.result() for future in futures]
+        else:
+            timed = self._run_batched(kept)
+        changed = any(outputs is not None for outputs in kept)
+        grown = self._relay(kept) if changed else False
+        return b"".join(TIMING.pack(t.start_ns, t.end_ns, t.nan) for t in timed), changed, grown
+
+    def _run_member(self, index: int, kept: list[tuple[list[torch.Tensor], Structure] | None]) -> _Timed:
+        import torch
+
+        member = self._arrangement[index]
+        if self._mode == "serial":
+            self._placement.use(member.active_units)
+        start = time.perf_counter_ns()
+        try:
+            with torch.inference_mode():
+                output = call_with(member.module, self._input_for(member, self._inputs[index]))
+                leaves, structure = flatten(output, f"the output of {member.name!r}")
+                nan = self._store(index, leaves, structure, kept)
+        except Exception as problem:
+            raise InSubModel(member.name) from problem
+        return _Timed(start, time.perf_counter_ns(), nan)
+
+    def _run_batched(self, kept: list[tuple[list[torch.Tensor], Structure] | None]) -> list[_Timed]:
+        import torch
+
+        assert self._batched is not None
+        start = time.perf_counter_ns()
+        try:
+            with torch.inference_mode():
+                leaves, structure = flatten(self._batched(self._input_for(self._arrangement[0], self._inputs[0])))
+                nans = [
+                    self._store(index, [leaf[index] for leaf in leaves], structure, kept)
+                    for index in range(len(self._arrangement))
+                ]
+        except Exception as problem:
+            raise InSubModel(self._arrangement[0].name) from problem
+        end = time.perf_counter_ns()
+        return [_Timed(start, end, nan) for nan in nans]
+
+    @staticmethod
+    def _input_for(member: _Loaded, tree: Tree) -> Tree:
+        if not member.overwrites_input:
+            return tree
+        leaves, structure = flatten(tree)
+        return unflatten(structure, [leaf.clone() for leaf in leaves])
+
+    def _store(
+        self,
+        index: int,
+        leaves: list[torch.Tensor],
+        structure: Structure,
+        kept: list[tuple[list[torch.Tensor], Structure] | None],
+    ) -> bool:
+        """Write one member's outputs where the last ones were, or keep them when they look different."""
+        layouts = self._arena.layouts
+        if index < len(layouts) and structure == layouts[index].spec.structure and fits(leaves, layouts[index]):
+            self._arena.write(index, leaves)
+        else:
+            kept[index] = (leaves, structure)
+        return any((leaf.is_floating_point() or leaf.is_complex()) and bool(leaf.isnan().any()) for leaf in leaves)
+
+    def _relay(self, kept: list[tuple[list[torch.Tensor], Structure] | None]) -> bool:
+        """Lay the outputs out anew after at least one changed its looks; returns whether the block is new."""
+        everything = []
+        for index, outputs in enumerate(kept):
+            if outputs is None:
+                # Copied, since the new layout may lie over the old one.
+                old = [view.clone() for view in self._arena.tensors[index]]
+                everything.append((old, self._arena.layouts[index].spec.structure))
+            else:
+                everything.append(outputs)
+        specs = [
+            TreeSpec(structure=structure, tensors=tuple(tensor_spec(leaf) for leaf in leaves))
+            for leaves, structure in everything
+        ]
+        grown = self._arena.prepare(specs)
+        for index, (leaves, _) in enumerate(everything):
+            self._arena.write(index, leaves)
+        return grown
+
+    # --- measuring -----------------------------------------------------------------------------------------------
+
+    def call(self, function: str, name: str, kwargs: Mapping[str, Any]) -> Any:
+        """Call "package.module:function" with a step of one loaded sub-model."""
+        module, _, attribute = function.partition(":")
+        target = getattr(importlib.import_module(module), attribute)
+        return target(self._step_of(self._get(name)), **kwargs)
+
+    def _step_of(self, member: _Loaded) -> Callable[[], None]:
+        """A run of one sub-model on its example, with everything a real run does in the worker."""
+        alone = Engine(self._placement)
+        alone._loaded[member.name] = member
+        alone.arrange((member.name,), "serial")
+        alone._inputs = [member.example]
+
+        def step() -> None:
+            alone.run()
+
+        return step
+
+
+def _batch(modules: Sequence[nn.Module]) -> Callable[[Tree], Tree]:
+    """All modules as one batched call: `torch.func.stack_module_state` and `vmap`. They share one architecture."""
+    from torch.func import functional_call, stack_module_state, vmap
+
+    parameters, buffers = stack_module_state(list(modules))
+    skeleton = copy.deepcopy(modules[0]).to("meta")
+
+    def run(tree: Tree) -> Tree:
+        def one(own_parameters: dict[str, torch.Tensor], own_buffers: dict[str, torch.Tensor]) -> Tree:
+            state = (own_parameters, own_buffers)
+            if isinstance(tree, Mapping):
+                return functional_call(skeleton, state, args=(), kwargs=dict(tree))
+            return functional_call(skeleton, state, args=tuple(tree) if isinstance(tree, (tuple, list)) else (tree,))
+
+        return vmap(one)(parameters, buffers)
+
+    return run

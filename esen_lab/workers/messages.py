@@ -1,0 +1,127 @@
+"""What is said on the sockets, grouped by who receives it. Small frozen records, pickled whole.
+
+The path of every call says none of these: it is a bare RUN frame answered by packed numbers (see `wire.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from esen_lab.devices import InForce, Placement
+from esen_lab.trees import Tree
+from esen_lab.workers.arena import Layout
+
+# --- to a worker -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """Build a sub-model and run it once on its example. One descriptor follows: a memory file with the payload."""
+
+    name: str
+    payload_bytes: int
+    example: Tree
+    active_units: int
+    sys_path: tuple[str, ...]
+    folder: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unload:
+    """Forget a sub-model."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrange:
+    """What a RUN frame means from now on: these loaded sub-models, in this order and way."""
+
+    members: tuple[str, ...]
+    mode: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetInput:
+    """Where the ensemble's input lies from now on. A descriptor follows when `block_bytes` is not None."""
+
+    layout: Layout
+    block_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """Call "package.module:function" with a loaded sub-model's step and these keyword arguments."""
+
+    function: str
+    name: str
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+# --- from a worker -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """The worker's first word: its limits are in force."""
+
+    pid: int
+    in_force: InForce
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewOutputs:
+    """A run is done and its outputs changed shape. A descriptor follows when `block_bytes` is not None."""
+
+    timings: bytes
+    layouts: tuple[Layout, ...]
+    block_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """Something raised in the worker.
+
+    Attributes:
+        kind: "model" (the sub-model's own code), "device" or "usage".
+        name: The sub-model it happened in, or "".
+        summary: The exception's type and text, one line.
+        traceback: For people.
+        rule, given, hint: The parts of one of our own errors, where it was one.
+    """
+
+    kind: str
+    name: str
+    summary: str
+    traceback: str
+    rule: str = ""
+    given: str | None = None
+    hint: str = ""
+
+
+# --- to and from the nursery -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spawn:
+    """Start a worker. Two descriptors follow: its socket and its log."""
+
+    label: str
+    placement: Placement
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class End:
+    """Make sure that a worker is gone within `grace_s` and answer with how it ended."""
+
+    pid: int
+    grace_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """How a worker ended: its wait status as `os.waitstatus_to_exitcode` gives it (negative: a signal)."""
+
+    exit_code: int | None

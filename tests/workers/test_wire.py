@@ -1,0 +1,59 @@
+"""Frames on a socket."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from esen_lab.workers import wire
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    a, b = socket.socketpair()
+    with a, b:
+        yield a, b
+
+
+def test_a_frame_arrives_whole(pair: tuple[socket.socket, socket.socket]) -> None:
+    wire.send(pair[0], wire.RUN, 7, b"body")
+    assert wire.receive(pair[1]) == wire.Frame(wire.RUN, 7, b"body")
+
+
+def test_a_body_larger_than_the_sockets_buffer_arrives_whole(pair: tuple[socket.socket, socket.socket]) -> None:
+    body = os.urandom(3_000_000)
+    sender = threading.Thread(target=wire.send, args=(pair[0], wire.REPLY, 1, body))
+    sender.start()
+    assert wire.receive(pair[1]).body == body
+    sender.join()
+
+
+def test_descriptors_ride_on_a_frame(pair: tuple[socket.socket, socket.socket]) -> None:
+    read, write = os.pipe()
+    wire.send_record(pair[0], wire.MESSAGE, {"a": 1}, fds=[write])
+    os.close(write)
+    frame = wire.receive(pair[1])
+    assert frame.record() == {"a": 1}
+    os.write(frame.fds[0], b"x")
+    assert os.read(read, 1) == b"x"
+    assert not os.get_inheritable(frame.fds[0])
+    os.close(frame.fds[0])
+    os.close(read)
+
+
+def test_the_end_of_the_other_side_is_said_not_waited_for(pair: tuple[socket.socket, socket.socket]) -> None:
+    pair[0].close()
+    with pytest.raises(wire.Closed):
+        wire.receive(pair[1])
+    with pytest.raises(wire.Closed):
+        wire.send(pair[1], wire.RUN)
+
+
+def test_a_deadline_ends_the_wait(pair: tuple[socket.socket, socket.socket]) -> None:
+    with pytest.raises(TimeoutError):
+        wire.receive(pair[0], deadline=time.monotonic())
