@@ -30,6 +30,7 @@ from esen_lab.workers import Nursery, ProcessWorker, RunTimings
 from esen_lab.workers.arena import TreeArena, fits, spec_of
 
 _SETTLE_S = 1.0
+_SLICE_S = 0.25
 DEFAULT_TIMEOUT_S = 600.0
 
 
@@ -193,7 +194,11 @@ class Executor:
         problem: EsenError | None = None
         try:
             while pending:
-                ready = self._poller.poll(max(0.0, deadline - time.monotonic()) * 1000)
+                left = deadline - time.monotonic()
+                # In slices: an interrupt may reach another thread, and a wait here would not notice it.
+                ready = self._poller.poll(max(0.0, min(left, _SLICE_S)) * 1000)
+                if not ready and left > _SLICE_S:
+                    continue
                 if not ready:
                     late = [name for index in sorted(pending) for name in self.plan.lanes[index].members]
                     raise WorkerTimeout(

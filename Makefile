@@ -1,0 +1,54 @@
+# Every command of the project; `make` alone lists them. The first one sets up `.venv`, later ones find it current.
+# All paths are relative, so that the checkout may lie in a folder with spaces in its name.
+
+PY := .venv/bin/python
+STAMP := .venv/.ready
+SHELL := bash
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lint lab bench clean
+.DELETE_ON_ERROR:
+
+help:  ## this list
+	@printf 'make run                     execute notebooks/quickstart.ipynb and print its result table (results in out/)\n'
+	@printf 'make test [PYTEST_ARGS=...]  run the tests: PYTEST_ARGS="-m '\''not slow'\''" for the quick ones\n'
+	@printf 'make lab                     open JupyterLab on the quickstart\n'
+	@printf 'make lint                    ruff (check and format) and mypy\n'
+	@printf 'make bench [BENCH=name]      run the programs in benchmarks/\n'
+	@printf 'make setup                   only set up .venv (PYTHON=/path/to/python3.12 chooses the Python)\n'
+	@printf 'make clean                   remove .venv, out/, builds and caches\n'
+
+# Made again when what is installed changed, when the Python under it is gone, or when the checkout was moved.
+$(STAMP): pyproject.toml constraints.txt tools/setup.sh
+	@PYTHON="$(PYTHON)" bash tools/setup.sh
+
+ifneq ($(wildcard $(STAMP)),)
+ifneq ($(shell bash tools/setup.sh --is-current && echo yes),yes)
+.PHONY: $(STAMP)
+endif
+endif
+
+setup: $(STAMP)  ## only set up .venv
+
+run: $(STAMP)
+	@$(PY) notebooks/run_quickstart.py $(RUN_ARGS)
+
+test: $(STAMP)
+	@$(PY) -m pytest $(PYTEST_ARGS)
+
+lint: $(STAMP)
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+
+lab: $(STAMP)
+	@$(PY) -m jupyterlab notebooks/quickstart.ipynb $(LAB_ARGS)
+
+bench: $(STAMP)
+	@set -e; for program in benchmarks/$(or $(BENCH),*).py; do \
+		[ -e "$$program" ] || { echo "No such program: $$program"; exit 1; }; \
+		echo "== $$program"; $(PY) "$$program"; done
+
+clean:
+	rm -rf .venv out build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

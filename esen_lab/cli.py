@@ -1,0 +1,244 @@
+"""The command line: what this machine offers, and exported plans without a notebook.
+
+    python -m esen_lab doctor                        what is here, what is in force, what is missing
+    python -m esen_lab run plan_files --repeat 100   an exported plan; its options are those of the exported script
+
+Exit status: 0 done, 1 it could not be done (one line on standard error says why), 2 the command line is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import platform
+import shutil
+import sqlite3
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from esen_lab import __version__
+from esen_lab.errors import EsenError, StoreError, UsageError
+from esen_lab.units import format_bytes
+
+if TYPE_CHECKING:
+    from esen_lab.export import Running
+
+# What each part of the package needs; the notebook's are optional.
+REQUIRED = ("torch", "numpy", "safetensors", "cloudpickle")
+OPTIONAL = ("ipython", "ipykernel", "jupyterlab", "bokeh", "ipywidgets", "anywidget", "optuna", "psutil")
+_LEAST_SHARED_BYTES = 64_000_000  # inputs and outputs of all lanes live there
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do what the command line says.
+
+    Args:
+        argv: Arguments without the program's name; None takes the process's.
+
+    Returns:
+        The exit status.
+    """
+    options = _parser().parse_args(argv)
+    try:
+        command: Callable[[argparse.Namespace], int] = options.command
+        return command(options)
+    except EsenError as problem:
+        print(f"esen-lab: {' '.join(str(problem).split())}", file=sys.stderr)
+        return 2 if isinstance(problem, UsageError) else 1
+    except KeyboardInterrupt:
+        print("esen-lab: interrupted", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="esen-lab", description="Share one device between the sub-models of an ensemble.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"esen_lab {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    doctor = commands.add_parser("doctor", help="what this machine offers, what is in force, what is missing")
+    doctor.add_argument("--device", metavar="NAME", help="which device to look at (default: the best one)")
+    doctor.add_argument("--no-worker", action="store_true", help="do not start a worker to see a share in force")
+    doctor.set_defaults(command=_doctor)
+    run = commands.add_parser(
+        "run",
+        help="run and time an exported plan",
+        add_help=False,
+        description="Run and time an exported plan. What follows PLAN are options of the exported script.",
+    )
+    run.add_argument("plan", metavar="PLAN", nargs="?", help="an exported folder, its plan.json, or its script")
+    run.add_argument("rest", metavar="OPTION", nargs=argparse.REMAINDER, help="for the exported script")
+    run.add_argument("-h", "--help", action="store_true", help="this help, and the options of the exported script")
+    run.set_defaults(command=_run, parser=run)
+    return parser
+
+
+# --- run -------------------------------------------------------------------------------------------------------------
+
+
+def _run(options: argparse.Namespace) -> int:
+    from esen_lab.export import run_command
+
+    if options.help:
+        options.parser.print_help()
+        print("\nOptions of the exported script:")
+        return run_command(lambda device=None: _start(Path(), device), ["--help"])
+    if options.plan is None:
+        raise UsageError("`esen-lab run` takes an exported plan", hint="Name its folder, such as plan_files.")
+    folder = bundle_folder(Path(options.plan))
+    return run_command(lambda device=None: _start(folder, device), options.rest)
+
+
+def _start(folder: Path, device: str | None) -> Running:
+    from esen_lab.devices import DEVICES, open_device
+    from esen_lab.export import Running, load_bundle
+    from esen_lab.runtime import Executor, Nursery
+
+    plan, ensemble = load_bundle(folder)
+    made_for = plan.device.get("kind")
+    chosen = open_device(device or (made_for if made_for in DEVICES else None))
+    return Running.start(plan, ensemble, chosen, nursery=Nursery(), start=Executor.start)
+
+
+def bundle_folder(given: Path) -> Path:
+    """The folder of an exported plan: itself, the one around its plan.json, or the one beside its script.
+
+    Raises:
+        StoreError: There is none.
+    """
+    candidates = {"": given, ".json": given.parent, ".py": given.with_name(f"{given.stem}_files")}
+    folder = given if given.is_dir() else candidates.get(given.suffix, given)
+    if not given.exists():
+        raise StoreError(f"The exported plan {str(given)!r} is there", given="nothing of that name")
+    if not (folder / "bundle.json").is_file():
+        raise StoreError(
+            "A plan is run from the folder that was exported with it: a plan alone holds no networks",
+            given=str(given),
+            hint="Make one with lab.export('plan.py'), or %esen export plan.py.",
+        )
+    return folder
+
+
+# --- doctor ----------------------------------------------------------------------------------------------------------
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    missing: list[str] = []
+    for label, text in _findings(options, missing):
+        print(f"{label:20}{text}")
+    for name in missing:
+        print(f"{'MISSING':20}{name}")
+    print("Something needed is missing." if missing else "Ready.")
+    return 1 if missing else 0
+
+
+def _findings(options: argparse.Namespace, missing: list[str]) -> Iterator[tuple[str, str]]:
+    """(label, text) line by line; what is needed and not there goes to `missing`."""
+    yield "esen_lab", f"{__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}"
+    for name in (*REQUIRED, *OPTIONAL):
+        version = _version(name)
+        if version is None and name in REQUIRED:
+            missing.append(f"{name}: pip install {name}")
+        yield name, version or ("-" if name in REQUIRED else "- (only the notebook needs it)")
+    yield from _limits(missing)
+    yield "profile store", _store_state()
+    if not missing:
+        yield from _device(options, missing)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _limits(missing: list[str]) -> Iterator[tuple[str, str]]:
+    """CPU time and memory that this process may use, and where lanes share their inputs and outputs."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    yield "logical CPUs", f"{allowed} allowed of {os.cpu_count()}"
+    for label, name in (("CPU time limit", "cpu.max"), ("memory limit", "memory.max")):
+        yield label, _control_group(name) or "no limit of a control group"
+    if hasattr(os, "memfd_create"):
+        yield "shared memory", f"memory files, from {_available()} of free memory"
+        return
+    folder = Path(tempfile.gettempdir())
+    free = shutil.disk_usage(folder).free
+    yield "shared memory", f"temporary files, {format_bytes(free)} free in {folder}"
+    if free < _LEAST_SHARED_BYTES:
+        missing.append(f"shared memory: less than {format_bytes(_LEAST_SHARED_BYTES)} free in {folder}")
+
+
+def _control_group(name: str) -> str:
+    """A limit of this process's control group (version 2) in words, or ""."""
+    try:
+        line = next(line for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
+        here = Path("/sys/fs/cgroup", line.removeprefix("0::").lstrip("/"), name)
+        words = (here if here.exists() else Path("/sys/fs/cgroup", name)).read_text().split()
+    except (OSError, StopIteration):
+        return ""
+    if not words or words[0] == "max":
+        return ""
+    return f"{int(words[0]) / int(words[1]):g} CPUs" if name == "cpu.max" else format_bytes(int(words[0]))
+
+
+def _available() -> str:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        kilobytes = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return "an unknown amount"
+    return format_bytes(kilobytes * 1024)
+
+
+def _store_state() -> str:
+    """Where measured points are kept, and whether that works; changes nothing."""
+    from esen_lab.profiling import default_store_path
+
+    path = default_store_path()
+    if not path.exists():
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        can = "will be made" if os.access(folder, os.W_OK) else f"cannot be made: {folder} is read-only"
+        return f"{path} ({can})"
+    try:
+        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=2.0)
+        try:
+            verdict = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
+        finally:
+            connection.close()
+    except sqlite3.Error as problem:
+        verdict = str(problem)
+    state = "sound" if verdict == "ok" else f"damaged or unreadable: {verdict}; it will be moved aside"
+    writable = "" if os.access(path, os.W_OK) else ", read-only: new points stay in memory"
+    return f"{path} ({format_bytes(path.stat().st_size)}, {state}{writable})"
+
+
+def _device(options: argparse.Namespace, missing: list[str]) -> Iterator[tuple[str, str]]:
+    from esen_lab.devices import open_device
+
+    device = open_device(options.device)
+    identity = device.identity
+    yield "device", f"{identity.kind}: {identity.name}"
+    yield "units", f"{device.units} x {identity.unit}"
+    for key, value in identity.details.items():
+        yield f"  {key.replace('_', ' ')}", str(value)
+    for note in device.notes:
+        yield "note", note
+    if options.no_worker:
+        return
+    from esen_lab.runtime import Nursery
+
+    nursery = Nursery()
+    try:
+        found = nursery.worker(device.place([1])[0], label="doctor").in_force
+        yield "share in force", f"a worker that asked for 1 {identity.unit} found {found.description}"
+        if found.units != 1:
+            missing.append(f"limits: a worker that was given 1 {identity.unit} found {found.units}")
+    except EsenError as problem:
+        missing.append(f"workers: {' '.join(str(problem).split())}")
+    finally:
+        nursery.close()

@@ -1,0 +1,86 @@
+"""The ensemble: ordered, named sub-models and one combine rule."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from esen_lab.ensemble.combine import Combine, make_combine
+from esen_lab.ensemble.submodel import SubModel
+from esen_lab.errors import UsageError
+from esen_lab.trees import Tree
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ensemble:
+    """Sub-models in the order of registration, and how their outputs become one.
+
+    Attributes:
+        submodels: The members; each name once.
+        combine: The combine rule.
+    """
+
+    submodels: tuple[SubModel, ...] = ()
+    combine: Combine = field(default_factory=lambda: make_combine("mean"))
+
+    def __post_init__(self) -> None:
+        """Check that every name is there once."""
+        twice = sorted({name for name in self.names if self.names.count(name) > 1})
+        if twice:
+            raise UsageError("Each sub-model of an ensemble has its own name", given=f"{', '.join(twice)} twice")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The members' names, in order."""
+        return tuple(submodel.name for submodel in self.submodels)
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Each member's fingerprint, in order."""
+        return {submodel.name: submodel.fingerprint for submodel in self.submodels}
+
+    @property
+    def example(self) -> Tree:
+        """An input for all of them: the first one's example; where all take dicts, their keys together.
+
+        Raises:
+            UsageError: There is no sub-model.
+        """
+        examples = [submodel.example for submodel in self.submodels]
+        if not examples:
+            raise UsageError("An ensemble has at least one sub-model", given="none", hint="Register one first.")
+        if all(isinstance(example, Mapping) for example in examples):
+            return {key: value for example in reversed(examples) for key, value in example.items()}
+        return examples[0]
+
+    def get(self, name: str) -> SubModel:
+        """The member `name`.
+
+        Raises:
+            UsageError: There is none.
+        """
+        for submodel in self.submodels:
+            if submodel.name == name:
+                return submodel
+        known = f"It has {', '.join(self.names)}." if self.submodels else "It has none yet: register one first."
+        raise UsageError("An ensemble knows its own sub-models", given=f"{name!r}", hint=known)
+
+    def with_submodel(self, submodel: SubModel) -> Ensemble:
+        """The same ensemble with `submodel` in the place of the one of its name, else at the end."""
+        if submodel.name not in self.names:
+            return replace(self, submodels=(*self.submodels, submodel))
+        return replace(self, submodels=tuple(submodel if s.name == submodel.name else s for s in self.submodels))
+
+    def without(self, name: str) -> Ensemble:
+        """The same ensemble less one member; raises as `get` does."""
+        gone = self.get(name)
+        return replace(self, submodels=tuple(s for s in self.submodels if s is not gone))
+
+    def with_combine(self, combine: Combine) -> Ensemble:
+        """The same sub-models under another rule."""
+        return replace(self, combine=combine)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for tables."""
+        return {"submodels": [s.to_dict() for s in self.submodels], "combine": self.combine.describe()}

@@ -1,0 +1,116 @@
+"""A `torch.export` program: the saved form of a module that has no skeleton.
+
+The file is a zip of JSON and raw weights. Where something does not fit that form torch stores a pickle; such a program
+is refused both when it is made and when it is read, because loading must not execute anything.
+"""
+
+from __future__ import annotations
+
+import inspect
+import io
+import zipfile
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from esen_lab.errors import StoreError, UsageError
+from esen_lab.trees import Tree, flatten
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_PICKLED = ("custom_obj_", "opaque_obj_")
+
+
+def save_program(module: nn.Module, example: Tree) -> bytes:
+    """`module` as the bytes of a .pt2 file; the first dimension stays free where `torch.export` can leave it so.
+
+    Args:
+        module: In eval mode.
+        example: An input, as for `trees.call_with`.
+
+    Raises:
+        UsageError: `torch.export` cannot take it; the message has its reason.
+    """
+    import torch
+
+    args, kwargs = _arguments(example)
+    buffer = io.BytesIO()
+    try:
+        with torch.inference_mode(False), torch.no_grad():
+            try:
+                free = _free_batch(module, args, kwargs)
+                program = torch.export.export(module, args, kwargs, dynamic_shapes=free)
+            except Exception:  # whatever its reason: then with the very shapes of the example
+                program = torch.export.export(module, args, kwargs)
+        torch.export.save(program, buffer)
+        check_program(buffer.getvalue())
+    except Exception as problem:
+        lines = str(problem).strip().splitlines()
+        raise UsageError(
+            "torch.export can take the module", given=f"{type(problem).__name__}: {lines[0] if lines else ''}"
+        ) from problem
+    return buffer.getvalue()
+
+
+def load_program(data: bytes) -> nn.Module:
+    """The module of a program; it is in eval mode and stays so.
+
+    Raises:
+        StoreError: It is no program, or holds pickles.
+    """
+    import torch
+
+    check_program(data)
+    module: nn.Module = torch.export.load(io.BytesIO(data)).module()
+    return module
+
+
+def check_program(data: bytes) -> None:
+    """Refuse a .pt2 file that would execute something when it is loaded.
+
+    Raises:
+        StoreError: It holds pickles, or is no such file.
+    """
+    import torch
+
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            for entry in archive.namelist():
+                name = entry.rpartition("/")[2]
+                if name.startswith(_PICKLED):
+                    raise StoreError("An exported program holds weights and JSON only", given=f"a pickle, {entry}")
+                if name.endswith(".pt"):
+                    torch.load(io.BytesIO(archive.read(entry)), weights_only=True)
+    except StoreError:
+        raise
+    except Exception as problem:  # a bad zip, or torch's refusal of a pickle
+        first = str(problem).strip().splitlines()
+        raise StoreError(
+            "An exported program holds weights and JSON only", given=first[0] if first else ""
+        ) from problem
+
+
+def _arguments(example: Tree) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(example, Mapping):
+        return (), dict(example)
+    return tuple(example) if isinstance(example, (tuple, list)) else (example,), {}
+
+
+def _free_batch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Dimension 0 of every tensor left to `torch.export`, by the name of the argument it is in."""
+    import torch
+
+    def free(tree: Tree) -> Any:
+        if isinstance(tree, torch.Tensor):
+            return {0: torch.export.Dim.AUTO} if tree.dim() else None
+        if isinstance(tree, Mapping):
+            return {key: free(value) for key, value in tree.items()}
+        if isinstance(tree, (tuple, list)):
+            return type(tree)(free(value) for value in tree)
+        return None
+
+    if any(leaf.dim() and leaf.shape[0] == 1 for leaf in flatten([*args, *kwargs.values()])[0]):
+        # torch.export takes a size of 1 for fixed.
+        raise UsageError("A free first dimension has an example of at least 2", given="1")
+    bound = inspect.signature(module.forward).bind(*args, **kwargs)
+    return {name: free(value) for name, value in bound.arguments.items()}

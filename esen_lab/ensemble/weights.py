@@ -1,0 +1,173 @@
+"""Tensors as safetensors bytes and back, bit for bit, with what the format itself drops.
+
+Safetensors keeps contiguous, separate tensors. What a network may hold beyond that (another memory order, two names
+for one memory, a dtype the format does not know) goes into the file's own header as JSON, under the key "esen_lab".
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from esen_lab.errors import StoreError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from torch.nn import UninitializedParameter
+
+_KEY = "esen_lab"
+_ALIGNMENT = 64  # bytes, what torch's CPU allocator gives
+
+
+def state_of(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Every parameter and buffer under every name it has, non-persistent buffers included. Not copied."""
+    return {
+        **dict(module.named_parameters(remove_duplicate=False)),
+        **dict(module.named_buffers(remove_duplicate=False)),
+    }
+
+
+def memory_of(module: nn.Module) -> int:
+    """Bytes of parameters and buffers; memory under two names counts once."""
+    sizes: dict[tuple[str, int], int] = {}
+    for tensor in state_of(module).values():
+        storage = tensor.untyped_storage()
+        sizes[str(tensor.device), storage.data_ptr()] = storage.nbytes()
+    return sum(sizes.values())
+
+
+def restore(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Give `module` the values that `state_of` found: dtype, memory order and sharing included.
+
+    Raises:
+        UsageError: The module's names or shapes are not those of `tensors`; the message names the first that differs.
+    """
+    import torch
+
+    present = state_of(module)
+    missing, extra = sorted(tensors.keys() - present.keys()), sorted(present.keys() - tensors.keys())
+    if missing or extra:
+        raise UsageError(
+            "A sub-model has the same parameters and buffers each time it is built",
+            given=", ".join([*(f"no {name}" for name in missing), *(f"a new {name}" for name in extra)][:4]),
+            hint="Build it without chance, and without reading what may change.",
+        )
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            target = present[name]
+            if is_lazy(target):
+                cast("UninitializedParameter", target).materialize(tuple(tensor.shape), dtype=tensor.dtype)
+            elif target.shape != tensor.shape:
+                raise UsageError(
+                    "A sub-model has the same parameters and buffers each time it is built",
+                    given=f"{name} was {list(tensor.shape)} and is {list(target.shape)}",
+                    hint="Build it without chance, and without reading what may change.",
+                )
+            target.data = tensor.data
+
+
+def to_bytes(tensors: Mapping[str, torch.Tensor]) -> bytes:
+    """All `tensors` in the safetensors format.
+
+    Raises:
+        UsageError: A tensor is sparse, quantized, or has no values yet.
+    """
+    import safetensors.torch
+    import torch
+
+    plain: dict[str, torch.Tensor] = {}
+    facts: dict[str, dict[str, Any]] = {}
+    seen: dict[tuple[Any, ...], str] = {}
+    memories: set[int] = set()
+    for name, tensor in tensors.items():
+        if is_lazy(tensor) or tensor.is_meta:
+            raise UsageError(f"The tensor {name!r} has values", given="one that is not initialised yet")
+        value = tensor.detach()
+        if value.layout is not torch.strided or value.is_quantized:
+            raise UsageError(f"The tensor {name!r} is dense", given=f"{value.layout}, {value.dtype}")
+        same = (
+            (str(value.device), value.data_ptr(), value.dtype, tuple(value.shape), value.stride())
+            if value.numel()
+            else (name,)
+        )
+        if same in seen:
+            facts[name] = {"same_as": seen[same]}
+            continue
+        seen[same] = name
+        fact: dict[str, Any] = {}
+        if not value.is_contiguous() and _is_dense(value):
+            fact["stride"] = list(value.stride())
+        value = value.cpu().contiguous()
+        if value.is_conj() or value.is_neg():
+            value = value.resolve_conj().resolve_neg()
+        if value.dtype.is_complex:
+            fact["dtype"], fact["shape"] = _dtype_name(value), list(value.shape)
+            value = torch.view_as_real(value).contiguous().view(torch.uint8).reshape(-1)
+        if fact:
+            facts[name] = fact
+        # Two names may be different views of one memory; the format wants each on its own.
+        memory = value.untyped_storage().data_ptr()
+        plain[name] = value.clone() if memory in memories else value
+        memories.add(memory)
+    return safetensors.torch.save(plain, metadata={_KEY: json.dumps(facts)})
+
+
+def from_bytes(data: bytes) -> dict[str, torch.Tensor]:
+    """The inverse of `to_bytes`; new memory on the CPU.
+
+    Raises:
+        StoreError: The bytes are not whole safetensors data.
+    """
+    import safetensors.torch
+    import torch
+
+    try:
+        plain = safetensors.torch.load(data)
+        length = int.from_bytes(data[:8], "little")
+        facts = json.loads(json.loads(data[8 : 8 + length]).get("__metadata__", {}).get(_KEY, "{}"))
+    except Exception as problem:  # the format's own reader raises a type of its own
+        raise StoreError("Weights are whole safetensors data", given=str(problem)) from problem
+    out: dict[str, torch.Tensor] = {}
+    for name in [*plain, *(name for name in facts if name not in plain)]:
+        fact = facts.get(name, {})
+        if "same_as" in fact:
+            out[name] = out[fact["same_as"]]
+            continue
+        value = plain[name]
+        if "dtype" in fact:
+            dtype = getattr(torch, fact["dtype"])
+            value = (
+                value.view(dtype).reshape(fact["shape"])
+                if value.numel()
+                else value.new_empty(fact["shape"], dtype=dtype)
+            )
+        if "stride" in fact:
+            value = torch.empty_strided(value.shape, fact["stride"], dtype=value.dtype).copy_(value)
+        # Some kernels choose their way, and so their last bits, by the alignment that torch's own memory has.
+        out[name] = value.clone() if value.data_ptr() % _ALIGNMENT else value
+    return out
+
+
+def is_lazy(tensor: torch.Tensor) -> bool:
+    """Whether a parameter or buffer still waits for its shape, as those of `nn.LazyLinear` do."""
+    from torch import nn
+
+    return isinstance(tensor, (nn.UninitializedParameter, nn.UninitializedBuffer))
+
+
+def _dtype_name(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _is_dense(tensor: torch.Tensor) -> bool:
+    """Whether its elements fill their memory once each, in some order."""
+    expected = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size == 1:
+            continue
+        if stride != expected:
+            return False
+        expected *= size
+    return True

@@ -1,0 +1,10 @@
+"""Plan -> script: an ensemble that runs without a notebook."""
+
+from __future__ import annotations
+
+from esen_lab.export.bundle import load_bundle
+from esen_lab.export.command import run_command
+from esen_lab.export.export import Exported, export_plan
+from esen_lab.export.running import Running
+
+__all__ = ["Exported", "Running", "export_plan", "load_bundle", "run_command"]

@@ -1,0 +1,161 @@
+"""The command line of an exported script: run, time, write the answer."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from esen_lab.errors import EsenError, UsageError, WorkerError
+from esen_lab.export.arrays import load_tree, save_tree
+from esen_lab.export.running import Running
+from esen_lab.trees import tree_spec
+from esen_lab.units import format_seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """JCTs of repeated runs, in seconds.
+
+    Attributes:
+        repeats: How many runs.
+        median_s: Their median.
+        spread_s: Their interquartile range.
+        quantile_90_s: 90th percentile.
+        quantile_99_s: 99th percentile.
+        best_s: The shortest.
+    """
+
+    repeats: int
+    median_s: float
+    spread_s: float
+    quantile_90_s: float
+    quantile_99_s: float
+    best_s: float
+
+
+def timing_of(jcts_s: Sequence[float]) -> Timing:
+    """The statistics of at least one run; quantiles are interpolated between runs."""
+    ordered = sorted(jcts_s)
+    return Timing(
+        repeats=len(ordered),
+        median_s=statistics.median(ordered),
+        spread_s=_quantile(ordered, 0.75) - _quantile(ordered, 0.25),
+        quantile_90_s=_quantile(ordered, 0.9),
+        quantile_99_s=_quantile(ordered, 0.99),
+        best_s=ordered[0],
+    )
+
+
+def run_command(load: Callable[..., Running], argv: Sequence[str] | None = None) -> int:
+    """Run an exported ensemble from the command line.
+
+    Args:
+        load: Starts it; called with `device=` a name or None.
+        argv: Arguments, without the program's name; None takes the process's.
+
+    Returns:
+        The exit status: 0, or 1 when it could not be done; then one line on standard error says why.
+    """
+    options = _parser().parse_args(argv)
+    try:
+        with load(device=options.device) as ensemble:
+            report = _run(ensemble, options)
+    except EsenError as problem:
+        print(f"{Path(sys.argv[0]).name}: {problem}", file=sys.stderr)  # noqa: T201  a command line
+        if isinstance(problem, WorkerError) and problem.details():
+            print(problem.details(), file=sys.stderr)  # noqa: T201  a command line
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    print(json.dumps(report, indent=2) if options.json else _text(report))  # noqa: T201  a command line
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Run an ensemble by its exported plan and time it.")
+    parser.add_argument("--input", type=Path, help=".npy, or .npz for several arrays; default: the stored example")
+    parser.add_argument("--output", type=Path, help="where the answer goes: .npy, or .npz for several arrays")
+    parser.add_argument("--repeat", type=_count(1), default=1, metavar="N", help="timed runs (default 1)")
+    parser.add_argument("--warmup", type=_count(0), default=3, metavar="N", help="runs before them (default 3)")
+    parser.add_argument("--device", help="a device other than the plan's")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    return parser
+
+
+def _count(least: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        number = int(text) if text.isdecimal() else least - 1
+        if number < least:
+            raise argparse.ArgumentTypeError(f"a whole number of at least {least}, not {text!r}")
+        return number
+
+    return parse
+
+
+def _run(ensemble: Running, options: argparse.Namespace) -> dict[str, Any]:
+    example = ensemble.ensemble.example
+    x = load_tree(options.input, example) if options.input else example
+    if options.output and not options.output.absolute().parent.is_dir():
+        raise UsageError("The answer goes into a folder that is there", given=str(options.output))
+    for _ in range(options.warmup):
+        ensemble(x)
+    jcts_s, y, notes = [], None, dict.fromkeys(ensemble.plan.notes)
+    for _ in range(options.repeat):
+        y = ensemble(x)
+        jcts_s.append(ensemble.report.jct_s)
+        notes.update(dict.fromkeys(ensemble.report.notes))
+    if options.output:
+        save_tree(options.output, y)
+    identity = ensemble.device.identity
+    made_for = {"units": ensemble.plan.units, **ensemble.plan.device}
+    for what in ("kind", "name", "units"):
+        before, now = made_for.get(what), getattr(identity, what)
+        if before is not None and before != now:
+            notes[f"The plan was made for another device: {what} {before}, here {now}."] = None
+    return {
+        "input": str(tree_spec(x)),
+        "output": str(tree_spec(y, "the output")),
+        "timing": asdict(timing_of(jcts_s)),
+        "predicted_s": ensemble.plan.jct_s,
+        "device": identity.to_dict(),
+        "plan": ensemble.plan.describe(),
+        "lanes": [
+            {"units": lane.units, "members": list(lane.members), "in_force": lane.in_force}
+            for lane in ensemble.report.lanes
+        ],
+        "combine": ensemble.ensemble.combine.describe(),
+        "written": str(options.output) if options.output else None,
+        "notes": list(notes),
+    }
+
+
+def _text(report: dict[str, Any]) -> str:
+    timing = report["timing"]
+    lines = [
+        f"JCT     median {format_seconds(timing['median_s'])}, spread {format_seconds(timing['spread_s'])}, "
+        f"p90 {format_seconds(timing['quantile_90_s'])}, p99 {format_seconds(timing['quantile_99_s'])}, "
+        f"best {format_seconds(timing['best_s'])}, {timing['repeats']} run{'' if timing['repeats'] == 1 else 's'}",
+        f"device  {report['device']['name']}, {report['device']['units']} x {report['device']['unit']}",
+        f"input   {report['input']}",
+        f"output  {report['output']}" + (f" -> {report['written']}" if report["written"] else ""),
+        f"combine {report['combine']}",
+    ]
+    for number, lane in enumerate(report["lanes"], start=1):
+        lines.append(f"lane {number}  {lane['units']}: {' + '.join(lane['members'])} ({lane['in_force']})")
+    if report["predicted_s"] is not None:
+        lines.append(f"planned {format_seconds(report['predicted_s'])}")
+    lines += [f"note    {note}" for note in report["notes"]]
+    return "\n".join(lines)
+
+
+def _quantile(ordered: Sequence[float], at: float) -> float:
+    position = at * (len(ordered) - 1)
+    low = int(position)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (position - low)

@@ -1,0 +1,71 @@
+"""The saved form of each sub-model: text and weights only, proven to give the same bits as the sub-model itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from esen_lab.ensemble import LiveRecipe, ProgramRecipe, Rebuild, Recipe, SkeletonRecipe, SubModel
+from esen_lab.ensemble.fingerprint import same_bits
+from esen_lab.errors import EsenError, UsageError
+from esen_lab.trees import Tree, call_with, flatten, map_tensors
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def saved_form(submodel: SubModel) -> Recipe:
+    """A recipe for `submodel` that can be written down.
+
+    A cell and an import path are that already. A live module becomes a skeleton; where that cannot be, a `torch.export`
+    program; each only when it gives, on the example, the very bits that the sub-model gives.
+
+    Raises:
+        UsageError: Neither can be had; the message has both reasons.
+    """
+    if not isinstance(submodel.recipe, LiveRecipe):
+        return submodel.recipe
+    module = submodel.build()
+    expected = _run(module, submodel.example)
+    reasons = []
+    for attempt in (_skeleton, _program):
+        try:
+            recipe = attempt(submodel, submodel.recipe)
+            found = _run(Rebuild(recipe=recipe, protect_input=submodel.protect_input)(), submodel.example)
+        except EsenError as problem:
+            reasons.append(f"{attempt.__doc__}: {problem.given or problem.rule}")
+            continue
+        except Exception as problem:  # the rebuilt module's own code
+            reasons.append(f"{attempt.__doc__}: {type(problem).__name__}: {problem}")
+            continue
+        if same_bits(flatten(expected)[0], flatten(found)[0]):
+            return recipe
+        reasons.append(f"{attempt.__doc__}: its output differs")
+    raise UsageError(
+        f"The live module of sub-model {submodel.name!r} can be saved without pickle",
+        given="; ".join(reasons),
+        hint=f"Build it in a cell that starts with %%esen model {submodel.name}, or from an import path.",
+    )
+
+
+def _skeleton(submodel: SubModel, recipe: LiveRecipe) -> Recipe:  # noqa: ARG001  both attempts are called alike
+    """as a tree of attributes"""  # noqa: D403, D415  read in the middle of a message
+    from esen_lab.ensemble.skeleton import tensors_of
+    from esen_lab.ensemble.weights import to_bytes
+
+    if recipe.skeleton is None:
+        raise UsageError(recipe.problem)
+    return SkeletonRecipe(skeleton=recipe.skeleton, weights=to_bytes(tensors_of(recipe.build())))
+
+
+def _program(submodel: SubModel, recipe: LiveRecipe) -> Recipe:
+    """by torch.export"""  # noqa: D403, D415  read in the middle of a message
+    from esen_lab.ensemble.program import save_program
+
+    return ProgramRecipe(program=save_program(recipe.build().eval(), submodel.example))
+
+
+def _run(module: nn.Module, example: Tree) -> Tree:
+    import torch
+
+    with torch.inference_mode():
+        return call_with(module, map_tensors(lambda t: t.clone(), example))

@@ -1,0 +1,11 @@
+"""MODEL: latency as a function of share, fitted to a profile, with its error.
+
+`fit(profile)` gives one `CostModel` per sub-model: what the search reads.
+"""
+
+from __future__ import annotations
+
+from esen_lab.fitting.fit import fit, fit_points
+from esen_lab.fitting.model import CostModel
+
+__all__ = ["CostModel", "fit", "fit_points"]

@@ -1,0 +1,152 @@
+"""The verb of fitting: a profile in, one cost model per sub-model out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from esen_lab.errors import UsageError
+from esen_lab.fitting.curves import Array, amdahl, interpolate
+from esen_lab.fitting.model import CostModel, Method
+from esen_lab.profiling.records import Profile
+from esen_lab.units import check_units, format_seconds
+
+Quantile: TypeAlias = Literal["median", "q90"]
+QUANTILES: Mapping[str, str] = {"median": "median_s", "q90": "quantile_90_s"}
+TIE = 1e-9
+"""Latencies closer than this, relatively, count as equal when choosing which share attains the minimum."""
+
+
+def fit(profile: Profile, units: int | None = None, *, quantile: Quantile = "median") -> dict[str, CostModel]:
+    """One cost model per sub-model of `profile`, in its order.
+
+    Args:
+        profile: What was measured.
+        units: Up to which share to predict; all units of the profile's device when None.
+        quantile: What to plan with: "median", or "q90" (the 90th percentile) for noisy profiles.
+
+    Raises:
+        UsageError: A sub-model has no measured point (the message quotes its first failure), a latency is not a
+            positive number, or `quantile` is unknown.
+    """
+    if quantile not in QUANTILES:
+        raise UsageError(f"A quantile is one of {', '.join(QUANTILES)}", given=str(quantile))
+    units = profile.units if units is None else check_units(units, profile.units, "the share to predict up to")
+    failed = (failure.name for failure in profile.failures)
+    names = tuple(dict.fromkeys((*profile.fingerprints, *profile.examples, *profile.names, *failed)))
+    if not names:
+        raise UsageError("A fit needs a profile of at least one sub-model", given="none", hint="Profile first.")
+    models = {}
+    for name in names:
+        points = {point.units: getattr(point, QUANTILES[quantile]) for point in profile.of(name)}
+        if not points:
+            failure = next((f"; {f.units} units failed: {f.message}" for f in profile.failures if f.name == name), "")
+            raise UsageError(
+                "A fit needs at least one measured point per sub-model",
+                given=f"none of {name!r}{failure}",
+                hint="Profile it again, or unregister it.",
+            )
+        models[name] = fit_points(name, points, units)
+    return models
+
+
+def fit_points(name: str, points: Mapping[int, float], units: int) -> CostModel:
+    """The cost model of one sub-model from its measured latencies.
+
+    Every share measured: a table. More than three shares, or at least half of them: interpolated. Two or three of
+    many: a + b / share, which three noisy points determine better than the lines between them. One: a constant.
+
+    Args:
+        name: The sub-model.
+        points: Seconds by share in units.
+        units: Up to which share to predict.
+
+    Raises:
+        UsageError: No point, a share below 1, or a latency that is not a positive number.
+    """
+    measured = tuple(sorted(points.items()))
+    if not measured:
+        raise UsageError("A fit needs at least one measured point per sub-model", given=f"none of {name!r}")
+    for share, latency_s in measured:
+        if share < 1 or not (math.isfinite(latency_s) and latency_s > 0):
+            raise UsageError(
+                "A measured point is a positive latency at a share of at least 1 unit",
+                given=f"{latency_s!r} s at {share!r} units for {name!r}",
+                hint="Profile it again.",
+            )
+    method = _method(measured, units)
+    table_s, active_units = _running_minimum(
+        _predict(method, measured, np.arange(1, units + 1, dtype=np.float64)), {share for share, _ in measured}
+    )
+    return CostModel(
+        name=name,
+        latency_s=table_s,
+        active_units=active_units,
+        method=method,
+        error=_leave_one_out(method, measured),
+        points=measured,
+        notes=_notes(method, measured, units),
+    )
+
+
+def _method(measured: tuple[tuple[int, float], ...], units: int) -> Method:
+    inside = sum(1 for share, _ in measured if share <= units)
+    if inside == units:
+        return "table"
+    if len(measured) == 1:
+        return "constant"
+    if len(measured) <= 3 and 2 * inside < units:
+        return "parametric"
+    return "interpolated"
+
+
+def _predict(method: Method, measured: tuple[tuple[int, float], ...], at: Array) -> Array:
+    shares, latencies_s = zip(*measured, strict=True)
+    if method == "constant":
+        return np.full(len(at), latencies_s[0])
+    return amdahl(shares, latencies_s, at) if method == "parametric" else interpolate(shares, latencies_s, at)
+
+
+def _running_minimum(raw: Array, measured: set[int]) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    latency_s: list[float] = []
+    active_units: list[int] = []
+    best, attained = math.inf, 1
+    for share, latency in enumerate(raw.tolist(), start=1):
+        ties = best < math.inf and abs(latency - best) <= TIE * best
+        if latency < best and not ties:
+            best, attained = latency, share
+        elif ties and (share in measured or attained not in measured):
+            attained = share
+        latency_s.append(best)
+        active_units.append(attained)
+    return tuple(latency_s), tuple(active_units)
+
+
+def _leave_one_out(method: Method, measured: tuple[tuple[int, float], ...]) -> float | None:
+    if method == "table" or len(measured) < 3:
+        return None
+    errors = []
+    for left_out in measured[1:-1]:
+        others = tuple(point for point in measured if point is not left_out)
+        predicted = _predict(method, others, np.array([float(left_out[0])]))[0]
+        errors.append(abs(predicted / left_out[1] - 1))
+    return float(np.mean(errors))
+
+
+def _notes(method: Method, measured: tuple[tuple[int, float], ...], units: int) -> tuple[str, ...]:
+    notes = []
+    if method == "constant":
+        share, latency_s = measured[0]
+        notes.append(
+            f"measured at {share} of {units} units only ({format_seconds(latency_s)}): how its latency depends on "
+            "the share is not known, and it is taken not to"
+        )
+    elif method != "table":
+        if measured[0][0] > 1:
+            notes.append(f"below {measured[0][0]} units: extrapolated")
+        if measured[-1][0] < units:
+            notes.append(f"above {measured[-1][0]} units: taken to gain nothing more")
+    return tuple(notes)

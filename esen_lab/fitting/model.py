@@ -1,0 +1,56 @@
+"""The noun of fitting: the cost model of one sub-model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+Method: TypeAlias = Literal["table", "interpolated", "parametric", "constant"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostModel:
+    """The latency of one sub-model as a function of its lane's share.
+
+    More units are never slower here: a lane may use fewer units than it has, so the latency at k units is the least
+    over all shares up to k (the running minimum), and `active_units` says which share attains it.
+
+    Attributes:
+        name: The sub-model.
+        latency_s: Predicted seconds of one step in a lane of k units, at index k - 1. Never increasing.
+        active_units: The share of at most k units that attains `latency_s[k - 1]`, at index k - 1; of several, one
+            that was really measured where there is such a one, and the largest.
+        method: "table": every share was measured and nothing is predicted. "interpolated": between measured shares.
+            "parametric": a + b / share through two or three points. "constant": one point, so no knowledge of how
+            the share matters.
+        error: Mean relative error of predicting each measured point between the smallest and the largest share from
+            all the others (leave-one-out). None where that is not known: fewer than three points; or not asked: a
+            table predicts nothing.
+        points: What it was fitted to: (units, seconds), by ascending units.
+        notes: What a reader should know about it.
+    """
+
+    name: str
+    latency_s: tuple[float, ...]
+    active_units: tuple[int, ...]
+    method: Method
+    error: float | None
+    points: tuple[tuple[int, float], ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def units(self) -> int:
+        """Up to how many units it predicts."""
+        return len(self.latency_s)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "name": self.name,
+            "latency_s": list(self.latency_s),
+            "active_units": list(self.active_units),
+            "method": self.method,
+            "error": self.error,
+            "points": [list(point) for point in self.points],
+            "notes": list(self.notes),
+        }

@@ -1,0 +1,133 @@
+"""What one notebook has open: its lab, its live displays. Everything a verb may touch, and nothing of IPython."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, MutableMapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from esen_lab.notebook.progress import Follower, Live
+from esen_lab.notebook.views import View
+
+if TYPE_CHECKING:
+    from esen_lab.lab import Lab
+
+HOMES = ("lab", "esen")  # where the lab lives in the notebook, first choice first
+
+
+class Front(Protocol):
+    """What the notebook gives to a verb."""
+
+    @property
+    def namespace(self) -> MutableMapping[str, Any]:
+        """The user's variables."""
+
+    @property
+    def updates_in_place(self) -> bool:
+        """Whether `live` displays can change after they were shown (a notebook), or not (a terminal)."""
+
+    def evaluate(self, expression: str) -> Any:
+        """The value of the user's expression.
+
+        Raises:
+            UsageError: It is not a Python expression.
+            Exception: Whatever it raises, made to show as the user's own error.
+        """
+
+    def expand(self, text: str) -> str:
+        """`text` with `$name` and `{expression}` of the notebook filled in."""
+
+    def show(self, view: View) -> None:
+        """Put `view` under the running cell, as HTML and as text."""
+
+    def live(self, view: View) -> Live:
+        """Put `view` under the running cell so that it can be replaced later, from any thread."""
+
+    def mark_shown(self, record: object) -> None:
+        """Keep the notebook from showing `record` once more as the value of the cell that just showed it."""
+
+
+def lab_class() -> type[Lab]:
+    """The real `Lab`; imported at the first need, because it brings torch along."""
+    from esen_lab.lab import Lab
+
+    return Lab
+
+
+class Session:
+    """One notebook's state: made when the extension is loaded, closed when it is unloaded or the kernel ends.
+
+    Args:
+        front: The notebook.
+        lab_class: Returns the class of labs; called at the first need.
+    """
+
+    def __init__(self, front: Front, lab_class: Callable[[], type[Any]] = lab_class) -> None:
+        self.front = front
+        self.follower = Follower()
+        self._lab_class = lab_class
+        self._class: type[Any] | None = None  # known once somebody has imported it
+        self._made: list[Any] = []  # labs that were made here, and are therefore closed here
+        self._hidden: Any = None  # the lab, where both names in the notebook are taken
+        self._lock = threading.RLock()
+
+    def known_lab(self) -> Any:
+        """The lab if there is one, else None. Imports nothing: completion calls it at every key."""
+        with self._lock:
+            if self._class is None and "esen_lab.lab" in sys.modules:
+                self._class = self._lab_class()
+            if self._class is None:
+                return None
+            for home in HOMES:
+                found = self.front.namespace.get(home)
+                if isinstance(found, self._class):
+                    return found
+            return self._hidden
+
+    def lab(self, device: str | None = None) -> Any:
+        """The notebook's lab: a `Lab` that the user has named `lab`, else one that is made now and named so.
+
+        A variable `lab` that is something else stays untouched; the lab is then named `esen`.
+
+        Args:
+            device: The device for a lab that is made now; None for the best one.
+        """
+        with self._lock:
+            self._class = self._lab_class()
+            found = self.known_lab()
+            if found is not None:
+                return found
+            made = self._class(device)
+            self._made.append(made)
+            home = next((home for home in HOMES if home not in self.front.namespace), None)
+            if home is None:
+                self._hidden = made
+            else:
+                self.front.namespace[home] = made
+            if home != HOMES[0]:
+                where = f"named {home!r}" if home else "without a name here"
+                note = f"{HOMES[0]!r} is a variable of yours and stays so; the workbench's lab is {where}."
+                self.front.show(View(notes=(note,)))
+            return made
+
+    def follow(self, job: Any, draw: Callable[[Any], View]) -> threading.Event:
+        """Show `draw(job.snapshot())` and keep it current in place until the job is done.
+
+        Returns:
+            Set once the last state is shown.
+        """
+        first = draw(job.snapshot())
+        return self.follower.follow(job, self.front.live(first), draw, shown=first)
+
+    def close(self) -> None:
+        """End the live displays, and every process and job of the labs in use. Idempotent.
+
+        The variable `lab` stays where it is: what was registered and found is the user's.
+        """
+        with self._lock:
+            self.follower.close()
+            known = self.known_lab()
+            for lab in {id(lab): lab for lab in (*self._made, known) if lab is not None}.values():
+                lab.close()
+            self._made.clear()

@@ -1,0 +1,83 @@
+"""What may stand where: the user's variables, sub-models, and the fixed choices. Imports nothing heavy.
+
+The fixed choices are repeated here, so that the tab key works before anything is imported; a test holds them against
+the tables they come from.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from esen_lab.notebook.session import Session
+
+RULES = ("mean", "softmax-mean", "weighted", "majority", "stack")
+SEARCHERS = ("exact", "optuna", "brute", "random", "equal", "proportional", "knee", "sequential")
+STRATEGIES = ("sequential", "unlimited", "equal", "threads", "vmap")
+DEVICES = ("cpu",)
+
+
+def submodels(session: Session) -> tuple[str, ...]:
+    """The registered sub-models."""
+    lab = session.known_lab()
+    return () if lab is None else tuple(lab.ensemble.names)
+
+
+def rules(session: Session) -> tuple[str, ...]:  # noqa: ARG001  one signature for all suggestions
+    """Combine rules."""
+    return RULES
+
+
+def searchers(session: Session) -> tuple[str, ...]:  # noqa: ARG001
+    """Searchers."""
+    return SEARCHERS
+
+
+def strategies(session: Session) -> tuple[str, ...]:  # noqa: ARG001
+    """What a plan can be compared with."""
+    return STRATEGIES
+
+
+def devices(session: Session) -> tuple[str, ...]:  # noqa: ARG001
+    """Devices by name."""
+    return DEVICES
+
+
+def tensors(session: Session) -> list[str]:
+    """The user's variables that can be an input, tensors first."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return []
+    own = _variables(session)
+    plain = [name for name, value in own.items() if _is(value, torch.Tensor)]
+    nested = [
+        name
+        for name, value in own.items()
+        if (isinstance(value, (tuple, list)) and value and all(_is(v, torch.Tensor) for v in value))
+        or (isinstance(value, dict) and value and any(_is(v, torch.Tensor) for v in value.values()))
+    ]
+    return [*sorted(plain), *sorted(nested)]
+
+
+def modules(session: Session) -> list[str]:
+    """The user's variables that can be registered, modules first, then functions."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return []
+    own = _variables(session)
+    built = [name for name, value in own.items() if _is(value, torch.nn.Module)]
+    factories = [
+        name
+        for name, value in own.items()
+        if getattr(value, "__module__", None) == "__main__" and (callable(value) and name not in built)
+    ]
+    return [*sorted(built), *sorted(factories)]
+
+
+def _variables(session: Session) -> dict[str, Any]:
+    return {name: value for name, value in list(session.front.namespace.items()) if not name.startswith("_")}
+
+
+def _is(value: object, kind: type) -> bool:
+    # By the class, not by isinstance: a proxy in the notebook may do work when asked for its class.
+    return issubclass(type(value), kind)

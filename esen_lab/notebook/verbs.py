@@ -1,0 +1,548 @@
+"""The table of verbs. Each parses its words, calls one `Lab` method and displays what came back; none decides.
+
+What a verb shows it also returns, so that `plan = %esen search` works; the notebook does not show it twice.
+"""
+
+# ruff: noqa: ARG001  every verb has the same two arguments, whether it needs both or not
+
+from __future__ import annotations
+
+import argparse
+import builtins
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from esen_lab.errors import UsageError
+from esen_lab.notebook import suggestions, views
+from esen_lab.notebook.line import (
+    Argument,
+    expression,
+    names,
+    parse,
+    parser,
+    plain,
+    seconds,
+    split,
+    text,
+    unknown,
+    whole_number,
+    whole_numbers,
+    word,
+)
+from esen_lab.notebook.progress import Slow
+from esen_lab.notebook.session import Session
+from esen_lab.notebook.views import Details, Table, View
+
+Given: TypeAlias = argparse.Namespace
+_IMPORT_PATH = re.compile(r"[\w.]+:[\w.]+\Z")
+_STILL_USABLE = "The lab is as it was before; nothing else was lost."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verb:
+    """One verb.
+
+    Attributes:
+        summary: One line.
+        act: Does it; what it returns is the value of the magic.
+        arguments: What it takes.
+        example: A line that works.
+        interrupted: What Ctrl-C leaves behind, in one line.
+    """
+
+    summary: str
+    act: Callable[[Session, Given], Any]
+    arguments: tuple[Argument, ...] = ()
+    example: str = ""
+    interrupted: str = f"Interrupted. {_STILL_USABLE}"
+
+
+def run_line(session: Session, line: str) -> Any:
+    """Do what an `%esen` line says.
+
+    Raises:
+        EsenError: With one line for the user.
+        Exception: What the user's own expression raised.
+    """
+    return _run(session, "%esen", VERBS, split(line))
+
+
+def run_cell(session: Session, line: str, cell: str) -> Any:
+    """Do what a `%%esen` cell says; raises as `run_line` does."""
+    words = split(line)
+    if not words or (words[0] not in CELL_VERBS and words[0] in VERBS):
+        raise UsageError(
+            "A cell that begins with %%esen defines a sub-model: `%%esen model NAME`",
+            given=f"%%esen {line.strip()}".strip(),
+            hint="Write the other verbs on a line of their own, with a single %.",
+        )
+    return _run(session, "%%esen", CELL_VERBS, words, cell)
+
+
+def interrupted(line: str) -> str:
+    """What to tell when Ctrl-C ended that line."""
+    verb = VERBS.get((line.split() or ["status"])[0])
+    return (verb or VERBS["status"]).interrupted
+
+
+def _run(session: Session, magic: str, table: Mapping[str, Verb], words: list[str], cell: str | None = None) -> Any:
+    quiet = bool(words) and words[-1].endswith(";")
+    if quiet:
+        words = [*words[:-1], *([words[-1][:-1]] if words[-1] != ";" else [])]
+    name, *rest = words or ["status"]
+    if name in ("-h", "--help"):
+        name = "help"
+    verb = table.get(name)
+    if verb is None:
+        raise unknown(f"{magic} has no verb {name!r}", name, table, "`%esen help` lists them all.")
+    prog = f"{magic} {name}"
+    if "-h" in rest or "--help" in rest:
+        session.front.show(_help(prog, verb))
+        return None
+    given = parse(session, prog, verb.summary, verb.arguments, rest)
+    given.cell = cell
+    result = verb.act(session, given)
+    return None if quiet else result
+
+
+def _show(session: Session, record: Any, view: View) -> Any:
+    session.front.show(view)
+    session.front.mark_shown(record)
+    return record
+
+
+# --- who -------------------------------------------------------------------------------------------------------------
+
+
+def _status(session: Session, given: Given) -> None:
+    session.front.show(views.status(session.lab().status()))
+
+
+def _register(session: Session, given: Given) -> Any:
+    written = given.module
+    if _IMPORT_PATH.match(plain(written)):
+        source, own = plain(written), plain(written).rpartition(":")[2].rpartition(".")[2]
+    else:
+        source, own = _variable(session, written), written if written.isidentifier() else ""
+    name = given.as_name or own
+    if not name:
+        raise UsageError(
+            "A sub-model that is not a plain variable is given a name",
+            given=written,
+            hint=f"Write `%esen register {written} --as NAME`.",
+        )
+    made = session.lab().register(name, source, given.example)
+    return _show(session, made, views.submodel(made))
+
+
+def _variable(session: Session, name: str) -> Any:
+    known = session.front.namespace
+    if name.isidentifier() and name not in known and not hasattr(builtins, name):
+        raise unknown(
+            f"%esen register takes a variable of this notebook, and there is no {name!r}",
+            name,
+            [other for other in known if not other.startswith("_")],
+            "Run the cell that defines it first.",
+        )
+    return session.front.evaluate(name)
+
+
+def _model(session: Session, given: Given) -> Any:
+    made = session.lab().register(given.name, given.cell, given.example, namespace=session.front.namespace)
+    return _show(session, made, views.submodel(made))
+
+
+def _model_line(session: Session, given: Given) -> None:
+    raise UsageError(
+        "`%%esen model NAME` is the first line of the cell that builds the module, with two %",
+        hint="For a module that is already a variable, use `%esen register NAME`.",
+    )
+
+
+def _unregister(session: Session, given: Given) -> None:
+    lab = session.lab()
+    lab.unregister(given.name)
+    session.front.show(views.ensemble(lab.ensemble))
+
+
+def _list(session: Session, given: Given) -> None:
+    session.front.show(views.ensemble(session.lab().ensemble))
+
+
+def _combine(session: Session, given: Given) -> None:
+    chosen = session.lab().combine(given.rule, given.weights)
+    session.front.show(View(title=f"Combined by {chosen.describe()}"))
+
+
+def _rule(session: Session, written: str) -> Any:
+    # A rule's name, an import path, or the user's own function; a wrong name is for the lab to refuse.
+    named = plain(written)
+    looks_like_a_name = named.replace("-", "_").isidentifier() and named not in session.front.namespace
+    if named in suggestions.RULES or _IMPORT_PATH.match(named) or looks_like_a_name:
+        return named
+    return session.front.evaluate(written)
+
+
+# --- measure ---------------------------------------------------------------------------------------------------------
+
+
+def _profile(session: Session, given: Given) -> Any:
+    lab = session.lab()
+    chosen = [name for part in given.names for name in part]
+    options = {
+        "shares": given.shares,
+        "budget_s": given.budget,
+        "point_timeout_s": given.timeout,
+        "fresh": given.fresh or None,
+    }
+    job = lab.profile(chosen or None, **{key: value for key, value in options.items() if value is not None})
+    if not given.wait and not session.front.updates_in_place:
+        now = views.progress(job.snapshot())
+        told = "It runs in the background: `%esen` shows how far it is, `%esen cancel` stops it."
+        session.front.show(View(title=now.title, blocks=now.blocks[:1], notes=(told,)))
+        return None
+    ended = session.follow(job, views.progress)
+    if not given.wait:
+        return None
+    try:
+        while not ended.wait(0.1):
+            pass
+    except KeyboardInterrupt:
+        if not session.front.updates_in_place:
+            session.follower.close()
+        raise
+    found = job.result(timeout=5.0)
+    session.front.mark_shown(found)
+    return found
+
+
+def _cancel(session: Session, given: Given) -> None:
+    lab = session.known_lab()
+    job = None if lab is None else lab.job
+    if job is None or job.done:
+        raise UsageError("There is nothing to cancel", hint="No profile is running.")
+    job.cancel()
+    session.front.show(View(title="Cancelled.", notes=("Points that were finished stay in the store.",)))
+
+
+def _measurements(session: Session, given: Given) -> Any:
+    found = session.lab().measurements
+    if found is None:
+        raise UsageError("Nothing has been measured yet", hint="`%esen profile` does it.")
+    return _show(session, found, views.profile(found))
+
+
+def _fit(session: Session, given: Given) -> None:
+    session.front.show(views.cost_models(session.lab().fit()))
+
+
+# --- choose ----------------------------------------------------------------------------------------------------------
+
+
+def _search(session: Session, given: Given) -> Any:
+    options = {"n_trials": given.trials, "seed": given.seed, "time_limit_s": given.time_limit}
+    options = {key: value for key, value in options.items() if value is not None}
+    options.update(given.option or [])
+    found = session.lab().search(given.searcher or "exact", **options)
+    return _show(session, found, views.plan(found))
+
+
+def _option(session: Session, written: str) -> tuple[str, Any]:
+    key, equals, value = written.partition("=")
+    if not equals or not key.isidentifier():
+        raise UsageError("A searcher's option is written NAME=VALUE", given=written)
+    return key, session.front.evaluate(value)
+
+
+def _plan(session: Session, given: Given) -> Any:
+    found = session.lab().plan
+    if found is None:
+        raise UsageError("There is no plan yet", hint="`%esen profile` and then `%esen search` make one.")
+    return _show(session, found, views.plan(found))
+
+
+# --- run -------------------------------------------------------------------------------------------------------------
+
+
+def _run_ensemble(session: Session, given: Given) -> Any:
+    lab = session.lab()
+    output = lab.run(given.input, timeout_s=given.timeout)
+    if lab.report is not None:
+        session.front.show(views.report(lab.report))
+    return output
+
+
+def _compare(session: Session, given: Given) -> Any:
+    lab = session.lab()
+    display = Slow("Comparing", session.front.show, session.front.live)
+    options = {"rounds": given.rounds, "strategies": given.strategies}
+    found = lab.compare(
+        given.input,
+        on_progress=display.tell,
+        **{key: value for key, value in options.items() if value is not None},
+    )
+    display.finish(views.comparison(found))
+    session.front.mark_shown(found)
+    return found
+
+
+# --- keep ------------------------------------------------------------------------------------------------------------
+
+
+def _save(session: Session, given: Given) -> None:
+    session.front.show(View(title=f"Plan saved to {session.lab().save(given.path)}"))
+
+
+def _load(session: Session, given: Given) -> Any:
+    found = session.lab().load(given.path)
+    return _show(session, found, views.plan(found))
+
+
+def _export(session: Session, given: Given) -> Any:
+    made = session.lab().export(given.path)
+    return _show(session, made, views.exported(made))
+
+
+# --- the lab itself --------------------------------------------------------------------------------------------------
+
+
+def _device(session: Session, given: Given) -> None:
+    known = session.known_lab()
+    if given.device and known is not None and known.device.identity.kind != given.device:
+        raise UsageError(
+            "A lab stays on one device",
+            given=f"{given.device}, while the lab is on {known.device.identity.kind}",
+            hint=f"Make another one: lab = Lab(device={given.device!r}).",
+        )
+    lab = session.lab(given.device)
+    session.front.show(views.device(lab.device.identity.to_dict(), lab.device.notes))
+
+
+def _close(session: Session, given: Given) -> None:
+    lab = session.known_lab()
+    if lab is not None:
+        lab.close()
+    told = ("Sub-models and plan are kept; the next run or profile starts workers again.",) if lab else ()
+    session.front.show(View(title="Every worker and job has ended." if lab else "Nothing is open.", notes=told))
+
+
+def _show_help(session: Session, given: Given) -> None:
+    if given.verb is None:
+        session.front.show(_overview())
+        return
+    table, magic = (CELL_VERBS, "%%esen") if given.verb in CELL_VERBS else (VERBS, "%esen")
+    verb = table.get(given.verb)
+    if verb is None:
+        raise unknown(f"%esen has no verb {given.verb!r}", given.verb, VERBS, "`%esen help` lists them all.")
+    session.front.show(_help(f"{magic} {given.verb}", verb))
+
+
+def _verbs(session: Session) -> tuple[str, ...]:
+    return tuple(VERBS)
+
+
+def _help(prog: str, verb: Verb) -> View:
+    epilog = f"example:\n  {verb.example}" if verb.example else ""
+    told = parser(prog, verb.summary, verb.arguments, epilog=epilog).format_help().rstrip()
+    return View(blocks=(Details(summary=prog, text=told, unfolded=True),))
+
+
+def _overview() -> View:
+    rows = [(f"%esen {name}".replace("%esen model", "%%esen model"), verb.summary) for name, verb in VERBS.items()]
+    return View(
+        title="%esen shares one device between the sub-models of an ensemble",
+        blocks=(Table(rows=tuple(rows)),),
+        notes=("`%esen VERB -h` tells what a verb takes. From Python: the same verbs are methods of `lab`.",),
+    )
+
+
+_NAME = Argument(name="name", metavar="NAME", read=text, help="the sub-model", suggest=suggestions.submodels)
+_EXAMPLE = Argument(
+    name="--example",
+    metavar="EXPR",
+    read=expression,
+    suggest=suggestions.tensors,
+    help="an input it takes: a tensor, a tuple by position, a dict by keyword (default: the first sub-model's)",
+)
+_PLAN_FILE = Argument(name="path", metavar="PATH", read=text, help="the plan's file, such as plan.json")
+
+
+_INPUT = Argument(
+    name="input",
+    metavar="EXPR",
+    read=expression,
+    joined=True,
+    suggest=suggestions.tensors,
+    help="the batch: any Python expression",
+)
+_MODEL = Verb(
+    summary="register the module that this cell builds; the cell's text is kept as its recipe",
+    act=_model,
+    arguments=(Argument(name="name", metavar="NAME", read=text, help="what to call it"), _EXAMPLE),
+    example="%%esen model wide --example x",
+)
+
+CELL_VERBS: Mapping[str, Verb] = {"model": _MODEL}
+
+VERBS: Mapping[str, Verb] = {
+    "status": Verb(summary="where the lab stands, and the next sensible step", act=_status),
+    "register": Verb(
+        summary="add a module of the notebook, or replace the one of that name",
+        act=_register,
+        arguments=(
+            Argument(
+                name="module",
+                metavar="NAME",
+                read=word,
+                suggest=suggestions.modules,
+                help="a variable that holds a module or builds one, or package.module:factory",
+            ),
+            Argument(
+                name="--as",
+                key="as_name",
+                metavar="NAME",
+                read=text,
+                help="what to call it (default: the variable's name)",
+            ),
+            _EXAMPLE,
+        ),
+        example="%esen register wide --example x",
+    ),
+    "model": Verb(summary=_MODEL.summary, act=_model_line, arguments=_MODEL.arguments, example=_MODEL.example),
+    "unregister": Verb(summary="remove a sub-model", act=_unregister, arguments=(_NAME,)),
+    "list": Verb(summary="the sub-models: parameters, memory, recipe, example", act=_list),
+    "combine": Verb(
+        summary="choose how the outputs become one",
+        act=_combine,
+        arguments=(
+            Argument(
+                name="rule",
+                metavar="RULE",
+                read=_rule,
+                suggest=suggestions.rules,
+                help=f"{', '.join(suggestions.RULES)}, a function, or package.module:function",
+            ),
+            Argument(
+                name="--weights",
+                metavar="EXPR",
+                read=expression,
+                help="for weighted: one number per sub-model, such as 0.5,0.3,0.2 or {'wide': 0.7, 'deep': 0.3}",
+            ),
+        ),
+        example="%esen combine weighted --weights 0.5,0.3,0.2",
+    ),
+    "profile": Verb(
+        summary="measure the sub-models at several shares, in the background",
+        act=_profile,
+        arguments=(
+            Argument(
+                name="names",
+                metavar="NAME",
+                read=names,
+                count="*",
+                suggest=suggestions.submodels,
+                help="which sub-models (default: all)",
+            ),
+            Argument(name="--shares", metavar="1,2,4", read=whole_numbers, help="at how many units"),
+            Argument(name="--budget", metavar="S", read=seconds, help="seconds for each point after its warm-up"),
+            Argument(name="--timeout", metavar="S", read=seconds, help="give a point up after so many seconds"),
+            Argument(name="--fresh", help="measure again what is stored"),
+            Argument(name="--wait", help="stay in the cell until it is done"),
+        ),
+        example="%esen profile --shares 1,2,4 --wait",
+        interrupted="Interrupted: no longer waiting. The profile goes on in the background; %esen cancel stops it.",
+    ),
+    "cancel": Verb(summary="stop the profile that is running; finished points are kept", act=_cancel),
+    "measurements": Verb(summary="the points measured so far", act=_measurements),
+    "fit": Verb(summary="the cost models: latency against share, with their error", act=_fit),
+    "search": Verb(
+        summary="find a plan from the measured points",
+        act=_search,
+        arguments=(
+            Argument(
+                name="--searcher",
+                metavar="NAME",
+                read=text,
+                suggest=suggestions.searchers,
+                help=f"{', '.join(suggestions.SEARCHERS)} (default: exact)",
+            ),
+            Argument(name="--trials", metavar="N", read=whole_number, help="how many plans a random searcher tries"),
+            Argument(name="--seed", metavar="N", read=whole_number, help="of a random searcher"),
+            Argument(name="--time-limit", metavar="S", read=seconds, help="stop searching after so many seconds"),
+            Argument(
+                name="--option", metavar="NAME=EXPR", read=_option, count="*", help="other options of the searcher"
+            ),
+        ),
+        example="%esen search --searcher optuna --trials 200 --seed 1",
+    ),
+    "plan": Verb(summary="the plan in force", act=_plan),
+    "run": Verb(
+        summary="run the ensemble on one batch under the plan; its value is the combined output",
+        act=_run_ensemble,
+        arguments=(
+            _INPUT,
+            Argument(name="--timeout", metavar="S", read=seconds, help="give up after so many seconds"),
+        ),
+        example="y = %esen run x",
+        interrupted="Interrupted: this run has no output. The lab stays usable; broken lanes start afresh.",
+    ),
+    "compare": Verb(
+        summary="the plan against the usual ways to run an ensemble, in the same rounds",
+        act=_compare,
+        arguments=(
+            _INPUT,
+            Argument(name="--rounds", metavar="N", read=whole_number, help="how many rounds"),
+            Argument(
+                name="--strategies",
+                metavar="A,B",
+                read=names,
+                suggest=suggestions.strategies,
+                help=f"which of {', '.join(suggestions.STRATEGIES)} (default: all)",
+            ),
+        ),
+        example="%esen compare x --rounds 50 --strategies sequential,equal",
+        interrupted="Interrupted: nothing was compared. The lab stays usable.",
+    ),
+    "save": Verb(summary="write the plan as JSON", act=_save, arguments=(_PLAN_FILE,), example="%esen save plan.json"),
+    "load": Verb(
+        summary="read a plan; it is put in force", act=_load, arguments=(_PLAN_FILE,), example="%esen load plan.json"
+    ),
+    "export": Verb(
+        summary="write the plan as a script that runs without Jupyter",
+        act=_export,
+        arguments=(Argument(name="path", metavar="PATH", read=text, help="the script, such as plan.py"),),
+        example="%esen export plan.py",
+    ),
+    "device": Verb(
+        summary="what is shared, and what limits shares on it",
+        act=_device,
+        arguments=(
+            Argument(
+                name="device",
+                metavar="NAME",
+                read=text,
+                count="?",
+                suggest=suggestions.devices,
+                help="the device for a new lab",
+            ),
+        ),
+    ),
+    "close": Verb(summary="end every worker and job; sub-models and plan are kept", act=_close),
+    "stop": Verb(summary="the same as close", act=_close),
+    "help": Verb(
+        summary="this list, or what a verb takes",
+        act=_show_help,
+        arguments=(
+            Argument(
+                name="verb",
+                metavar="VERB",
+                read=text,
+                count="?",
+                suggest=_verbs,
+                help="a verb",
+            ),
+        ),
+    ),
+}

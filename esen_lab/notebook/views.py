@@ -1,0 +1,474 @@
+"""Records -> plain rows. No HTML, no IPython, no torch: what is shown can be tested by comparing strings.
+
+A record of another part is read through its public attributes only; each function names the record it takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from esen_lab.trees import tree_spec
+from esen_lab.units import format_bytes, format_percent, format_seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Rows of cells.
+
+    Attributes:
+        columns: Headings; empty for a list of facts (label, value).
+        rows: One cell per column.
+        numbers: The headings whose cells are numbers, and stand to the right.
+    """
+
+    columns: tuple[str, ...] = ()
+    rows: tuple[tuple[str, ...], ...] = ()
+    numbers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """One bar of a timeline, in seconds from its beginning."""
+
+    name: str
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeline:
+    """Lanes by time: (label, segments) per lane."""
+
+    lanes: tuple[tuple[str, tuple[Segment, ...]], ...]
+    total_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """A bar: `done` of `total`, and words beside it."""
+
+    done: int
+    total: int
+    words: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Details:
+    """Long text behind one line: folded where folding is possible, unless it is what was asked for."""
+
+    summary: str
+    text: str
+    unfolded: bool = False
+
+
+Block: TypeAlias = Table | Timeline | Progress | Details
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """Everything shown for one thing: a heading, blocks, remarks."""
+
+    title: str = ""
+    blocks: tuple[Block, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def facts(*pairs: tuple[str, str]) -> Table:
+    """A list of label and value; pairs without a value are left out."""
+    return Table(rows=tuple(pair for pair in pairs if pair[1]))
+
+
+def status(record: Any) -> View:
+    """A `Status`."""
+    rows = tuple(
+        (
+            str(row["name"]),
+            str(row["class"]),
+            f"{row['parameters']:,}",
+            str(row["example"]),
+            str(record.profiled.get(row["name"], 0) or "-"),
+        )
+        for row in record.submodels
+    )
+    columns = ("sub-model", "class", "parameters", "example", "shares measured")
+    blocks: list[Block] = [
+        facts(
+            ("device", device_text(record.device)),
+            ("combined by", record.combine if record.submodels else ""),
+            ("profile", one_line(record.job)),
+            ("plan", "" if record.plan is None else record.plan.describe()),
+            ("predicted JCT", "" if record.plan is None else _given(record.plan.jct_s)),
+            ("lanes", "warm" if record.running else ""),
+        )
+    ]
+    if rows:
+        blocks.insert(0, Table(columns=columns, rows=rows, numbers=("parameters", "shares measured")))
+    title = f"Lab with {_count(len(rows), 'sub-model')}" if rows else "Lab without sub-models yet"
+    return View(title=title, blocks=tuple(blocks), notes=(*record.device_notes, f"Next: {record.next_step}"))
+
+
+def device(identity: Mapping[str, Any], notes: Sequence[str]) -> View:
+    """A device's identity as plain data, and what limits shares on it."""
+    details = tuple((str(key).replace("_", " "), str(value)) for key, value in identity.get("details", {}).items())
+    return View(title=device_text(identity), blocks=(facts(*details),) if details else (), notes=tuple(notes))
+
+
+def ensemble(record: Any) -> View:
+    """An `Ensemble`."""
+    if not record.submodels:
+        return View(title="No sub-models yet", notes=("`%esen register NAME` adds the module of that name.",))
+    return View(
+        title=f"Ensemble of {_count(len(record.submodels), 'sub-model')}, combined by {record.combine.describe()}",
+        blocks=(_submodels(record.submodels),),
+        notes=tuple(f"{s.name}: {note}" for s in record.submodels for note in s.notes),
+    )
+
+
+def submodel(record: Any) -> View:
+    """A `SubModel`."""
+    return View(title=f"Sub-model {record.name}", blocks=(_submodels([record]),), notes=tuple(record.notes))
+
+
+def _submodels(records: Sequence[Any]) -> Table:
+    return Table(
+        columns=("sub-model", "class", "parameters", "memory", "recipe", "example"),
+        rows=tuple(
+            (
+                s.name,
+                s.class_name,
+                f"{s.parameters:,}",
+                format_bytes(s.memory_bytes),
+                s.recipe.describe(),
+                str(tree_spec(s.example)),
+            )
+            for s in records
+        ),
+        numbers=("parameters", "memory"),
+    )
+
+
+def plan(record: Any) -> View:
+    """A `Plan`."""
+    unit = str(record.device.get("unit", "unit"))
+    predicted = record.predicted_s
+    lanes = Table(
+        columns=("lane", "share", "sub-models, in order", "predicted"),
+        rows=tuple(
+            (
+                str(number),
+                share(lane.units, record.units, unit),
+                _members(lane),
+                format_seconds(_total(predicted, lane)),
+            )
+            for number, lane in enumerate(record.lanes, 1)
+        ),
+        numbers=("predicted",),
+    )
+    known = facts(
+        ("predicted JCT", _given(record.jct_s)),
+        ("proven bound", _given(record.bound_s)),
+        ("gap to the bound", "" if record.gap is None else format_percent(record.gap)),
+        ("found by", record.searcher),
+        ("combined by", record.combine),
+        ("made for", device_text(record.device)),
+        ("input profiled", record.example),
+        ("made at", record.created_at),
+    )
+    notes = tuple(record.notes)
+    if record.oversubscribed:
+        notes = (*notes, "The shares sum to more than the device: lanes compete for it.")
+    title = "Plan: one lane, one after another" if record.is_sequential else f"Plan: {record.describe()}"
+    return View(title=title, blocks=(lanes, known), notes=notes)
+
+
+def _members(lane: Any) -> str:
+    parts = [
+        name if active == lane.units else f"{name} (on {active})"
+        for name, active in zip(lane.members, lane.active_units, strict=True)
+    ]
+    how = {"serial": " → ", "threads": " | ", "vmap": " + "}.get(lane.mode, ", ")
+    return how.join(parts) + ("" if lane.mode == "serial" else f" ({lane.mode})")
+
+
+def _total(predicted: Mapping[str, float], lane: Any) -> float | None:
+    if lane.mode != "serial" or any(name not in predicted for name in lane.members):
+        return None
+    return float(sum(predicted[name] for name in lane.members))
+
+
+def share(units: int, of_units: int, unit: str = "unit") -> str:
+    """A share in units and in percent: "2 cores (50 %)"."""
+    return f"{_count(units, unit)} ({100 * units / of_units:.0f} %)"
+
+
+def profile(record: Any) -> View:
+    """A `Profile`."""
+    title = f"Profile on {device_text(record.device) or 'this device'}"
+    if not record.points and not record.failures:
+        return View(title=title, notes=("It has no points.",))
+    summary = Table(
+        columns=("sub-model", "fastest", "at", "spread", "repeats", "peak memory", "example"),
+        rows=tuple(_fastest(record, name) for name in record.names),
+        numbers=("fastest", "at", "spread", "repeats", "peak memory"),
+    )
+    return View(
+        title=title,
+        blocks=(points(record.points, record.failures), summary, *map(failure, record.failures)),
+        notes=_point_notes(record.points, record.failures),
+    )
+
+
+def _fastest(record: Any, name: str) -> tuple[str, ...]:
+    best = min(record.of(name), key=lambda point: point.median_s)
+    return (
+        name,
+        format_seconds(best.median_s),
+        share(best.units, record.units, str(record.device.get("unit", "unit"))),
+        format_percent(best.spread_s / best.median_s) if best.median_s else "-",
+        str(best.repeats),
+        format_bytes(best.peak_memory_bytes),
+        record.examples.get(name, ""),
+    )
+
+
+def points(measured: Sequence[Any], failures: Sequence[Any] = ()) -> Table:
+    """`Point`s and `Failure`s as a matrix: a row per sub-model, a column per share, medians in the cells."""
+    shares = sorted({p.units for p in (*measured, *failures)})
+    names = list(dict.fromkeys(p.name for p in (*measured, *failures)))
+    cells = {(p.name, p.units): "failed" for p in failures}
+    cells |= {(p.name, p.units): format_seconds(p.median_s) + ("" if p.settled else " ?") for p in measured}
+    columns = ("median at", *(str(units) for units in shares))
+    return Table(
+        columns=columns,
+        rows=tuple((name, *(cells.get((name, units), "") for units in shares)) for name in names),
+        numbers=columns[1:],
+    )
+
+
+def _point_notes(measured: Sequence[Any], failures: Sequence[Any]) -> tuple[str, ...]:
+    notes = []
+    reused = sum(p.reused for p in measured)
+    if reused:
+        notes.append(f"{_count(reused, 'point')} of {len(measured)} reused from the store; --fresh measures again.")
+    if any(not p.settled for p in measured):
+        notes.append("? marks a median that is not known to 2 % yet: a larger --budget settles it.")
+    if failures:
+        notes.append(f"{_count(len(failures), 'point')} failed; all others are kept.")
+    return tuple(notes)
+
+
+def failure(record: Any) -> Details:
+    """A `Failure`: one point that could not be measured."""
+    parts = [record.worker_traceback.rstrip(), f"It printed:\n{record.log.rstrip()}" if record.log else ""]
+    return Details(
+        summary=f"{record.name} at {record.units}: {one_line(record.message)}",
+        text="\n".join(part for part in parts if part),
+    )
+
+
+def progress(record: Any) -> View:
+    """A `ProfileProgress`: a running or a finished job."""
+    words = [f"{record.done} of {_count(record.total, 'point')}"]
+    for number, what in ((record.reused, "reused"), (record.failed, "failed"), (record.skipped, "skipped")):
+        if number:
+            words.append(f"{number} {what}")
+    if not record.state.over and record.eta_s is not None:
+        words.append(f"about {_rough(record.eta_s)} left")
+    if not record.state.over and record.current:
+        words.append(f"now {record.current}")
+    blocks: list[Block] = [Progress(done=record.done, total=record.total, words=", ".join(words))]
+    if record.points or record.failures:
+        blocks.append(points(record.points, record.failures))
+    blocks.extend(map(failure, record.failures))
+    # In other states the message only repeats the figures above.
+    said = (one_line(record.message),) if str(record.state) in ("waiting", "failed") and record.message else ()
+    notes = (*said, *record.notes, *_point_notes(record.points, record.failures))
+    if str(record.state) == "finished" and record.points:
+        notes = (*notes, "Next: `%esen search` proposes a plan.")
+    return View(title=f"Profile {record.state}", blocks=tuple(blocks), notes=notes)
+
+
+def _rough(seconds: float) -> str:
+    # To the whole second: a time left that trembles in its third digit is noise, and redraws for nothing.
+    whole = max(1, round(seconds))
+    return f"{whole} s" if whole < 90 else f"{round(whole / 60)} min"
+
+
+def cost_model(record: Any) -> View:
+    """A `CostModel`."""
+    return cost_models({record.name: record})
+
+
+def cost_models(records: Mapping[str, Any]) -> View:
+    """What `Lab.fit` returns: a `CostModel` per sub-model."""
+    most = max((len(m.latency_s) for m in records.values()), default=0)
+    shown = sorted({1, most, *(2**k for k in range(most.bit_length()) if 2**k <= most)}) if most else []
+    columns = ("predicted at", *(str(units) for units in shown), "method", "error")
+    rows = tuple(
+        (
+            name,
+            *(format_seconds(m.latency_s[k - 1]) if k <= len(m.latency_s) else "" for k in shown),
+            str(m.method),
+            format_percent(m.error),
+        )
+        for name, m in records.items()
+    )
+    return View(
+        title="Cost models: latency against share",
+        blocks=(Table(columns=columns, rows=rows, numbers=(*columns[1:-2], "error")),),
+        notes=(
+            *(f"{name}: {note}" for name, m in records.items() for note in m.notes),
+            "The error is the mean over points that were left out of the fit; - where too few were measured.",
+        ),
+    )
+
+
+def allocation(record: Any) -> View:
+    """An `Allocation`."""
+    lanes = Table(
+        columns=("lane", "units", "sub-models, in order"),
+        rows=tuple((str(i), str(units), " → ".join(names)) for i, (units, names) in enumerate(record.lanes, 1)),
+        numbers=("units",),
+    )
+    known = facts(
+        ("JCT", format_seconds(record.jct_s)),
+        ("proven bound", format_seconds(record.bound_s)),
+        ("bound for any schedule", format_seconds(record.schedule_bound_s)),
+        ("gap to the bound", format_percent(record.gap)),
+        ("proven optimal", "yes" if record.proven else "no"),
+        ("found by", f"{record.searcher}, {record.evaluations:,} plans in {format_seconds(record.elapsed_s)}"),
+    )
+    return View(title="Allocation", blocks=(lanes, known), notes=tuple(record.notes))
+
+
+def report(record: Any) -> View:
+    """A `RunReport`."""
+    spans: dict[int, list[Segment]] = {number: [] for number in range(len(record.lanes))}
+    for span in record.spans:
+        segment = Segment(name=span.name, start_s=span.start_s, end_s=span.end_s)
+        spans.setdefault(span.lane, []).append(segment)
+    shares = {number: f" ({lane.units})" for number, lane in enumerate(record.lanes)}
+    timeline = Timeline(
+        lanes=tuple((f"lane {number + 1}{shares.get(number, '')}", tuple(bars)) for number, bars in spans.items()),
+        total_s=record.jct_s,
+    )
+    ran = Table(
+        columns=("sub-model", "lane", "start", "end", "ran for"),
+        rows=tuple(
+            (
+                span.name,
+                str(span.lane + 1),
+                format_seconds(span.start_s),
+                format_seconds(span.end_s),
+                format_seconds(span.end_s - span.start_s),
+            )
+            for span in record.spans
+        ),
+        numbers=("lane", "start", "end", "ran for"),
+    )
+    known = facts(
+        ("predicted JCT", _given(record.predicted_s)),
+        ("overhead over the slowest lane", format_seconds(record.overhead_s)),
+        ("time with two or more at once", format_percent(record.overlap)),
+        ("sub-models at once, mean", f"{record.concurrency:.2f}"),
+        ("input", record.batch),
+    )
+    notes = tuple(record.notes)
+    if record.nan and not any("nan" in note.lower() for note in notes):
+        notes = (f"NaN in the output of {', '.join(record.nan)}.", *notes)
+    return View(title=f"Run: JCT {format_seconds(record.jct_s)}", blocks=(timeline, ran, known), notes=notes)
+
+
+def comparison(record: Any) -> View:
+    """A `Comparison`."""
+    baselines = tuple(name for row in record.rows if (name := row.strategy) in _compared_with(record))
+    columns = ("strategy", "lanes", "JCT median", "spread", *(f"/ {b}" for b in baselines), "/ bound", "outputs")
+    where = ", ".join(part for part in (record.device, record.batch) if part)
+    return View(
+        title=f"Comparison over {_count(record.rounds, 'interleaved round')}" + (f" ({where})" if where else ""),
+        blocks=(
+            Table(columns=columns, rows=tuple(_row(row, baselines) for row in record.rows), numbers=columns[2:-1]),
+        ),
+        notes=tuple(note for note in (record.verdict, *record.notes) if note),
+    )
+
+
+def _compared_with(record: Any) -> set[str]:
+    # The plan is last; a ratio to it is the inverse of what its own row says, and would only widen the table.
+    return {name for row in record.rows[-1:] for name in row.ratio_to}
+
+
+def _row(row: Any, baselines: Sequence[str]) -> tuple[str, ...]:
+    if row.failed:
+        return (row.strategy, row.lanes, *("-" for _ in range(3 + len(baselines))), f"failed: {one_line(row.failed)}")
+    return (
+        row.strategy,
+        row.lanes,
+        format_seconds(row.median_s),
+        format_seconds(row.spread_s),
+        *(_ratio(row.ratio_to.get(name)) for name in baselines),
+        _ratio(row.ratio_to_bound),
+        row.agreement,
+    )
+
+
+def exported(record: Any) -> View:
+    """An `Exported`."""
+    return View(
+        title=f"Exported to {record.script}",
+        blocks=(
+            facts(
+                ("script", str(record.script)),
+                ("beside it", str(record.folder)),
+                ("files", ", ".join(str(getattr(file, "name", file)) for file in record.files)),
+            ),
+        ),
+        notes=(f"`python {record.script} --input x.npy --output y.npy --repeat 100` runs it without Jupyter.",),
+    )
+
+
+def one_line(text: object) -> str:
+    """Text without line breaks."""
+    return " ".join(str(text).split())
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 or noun.endswith("%") else f"{number} {noun}s"
+
+
+def _given(seconds: float | None) -> str:
+    return "" if seconds is None else format_seconds(seconds)
+
+
+def _ratio(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}×"
+
+
+def device_text(identity: Mapping[str, Any]) -> str:
+    """A device's identity in one line."""
+    if not identity:
+        return ""
+    units, unit = identity.get("units"), identity.get("unit", "unit")
+    size = f", {_count(units, str(unit))}" if isinstance(units, int) else ""
+    label = f"{identity.get('kind', '')}: {identity.get('name', '')}{size}"
+    return f"{label} (simulated)" if identity.get("simulated") else label
+
+
+RECORDS: Mapping[str, Callable[[Any], View]] = {
+    "esen_lab.lab.Lab": lambda lab: status(lab.status()),
+    "esen_lab.lab.Status": status,
+    "esen_lab.ensemble.ensemble.Ensemble": ensemble,
+    "esen_lab.ensemble.submodel.SubModel": submodel,
+    "esen_lab.profiling.records.Profile": profile,
+    "esen_lab.profiling.job.ProfileJob": lambda job: progress(job.snapshot()),
+    "esen_lab.profiling.progress.ProfileProgress": progress,
+    "esen_lab.fitting.model.CostModel": cost_model,
+    "esen_lab.search.allocation.Allocation": allocation,
+    "esen_lab.planning.Plan": plan,
+    "esen_lab.runtime.report.RunReport": report,
+    "esen_lab.runtime.comparison.Comparison": comparison,
+    "esen_lab.export.export.Exported": exported,
+}
+"""Class, by its full name -> its view. By name, because showing imports nothing."""

@@ -1,0 +1,232 @@
+"""The verbs of searching, and the table of searchers.
+
+A searcher is a frozen record of its options that is called with a problem and a watch: it offers plans to the watch,
+raises its bound where it proves one, and returns soon after the watch is cancelled. It decides nothing else: inputs are
+checked before, notes and the sequential verdict are added after, the same for all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from typing import Any, Protocol
+
+from esen_lab.errors import Cancelled, InfeasibleError, UsageError
+from esen_lab.fitting.model import CostModel
+from esen_lab.search.allocation import Allocation
+from esen_lab.search.bounds import schedule_bound_s
+from esen_lab.search.infeasible import why_infeasible
+from esen_lab.search.limits import Limits
+from esen_lab.search.problem import Problem, make_problem, with_capacity
+from esen_lab.search.watch import Found, Progress, Watch
+from esen_lab.units import format_seconds
+
+
+class Searcher(Protocol):
+    """One way to search. A frozen dataclass whose fields are its options."""
+
+    def __call__(self, problem: Problem, watch: Watch) -> None:
+        """Offer plans to `watch`, at least one where the limits allow any, until done or `watch.cancelled`."""
+
+
+def _lazily(home: str) -> Callable[[], Callable[..., Searcher]]:
+    def creator() -> Callable[..., Searcher]:
+        module, _, name = home.partition(":")
+        created: Callable[..., Searcher] = getattr(import_module(module), name)
+        return created
+
+    return creator
+
+
+SEARCHERS: Mapping[str, Callable[[], Callable[..., Searcher]]] = {
+    "exact": _lazily("esen_lab.search.exact:Exact"),
+    "optuna": _lazily("esen_lab.search.optuna_search:OptunaSearch"),
+    "brute": _lazily("esen_lab.search.brute:Brute"),
+    "random": _lazily("esen_lab.search.random_search:RandomSearch"),
+    "equal": _lazily("esen_lab.search.thumb:Equal"),
+    "proportional": _lazily("esen_lab.search.thumb:Proportional"),
+    "knee": _lazily("esen_lab.search.thumb:Knee"),
+    "sequential": _lazily("esen_lab.search.thumb:Sequential"),
+}
+"""Name -> a function that imports the searcher and returns its class. Nothing is imported before it is asked for."""
+
+
+def allocate(
+    latencies: Mapping[str, Sequence[float]],
+    units: int,
+    searcher: str = "exact",
+    *,
+    limits: Limits | Mapping[str, Any] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    stop: threading.Event | None = None,
+    **options: Any,
+) -> Allocation:
+    """Choose lanes and shares for the shortest predicted JCT, from bare latency tables.
+
+    Args:
+        latencies: For each sub-model, seconds at 1..units units. A table need not fall: more units are never slower,
+            because a lane may use fewer than it has.
+        units: Units of the device; the lanes' shares sum to at most this.
+        searcher: A name in `SEARCHERS`.
+        limits: What the plan must keep to: a `Limits`, or a mapping of its attributes.
+        on_progress: Called in this thread with a `Progress` whenever the search gets further.
+        stop: Set it (from another thread) to end the search early; the best so far is returned.
+        **options: The searcher's own; `searcher_options(name)` lists them.
+
+    Returns:
+        The best plan found. When the search is cut short (its time limit, `stop`, Ctrl-C) that is the best so far and
+        the notes say so.
+
+    Raises:
+        UsageError: Bad latencies, units or limits, an unknown searcher or option.
+        InfeasibleError: No plan keeps the limits; the message says which one fails, and by how much.
+        Cancelled: `stop` was set before there was any plan to return.
+        KeyboardInterrupt: It came before there was any plan to return.
+    """
+    chosen = make_searcher(searcher, **options)
+    limits = Limits.of(limits)
+    problem = make_problem(latencies, units, limits)
+    watch = Watch(on_progress=on_progress, stop=stop)
+    if limits.target_s is not None:
+        problem = _fewest_units(problem, chosen, limits.target_s, watch)
+    bound_s = schedule_bound_s(problem)
+    watch.raise_bound(bound_s)
+    try:
+        chosen(problem, watch)
+    except KeyboardInterrupt:
+        if watch.best is None:
+            raise
+        watch.notes.append("interrupted: this is the best plan found until then")
+    if watch.best is None:
+        if watch.cancelled:
+            raise Cancelled("The search was stopped before it had a plan", hint="Start it again.")
+        if searcher == "exact":
+            raise why_infeasible(problem, limits)
+        raise InfeasibleError(
+            f"The searcher {searcher!r} found no plan that keeps the limits", hint="'exact' finds one if there is one."
+        )
+    if watch.cancelled:
+        watch.notes.append("stopped on request: this is the best plan found until then")
+    if problem.capacity > problem.units:
+        watch.notes.append(
+            "oversubscribed: predicted as if lanes did not disturb each other, so measure it before you believe it"
+        )
+    return _allocation(problem, watch, watch.best, searcher, bound_s)
+
+
+def _fewest_units(problem: Problem, chosen: Searcher, target_s: float, watch: Watch) -> Problem:
+    """`problem` with the smallest capacity for which `chosen` finds a plan that reaches the target."""
+
+    def reached(capacity: int) -> tuple[bool, Watch]:
+        within = with_capacity(problem, capacity)
+        probe = Watch(stop=watch.stop)
+        probe.raise_bound(schedule_bound_s(within))
+        probe.decide(target_s)
+        if not probe.over:
+            chosen(within, probe)
+        return probe.jct_s <= target_s, probe
+
+    possible, probe = reached(problem.capacity)
+    if not possible and not probe.cancelled:
+        best = f"the best plan found takes {format_seconds(probe.jct_s)}, and " if probe.best is not None else ""
+        raise InfeasibleError(
+            f"The JCT is at most {format_seconds(target_s)}",
+            given=f"{best}no plan of {problem.capacity} units takes less than {format_seconds(probe.bound_s)}: "
+            f"{format_seconds(min(probe.jct_s, max(probe.bound_s, target_s)) - target_s)} too slow",
+            hint="Raise target_s, leave sub-models out, or use a larger device.",
+        )
+    too_few, enough = 0, problem.capacity
+    while enough - too_few > 1 and not watch.cancelled:
+        middle = (too_few + enough) // 2
+        possible, _ = reached(middle)
+        too_few, enough = (too_few, middle) if possible else (middle, enough)
+    watch.notes.append(
+        f"{enough} of {problem.capacity} units reach the target of {format_seconds(target_s)}; the others stay free"
+    )
+    return with_capacity(problem, enough)
+
+
+def search(
+    models: Mapping[str, CostModel],
+    units: int,
+    searcher: str = "exact",
+    *,
+    limits: Limits | Mapping[str, Any] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    stop: threading.Event | None = None,
+    **options: Any,
+) -> Allocation:
+    """Choose lanes and shares for the shortest predicted JCT, from cost models.
+
+    As `allocate`, but `active_units` name measured shares, and the notes carry what the models say of themselves.
+
+    Raises:
+        UsageError: As `allocate`, or a model predicts for fewer than `units` units.
+    """
+    for name, model in models.items():
+        if model.units < units:
+            raise UsageError(
+                f"A search over {units} units needs models that predict up to {units} units",
+                given=f"{model.units} for {name!r}",
+                hint=f"Fit again with units={units}.",
+            )
+    latencies = {name: model.latency_s[:units] for name, model in models.items()}
+    found = allocate(latencies, units, searcher, limits=limits, on_progress=on_progress, stop=stop, **options)
+    active = tuple(tuple(models[name].active_units[share - 1] for name in names) for share, names in found.lanes)
+    about = tuple(f"{name}: {note}" for name, model in models.items() for note in model.notes)
+    return dataclasses.replace(found, active_units=active, notes=(*found.notes, *about))
+
+
+def make_searcher(searcher: str, **options: Any) -> Searcher:
+    """The searcher of that name with those options.
+
+    Raises:
+        UsageError: No such searcher, no such option, or a value the option does not take.
+    """
+    known = searcher_options(searcher)
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise UsageError(
+            f"The searcher {searcher!r} takes {', '.join(known) or 'no options'}", given=f"option {', '.join(unknown)}"
+        )
+    return SEARCHERS[searcher]()(**options)
+
+
+def searcher_options(searcher: str) -> dict[str, Any]:
+    """The options of a searcher with their defaults.
+
+    Raises:
+        UsageError: No such searcher.
+    """
+    if searcher not in SEARCHERS:
+        raise UsageError(f"A searcher is one of {', '.join(SEARCHERS)}", given=repr(searcher))
+    return {field.name: field.default for field in dataclasses.fields(SEARCHERS[searcher]())}  # type: ignore[arg-type]
+
+
+def _allocation(problem: Problem, watch: Watch, best: Found, searcher: str, bound_s: float) -> Allocation:
+    lanes = []
+    for group, share in zip(best.groups, best.shares, strict=True):
+        members = sorted(index for item in group for index in problem.items[item])
+        lanes.append((share, members))
+    lanes.sort(key=lambda lane: (-lane[0], lane[1][0]))
+    proven_bound_s = min(watch.bound_s, best.jct_s)  # a proof holds to a relative 1e-9, and may state the JCT itself
+    notes = list(watch.notes)
+    units = sum(share for share, _ in lanes)
+    if units < problem.capacity:
+        notes.append(f"{problem.capacity - units} of {problem.capacity} units stay free: no lane would be faster")
+    return Allocation(
+        lanes=tuple((share, tuple(problem.names[i] for i in members)) for share, members in lanes),
+        active_units=tuple(tuple(int(problem.active_units[i, share - 1]) for i in members) for share, members in lanes),
+        jct_s=best.jct_s,
+        bound_s=proven_bound_s,
+        schedule_bound_s=min(bound_s, best.jct_s),
+        gap=max(0.0, best.jct_s / proven_bound_s - 1),
+        proven=watch.proven,
+        searcher=searcher,
+        evaluations=watch.evaluations,
+        elapsed_s=watch.elapsed_s,
+        trace=tuple(watch.trace),
+        notes=tuple(notes),
+    )

@@ -1,0 +1,162 @@
+"""A cascade: run some members first, and the others only for inputs that the first are not sure about.
+
+    order      members, in the order in which they are asked
+    reach[k]   the fraction of inputs that are still open after the first k members: reach[0] = 1, never rising
+    stage      consecutive members of the order that run together, as a plan of lanes of their own
+
+A stage that begins after k members runs with probability reach[k], so the expected JCT of a cascade is the sum over
+stages of reach * JCT. The best cut into stages follows by dynamic programming over the cuts, from the best plan of each
+of the n (n + 1) / 2 possible stages. The latency of a stage is taken not to depend on how many inputs of a batch are
+still open: exact for single inputs, cautious for batches.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from esen_lab.errors import UsageError
+from esen_lab.search.allocate import allocate
+from esen_lab.search.allocation import Allocation
+from esen_lab.units import format_percent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """Members that run together, and how often they are needed."""
+
+    names: tuple[str, ...]
+    reach: float
+    allocation: Allocation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cascade:
+    """The best cut of an order of members into stages.
+
+    Attributes:
+        stages: In the order they run. One stage: a cascade does not pay.
+        expected_s: Expected JCT in seconds, `stage_overhead_s` included.
+        at_once_s: JCT of running everything at once.
+        gain: 1 - expected_s / at_once_s.
+        notes: Honest remarks for the reader.
+    """
+
+    stages: tuple[Stage, ...]
+    expected_s: float
+    at_once_s: float
+    gain: float
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "stages": [
+                {"names": list(s.names), "reach": s.reach, "allocation": s.allocation.to_dict()} for s in self.stages
+            ],
+            "expected_s": self.expected_s,
+            "at_once_s": self.at_once_s,
+            "gain": self.gain,
+            "notes": list(self.notes),
+        }
+
+
+def cascade(
+    latencies: Mapping[str, Sequence[float]],
+    units: int,
+    order: Sequence[str],
+    reach: Sequence[float],
+    *,
+    stage_overhead_s: float = 0.0,
+    **options: Any,
+) -> Cascade:
+    """Cut `order` into stages for the shortest expected JCT.
+
+    Args:
+        latencies: As for `allocate`.
+        units: Units of the device.
+        order: Every member once, the first to be asked first.
+        reach: Measured on validation data, see `still_open`; one entry per member.
+        stage_overhead_s: What deciding and starting another stage costs.
+        **options: Of `allocate`.
+
+    Raises:
+        UsageError: An order that is not one of the members, or a reach that does not begin at 1 or rises.
+    """
+    if sorted(order) != sorted(latencies):
+        raise UsageError(
+            "The order of a cascade names every member once", given=f"{', '.join(order)} for {', '.join(latencies)}"
+        )
+    falls = all(later <= earlier for earlier, later in itertools.pairwise(reach))
+    if len(reach) != len(order) or not falls or reach[0] != 1 or not reach[-1] >= 0:
+        raise UsageError(
+            "reach holds one fraction per member: 1 for the first, then never rising, at least 0", given=list(reach)
+        )
+    n = len(order)
+    plans = {
+        (first, end): allocate({name: latencies[name] for name in order[first:end]}, units, **options)
+        for first in range(n)
+        for end in range(first + 1, n + 1)
+    }
+    # best[k]: the expected seconds from the moment the first k members are done, times the chance of getting there.
+    best, cut = [0.0] * (n + 1), [n] * (n + 1)
+    for first in range(n - 1, -1, -1):
+        overhead_s = stage_overhead_s if first else 0.0
+        costs = {end: reach[first] * (plans[first, end].jct_s + overhead_s) + best[end] for end in range(n, first, -1)}
+        cut[first] = min(costs, key=lambda end: costs[end])
+        best[first] = costs[cut[first]]
+    stages, first = [], 0
+    while first < n:
+        end = cut[first]
+        stages.append(Stage(names=tuple(order[first:end]), reach=float(reach[first]), allocation=plans[first, end]))
+        first = end
+    at_once_s = plans[0, n].jct_s
+    gain = 1 - best[0] / at_once_s
+    notes = (
+        ("a cascade does not pay: all at once is expected to be the fastest",)
+        if len(stages) == 1
+        else (
+            f"expected {format_percent(gain)} faster than all at once; an input that stays open to the end takes "
+            f"{format_percent(_whole_s(stages, stage_overhead_s) / at_once_s - 1, signed=True)} instead",
+        )
+    )
+    return Cascade(stages=tuple(stages), expected_s=best[0], at_once_s=at_once_s, gain=gain, notes=notes)
+
+
+def _whole_s(stages: Sequence[Stage], overhead_s: float) -> float:
+    return sum(stage.allocation.jct_s for stage in stages) + overhead_s * (len(stages) - 1)
+
+
+def still_open(
+    outputs: Mapping[str, NDArray[Any]],
+    order: Sequence[str],
+    threshold: float,
+    combine: Callable[[Mapping[str, NDArray[Any]]], NDArray[Any]],
+) -> tuple[float, ...]:
+    """`reach`, measured: the fraction of validation samples not yet decided after 0, 1, ... members.
+
+    A sample is decided once the combined probability of its likeliest class reaches `threshold`; it stays decided.
+
+    Args:
+        outputs: For each member, shape (samples, classes).
+        order: As for `cascade`.
+        threshold: Between 0 and 1.
+        combine: The ensemble's rule on a subset of `outputs`, giving probabilities of shape (samples, classes).
+
+    Raises:
+        UsageError: The threshold is not between 0 and 1.
+    """
+    if not 0 < threshold <= 1:
+        raise UsageError("A confidence threshold lies above 0 and is at most 1", given=f"{threshold!r}")
+    undecided = np.ones(len(next(iter(outputs.values()))), dtype=bool)
+    reach = [1.0]
+    for k in range(1, len(order)):
+        combined = np.asarray(combine({name: outputs[name] for name in order[:k]}))
+        undecided &= combined.max(axis=-1) < threshold
+        reach.append(float(undecided.mean()))
+    return tuple(reach)

@@ -1,0 +1,155 @@
+"""The default searcher: a good plan at once, then the best plan of lanes, with a proof that none is better.
+
+1. Starts: one lane with everything, and longest-first deals over 1..max lanes, each with its exact shares.
+2. Tabu search improves the best of them, for a number of steps that depends on the problem's size only.
+3. Where the subsets of sub-models can be listed, the cover test (see `cover`) asks for a plan faster than the best: it
+   finds one, and the search goes on below it, or proves that there is none, and the search is over.
+
+Every step is a function of the problem and the options, so the result does not depend on the machine's speed, as long
+as the time limit is not reached.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from esen_lab.errors import UsageError
+from esen_lab.search.cover import MOST_ITEMS, Cover, cost
+from esen_lab.search.improve import improve, starts
+from esen_lab.search.problem import Problem
+from esen_lab.search.shares import best_shares
+from esen_lab.search.watch import EXACTLY, Groups, Watch
+from esen_lab.units import format_percent
+
+_NUMBERS_PER_SECOND = 4e8
+"""How many numbers a cover test gets through per second, cautiously: decides whether a proof is begun at all."""
+_CHEAP = 1e7
+"""A cover test of so few numbers takes some 10 ms: then it searches by itself, faster than tabu search would."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exact:
+    """Options of the exact searcher.
+
+    Attributes:
+        time_limit_s: Wall time for everything. A proof that would take longer is left out or cut short, and the notes
+            say so: 2 s prove up to 16 sub-models on 16 units, a minute up to 16 on 132 or 20 on 16.
+        proof: Whether to prove; without, the answer is the fast one.
+        steps: Steps of the tabu search; None chooses by size.
+        seed: Of the tabu search.
+        sequential_within: One lane with everything is chosen when it is at most this fraction slower than the best plan
+            found: less is not worth several lanes, nor told apart by measuring.
+    """
+
+    time_limit_s: float = 2.0
+    proof: bool = True
+    steps: int | None = None
+    seed: int = 0
+    sequential_within: float = 0.01
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        if not self.time_limit_s > 0:
+            raise UsageError("A time limit is a positive number of seconds", given=f"{self.time_limit_s!r}")
+        if not 0 <= self.sequential_within < 1:
+            raise UsageError("sequential_within is a fraction from 0 up to 1", given=f"{self.sequential_within!r}")
+        if self.steps is not None and self.steps < 0:
+            raise UsageError("A number of steps is at least 0", given=f"{self.steps!r}")
+
+    def __call__(self, problem: Problem, watch: Watch) -> None:
+        """See `Searcher`."""
+        watch.limit(self.time_limit_s)
+        n = len(problem.items)
+        together: Groups = (tuple(range(n)),)
+        sequential = None if problem.conflicts.any() else best_shares(problem, together)
+        if sequential is not None:
+            watch.offer(together, *sequential)
+            if self._is_as_good(sequential[1], watch.bound_s):
+                watch.notes.append(self._verdict(sequential[1], watch.bound_s, "the lower bound"))
+                return
+        if problem.one_each:
+            self._one_each(problem, watch)
+            return
+        self._search(problem, watch)
+        several = watch.best is not None and len(watch.best.groups) > 1
+        if sequential is not None and several and self._is_as_good(sequential[1], watch.jct_s):
+            watch.notes.append(self._verdict(sequential[1], watch.jct_s, "the best plan found"))
+            watch.prefer(together, *sequential)
+
+    def _one_each(self, problem: Problem, watch: Watch) -> None:
+        groups = tuple((i,) for i in range(len(problem.items)))
+        watch.evaluations += 1
+        found = best_shares(problem, groups)
+        if found is not None:
+            watch.offer(groups, *found)
+            watch.raise_bound(found[1])
+
+    def _search(self, problem: Problem, watch: Watch) -> None:
+        watch.report("trying longest-first deals")
+        for groups in starts(problem):
+            watch.evaluations += 1
+            found = best_shares(problem, groups)
+            if found is not None:
+                watch.offer(groups, *found)
+        provable = self.proof and self._is_provable(problem, watch)
+        if watch.best is None and len(problem.items) <= MOST_ITEMS:
+            _keep_the_limits(problem, watch)
+        if not (provable and cost(problem) < _CHEAP):
+            watch.report("improving by moves and swaps")
+            improve(problem, watch, steps=self._steps(len(problem.items), provable), seed=self.seed)
+        if provable and watch.best is not None:
+            self._prove(problem, watch)
+
+    def _steps(self, n: int, provable: bool) -> int:
+        if self.steps is not None:
+            return self.steps
+        return 100 + 10 * n if provable else 100 + 40 * n
+
+    def _is_as_good(self, sequential_s: float, other_s: float) -> bool:
+        return sequential_s <= other_s * (1 + max(self.sequential_within, EXACTLY))
+
+    def _verdict(self, sequential_s: float, other_s: float, other: str) -> str:
+        loss = format_percent(max(0.0, sequential_s / other_s - 1))
+        tolerance = format_percent(self.sequential_within)
+        return f"sequential is as good: one lane is within {loss} of {other} (up to {tolerance} counts as equal)"
+
+    def _is_provable(self, problem: Problem, watch: Watch) -> bool:
+        if len(problem.items) > MOST_ITEMS:
+            watch.notes.append(f"not proven to be the best: proofs go up to {MOST_ITEMS} sub-models")
+            return False
+        if 3 * cost(problem) > self.time_limit_s * _NUMBERS_PER_SECOND:
+            watch.notes.append(
+                f"not proven to be the best: that needs more than the time limit of {self.time_limit_s:g} s"
+            )
+            return False
+        return True
+
+    def _prove(self, problem: Problem, watch: Watch) -> None:
+        if watch.proven:
+            return
+        watch.report("looking for a faster plan, or a proof that there is none")
+        cover = Cover(problem)
+        halfway = False  # after a success a deadline halfway to the bound; after a failure one just below the best
+        while not watch.proven and not watch.over:
+            just_below = watch.jct_s * (1 - EXACTLY)
+            deadline_s = (watch.bound_s + just_below) / 2 if halfway else just_below
+            watch.evaluations += 1
+            groups = cover.plan(deadline_s)
+            if groups is None:
+                watch.raise_bound(deadline_s if halfway else watch.jct_s)
+                halfway = False
+                continue
+            found = best_shares(problem, groups)
+            assert found is not None
+            watch.offer(groups, *found)
+            halfway = True
+        if not watch.proven:
+            watch.notes.append(f"not proven to be the best within the time limit of {self.time_limit_s:g} s")
+
+
+def _keep_the_limits(problem: Problem, watch: Watch) -> None:
+    """Offer a plan that keeps the limits, however slow, if there is one."""
+    groups = Cover(problem).plan(float("inf"))
+    found = None if groups is None else best_shares(problem, groups)
+    if groups is not None and found is not None:
+        watch.offer(groups, *found)

@@ -1,0 +1,103 @@
+"""For every test: a home and a temporary folder of its own, and the check that nothing is left behind.
+
+The check runs at three levels. A test that uses only fixtures of its own is checked when it ends. One that uses a
+fixture shared by its module, or by the whole run, may start what that fixture keeps: it is checked when they end.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import leaks
+import pytest
+
+_SAVED = pytest.StashKey[dict[str, str | None]]()
+_FOLDER = pytest.StashKey[Path]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Whatever appears in our own temporary folder is ours; nothing is written to the user's home.
+    common = tempfile.gettempdir()
+    folder = Path(tempfile.mkdtemp(prefix="esen-"))
+    home, temporary = folder / "home", folder / "tmp"
+    home.mkdir()
+    temporary.mkdir()
+    variables = {
+        leaks.MARK: uuid.uuid4().hex,
+        "TMPDIR": str(temporary),
+        "PYTEST_DEBUG_TEMPROOT": common,  # `tmp_path` stays where people look for it after a failure
+        "ESEN_LAB_HOME": str(home / "esen_lab"),
+        "XDG_CACHE_HOME": str(home / "cache"),
+        "IPYTHONDIR": str(home / "ipython"),
+        "JUPYTER_CONFIG_DIR": str(home / "jupyter-config"),
+        "JUPYTER_DATA_DIR": str(home / "jupyter-data"),
+        "JUPYTER_RUNTIME_DIR": str(home / "jupyter-run"),
+        "JUPYTER_PLATFORM_DIRS": "1",
+    }
+    config.stash[_SAVED] = {name: os.environ.get(name) for name in variables}
+    config.stash[_FOLDER] = folder
+    os.environ.update(variables)
+    tempfile.tempdir = None
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    for name, value in config.stash.get(_SAVED, {}).items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    tempfile.tempdir = None
+    shutil.rmtree(config.stash.get(_FOLDER, None) or "", ignore_errors=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_left_by_the_run() -> Iterator[None]:
+    """Fails the last test when the run leaves anything behind, orphans of orphans included."""
+    before = leaks.take()
+    yield
+    left = leaks.left_since(before)
+    left += [words for words in leaks.orphans(os.environ[leaks.MARK]) if words not in left]
+    _fail(left, "The test run left behind")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_left_by_the_module(request: pytest.FixtureRequest, nothing_left_by_the_run: None) -> Iterator[None]:
+    """Fails when a module leaves anything behind, unless it uses a fixture that outlives it."""
+    before = leaks.take()
+    yield
+    items = [item for item in request.session.items if item.getparent(pytest.Module) is request.node]
+    if not any(_shares(item, {"session", "package"}) for item in items):
+        _fail(leaks.left_since(before), "The module left behind")
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_by_the_test(request: pytest.FixtureRequest, nothing_left_by_the_module: None) -> Iterator[None]:
+    """Fails when a test leaves anything behind, unless it uses a fixture that outlives it."""
+    before = leaks.take()
+    yield
+    if not _shares(request.node, {"session", "package", "module", "class"}):
+        _fail(leaks.left_since(before), "The test left behind")
+
+
+def _shares(item: pytest.Item, scopes: set[str]) -> bool:
+    """Whether `item` uses a fixture of these scopes that the tests themselves define."""
+    info = getattr(item, "_fixtureinfo", None)
+    if info is None:
+        return False
+    here = str(Path(__file__).parent)
+    return any(
+        definition.scope in scopes and definition.func.__code__.co_filename.startswith(here)
+        for name, definitions in info.name2fixturedefs.items()
+        if not name.startswith("nothing_left_by_")
+        for definition in definitions
+    )
+
+
+def _fail(left: list[str], what: str) -> None:
+    if left:
+        pytest.fail(f"{what}:\n  " + "\n  ".join(left), pytrace=False)

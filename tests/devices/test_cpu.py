@@ -1,0 +1,94 @@
+"""The CPU as a device."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from esen_lab.devices import CpuDevice, cpu, open_device
+from esen_lab.errors import UsageError
+
+FOUR = CpuDevice(cores=[(0, 4), (1, 5), (2, 6), (3, 7)])
+
+
+def cores(device: CpuDevice, *shares: int) -> list[tuple[tuple[int, ...], ...]]:
+    return [place.cores for place in device.place(shares)]
+
+
+def test_the_device_has_the_cores_this_process_may_use() -> None:
+    device = CpuDevice()
+    assert 1 <= device.units <= (os.cpu_count() or 1)
+    assert device.identity.kind == "cpu"
+    assert device.identity.units == device.units
+
+
+def test_hardware_threads_of_one_core_are_one_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
+    monkeypatch.setattr(cpu, "_siblings", lambda number: {number % 2, number % 2 + 2})
+    monkeypatch.setattr(cpu, "_cgroup_cpus", lambda *paths: None)
+    assert CpuDevice().units == 2
+    assert cores(CpuDevice(), 1, 1) == [((0, 2),), ((1, 3),)]
+
+
+def test_lanes_are_disjoint_while_the_cores_last() -> None:
+    taken = [core for place in cores(FOUR, 2, 1, 1) for core in place]
+    assert len(taken) == len(set(taken)) == 4
+
+
+def test_oversubscribed_lanes_overlap_as_little_as_possible() -> None:
+    places = cores(FOUR, 1, 1, 1, 1, 1, 1, 1, 1)
+    assert all(places.count(place) == 2 for place in places)
+    assert cores(FOUR, 4, 4) == [tuple(FOUR._cores)] * 2
+
+
+@pytest.mark.parametrize("share", [0, 5, -1, 1.5])
+def test_a_share_outside_the_device_is_refused(share: int) -> None:
+    with pytest.raises(UsageError):
+        FOUR.place([share])
+
+
+def test_a_control_groups_quota_limits_the_cores_and_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "cpu.max").write_text("150000 100000\n")
+    (tmp_path / "a" / "b" / "cpu.max").write_text("max 100000\n")
+    membership = tmp_path / "cgroup"
+    membership.write_text("0::/a/b\n")
+    assert cpu._cgroup_cpus(membership, tmp_path) == 1.5
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
+    monkeypatch.setattr(cpu, "_siblings", lambda number: {number})
+    monkeypatch.setattr(cpu, "_cgroup_cpus", lambda *paths: 1.5)
+    device = CpuDevice()
+    assert device.units == 1
+    assert "1.5 of 2 cores' time" in device.notes[0]
+
+
+def test_where_nothing_can_be_pinned_the_device_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "sched_setaffinity")
+    device = CpuDevice(cores=[(0,)])
+    assert "limit their threads only" in device.notes[0]
+    assert not device.place([1])[0].pin
+
+
+def test_a_place_applied_is_really_in_force() -> None:
+    code = (
+        "import os, torch; from esen_lab.devices import CpuDevice; place = CpuDevice().place([1])[0]; "
+        "found = place.apply(); print(found.units, torch.get_num_threads(), *sorted(os.sched_getaffinity(0)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.split()[:2] == ["1", "1"]
+    assert len(out.stdout.split()) >= 3
+
+
+def test_cpu_sets_are_written_as_ranges() -> None:
+    assert cpu._ranges({0, 1, 2, 5, 7, 8}) == "0-2,5,7-8"
+
+
+def test_an_unknown_device_is_refused_with_the_known_ones() -> None:
+    assert open_device("cpu").identity.kind == "cpu"
+    assert open_device(FOUR) is FOUR
+    with pytest.raises(UsageError, match="one of: cpu"):
+        open_device("tpu")

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from esen_lab.ensemble import Ensemble, make_combine, make_submodel
+from esen_lab.ensemble.weights import from_bytes, to_bytes
+from esen_lab.errors import StoreError, UsageError
+from esen_lab.export.bundle import bundle_files, load_bundle
+from esen_lab.planning import Plan
+
+CHECK = """
+import sys
+import numpy, torch
+from esen_lab.export import load_bundle
+plan, ensemble = load_bundle(sys.argv[1])
+with torch.inference_mode():
+    found = ensemble.combine({s.name: s.build()(s.example) for s in ensemble.submodels})
+numpy.save(sys.argv[2], found.numpy())
+"""
+
+
+def written(folder: Path, plan: Plan, ensemble: Ensemble) -> Path:
+    folder.mkdir()
+    for name, data in bundle_files(plan, ensemble).items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def test_what_is_loaded_is_what_was_saved(tmp_path: Path, plan: Plan, ensemble: Ensemble, answer: Any) -> None:
+    again_plan, again = load_bundle(written(tmp_path / "b", plan, ensemble))
+    assert again_plan == plan
+    assert again.fingerprints == ensemble.fingerprints
+    assert [s.recipe.kind for s in again.submodels] == ["skeleton", "source", "import", "program"]
+    for old, new in zip(ensemble.submodels, again.submodels, strict=True):
+        assert (old.output_spec, old.parameters, old.memory_bytes) == (
+            new.output_spec,
+            new.parameters,
+            new.memory_bytes,
+        )
+        assert torch.equal(old.example, new.example)
+    assert torch.equal(answer(again), answer(ensemble))
+
+
+def test_another_process_gets_the_same_bits(tmp_path: Path, plan: Plan, ensemble: Ensemble, answer: Any) -> None:
+    folder = written(tmp_path / "b", plan, ensemble)
+    subprocess.run(
+        [sys.executable, "-c", CHECK, str(folder), str(tmp_path / "y.npy")],
+        env={"PYTHONPATH": str(Path(__file__).parents[2])},
+        check=True,
+        timeout=180,
+    )
+    assert (np.load(tmp_path / "y.npy") == answer(ensemble).numpy()).all()
+
+
+def test_a_loaded_bundle_can_be_saved_again_alike(tmp_path: Path, plan: Plan, ensemble: Ensemble) -> None:
+    first = bundle_files(plan, ensemble)
+    again = bundle_files(*load_bundle(written(tmp_path / "b", plan, ensemble)))
+    assert sorted(again) == sorted(first)
+    assert {n for n in first if again[n] != first[n]} <= {"bundle.json"}
+
+
+def test_files_are_called_by_number_and_hold_no_pickle(plan: Plan, ensemble: Ensemble) -> None:
+    files = bundle_files(plan, ensemble)
+    assert sorted(files) == [
+        "bundle.json", "combine.py", "example.npy", "example_00.safetensors", "plan.json",
+        "submodel_00.json", "submodel_00.py", "submodel_00.safetensors",
+        "submodel_01.py", "submodel_01.safetensors", "submodel_01_uses.py",
+        "submodel_02.safetensors", "submodel_03.pt2",
+    ]  # fmt: skip
+    assert files["submodel_01.py"] == b"width = 6\nNet(width)"
+    assert b"class Net" in files["submodel_00.py"]
+    assert b"class Net" in files["submodel_01_uses.py"]
+
+
+def test_inputs_by_keyword_come_back(tmp_path: Path, planned: Any) -> None:
+    one = make_submodel("a", nn.Bilinear(2, 2, 1), {"input1": torch.ones(1, 2), "input2": torch.ones(1, 2)})
+    two = make_submodel("b", nn.Linear(2, 1).bfloat16(), {"input": torch.ones(1, 2).bfloat16()})
+    ensemble = Ensemble(submodels=(one, two), combine=make_combine("weighted", weights={"a": 1, "b": 3}))
+    _, again = load_bundle(written(tmp_path / "b", planned(ensemble), ensemble))
+    assert again.get("a").input_keys == ("input1", "input2")
+    assert again.get("b").example["input"].dtype == torch.bfloat16
+    assert again.combine == ensemble.combine
+
+
+def test_other_weights_are_refused_and_named(tmp_path: Path, plan: Plan, ensemble: Ensemble) -> None:
+    folder = written(tmp_path / "b", plan, ensemble)
+    path = folder / "submodel_00.safetensors"
+    tensors = from_bytes(path.read_bytes())
+    tensors["two.bias"][0] += 1e-6
+    path.write_bytes(to_bytes(tensors))
+    with pytest.raises(StoreError, match=r"submodel_00\.safetensors has other values in two\.bias\. "):
+        load_bundle(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "says"),
+    [
+        ("submodel_00.safetensors", lambda data: data[:-3], "submodel_00.safetensors is damaged"),
+        ("submodel_01.py", lambda data: data + b"\n", "submodel_01.py has changed"),
+        ("submodel_03.pt2", lambda data: b"", "submodel_03.pt2 has changed"),
+        ("plan.json", lambda data: b"{}", "plan.json has changed"),
+        ("combine.py", None, "combine.py is missing"),
+        ("bundle.json", None, "can be read"),
+        ("bundle.json", lambda data: b"{", "bundle.json is JSON"),
+        ("bundle.json", lambda data: b"[]", "bundle_version None"),
+        (
+            "bundle.json",
+            lambda data: data.replace(b'"bundle_version": 1', b'"bundle_version": 99'),
+            "bundle_version 99",
+        ),
+        ("bundle.json", lambda data: data.replace(b'"kind": "import"', b'"kind": "other"'), "known kinds"),
+        ("bundle.json", lambda data: data.replace(b'"recipe"', b'"recite"'), "KeyError"),
+        ("bundle.json", lambda data: data.replace(b'"plan.json":', b'"../plan.json":'), "its own folder"),
+    ],
+)
+def test_a_damaged_bundle_says_what_is_wrong(
+    tmp_path: Path, plan: Plan, ensemble: Ensemble, name: str, change: Any, says: str
+) -> None:
+    folder = written(tmp_path / "b", plan, ensemble)
+    if change is None:
+        (folder / name).unlink()
+    else:
+        (folder / name).write_bytes(change((folder / name).read_bytes()))
+    with pytest.raises(StoreError, match=says.replace(".", r"\.")):
+        load_bundle(folder)
+
+
+def test_a_plan_of_another_ensemble_is_refused(simple: Ensemble, planned: Any) -> None:
+    plan = planned(simple)
+    changed = simple.with_submodel(make_submodel("a", nn.Linear(8, 3), simple.example))
+    with pytest.raises(UsageError, match="'a' has changed since the plan was made"):
+        bundle_files(plan, changed)
+    with pytest.raises(UsageError, match="'b' is in the plan only"):
+        bundle_files(plan, simple.without("b"))
+    more = simple.with_submodel(make_submodel("c", nn.Linear(8, 3), simple.example))
+    with pytest.raises(UsageError, match="'c' is in the ensemble only"):
+        bundle_files(plan, more)
+
+
+def test_fingerprints_of_plan_and_files_are_compared(tmp_path: Path, simple: Ensemble, planned: Any) -> None:
+    folder = written(tmp_path / "b", planned(simple), simple)
+    manifest = json.loads((folder / "bundle.json").read_text())
+    manifest["submodels"][1]["fingerprint"] = "0" * 32
+    (folder / "bundle.json").write_text(json.dumps(manifest))
+    with pytest.raises(StoreError, match="'b' has changed since the plan was made"):
+        load_bundle(folder)

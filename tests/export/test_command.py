@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import json
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from esen_lab.devices.base import DeviceIdentity
+from esen_lab.ensemble import Ensemble
+from esen_lab.errors import UsageError, WorkerDied
+from esen_lab.export import Running, run_command
+from esen_lab.export.command import timing_of
+
+
+class FakeRunner:
+    """Answers at once, with the JCTs it is given."""
+
+    def __init__(self, ensemble: Ensemble) -> None:
+        self.ensemble, self.runs = ensemble, 0
+
+    def run(self, x: Any) -> tuple[Any, Any]:
+        self.runs += 1
+        lane = types.SimpleNamespace(units=1, members=("a", "b"), in_force="CPU 0")
+        report = types.SimpleNamespace(jct_s=self.runs / 1000, lanes=(lane,), notes=("a note",))
+        return self.ensemble.combine({s.name: s.build()(x) for s in self.ensemble.submodels}), report
+
+    def close(self) -> None:
+        self.runs = -1
+
+
+@pytest.fixture
+def load(simple: Ensemble, planned: Any) -> Any:
+    def load(device: str | None = None) -> Running:
+        runner = FakeRunner(simple)
+        identity = DeviceIdentity(kind="cpu", name="a chip", units=8, unit="core")
+        return Running(
+            plan=planned(simple, jct_s=0.002),
+            ensemble=simple,
+            device=types.SimpleNamespace(identity=identity),
+            runner=runner,
+            nursery=runner,
+        )
+
+    return load
+
+
+def test_statistics_are_the_usual_ones() -> None:
+    found = timing_of([0.005, 0.001, 0.002, 0.004, 0.003])
+    assert (found.median_s, found.spread_s, found.best_s, found.repeats) == (0.003, 0.002, 0.001, 5)
+    assert found.quantile_90_s == pytest.approx(np.quantile([1, 2, 3, 4, 5], 0.9) / 1000)
+    assert found.quantile_99_s == pytest.approx(np.quantile([1, 2, 3, 4, 5], 0.99) / 1000)
+    assert timing_of([0.5]).quantile_99_s == 0.5
+
+
+def test_warm_ups_do_not_count(load: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(load, ["--repeat", "3", "--warmup", "2", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["timing"]["repeats"] == 3
+    assert report["timing"]["median_s"] == 0.004
+    assert report["notes"] == ["a note", "The plan was made for another device: units 2, here 8."]
+
+
+def test_the_answer_is_written(load: Any, simple: Ensemble, tmp_path: Path, answer: Any) -> None:
+    x = torch.randn(2, 8)
+    np.save(tmp_path / "x.npy", x.numpy())
+    assert run_command(load, ["--input", str(tmp_path / "x.npy"), "--output", str(tmp_path / "y.npy")]) == 0
+    assert (np.load(tmp_path / "y.npy") == answer(simple, x).numpy()).all()
+
+
+def test_the_text_names_what_matters(load: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(load, ["--repeat", "2"]) == 0
+    out = capsys.readouterr().out
+    for part in (
+        "median 4.50 ms",
+        "p90",
+        "p99",
+        "a chip, 8 x core",
+        "lane 1  1: a + b (CPU 0)",
+        "planned 2.00 ms",
+        "a note",
+    ):
+        assert part in out
+
+
+def test_an_error_is_one_line_and_a_status(load: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert run_command(load, ["--input", str(tmp_path / "gone.npy")]) == 1
+    assert run_command(load, ["--output", str(tmp_path / "gone" / "y.npy")]) == 1
+    err = capsys.readouterr().err
+    assert len(err.splitlines()) == 2
+    assert "Traceback" not in err
+
+
+def test_a_workers_traceback_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    def load(device: str | None = None) -> Running:
+        raise WorkerDied("lane 1 ended", worker_traceback="Traceback: here")
+
+    assert run_command(load, []) == 1
+    assert "Traceback: here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [["--repeat", "0"], ["--repeat", "x"], ["--warmup", "-1"], ["--nope"]])
+def test_bad_options_are_refused(load: Any, options: list[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        run_command(load, options)
+    assert caught.value.code == 2
+
+
+def test_the_device_option_is_handed_on(capsys: pytest.CaptureFixture[str]) -> None:
+    def load(device: str | None = None) -> Running:
+        raise UsageError("A device is one of: cpu", given=device)
+
+    assert run_command(load, ["--device", "toaster"]) == 1
+    assert "toaster" in capsys.readouterr().err

@@ -1,0 +1,262 @@
+"""`FakeLab`: the face of `Lab` without workers, so that the magics can be tested by what they call and show.
+
+It measures nothing: its points are made up, and only tests may use it.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from esen_lab.errors import Cancelled, ModelError, UsageError
+from esen_lab.planning import Lane, Plan
+from esen_lab.profiling.progress import JobState, ProfileProgress
+from esen_lab.profiling.records import Failure, Point, Profile
+from esen_lab.runtime.comparison import Comparison, Row
+from esen_lab.runtime.report import LaneReport, RunReport, Span
+
+IDENTITY = {"kind": "cpu", "name": "Fake", "units": 4, "unit": "core", "details": {}, "simulated": True}
+
+
+def point(name: str = "wide", units: int = 1, median_s: float = 0.004, **known: Any) -> Point:
+    return Point(
+        **{
+            "name": name,
+            "units": units,
+            "median_s": median_s,
+            "spread_s": median_s / 50,
+            "quantile_90_s": median_s * 1.1,
+            "repeats": 20,
+            "warmups": 3,
+            "settled": True,
+            "peak_memory_bytes": 1_000_000,
+            "measured_at": "2026-11-01T12:00:00+00:00",
+            **known,
+        }
+    )
+
+
+def failed_point(name: str = "deep", units: int = 2) -> Failure:
+    return Failure(name=name, units=units, message="the sub-model raised", worker_traceback="Traceback: <boom> & more")
+
+
+def progress(state: JobState = JobState.RUNNING, **known: Any) -> ProfileProgress:
+    return ProfileProgress(
+        **{
+            "total": 4,
+            "done": 1,
+            "reused": 0,
+            "failed": 0,
+            "skipped": 0,
+            "state": state,
+            "current": "wide at 2 of 4 units" if state is JobState.RUNNING else "",
+            "elapsed_s": 1.0,
+            "eta_s": 3.2 if state is JobState.RUNNING else None,
+            "points": (point(),),
+            "failures": (),
+            "message": f"{state}",
+            "notes": (),
+            **known,
+        }
+    )
+
+
+class FakeJob:
+    """A profile job that goes on when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = progress()
+        self.looks = 0
+
+    @property
+    def done(self) -> bool:
+        return self.now.state.over
+
+    def snapshot(self) -> ProfileProgress:
+        self.looks += 1
+        return self.now
+
+    def finish(self) -> None:
+        points = tuple(point(units=units, median_s=0.004 / units) for units in (1, 2, 3, 4))
+        self.now = progress(JobState.FINISHED, done=4, points=points)
+
+    def cancel(self) -> None:
+        self.now = progress(JobState.CANCELLED)
+
+    def result(self, timeout: float | None = None) -> Profile:
+        if self.now.state is JobState.CANCELLED:
+            raise Cancelled("The profile was cancelled")
+        return Profile(device=IDENTITY, units=4, points=self.now.points, examples={"wide": "float32[1, 4]"})
+
+
+@dataclass
+class FakeSubModel:
+    name: str
+    example: Any
+    class_name: str = "Linear"
+    parameters: int = 1234
+    memory_bytes: int = 4936
+    fingerprint: str = "abc"
+    notes: tuple[str, ...] = ()
+    recipe: Any = field(default_factory=lambda: SimpleNamespace(describe=lambda: "live Linear"))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "class": self.class_name,
+            "parameters": self.parameters,
+            "example": repr(self.example),
+        }
+
+
+class FakeLab:
+    """Remembers what it was asked in `calls`."""
+
+    def __init__(self, device: Any = None) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.device = SimpleNamespace(
+            identity=SimpleNamespace(kind=device or "cpu", to_dict=lambda: IDENTITY), notes=()
+        )
+        self._members: dict[str, FakeSubModel] = {}
+        self._rule = "mean"
+        self.job: FakeJob | None = None
+        self.measurements: Profile | None = None
+        self.plan: Plan | None = None
+        self.report: RunReport | None = None
+        self.comparison: Comparison | None = None
+        self.closed = threading.Event()
+        self.raises: BaseException | None = None
+
+    @property
+    def ensemble(self) -> Any:
+        return SimpleNamespace(
+            names=tuple(self._members),
+            submodels=tuple(self._members.values()),
+            combine=SimpleNamespace(describe=lambda: self._rule),
+        )
+
+    def _asked(self, *call: Any) -> None:
+        self.calls.append(call)
+        if self.raises is not None:
+            error, self.raises = self.raises, None
+            raise error
+
+    def register(self, name: str, source: Any, example: Any = None, *, namespace: Any = None) -> FakeSubModel:
+        self._asked("register", name, source, example)
+        if isinstance(source, str) and "raise" in source:
+            raise ModelError(f"Sub-model {name!r} raised while its cell ran", given="RuntimeError: boom")
+        made = FakeSubModel(name=name, example=example)
+        self._members[name] = made
+        return made
+
+    def unregister(self, name: str) -> None:
+        self._asked("unregister", name)
+        if name not in self._members:
+            raise UsageError("An ensemble knows its own sub-models", given=f"{name!r}")
+        del self._members[name]
+
+    def combine(self, rule: Any, weights: Any = None) -> Any:
+        self._asked("combine", rule, weights)
+        self._rule = str(rule)
+        return self.ensemble.combine
+
+    def profile(self, names: Any = None, **options: Any) -> FakeJob:
+        self._asked("profile", names, options)
+        self.job = FakeJob()
+        return self.job
+
+    def search(self, searcher: str = "exact", **options: Any) -> Plan:
+        self._asked("search", searcher, options)
+        self.plan = a_plan(searcher=searcher)
+        return self.plan
+
+    def run(self, x: Any, timeout_s: float | None = None) -> Any:
+        self._asked("run", x, timeout_s)
+        self.report = a_report()
+        return [x, "combined"]
+
+    def compare(self, x: Any, *, on_progress: Any = None, **options: Any) -> Comparison:
+        self._asked("compare", x, options)
+        self.comparison = a_comparison()
+        return self.comparison
+
+    def save(self, path: Any) -> Path:
+        self._asked("save", path)
+        return Path(path)
+
+    def load(self, path: Any) -> Plan:
+        self._asked("load", path)
+        return a_plan()
+
+    def export(self, path: Any) -> Any:
+        self._asked("export", path)
+        return SimpleNamespace(script=Path(path), folder=Path("plan_files"), files=(Path("plan_files/plan.json"),))
+
+    def status(self) -> Any:
+        return SimpleNamespace(
+            device=IDENTITY,
+            device_notes=(),
+            submodels=tuple(member.to_dict() for member in self._members.values()),
+            combine=self._rule,
+            profiled={},
+            job="" if self.job is None else self.job.snapshot().message,
+            plan=self.plan,
+            running=False,
+            next_step="Measure the sub-models: %esen profile",
+        )
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+def a_plan(**known: Any) -> Plan:
+    made = Plan(
+        lanes=(Lane(units=3, members=("wide", "deep"), active_units=(3, 2)), Lane(units=1, members=("slim",))),
+        units=4,
+        device=IDENTITY,
+        searcher="exact",
+        jct_s=0.0045,
+        bound_s=0.004,
+        predicted_s={"wide": 0.002, "deep": 0.001, "slim": 0.0045},
+        notes=("sequential is as good",),
+    )
+    return replace(made, **known)
+
+
+def a_report(**known: Any) -> RunReport:
+    made = RunReport(
+        jct_s=0.005,
+        spans=(
+            Span(name="wide", lane=0, start_s=0.0005, end_s=0.002),
+            Span(name="deep", lane=0, start_s=0.002, end_s=0.0045),
+            Span(name="slim", lane=1, start_s=0.0005, end_s=0.004),
+        ),
+        lanes=(
+            LaneReport(units=3, in_force="cores 0-2", members=("wide", "deep"), start_s=0.0005, end_s=0.0045),
+            LaneReport(units=1, in_force="core 3", members=("slim",), start_s=0.0005, end_s=0.004),
+        ),
+        copy_s=0.0001,
+        combine_s=0.0002,
+        predicted_s=0.0045,
+        batch="float32[8, 4]",
+    )
+    return replace(made, **known)
+
+
+def a_comparison() -> Comparison:
+    sequential = Row(
+        strategy="sequential",
+        lanes="4: wide + deep + slim",
+        median_s=0.010,
+        spread_s=0.0001,
+        ratio_to={"plan": 2.0},
+        ratio_to_bound=2.5,
+        agreement="bit-equal",
+        agrees=True,
+    )
+    broken = Row(strategy="vmap", lanes="-", median_s=float("nan"), spread_s=float("nan"), failed="two kinds")
+    plan = replace(sequential, strategy="plan", median_s=0.005, ratio_to={"sequential": 0.5}, ratio_to_bound=1.25)
+    return Comparison(rows=(sequential, broken, plan), rounds=20, verdict="The plan is 50.0 % faster.")

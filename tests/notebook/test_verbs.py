@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+from fake_front import FakeFront
+from fake_lab import FakeJob, FakeLab
+
+from esen_lab.errors import Cancelled, EsenError, UsageError
+from esen_lab.notebook.session import Session
+from esen_lab.notebook.verbs import CELL_VERBS, VERBS, run_cell, run_line
+
+CALLS = [
+    ("register wide --example x", ("register", "wide", "a module", [1, 2])),
+    ("register wide --as deep", ("register", "deep", "a module", None)),
+    ("register my.nets:build", ("register", "build", "my.nets:build", None)),
+    ('register "wide + wide" --as both', ("register", "both", "wide + wide", None)),
+    ("combine softmax-mean", ("combine", "softmax-mean", None)),
+    ("combine weighted --weights 0.5,0.3", ("combine", "weighted", (0.5, 0.3))),
+    ("combine my.rules:best", ("combine", "my.rules:best", None)),
+    ("combine max", ("combine", "max", None)),
+    ("combine wide", ("combine", "a module", None)),
+    ("profile", ("profile", None, {})),
+    (
+        "profile wide,deep slim --shares 1,2 --budget 500ms --timeout 9 --fresh",
+        (
+            "profile",
+            ["wide", "deep", "slim"],
+            {"shares": [1, 2], "budget_s": 0.5, "point_timeout_s": 9.0, "fresh": True},
+        ),
+    ),
+    ("search", ("search", "exact", {})),
+    (
+        "search --searcher optuna --trials 9 --seed 1 --time-limit 2s --option sampler='tpe'",
+        ("search", "optuna", {"n_trials": 9, "seed": 1, "time_limit_s": 2.0, "sampler": "tpe"}),
+    ),
+    ("run x + [3] --timeout 4", ("run", [1, 2, 3], 4.0)),
+    (
+        "compare x --rounds 3 --strategies equal,threads",
+        ("compare", [1, 2], {"rounds": 3, "strategies": ["equal", "threads"]}),
+    ),
+    ('save "{stem}.json"', ("save", "mine.json")),
+    ("load plan.json", ("load", "plan.json")),
+    ("export plan.py", ("export", "plan.py")),
+]
+
+
+@pytest.mark.parametrize(("line", "call"), CALLS, ids=[line for line, _ in CALLS])
+def test_a_verb_is_one_call_on_the_lab_and_shows_something(
+    session: Session, front: FakeFront, lab: FakeLab, line: str, call: tuple[Any, ...]
+) -> None:
+    run_line(session, line)
+    assert lab.calls == [call]
+    assert front.shown or front.lives
+
+
+def test_alone_it_shows_the_status_and_the_next_step(session: Session, front: FakeFront) -> None:
+    run_line(session, "")
+    assert "Next: Measure the sub-models" in front.text
+
+
+def test_a_cell_registers_its_text_with_the_names_of_the_notebook(
+    session: Session, front: FakeFront, lab: FakeLab
+) -> None:
+    made = run_cell(session, "model deep --example x", "Net()\n")
+    assert lab.calls == [("register", "deep", "Net()\n", [1, 2])]
+    assert front.marked == [made]
+
+
+@pytest.mark.parametrize("line", ["", "run x", "profile"])
+def test_other_cells_are_refused(session: Session, line: str) -> None:
+    with pytest.raises(UsageError, match="`%%esen model NAME`"):
+        run_cell(session, line, "1")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("profil", "%esen has no verb 'profil'. Did you mean profile?"),
+        ("xyzzy", "%esen has no verb 'xyzzy'. `%esen help` lists them all."),
+        ("help serch", "Did you mean search?"),
+        ("register", "arguments are required: NAME"),
+        ("register widde", "there is no 'widde'. Did you mean wide?"),
+        ("register wide[0]", "%esen register wide[0] --as NAME"),
+        ("model deep", "two %"),
+        ("plan", "There is no plan yet. `%esen profile`"),
+        ("measurements", "Nothing has been measured yet"),
+        ("cancel", "There is nothing to cancel"),
+        ("unregister ghost", "knows its own sub-models"),
+        ("search --seed one", "A whole number"),
+        ("search --option sampler", "NAME=VALUE"),
+        ("device cuda", "A lab stays on one device"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_it(session: Session, lab: FakeLab, line: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        run_line(session, line)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("verb", [*VERBS, "help"])
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_every_verb_explains_itself(session: Session, front: FakeFront, verb: str, flag: str) -> None:
+    run_line(session, f"{verb} {flag}")
+    assert front.text.startswith(f"usage: %esen {verb}")
+    assert VERBS[verb].summary in " ".join(front.text.split())
+    assert session.known_lab() is None
+
+
+def test_help_lists_every_verb(session: Session, front: FakeFront) -> None:
+    run_line(session, "help")
+    assert all(f"%esen {verb} " in front.text for verb in VERBS)
+    run_line(session, "help model")
+    assert "usage: %%esen model" in front.text
+
+
+def test_the_examples_in_help_can_be_parsed(session: Session, front: FakeFront, lab: FakeLab) -> None:
+    for verb in VERBS.values():
+        if verb.example.startswith("%%"):
+            run_cell(session, verb.example.removeprefix("%%esen "), "1")
+        elif "--wait" not in verb.example:
+            run_line(session, verb.example.partition("%esen ")[2])
+
+
+def test_run_returns_the_output_and_a_semicolon_hides_it(session: Session, front: FakeFront, lab: FakeLab) -> None:
+    assert run_line(session, "run x") == [[1, 2], "combined"]
+    assert run_line(session, "run x;") is None
+    assert run_line(session, "run x ;") is None
+    assert front.text.count("Run: JCT 5.00 ms") == 3
+
+
+def test_what_was_shown_is_returned_and_marked(session: Session, front: FakeFront, lab: FakeLab) -> None:
+    for verb in ("search", "plan", "compare x"):
+        assert run_line(session, verb) is front.marked[-1]
+    assert front.marked == [lab.plan, lab.plan, lab.comparison]
+
+
+def test_the_users_own_error_is_passed_on(session: Session, lab: FakeLab) -> None:
+    with pytest.raises(ZeroDivisionError):
+        run_line(session, "run 1/0")
+    assert lab.calls == []
+
+
+def test_profile_returns_at_once_and_its_display_follows(session: Session, front: FakeFront, lab: FakeLab) -> None:
+    assert run_line(session, "profile") is None
+    assert len(front.lives) == 1
+    lab.job.finish()
+    deadline = threading.Event()
+    while not front.lives[0].last:
+        assert not deadline.wait(0.01)
+    assert "4 of 4 points" in front.lives[0].text
+
+
+def test_waiting_gives_the_profile(
+    session: Session, front: FakeFront, lab: FakeLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeJob, "__init__", _finished)
+    found = run_line(session, "profile --wait")
+    assert len(found.points) == 4
+    assert front.marked == [found]
+
+
+def _finished(job: FakeJob) -> None:
+    job.looks = 0
+    job.finish()
+
+
+def test_waiting_for_a_cancelled_profile_is_an_error(
+    session: Session, lab: FakeLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cancelled(job: FakeJob) -> None:
+        job.looks = 0
+        job.cancel()
+
+    monkeypatch.setattr(FakeJob, "__init__", cancelled)
+    with pytest.raises(Cancelled):
+        run_line(session, "profile --wait")
+
+
+def test_a_terminal_is_told_once_and_not_followed(session: Session, front: FakeFront, lab: FakeLab) -> None:
+    front.updates_in_place = False
+    run_line(session, "profile")
+    assert "It runs in the background" in front.text
+    assert front.lives == []
+
+
+def test_cancel_stops_the_job(session: Session, front: FakeFront, lab: FakeLab) -> None:
+    run_line(session, "profile")
+    run_line(session, "cancel")
+    assert lab.job.done
+    assert "stay in the store" in front.text
+
+
+def test_unregister_shows_what_is_left(session: Session, front: FakeFront, lab: FakeLab) -> None:
+    run_line(session, "register wide")
+    run_line(session, "unregister wide")
+    assert "No sub-models yet" in front.text
+
+
+def test_close_ends_workers_and_keeps_the_lab(session: Session, front: FakeFront, lab: FakeLab) -> None:
+    run_line(session, "close")
+    assert lab.closed.is_set()
+    assert front.names["lab"] is lab
+
+
+def test_close_without_a_lab_makes_none(session: Session, front: FakeFront) -> None:
+    run_line(session, "stop")
+    assert "Nothing is open" in front.text
+    assert "lab" not in front.names
+
+
+def test_an_error_of_the_lab_passes_unchanged(session: Session, lab: FakeLab) -> None:
+    lab.raises = EsenError("The disk is full", hint="Make room.")
+    with pytest.raises(EsenError, match=r"The disk is full\. Make room\."):
+        run_line(session, "save plan.json")
+
+
+def test_every_cell_verb_is_in_the_table_for_help() -> None:
+    assert set(CELL_VERBS) <= set(VERBS)

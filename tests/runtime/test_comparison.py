@@ -1,0 +1,117 @@
+"""A plan against the usual ways, with real lanes."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import X, ensemble_of, plan_of
+from models import Sleeper, mlp
+from torch import nn
+
+from esen_lab.devices import CpuDevice
+from esen_lab.ensemble import Ensemble
+from esen_lab.errors import UsageError
+from esen_lab.planning import Plan
+from esen_lab.runtime import Comparison, Nursery, compare
+
+DEVICE = CpuDevice(cores=[(0,), (0,)])
+
+
+def compared(plan: Plan, ensemble: Ensemble, nursery: Nursery, x: object = X, **options: object) -> Comparison:
+    return compare(x, plan, ensemble, DEVICE, nursery, **{"rounds": 6, **options})  # type: ignore[arg-type]
+
+
+def test_every_strategy_runs_the_same_input_and_agrees(nursery: Nursery) -> None:
+    ensemble = ensemble_of(a=mlp(seed=1), b=mlp(seed=2))
+    table = compared(plan_of(("a",), ("b",)), ensemble, nursery)
+    assert [row.strategy for row in table.rows] == ["sequential", "unlimited", "equal", "threads", "vmap", "plan"]
+    assert all(row.agrees and not row.failed for row in table.rows)
+    assert all(len(row.times_s) == 6 for row in table.rows)
+    assert json.loads(json.dumps(table.to_dict())) == table.to_dict()
+
+
+def test_a_plan_that_wins_is_said_to_win_and_by_how_much(nursery: Nursery) -> None:
+    ensemble = ensemble_of(a=Sleeper(0.03), b=Sleeper(0.03))
+    table = compared(plan_of(("a",), ("b",)), ensemble, nursery, strategies=["sequential"])
+    assert table.row("plan").ratio_to["sequential"] < 0.8
+    assert "faster than the best baseline, sequential" in table.verdict
+
+
+def test_a_plan_that_loses_is_said_to_lose(nursery: Nursery) -> None:
+    ensemble = ensemble_of(a=Sleeper(0.03), b=Sleeper(0.03))
+    table = compared(plan_of(("a", "b"), units=2), ensemble, nursery, strategies=["unlimited"])
+    assert table.row("plan").ratio_to["unlimited"] > 1.2
+    assert table.verdict.startswith("The plan loses")
+    assert "unlimited" in table.verdict
+
+
+def test_a_strategy_that_cannot_run_says_why_and_the_others_go_on(nursery: Nursery) -> None:
+    table = compared(plan_of(("a",), ("b",)), ensemble_of(a=mlp(), b=Sleeper(0.001)), nursery)
+    assert "one architecture" in table.row("vmap").failed
+    assert math.isnan(table.row("vmap").median_s)
+    assert not table.row("plan").failed
+
+
+class Drifts(nn.Module):
+    """Answers differently on every call: no two strategies can agree on it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return x + self.calls
+
+
+def test_outputs_that_differ_from_the_reference_void_the_speed(nursery: Nursery) -> None:
+    ensemble = ensemble_of(a=Drifts(), b=mlp(outputs=8))
+    table = compared(plan_of(("a",), ("b",)), ensemble, nursery, chosen=None, strategies=["sequential"], x=X)
+    row = table.row("plan")
+    assert row.agrees == (row.max_abs_diff == 0.0)
+    drifting = replace(row, agrees=False, agreement="DIFFERS by 1.0 (a)")
+    from esen_lab.runtime.comparison import _verdict
+
+    assert "its speed does not count" in _verdict([table.rows[0], drifting])
+
+
+def test_agreement_tells_equal_close_and_different_apart() -> None:
+    from esen_lab.runtime.comparison import _agreement
+
+    want = torch.ones(3)
+    nan = torch.tensor([1.0, float("nan"), 1.0])
+    assert _agreement((want, {"a": want}), (want, {"a": want})) == ("bit-equal", 0.0, True)
+    assert _agreement((want + 1e-7, {}), (want, {}))[2]
+    text, difference, agrees = _agreement((want, {"a": want + 1}), (want, {"a": want}))
+    assert (text, difference, agrees) == ("DIFFERS by 1.0e+00 (a)", 1.0, False)
+    assert _agreement((nan, {}), (nan, {})) == ("bit-equal", 0.0, True)
+    assert not _agreement((nan, {}), (want, {}))[2]
+    assert not _agreement((torch.ones(4), {}), (want, {}))[2]
+    assert not _agreement((torch.tensor([1]), {}), (torch.tensor([2]), {}))[2]
+
+
+def test_the_bound_is_not_held_against_a_batch_of_another_shape(nursery: Nursery) -> None:
+    plan = replace(plan_of(("a",)), jct_s=0.01, bound_s=0.01, example="float32[4, 8]")
+    ensemble = ensemble_of(a=mlp())
+    same = compared(plan, ensemble, nursery, strategies=["sequential"])
+    other = compared(plan, ensemble, nursery, x=torch.randn(2, 8), strategies=["sequential"])
+    assert same.row("plan").ratio_to_bound is not None
+    assert other.row("plan").ratio_to_bound is None
+    assert any("bound" in note for note in other.notes)
+
+
+def test_unknown_strategies_and_zero_rounds_are_refused(nursery: Nursery) -> None:
+    with pytest.raises(UsageError, match="sequential, unlimited"):
+        compared(plan_of(("a",)), ensemble_of(a=mlp()), nursery, strategies=["magic"])
+    with pytest.raises(UsageError, match="one round"):
+        compared(plan_of(("a",)), ensemble_of(a=mlp()), nursery, rounds=0)
+
+
+def test_nothing_stays_running_after_a_comparison(nursery: Nursery) -> None:
+    before = set(nursery._workers)
+    compared(plan_of(("a",)), ensemble_of(a=mlp()), nursery, rounds=1)
+    assert nursery._workers == before

@@ -1,0 +1,49 @@
+"""What a run's report derives from its spans."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from esen_lab.runtime import LaneReport, RunReport, Span
+
+
+def report(*spans: tuple[int, float, float], jct_s: float = 10.0) -> RunReport:
+    lanes = sorted({lane for lane, _, _ in spans})
+    return RunReport(
+        jct_s=jct_s,
+        spans=tuple(Span(name=f"m{i}", lane=lane, start_s=a, end_s=b) for i, (lane, a, b) in enumerate(spans)),
+        lanes=tuple(
+            LaneReport(
+                units=1,
+                in_force="",
+                members=(),
+                start_s=min(a for own, a, _ in spans if own == lane),
+                end_s=max(b for own, _, b in spans if own == lane),
+            )
+            for lane in lanes
+        ),
+        copy_s=0.0,
+        combine_s=0.0,
+    )
+
+
+def test_overlap_is_the_part_of_busy_time_with_two_or_more_at_once() -> None:
+    assert report((0, 0, 4), (1, 2, 6)).overlap == pytest.approx(2 / 6)
+    assert report((0, 0, 4), (1, 4, 6)).overlap == 0.0
+    assert report((0, 1, 3), (1, 1, 3), (2, 1, 3)).overlap == 1.0
+
+
+def test_concurrency_is_the_mean_number_running_while_any_runs() -> None:
+    assert report((0, 0, 2), (1, 0, 2)).concurrency == 2.0
+    assert report((0, 0, 2), (1, 4, 6)).concurrency == 1.0
+
+
+def test_overhead_is_what_the_run_cost_beyond_its_slowest_lane() -> None:
+    assert report((0, 1, 4), (1, 1, 9), jct_s=10.0).overhead_s == 2.0
+
+
+def test_a_report_is_plain_data() -> None:
+    data = report((0, 0, 4), (1, 2, 6)).to_dict()
+    assert json.loads(json.dumps(data)) == data

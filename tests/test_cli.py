@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from esen_lab import Lab, __version__
+from esen_lab.cli import main
+
+Capture = pytest.CaptureFixture[str]
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def own_store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv("ESEN_LAB_HOME", str(tmp_path / "home"))
+    return tmp_path / "home" / "profiles.sqlite3"
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The script of an ensemble of two, exported."""
+    import torch
+
+    from esen_lab.planning import sequential_plan
+
+    folder = tmp_path_factory.mktemp("exported")
+    with Lab(device="cpu") as lab:
+        for name in ("a", "b"):
+            lab.register(name, torch.nn.Linear(4, 2), example=torch.randn(3, 4))
+        lab.plan = sequential_plan(["a", "b"], lab.device.units)
+        return lab.export(folder / "plan.py").script
+
+
+def _exits(argv: list[str]) -> int:
+    with pytest.raises(SystemExit) as left:
+        main(argv)
+    return int(left.value.code or 0)
+
+
+def test_the_version_is_the_packages(capsys: Capture) -> None:
+    assert _exits(["--version"]) == 0
+    assert capsys.readouterr().out == f"esen_lab {__version__}\n"
+
+
+@pytest.mark.parametrize("argv", [["-h"], ["doctor", "-h"]])
+def test_help_is_a_success(argv: list[str], capsys: Capture) -> None:
+    assert _exits(argv) == 0
+    assert "usage: esen-lab" in capsys.readouterr().out
+
+
+def test_the_help_of_run_has_the_options_of_the_script(capsys: Capture) -> None:
+    assert _exits(["run", "-h"]) == 0
+    assert "--repeat N" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("argv", [[], ["dokter"], ["doctor", "--devise", "x"], ["run", "--repeat", "3", "plan"]])
+def test_a_wrong_command_line_is_status_2(argv: list[str], capsys: Capture) -> None:
+    assert _exits(argv) == 2
+    assert "error:" in capsys.readouterr().err
+
+
+def test_run_without_a_plan_is_status_2_and_one_line(capsys: Capture) -> None:
+    assert main(["run"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("nowhere", "nothing of that name"), (".", "a plan alone holds no networks")]
+)
+def test_what_is_no_exported_plan_is_status_1_and_one_line(
+    name: str, said: str, capsys: Capture, tmp_path: Path
+) -> None:
+    assert main(["run", str(tmp_path / name)]) == 1
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert said in told.err
+    assert told.err.count("\n") == 1
+
+
+def test_the_doctor_names_device_limits_store_and_what_is_in_force(capsys: Capture, own_store: Path) -> None:
+    assert main(["doctor"]) == 0
+    told = {line[:20].strip(): line[20:] for line in capsys.readouterr().out.splitlines()}
+    assert told["esen_lab"].startswith(__version__)
+    assert told["device"].startswith("cpu: ")
+    assert told["units"].endswith(" x core")
+    assert told["profile store"] == f"{own_store} (will be made)"
+    assert "asked for 1 core found" in told["share in force"]
+    assert "Ready." in told
+    assert not own_store.exists()
+
+
+def test_the_doctor_says_that_a_store_is_damaged_and_leaves_it(capsys: Capture, own_store: Path) -> None:
+    own_store.parent.mkdir()
+    own_store.write_bytes(b"no database" * 100)
+    assert main(["doctor", "--no-worker"]) == 0
+    assert "damaged or unreadable" in capsys.readouterr().out
+    assert own_store.read_bytes() == b"no database" * 100
+
+
+def test_the_doctor_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.setattr("esen_lab.cli.REQUIRED", ("torch", "a-package-nobody-has"))
+    assert main(["doctor"]) == 1
+    told = capsys.readouterr().out
+    assert "a-package-nobody-has: pip install a-package-nobody-has" in told
+    assert told.endswith("Something needed is missing.\n")
+
+
+def test_an_unknown_device_is_named(capsys: Capture) -> None:
+    assert main(["doctor", "--device", "abacus"]) == 2
+    assert capsys.readouterr().err == "esen-lab: A device is one of: cpu. Given: abacus.\n"
+
+
+@pytest.mark.parametrize("which", ["folder", "plan.json", "script"])
+def test_an_exported_plan_runs_from_each_of_its_names(
+    which: str, exported: Path, capsys: Capture, tmp_path: Path
+) -> None:
+    folder = exported.with_name("plan_files")
+    given = {"folder": folder, "plan.json": folder / "plan.json", "script": exported}[which]
+    answer = tmp_path / "y.npy"
+    assert main(["run", str(given), "--repeat", "2", "--output", str(answer)]) == 0
+    assert "2 runs" in capsys.readouterr().out
+    assert np.load(answer).shape == (3, 2)
+
+
+def test_it_is_a_program() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-m", "esen_lab", "run", "nowhere"], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert ran.stderr.startswith("esen-lab: The exported plan 'nowhere' is there.")

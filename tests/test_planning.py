@@ -1,0 +1,122 @@
+"""Plans: what they refuse, and that they survive the file."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from esen_lab.errors import StoreError, UsageError
+from esen_lab.planning import Lane, Plan, sequential_plan, write_text_atomically
+
+PLAN = Plan(
+    lanes=(Lane(units=2, members=("a", "b"), active_units=(1, 2)), Lane(units=1, members=("c",))),
+    units=4,
+    device={"kind": "cpu", "units": 4},
+    jct_s=0.011,
+    bound_s=0.01,
+    predicted_s={"a": 0.005, "b": 0.006, "c": 0.01},
+    fingerprints={"a": "1", "b": "2", "c": "3"},
+    example="float32[1, 8]",
+    combine="mean",
+    notes=("hello",),
+    created_at="2026-01-01T00:00:00+00:00",
+)
+
+
+def test_a_saved_plan_comes_back_equal(tmp_path: Path) -> None:
+    assert Plan.load(PLAN.save(tmp_path / "plan.json")) == PLAN
+    assert os.listdir(tmp_path) == ["plan.json"]
+
+
+def test_the_gap_is_jct_over_bound_less_one() -> None:
+    assert PLAN.gap == pytest.approx(0.1)
+    assert sequential_plan(["a"], 2).gap is None
+
+
+def test_a_plan_describes_its_lanes_in_one_line() -> None:
+    assert PLAN.describe() == "2: a + b | 1: c"
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        ({"lanes": ()}, "at least one lane"),
+        ({"units": 1}, "between 1 and 1 units"),
+        ({"lanes": (Lane(units=1, members=("a",)), Lane(units=1, members=("a",)))}, "in one lane"),
+    ],
+)
+def test_what_no_plan_can_be_is_refused(change: dict[str, object], rule: str) -> None:
+    with pytest.raises(UsageError, match=rule):
+        Plan(**{"lanes": PLAN.lanes, "units": 4, **change})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        ({"units": 0}, "between 1"),
+        ({"units": 1.5}, "whole number"),
+        ({"units": True}, "whole number"),
+        ({"members": ()}, "at least one sub-model"),
+        ({"members": ("../a",)}, "A name starts"),
+        ({"members": ("a\nb",)}, "A name starts"),
+        ({"active_units": (3,)}, "between 1 and 2"),
+        ({"active_units": (1, 1)}, "once per member"),
+        ({"mode": "magic"}, "serial, threads, vmap"),
+    ],
+)
+def test_what_no_lane_can_be_is_refused(change: dict[str, object], rule: str) -> None:
+    with pytest.raises(UsageError, match=rule):
+        Lane(**{"units": 2, "members": ("a",), **change})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "",
+        "not json",
+        "[]",
+        "{}",
+        json.dumps({**PLAN.to_dict(), "schema_version": 99}),
+        json.dumps({**PLAN.to_dict(), "lanes": "many"}),
+        json.dumps({**PLAN.to_dict(), "lanes": [{"units": 2}]}),
+        json.dumps({**PLAN.to_dict(), "lanes": [{"units": 2, "members": ["a'; import os"], "active_units": [2], "mode": "serial"}]}),
+        json.dumps({**PLAN.to_dict(), "units": "four"}),
+        json.dumps({**PLAN.to_dict(), "jct_s": -1}),
+        json.dumps({**PLAN.to_dict(), "jct_s": float("nan")}),
+        json.dumps({**PLAN.to_dict(), "predicted_s": {"a": None}}),
+        json.dumps(PLAN.to_dict())[:200],
+        "[" * 100_000,
+    ],
+)
+def test_a_damaged_plan_file_is_one_clear_error(damage: str, tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text(damage)
+    with pytest.raises(StoreError, match="plan"):
+        Plan.load(path)
+
+
+def test_a_missing_file_says_so(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="No such file"):
+        Plan.load(tmp_path / "nowhere.json")
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = PLAN.save(tmp_path / "plan.json")
+    before = path.read_text()
+
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(StoreError, match="No space left"):
+        write_text_atomically(path, "new")
+    assert path.read_text() == before
+    assert os.listdir(tmp_path) == ["plan.json"]
+
+
+def test_writing_into_a_folder_that_is_not_there_says_so(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="cannot be written"):
+        PLAN.save(tmp_path / "no" / "plan.json")
