@@ -82,7 +82,12 @@ def test_what_no_lane_can_be_is_refused(change: dict[str, object], rule: str) ->
         json.dumps({**PLAN.to_dict(), "schema_version": 99}),
         json.dumps({**PLAN.to_dict(), "lanes": "many"}),
         json.dumps({**PLAN.to_dict(), "lanes": [{"units": 2}]}),
-        json.dumps({**PLAN.to_dict(), "lanes": [{"units": 2, "members": ["a'; import os"], "active_units": [2], "mode": "serial"}]}),
+        json.dumps(
+            {
+                **PLAN.to_dict(),
+                "lanes": [{"units": 2, "members": ["a'; import os"], "active_units": [2], "mode": "serial"}],
+            }
+        ),
         json.dumps({**PLAN.to_dict(), "units": "four"}),
         json.dumps({**PLAN.to_dict(), "jct_s": -1}),
         json.dumps({**PLAN.to_dict(), "jct_s": float("nan")}),

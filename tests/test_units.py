@@ -15,7 +15,9 @@ def test_names_of_letters_digits_and_a_few_signs_are_fine(name: str) -> None:
     assert check_name(name) == name
 
 
-@pytest.mark.parametrize("name", ["", " a", "a b", "../a", "a/b", "a\n", "a'", '"a"', "1a", "-a", ".a", "a" * 65, None, 3])
+@pytest.mark.parametrize(
+    "name", ["", " a", "a b", "../a", "a/b", "a\n", "a'", '"a"', "1a", "-a", ".a", "a" * 65, None, 3]
+)
 def test_other_names_are_refused_with_the_rule(name: object) -> None:
     with pytest.raises(UsageError, match="A name starts with a letter"):
         check_name(name)
@@ -30,7 +32,15 @@ def test_a_share_is_a_whole_number_within_the_device(units: object) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(1.234, "1.23 s"), (0.0123, "12.3 ms"), (0.123, "123 ms"), (4.5e-6, "4.50 µs"), (0, "0.00 µs"), (None, "-"), (math.nan, "-")],
+    [
+        (1.234, "1.23 s"),
+        (0.0123, "12.3 ms"),
+        (0.123, "123 ms"),
+        (4.5e-6, "4.50 µs"),
+        (0, "0.00 µs"),
+        (None, "-"),
+        (math.nan, "-"),
+    ],
 )
 def test_durations_have_three_digits(seconds: float | None, text: str) -> None:
     assert format_seconds(seconds) == text

@@ -291,7 +291,12 @@ def _spread(values: Sequence[float]) -> float:
 
 def _verdict(rows: Sequence[Row]) -> str:
     """Whether the plan wins, against the fastest baseline whose outputs agree."""
-    plan = rows[-1]
+    plan, reference = rows[-1], next(row for row in rows if row.strategy == "sequential")
+    if not reference.agrees:
+        return (
+            "The sub-models answer differently from call to call (the sequential reference does not agree with itself: "
+            f"{reference.agreement}), so outputs cannot be checked and no speed is reported as a gain."
+        )
     if not plan.agrees:
         return f"The plan's outputs differ from the sequential reference ({plan.agreement}): its speed does not count."
     others = [row for row in rows[:-1] if not row.failed and row.agrees]
@@ -304,10 +309,10 @@ def _verdict(rows: Sequence[Row]) -> str:
     if low > 1:
         loss = format_percent(ratio - 1)
         return f"The plan loses: it is {loss} slower than {best.strategy}. Use {best.strategy} instead."
-    return (
-        f"No clear difference: the plan takes {format_percent(ratio)} of the time of {best.strategy} "
-        f"(95 % interval {format_percent(low)} to {format_percent(high)})."
-    )
+    told = f"No clear difference: the plan takes {format_percent(ratio)} of the time of {best.strategy}"
+    if math.isinf(high):
+        return f"{told}, but {len(ratios)} rounds are too few to be sure; 6 or more are needed."
+    return f"{told} (95 % interval {format_percent(low)} to {format_percent(high)})."
 
 
 def _median_interval(ordered: Sequence[float]) -> tuple[float, float]:

@@ -46,11 +46,7 @@ class Executor:
         self._input = TreeArena()
         self._number = 0
         self._broken = ""
-        self._poller = poll()
-        self._by_fd = {}
-        for index, worker in enumerate(workers):
-            self._poller.register(worker.fileno(), POLLIN)
-            self._by_fd[worker.fileno()] = index
+        self._watch_only_the_living()
 
     @classmethod
     def start(
@@ -90,6 +86,15 @@ class Executor:
                 worker.close(timeout_s=0)
             raise
         return executor
+
+    def _watch_only_the_living(self) -> None:
+        """Make the poller anew: the descriptor of a worker that ended is closed, and may come back as another's."""
+        self._poller = poll()
+        self._by_fd = {}
+        for index, worker in enumerate(self._workers):
+            if worker.alive:
+                self._poller.register(worker.fileno(), POLLIN)
+                self._by_fd[worker.fileno()] = index
 
     @property
     def in_force(self) -> tuple[str, ...]:
@@ -189,33 +194,16 @@ class Executor:
     def _collect(self, timeout_s: float) -> list[RunTimings]:
         """Wait for every lane; a failure in one is raised after the others are done, so that all stay in step."""
         deadline = time.monotonic() + timeout_s
-        timings: list[RunTimings | None] = [None] * len(self._workers)
+        timings: dict[int, RunTimings] = {}
         pending = set(range(len(self._workers)))
         problem: EsenError | None = None
         try:
             while pending:
-                left = deadline - time.monotonic()
-                # In slices: an interrupt may reach another thread, and a wait here would not notice it.
-                ready = self._poller.poll(max(0.0, min(left, _SLICE_S)) * 1000)
-                if not ready and left > _SLICE_S:
-                    continue
-                if not ready:
-                    late = [name for index in sorted(pending) for name in self.plan.lanes[index].members]
-                    raise WorkerTimeout(
-                        f"Every lane answers within {format_seconds(timeout_s)}",
-                        given=f"no answer from the lane of {', '.join(late)}",
-                        hint="Allow more time with timeout_s.",
-                    )
-                for fd, _ in ready:
-                    index = self._by_fd[fd]
-                    if index not in pending:
-                        continue
+                for index in self._answered(pending, deadline, timeout_s):
                     try:
                         timing = self._workers[index].take_run(self._number)
                     except EsenError as failure:
                         problem = problem or self._named(failure, index)
-                        if not self._workers[index].alive:
-                            self._poller.unregister(fd)
                         pending.discard(index)
                         continue
                     if timing is not None:
@@ -226,10 +214,25 @@ class Executor:
             raise
         if problem is not None:
             raise problem
-        return [timing for timing in timings if timing is not None]
+        return [timings[index] for index in range(len(self._workers))]
+
+    def _answered(self, pending: set[int], deadline: float, timeout_s: float) -> list[int]:
+        """Lanes that have an answer to take; waits for a moment at most, so maybe none yet."""
+        left = deadline - time.monotonic()
+        # In slices: an interrupt may reach another thread, and a longer wait here would not notice it.
+        ready = self._poller.poll(max(0.0, min(left, _SLICE_S)) * 1000)
+        if not ready and left <= _SLICE_S:
+            late = [name for index in sorted(pending) for name in self.plan.lanes[index].members]
+            raise WorkerTimeout(
+                f"Every lane answers within {format_seconds(timeout_s)}",
+                given=f"no answer from the lane of {', '.join(late)}",
+                hint="Allow more time with timeout_s.",
+            )
+        return [index for index in (self._by_fd[fd] for fd, _ in ready) if index in pending]
 
     def _named(self, failure: EsenError, index: int) -> EsenError:
         if isinstance(failure, WorkerDied):
+            self._watch_only_the_living()
             members = ", ".join(self.plan.lanes[index].members)
             return WorkerDied(
                 f"{failure.rule.rstrip('.')} (it holds {members})",

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import X, ensemble_of, plan_of
 from models import Sleeper, mlp
+from runtime_cases import X, ensemble_of, plan_of
 from torch import nn
 
 from esen_lab.devices import CpuDevice
@@ -50,7 +50,7 @@ def test_a_plan_that_loses_is_said_to_lose(nursery: Nursery) -> None:
 
 
 def test_a_strategy_that_cannot_run_says_why_and_the_others_go_on(nursery: Nursery) -> None:
-    table = compared(plan_of(("a",), ("b",)), ensemble_of(a=mlp(), b=Sleeper(0.001)), nursery)
+    table = compared(plan_of(("a",), ("b",)), ensemble_of(a=mlp(outputs=8), b=Sleeper(0.001)), nursery)
     assert "one architecture" in table.row("vmap").failed
     assert math.isnan(table.row("vmap").median_s)
     assert not table.row("plan").failed
@@ -69,14 +69,25 @@ class Drifts(nn.Module):
 
 
 def test_outputs_that_differ_from_the_reference_void_the_speed(nursery: Nursery) -> None:
-    ensemble = ensemble_of(a=Drifts(), b=mlp(outputs=8))
-    table = compared(plan_of(("a",), ("b",)), ensemble, nursery, chosen=None, strategies=["sequential"], x=X)
-    row = table.row("plan")
-    assert row.agrees == (row.max_abs_diff == 0.0)
-    drifting = replace(row, agrees=False, agreement="DIFFERS by 1.0 (a)")
     from esen_lab.runtime.comparison import _verdict
 
-    assert "its speed does not count" in _verdict([table.rows[0], drifting])
+    table = compared(plan_of(("a",)), ensemble_of(a=mlp()), nursery, strategies=["sequential"])
+    wrong = replace(table.row("plan"), agrees=False, agreement="DIFFERS by 1.0e+00 (a)")
+    assert "its speed does not count" in _verdict([table.rows[0], wrong])
+
+
+def test_sub_models_that_answer_differently_each_time_are_said_to_be_beyond_checking(nursery: Nursery) -> None:
+    ensemble = ensemble_of(a=Drifts(), b=mlp(outputs=8))
+    table = compared(plan_of(("a",), ("b",)), ensemble, nursery, strategies=["sequential"])
+    assert not table.row("sequential").agrees
+    assert "does not agree with itself" in table.verdict
+
+
+def test_too_few_rounds_are_said_to_be_too_few(nursery: Nursery) -> None:
+    ensemble = ensemble_of(a=mlp())
+    table = compared(plan_of(("a",)), ensemble, nursery, strategies=["sequential"], rounds=3)
+    assert "too few" in table.verdict
+    assert "inf" not in table.verdict
 
 
 def test_agreement_tells_equal_close_and_different_apart() -> None:

@@ -13,8 +13,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from conftest import X, ensemble_of, plan_of
 from models import ByKeyword, KillsItself, MakesNan, Raises, Sleeper, mlp
+from runtime_cases import X, ensemble_of, plan_of
 from torch import nn
 
 from esen_lab.devices import CpuDevice

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from conftest import ensemble_of
 from models import Sleeper, mlp
+from runtime_cases import ensemble_of
 
 from esen_lab.errors import UsageError
 from esen_lab.runtime import STRATEGIES
