@@ -24,6 +24,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # Whatever appears in our own temporary folder is ours; nothing is written to the user's home.
     common = tempfile.gettempdir()
     folder = Path(tempfile.mkdtemp(prefix="esen-"))
+    folder.chmod(0o755)  # tests of what is forbidden become an ordinary user, who must get in
     home, temporary = folder / "home", folder / "tmp"
     home.mkdir()
     temporary.mkdir()

@@ -21,7 +21,7 @@ from esen_lab import Lab, Plan
 from esen_lab.errors import EsenError, ModelError, StoreError, UsageError, WorkerDied
 from esen_lab.planning import Lane
 
-X = torch.randn(4, 8)
+X = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture

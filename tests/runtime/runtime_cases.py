@@ -8,7 +8,7 @@ from torch import nn
 from esen_lab.ensemble import Ensemble, make_combine, make_submodel
 from esen_lab.planning import Lane, Plan
 
-X = torch.randn(4, 8)
+X = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
 
 
 def ensemble_of(combine: str = "mean", example: object = X, **modules: nn.Module) -> Ensemble:

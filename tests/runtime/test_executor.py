@@ -132,7 +132,9 @@ def test_nan_is_reported_not_hidden(start: Start) -> None:
 
 
 def test_a_lane_killed_during_a_run_is_named_and_the_executor_says_it_is_broken(start: Start) -> None:
-    executor = start(plan_of(("fatal",), ("other",)), ensemble_of(fatal=KillsItself(), other=nn.Identity()))
+    executor = start(
+        plan_of(("fatal",), ("other",)), ensemble_of(example=X.abs(), fatal=KillsItself(), other=nn.Identity())
+    )
     with pytest.raises(WorkerDied, match=r"SIGKILL.*fatal"):
         executor.run(-torch.ones(4, 8))
     assert executor.broken
