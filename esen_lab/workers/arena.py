@@ -10,6 +10,7 @@ import math
 import mmap
 import os
 import tempfile
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -28,7 +29,8 @@ class Block:
     """One piece of shared memory, mapped here.
 
     Attributes:
-        fd: The descriptor to pass on, or -1 once closed. Closing it leaves every mapping alive.
+        fd: The descriptor to pass on, or -1 once closed (by `close`, or when the block is dropped). Closing it leaves
+            every mapping alive.
         size: In bytes, at least 1.
         memory: The mapping. Freed with the last tensor that looks into it.
     """
@@ -37,6 +39,8 @@ class Block:
         self.fd = fd
         self.size = size
         self.memory = mmap.mmap(fd, size)
+        self._closer = weakref.finalize(self, os.close, fd)
+        self._closer.atexit = False  # the system closes it then
 
     @classmethod
     def create(cls, size: int) -> Block:
@@ -65,9 +69,8 @@ class Block:
 
     def close(self) -> None:
         """Close the descriptor; tensors in the block stay valid."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
+        self._closer()
+        self.fd = -1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

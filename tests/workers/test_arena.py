@@ -96,3 +96,13 @@ def test_fits_notices_shape_dtype_and_count() -> None:
     assert not fits([torch.zeros(2)], layout)
     assert not fits([torch.zeros(2), torch.zeros(4)], layout)
     assert not fits([torch.zeros(2), torch.zeros(3, dtype=torch.int64)], layout)
+
+
+def test_a_dropped_arena_gives_its_memory_and_descriptors_back() -> None:
+    def descriptors() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    before = descriptors()
+    for _ in range(20):
+        written(torch.zeros(4))
+    assert descriptors() == before
