@@ -14,6 +14,7 @@ from esen_lab.ensemble.recipes import (
     SkeletonRecipe,
     SourceRecipe,
 )
+from esen_lab.ensemble.small_mean import SmallMean
 from esen_lab.ensemble.submodel import SubModel, make_submodel
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Rebuild",
     "Recipe",
     "SkeletonRecipe",
+    "SmallMean",
     "SourceRecipe",
     "SubModel",
     "make_combine",

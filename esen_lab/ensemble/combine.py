@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from esen_lab.ensemble.closure import Closure, run_closure
 from esen_lab.ensemble.importable import import_path
+from esen_lab.ensemble.small_mean import SmallMean, small_mean
 from esen_lab.ensemble.source import capture_object
 from esen_lab.errors import EsenError, StoreError, UsageError
 from esen_lab.trees import Tree, flatten, tensor_spec, unflatten
@@ -74,6 +75,10 @@ class Combine:
             if self.weights:
                 return _combine(dict(outputs), _Weighted(_weights_for(self.weights, list(outputs))), "the output")
             return _combine(dict(outputs), _RULES[self.name], "the output")
+
+    def ahead(self, outputs: Mapping[str, Tree]) -> SmallMean | None:
+        """The rule prepared for outputs that will lie where these lie, equal to the bit; None: there is no gain."""
+        return small_mean(list(outputs.values())) if self.name == "mean" and self.function is None else None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, the saved form.

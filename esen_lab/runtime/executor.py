@@ -8,6 +8,9 @@ The path of every call, for an input that looks like the last one:
     4. The combine rule reads the outputs where they lie and makes a new tensor, which is the caller's own.
 
 An input of another shape costs one more message per lane, once.
+
+Where the lanes leave a core free, this process is awake for the last moments before the answer is due. One that sleeps
+until then pays several times what its part of the work costs, for cold caches and for waking.
 """
 
 from __future__ import annotations
@@ -16,28 +19,36 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from select import POLLIN, poll
 from typing import Any
 
 from esen_lab.devices import Device
-from esen_lab.ensemble import Ensemble
+from esen_lab.ensemble import Combine, Ensemble, SmallMean
 from esen_lab.errors import EsenError, UsageError, WorkerDied, WorkerTimeout
 from esen_lab.planning import Plan
 from esen_lab.runtime.report import LaneReport, RunReport, Span
 from esen_lab.trees import Tree, TreeSpec, flatten, map_tensors, select
 from esen_lab.units import format_seconds
 from esen_lab.workers import Nursery, ProcessWorker, RunTimings
-from esen_lab.workers.arena import TreeArena, fits, spec_of
+from esen_lab.workers.arena import TreeArena, spec_of
 
 _SETTLE_S = 1.0
 _SLICE_S = 0.25
+# With a core to spare, the last moments before the expected answer are spent looking instead of sleeping.
+_LOOK_PART = 0.05
+_LOOK_LEAST_S = 0.0002
+_LOOK_MOST_S = 0.001
+_LOOK_FROM_S = 0.0005  # after a shorter sleep the caches are still warm
 DEFAULT_TIMEOUT_S = 600.0
 
 
 class Executor:
     """The warm lanes of one plan. Made by `start`; may be called from several threads, which then take turns."""
 
-    def __init__(self, plan: Plan, ensemble: Ensemble, workers: tuple[ProcessWorker, ...]) -> None:
+    def __init__(
+        self, plan: Plan, ensemble: Ensemble, workers: tuple[ProcessWorker, ...], *, core_to_spare: bool = False
+    ) -> None:
         """Use `start`."""
         self.plan = plan
         self.ensemble = ensemble
@@ -46,6 +57,11 @@ class Executor:
         self._input = TreeArena()
         self._number = 0
         self._broken = ""
+        self._prepared: SmallMean | None = None
+        self._prepared_for: tuple[list[int], Combine | None] = ([], None)
+        self._core_to_spare = core_to_spare
+        self._lasted_s = 0.0  # from the wake-ups to the last answer, last time; 0: not known for this input
+        self._slowest_first = list(range(len(workers)))
         self._watch_only_the_living()
 
     @classmethod
@@ -79,7 +95,7 @@ class Executor:
             for index, place in enumerate(device.place([lane.units for lane in plan.lanes])):
                 workers.append(nursery.worker(place, label=f"lane {index + 1}"))
             _fill(workers, plan, ensemble, on_progress or _silent, load_timeout_s)
-            executor = cls(plan, ensemble, tuple(workers))
+            executor = cls(plan, ensemble, tuple(workers), core_to_spare=_core_to_spare(plan, device))
             executor.run(example_of(ensemble))
         except BaseException:
             for worker in workers:
@@ -131,9 +147,15 @@ class Executor:
             begin = time.perf_counter_ns()
             spec = self._hand_over(x)
             copied = time.perf_counter_ns()
-            timings = self._collect(timeout_s)
+            ahead = self._ahead()
+            reserved = ahead.reserve() if ahead is not None else None
+            timings = self._collect(timeout_s, partial(ahead.into, reserved) if ahead and reserved else None)
             done = time.perf_counter_ns()
-            output = self._combine(self._outputs())
+            self._lasted_s = (done - copied) / 1e9
+            if ahead is not None and reserved is not None and self._ahead() is ahead:
+                output = ahead.into(reserved)
+            else:
+                output = self._combine(self._outputs())
             end = time.perf_counter_ns()
             return output, self._report(timings, spec, begin, copied, done, end)
 
@@ -160,23 +182,20 @@ class Executor:
         """Copy the input where the lanes read it, and wake them."""
         if self.broken:
             raise WorkerDied(f"This plan's lanes cannot run: {self._broken}", hint="Start the plan again.")
-        import torch
-
-        x = as_tensors(x)
-        leaves, structure = flatten(x)
-        layouts = self._input.layouts
-        if not (layouts and structure == layouts[0].spec.structure and fits(leaves, layouts[0])):
-            self._announce(x)
-        with torch.no_grad():
+        if not self._input.write_plain(x):
+            x = as_tensors(x)
+            leaves, structure = flatten(x)
+            if not self._input.fits(0, leaves, structure):
+                self._announce(x)
             self._input.write(0, leaves)
         self._number += 1
         started = []
         try:
-            for worker in self._workers:
-                started.append(worker)
-                worker.start_run(self._number)
+            for index in self._slowest_first:  # each wake-up takes a moment: the one that matters goes first
+                started.append(index)
+                self._workers[index].start_run(self._number)
         except BaseException:
-            self._settle({index for index, worker in enumerate(started) if worker.alive})
+            self._settle({index for index in started if self._workers[index].alive})
             raise
         return self._input.layouts[0].spec
 
@@ -187,17 +206,25 @@ class Executor:
             raise UsageError("The input holds at least one tensor", given=str(spec))
         for submodel in self.ensemble.submodels:
             select_keys(x, submodel.input_keys, submodel.name)
+        self._lasted_s = 0.0
         grown = self._input.prepare([spec])
         for worker in self._workers:
             worker.set_input(self._input.layouts[0], self._input.block if grown else None)
 
-    def _collect(self, timeout_s: float) -> list[RunTimings]:
-        """Wait for every lane; a failure in one is raised after the others are done, so that all stay in step."""
+    def _collect(self, timeout_s: float, rehearse: Callable[[], object] | None = None) -> list[RunTimings]:
+        """Wait for every lane; a failure in one is raised after the others are done, so that all stay in step.
+
+        Args:
+            timeout_s: Deadline.
+            rehearse: Called shortly before the answers are due, where there is a core for it: warms what comes after.
+        """
         deadline = time.monotonic() + timeout_s
         timings: dict[int, RunTimings] = {}
         pending = set(range(len(self._workers)))
         problem: EsenError | None = None
         try:
+            if self._core_to_spare and self._lasted_s > _LOOK_FROM_S:
+                self._look_out(min(self._lasted_s, timeout_s), rehearse)
             while pending:
                 for index in self._answered(pending, deadline, timeout_s):
                     try:
@@ -215,6 +242,18 @@ class Executor:
         if problem is not None:
             raise problem
         return [timings[index] for index in range(len(self._workers))]
+
+    def _look_out(self, expected_s: float, rehearse: Callable[[], object] | None) -> None:
+        """Wait until a lane answers, or for a moment longer than expected; the last of it awake."""
+        margin = min(max(expected_s * _LOOK_PART, _LOOK_LEAST_S), _LOOK_MOST_S)
+        due = time.perf_counter() + expected_s
+        while (left := due - margin - time.perf_counter()) > 0.001:
+            if self._poller.poll(int(min(left, _SLICE_S) * 1000)):
+                return
+        if rehearse is not None:
+            rehearse()
+        while not self._poller.poll(0) and time.perf_counter() < due + margin:
+            pass
 
     def _answered(self, pending: set[int], deadline: float, timeout_s: float) -> list[int]:
         """Lanes that have an answer to take; waits for a moment at most, so maybe none yet."""
@@ -267,6 +306,16 @@ class Executor:
             found.update(zip(lane.members, worker.outputs(), strict=True))
         return {name: found[name] for name in self.ensemble.names if name in found}
 
+    def _ahead(self) -> SmallMean | None:
+        """The combine rule prepared for outputs that look like the last ones, where it can be."""
+        rule = self.ensemble.combine
+        looks = [worker.looks for worker in self._workers]
+        if looks != self._prepared_for[0] or rule is not self._prepared_for[1]:
+            known = all(worker.has_outputs for worker in self._workers)
+            self._prepared = rule.ahead(self._outputs()) if known else None
+            self._prepared_for = (looks, rule)
+        return self._prepared
+
     def _combine(self, outputs: dict[str, Tree]) -> Tree:
         import torch
 
@@ -294,6 +343,7 @@ class Executor:
                     end_s=(max(timing.end_ns) - begin) / 1e9,
                 )
             )
+        self._slowest_first.sort(key=lambda index: lanes[index].start_s - lanes[index].end_s)
         batch = str(spec)
         same_shape = not self.plan.example or batch == self.plan.example
         notes = []
@@ -329,6 +379,11 @@ def _check_fits(plan: Plan, ensemble: Ensemble, device: Device) -> None:
             given=f"a lane of {widest}",
             hint="The plan was made for a larger device: search again here.",
         )
+
+
+def _core_to_spare(plan: Plan, device: Device) -> bool:
+    """Whether this process can stay awake without taking a core from a lane."""
+    return device.identity.kind != "cpu" or sum(lane.units for lane in plan.lanes) < device.units
 
 
 def _fill(

@@ -13,10 +13,10 @@ import tempfile
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from esen_lab.errors import DeviceError
-from esen_lab.trees import TensorSpec, Tree, TreeSpec, flatten, tensor_spec, unflatten
+from esen_lab.trees import Structure, TensorSpec, Tree, TreeSpec, flatten, tensor_spec, unflatten
 from esen_lab.units import format_bytes
 
 if TYPE_CHECKING:
@@ -108,6 +108,7 @@ class TreeArena:
         self._block: Block | None = None
         self._layouts: tuple[Layout, ...] = ()
         self._views: list[list[torch.Tensor]] = []
+        self._plain: torch.Tensor | None = None
 
     @property
     def block(self) -> Block | None:
@@ -144,13 +145,41 @@ class TreeArena:
             self._block = block
         assert self._block is not None
         self._layouts = tuple(layouts)
-        self._views = [views(self._block, layout) for layout in layouts]
+        self._look()
         return grown
+
+    def fits(self, index: int, leaves: Sequence[torch.Tensor], structure: Structure) -> bool:
+        """Whether a flattened tree looks exactly like tree `index`; the cheap check on the path of every call."""
+        if index >= len(self._layouts):
+            return False
+        spec = self._layouts[index].spec
+        if structure != spec.structure or len(leaves) != len(spec.tensors):
+            return False
+        for leaf, view, described in zip(leaves, self._views[index], spec.tensors, strict=True):
+            if leaf.dtype != view.dtype or leaf.shape != view.shape:
+                return False
+            if leaf.dim() == 4 and tensor_spec(leaf).channels_last != described.channels_last:
+                return False
+        return True
 
     def write(self, index: int, leaves: Sequence[torch.Tensor]) -> None:
         """Copy the tensors of tree `index` in; they must look like its spec."""
         for view, leaf in zip(self._views[index], leaves, strict=True):
-            view.copy_(leaf)
+            view.copy_(leaf.detach() if leaf.requires_grad else leaf)
+
+    def write_plain(self, tensor: Any) -> bool:
+        """The short way for the most frequent case: one tensor that looks like the only one here.
+
+        Returns:
+            Whether it was copied in; False: take the long way.
+        """
+        plain = self._plain
+        if plain is None or type(tensor) is not type(plain):
+            return False
+        if tensor.shape != plain.shape or tensor.dtype is not plain.dtype or tensor.requires_grad:
+            return False
+        plain.copy_(tensor)
+        return True
 
     def read(self, index: int) -> Tree:
         """Tree `index` as views into the block."""
@@ -163,7 +192,15 @@ class TreeArena:
             self._block = block
         assert self._block is not None
         self._layouts = layouts
-        self._views = [views(self._block, layout) for layout in layouts]
+        self._look()
+
+    def _look(self) -> None:
+        """Make the views of the layouts in force."""
+        assert self._block is not None
+        self._views = [views(self._block, layout) for layout in self._layouts]
+        alone = len(self._layouts) == 1 and self._layouts[0].spec.structure == ("tensor",)
+        # Not for four dimensions: there the layout of channels is looked at too.
+        self._plain = self._views[0][0] if alone and self._views[0][0].dim() != 4 else None
 
     def close(self) -> None:
         """Let go of the block; views handed out stay valid."""
@@ -171,15 +208,8 @@ class TreeArena:
             self._block.close()
             self._block = None
         self._views = []
+        self._plain = None
         self._layouts = ()
-
-
-def fits(leaves: Sequence[torch.Tensor], layout: Layout) -> bool:
-    """Whether tensors look exactly like a layout's; the cheap check on the path of every call."""
-    specs = layout.spec.tensors
-    if len(leaves) != len(specs):
-        return False
-    return all(tensor_spec(leaf) == spec for leaf, spec in zip(leaves, specs, strict=True))
 
 
 def spec_of(tree: Tree, what: str) -> tuple[list[torch.Tensor], TreeSpec]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from esen_lab.devices import Placement
 from esen_lab.errors import UsageError
 from esen_lab.trees import Structure, Tree, TreeSpec, call_with, flatten, select, tensor_spec, unflatten
-from esen_lab.workers.arena import Block, Layout, TreeArena, fits
+from esen_lab.workers.arena import Block, Layout, TreeArena
 from esen_lab.workers.base import TIMING
 
 if TYPE_CHECKING:
@@ -205,8 +205,7 @@ class Engine:
         kept: list[tuple[list[torch.Tensor], Structure] | None],
     ) -> bool:
         """Write one member's outputs where the last ones were, or keep them when they look different."""
-        layouts = self._arena.layouts
-        if index < len(layouts) and structure == layouts[index].spec.structure and fits(leaves, layouts[index]):
+        if self._arena.fits(index, leaves, structure):
             self._arena.write(index, leaves)
         else:
             kept[index] = (leaves, structure)

@@ -26,7 +26,7 @@ from esen_lab.errors import (
 from esen_lab.trees import Tree
 from esen_lab.workers import wire
 from esen_lab.workers.arena import Block, Layout, TreeArena
-from esen_lab.workers.base import RunTimings
+from esen_lab.workers.base import TIMING, RunTimings
 from esen_lab.workers.messages import Arrange, Call, Load, NewOutputs, Problem, Ready, SetInput, Unload
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ class ProcessWorker:
         self._number = 0
         self._alive = True
         self._outputs = TreeArena()
+        self._timing_bytes = 0
+        self.looks = 0  # counts the changes of where and how outputs lie
 
     @property
     def label(self) -> str:
@@ -128,6 +130,8 @@ class ProcessWorker:
         """See `Worker.arrange`."""
         self._outputs.close()
         self._ask(Arrange(members=members, mode=mode), "arrange its sub-models", 300)
+        self._timing_bytes = TIMING.size * len(members)
+        self.looks += 1
 
     def set_input(self, layout: Layout, block: Block | None) -> None:
         """See `Worker.set_input`."""
@@ -213,7 +217,7 @@ class ProcessWorker:
             WorkerDied: It is gone.
         """
         try:
-            frame = wire.receive(self._sock, time.monotonic() + 30)
+            frame = wire.receive(self._sock, time.monotonic() + 30, announced=True, likely=self._timing_bytes)
         except (wire.Closed, TimeoutError):
             raise self._died("run") from None
         if frame.kind == wire.DONE:
@@ -226,7 +230,13 @@ class ProcessWorker:
         assert isinstance(answer, NewOutputs)
         block = None if answer.block_bytes is None else Block(frame.fds[0], answer.block_bytes)
         self._outputs.adopt(block, answer.layouts)
+        self.looks += 1
         return RunTimings.unpack(answer.timings) if frame.number == number else None
+
+    @property
+    def has_outputs(self) -> bool:
+        """Whether a run of the present arrangement has left outputs."""
+        return bool(self._outputs.layouts)
 
     def outputs(self) -> list[Tree]:
         """Each member's output of the last run, as views into memory that the next run overwrites."""

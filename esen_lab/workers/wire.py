@@ -22,6 +22,8 @@ from typing import Any
 
 RUN, DONE, MESSAGE, REPLY, FAILED = range(1, 6)
 
+SURE = 64  # no pickled record of `messages.py` is shorter: that many bytes of a body never belong to the next frame
+
 _HEADER = struct.Struct("<BxxxIQ")
 _MOST_FDS = 4
 _FD_SPACE = socket.CMSG_SPACE(_MOST_FDS * array.array("i").itemsize)
@@ -51,7 +53,7 @@ def send(sock: socket.socket, kind: int, number: int = 0, body: bytes = b"", fds
     Raises:
         Closed: The other side is gone.
     """
-    data = _HEADER.pack(kind, len(body), number) + body
+    data = _HEADER.pack(kind, len(body), number) + body if body else _HEADER.pack(kind, 0, number)
     try:
         if fds:
             sent = socket.send_fds(sock, [data], list(fds))
@@ -67,23 +69,29 @@ def send_record(sock: socket.socket, kind: int, record: object, number: int = 0,
     send(sock, kind, number, pickle.dumps(record, protocol=pickle.HIGHEST_PROTOCOL), fds)
 
 
-def receive(sock: socket.socket, deadline: float | None = None) -> Frame:
+def receive(sock: socket.socket, deadline: float | None = None, *, announced: bool = False, likely: int = 0) -> Frame:
     """Wait for one whole frame.
 
     Args:
         sock: A blocking socket.
         deadline: On `time.monotonic`; None waits for ever.
+        announced: A poll has just said that there is something to read, so the first look does not wait.
+        likely: How long the body probably is, in bytes: a short frame then comes in one call. Any other body that may
+            come is a pickled record, hence longer than `SURE`.
 
     Raises:
         Closed: The other side is gone.
         TimeoutError: The deadline passed first.
     """
     fds: list[int] = []
-    header = b""
-    while len(header) < _HEADER.size:
-        _wait(sock, deadline)
+    start = b""
+    first = _HEADER.size + min(likely, SURE)
+    while len(start) < _HEADER.size:
+        if not announced:
+            _wait(sock, deadline)
+        announced = False
         try:
-            part, ancillary, _, _ = sock.recvmsg(_HEADER.size - len(header), _FD_SPACE)
+            part, ancillary, _, _ = sock.recvmsg(first - len(start), _FD_SPACE)
         except OSError as problem:
             raise Closed(str(problem)) from problem
         for level, kind, data in ancillary:
@@ -95,11 +103,14 @@ def receive(sock: socket.socket, deadline: float | None = None) -> Frame:
             for fd in fds:
                 os.close(fd)
             raise Closed("end of file")
-        header += part
+        start += part
     for fd in fds:
         os.set_inheritable(fd, False)
-    kind, length, number = _HEADER.unpack(header)
-    return Frame(kind, number, _receive_exactly(sock, length, deadline) if length else b"", tuple(fds))
+    kind, length, number = _HEADER.unpack_from(start)
+    body = start[_HEADER.size :]
+    if len(body) < length:
+        body += _receive_exactly(sock, length - len(body), deadline)
+    return Frame(kind, number, body, tuple(fds))
 
 
 def _receive_exactly(sock: socket.socket, length: int, deadline: float | None) -> bytes:

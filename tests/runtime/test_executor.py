@@ -18,7 +18,7 @@ from runtime_cases import X, ensemble_of, plan_of
 from torch import nn
 
 from esen_lab.devices import CpuDevice
-from esen_lab.ensemble import Ensemble
+from esen_lab.ensemble import Ensemble, make_combine
 from esen_lab.errors import ModelError, UsageError, WorkerDied, WorkerTimeout
 from esen_lab.planning import Plan
 from esen_lab.runtime import Executor, Nursery
@@ -43,6 +43,37 @@ def test_outputs_belong_to_the_caller_and_do_not_change_with_the_next_run(start:
     kept = first.clone()
     executor.run(torch.zeros(4, 8))
     assert torch.equal(first, kept)
+
+
+def test_the_mean_stays_right_while_batches_rules_and_shapes_change(start: Start) -> None:
+    a, b = mlp(seed=1), mlp(seed=2)
+    executor = start(plan_of(("a",), ("b",), units=3), ensemble_of(a=a, b=b))
+    kept = []
+    for batch in (4, 4, 4, 2, 2, 4, 4):
+        x = torch.randn(batch, 8)
+        output, _ = executor.run(x)
+        with torch.inference_mode():
+            expected = (a(x) + b(x)) / 2
+        torch.testing.assert_close(output, expected)
+        kept.append((output, expected))
+    executor.ensemble = executor.ensemble.with_combine(make_combine("stack"))
+    assert executor.run(torch.ones(4, 8))[0].shape[0] == 2
+    executor.ensemble = executor.ensemble.with_combine(make_combine("mean"))
+    executor.run(torch.ones(4, 8))
+    for output, expected in kept:
+        torch.testing.assert_close(output, expected)
+
+
+def test_with_a_core_to_spare_an_early_or_late_lane_is_still_waited_for(start: Start) -> None:
+    class Varies(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            time.sleep(abs(float(x.flatten()[0])) % 0.1)
+            return x * 2
+
+    executor = start(plan_of(("a",), ("b",), units=3), ensemble_of(a=Varies(), b=Sleeper(0.001)))
+    for seconds in (0.001, 0.02, 0.001, 0.05, 0.03):
+        output, _ = executor.run(torch.full((4, 8), seconds))
+        torch.testing.assert_close(output, torch.full((4, 8), seconds * 2))
 
 
 def test_lanes_run_at_the_same_time(start: Start) -> None:

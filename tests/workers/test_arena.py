@@ -7,8 +7,8 @@ import os
 import pytest
 import torch
 
-from esen_lab.trees import tree_spec
-from esen_lab.workers.arena import ALIGNMENT, Block, TreeArena, fits, lay_out, spec_of
+from esen_lab.trees import flatten, tree_spec
+from esen_lab.workers.arena import ALIGNMENT, Block, TreeArena, lay_out, spec_of
 
 
 def written(tree: object) -> TreeArena:
@@ -90,12 +90,39 @@ def test_views_outlive_the_arena() -> None:
     assert torch.equal(view, torch.arange(3.0))
 
 
-def test_fits_notices_shape_dtype_and_count() -> None:
-    layout = lay_out(tree_spec((torch.ones(2), torch.ones(3))))
-    assert fits([torch.zeros(2), torch.zeros(3)], layout)
-    assert not fits([torch.zeros(2)], layout)
-    assert not fits([torch.zeros(2), torch.zeros(4)], layout)
-    assert not fits([torch.zeros(2), torch.zeros(3, dtype=torch.int64)], layout)
+def test_fits_notices_structure_shape_dtype_and_count() -> None:
+    arena = written((torch.ones(2), torch.ones(3)))
+    pair = flatten((torch.ones(2), torch.ones(3)))[1]
+    assert arena.fits(0, [torch.zeros(2), torch.zeros(3)], pair)
+    assert not arena.fits(1, [torch.zeros(2), torch.zeros(3)], pair), "there is no second tree"
+    assert not arena.fits(0, [torch.zeros(2), torch.zeros(3)], flatten([torch.ones(2), torch.ones(3)])[1])
+    assert not arena.fits(0, [torch.zeros(2)], pair)
+    assert not arena.fits(0, [torch.zeros(2), torch.zeros(4)], pair)
+    assert not arena.fits(0, [torch.zeros(2), torch.zeros(3, dtype=torch.int64)], pair)
+
+
+def test_fits_tells_channels_last_apart() -> None:
+    image = torch.ones(1, 3, 4, 4)
+    arena = written(image)
+    assert arena.fits(0, [image], ("tensor",))
+    assert not arena.fits(0, [image.to(memory_format=torch.channels_last)], ("tensor",))
+
+
+def test_the_short_way_in_takes_only_a_lone_tensor_that_looks_the_same() -> None:
+    arena = written(torch.zeros(3))
+    assert arena.write_plain(torch.arange(3.0))
+    assert torch.equal(arena.read(0), torch.arange(3.0))
+    for other in (torch.ones(4), torch.ones(3, dtype=torch.float64), torch.ones(3).numpy(), [torch.ones(3)], None):
+        assert not arena.write_plain(other)
+    assert not arena.write_plain(torch.ones(3, requires_grad=True))
+    assert not written((torch.zeros(3),)).write_plain(torch.ones(3)), "a tuple of one is not a tensor"
+    assert torch.equal(arena.read(0), torch.arange(3.0)), "what was refused left no trace"
+
+
+def test_what_is_written_never_pulls_the_block_into_a_gradient() -> None:
+    arena = written(torch.zeros(3))
+    arena.write(0, [torch.ones(3, requires_grad=True)])
+    assert not arena.read(0).requires_grad
 
 
 def test_a_dropped_arena_gives_its_memory_and_descriptors_back() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import socket
 import threading
 import time
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from esen_lab.workers import wire
+from esen_lab.workers.messages import NewOutputs, Problem
 
 
 @pytest.fixture
@@ -57,3 +59,21 @@ def test_the_end_of_the_other_side_is_said_not_waited_for(pair: tuple[socket.soc
 def test_a_deadline_ends_the_wait(pair: tuple[socket.socket, socket.socket]) -> None:
     with pytest.raises(TimeoutError):
         wire.receive(pair[0], deadline=time.monotonic())
+
+
+def test_a_likely_length_never_eats_into_the_next_frame(pair: tuple[socket.socket, socket.socket]) -> None:
+    bodies = [b"x" * 17, b"y" * 17, b"z" * 500]
+    for number, body in enumerate(bodies):
+        wire.send(pair[0], wire.DONE, number, body)
+    for number, body in enumerate(bodies):
+        frame = wire.receive(pair[1], time.monotonic() + 5, announced=True, likely=17)
+        assert (frame.number, frame.body) == (number, body)
+
+
+def test_every_record_is_longer_than_what_is_read_ahead() -> None:
+    shortest = [
+        Problem(kind="", name="", summary="", traceback=""),
+        NewOutputs(timings=b"", layouts=(), block_bytes=None),
+    ]
+    for record in shortest:
+        assert len(pickle.dumps(record, protocol=pickle.HIGHEST_PROTOCOL)) >= wire.SURE

@@ -1,0 +1,85 @@
+"""The mean of small outputs with the least work after the last of them is there.
+
+A call of torch costs microseconds in a loop, but 0.1 ms and more in a process that has just slept through the run of
+the lanes: its code has left the caches. NumPy's path is several times shorter, and the result can be allocated while
+the lanes still run. The additions are the same, in the same order, so the result is equal to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+_MOST_ELEMENTS = 16_384  # beyond, torch's several threads win over its longer path
+
+
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """Memory for one result, as its two owners see it."""
+
+    tensor: torch.Tensor
+    array: Any  # numpy.ndarray
+
+
+class SmallMean:
+    """The mean over tensors that are overwritten in place from call to call.
+
+    `reserve` may run while they are being written; `into` must not.
+    """
+
+    def __init__(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Use `small_mean`."""
+        import numpy
+        import torch
+
+        self._like = tensors[0]
+        self._arrays = [tensor.numpy() for tensor in tensors]
+        self._count = numpy.asarray(len(tensors), dtype=self._arrays[0].dtype)
+        self._empty = torch.empty_like
+        self._add = numpy.add
+        self._divide = numpy.divide
+        self._quietly = numpy.errstate
+
+    def reserve(self) -> Reserved:
+        """Fresh memory for a result: it is the caller's alone."""
+        tensor = self._empty(self._like)
+        return Reserved(tensor, tensor.numpy())
+
+    def into(self, reserved: Reserved) -> torch.Tensor:
+        """The mean, written into `reserved`."""
+        out = reserved.array
+        arrays = self._arrays
+        add = self._add
+        with self._quietly(all="ignore"):  # infinities meet without a word in torch too
+            if len(arrays) == 1:
+                out[...] = arrays[0]
+            else:
+                add(arrays[0], arrays[1], out)
+                for array in arrays[2:]:
+                    add(out, array, out)
+            self._divide(out, self._count, out)
+        return reserved.tensor
+
+
+def small_mean(outputs: Sequence[Any]) -> SmallMean | None:
+    """A `SmallMean` where every output is a small plain tensor like the first, else None.
+
+    Plain: on the CPU, contiguous, float32 or float64, of one shape, at most 16384 elements.
+    """
+    import torch
+
+    first = outputs[0] if outputs else None
+    if not isinstance(first, torch.Tensor) or first.dtype not in (torch.float32, torch.float64):
+        return None
+    if first.device.type != "cpu" or first.numel() > _MOST_ELEMENTS:
+        return None
+    for tensor in outputs:
+        if not isinstance(tensor, torch.Tensor) or tensor.shape != first.shape or tensor.dtype != first.dtype:
+            return None
+        if tensor.device.type != "cpu" or not tensor.is_contiguous():
+            return None
+    return SmallMean(outputs)
