@@ -45,7 +45,7 @@ def measure(nursery: Nursery, x: torch.Tensor, seconds: float, spare: bool, runs
     submodels = tuple(make_submodel(name, Sleeper(seconds), x) for name in NAMES)
     executor = Executor.start(plan, Ensemble(submodels=submodels, combine=make_combine("mean")), device, nursery)
     try:
-        return [executor.run(x)[1] for _ in range(runs)]
+        return [executor.run(torch.randn(4, 8))[1] for _ in range(runs)]
     finally:
         executor.close()
 

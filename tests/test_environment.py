@@ -259,3 +259,17 @@ def test_a_moved_checkout_is_set_up_again(checkout: Path) -> None:
     moved = checkout.rename(checkout.with_name("moved"))
     assert make(moved, "setup").returncode == 0
     assert installs(moved) == 2
+
+
+@pytest.mark.parametrize("python", ["3.11.0", "3.12.0", "3.13.0"])
+def test_every_pinned_version_may_be_installed_on_the_first_release_of_each_python(python: str) -> None:
+    """A pin made on a late bugfix release must not shut out Debian's 3.11.2."""
+    refused = []
+    for name in pins():
+        try:
+            allowed = metadata.metadata(name).get("Requires-Python") or ""
+        except metadata.PackageNotFoundError:
+            continue  # of another system
+        if not SpecifierSet(allowed).contains(python):
+            refused.append(f"{name} needs Python {allowed}")
+    assert not refused
