@@ -39,7 +39,7 @@ _SLICE_S = 0.25
 _LOOK_PART = 0.05
 _LOOK_LEAST_S = 0.0002
 _LOOK_MOST_S = 0.001
-_LOOK_FROM_S = 0.0005  # after a shorter sleep the caches are still warm
+_LOOK_FROM_S = 0.003  # after a shorter sleep there is nothing to gain
 DEFAULT_TIMEOUT_S = 600.0
 
 

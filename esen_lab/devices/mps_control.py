@@ -1,0 +1,435 @@
+"""The control daemon of NVIDIA MPS (the Multi-Process Service; nothing to do with Apple's `mps` backend of PyTorch).
+
+A private daemon serves one GPU: a fault on one GPU would otherwise shut out new clients on healthy ones. It lives as
+long as its guard (`mps_guard.py`), and the guard as long as this process, so nothing is left behind by a kernel that is
+killed. Compute mode, clocks and persistence are never touched.
+
+What the daemon answers, as NVIDIA's documentation of MPS gives it (checked against a scripted control program only
+until it has been seen on a GPU):
+
+    get_server_list             one process id per line, or nothing
+    get_server_status SERVER    INITIALIZING | ACTIVE | FAULT
+    get_client_list SERVER      one process id per line, or nothing
+    terminate_client SERVER PID 0 when it is done
+    quit                        ends servers and daemon
+
+A client that cannot reach a daemon runs without MPS and without limits, and nobody says so. Hence `clients`: a lane
+counts only once it is listed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from esen_lab.errors import DeviceError, UsageError
+
+CONTROL = "nvidia-cuda-mps-control"
+SERVER = "nvidia-cuda-mps-server"
+# Where the driver's packages put them when they are not on PATH.
+USUAL_FOLDERS = (
+    "/usr/bin",
+    "/usr/local/nvidia/bin",
+    "/usr/lib/nvidia/bin",
+    "/opt/nvidia/bin",
+    "/run/nvidia/driver/usr/bin",
+)
+LONGEST_SOCKET_PATH = 107  # of sockaddr_un, without its closing zero
+_SOCKET_NAME = "control_privileged"  # the longest that the daemon makes in its folder
+_LOOK_S = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MpsPrograms:
+    """Where the two programs of MPS are. They come with the driver, not with CUDA or PyTorch."""
+
+    control: Path
+    server: Path
+
+
+def find_programs(folders: Sequence[str | Path] | None = None) -> MpsPrograms:
+    """Find the programs of MPS.
+
+    Args:
+        folders: Where to look; None: PATH, then the usual folders of drivers.
+
+    Raises:
+        DeviceError: One is missing; the message says where was looked.
+    """
+    where = [str(folder) for folder in (folders or [*os.get_exec_path(), *USUAL_FOLDERS])]
+    path = os.pathsep.join(where)
+    found = {name: shutil.which(name, path=path) for name in (CONTROL, SERVER)}
+    missing = [name for name, at in found.items() if at is None]
+    if missing:
+        raise DeviceError(
+            "NVIDIA MPS needs two programs that come with the driver",
+            given=f"no {' and no '.join(missing)} in {', '.join(dict.fromkeys(where))}",
+            hint="Install the driver's compute utilities (Debian: nvidia-compute-utils), or use green contexts.",
+        )
+    return MpsPrograms(control=Path(found[CONTROL] or ""), server=Path(found[SERVER] or ""))
+
+
+class MpsDaemon:
+    """One control daemon, private or adopted. Made by `start` or `adopt`; use as a context manager or call `stop`."""
+
+    def __init__(
+        self, *, control: Path, folder: Path, gpu: str, guard: _Guard | None, clock: Callable[[], float]
+    ) -> None:
+        """Use `start` or `adopt`."""
+        self._control = control
+        self._folder = folder
+        self._gpu = gpu
+        self._guard = guard
+        self._clock = clock
+
+    @classmethod
+    def start(
+        cls,
+        gpu: str,
+        *,
+        programs: MpsPrograms | None = None,
+        parent: Path | None = None,
+        timeout_s: float = 20.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> MpsDaemon:
+        """Start a private daemon for one GPU.
+
+        Args:
+            gpu: The GPU's UUID ("GPU-..."): indices change with CUDA_VISIBLE_DEVICES, UUIDs do not.
+            programs: Where MPS is; None looks for it.
+            parent: Where its folder is made, mode 0700; None: the user's runtime folder, else the temporary folder.
+            timeout_s: Until it must answer.
+            clock: Seconds that only go forward.
+
+        Raises:
+            DeviceError: MPS is missing, or the daemon did not come up; the message carries what it printed.
+            UsageError: The folder's path is too long for a socket.
+        """
+        programs = programs or find_programs()
+        folder = Path(tempfile.mkdtemp(prefix="esen", dir=parent or _short_folder()))  # mkdtemp makes mode 0700
+        try:
+            _check_length(folder)
+            guard = _Guard(programs.control, folder, client_environment(folder) | {"CUDA_VISIBLE_DEVICES": gpu})
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        daemon = cls(control=programs.control, folder=folder, gpu=gpu, guard=guard, clock=clock)
+        try:
+            daemon._wait_until_it_answers(timeout_s)
+            daemon.ask(f"start_server -uid {os.getuid()}")
+        except BaseException:
+            daemon.stop()
+            raise
+        return daemon
+
+    @classmethod
+    def adopt(cls, folder: str | Path, gpu: str, *, programs: MpsPrograms | None = None) -> MpsDaemon:
+        """Use a daemon that already runs, such as the one of a cluster; `stop` leaves it alone.
+
+        Args:
+            folder: Its CUDA_MPS_PIPE_DIRECTORY.
+            gpu: The GPU's UUID.
+            programs: Where MPS is; None looks for it.
+
+        Raises:
+            DeviceError: No daemon answers there.
+        """
+        programs = programs or find_programs()
+        daemon = cls(control=programs.control, folder=Path(folder), gpu=gpu, guard=None, clock=time.monotonic)
+        daemon.servers()
+        return daemon
+
+    @property
+    def gpu(self) -> str:
+        """The UUID of the GPU it serves."""
+        return self._gpu
+
+    @property
+    def private(self) -> bool:
+        """Whether it is ours to stop."""
+        return self._guard is not None
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still runs, as far as can be seen without asking it."""
+        return self._folder.is_dir() if self._guard is None else self._guard.alive
+
+    def environment(self, percentage: int | None = None, *, memory_bytes: int | None = None) -> dict[str, str]:
+        """What a lane's process must have in its environment before it starts CUDA.
+
+        Args:
+            percentage: Its share of the GPU's compute, 1..100; fixed for the life of the process. None: no limit.
+            memory_bytes: Device memory that it may pin; None: no limit.
+
+        Raises:
+            UsageError: The percentage or the memory is out of range.
+        """
+        wanted = client_environment(self._folder) | {"CUDA_VISIBLE_DEVICES": self._gpu}
+        if percentage is not None:
+            if not isinstance(percentage, int) or isinstance(percentage, bool) or not 1 <= percentage <= 100:
+                raise UsageError("A share under NVIDIA MPS is a whole percentage from 1 to 100", given=percentage)
+            wanted["CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"] = str(percentage)
+        if memory_bytes is not None:
+            if memory_bytes < 1 << 20:
+                raise UsageError("A memory limit under NVIDIA MPS is at least 1 MB", given=f"{memory_bytes} bytes")
+            wanted["CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"] = f"0={memory_bytes >> 20}M"
+        return wanted
+
+    # --- asking --------------------------------------------------------------------------------------------------
+
+    def ask(self, command: str, *, timeout_s: float = 10.0) -> str:
+        """Send one command; returns what the daemon answers, stripped.
+
+        Raises:
+            DeviceError: It does not answer in time, or refuses; the message carries its words.
+        """
+        try:
+            done = subprocess.run(
+                [str(self._control)],
+                input=f"{command}\n",
+                capture_output=True,
+                text=True,
+                timeout=timeout_s,
+                env={**os.environ, **client_environment(self._folder)},
+                start_new_session=True,  # a notebook's interrupt must not cut a conversation in two
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise DeviceError(
+                f"The MPS daemon answers {command.split(maxsplit=1)[0]!r} within {timeout_s:g} s",
+                given="no answer",
+                hint=self._what_to_do(),
+            ) from None
+        except OSError as problem:
+            raise DeviceError(f"The MPS control program can be run: {problem}", hint="Reinstall the driver.") from None
+        if done.returncode:
+            said = " ".join((done.stderr or done.stdout).split()) or f"exit status {done.returncode}"
+            raise DeviceError(
+                f"The MPS daemon takes {command.split(maxsplit=1)[0]!r}",
+                given=said + self._printed(),
+                hint=self._what_to_do(),
+            )
+        return done.stdout.strip()
+
+    def servers(self) -> tuple[int, ...]:
+        """Process ids of its servers (one per user; none before the first client or `start_server`)."""
+        return _numbers(self.ask("get_server_list"), "get_server_list")
+
+    def status(self, server: int) -> str:
+        """One of INITIALIZING, ACTIVE and FAULT."""
+        return self.ask(f"get_server_status {server}").upper()
+
+    def clients(self) -> tuple[int, ...]:
+        """Process ids of every client of every server: who is really under MPS."""
+        return tuple(
+            client for server in self.servers() for client in _numbers(self.ask(f"get_client_list {server}"), "clients")
+        )
+
+    def check_client(self, pid: int) -> None:
+        """Make sure that a lane is under MPS.
+
+        Raises:
+            DeviceError: It is not listed: it would run without any limit.
+        """
+        listed = self.clients()
+        if pid not in listed:
+            raise DeviceError(
+                "A lane under NVIDIA MPS is listed by the daemon once it has started CUDA",
+                given=f"process {pid} is not among {list(listed) or 'no clients'}",
+                hint="It would run without its limit. Check that it got the daemon's environment before CUDA started.",
+            )
+
+    # --- when things go wrong ------------------------------------------------------------------------------------
+
+    def terminate(self, client: int) -> bool:
+        """Have a client ended in an orderly way, its work on the device first; whether the daemon did it.
+
+        Killing a client with work in flight is undefined behaviour for the others, so this comes before any SIGKILL.
+        """
+        for server in self.servers():
+            if client in _numbers(self.ask(f"get_client_list {server}"), "clients"):
+                with contextlib.suppress(DeviceError):
+                    return self.ask(f"terminate_client {server} {client}", timeout_s=30.0) in {"", "0"}
+                return False
+        return False
+
+    def faulted(self) -> bool:
+        """Whether a client's fatal fault has stopped a server: every client on the GPU is lost then."""
+        return any(self.status(server) == "FAULT" for server in self.servers())
+
+    def recover(self, *, timeout_s: float = 20.0, tell: Callable[[str], None] | None = None) -> None:
+        """Make the daemon take clients again after a fault.
+
+        The ladder: end the clients that are left (a server in FAULT refuses new ones until all are gone), wait for the
+        server to become ACTIVE or to leave, start one again; when that does not help, a private daemon is started anew.
+
+        Args:
+            timeout_s: For each rung.
+            tell: Called with each step, in words.
+
+        Raises:
+            DeviceError: It is an adopted daemon that stays in FAULT, or a private one that does not come up again.
+        """
+        say = tell or _silent
+        for client in self.clients():
+            say(f"ending client {client}")
+            self.terminate(client)
+        say("waiting for the server to be usable again")
+        if self._becomes_usable(timeout_s):
+            if not self.servers():
+                say("starting a server")
+                self.ask(f"start_server -uid {os.getuid()}")
+            return
+        if self._guard is None:
+            raise DeviceError(
+                "An MPS server leaves the state FAULT once its clients are gone",
+                given=f"still in FAULT after {timeout_s:g} s",
+                hint="The daemon belongs to somebody else: ask them to restart it, or let esen_lab start its own.",
+            )
+        say("starting the daemon anew")
+        self._guard.restart()
+        self._wait_until_it_answers(timeout_s)
+        self.ask(f"start_server -uid {os.getuid()}")
+
+    def _becomes_usable(self, timeout_s: float) -> bool:
+        deadline = self._clock() + timeout_s
+        while self._clock() < deadline:
+            if not self.faulted():
+                return True
+            time.sleep(_LOOK_S)
+        return False
+
+    def stop(self) -> None:
+        """End a private daemon and remove its folder; an adopted one is left as it is. May be called again."""
+        if self._guard is not None:
+            self._guard.stop()
+
+    def __enter__(self) -> MpsDaemon:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _wait_until_it_answers(self, timeout_s: float) -> None:
+        deadline = self._clock() + timeout_s
+        while True:
+            try:
+                self.ask("get_server_list", timeout_s=max(0.1, min(5.0, deadline - self._clock())))
+                return
+            except DeviceError as problem:
+                dead = self._guard is not None and not self._guard.alive
+                if dead or self._clock() >= deadline:
+                    why = "it ended" if dead else f"no answer within {timeout_s:g} s"
+                    raise DeviceError(
+                        "The MPS daemon comes up",
+                        given=why + self._printed(),
+                        hint="Another MPS daemon of this user may hold the GPU: stop it, or adopt it.",
+                    ) from problem
+            time.sleep(_LOOK_S)
+
+    def _printed(self) -> str:
+        text = "" if self._guard is None else self._guard.printed()
+        return f"; it printed: {text}" if text else ""
+
+    def _what_to_do(self) -> str:
+        if self._guard is not None and not self._guard.alive:
+            return "The daemon has ended: open the device again."
+        return "See whether a client has faulted: python -m esen_lab doctor."
+
+
+class _Guard:
+    """The guard process of a private daemon, and the pipe whose end tells it to finish."""
+
+    def __init__(self, control: Path, folder: Path, environment: Mapping[str, str]) -> None:
+        self._command = [sys.executable, "-P", "-m", "esen_lab.devices.mps_guard", str(control), str(folder)]
+        self._folder = folder
+        package = str(Path(__file__).parents[2])
+        path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), package]))
+        self._environment = {**os.environ, **environment, "PYTHONPATH": path}
+        self._begin()
+
+    def _begin(self) -> None:
+        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the process
+        self._popen = subprocess.Popen(
+            self._command,
+            env=self._environment,
+            stdin=subprocess.PIPE,
+            stdout=self._log,
+            stderr=self._log,
+            start_new_session=True,
+        )
+        self._finalizer = weakref.finalize(self, _finish, self._popen, self._log, self._folder)
+
+    @property
+    def alive(self) -> bool:
+        return self._popen.poll() is None
+
+    def printed(self) -> str:
+        if self._log.closed:
+            return ""
+        size = os.fstat(self._log.fileno()).st_size
+        return " ".join(os.pread(self._log.fileno(), 1000, max(0, size - 1000)).decode(errors="replace").split())
+
+    def restart(self) -> None:
+        self._finalizer()
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        self._begin()
+
+    def stop(self) -> None:
+        self._finalizer()
+
+
+def _finish(popen: subprocess.Popen[bytes], log: IO[bytes], folder: Path) -> None:
+    """Hang up, and wait for the guard to end the daemon and itself."""
+    assert popen.stdin is not None
+    with contextlib.suppress(OSError):
+        popen.stdin.close()
+    try:
+        popen.wait(timeout=15.0)
+    except subprocess.TimeoutExpired:
+        popen.kill()  # the daemon goes with it: see mps_guard.py
+        popen.wait()
+    log.close()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def client_environment(folder: Path) -> dict[str, str]:
+    """How a process finds the daemon whose folder is `folder`."""
+    return {"CUDA_MPS_PIPE_DIRECTORY": str(folder), "CUDA_MPS_LOG_DIRECTORY": str(folder)}
+
+
+def _short_folder() -> Path:
+    """The user's own runtime folder where there is one: private, in memory, and short."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    return Path(runtime) if runtime and os.access(runtime, os.W_OK) else Path(tempfile.gettempdir())
+
+
+def _check_length(folder: Path) -> None:
+    longest = folder / _SOCKET_NAME
+    if len(os.fsencode(longest)) > LONGEST_SOCKET_PATH:
+        raise UsageError(
+            f"The sockets of the MPS daemon have paths of at most {LONGEST_SOCKET_PATH} bytes",
+            given=f"{longest}",
+            hint="Set TMPDIR or XDG_RUNTIME_DIR to a shorter folder.",
+        )
+
+
+def _numbers(text: str, command: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(word) for word in text.split())
+    except ValueError:
+        raise DeviceError(f"The MPS daemon answers {command!r} with process ids", given=text) from None
+
+
+def _silent(step: str) -> None:
+    """Progress that nobody watches."""
