@@ -12,7 +12,7 @@ SHELL := bash
 help:  ## this list
 	@printf 'make run                     execute notebooks/quickstart.ipynb and print its result table (results in out/)\n'
 	@printf 'make test [PYTEST_ARGS=...]  run the tests: PYTEST_ARGS="-m '\''not slow'\''" for the quick ones\n'
-	@printf 'make lab                     open JupyterLab on the quickstart\n'
+	@printf 'make lab [LAB_ARGS=...]      open JupyterLab on the quickstart (as root: LAB_ARGS=--allow-root)\n'
 	@printf 'make lint                    ruff (check and format) and mypy\n'
 	@printf 'make bench [BENCH=name]      run the programs in benchmarks/\n'
 	@printf 'make setup                   only set up .venv (PYTHON=/path/to/python3.12 chooses the Python)\n'
