@@ -10,14 +10,28 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from esen_lab.devices import FakeDevice
     from esen_lab.lab import Lab
     from esen_lab.planning import Plan
     from esen_lab.search import allocate
 
 __version__ = "0.1.0"
-__all__ = ["Lab", "Plan", "__version__", "allocate", "load_ipython_extension", "unload_ipython_extension"]
+__all__ = [
+    "FakeDevice",
+    "Lab",
+    "Plan",
+    "__version__",
+    "allocate",
+    "load_ipython_extension",
+    "unload_ipython_extension",
+]
 
-_HOME = {"Lab": "esen_lab.lab", "Plan": "esen_lab.planning", "allocate": "esen_lab.search"}
+_HOME = {
+    "FakeDevice": "esen_lab.devices",
+    "Lab": "esen_lab.lab",
+    "Plan": "esen_lab.planning",
+    "allocate": "esen_lab.search",
+}
 
 
 def __getattr__(name: str) -> Any:

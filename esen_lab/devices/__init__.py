@@ -5,5 +5,16 @@ from __future__ import annotations
 from esen_lab.devices.base import Device, DeviceIdentity, InForce, Placement
 from esen_lab.devices.catalogue import DEVICES, open_device
 from esen_lab.devices.cpu import CpuDevice
+from esen_lab.devices.fake import FakeDevice, FakePlacement
 
-__all__ = ["DEVICES", "CpuDevice", "Device", "DeviceIdentity", "InForce", "Placement", "open_device"]
+__all__ = [
+    "DEVICES",
+    "CpuDevice",
+    "Device",
+    "DeviceIdentity",
+    "FakeDevice",
+    "FakePlacement",
+    "InForce",
+    "Placement",
+    "open_device",
+]

@@ -211,7 +211,7 @@ def compare(
         bound_s=bound,
         batch=batch,
         device=device.identity.name,
-        notes=tuple(notes),
+        notes=(*(device.notes if device.identity.simulated else ()), *notes),
     )
 
 

@@ -47,7 +47,13 @@ class Executor:
     """The warm lanes of one plan. Made by `start`; may be called from several threads, which then take turns."""
 
     def __init__(
-        self, plan: Plan, ensemble: Ensemble, workers: tuple[ProcessWorker, ...], *, core_to_spare: bool = False
+        self,
+        plan: Plan,
+        ensemble: Ensemble,
+        workers: tuple[ProcessWorker, ...],
+        *,
+        core_to_spare: bool = False,
+        notes: tuple[str, ...] = (),
     ) -> None:
         """Use `start`."""
         self.plan = plan
@@ -60,6 +66,7 @@ class Executor:
         self._prepared: SmallMean | None = None
         self._prepared_for: tuple[list[int], Combine | None] = ([], None)
         self._core_to_spare = core_to_spare
+        self._standing_notes = notes  # in every report
         self._lasted_s = 0.0  # from the wake-ups to the last answer, last time; 0: not known for this input
         self._slowest_first = list(range(len(workers)))
         self._watch_only_the_living()
@@ -95,7 +102,9 @@ class Executor:
             for index, place in enumerate(device.place([lane.units for lane in plan.lanes])):
                 workers.append(nursery.worker(place, label=f"lane {index + 1}"))
             _fill(workers, plan, ensemble, on_progress or _silent, load_timeout_s)
-            executor = cls(plan, ensemble, tuple(workers), core_to_spare=_core_to_spare(plan, device))
+            notes = device.notes if device.identity.simulated else ()
+            spare = _core_to_spare(plan, device)
+            executor = cls(plan, ensemble, tuple(workers), core_to_spare=spare, notes=notes)
             executor.run(example_of(ensemble))
         except BaseException:
             for worker in workers:
@@ -360,7 +369,7 @@ class Executor:
             predicted_s=self.plan.jct_s if same_shape else None,
             batch=batch,
             nan=tuple(nan),
-            notes=tuple(notes),
+            notes=(*self._standing_notes, *notes),
         )
 
 
@@ -383,6 +392,8 @@ def _check_fits(plan: Plan, ensemble: Ensemble, device: Device) -> None:
 
 def _core_to_spare(plan: Plan, device: Device) -> bool:
     """Whether this process can stay awake without taking a core from a lane."""
+    if device.identity.simulated:
+        return False  # its lanes compute on cores that nobody counted
     return device.identity.kind != "cpu" or sum(lane.units for lane in plan.lanes) < device.units
 
 

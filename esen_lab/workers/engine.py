@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from esen_lab.devices import Placement
+from esen_lab.devices import FakePlacement, Placement
 from esen_lab.errors import UsageError
 from esen_lab.trees import Structure, Tree, TreeSpec, call_with, flatten, select, tensor_spec, unflatten
 from esen_lab.workers.arena import Block, Layout, TreeArena
@@ -56,6 +56,7 @@ class Engine:
 
     def __init__(self, placement: Placement) -> None:
         self._placement = placement
+        self._pace = placement.pace if isinstance(placement, FakePlacement) else None
         self._loaded: dict[str, _Loaded] = {}
         self._arrangement: tuple[_Loaded, ...] = ()
         self._mode = "serial"
@@ -74,6 +75,8 @@ class Engine:
         import cloudpickle
         import torch
 
+        if isinstance(self._placement, FakePlacement):
+            self._placement.knows(name)
         try:
             module = cloudpickle.loads(payload)()
             self._placement.use(active_units)
@@ -102,6 +105,8 @@ class Engine:
 
     def arrange(self, members: Sequence[str], mode: str) -> None:
         """Choose what `run` runs."""
+        if self._pace is not None and mode != "serial":
+            raise UsageError("Lanes of a simulated device run their sub-models one after another", given=f"mode {mode}")
         self._arrangement = tuple(self._get(name) for name in members)
         self._mode = mode
         self._arena.close()
@@ -171,6 +176,8 @@ class Engine:
                 nan = self._store(index, leaves, structure, kept)
         except Exception as problem:
             raise InSubModel(member.name) from problem
+        if self._pace is not None:
+            self._pace(member.name, member.active_units, start)
         return _Timed(start, time.perf_counter_ns(), nan)
 
     def _run_batched(self, kept: list[tuple[list[torch.Tensor], Structure] | None]) -> list[_Timed]:
