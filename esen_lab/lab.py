@@ -15,15 +15,16 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from esen_lab.choosing import plan_of_allocation, with_memory
 from esen_lab.devices import Device, open_device
 from esen_lab.ensemble import Combine, Ensemble, SubModel, make_combine, make_submodel
 from esen_lab.errors import EsenError, UsageError
-from esen_lab.fitting import CostModel, fit
-from esen_lab.planning import Lane, Plan, sequential_plan
+from esen_lab.fitting import CostModel, Quantile, fit
+from esen_lab.planning import Plan, sequential_plan
 from esen_lab.profiling import Profile, ProfileJob, ProfileStore, default_store_path, start_profile
 from esen_lab.runtime import Comparison, Executor, Nursery, RunReport, compare
 from esen_lab.runtime.executor import DEFAULT_TIMEOUT_S, example_of
-from esen_lab.search import search
+from esen_lab.search import Limits, SearchJob, make_searcher, search
 from esen_lab.trees import Tree, tree_spec
 
 if TYPE_CHECKING:
@@ -31,7 +32,10 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from esen_lab.export import Exported
-    from esen_lab.search import Allocation
+    from esen_lab.search import Allocation, Progress
+
+BACKGROUND_SEARCH_S = 60.0
+"""For how long the exact searcher improves and proves in the background."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +109,8 @@ class Lab:
         self._measured: Profile | None = None
         self._plan: Plan | None = None
         self._previous_plan: Plan | None = None
+        self._search_job: SearchJob[Plan] | None = None
+        self._plan_from_job: object = None  # the background search that may still improve the plan in force
         self._executor: Executor | None = None
         self._report: RunReport | None = None
         self._comparison: Comparison | None = None
@@ -278,11 +284,14 @@ class Lab:
 
     # --- choose --------------------------------------------------------------------------------------------------
 
-    def fit(self) -> dict[str, CostModel]:
+    def fit(self, quantile: Quantile = "median") -> dict[str, CostModel]:
         """A cost model per sub-model, from the measured points.
 
+        Args:
+            quantile: "median", or "q90" to plan noisy sub-models with their 90th percentile.
+
         Raises:
-            UsageError: Some sub-model has not been measured.
+            UsageError: Some sub-model has not been measured, or the quantile is unknown.
         """
         self._need_submodels("fit")
         profile = self.measurements
@@ -295,48 +304,117 @@ class Lab:
                 given=f"no finished measurement of {', '.join(missing)}",
                 hint="Profiling is still running: wait for it." if busy else "Run lab.profile(), or %esen profile.",
             )
-        return fit(profile, self.device.units)
+        return fit(profile, self.device.units, quantile=quantile)
 
-    def search(self, searcher: str = "exact", **options: Any) -> Plan:
-        """Find a plan for the measured sub-models; it becomes `plan`.
+    def search(
+        self,
+        searcher: str = "exact",
+        *,
+        limits: Limits | Mapping[str, Any] | None = None,
+        quantile: Quantile = "median",
+        on_progress: Callable[[Progress], None] | None = None,
+        **options: Any,
+    ) -> Plan:
+        """Find a plan for the measured sub-models; it becomes `plan`. `start_search` does it in the background.
 
         Args:
             searcher: "exact", "optuna", ...; see `esen_lab.search.SEARCHERS`.
+            limits: What the plan must keep to: an `esen_lab.search.Limits`, or a mapping of its attributes. Under a
+                memory limit, what the sub-models take comes from the profile.
+            quantile: Plan with the "median" latency, or with "q90", the 90th percentile.
+            on_progress: Called with a `Progress` whenever the search gets further.
             **options: The searcher's own.
 
         Raises:
-            UsageError: Something is not profiled, or the searcher or an option is unknown.
-            InfeasibleError: No plan keeps every limit.
+            UsageError: Something is not profiled, or the searcher, an option or a limit is unknown.
+            InfeasibleError: No plan keeps every limit; the message says which one fails, and by how much.
+            KeyboardInterrupt: It came before there was any plan; later, the best so far is returned, and says so.
         """
-        models = self.fit()
-        found = search(models, self.device.units, searcher, **options)
-        plan = self._plan_from(found, models)
-        self.plan = plan
+        self.plan = plan = self._searching(searcher, limits, quantile, options)(on_progress=on_progress)
         return plan
 
-    def _plan_from(self, found: Allocation, models: Mapping[str, CostModel]) -> Plan:
-        lanes = tuple(
-            Lane(
-                units=units,
-                members=tuple(members),
-                active_units=tuple(models[name].active_units[units - 1] for name in members),
+    def start_search(
+        self,
+        searcher: str = "exact",
+        *,
+        limits: Limits | Mapping[str, Any] | None = None,
+        quantile: Quantile = "median",
+        **options: Any,
+    ) -> SearchJob[Plan]:
+        """Search in the background; returns at once. Arguments and what is raised now are those of `search`.
+
+        The first plan found becomes `plan` as soon as it is there, every better one takes its place, and so does what
+        the proof ends with. A plan that is set by hand meanwhile stays; a second search ends the first.
+        The exact searcher goes on for a minute unless `time_limit_s` says otherwise.
+
+        Returns:
+            The job: `snapshot()`, `best`, `result(timeout=...)`, `cancel()`. An `InfeasibleError` comes with `result`.
+        """
+        if searcher == "exact":
+            options = {"time_limit_s": BACKGROUND_SEARCH_S, **options}
+        run = self._searching(searcher, limits, quantile, options)
+        mine = object()
+
+        def keep(plan: Plan) -> None:
+            with self._lock:
+                if self._plan_from_job is mine:
+                    self.plan = plan
+                    self._plan_from_job = mine
+
+        def work(on_better: Callable[[Plan], None], **watched: Any) -> Plan:
+            def better(plan: Plan) -> None:
+                keep(plan)
+                on_better(plan)
+
+            plan = run(on_better=better, **watched)
+            keep(plan)
+            return plan
+
+        with self._lock:
+            before, self._plan_from_job = self._search_job, mine
+            if before is not None:
+                before.cancel()
+            self._search_job = SearchJob(work)
+            return self._search_job
+
+    def _searching(
+        self, searcher: str, limits: Limits | Mapping[str, Any] | None, quantile: Quantile, options: Mapping[str, Any]
+    ) -> Callable[..., Plan]:
+        """A search with everything bound and checked that can be checked before it begins."""
+        models = self.fit(quantile)
+        make_searcher(searcher, **options)
+        ensemble = self._ensemble
+        limits, notes = with_memory(Limits.of(limits), ensemble, self.measurements)
+        limits.check(ensemble.names, self.device.units)
+        if quantile != "median":
+            notes = (*notes, "planned with 90th percentiles, not medians")
+        known = self._known_of_plans(ensemble)
+
+        def as_plan(found: Allocation) -> Plan:
+            created_at = datetime.now(UTC).isoformat(timespec="seconds")
+            return plan_of_allocation(found, models, self.device.units, notes=notes, created_at=created_at, **known)
+
+        def run(on_better: Callable[[Plan], None] | None = None, **watched: Any) -> Plan:
+            better = None if on_better is None else lambda found: on_better(as_plan(found))
+            return as_plan(
+                search(models, self.device.units, searcher, limits=limits, on_better=better, **watched, **options)
             )
-            for units, members in found.lanes
-        )
-        return Plan(
-            lanes=lanes,
-            units=self.device.units,
-            device=self.device.identity.to_dict(),
-            searcher=found.searcher,
-            jct_s=found.jct_s,
-            bound_s=found.bound_s,
-            predicted_s={name: models[name].latency_s[lane.units - 1] for lane in lanes for name in lane.members},
-            fingerprints=self._ensemble.fingerprints,
-            example=self._example_text(),
-            combine=self._ensemble.combine.describe(),
-            notes=tuple(found.notes),
-            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        )
+
+        return run
+
+    def _known_of_plans(self, ensemble: Ensemble) -> dict[str, Any]:
+        """What every plan made here says of where it comes from."""
+        return {
+            "device": self.device.identity.to_dict(),
+            "fingerprints": ensemble.fingerprints,
+            "example": self._example_text(),
+            "combine": ensemble.combine.describe(),
+        }
+
+    @property
+    def search_job(self) -> SearchJob[Plan] | None:
+        """The last background search."""
+        return self._search_job
 
     @property
     def plan(self) -> Plan | None:
@@ -352,6 +430,7 @@ class Lab:
             if self._executor is not None and not self._executor.broken:
                 self._previous_plan = self._executor.plan
             self._plan = plan
+            self._plan_from_job = None
 
     def _check_fits(self, plan: Plan) -> None:
         names = set(self._ensemble.names)
@@ -583,10 +662,15 @@ class Lab:
         job = self._job
         if job is not None and not job.done:
             job.cancel()
+        searching = self._search_job
+        if searching is not None:
+            searching.cancel()
         self._nursery.close()  # a run that is under way in another thread fails now and lets go of the device
         if job is not None:
             with contextlib.suppress(EsenError, TimeoutError):
                 job.result(timeout=5.0)
+        if searching is not None:
+            searching.wait(timeout=5.0)
         with self._gate, self._lock:
             executor, self._executor = self._executor, None
             store, self._store = self._store, None

@@ -343,6 +343,28 @@ def allocation(record: Any) -> View:
     return View(title="Allocation", blocks=(lanes, known), notes=tuple(record.notes))
 
 
+def searching(progress: Any, job: Any) -> View:
+    """A `SearchJob`, and its snapshot: the best plan so far, and how far the proof is."""
+    best = job.best
+    reached = None if best is None or not progress.bound_s else max(0.0, best.jct_s / progress.bound_s - 1)
+    known = facts(
+        ("doing", "" if job.done else progress.message),
+        ("proven bound so far", _given(progress.bound_s or None)),
+        ("the best is above it by", "" if reached is None else format_percent(reached)),
+        ("examined", f"{progress.evaluations:,} in {format_seconds(progress.elapsed_s)}"),
+    )
+    if job.error is not None:
+        return View(title=f"{job.title}: failed", notes=(one_line(job.error),))
+    if job.done:
+        shown = plan(best)
+        return View(title=shown.title, blocks=shown.blocks, notes=shown.notes)
+    if best is None:
+        return View(title=f"{job.title}: no plan yet", blocks=(known,))
+    shown = plan(best)
+    told = "In force now; the search goes on in the background and may improve it. `%esen cancel` stops it."
+    return View(title=shown.title, blocks=(*shown.blocks[:1], known), notes=(*shown.notes, told))
+
+
 def report(record: Any) -> View:
     """A `RunReport`."""
     spans: dict[int, list[Segment]] = {number: [] for number in range(len(record.lanes))}
@@ -466,6 +488,7 @@ RECORDS: Mapping[str, Callable[[Any], View]] = {
     "esen_lab.profiling.progress.ProfileProgress": progress,
     "esen_lab.fitting.model.CostModel": cost_model,
     "esen_lab.search.allocation.Allocation": allocation,
+    "esen_lab.search.job.SearchJob": lambda job: searching(job.snapshot(), job),
     "esen_lab.planning.Plan": plan,
     "esen_lab.runtime.report.RunReport": report,
     "esen_lab.runtime.comparison.Comparison": comparison,

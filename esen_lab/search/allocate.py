@@ -60,6 +60,7 @@ def allocate(
     *,
     limits: Limits | Mapping[str, Any] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    on_better: Callable[[Allocation], None] | None = None,
     stop: threading.Event | None = None,
     **options: Any,
 ) -> Allocation:
@@ -72,6 +73,7 @@ def allocate(
         searcher: A name in `SEARCHERS`.
         limits: What the plan must keep to: a `Limits`, or a mapping of its attributes.
         on_progress: Called in this thread with a `Progress` whenever the search gets further.
+        on_better: Called in this thread with every plan that is better than all before it, as it stands then.
         stop: Set it (from another thread) to end the search early; the best so far is returned.
         **options: The searcher's own; `searcher_options(name)` lists them.
 
@@ -88,36 +90,59 @@ def allocate(
     chosen = make_searcher(searcher, **options)
     limits = Limits.of(limits)
     problem = make_problem(latencies, units, limits)
-    watch = Watch(on_progress=on_progress, stop=stop)
+
+    def better(found: Found) -> None:
+        if on_better is not None:
+            on_better(_allocation(problem, watch, found, searcher, bound_s))
+
+    watch = Watch(on_progress=on_progress, on_better=better if on_better is not None else None, stop=stop)
+    interrupted = False
     if limits.target_s is not None:
-        problem = _fewest_units(problem, chosen, limits.target_s, watch)
+        watch.report("looking for the fewest units that reach the target")
+        problem, interrupted = _fewest_units(problem, chosen, limits.target_s, watch)
     bound_s = schedule_bound_s(problem)
     watch.raise_bound(bound_s)
     try:
-        chosen(problem, watch)
+        if not interrupted or watch.best is None:
+            chosen(problem, watch)
     except KeyboardInterrupt:
         if watch.best is None:
             raise
+        interrupted = True
+    best = _best(problem, limits, watch, searcher)
+    _remark(problem, watch, interrupted)
+    return _allocation(problem, watch, best, searcher, bound_s)
+
+
+def _best(problem: Problem, limits: Limits, watch: Watch, searcher: str) -> Found:
+    if watch.best is not None:
+        return watch.best
+    if watch.cancelled:
+        raise Cancelled("The search was stopped before it had a plan", hint="Start it again.")
+    if searcher == "exact":
+        raise why_infeasible(problem, limits)
+    raise InfeasibleError(
+        f"The searcher {searcher!r} found no plan that keeps the limits", hint="'exact' finds one if there is one."
+    )
+
+
+def _remark(problem: Problem, watch: Watch, interrupted: bool) -> None:
+    if interrupted:
         watch.notes.append("interrupted: this is the best plan found until then")
-    if watch.best is None:
-        if watch.cancelled:
-            raise Cancelled("The search was stopped before it had a plan", hint="Start it again.")
-        if searcher == "exact":
-            raise why_infeasible(problem, limits)
-        raise InfeasibleError(
-            f"The searcher {searcher!r} found no plan that keeps the limits", hint="'exact' finds one if there is one."
-        )
     if watch.cancelled:
         watch.notes.append("stopped on request: this is the best plan found until then")
     if problem.capacity > problem.units:
         watch.notes.append(
             "oversubscribed: predicted as if lanes did not disturb each other, so measure it before you believe it"
         )
-    return _allocation(problem, watch, watch.best, searcher, bound_s)
 
 
-def _fewest_units(problem: Problem, chosen: Searcher, target_s: float, watch: Watch) -> Problem:
-    """`problem` with the smallest capacity for which `chosen` finds a plan that reaches the target."""
+def _fewest_units(problem: Problem, chosen: Searcher, target_s: float, watch: Watch) -> tuple[Problem, bool]:
+    """`problem` with the smallest capacity for which `chosen` finds a plan that reaches the target.
+
+    Returns:
+        The problem, and whether Ctrl-C came: then with the fewest units known to do, their plan offered to `watch`.
+    """
 
     def reached(capacity: int) -> tuple[bool, Watch]:
         within = with_capacity(problem, capacity)
@@ -137,15 +162,23 @@ def _fewest_units(problem: Problem, chosen: Searcher, target_s: float, watch: Wa
             f"{format_seconds(min(probe.jct_s, max(probe.bound_s, target_s)) - target_s)} too slow",
             hint="Raise target_s, leave sub-models out, or use a larger device.",
         )
-    too_few, enough = 0, problem.capacity
-    while enough - too_few > 1 and not watch.cancelled:
-        middle = (too_few + enough) // 2
-        possible, _ = reached(middle)
-        too_few, enough = (too_few, middle) if possible else (middle, enough)
+    too_few, enough, plan, interrupted = 0, problem.capacity, probe.best, False
+    try:
+        while enough - too_few > 1 and not watch.cancelled:
+            middle = (too_few + enough) // 2
+            possible, probe = reached(middle)
+            if possible:
+                enough, plan = middle, probe.best
+            else:
+                too_few = middle
+    except KeyboardInterrupt:
+        interrupted = True
+        if plan is not None:
+            watch.offer(plan.groups, plan.shares, plan.jct_s)
     watch.notes.append(
         f"{enough} of {problem.capacity} units reach the target of {format_seconds(target_s)}; the others stay free"
     )
-    return with_capacity(problem, enough)
+    return with_capacity(problem, enough), interrupted
 
 
 def search(
@@ -155,6 +188,7 @@ def search(
     *,
     limits: Limits | Mapping[str, Any] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    on_better: Callable[[Allocation], None] | None = None,
     stop: threading.Event | None = None,
     **options: Any,
 ) -> Allocation:
@@ -173,10 +207,23 @@ def search(
                 hint=f"Fit again with units={units}.",
             )
     latencies = {name: model.latency_s[:units] for name, model in models.items()}
-    found = allocate(latencies, units, searcher, limits=limits, on_progress=on_progress, stop=stop, **options)
-    active = tuple(tuple(models[name].active_units[share - 1] for name in names) for share, names in found.lanes)
+
+    def measured_shares(found: Allocation) -> Allocation:
+        active = tuple(tuple(models[name].active_units[share - 1] for name in names) for share, names in found.lanes)
+        return dataclasses.replace(found, active_units=active)
+
+    found = allocate(
+        latencies,
+        units,
+        searcher,
+        limits=limits,
+        on_progress=on_progress,
+        on_better=None if on_better is None else lambda better: on_better(measured_shares(better)),
+        stop=stop,
+        **options,
+    )
     about = tuple(f"{name}: {note}" for name, model in models.items() for note in model.notes)
-    return dataclasses.replace(found, active_units=active, notes=(*found.notes, *about))
+    return dataclasses.replace(measured_shares(found), notes=(*found.notes, *about))
 
 
 def make_searcher(searcher: str, **options: Any) -> Searcher:

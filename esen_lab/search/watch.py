@@ -55,6 +55,7 @@ class Watch:
     Args:
         on_progress: Called in the searching thread at every better plan, better bound and change of message; what it
             raises ends the search.
+        on_better: Called in the searching thread with every plan that is better than all before.
         stop: Set by anybody to end the search early.
         clock: Seconds, monotonic.
     """
@@ -63,10 +64,12 @@ class Watch:
         self,
         *,
         on_progress: Callable[[Progress], None] | None = None,
+        on_better: Callable[[Found], None] | None = None,
         stop: threading.Event | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._on_progress = on_progress
+        self._on_better = on_better
         self.stop = stop
         self._clock = clock
         self._started_s = clock()
@@ -121,6 +124,8 @@ class Watch:
         self.best = Found(groups=tuple(tuple(group) for group in groups), shares=tuple(shares), jct_s=jct_s)
         self.trace.append((self.elapsed_s, jct_s))
         self.report()
+        if self._on_better is not None:
+            self._on_better(self.best)
         return True
 
     def prefer(self, groups: Sequence[Sequence[int]], shares: Sequence[int], jct_s: float) -> None:

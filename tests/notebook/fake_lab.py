@@ -17,6 +17,7 @@ from esen_lab.profiling.progress import JobState, ProfileProgress
 from esen_lab.profiling.records import Failure, Point, Profile
 from esen_lab.runtime.comparison import Comparison, Row
 from esen_lab.runtime.report import LaneReport, RunReport, Span
+from esen_lab.search import SearchJob
 
 IDENTITY = {"kind": "cpu", "name": "Fake", "units": 4, "unit": "core", "details": {}, "simulated": True}
 
@@ -124,6 +125,8 @@ class FakeLab:
         self._rule = "mean"
         self.job: FakeJob | None = None
         self.measurements: Profile | None = None
+        self.search_job: SearchJob[Plan] | None = None
+        self.endless = False  # whether searches go on until they are cancelled
         self.plan: Plan | None = None
         self.report: RunReport | None = None
         self.comparison: Comparison | None = None
@@ -168,10 +171,19 @@ class FakeLab:
         self.job = FakeJob()
         return self.job
 
-    def search(self, searcher: str = "exact", **options: Any) -> Plan:
-        self._asked("search", searcher, options)
-        self.plan = a_plan(searcher=searcher)
-        return self.plan
+    def start_search(self, searcher: str = "exact", **options: Any) -> SearchJob[Plan]:
+        self._asked("start_search", searcher, options)
+        self.plan = plan = a_plan(searcher=searcher)
+        endless = self.endless
+
+        def run(on_better: Any, stop: threading.Event, **_: Any) -> Plan:
+            on_better(plan)
+            if endless:
+                stop.wait(20)
+            return plan
+
+        self.search_job = SearchJob(run)
+        return self.search_job
 
     def run(self, x: Any, timeout_s: float | None = None) -> Any:
         self._asked("run", x, timeout_s)
@@ -209,6 +221,9 @@ class FakeLab:
         )
 
     def close(self) -> None:
+        if self.search_job is not None:
+            self.search_job.cancel()
+            self.search_job.result(timeout=5)
         self.closed.set()
 
 

@@ -140,7 +140,7 @@ def test_a_cell_that_raises_shows_where_and_ends_in_one_error(magics: SimpleName
 
 @pytest.mark.parametrize(
     ("line", "told"),
-    [("run x", "this run has no output"), ("compare x", "nothing was compared"), ("search", "as it was")],
+    [("run x", "this run has no output"), ("compare x", "nothing was compared"), ("search", "The plan in force stays")],
 )
 def test_an_interrupt_is_one_line_and_leaves_the_lab_usable(
     magics: SimpleNamespace, capsys: Capture, line: str, told: str

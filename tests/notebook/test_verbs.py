@@ -30,10 +30,10 @@ CALLS = [
             {"shares": [1, 2], "budget_s": 0.5, "point_timeout_s": 9.0, "fresh": True},
         ),
     ),
-    ("search", ("search", "exact", {})),
+    ("search", ("start_search", "exact", {})),
     (
         "search --searcher optuna --trials 9 --seed 1 --time-limit 2s --option sampler='tpe'",
-        ("search", "optuna", {"n_trials": 9, "seed": 1, "time_limit_s": 2.0, "sampler": "tpe"}),
+        ("start_search", "optuna", {"n_trials": 9, "seed": 1, "time_limit_s": 2.0, "sampler": "tpe"}),
     ),
     ("run x + [3] --timeout 4", ("run", [1, 2, 3], 4.0)),
     (

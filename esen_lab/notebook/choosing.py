@@ -1,0 +1,195 @@
+"""The verbs that choose plans: what they take and what they do. The table in `verbs` names them."""
+
+# ruff: noqa: ARG001  every verb has the same two arguments, whether it needs both or not
+
+from __future__ import annotations
+
+import argparse
+from typing import Any, TypeAlias
+
+from esen_lab.errors import UsageError
+from esen_lab.notebook import suggestions, views
+from esen_lab.notebook.line import Argument, names, seconds, size, text, whole_number, whole_numbers_by_name
+from esen_lab.notebook.session import Session
+from esen_lab.notebook.views import View
+
+Given: TypeAlias = argparse.Namespace
+FIRST_ANSWER_S = 2.0
+"""For how long `%esen search` looks on before it leaves the rest to the background."""
+
+
+def search(session: Session, given: Given) -> Any:
+    """Find a plan: the first answer at once, the proof in the background."""
+    lab = session.lab()
+    options = {"n_trials": given.trials, "seed": given.seed, "time_limit_s": given.time_limit}
+    options = {key: value for key, value in options.items() if value is not None}
+    options.update(given.option or [])
+    limits = limits_of(given)
+    if limits:
+        options["limits"] = limits
+    if given.quantile:
+        options["quantile"] = given.quantile
+    job = lab.start_search(given.searcher or "exact", **options)
+    return follow_search(session, job, wait=given.wait)
+
+
+def follow_search(session: Session, job: Any, *, wait: bool) -> Any:
+    """Show a search job: until it is done, or for the first moments and then in the background.
+
+    Ctrl-C ends the search and keeps its best so far.
+    """
+    try:
+        job.wait(FIRST_ANSWER_S)
+        if not job.done and (wait or job.best is None) and session.front.updates_in_place:
+            _look_on(session, job, wait)
+            return _finished(session, job, shown=True)
+        while not job.done and (wait or job.best is None):
+            job.wait(0.1)
+    except KeyboardInterrupt:
+        job.cancel()
+        job.wait(FIRST_ANSWER_S)
+        if job.best is None:
+            raise
+    if job.done or job.cancelled:
+        return _finished(session, job, shown=False)
+    if session.front.updates_in_place:
+        session.follow(job, lambda progress: views.searching(progress, job))
+    else:
+        now = views.searching(job.snapshot(), job)
+        told = "The search goes on: `%esen plan` shows the plan in force, `%esen cancel` stops it."
+        session.front.show(View(title=now.title, blocks=now.blocks, notes=(*now.notes, told)))
+    session.front.mark_shown(job.best)
+    return job.best
+
+
+def _look_on(session: Session, job: Any, wait: bool) -> None:
+    """Keep a live display until the job is done or, without `wait`, has its first plan."""
+    ended = session.follow(job, lambda progress: views.searching(progress, job))
+    while not ended.wait(0.1):
+        if not wait and job.best is not None:
+            return
+
+
+def _finished(session: Session, job: Any, *, shown: bool) -> Any:
+    if job.error is not None:
+        raise job.error
+    if not shown:
+        session.front.show(views.plan(job.best))
+    session.front.mark_shown(job.best)
+    return job.best
+
+
+def limits_of(given: Given) -> dict[str, Any]:
+    """The limits that a line asks for, as `esen_lab.search.Limits` takes them."""
+    limits = {
+        "min_units": given.min,
+        "max_units": given.max,
+        "pinned": given.pin,
+        "together": given.together,
+        "apart": given.apart,
+        "one_each": given.one_each or None,
+        "max_lanes": given.lanes,
+        "oversubscription": given.oversubscribe,
+        "memory_limit_bytes": given.memory,
+        "lane_bytes": given.lane_memory,
+        "target_s": given.target,
+    }
+    return {key: value for key, value in limits.items() if value is not None}
+
+
+def cancel(session: Session, given: Given) -> None:
+    """Stop what runs in the background."""
+    lab = session.known_lab()
+    running: list[tuple[Any, str]] = []
+    if lab is not None:
+        running = [
+            (job, told)
+            for job, told in (
+                (lab.job, "Points that were finished stay in the store."),
+                (lab.search_job, "The best plan found until now stays."),
+            )
+            if job is not None and not job.done
+        ]
+    if not running:
+        raise UsageError("There is nothing to cancel", hint="No profile and no search is running.")
+    for job, _ in running:
+        job.cancel()
+    session.front.show(View(title="Cancelled.", notes=tuple(told for _, told in running)))
+
+
+def _factor(session: Session, word: str) -> float:
+    given = text(session, word).strip().lower()
+    try:
+        return float("inf") if given == "unlimited" else float(given)
+    except ValueError:
+        raise UsageError("An oversubscription factor is a number, at least 1, or unlimited", given=word) from None
+
+
+def _option(session: Session, written: str) -> tuple[str, Any]:
+    key, equals, value = written.partition("=")
+    if not equals or not key.isidentifier():
+        raise UsageError("A searcher's option is written NAME=VALUE", given=written)
+    return key, session.front.evaluate(value)
+
+
+def _by_name(name: str, what: str) -> Argument:
+    return Argument(
+        name=name,
+        metavar="A=2,B=4",
+        read=whole_numbers_by_name,
+        suggest=suggestions.submodels,
+        help=what,
+    )
+
+
+def _groups(name: str, what: str) -> Argument:
+    return Argument(name=name, metavar="A,B", read=names, count="+", suggest=suggestions.submodels, help=what)
+
+
+LIMITS: tuple[Argument, ...] = (
+    _by_name("--pin", "the share that a sub-model's lane must have"),
+    _by_name("--min", "the smallest share that a sub-model's lane may have"),
+    _by_name("--max", "the largest share that a sub-model's lane may have"),
+    _groups("--together", "sub-models that must share a lane; several groups are allowed"),
+    _groups("--apart", "sub-models no two of which may share a lane"),
+    Argument(name="--one-each", help="a lane of its own for every sub-model"),
+    Argument(name="--lanes", metavar="N", read=whole_number, help="at most so many lanes"),
+    Argument(
+        name="--oversubscribe",
+        metavar="FACTOR",
+        read=_factor,
+        suggest=suggestions.factors,
+        help="shares may sum to so many times the device: 1, 1.25, 1.5, 2, ..., unlimited",
+    ),
+    Argument(name="--memory", metavar="SIZE", read=size, help="all of it takes at most so much memory, such as 4GB"),
+    Argument(name="--lane-memory", metavar="SIZE", read=size, help="what each lane takes besides, such as 550MB"),
+    Argument(
+        name="--target",
+        metavar="S",
+        read=seconds,
+        help="a JCT that is short enough, such as 5ms: the fewest units that reach it, the rest stays free",
+    ),
+)
+
+SEARCH: tuple[Argument, ...] = (
+    Argument(
+        name="--searcher",
+        metavar="NAME",
+        read=text,
+        suggest=suggestions.searchers,
+        help=f"{', '.join(suggestions.SEARCHERS)} (default: exact)",
+    ),
+    *LIMITS,
+    Argument(
+        name="--quantile",
+        metavar="NAME",
+        read=text,
+        suggest=suggestions.quantiles,
+        help="plan with the median or, for noisy profiles, with q90",
+    ),
+    Argument(name="--trials", metavar="N", read=whole_number, help="how many plans a random searcher tries"),
+    Argument(name="--seed", metavar="N", read=whole_number, help="of a random searcher"),
+    Argument(name="--time-limit", metavar="S", read=seconds, help="stop searching after so many seconds"),
+    Argument(name="--option", metavar="NAME=EXPR", read=_option, count="*", help="other options of the searcher"),
+    Argument(name="--wait", help="stay in the cell until the proof is done"),
+)
