@@ -33,7 +33,7 @@ def with_points(lab: Lab, tables: Mapping[str, Sequence[float]], **known: object
         device=lab.device.identity.to_dict(),
         units=lab.device.units,
         points=points,
-        examples={name: "float32[4, 8]" for name in tables},
+        examples=dict.fromkeys(tables, "float32[4, 8]"),
         fingerprints=lab.ensemble.fingerprints,
     )
     return lab
