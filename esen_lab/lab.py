@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from esen_lab.choosing import plan_of_allocation, with_memory
+from esen_lab.choosing import LaneRuns, measured_defaults, plan_of_allocation, with_memory
 from esen_lab.devices import Device, open_device
 from esen_lab.ensemble import Combine, Ensemble, SubModel, make_combine, make_submodel
 from esen_lab.errors import EsenError, UsageError
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from esen_lab.export import Exported
-    from esen_lab.search import Allocation, Progress
+    from esen_lab.search import Allocation, Measure, Progress
 
 BACKGROUND_SEARCH_S = 60.0
 """For how long the exact searcher improves and proves in the background."""
@@ -312,6 +312,9 @@ class Lab:
         *,
         limits: Limits | Mapping[str, Any] | None = None,
         quantile: Quantile = "median",
+        objective: str = "predicted",
+        x: Tree = None,
+        runs: int = 9,
         on_progress: Callable[[Progress], None] | None = None,
         **options: Any,
     ) -> Plan:
@@ -322,6 +325,10 @@ class Lab:
             limits: What the plan must keep to: an `esen_lab.search.Limits`, or a mapping of its attributes. Under a
                 memory limit, what the sub-models take comes from the profile.
             quantile: Plan with the "median" latency, or with "q90", the 90th percentile.
+            objective: "predicted" by the cost models, or "measured": every candidate is run, as nothing else runs. Only
+                searchers that try plans can, such as "optuna" (40 trials if you name no number).
+            x: The input to measure with; None for the example.
+            runs: How many runs of a candidate its median is taken from; hopeless ones get fewer.
             on_progress: Called with a `Progress` whenever the search gets further.
             **options: The searcher's own.
 
@@ -330,7 +337,8 @@ class Lab:
             InfeasibleError: No plan keeps every limit; the message says which one fails, and by how much.
             KeyboardInterrupt: It came before there was any plan; later, the best so far is returned, and says so.
         """
-        self.plan = plan = self._searching(searcher, limits, quantile, options)(on_progress=on_progress)
+        search = self._searching(searcher, limits, quantile, objective, x, runs, options)
+        self.plan = plan = search(on_progress=on_progress)
         return plan
 
     def start_search(
@@ -339,6 +347,9 @@ class Lab:
         *,
         limits: Limits | Mapping[str, Any] | None = None,
         quantile: Quantile = "median",
+        objective: str = "predicted",
+        x: Tree = None,
+        runs: int = 9,
         **options: Any,
     ) -> SearchJob[Plan]:
         """Search in the background; returns at once. Arguments and what is raised now are those of `search`.
@@ -352,7 +363,7 @@ class Lab:
         """
         if searcher == "exact":
             options = {"time_limit_s": BACKGROUND_SEARCH_S, **options}
-        run = self._searching(searcher, limits, quantile, options)
+        run = self._searching(searcher, limits, quantile, objective, x, runs, options)
         mine = object()
 
         def keep(plan: Plan) -> None:
@@ -378,12 +389,26 @@ class Lab:
             return self._search_job
 
     def _searching(
-        self, searcher: str, limits: Limits | Mapping[str, Any] | None, quantile: Quantile, options: Mapping[str, Any]
+        self,
+        searcher: str,
+        limits: Limits | Mapping[str, Any] | None,
+        quantile: Quantile,
+        objective: str,
+        x: Tree,
+        runs: int,
+        options: Mapping[str, Any],
     ) -> Callable[..., Plan]:
         """A search with everything bound and checked that can be checked before it begins."""
         models = self.fit(quantile)
-        make_searcher(searcher, **options)
         ensemble = self._ensemble
+        measure: Measure | None = None
+        if objective == "measured":
+            options = {**measured_defaults(searcher), **options}
+            lanes = LaneRuns(ensemble, self.device, self._nursery, lambda: self._gate, x=x, runs=runs)
+            measure = lanes.measuring(models)
+        elif objective != "predicted":
+            raise UsageError("An objective is 'predicted' or 'measured'", given=objective)
+        make_searcher(searcher, **options)
         limits, notes = with_memory(Limits.of(limits), ensemble, self.measurements)
         limits.check(ensemble.names, self.device.units)
         if quantile != "median":
@@ -397,7 +422,16 @@ class Lab:
         def run(on_better: Callable[[Plan], None] | None = None, **watched: Any) -> Plan:
             better = None if on_better is None else lambda found: on_better(as_plan(found))
             return as_plan(
-                search(models, self.device.units, searcher, limits=limits, on_better=better, **watched, **options)
+                search(
+                    models,
+                    self.device.units,
+                    searcher,
+                    limits=limits,
+                    on_better=better,
+                    measure=measure,
+                    **watched,
+                    **options,
+                )
             )
 
         return run

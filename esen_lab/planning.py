@@ -78,6 +78,7 @@ class Plan:
         device: The device's identity as plain data.
         searcher: Who found it: "exact", "sequential", "by hand", ...
         jct_s: Predicted job completion time in seconds, or None where there was no profile to predict from.
+        measured_s: Its median measured JCT in seconds, where the search measured; else None.
         bound_s: Proven lower bound on the JCT of any plan under the same cost models, or None.
         predicted_s: For each sub-model, the predicted latency in its lane, in seconds.
         fingerprints: For each sub-model, what it was when the plan was made.
@@ -99,6 +100,7 @@ class Plan:
     combine: str = ""
     notes: tuple[str, ...] = ()
     created_at: str = ""
+    measured_s: float | None = None
 
     def __post_init__(self) -> None:
         """Check the fields against each other."""
@@ -164,6 +166,7 @@ class Plan:
             "device": dict(self.device),
             "searcher": self.searcher,
             "jct_s": self.jct_s,
+            "measured_s": self.measured_s,
             "bound_s": self.bound_s,
             "predicted_s": dict(self.predicted_s),
             "fingerprints": dict(self.fingerprints),
@@ -196,6 +199,7 @@ class Plan:
                 device=_expect(data, "device", dict),
                 searcher=_expect(data, "searcher", str),
                 jct_s=_seconds(data, "jct_s"),
+                measured_s=_seconds(data, "measured_s"),
                 bound_s=_seconds(data, "bound_s"),
                 predicted_s={str(k): float(v) for k, v in _expect(data, "predicted_s", dict).items()},
                 fingerprints={str(k): str(v) for k, v in _expect(data, "fingerprints", dict).items()},

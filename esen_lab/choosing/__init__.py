@@ -7,5 +7,6 @@ from __future__ import annotations
 
 from esen_lab.choosing.limits import with_memory
 from esen_lab.choosing.plans import plan_of_allocation
+from esen_lab.choosing.runs import LaneRuns, measured_defaults
 
-__all__ = ["plan_of_allocation", "with_memory"]
+__all__ = ["LaneRuns", "measured_defaults", "plan_of_allocation", "with_memory"]

@@ -33,6 +33,7 @@ def plan_of_allocation(found: Allocation, models: Mapping[str, CostModel], units
         units=units,
         searcher=found.searcher,
         jct_s=found.jct_s,
+        measured_s=found.measured_s,
         bound_s=found.bound_s,
         predicted_s={name: models[name].latency_s[lane.units - 1] for lane in lanes for name in lane.members},
         notes=tuple(dict.fromkeys(notes)),

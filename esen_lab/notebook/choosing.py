@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from esen_lab.errors import UsageError
 from esen_lab.notebook import suggestions, views
-from esen_lab.notebook.line import Argument, names, seconds, size, text, whole_number, whole_numbers_by_name
+from esen_lab.notebook.line import Argument, expression, names, seconds, size, text, whole_number, whole_numbers_by_name
 from esen_lab.notebook.session import Session
 from esen_lab.notebook.views import View
 
@@ -29,6 +29,10 @@ def search(session: Session, given: Given) -> Any:
         options["limits"] = limits
     if given.quantile:
         options["quantile"] = given.quantile
+    if given.measure is not None:
+        options |= {"objective": "measured", "x": given.measure}
+    if given.runs is not None:
+        options["runs"] = given.runs
     job = lab.start_search(given.searcher or "exact", **options)
     return follow_search(session, job, wait=given.wait)
 
@@ -187,6 +191,14 @@ SEARCH: tuple[Argument, ...] = (
         suggest=suggestions.quantiles,
         help="plan with the median or, for noisy profiles, with q90",
     ),
+    Argument(
+        name="--measure",
+        metavar="EXPR",
+        read=expression,
+        suggest=suggestions.tensors,
+        help="run every candidate on this batch: measured JCTs are the objective (optuna, random, brute, the rules)",
+    ),
+    Argument(name="--runs", metavar="N", read=whole_number, help="with --measure: runs of each candidate"),
     Argument(name="--trials", metavar="N", read=whole_number, help="how many plans a random searcher tries"),
     Argument(name="--seed", metavar="N", read=whole_number, help="of a random searcher"),
     Argument(name="--time-limit", metavar="S", read=seconds, help="stop searching after so many seconds"),

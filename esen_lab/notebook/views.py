@@ -168,6 +168,7 @@ def plan(record: Any) -> View:
     )
     known = facts(
         ("predicted JCT", _given(record.jct_s)),
+        ("measured JCT", _given(record.measured_s)),
         ("proven bound", _given(record.bound_s)),
         ("gap to the bound", "" if record.gap is None else format_percent(record.gap)),
         ("found by", record.searcher),

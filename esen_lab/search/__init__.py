@@ -8,7 +8,7 @@ all), `place` (several devices) and `cascade` (some members first). All need nei
 from __future__ import annotations
 
 from esen_lab.search.adaptive import NextPoints, next_points
-from esen_lab.search.allocate import SEARCHERS, allocate, make_searcher, search, searcher_options
+from esen_lab.search.allocate import SEARCHERS, Measure, allocate, make_searcher, search, searcher_options
 from esen_lab.search.allocation import Allocation
 from esen_lab.search.cascade import Cascade, cascade, still_open
 from esen_lab.search.job import SearchJob
@@ -27,6 +27,7 @@ __all__ = [
     "DeviceTables",
     "Front",
     "Limits",
+    "Measure",
     "Measured",
     "NextPoints",
     "Placement",

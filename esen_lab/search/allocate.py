@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from esen_lab.errors import Cancelled, InfeasibleError, UsageError
 from esen_lab.fitting.model import CostModel
@@ -23,9 +23,15 @@ from esen_lab.search.problem import Problem, make_problem, with_capacity
 from esen_lab.search.watch import Found, Progress, Watch
 from esen_lab.units import format_seconds
 
+Measure: TypeAlias = Callable[[Allocation], Generator[float, None, None]]
+"""Runs the lanes of an allocation: the JCT of one run after another, in seconds."""
+
 
 class Searcher(Protocol):
-    """One way to search. A frozen dataclass whose fields are its options."""
+    """One way to search. A frozen dataclass whose fields are its options.
+
+    One that asks `Watch.judge` about its plans, and takes no prediction for the truth, says `measures = True`.
+    """
 
     def __call__(self, problem: Problem, watch: Watch) -> None:
         """Offer plans to `watch`, at least one where the limits allow any, until done or `watch.cancelled`."""
@@ -62,6 +68,7 @@ def allocate(
     on_progress: Callable[[Progress], None] | None = None,
     on_better: Callable[[Allocation], None] | None = None,
     stop: threading.Event | None = None,
+    measure: Measure | None = None,
     **options: Any,
 ) -> Allocation:
     """Choose lanes and shares for the shortest predicted JCT, from bare latency tables.
@@ -75,6 +82,8 @@ def allocate(
         on_progress: Called in this thread with a `Progress` whenever the search gets further.
         on_better: Called in this thread with every plan that is better than all before it, as it stands then.
         stop: Set it (from another thread) to end the search early; the best so far is returned.
+        measure: Makes the measured JCT the objective: runs a plan again and again and yields the seconds of each run.
+            Latencies then only decide the shares of lanes that a searcher asks about. Not every searcher can.
         **options: The searcher's own; `searcher_options(name)` lists them.
 
     Returns:
@@ -90,12 +99,23 @@ def allocate(
     chosen = make_searcher(searcher, **options)
     limits = Limits.of(limits)
     problem = make_problem(latencies, units, limits)
+    if measure is not None:
+        _check_measurable(searcher, chosen, limits)
 
     def better(found: Found) -> None:
         if on_better is not None:
             on_better(_allocation(problem, watch, found, searcher, bound_s))
 
-    watch = Watch(on_progress=on_progress, on_better=better if on_better is not None else None, stop=stop)
+    def run(found: Found) -> Generator[float, None, None]:
+        assert measure is not None
+        return measure(_allocation(problem, watch, found, searcher, bound_s))
+
+    watch = Watch(
+        on_progress=on_progress,
+        on_better=better if on_better is not None else None,
+        stop=stop,
+        measure=run if measure is not None else None,
+    )
     interrupted = False
     if limits.target_s is not None:
         watch.report("looking for the fewest units that reach the target")
@@ -114,9 +134,27 @@ def allocate(
     return _allocation(problem, watch, best, searcher, bound_s)
 
 
+def _check_measurable(searcher: str, chosen: Searcher, limits: Limits) -> None:
+    able = [name for name, creator in SEARCHERS.items() if getattr(creator(), "measures", False)]
+    if not getattr(chosen, "measures", False):
+        raise UsageError(
+            f"A search by measured JCT takes one of the searchers {', '.join(able)}",
+            given=f"{searcher!r}, which computes with predictions",
+            hint="refine() corrects its predictions by measuring.",
+        )
+    if limits.target_s is not None:
+        raise UsageError(
+            "A latency target is met by prediction",
+            given=f"target_s={limits.target_s!r} with measured JCTs",
+            hint="Search without one of the two, and refine the plan.",
+        )
+
+
 def _best(problem: Problem, limits: Limits, watch: Watch, searcher: str) -> Found:
     if watch.best is not None:
         return watch.best
+    if watch.failure is not None:
+        raise watch.failure
     if watch.cancelled:
         raise Cancelled("The search was stopped before it had a plan", hint="Start it again.")
     if searcher == "exact":
@@ -129,6 +167,8 @@ def _best(problem: Problem, limits: Limits, watch: Watch, searcher: str) -> Foun
 def _remark(problem: Problem, watch: Watch, interrupted: bool) -> None:
     if interrupted:
         watch.notes.append("interrupted: this is the best plan found until then")
+    if watch.failure is not None:
+        watch.notes.append(f"some plans could not be run; the last one: {watch.failure.rule}")
     if watch.cancelled:
         watch.notes.append("stopped on request: this is the best plan found until then")
     if problem.capacity > problem.units:
@@ -190,6 +230,7 @@ def search(
     on_progress: Callable[[Progress], None] | None = None,
     on_better: Callable[[Allocation], None] | None = None,
     stop: threading.Event | None = None,
+    measure: Measure | None = None,
     **options: Any,
 ) -> Allocation:
     """Choose lanes and shares for the shortest predicted JCT, from cost models.
@@ -220,6 +261,7 @@ def search(
         on_progress=on_progress,
         on_better=None if on_better is None else lambda better: on_better(measured_shares(better)),
         stop=stop,
+        measure=None if measure is None else lambda found: measure(measured_shares(found)),
         **options,
     )
     about = tuple(f"{name}: {note}" for name, model in models.items() for note in model.notes)
@@ -258,7 +300,8 @@ def _allocation(problem: Problem, watch: Watch, best: Found, searcher: str, boun
         members = sorted(index for item in group for index in problem.items[item])
         lanes.append((share, members))
     lanes.sort(key=lambda lane: (-lane[0], lane[1][0]))
-    proven_bound_s = min(watch.bound_s, best.jct_s)  # a proof holds to a relative 1e-9, and may state the JCT itself
+    predicted_s = problem.jct_s(best.groups, best.shares) if watch.measuring else best.jct_s
+    proven_bound_s = min(watch.bound_s, predicted_s)  # a proof holds to a relative 1e-9, and may state the JCT itself
     notes = list(watch.notes)
     units = sum(share for share, _ in lanes)
     if units < problem.capacity:
@@ -266,10 +309,11 @@ def _allocation(problem: Problem, watch: Watch, best: Found, searcher: str, boun
     return Allocation(
         lanes=tuple((share, tuple(problem.names[i] for i in members)) for share, members in lanes),
         active_units=tuple(tuple(int(problem.active_units[i, share - 1]) for i in members) for share, members in lanes),
-        jct_s=best.jct_s,
+        jct_s=predicted_s,
+        measured_s=best.jct_s if watch.measuring and watch.best is best else None,
         bound_s=proven_bound_s,
-        schedule_bound_s=min(bound_s, best.jct_s),
-        gap=max(0.0, best.jct_s / proven_bound_s - 1),
+        schedule_bound_s=min(bound_s, predicted_s),
+        gap=max(0.0, predicted_s / proven_bound_s - 1),
         proven=watch.proven,
         searcher=searcher,
         evaluations=watch.evaluations,

@@ -38,6 +38,12 @@ def test_every_limit_can_be_asked_for_on_the_line(
     Limits.of(limits)
 
 
+def test_measuring_takes_a_batch_and_runs(session: Session, lab: FakeLab) -> None:
+    run_line(session, "search --searcher optuna --measure x --runs 3 --trials 9")
+    options = {"n_trials": 9, "objective": "measured", "x": [1, 2], "runs": 3}
+    assert lab.calls == [("start_search", "optuna", options)]
+
+
 def test_the_quantile_is_passed_on(session: Session, lab: FakeLab) -> None:
     run_line(session, "search --quantile q90")
     assert lab.calls == [("start_search", "exact", {"quantile": "q90"})]
