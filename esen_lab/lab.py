@@ -15,13 +15,22 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from esen_lab.choosing import LaneRuns, measured_defaults, plan_of_allocation, with_memory
+from esen_lab.choosing import (
+    AdaptiveProfileJob,
+    LaneRuns,
+    Refined,
+    Round,
+    measured_defaults,
+    plan_of_allocation,
+    refine_plan,
+    with_memory,
+)
 from esen_lab.devices import Device, open_device
 from esen_lab.ensemble import Combine, Ensemble, SubModel, make_combine, make_submodel
 from esen_lab.errors import EsenError, UsageError
 from esen_lab.fitting import CostModel, Quantile, fit
 from esen_lab.planning import Plan, sequential_plan
-from esen_lab.profiling import Profile, ProfileJob, ProfileStore, default_store_path, start_profile
+from esen_lab.profiling import Profile, ProfileJob, ProfileStore, default_shares, default_store_path, start_profile
 from esen_lab.runtime import Comparison, Executor, Nursery, RunReport, compare
 from esen_lab.runtime.executor import DEFAULT_TIMEOUT_S, example_of
 from esen_lab.search import Limits, SearchJob, make_searcher, search
@@ -105,11 +114,13 @@ class Lab:
         self._nursery = Nursery()  # starts nothing yet
         self._lock = threading.RLock()  # the fields below
         self._gate = threading.Lock()  # the device: a measured point and a run exclude each other
-        self._job: ProfileJob | None = None
+        self._job: ProfileJob | AdaptiveProfileJob | None = None
         self._measured: Profile | None = None
         self._plan: Plan | None = None
         self._previous_plan: Plan | None = None
         self._search_job: SearchJob[Plan] | None = None
+        self._last_limits = Limits()  # of the last search: what its plan keeps to, refinement keeps to
+        self._last_quantile: Quantile = "median"
         self._plan_from_job: object = None  # the background search that may still improve the plan in force
         self._executor: Executor | None = None
         self._report: RunReport | None = None
@@ -195,7 +206,10 @@ class Lab:
         budget_s: float = 1.0,
         point_timeout_s: float = 60.0,
         fresh: bool = False,
-    ) -> ProfileJob:
+        adaptive: bool = False,
+        within: float = 0.02,
+        limits: Limits | Mapping[str, Any] | None = None,
+    ) -> ProfileJob | AdaptiveProfileJob:
         """Measure sub-models at several shares, in the background; returns at once.
 
         Args:
@@ -204,6 +218,11 @@ class Lab:
             budget_s: Time for each point after its warm-up; less is used once the median is known to 2 %.
             point_timeout_s: A point that takes longer is given up, and says so.
             fresh: Measure again what the store has.
+            adaptive: Measure three shares of each, then only what the best plan rests on or could rest on, until no
+                further point can make the plan better by more than `within`. `shares` are then those that may be
+                measured.
+            within: See `adaptive`, as a fraction.
+            limits: With `adaptive`, what the plan will have to keep to; see `search`.
 
         Returns:
             The job: `snapshot()`, `result(timeout=...)`, `cancel()`.
@@ -222,22 +241,37 @@ class Lab:
             self._keep_finished()
             if self._store is None:
                 self._store = ProfileStore(self._store_path or default_store_path())
-            self._job = start_profile(
-                self._ensemble,
-                self.device,
-                self._nursery,
-                self._store,
-                names=names,
-                shares=shares,
-                budget_s=budget_s,
-                point_timeout_s=point_timeout_s,
-                fresh=fresh,
-                gate=lambda: self._gate,
-            )
+
+            def start(names: Sequence[str] | None, shares: Sequence[int] | None) -> ProfileJob:
+                return start_profile(
+                    ensemble,
+                    self.device,
+                    self._nursery,
+                    store,
+                    names=names,
+                    shares=shares,
+                    budget_s=budget_s,
+                    point_timeout_s=point_timeout_s,
+                    fresh=fresh,
+                    gate=lambda: self._gate,
+                )
+
+            ensemble, store = self._ensemble, self._store
+            if adaptive:
+                self._job = AdaptiveProfileJob(
+                    lambda names, share: start(names, [share]),
+                    ensemble.names if names is None else [ensemble.get(name).name for name in names],
+                    self.device.units,
+                    default_shares(self.device.units) if shares is None else shares,
+                    within=within,
+                    limits=limits,
+                )
+            else:
+                self._job = start(names, shares)
             return self._job
 
     @property
-    def job(self) -> ProfileJob | None:
+    def job(self) -> ProfileJob | AdaptiveProfileJob | None:
         """The last profile job."""
         return self._job
 
@@ -409,8 +443,10 @@ class Lab:
         elif objective != "predicted":
             raise UsageError("An objective is 'predicted' or 'measured'", given=objective)
         make_searcher(searcher, **options)
-        limits, notes = with_memory(Limits.of(limits), ensemble, self.measurements)
-        limits.check(ensemble.names, self.device.units)
+        asked = Limits.of(limits)
+        held, notes = with_memory(asked, ensemble, self.measurements)
+        held.check(ensemble.names, self.device.units)
+        self._last_limits, self._last_quantile = asked, quantile
         if quantile != "median":
             notes = (*notes, "planned with 90th percentiles, not medians")
         known = self._known_of_plans(ensemble)
@@ -426,7 +462,7 @@ class Lab:
                     models,
                     self.device.units,
                     searcher,
-                    limits=limits,
+                    limits=held,
                     on_better=better,
                     measure=measure,
                     **watched,
@@ -435,6 +471,63 @@ class Lab:
             )
 
         return run
+
+    def refine(
+        self,
+        x: Tree = None,
+        *,
+        rounds: int = 4,
+        runs: int = 9,
+        least_gain: float = 0.01,
+        limits: Limits | Mapping[str, Any] | None = None,
+        on_round: Callable[[tuple[Round, ...]], None] | None = None,
+        stop: threading.Event | None = None,
+    ) -> Refined:
+        """Run the plan, correct the cost models by what it took, search again, and so on; the best becomes `plan`.
+
+        Without a plan, one is searched first. Ctrl-C, and `stop`, keep the best plan measured until then.
+
+        Args:
+            x: The input to run; None for the example.
+            rounds: At most so many plans are run.
+            runs: How many runs of each plan its median is taken from.
+            least_gain: It ends when a round gains less than this fraction.
+            limits: As for `search`; None for those of the last search.
+            on_round: Called with all rounds so far whenever one is done.
+            stop: Set it, from another thread, to end early.
+
+        Raises:
+            UsageError: Something is not profiled, or a number is not possible.
+            EsenError: The plan could not be run.
+        """
+        models = self.fit(self._last_quantile)
+        ensemble = self._ensemble
+        asked = self._last_limits if limits is None else Limits.of(limits)
+        held, notes = with_memory(asked, ensemble, self.measurements)
+        held.check(ensemble.names, self.device.units)
+        lanes = LaneRuns(ensemble, self.device, self._nursery, lambda: self._gate, x=x, runs=runs)
+        first = self.plan or self.search(limits=asked, quantile=self._last_quantile)
+        self._check_fits(first)
+        known = self._known_of_plans(ensemble)
+
+        def as_plan(found: Allocation, corrected: Mapping[str, CostModel]) -> Plan:
+            created_at = datetime.now(UTC).isoformat(timespec="seconds")
+            told = (*notes, "predicted by cost models corrected by measured runs")
+            return plan_of_allocation(found, corrected, self.device.units, notes=told, created_at=created_at, **known)
+
+        refined = refine_plan(
+            first,
+            models,
+            lanes,
+            as_plan,
+            most_rounds=rounds,
+            least_gain=least_gain,
+            limits=held,
+            stop=stop,
+            on_round=on_round,
+        )
+        self.plan = refined.plan
+        return refined
 
     def _known_of_plans(self, ensemble: Ensemble) -> dict[str, Any]:
         """What every plan made here says of where it comes from."""
@@ -756,7 +849,7 @@ def _same_work(executor: Executor, plan: Plan, ensemble: Ensemble) -> bool:
     )
 
 
-def _finished(job: ProfileJob | None) -> Profile | None:
+def _finished(job: ProfileJob | AdaptiveProfileJob | None) -> Profile | None:
     """What a finished job measured, or None."""
     if job is None or not job.done:
         return None

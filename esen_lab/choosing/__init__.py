@@ -5,8 +5,19 @@
 
 from __future__ import annotations
 
+from esen_lab.choosing.adaptive import AdaptiveProfileJob
 from esen_lab.choosing.limits import with_memory
 from esen_lab.choosing.plans import plan_of_allocation
+from esen_lab.choosing.refining import Refined, Round, refine_plan
 from esen_lab.choosing.runs import LaneRuns, measured_defaults
 
-__all__ = ["LaneRuns", "measured_defaults", "plan_of_allocation", "with_memory"]
+__all__ = [
+    "AdaptiveProfileJob",
+    "LaneRuns",
+    "Refined",
+    "Round",
+    "measured_defaults",
+    "plan_of_allocation",
+    "refine_plan",
+    "with_memory",
+]

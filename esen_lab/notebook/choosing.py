@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from esen_lab.errors import UsageError
 from esen_lab.notebook import suggestions, views
 from esen_lab.notebook.line import Argument, expression, names, seconds, size, text, whole_number, whole_numbers_by_name
+from esen_lab.notebook.progress import Slow
 from esen_lab.notebook.session import Session
 from esen_lab.notebook.views import View
 
@@ -81,6 +82,26 @@ def _finished(session: Session, job: Any, *, shown: bool) -> Any:
         session.front.show(views.plan(job.best))
     session.front.mark_shown(job.best)
     return job.best
+
+
+def refine(session: Session, given: Given) -> Any:
+    """Run the plan, correct the models, search again."""
+    lab = session.lab()
+    display = Slow("Refining", session.front.show, session.front.live)
+    most = given.rounds or 4
+    options = {"rounds": given.rounds, "runs": given.runs}
+    limits = limits_of(given)
+    if limits:
+        options["limits"] = limits
+    display.tell(0, most, "running the plan in force")
+    found = lab.refine(
+        given.input,
+        on_round=lambda rounds: display.tell(len(rounds), most, rounds[-1].decision),
+        **{key: value for key, value in options.items() if value is not None},
+    )
+    display.finish(views.refined(found))
+    session.front.mark_shown(found)
+    return found
 
 
 def limits_of(given: Given) -> dict[str, Any]:
@@ -204,4 +225,18 @@ SEARCH: tuple[Argument, ...] = (
     Argument(name="--time-limit", metavar="S", read=seconds, help="stop searching after so many seconds"),
     Argument(name="--option", metavar="NAME=EXPR", read=_option, count="*", help="other options of the searcher"),
     Argument(name="--wait", help="stay in the cell until the proof is done"),
+)
+
+REFINE: tuple[Argument, ...] = (
+    Argument(
+        name="input",
+        metavar="EXPR",
+        read=expression,
+        joined=True,
+        suggest=suggestions.tensors,
+        help="the batch to run: any Python expression",
+    ),
+    Argument(name="--rounds", metavar="N", read=whole_number, help="run at most so many plans (default: 4)"),
+    Argument(name="--runs", metavar="N", read=whole_number, help="runs of each plan (default: 9)"),
+    *LIMITS,
 )

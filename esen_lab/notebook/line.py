@@ -197,6 +197,14 @@ def seconds(session: Session, word: str) -> float:
     return value
 
 
+def percent(session: Session, word: str) -> float:
+    """A percentage as a fraction; "2" and "2%" are 0.02."""
+    try:
+        return float(text(session, word).strip().removesuffix("%")) / 100
+    except ValueError:
+        raise UsageError("A percentage is needed here, such as 2 or 2%", given=word) from None
+
+
 def whole_numbers(session: Session, word: str) -> list[int]:
     """Integers separated by commas, such as "1,2,4"."""
     try:

@@ -22,6 +22,7 @@ from esen_lab.notebook.line import (
     names,
     parse,
     parser,
+    percent,
     plain,
     seconds,
     split,
@@ -196,6 +197,8 @@ def _profile(session: Session, given: Given) -> Any:
         "budget_s": given.budget,
         "point_timeout_s": given.timeout,
         "fresh": given.fresh or None,
+        "adaptive": given.adaptive or None,
+        "within": given.within,
     }
     job = lab.profile(chosen or None, **{key: value for key, value in options.items() if value is not None})
     if not given.wait and not session.front.updates_in_place:
@@ -425,6 +428,12 @@ VERBS: Mapping[str, Verb] = {
             Argument(name="--budget", metavar="S", read=seconds, help="seconds for each point after its warm-up"),
             Argument(name="--timeout", metavar="S", read=seconds, help="give a point up after so many seconds"),
             Argument(name="--fresh", help="measure again what is stored"),
+            Argument(
+                name="--adaptive", help="measure only what the plan rests on, until no other point can change it much"
+            ),
+            Argument(
+                name="--within", metavar="PERCENT", read=percent, help="with --adaptive: by how much (default: 2%)"
+            ),
             Argument(name="--wait", help="stay in the cell until it is done"),
         ),
         example="%esen profile --shares 1,2,4 --wait",
@@ -441,6 +450,13 @@ VERBS: Mapping[str, Verb] = {
         arguments=choosing.SEARCH,
         example="%esen search --pin wide=2 --apart wide,deep --lanes 3",
         interrupted="Interrupted: the search has ended before it had a plan. The plan in force stays.",
+    ),
+    "refine": Verb(
+        summary="run the plan, correct its predictions by what it took, search again; up to four times",
+        act=choosing.refine,
+        arguments=choosing.REFINE,
+        example="%esen refine x --rounds 3",
+        interrupted="Interrupted before the first plan was measured. The plan in force stays.",
     ),
     "plan": Verb(summary="the plan in force", act=_plan),
     "run": Verb(

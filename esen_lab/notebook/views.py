@@ -366,6 +366,26 @@ def searching(progress: Any, job: Any) -> View:
     return View(title=shown.title, blocks=(*shown.blocks[:1], known), notes=(*shown.notes, told))
 
 
+def refined(record: Any) -> View:
+    """A `Refined`: every round, and the plan that is kept."""
+    columns = ("round", "plan", "predicted", "measured", "spread", "then")
+    rows = tuple(
+        (
+            f"{number + 1}{' (best)' if number == record.best else ''}",
+            one.plan.describe(),
+            _given(one.plan.jct_s),
+            format_seconds(one.measured_s),
+            format_seconds(one.spread_s),
+            one.decision,
+        )
+        for number, one in enumerate(record.rounds)
+    )
+    shown = plan(record.plan)
+    title = f"Refined: {format_percent(record.gain)} faster" if record.best else "Refined: the plan stays"
+    rounds = Table(columns=columns, rows=rows, numbers=("predicted", "measured", "spread"))
+    return View(title=title, blocks=(rounds, *shown.blocks), notes=(*shown.notes, f"It ended: {record.reason}."))
+
+
 def report(record: Any) -> View:
     """A `RunReport`."""
     spans: dict[int, list[Segment]] = {number: [] for number in range(len(record.lanes))}
@@ -489,6 +509,8 @@ RECORDS: Mapping[str, Callable[[Any], View]] = {
     "esen_lab.profiling.progress.ProfileProgress": progress,
     "esen_lab.fitting.model.CostModel": cost_model,
     "esen_lab.search.allocation.Allocation": allocation,
+    "esen_lab.choosing.adaptive.AdaptiveProfileJob": lambda job: progress(job.snapshot()),
+    "esen_lab.choosing.refining.Refined": refined,
     "esen_lab.search.job.SearchJob": lambda job: searching(job.snapshot(), job),
     "esen_lab.planning.Plan": plan,
     "esen_lab.runtime.report.RunReport": report,

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from esen_lab.choosing import Refined, Round
 from esen_lab.errors import Cancelled, ModelError, UsageError
 from esen_lab.planning import Lane, Plan
 from esen_lab.profiling.progress import JobState, ProfileProgress
@@ -185,6 +186,10 @@ class FakeLab:
         self.search_job = SearchJob(run)
         return self.search_job
 
+    def refine(self, x: Any, *, on_round: Any = None, **options: Any) -> Refined:
+        self._asked("refine", x, options)
+        return a_refinement()
+
     def run(self, x: Any, timeout_s: float | None = None) -> Any:
         self._asked("run", x, timeout_s)
         self.report = a_report()
@@ -239,6 +244,16 @@ def a_plan(**known: Any) -> Plan:
         notes=("sequential is as good",),
     )
     return replace(made, **known)
+
+
+def a_refinement() -> Refined:
+    def one(measured_s: float, decision: str) -> Round:
+        plan = a_plan()
+        steps = dict.fromkeys(plan.names, 0.001)
+        return Round(plan=plan, measured_s=measured_s, spread_s=1e-4, runs=9, submodel_s=steps, decision=decision)
+
+    rounds = (one(0.006, "the corrected models promise 4.50 ms"), one(0.0045, "the plan was already measured"))
+    return Refined(rounds=rounds, best=1, plan=a_plan(measured_s=0.0045), reason="the plan was already measured")
 
 
 def a_report(**known: Any) -> RunReport:

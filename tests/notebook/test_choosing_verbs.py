@@ -72,6 +72,24 @@ def test_a_limit_that_does_not_read_is_refused_before_anything_starts(
     assert lab.calls == []
 
 
+def test_refining_runs_the_batch_keeps_to_limits_and_shows_every_round(
+    session: Session, front: FakeFront, lab: FakeLab
+) -> None:
+    found = run_line(session, "refine x + [3] --rounds 2 --runs 5 --pin wide=1")
+    assert lab.calls == [("refine", [1, 2, 3], {"rounds": 2, "runs": 5, "limits": {"pinned": {"wide": 1}}})]
+    assert front.marked == [found]
+    assert "Refined: 25.0 % faster" in front.text
+    assert "2 (best)" in front.text
+    assert "It ended: the plan was already measured." in front.text
+
+
+def test_profiling_adaptively_is_a_switch_with_a_tolerance(session: Session, lab: FakeLab) -> None:
+    run_line(session, "profile --adaptive --within 5%")
+    assert lab.calls == [("profile", None, {"adaptive": True, "within": 0.05})]
+    with pytest.raises(UsageError, match="A percentage"):
+        run_line(session, "profile --adaptive --within much")
+
+
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choosing, "FIRST_ANSWER_S", 0.05)

@@ -77,7 +77,7 @@ def test_other_cells_are_refused(session: Session, line: str) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("profil", "%esen has no verb 'profil'. Did you mean profile?"),
+        ("profil", "%esen has no verb 'profil'. Did you mean profile"),
         ("xyzzy", "%esen has no verb 'xyzzy'. `%esen help` lists them all."),
         ("help serch", "Did you mean search?"),
         ("register", "arguments are required: NAME"),
