@@ -17,11 +17,20 @@ from typing import TYPE_CHECKING, Any
 
 from esen_lab.choosing import (
     AdaptiveProfileJob,
+    Answers,
     LaneRuns,
     Refined,
     Round,
+    answers,
+    cascade_of_members,
+    device_tables,
+    front_of_members,
+    labels_of,
     measured_defaults,
     plan_of_allocation,
+    plan_of_cascade,
+    plan_of_choice,
+    plan_of_placement,
     refine_plan,
     with_memory,
 )
@@ -33,7 +42,7 @@ from esen_lab.planning import Plan, sequential_plan
 from esen_lab.profiling import Profile, ProfileJob, ProfileStore, default_shares, default_store_path, start_profile
 from esen_lab.runtime import Comparison, Executor, Nursery, RunReport, compare
 from esen_lab.runtime.executor import DEFAULT_TIMEOUT_S, example_of
-from esen_lab.search import Limits, SearchJob, make_searcher, search
+from esen_lab.search import Cascade, Choice, Front, Limits, Placement, SearchJob, make_searcher, place, search
 from esen_lab.trees import Tree, tree_spec
 
 if TYPE_CHECKING:
@@ -501,14 +510,15 @@ class Lab:
             EsenError: The plan could not be run.
         """
         models = self.fit(self._last_quantile)
-        ensemble = self._ensemble
+        ensemble = self._ensemble if self.plan is None else self._active(self.plan)
+        models = {name: models[name] for name in ensemble.names}
         asked = self._last_limits if limits is None else Limits.of(limits)
         held, notes = with_memory(asked, ensemble, self.measurements)
         held.check(ensemble.names, self.device.units)
         lanes = LaneRuns(ensemble, self.device, self._nursery, lambda: self._gate, x=x, runs=runs)
         first = self.plan or self.search(limits=asked, quantile=self._last_quantile)
         self._check_fits(first)
-        known = self._known_of_plans(ensemble)
+        known = {**self._known_of_plans(ensemble), "left_out": first.left_out}
 
         def as_plan(found: Allocation, corrected: Mapping[str, CostModel]) -> Plan:
             created_at = datetime.now(UTC).isoformat(timespec="seconds")
@@ -528,6 +538,119 @@ class Lab:
         )
         self.plan = refined.plan
         return refined
+
+    def members(
+        self, x: Tree, y: Any, *, batch: int | None = None, quantile: Quantile = "median", seed: int = 0
+    ) -> Front:
+        """Which members at all: the subsets that no other beats in accuracy and predicted JCT at once.
+
+        Every member runs once on the validation data. Exact up to 12 members, NSGA-II beyond. `take` puts one of
+        `choices` in force; its plan leaves the other members out.
+
+        Args:
+            x: Validation data, samples along the first dimension.
+            y: The right class of each sample.
+            batch: How many samples at once; None for as many as the example holds, at least 64.
+            quantile: As for `search`.
+            seed: Of NSGA-II.
+
+        Raises:
+            UsageError: Something is not profiled, data and labels do not fit, or the outputs or the combine rule are
+                not those of a classifier.
+            EsenError: A member could not be run.
+        """
+        models = self.fit(quantile)
+        found = self._answers(x, batch)
+        return front_of_members(models, self.device.units, found, labels_of(y, found.samples), seed=seed)
+
+    def _answers(self, x: Tree, batch: int | None) -> Answers:
+        return answers(self._ensemble, self.device, self._nursery, lambda: self._gate, x, batch=batch)
+
+    def place(self, devices: int | Mapping[str, Any], *, quantile: Quantile = "median") -> Placement:
+        """Spread the sub-models over several devices: placement, lanes and shares together. Planned, not run.
+
+        Args:
+            devices: How many devices like this one; or, by name, what is known of each: a `Profile` (such as another
+                lab's `measurements`), or for each sub-model its seconds at 1..units units.
+            quantile: As for `search`.
+
+        Raises:
+            UsageError: Something is not profiled, or a device does not know every sub-model.
+        """
+        models = self.fit(quantile)
+        return place(device_tables(devices, models, self.device.units, quantile))
+
+    def cascade(
+        self,
+        x: Tree,
+        y: Any = None,
+        *,
+        threshold: float = 0.9,
+        order: Sequence[str] | None = None,
+        stage_overhead_s: float | None = None,
+        batch: int | None = None,
+        quantile: Quantile = "median",
+    ) -> Cascade:
+        """Run some members first, the others only while the answer is not sure: expected JCT. Planned, not run.
+
+        Args:
+            x: Validation data, samples along the first dimension; decides how many inputs stay open.
+            y: The right class of each sample, to say what leaving early costs in accuracy; None: not said.
+            threshold: The probability of the likeliest class at which an input is done.
+            order: Who is asked first; None tries the fastest first and, with labels, the most accurate first.
+            stage_overhead_s: What one more stage costs; None for what the last run cost besides its slowest lane.
+            batch: As for `members`.
+            quantile: As for `search`.
+
+        Raises:
+            UsageError: Something is not profiled, an argument is not possible, or the combine rule gives no scores.
+            EsenError: A member could not be run.
+        """
+        models = self.fit(quantile)
+        found = self._answers(x, batch)
+        if stage_overhead_s is None:
+            stage_overhead_s = 0.0 if self._report is None else max(0.0, self._report.overhead_s)
+        return cascade_of_members(
+            models,
+            self.device.units,
+            found,
+            threshold,
+            order=order,
+            labels=None if y is None else labels_of(y, found.samples),
+            stage_overhead_s=stage_overhead_s,
+        )
+
+    def plan_of(self, found: Choice | Placement | Cascade) -> Plan:
+        """The plan of a point of a front, of a placement or of a cascade; it is not put in force.
+
+        Raises:
+            UsageError: It is none of these, or one of other sub-models.
+        """
+        names = self._ensemble.names
+        created_at = datetime.now(UTC).isoformat(timespec="seconds")
+        if isinstance(found, Choice):
+            ensemble = self._ensemble.only(found.names)
+            known = {**self._known_of_plans(ensemble), "created_at": created_at}
+            return plan_of_choice(found, names, self.device.units, **known)
+        known = {**self._known_of_plans(self._ensemble), "created_at": created_at}
+        if isinstance(found, Placement):
+            return plan_of_placement(found, **known)
+        if isinstance(found, Cascade):
+            return plan_of_cascade(found, self.device.units, **known)
+        raise UsageError(
+            "A plan is made of a choice of members, a placement or a cascade",
+            given=type(found).__name__,
+            hint="Such as lab.members(x, y).choices[0].",
+        )
+
+    def take(self, choice: Choice) -> Plan:
+        """Put a point of a front in force: from now on only its members run.
+
+        Raises:
+            UsageError: It is no choice of members of this ensemble.
+        """
+        self.plan = plan = self.plan_of(choice)
+        return plan
 
     def _known_of_plans(self, ensemble: Ensemble) -> dict[str, Any]:
         """What every plan made here says of where it comes from."""
@@ -559,10 +682,15 @@ class Lab:
             self._plan = plan
             self._plan_from_job = None
 
+    def _active(self, plan: Plan) -> Ensemble:
+        """The members that a plan runs."""
+        return self._ensemble.only(plan.names) if plan.left_out else self._ensemble
+
     def _check_fits(self, plan: Plan) -> None:
+        plan.check_runnable()
         names = set(self._ensemble.names)
         missing = sorted(set(plan.names) - names)
-        extra = sorted(names - set(plan.names))
+        extra = sorted(names - set(plan.names) - set(plan.left_out))
         if missing or extra:
             parts = [f"{', '.join(missing)} not registered"] if missing else []
             parts += [f"{', '.join(extra)} not in the plan"] if extra else []
@@ -624,6 +752,7 @@ class Lab:
         else:
             self._check_fits(plan)
             ours = ensemble.fingerprints
+            ensemble = self._active(plan)
             changed = [name for name in plan.names if plan.fingerprints.get(name, ours[name]) != ours[name]]
             if changed:
                 notes = (f"The plan was made before {', '.join(changed)} changed: profile and search again.",)
@@ -677,7 +806,7 @@ class Lab:
             found = compare(
                 x,
                 executor.plan,
-                self._ensemble,
+                executor.ensemble,
                 self.device,
                 self._nursery,
                 rounds=rounds,
@@ -733,8 +862,9 @@ class Lab:
             found.append(f"Made for another version of {', '.join(changed)} (weights, structure or source differ).")
         if plan.example and plan.example != self._example_text():
             found.append(f"Profiled for {plan.example}; the examples here are {self._example_text()}.")
-        if plan.combine and plan.combine != self._ensemble.combine.describe():
-            found.append(f"Made with combine rule {plan.combine}; here it is {self._ensemble.combine.describe()}.")
+        rule = self._active(plan).combine.describe()
+        if plan.combine and plan.combine != rule:
+            found.append(f"Made with combine rule {plan.combine}; here it is {rule}.")
         return found
 
     def export(self, path: str | os.PathLike[str]) -> Exported:
@@ -748,7 +878,7 @@ class Lab:
 
         plan = self._need_plan("export")
         self._check_fits(plan)
-        return export_plan(plan, self._ensemble, path)
+        return export_plan(plan, self._active(plan), path)
 
     # --- the lab itself ------------------------------------------------------------------------------------------
 
@@ -776,7 +906,7 @@ class Lab:
             return "Profiling runs in the background: wait, or %esen cancel"
         if measured is None or any(not measured.of(name) for name in self._ensemble.names):
             return "Measure the sub-models: %esen profile"
-        if self._plan is None or set(self._plan.names) != set(self._ensemble.names):
+        if self._plan is None or {*self._plan.names, *self._plan.left_out} != set(self._ensemble.names):
             return "Find a plan: %esen search"
         if self._report is None:
             return "Run the ensemble: %esen run x"

@@ -104,6 +104,50 @@ def refine(session: Session, given: Given) -> Any:
     return found
 
 
+def members(session: Session, given: Given) -> Any:
+    """Which members at all; any point can be taken as the plan."""
+    lab = session.lab()
+    options = {"batch": given.batch, "seed": given.seed}
+    found = lab.members(given.input, given.labels, **_asked(options))
+    session.front.show(views.front(found))
+    session.front.mark_shown(found)
+    if given.take is None:
+        return found
+    if not 1 <= given.take <= len(found.choices):
+        raise UsageError(f"The points of this front are 1 to {len(found.choices)}", given=given.take)
+    plan = lab.take(found.choices[given.take - 1])
+    session.front.show(views.plan(plan))
+    session.front.mark_shown(plan)
+    return plan
+
+
+def place(session: Session, given: Given) -> Any:
+    """Spread the sub-models over several devices."""
+    lab = session.lab()
+    found = lab.place(given.devices)
+    return _planned(session, lab, found, views.placement(found), given.save)
+
+
+def cascade(session: Session, given: Given) -> Any:
+    """Stages with early exit."""
+    lab = session.lab()
+    options = {"threshold": given.threshold, "order": given.order, "batch": given.batch}
+    found = lab.cascade(given.input, given.labels, **_asked(options))
+    return _planned(session, lab, found, views.stages(found), given.save)
+
+
+def _planned(session: Session, lab: Any, found: Any, view: View, path: str | None) -> Any:
+    session.front.show(view)
+    session.front.mark_shown(found)
+    if path is not None:
+        session.front.show(View(title=f"Plan saved to {lab.plan_of(found).save(path)}"))
+    return found
+
+
+def _asked(options: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if value is not None}
+
+
 def limits_of(given: Given) -> dict[str, Any]:
     """The limits that a line asks for, as `esen_lab.search.Limits` takes them."""
     limits = {
@@ -165,6 +209,13 @@ def _by_name(name: str, what: str) -> Argument:
         suggest=suggestions.submodels,
         help=what,
     )
+
+
+def _fraction(session: Session, word: str) -> float:
+    try:
+        return float(text(session, word))
+    except ValueError:
+        raise UsageError("A number is needed here, such as 0.9", given=word) from None
 
 
 def _groups(name: str, what: str) -> Argument:
@@ -239,4 +290,64 @@ REFINE: tuple[Argument, ...] = (
     Argument(name="--rounds", metavar="N", read=whole_number, help="run at most so many plans (default: 4)"),
     Argument(name="--runs", metavar="N", read=whole_number, help="runs of each plan (default: 9)"),
     *LIMITS,
+)
+
+_VALIDATION = Argument(
+    name="input",
+    metavar="X",
+    read=expression,
+    suggest=suggestions.tensors,
+    help="validation data: a Python expression; samples along the first dimension",
+)
+_BATCH = Argument(name="--batch", metavar="N", read=whole_number, help="samples at once (default: as the example)")
+_SAVE = Argument(name="--save", metavar="PATH", read=text, help="write the plan as JSON; it is not put in force")
+
+MEMBERS: tuple[Argument, ...] = (
+    _VALIDATION,
+    Argument(
+        name="labels",
+        metavar="Y",
+        read=expression,
+        suggest=suggestions.tensors,
+        help="the right class of each sample: a Python expression",
+    ),
+    Argument(name="--take", metavar="N", read=whole_number, help="put point N of the front in force"),
+    _BATCH,
+    Argument(name="--seed", metavar="N", read=whole_number, help="beyond 12 members: of NSGA-II"),
+)
+
+PLACE: tuple[Argument, ...] = (
+    Argument(
+        name="devices",
+        metavar="EXPR",
+        read=expression,
+        joined=True,
+        help='how many devices like this one; or a dict by name of profiles, such as {"here": lab.measurements, '
+        '"big": other.measurements}, or of latencies',
+    ),
+    _SAVE,
+)
+
+CASCADE: tuple[Argument, ...] = (
+    _VALIDATION,
+    Argument(
+        name="labels",
+        metavar="Y",
+        read=expression,
+        count="?",
+        suggest=suggestions.tensors,
+        help="the right class of each sample, to say what leaving early costs in accuracy",
+    ),
+    Argument(
+        name="--threshold", metavar="P", read=_fraction, help="the confidence at which an input is done (default: 0.9)"
+    ),
+    Argument(
+        name="--order",
+        metavar="A,B",
+        read=names,
+        suggest=suggestions.submodels,
+        help="who is asked first (default: the better of fastest first and most accurate first)",
+    ),
+    _BATCH,
+    _SAVE,
 )

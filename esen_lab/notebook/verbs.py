@@ -458,6 +458,24 @@ VERBS: Mapping[str, Verb] = {
         example="%esen refine x --rounds 3",
         interrupted="Interrupted before the first plan was measured. The plan in force stays.",
     ),
+    "members": Verb(
+        summary="which members at all: accuracy on validation data against JCT; any point can be the plan",
+        act=choosing.members,
+        arguments=choosing.MEMBERS,
+        example="%esen members x x --take 1",
+    ),
+    "place": Verb(
+        summary="spread the sub-models over several devices, alike or not (planned, not run)",
+        act=choosing.place,
+        arguments=choosing.PLACE,
+        example="%esen place 2",
+    ),
+    "cascade": Verb(
+        summary="ask some members first, the others only while the answer is not sure (planned, not run)",
+        act=choosing.cascade,
+        arguments=choosing.CASCADE,
+        example="%esen cascade x x --threshold 0.9",
+    ),
     "plan": Verb(summary="the plan in force", act=_plan),
     "run": Verb(
         summary="run the ensemble on one batch under the plan; its value is the combined output",

@@ -18,7 +18,7 @@ from esen_lab.profiling.progress import JobState, ProfileProgress
 from esen_lab.profiling.records import Failure, Point, Profile
 from esen_lab.runtime.comparison import Comparison, Row
 from esen_lab.runtime.report import LaneReport, RunReport, Span
-from esen_lab.search import SearchJob
+from esen_lab.search import Cascade, DeviceTables, Front, Placement, SearchJob, cascade, member_front, place
 
 IDENTITY = {"kind": "cpu", "name": "Fake", "units": 4, "unit": "core", "details": {}, "simulated": True}
 
@@ -189,6 +189,29 @@ class FakeLab:
     def refine(self, x: Any, *, on_round: Any = None, **options: Any) -> Refined:
         self._asked("refine", x, options)
         return a_refinement()
+
+    def members(self, x: Any, y: Any, **options: Any) -> Front:
+        self._asked("members", x, y, options)
+        tables = {"wide": [0.004, 0.002], "deep": [0.003, 0.002]}
+        return member_front(tables, 2, lambda names: 0.9 if len(names) == 2 else 0.8)
+
+    def take(self, choice: Any) -> Plan:
+        self._asked("take", choice.names)
+        return a_plan(lanes=(Lane(units=4, members=choice.names),), left_out=("slim",))
+
+    def place(self, devices: Any) -> Placement:
+        self._asked("place", devices)
+        tables = {"wide": [0.004, 0.002], "deep": [0.003, 0.002]}
+        return place([DeviceTables(name=f"device{k}", units=2, latencies=tables) for k in (1, 2)])
+
+    def cascade(self, x: Any, y: Any = None, **options: Any) -> Cascade:
+        self._asked("cascade", x, y, options)
+        tables = {"wide": [0.004, 0.002], "deep": [0.003, 0.002]}
+        return cascade(tables, 2, ["wide", "deep"], [1.0, 0.1])
+
+    def plan_of(self, found: Any) -> Any:
+        self._asked("plan_of", found)
+        return SimpleNamespace(save=lambda path: path)
 
     def run(self, x: Any, timeout_s: float | None = None) -> Any:
         self._asked("run", x, timeout_s)

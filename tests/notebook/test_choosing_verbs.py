@@ -11,6 +11,7 @@ from fake_lab import FakeLab
 
 from esen_lab.errors import InfeasibleError, UsageError
 from esen_lab.notebook import choosing
+from esen_lab.notebook.html import to_html
 from esen_lab.notebook.session import Session
 from esen_lab.notebook.verbs import run_line
 from esen_lab.search import Limits, SearchJob
@@ -88,6 +89,50 @@ def test_profiling_adaptively_is_a_switch_with_a_tolerance(session: Session, lab
     assert lab.calls == [("profile", None, {"adaptive": True, "within": 0.05})]
     with pytest.raises(UsageError, match="A percentage"):
         run_line(session, "profile --adaptive --within much")
+
+
+def test_members_shows_the_front_and_any_point_can_be_taken(session: Session, front: FakeFront, lab: FakeLab) -> None:
+    found = run_line(session, "members x x --batch 8 --seed 1")
+    assert lab.calls == [("members", [1, 2], [1, 2], {"batch": 8, "seed": 1})]
+    assert front.marked == [found]
+    assert "Members: 2 points worth having" in front.text
+    assert "<svg" in to_html(front.shown[-1])
+    plan = run_line(session, "members x x --take 2")
+    assert lab.calls[-1] == ("take", found.choices[1].names)
+    assert front.marked[-1] is plan
+    assert "left out" in front.text
+    with pytest.raises(UsageError, match="1 to 2"):
+        run_line(session, "members x x --take 3")
+
+
+def test_place_and_cascade_are_planned_and_saved_on_request(session: Session, front: FakeFront, lab: FakeLab) -> None:
+    found = run_line(session, 'place {"a": 1, "b": 2} --save plan.json')
+    assert lab.calls == [("place", {"a": 1, "b": 2}), ("plan_of", found)]
+    assert "Plan saved to plan.json" in front.text
+    assert "Planned only" in front.text
+    found = run_line(session, "cascade x --threshold 0.8 --order wide,deep --save plan.json")
+    assert lab.calls[-2:] == [
+        ("cascade", [1, 2], None, {"threshold": 0.8, "order": ["wide", "deep"]}),
+        ("plan_of", found),
+    ]
+    assert "Cascade of 2 stages" in front.text
+    run_line(session, "cascade x x")
+    assert lab.calls[-1] == ("cascade", [1, 2], [1, 2], {})
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("members x", "arguments are required: Y"),
+        ("members x x --take two", "A whole number"),
+        ("place", "arguments are required: EXPR"),
+        ("cascade x --threshold high", "such as 0.9"),
+    ],
+)
+def test_what_does_not_read_is_refused(session: Session, lab: FakeLab, line: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        run_line(session, line)
+    assert lab.calls == []
 
 
 @pytest.fixture

@@ -81,7 +81,9 @@ def test_a_mistake_is_one_line_and_an_error(magics: SimpleNamespace, capsys: Cap
     ran = magics.run("%esen profil")
     assert isinstance(ran.error_in_exec, UsageError)
     told = capsys.readouterr().out.strip().splitlines()
-    assert told == ["UsageError: %esen has no verb 'profil'. Did you mean profile? `%esen help` lists them all."]
+    assert told == [
+        "UsageError: %esen has no verb 'profil'. Did you mean profile or refine? `%esen help` lists them all."
+    ]
 
 
 def test_a_syntax_error_in_the_expression_is_one_line(magics: SimpleNamespace, capsys: Capture) -> None:
