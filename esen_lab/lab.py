@@ -15,15 +15,34 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from esen_lab.choosing import (
+    AdaptiveProfileJob,
+    Answers,
+    LaneRuns,
+    Refined,
+    Round,
+    answers,
+    cascade_of_members,
+    device_tables,
+    front_of_members,
+    labels_of,
+    measured_defaults,
+    plan_of_allocation,
+    plan_of_cascade,
+    plan_of_choice,
+    plan_of_placement,
+    refine_plan,
+    with_memory,
+)
 from esen_lab.devices import Device, open_device
 from esen_lab.ensemble import Combine, Ensemble, SubModel, make_combine, make_submodel
 from esen_lab.errors import EsenError, UsageError
-from esen_lab.fitting import CostModel, fit
-from esen_lab.planning import Lane, Plan, sequential_plan
-from esen_lab.profiling import Profile, ProfileJob, ProfileStore, default_store_path, start_profile
+from esen_lab.fitting import CostModel, Quantile, fit
+from esen_lab.planning import Plan, sequential_plan
+from esen_lab.profiling import Profile, ProfileJob, ProfileStore, default_shares, default_store_path, start_profile
 from esen_lab.runtime import Comparison, Executor, Nursery, RunReport, compare
 from esen_lab.runtime.executor import DEFAULT_TIMEOUT_S, example_of
-from esen_lab.search import search
+from esen_lab.search import Cascade, Choice, Front, Limits, Placement, SearchJob, make_searcher, place, search
 from esen_lab.trees import Tree, tree_spec
 
 if TYPE_CHECKING:
@@ -31,7 +50,10 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from esen_lab.export import Exported
-    from esen_lab.search import Allocation
+    from esen_lab.search import Allocation, Measure, Progress
+
+BACKGROUND_SEARCH_S = 60.0
+"""For how long the exact searcher improves and proves in the background."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,10 +123,14 @@ class Lab:
         self._nursery = Nursery()  # starts nothing yet
         self._lock = threading.RLock()  # the fields below
         self._gate = threading.Lock()  # the device: a measured point and a run exclude each other
-        self._job: ProfileJob | None = None
+        self._job: ProfileJob | AdaptiveProfileJob | None = None
         self._measured: Profile | None = None
         self._plan: Plan | None = None
         self._previous_plan: Plan | None = None
+        self._search_job: SearchJob[Plan] | None = None
+        self._last_limits = Limits()  # of the last search: what its plan keeps to, refinement keeps to
+        self._last_quantile: Quantile = "median"
+        self._plan_from_job: object = None  # the background search that may still improve the plan in force
         self._executor: Executor | None = None
         self._report: RunReport | None = None
         self._comparison: Comparison | None = None
@@ -189,7 +215,10 @@ class Lab:
         budget_s: float = 1.0,
         point_timeout_s: float = 60.0,
         fresh: bool = False,
-    ) -> ProfileJob:
+        adaptive: bool = False,
+        within: float = 0.02,
+        limits: Limits | Mapping[str, Any] | None = None,
+    ) -> ProfileJob | AdaptiveProfileJob:
         """Measure sub-models at several shares, in the background; returns at once.
 
         Args:
@@ -198,6 +227,11 @@ class Lab:
             budget_s: Time for each point after its warm-up; less is used once the median is known to 2 %.
             point_timeout_s: A point that takes longer is given up, and says so.
             fresh: Measure again what the store has.
+            adaptive: Measure three shares of each, then only what the best plan rests on or could rest on, until no
+                further point can make the plan better by more than `within`. `shares` are then those that may be
+                measured.
+            within: See `adaptive`, as a fraction.
+            limits: With `adaptive`, what the plan will have to keep to; see `search`.
 
         Returns:
             The job: `snapshot()`, `result(timeout=...)`, `cancel()`.
@@ -216,22 +250,37 @@ class Lab:
             self._keep_finished()
             if self._store is None:
                 self._store = ProfileStore(self._store_path or default_store_path())
-            self._job = start_profile(
-                self._ensemble,
-                self.device,
-                self._nursery,
-                self._store,
-                names=names,
-                shares=shares,
-                budget_s=budget_s,
-                point_timeout_s=point_timeout_s,
-                fresh=fresh,
-                gate=lambda: self._gate,
-            )
+
+            def start(names: Sequence[str] | None, shares: Sequence[int] | None) -> ProfileJob:
+                return start_profile(
+                    ensemble,
+                    self.device,
+                    self._nursery,
+                    store,
+                    names=names,
+                    shares=shares,
+                    budget_s=budget_s,
+                    point_timeout_s=point_timeout_s,
+                    fresh=fresh,
+                    gate=lambda: self._gate,
+                )
+
+            ensemble, store = self._ensemble, self._store
+            if adaptive:
+                self._job = AdaptiveProfileJob(
+                    lambda names, share: start(names, [share]),
+                    ensemble.names if names is None else [ensemble.get(name).name for name in names],
+                    self.device.units,
+                    default_shares(self.device.units) if shares is None else shares,
+                    within=within,
+                    limits=limits,
+                )
+            else:
+                self._job = start(names, shares)
             return self._job
 
     @property
-    def job(self) -> ProfileJob | None:
+    def job(self) -> ProfileJob | AdaptiveProfileJob | None:
         """The last profile job."""
         return self._job
 
@@ -278,11 +327,14 @@ class Lab:
 
     # --- choose --------------------------------------------------------------------------------------------------
 
-    def fit(self) -> dict[str, CostModel]:
+    def fit(self, quantile: Quantile = "median") -> dict[str, CostModel]:
         """A cost model per sub-model, from the measured points.
 
+        Args:
+            quantile: "median", or "q90" to plan noisy sub-models with their 90th percentile.
+
         Raises:
-            UsageError: Some sub-model has not been measured.
+            UsageError: Some sub-model has not been measured, or the quantile is unknown.
         """
         self._need_submodels("fit")
         profile = self.measurements
@@ -295,48 +347,324 @@ class Lab:
                 given=f"no finished measurement of {', '.join(missing)}",
                 hint="Profiling is still running: wait for it." if busy else "Run lab.profile(), or %esen profile.",
             )
-        return fit(profile, self.device.units)
+        return fit(profile, self.device.units, quantile=quantile)
 
-    def search(self, searcher: str = "exact", **options: Any) -> Plan:
-        """Find a plan for the measured sub-models; it becomes `plan`.
+    def search(
+        self,
+        searcher: str = "exact",
+        *,
+        limits: Limits | Mapping[str, Any] | None = None,
+        quantile: Quantile = "median",
+        objective: str = "predicted",
+        x: Tree = None,
+        runs: int = 9,
+        on_progress: Callable[[Progress], None] | None = None,
+        **options: Any,
+    ) -> Plan:
+        """Find a plan for the measured sub-models; it becomes `plan`. `start_search` does it in the background.
 
         Args:
             searcher: "exact", "optuna", ...; see `esen_lab.search.SEARCHERS`.
+            limits: What the plan must keep to: an `esen_lab.search.Limits`, or a mapping of its attributes. Under a
+                memory limit, what the sub-models take comes from the profile.
+            quantile: Plan with the "median" latency, or with "q90", the 90th percentile.
+            objective: "predicted" by the cost models, or "measured": every candidate is run, as nothing else runs. Only
+                searchers that try plans can, such as "optuna" (40 trials if you name no number).
+            x: The input to measure with; None for the example.
+            runs: How many runs of a candidate its median is taken from; hopeless ones get fewer.
+            on_progress: Called with a `Progress` whenever the search gets further.
             **options: The searcher's own.
 
         Raises:
-            UsageError: Something is not profiled, or the searcher or an option is unknown.
-            InfeasibleError: No plan keeps every limit.
+            UsageError: Something is not profiled, or the searcher, an option or a limit is unknown.
+            InfeasibleError: No plan keeps every limit; the message says which one fails, and by how much.
+            KeyboardInterrupt: It came before there was any plan; later, the best so far is returned, and says so.
         """
-        models = self.fit()
-        found = search(models, self.device.units, searcher, **options)
-        plan = self._plan_from(found, models)
-        self.plan = plan
+        search = self._searching(searcher, limits, quantile, objective, x, runs, options)
+        self.plan = plan = search(on_progress=on_progress)
         return plan
 
-    def _plan_from(self, found: Allocation, models: Mapping[str, CostModel]) -> Plan:
-        lanes = tuple(
-            Lane(
-                units=units,
-                members=tuple(members),
-                active_units=tuple(models[name].active_units[units - 1] for name in members),
+    def start_search(
+        self,
+        searcher: str = "exact",
+        *,
+        limits: Limits | Mapping[str, Any] | None = None,
+        quantile: Quantile = "median",
+        objective: str = "predicted",
+        x: Tree = None,
+        runs: int = 9,
+        **options: Any,
+    ) -> SearchJob[Plan]:
+        """Search in the background; returns at once. Arguments and what is raised now are those of `search`.
+
+        The first plan found becomes `plan` as soon as it is there, every better one takes its place, and so does what
+        the proof ends with. A plan that is set by hand meanwhile stays; a second search ends the first.
+        The exact searcher goes on for a minute unless `time_limit_s` says otherwise.
+
+        Returns:
+            The job: `snapshot()`, `best`, `result(timeout=...)`, `cancel()`. An `InfeasibleError` comes with `result`.
+        """
+        if searcher == "exact":
+            options = {"time_limit_s": BACKGROUND_SEARCH_S, **options}
+        run = self._searching(searcher, limits, quantile, objective, x, runs, options)
+        mine = object()
+
+        def keep(plan: Plan) -> None:
+            with self._lock:
+                if self._plan_from_job is mine:
+                    self.plan = plan
+                    self._plan_from_job = mine
+
+        def work(on_better: Callable[[Plan], None], **watched: Any) -> Plan:
+            def better(plan: Plan) -> None:
+                keep(plan)
+                on_better(plan)
+
+            plan = run(on_better=better, **watched)
+            keep(plan)
+            return plan
+
+        with self._lock:
+            before, self._plan_from_job = self._search_job, mine
+            if before is not None:
+                before.cancel()
+            self._search_job = SearchJob(work)
+            return self._search_job
+
+    def _searching(
+        self,
+        searcher: str,
+        limits: Limits | Mapping[str, Any] | None,
+        quantile: Quantile,
+        objective: str,
+        x: Tree,
+        runs: int,
+        options: Mapping[str, Any],
+    ) -> Callable[..., Plan]:
+        """A search with everything bound and checked that can be checked before it begins."""
+        models = self.fit(quantile)
+        ensemble = self._ensemble
+        measure: Measure | None = None
+        if objective == "measured":
+            options = {**measured_defaults(searcher), **options}
+            lanes = LaneRuns(ensemble, self.device, self._nursery, lambda: self._gate, x=x, runs=runs)
+            measure = lanes.measuring(models)
+        elif objective != "predicted":
+            raise UsageError("An objective is 'predicted' or 'measured'", given=objective)
+        make_searcher(searcher, **options)
+        asked = Limits.of(limits)
+        held, notes = with_memory(asked, ensemble, self.measurements)
+        held.check(ensemble.names, self.device.units)
+        self._last_limits, self._last_quantile = asked, quantile
+        if quantile != "median":
+            notes = (*notes, "planned with 90th percentiles, not medians")
+        known = self._known_of_plans(ensemble)
+
+        def as_plan(found: Allocation) -> Plan:
+            created_at = datetime.now(UTC).isoformat(timespec="seconds")
+            return plan_of_allocation(found, models, self.device.units, notes=notes, created_at=created_at, **known)
+
+        def run(on_better: Callable[[Plan], None] | None = None, **watched: Any) -> Plan:
+            better = None if on_better is None else lambda found: on_better(as_plan(found))
+            return as_plan(
+                search(
+                    models,
+                    self.device.units,
+                    searcher,
+                    limits=held,
+                    on_better=better,
+                    measure=measure,
+                    **watched,
+                    **options,
+                )
             )
-            for units, members in found.lanes
+
+        return run
+
+    def refine(
+        self,
+        x: Tree = None,
+        *,
+        rounds: int = 4,
+        runs: int = 9,
+        least_gain: float = 0.01,
+        limits: Limits | Mapping[str, Any] | None = None,
+        on_round: Callable[[tuple[Round, ...]], None] | None = None,
+        stop: threading.Event | None = None,
+    ) -> Refined:
+        """Run the plan, correct the cost models by what it took, search again, and so on; the best becomes `plan`.
+
+        Without a plan, one is searched first. Ctrl-C, and `stop`, keep the best plan measured until then.
+
+        Args:
+            x: The input to run; None for the example.
+            rounds: At most so many plans are run.
+            runs: How many runs of each plan its median is taken from.
+            least_gain: It ends when a round gains less than this fraction.
+            limits: As for `search`; None for those of the last search.
+            on_round: Called with all rounds so far whenever one is done.
+            stop: Set it, from another thread, to end early.
+
+        Raises:
+            UsageError: Something is not profiled, or a number is not possible.
+            EsenError: The plan could not be run.
+        """
+        models = self.fit(self._last_quantile)
+        ensemble = self._ensemble if self.plan is None else self._active(self.plan)
+        models = {name: models[name] for name in ensemble.names}
+        asked = self._last_limits if limits is None else Limits.of(limits)
+        held, notes = with_memory(asked, ensemble, self.measurements)
+        held.check(ensemble.names, self.device.units)
+        lanes = LaneRuns(ensemble, self.device, self._nursery, lambda: self._gate, x=x, runs=runs)
+        first = self.plan or self.search(limits=asked, quantile=self._last_quantile)
+        self._check_fits(first)
+        known = {**self._known_of_plans(ensemble), "left_out": first.left_out}
+
+        def as_plan(found: Allocation, corrected: Mapping[str, CostModel]) -> Plan:
+            created_at = datetime.now(UTC).isoformat(timespec="seconds")
+            told = (*notes, "predicted by cost models corrected by measured runs")
+            return plan_of_allocation(found, corrected, self.device.units, notes=told, created_at=created_at, **known)
+
+        refined = refine_plan(
+            first,
+            models,
+            lanes,
+            as_plan,
+            most_rounds=rounds,
+            least_gain=least_gain,
+            limits=held,
+            stop=stop,
+            on_round=on_round,
         )
-        return Plan(
-            lanes=lanes,
-            units=self.device.units,
-            device=self.device.identity.to_dict(),
-            searcher=found.searcher,
-            jct_s=found.jct_s,
-            bound_s=found.bound_s,
-            predicted_s={name: models[name].latency_s[lane.units - 1] for lane in lanes for name in lane.members},
-            fingerprints=self._ensemble.fingerprints,
-            example=self._example_text(),
-            combine=self._ensemble.combine.describe(),
-            notes=tuple(found.notes),
-            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        self.plan = refined.plan
+        return refined
+
+    def members(
+        self, x: Tree, y: Any, *, batch: int | None = None, quantile: Quantile = "median", seed: int = 0
+    ) -> Front:
+        """Which members at all: the subsets that no other beats in accuracy and predicted JCT at once.
+
+        Every member runs once on the validation data. Exact up to 12 members, NSGA-II beyond. `take` puts one of
+        `choices` in force; its plan leaves the other members out.
+
+        Args:
+            x: Validation data, samples along the first dimension.
+            y: The right class of each sample.
+            batch: How many samples at once; None for as many as the example holds, at least 64.
+            quantile: As for `search`.
+            seed: Of NSGA-II.
+
+        Raises:
+            UsageError: Something is not profiled, data and labels do not fit, or the outputs or the combine rule are
+                not those of a classifier.
+            EsenError: A member could not be run.
+        """
+        models = self.fit(quantile)
+        found = self._answers(x, batch)
+        return front_of_members(models, self.device.units, found, labels_of(y, found.samples), seed=seed)
+
+    def _answers(self, x: Tree, batch: int | None) -> Answers:
+        return answers(self._ensemble, self.device, self._nursery, lambda: self._gate, x, batch=batch)
+
+    def place(self, devices: int | Mapping[str, Any], *, quantile: Quantile = "median") -> Placement:
+        """Spread the sub-models over several devices: placement, lanes and shares together. Planned, not run.
+
+        Args:
+            devices: How many devices like this one; or, by name, what is known of each: a `Profile` (such as another
+                lab's `measurements`), or for each sub-model its seconds at 1..units units.
+            quantile: As for `search`.
+
+        Raises:
+            UsageError: Something is not profiled, or a device does not know every sub-model.
+        """
+        models = self.fit(quantile)
+        return place(device_tables(devices, models, self.device.units, quantile))
+
+    def cascade(
+        self,
+        x: Tree,
+        y: Any = None,
+        *,
+        threshold: float = 0.9,
+        order: Sequence[str] | None = None,
+        stage_overhead_s: float | None = None,
+        batch: int | None = None,
+        quantile: Quantile = "median",
+    ) -> Cascade:
+        """Run some members first, the others only while the answer is not sure: expected JCT. Planned, not run.
+
+        Args:
+            x: Validation data, samples along the first dimension; decides how many inputs stay open.
+            y: The right class of each sample, to say what leaving early costs in accuracy; None: not said.
+            threshold: The probability of the likeliest class at which an input is done.
+            order: Who is asked first; None tries the fastest first and, with labels, the most accurate first.
+            stage_overhead_s: What one more stage costs; None for what the last run cost besides its slowest lane.
+            batch: As for `members`.
+            quantile: As for `search`.
+
+        Raises:
+            UsageError: Something is not profiled, an argument is not possible, or the combine rule gives no scores.
+            EsenError: A member could not be run.
+        """
+        models = self.fit(quantile)
+        found = self._answers(x, batch)
+        if stage_overhead_s is None:
+            stage_overhead_s = 0.0 if self._report is None else max(0.0, self._report.overhead_s)
+        return cascade_of_members(
+            models,
+            self.device.units,
+            found,
+            threshold,
+            order=order,
+            labels=None if y is None else labels_of(y, found.samples),
+            stage_overhead_s=stage_overhead_s,
         )
+
+    def plan_of(self, found: Choice | Placement | Cascade) -> Plan:
+        """The plan of a point of a front, of a placement or of a cascade; it is not put in force.
+
+        Raises:
+            UsageError: It is none of these, or one of other sub-models.
+        """
+        names = self._ensemble.names
+        created_at = datetime.now(UTC).isoformat(timespec="seconds")
+        if isinstance(found, Choice):
+            ensemble = self._ensemble.only(found.names)
+            known = {**self._known_of_plans(ensemble), "created_at": created_at}
+            return plan_of_choice(found, names, self.device.units, **known)
+        known = {**self._known_of_plans(self._ensemble), "created_at": created_at}
+        if isinstance(found, Placement):
+            return plan_of_placement(found, **known)
+        if isinstance(found, Cascade):
+            return plan_of_cascade(found, self.device.units, **known)
+        raise UsageError(
+            "A plan is made of a choice of members, a placement or a cascade",
+            given=type(found).__name__,
+            hint="Such as lab.members(x, y).choices[0].",
+        )
+
+    def take(self, choice: Choice) -> Plan:
+        """Put a point of a front in force: from now on only its members run.
+
+        Raises:
+            UsageError: It is no choice of members of this ensemble.
+        """
+        self.plan = plan = self.plan_of(choice)
+        return plan
+
+    def _known_of_plans(self, ensemble: Ensemble) -> dict[str, Any]:
+        """What every plan made here says of where it comes from."""
+        return {
+            "device": self.device.identity.to_dict(),
+            "fingerprints": ensemble.fingerprints,
+            "example": self._example_text(),
+            "combine": ensemble.combine.describe(),
+        }
+
+    @property
+    def search_job(self) -> SearchJob[Plan] | None:
+        """The last background search."""
+        return self._search_job
 
     @property
     def plan(self) -> Plan | None:
@@ -352,11 +680,17 @@ class Lab:
             if self._executor is not None and not self._executor.broken:
                 self._previous_plan = self._executor.plan
             self._plan = plan
+            self._plan_from_job = None
+
+    def _active(self, plan: Plan) -> Ensemble:
+        """The members that a plan runs."""
+        return self._ensemble.only(plan.names) if plan.left_out else self._ensemble
 
     def _check_fits(self, plan: Plan) -> None:
+        plan.check_runnable()
         names = set(self._ensemble.names)
         missing = sorted(set(plan.names) - names)
-        extra = sorted(names - set(plan.names))
+        extra = sorted(names - set(plan.names) - set(plan.left_out))
         if missing or extra:
             parts = [f"{', '.join(missing)} not registered"] if missing else []
             parts += [f"{', '.join(extra)} not in the plan"] if extra else []
@@ -418,6 +752,7 @@ class Lab:
         else:
             self._check_fits(plan)
             ours = ensemble.fingerprints
+            ensemble = self._active(plan)
             changed = [name for name in plan.names if plan.fingerprints.get(name, ours[name]) != ours[name]]
             if changed:
                 notes = (f"The plan was made before {', '.join(changed)} changed: profile and search again.",)
@@ -471,7 +806,7 @@ class Lab:
             found = compare(
                 x,
                 executor.plan,
-                self._ensemble,
+                executor.ensemble,
                 self.device,
                 self._nursery,
                 rounds=rounds,
@@ -527,8 +862,9 @@ class Lab:
             found.append(f"Made for another version of {', '.join(changed)} (weights, structure or source differ).")
         if plan.example and plan.example != self._example_text():
             found.append(f"Profiled for {plan.example}; the examples here are {self._example_text()}.")
-        if plan.combine and plan.combine != self._ensemble.combine.describe():
-            found.append(f"Made with combine rule {plan.combine}; here it is {self._ensemble.combine.describe()}.")
+        rule = self._active(plan).combine.describe()
+        if plan.combine and plan.combine != rule:
+            found.append(f"Made with combine rule {plan.combine}; here it is {rule}.")
         return found
 
     def export(self, path: str | os.PathLike[str]) -> Exported:
@@ -542,7 +878,7 @@ class Lab:
 
         plan = self._need_plan("export")
         self._check_fits(plan)
-        return export_plan(plan, self._ensemble, path)
+        return export_plan(plan, self._active(plan), path)
 
     # --- the lab itself ------------------------------------------------------------------------------------------
 
@@ -570,7 +906,7 @@ class Lab:
             return "Profiling runs in the background: wait, or %esen cancel"
         if measured is None or any(not measured.of(name) for name in self._ensemble.names):
             return "Measure the sub-models: %esen profile"
-        if self._plan is None or set(self._plan.names) != set(self._ensemble.names):
+        if self._plan is None or {*self._plan.names, *self._plan.left_out} != set(self._ensemble.names):
             return "Find a plan: %esen search"
         if self._report is None:
             return "Run the ensemble: %esen run x"
@@ -583,10 +919,15 @@ class Lab:
         job = self._job
         if job is not None and not job.done:
             job.cancel()
+        searching = self._search_job
+        if searching is not None:
+            searching.cancel()
         self._nursery.close()  # a run that is under way in another thread fails now and lets go of the device
         if job is not None:
             with contextlib.suppress(EsenError, TimeoutError):
                 job.result(timeout=5.0)
+        if searching is not None:
+            searching.wait(timeout=5.0)
         with self._gate, self._lock:
             executor, self._executor = self._executor, None
             store, self._store = self._store, None
@@ -638,7 +979,7 @@ def _same_work(executor: Executor, plan: Plan, ensemble: Ensemble) -> bool:
     )
 
 
-def _finished(job: ProfileJob | None) -> Profile | None:
+def _finished(job: ProfileJob | AdaptiveProfileJob | None) -> Profile | None:
     """What a finished job measured, or None."""
     if job is None or not job.done:
         return None

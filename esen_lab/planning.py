@@ -5,6 +5,7 @@ Saved as JSON with a `schema_version`; nothing in it is ever executed.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -30,6 +31,8 @@ class Lane:
         members: Names of the sub-models, in the order they run.
         active_units: For each member, how many of the lane's units it uses: fewer than `units` where its profile says
             that fewer are faster.
+        device: On which of the plan's devices; "" where the plan has but one.
+        stage: In which of the plan's stages, from 0.
         mode: "serial": one after another (a lane in the proper sense). "threads": all at once in a thread pool of one
             process. "vmap": all as one batched call of `torch.func`. The last two exist to be compared against.
     """
@@ -38,6 +41,8 @@ class Lane:
     members: tuple[str, ...]
     active_units: tuple[int, ...] = ()
     mode: str = "serial"
+    device: str = ""
+    stage: int = 0
 
     def __post_init__(self) -> None:
         """Check the fields against each other."""
@@ -65,6 +70,8 @@ class Lane:
             "members": list(self.members),
             "active_units": list(self.active_units),
             "mode": self.mode,
+            **({"device": self.device} if self.device else {}),
+            **({"stage": self.stage} if self.stage else {}),
         }
 
 
@@ -78,6 +85,7 @@ class Plan:
         device: The device's identity as plain data.
         searcher: Who found it: "exact", "sequential", "by hand", ...
         jct_s: Predicted job completion time in seconds, or None where there was no profile to predict from.
+        measured_s: Its median measured JCT in seconds, where the search measured; else None.
         bound_s: Proven lower bound on the JCT of any plan under the same cost models, or None.
         predicted_s: For each sub-model, the predicted latency in its lane, in seconds.
         fingerprints: For each sub-model, what it was when the plan was made.
@@ -85,6 +93,11 @@ class Plan:
         combine: The combine rule, for people.
         notes: Honest remarks for the reader ("sequential is as good").
         created_at: UTC ISO 8601, or "".
+        left_out: Members of the ensemble that this plan leaves out on purpose.
+        devices: Units by name, for a plan over several devices; else empty. `units` is then the largest.
+        reach: For a plan in stages, for each stage the fraction of inputs that get there: 1, then never rising; else
+            empty. `jct_s` is then the expected JCT.
+        threshold: For a plan in stages, the confidence at which an input is done.
     """
 
     lanes: tuple[Lane, ...]
@@ -99,6 +112,11 @@ class Plan:
     combine: str = ""
     notes: tuple[str, ...] = ()
     created_at: str = ""
+    measured_s: float | None = None
+    left_out: tuple[str, ...] = ()
+    devices: Mapping[str, int] = field(default_factory=dict)
+    reach: tuple[float, ...] = ()
+    threshold: float | None = None
 
     def __post_init__(self) -> None:
         """Check the fields against each other."""
@@ -110,6 +128,34 @@ class Plan:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise UsageError("A sub-model is in one lane", given=f"{', '.join(twice)} in several")
+        both = sorted(set(names) & set(self.left_out))
+        if both:
+            raise UsageError("A sub-model is in a lane or left out", given=f"{', '.join(both)} both")
+        self._check_devices()
+        self._check_stages()
+
+    def _check_devices(self) -> None:
+        for lane in self.lanes:
+            if lane.device not in (self.devices or {"": 0}):
+                known = ", ".join(self.devices) or "none besides the one it is for"
+                raise UsageError("A lane is on a device of its plan", given=repr(lane.device), hint=f"It has {known}.")
+        for name, units in self.devices.items():
+            check_name(name, "device")
+            check_units(units, self.units, f"the size of device {name!r}")
+            for lane in self.lanes:
+                if lane.device == name:
+                    check_units(lane.units, units, "a lane's share")
+
+    def _check_stages(self) -> None:
+        stages = {lane.stage for lane in self.lanes}
+        if stages != set(range(max(1, len(self.reach)))):
+            raise UsageError(
+                "The stages of a plan are numbered from 0, each with a lane and a reach",
+                given=f"stages {sorted(stages)} and {len(self.reach)} reaches",
+            )
+        falls = all(later <= earlier for earlier, later in itertools.pairwise(self.reach))
+        if self.reach and not (self.reach[0] == 1 and falls and self.reach[-1] >= 0):
+            raise UsageError("The reach of stages begins at 1 and never rises", given=list(self.reach))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -126,7 +172,31 @@ class Plan:
     @property
     def oversubscribed(self) -> bool:
         """Whether the lanes' shares sum to more than the device."""
-        return sum(lane.units for lane in self.lanes) > self.units
+        sums: dict[tuple[str, int], int] = {}
+        for lane in self.lanes:
+            place = (lane.device, lane.stage)
+            sums[place] = sums.get(place, 0) + lane.units
+        return any(units > self.devices.get(device, self.units) for (device, _), units in sums.items())
+
+    @property
+    def only_planned(self) -> str:
+        """Why this version cannot run it, in words; "" where it can."""
+        if len(self.devices) > 1:
+            return f"it is for {len(self.devices)} devices: {', '.join(self.devices)}"
+        return f"it runs in {len(self.reach)} stages" if len(self.reach) > 1 else ""
+
+    def check_runnable(self) -> None:
+        """Whether this version can run it.
+
+        Raises:
+            UsageError: It is a plan over several devices, or in stages.
+        """
+        if self.only_planned:
+            raise UsageError(
+                "Plans over several devices or in stages are planned and saved, not run",
+                given=self.only_planned,
+                hint="Save it, or search a plan for this device.",
+            )
 
     @property
     def is_sequential(self) -> bool:
@@ -146,9 +216,15 @@ class Plan:
 
     def describe(self) -> str:
         """The lanes in one line: "2: a + b | 1: c"."""
-        return " | ".join(
-            f"{lane.units}: {' + '.join(lane.members)}" + ("" if lane.mode == "serial" else f" ({lane.mode})")
-            for lane in self.lanes
+        return ", then ".join(
+            " | ".join(
+                (f"{lane.device} " if lane.device else "")
+                + f"{lane.units}: {' + '.join(lane.members)}"
+                + ("" if lane.mode == "serial" else f" ({lane.mode})")
+                for lane in self.lanes
+                if lane.stage == stage
+            )
+            for stage in range(max(1, len(self.reach)))
         )
 
     def with_note(self, note: str) -> Plan:
@@ -164,6 +240,7 @@ class Plan:
             "device": dict(self.device),
             "searcher": self.searcher,
             "jct_s": self.jct_s,
+            "measured_s": self.measured_s,
             "bound_s": self.bound_s,
             "predicted_s": dict(self.predicted_s),
             "fingerprints": dict(self.fingerprints),
@@ -171,6 +248,10 @@ class Plan:
             "combine": self.combine,
             "notes": list(self.notes),
             "created_at": self.created_at,
+            "left_out": list(self.left_out),
+            "devices": dict(self.devices),
+            "reach": list(self.reach),
+            "threshold": self.threshold,
         }
 
     @classmethod
@@ -196,6 +277,7 @@ class Plan:
                 device=_expect(data, "device", dict),
                 searcher=_expect(data, "searcher", str),
                 jct_s=_seconds(data, "jct_s"),
+                measured_s=_seconds(data, "measured_s"),
                 bound_s=_seconds(data, "bound_s"),
                 predicted_s={str(k): float(v) for k, v in _expect(data, "predicted_s", dict).items()},
                 fingerprints={str(k): str(v) for k, v in _expect(data, "fingerprints", dict).items()},
@@ -203,6 +285,10 @@ class Plan:
                 combine=_expect(data, "combine", str),
                 notes=tuple(str(note) for note in _expect(data, "notes", list)),
                 created_at=_expect(data, "created_at", str),
+                left_out=tuple(str(name) for name in _expect(data, "left_out", list, [])),
+                devices={str(name): units for name, units in _expect(data, "devices", dict, {}).items()},
+                reach=tuple(float(fraction) for fraction in _expect(data, "reach", list, [])),
+                threshold=_seconds(data, "threshold"),
             )
         except (UsageError, ValueError, TypeError) as problem:
             raise StoreError(f"The plan is damaged: {problem}") from problem
@@ -271,11 +357,13 @@ def _lane_from(data: Any) -> Lane:
         members=tuple(_expect(data, "members", list)),
         active_units=tuple(_expect(data, "active_units", list)),
         mode=_expect(data, "mode", str),
+        device=_expect(data, "device", str, ""),
+        stage=_expect(data, "stage", int, 0),
     )
 
 
-def _expect(data: Mapping[str, Any], key: str, kind: type) -> Any:
-    value = data.get(key)
+def _expect(data: Mapping[str, Any], key: str, kind: type, absent: Any = None) -> Any:
+    value = data.get(key, absent)
     if not isinstance(value, kind) or isinstance(value, bool):
         raise StoreError(f"The field {key!r} is of type {kind.__name__}", given=value)
     return value

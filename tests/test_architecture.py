@@ -26,8 +26,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "search": LEAVES | {"fitting"},
     "planning": LEAVES | {"ensemble", "search"},
     "runtime": LEAVES | {"devices", "workers", "ensemble", "planning"},
+    # Searches that need the ensemble, its measurements or its warm lanes; `search` itself stays free of all that.
+    "choosing": LEAVES | {"devices", "ensemble", "profiling", "fitting", "search", "planning", "runtime"},
     "export": LEAVES | {"ensemble", "planning"},
-    "lab": LEAVES | {"devices", "ensemble", "profiling", "fitting", "search", "planning", "runtime", "export"},
+    "lab": LEAVES
+    | {"devices", "ensemble", "profiling", "fitting", "search", "planning", "runtime", "export", "choosing"},
     # `run FOLDER` runs an exported plan, as its script does; `doctor` looks at devices and the profile store.
     "cli": LEAVES | {"devices", "profiling", "planning", "runtime", "export", "lab"},
     "notebook": LEAVES | {"lab"},

@@ -89,6 +89,13 @@ def test_a_second_profile_reuses_every_stored_point_even_in_another_lab(lab: Lab
     assert job.snapshot().reused == len(profile.points)
 
 
+def test_a_run_inside_inference_mode_leaves_later_runs_alone(lab: Lab) -> None:
+    two(lab)
+    with torch.inference_mode():
+        torch.testing.assert_close(lab.run(X), expected(X))
+    torch.testing.assert_close(lab.run(X), expected(X))
+
+
 # --- registering ------------------------------------------------------------------------------------------------
 
 

@@ -125,3 +125,75 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, mon
 def test_writing_into_a_folder_that_is_not_there_says_so(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="cannot be written"):
         PLAN.save(tmp_path / "no" / "plan.json")
+
+
+TWO = Plan(
+    lanes=(Lane(units=2, members=("a",), device="one"), Lane(units=3, members=("b",), device="two")),
+    units=3,
+    devices={"one": 2, "two": 3},
+)
+STAGED = Plan(
+    lanes=(Lane(units=2, members=("a",)), Lane(units=2, members=("b",), stage=1)),
+    units=2,
+    reach=(1.0, 0.25),
+    threshold=0.9,
+    left_out=("c",),
+)
+
+
+@pytest.mark.parametrize("plan", [TWO, STAGED])
+def test_devices_and_stages_come_back_equal_and_are_not_run(plan: Plan, tmp_path: Path) -> None:
+    assert Plan.load(plan.save(tmp_path / "plan.json")) == plan
+    assert not plan.oversubscribed
+    with pytest.raises(UsageError, match="planned and saved, not run"):
+        plan.check_runnable()
+
+
+def test_devices_and_stages_are_described_in_one_line() -> None:
+    assert TWO.describe() == "one 2: a | two 3: b"
+    assert STAGED.describe() == "2: a, then 2: b"
+
+
+def test_a_plan_of_an_earlier_file_has_one_device_and_one_stage(tmp_path: Path) -> None:
+    data = PLAN.to_dict()
+    for key in ("left_out", "devices", "reach", "threshold", "measured_s"):
+        del data[key]
+    assert Plan.from_dict(data) == PLAN
+    PLAN.check_runnable()
+
+
+@pytest.mark.parametrize(
+    ("change", "rule"),
+    [
+        ({"devices": {"one": 2}}, "on a device of its plan"),
+        ({"devices": {"one": 2, "two": 2}}, "between 1 and 2"),
+        ({"devices": {"one": 2, "two": 4}}, "between 1 and 3"),
+        ({"devices": {"one": 2, "t o": 3}}, "on a device of its plan"),
+        ({"left_out": ("a",)}, "in a lane or left out"),
+        ({"reach": (1.0, 0.5)}, "numbered from 0"),
+    ],
+)
+def test_devices_that_no_plan_can_have_are_refused(change: dict[str, object], rule: str) -> None:
+    with pytest.raises(UsageError, match=rule):
+        Plan(**{"lanes": TWO.lanes, "units": 3, "devices": TWO.devices, **change})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("reach", [(0.5, 0.2), (1.0, 1.5), (1.0, -0.1), (1.0,), (1.0, 0.5, 0.2)])
+def test_a_reach_that_no_stages_can_have_is_refused(reach: tuple[float, ...]) -> None:
+    with pytest.raises(UsageError, match=r"The (stages|reach)"):
+        Plan(lanes=STAGED.lanes, units=2, reach=reach)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"devices": []}, "devices"),
+        ({"reach": "all"}, "reach"),
+        ({"threshold": "high"}, "threshold"),
+        ({"left_out": {}}, "left_out"),
+        ({"measured_s": -1}, "measured_s"),
+    ],
+)
+def test_a_damaged_file_names_the_field(change: dict[str, object], message: str) -> None:
+    with pytest.raises(StoreError, match=message):
+        Plan.from_dict({**PLAN.to_dict(), **change})

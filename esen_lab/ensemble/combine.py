@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -79,6 +79,21 @@ class Combine:
     def ahead(self, outputs: Mapping[str, Tree]) -> SmallMean | None:
         """The rule prepared for outputs that will lie where these lie, equal to the bit; None: there is no gain."""
         return small_mean(list(outputs.values())) if self.name == "mean" and self.function is None else None
+
+    def for_members(self, names: Sequence[str], of_names: Sequence[str]) -> Combine:
+        """The same rule for some members of an ensemble: weights are those of the members, normalised again.
+
+        Args:
+            names: The members that stay, in the order of the ensemble.
+            of_names: All members of the ensemble.
+
+        Raises:
+            UsageError: The weights are not those of this ensemble, or the members that stay have no weight at all.
+        """
+        if not self.weights or list(names) == list(of_names):
+            return self
+        weights = _weights_for(self.weights, list(of_names))
+        return replace(self, weights=_normalised({name: weights[name] for name in names}))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, the saved form.

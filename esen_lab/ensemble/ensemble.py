@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -76,6 +76,18 @@ class Ensemble:
         """The same ensemble less one member; raises as `get` does."""
         gone = self.get(name)
         return replace(self, submodels=tuple(s for s in self.submodels if s is not gone))
+
+    def only(self, names: Sequence[str]) -> Ensemble:
+        """The same ensemble with these members alone, in its own order; weights are those of the members that stay.
+
+        Raises:
+            UsageError: A name is unknown, or none is given.
+        """
+        kept = {self.get(name).name for name in names}
+        if not kept:
+            raise UsageError("An ensemble has at least one sub-model", given="none")
+        combine = self.combine.for_members([name for name in self.names if name in kept], self.names)
+        return replace(self, submodels=tuple(s for s in self.submodels if s.name in kept), combine=combine)
 
     def with_combine(self, combine: Combine) -> Ensemble:
         """The same sub-models under another rule."""

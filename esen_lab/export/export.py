@@ -52,6 +52,7 @@ def export_plan(plan: Plan, ensemble: Ensemble, path: str | os.PathLike[str], *,
             ensemble, or a sub-model or the combine rule cannot be saved.
         StoreError: It cannot be written; an older export is as it was.
     """
+    plan.check_runnable()
     script = Path(path)
     if script.suffix != ".py" or not script.stem:
         raise UsageError("A script's name ends with .py", given=repr(str(script)))

@@ -197,12 +197,43 @@ def seconds(session: Session, word: str) -> float:
     return value
 
 
+def percent(session: Session, word: str) -> float:
+    """A percentage as a fraction; "2" and "2%" are 0.02."""
+    try:
+        return float(text(session, word).strip().removesuffix("%")) / 100
+    except ValueError:
+        raise UsageError("A percentage is needed here, such as 2 or 2%", given=word) from None
+
+
 def whole_numbers(session: Session, word: str) -> list[int]:
     """Integers separated by commas, such as "1,2,4"."""
     try:
         return [int(part) for part in text(session, word).strip("[]() ").split(",") if part.strip()]
     except ValueError:
         raise UsageError("Whole numbers separated by commas are needed here, such as 1,2,4", given=word) from None
+
+
+def whole_numbers_by_name(session: Session, word: str) -> dict[str, int]:
+    """Integers by name, such as "wide=2,deep=4"."""
+    pairs = [part.partition("=") for part in text(session, word).split(",") if part.strip()]
+    try:
+        found = {name.strip(): int(number) for name, _, number in pairs}
+    except ValueError:
+        found = {}
+    if not found or len(found) < len(pairs):
+        raise UsageError("Whole numbers by name are needed here, such as wide=2,deep=4", given=word)
+    return found
+
+
+_SIZES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def size(session: Session, word: str) -> int:
+    """A number of bytes; "500MB", "4GB" and "4GiB" are understood."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([a-z]*)\s*", text(session, word), re.IGNORECASE)
+    if found is None or found[2].upper() not in _SIZES:
+        raise UsageError("A size is needed here, such as 500MB or 4GB", given=word)
+    return round(float(found[1]) * _SIZES[found[2].upper()])
 
 
 def names(session: Session, word: str) -> list[str]:

@@ -13,6 +13,7 @@ from esen_lab.notebook.session import Session
 
 RULES = ("mean", "softmax-mean", "weighted", "majority", "stack")
 SEARCHERS = ("exact", "optuna", "brute", "random", "equal", "proportional", "knee", "sequential")
+QUANTILES = ("median", "q90")
 STRATEGIES = ("sequential", "unlimited", "equal", "threads", "vmap")
 DEVICES = ("cpu",)
 
@@ -31,6 +32,16 @@ def rules(session: Session) -> tuple[str, ...]:  # noqa: ARG001  one signature f
 def searchers(session: Session) -> tuple[str, ...]:  # noqa: ARG001
     """Searchers."""
     return SEARCHERS
+
+
+def quantiles(session: Session) -> tuple[str, ...]:  # noqa: ARG001
+    """What of a latency's distribution to plan with."""
+    return QUANTILES
+
+
+def factors(session: Session) -> tuple[str, ...]:  # noqa: ARG001
+    """Usual oversubscription factors."""
+    return ("1", "1.25", "1.5", "2", "unlimited")
 
 
 def strategies(session: Session) -> tuple[str, ...]:  # noqa: ARG001

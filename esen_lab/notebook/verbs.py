@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from esen_lab.errors import UsageError
-from esen_lab.notebook import suggestions, views
+from esen_lab.notebook import choosing, suggestions, views
 from esen_lab.notebook.line import (
     Argument,
     expression,
     names,
     parse,
     parser,
+    percent,
     plain,
     seconds,
     split,
@@ -196,6 +197,8 @@ def _profile(session: Session, given: Given) -> Any:
         "budget_s": given.budget,
         "point_timeout_s": given.timeout,
         "fresh": given.fresh or None,
+        "adaptive": given.adaptive or None,
+        "within": given.within,
     }
     job = lab.profile(chosen or None, **{key: value for key, value in options.items() if value is not None})
     if not given.wait and not session.front.updates_in_place:
@@ -218,15 +221,6 @@ def _profile(session: Session, given: Given) -> Any:
     return found
 
 
-def _cancel(session: Session, given: Given) -> None:
-    lab = session.known_lab()
-    job = None if lab is None else lab.job
-    if job is None or job.done:
-        raise UsageError("There is nothing to cancel", hint="No profile is running.")
-    job.cancel()
-    session.front.show(View(title="Cancelled.", notes=("Points that were finished stay in the store.",)))
-
-
 def _measurements(session: Session, given: Given) -> Any:
     found = session.lab().measurements
     if found is None:
@@ -239,21 +233,6 @@ def _fit(session: Session, given: Given) -> None:
 
 
 # --- choose ----------------------------------------------------------------------------------------------------------
-
-
-def _search(session: Session, given: Given) -> Any:
-    options = {"n_trials": given.trials, "seed": given.seed, "time_limit_s": given.time_limit}
-    options = {key: value for key, value in options.items() if value is not None}
-    options.update(given.option or [])
-    found = session.lab().search(given.searcher or "exact", **options)
-    return _show(session, found, views.plan(found))
-
-
-def _option(session: Session, written: str) -> tuple[str, Any]:
-    key, equals, value = written.partition("=")
-    if not equals or not key.isidentifier():
-        raise UsageError("A searcher's option is written NAME=VALUE", given=written)
-    return key, session.front.evaluate(value)
 
 
 def _plan(session: Session, given: Given) -> Any:
@@ -449,33 +428,53 @@ VERBS: Mapping[str, Verb] = {
             Argument(name="--budget", metavar="S", read=seconds, help="seconds for each point after its warm-up"),
             Argument(name="--timeout", metavar="S", read=seconds, help="give a point up after so many seconds"),
             Argument(name="--fresh", help="measure again what is stored"),
+            Argument(
+                name="--adaptive", help="measure only what the plan rests on, until no other point can change it much"
+            ),
+            Argument(
+                name="--within", metavar="PERCENT", read=percent, help="with --adaptive: by how much (default: 2%)"
+            ),
             Argument(name="--wait", help="stay in the cell until it is done"),
         ),
         example="%esen profile --shares 1,2,4 --wait",
         interrupted="Interrupted: no longer waiting. The profile goes on in the background; %esen cancel stops it.",
     ),
-    "cancel": Verb(summary="stop the profile that is running; finished points are kept", act=_cancel),
+    "cancel": Verb(
+        summary="stop the profile and the search that are running; what they have found is kept", act=choosing.cancel
+    ),
     "measurements": Verb(summary="the points measured so far", act=_measurements),
     "fit": Verb(summary="the cost models: latency against share, with their error", act=_fit),
     "search": Verb(
-        summary="find a plan from the measured points",
-        act=_search,
-        arguments=(
-            Argument(
-                name="--searcher",
-                metavar="NAME",
-                read=text,
-                suggest=suggestions.searchers,
-                help=f"{', '.join(suggestions.SEARCHERS)} (default: exact)",
-            ),
-            Argument(name="--trials", metavar="N", read=whole_number, help="how many plans a random searcher tries"),
-            Argument(name="--seed", metavar="N", read=whole_number, help="of a random searcher"),
-            Argument(name="--time-limit", metavar="S", read=seconds, help="stop searching after so many seconds"),
-            Argument(
-                name="--option", metavar="NAME=EXPR", read=_option, count="*", help="other options of the searcher"
-            ),
-        ),
-        example="%esen search --searcher optuna --trials 200 --seed 1",
+        summary="find a plan from the measured points: the first answer at once, the proof in the background",
+        act=choosing.search,
+        arguments=choosing.SEARCH,
+        example="%esen search --pin wide=2 --apart wide,deep --lanes 3",
+        interrupted="Interrupted: the search has ended before it had a plan. The plan in force stays.",
+    ),
+    "refine": Verb(
+        summary="run the plan, correct its predictions by what it took, search again; up to four times",
+        act=choosing.refine,
+        arguments=choosing.REFINE,
+        example="%esen refine x --rounds 3",
+        interrupted="Interrupted before the first plan was measured. The plan in force stays.",
+    ),
+    "members": Verb(
+        summary="which members at all: accuracy on validation data against JCT; any point can be the plan",
+        act=choosing.members,
+        arguments=choosing.MEMBERS,
+        example="%esen members x x --take 1",
+    ),
+    "place": Verb(
+        summary="spread the sub-models over several devices, alike or not (planned, not run)",
+        act=choosing.place,
+        arguments=choosing.PLACE,
+        example="%esen place 2",
+    ),
+    "cascade": Verb(
+        summary="ask some members first, the others only while the answer is not sure (planned, not run)",
+        act=choosing.cascade,
+        arguments=choosing.CASCADE,
+        example="%esen cascade x x --threshold 0.9",
     ),
     "plan": Verb(summary="the plan in force", act=_plan),
     "run": Verb(

@@ -63,7 +63,18 @@ class Details:
     unfolded: bool = False
 
 
-Block: TypeAlias = Table | Timeline | Progress | Details
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scatter:
+    """Points in a plane, joined by a line: (x, y, label) each, by rising x; what the axes are and how to write them."""
+
+    points: tuple[tuple[float, float, str], ...]
+    x_axis: str
+    y_axis: str
+    x_text: Callable[[float], str] = str
+    y_text: Callable[[float], str] = str
+
+
+Block: TypeAlias = Table | Timeline | Progress | Details | Scatter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,9 +179,12 @@ def plan(record: Any) -> View:
     )
     known = facts(
         ("predicted JCT", _given(record.jct_s)),
+        ("measured JCT", _given(record.measured_s)),
         ("proven bound", _given(record.bound_s)),
         ("gap to the bound", "" if record.gap is None else format_percent(record.gap)),
         ("found by", record.searcher),
+        ("left out", ", ".join(record.left_out)),
+        ("inputs that reach each stage", ", ".join(map(format_percent, record.reach))),
         ("combined by", record.combine),
         ("made for", device_text(record.device)),
         ("input profiled", record.example),
@@ -343,6 +357,134 @@ def allocation(record: Any) -> View:
     return View(title="Allocation", blocks=(lanes, known), notes=tuple(record.notes))
 
 
+def searching(progress: Any, job: Any) -> View:
+    """A `SearchJob`, and its snapshot: the best plan so far, and how far the proof is."""
+    best = job.best
+    reached = None if best is None or not progress.bound_s else max(0.0, best.jct_s / progress.bound_s - 1)
+    known = facts(
+        ("doing", "" if job.done else progress.message),
+        ("proven bound so far", _given(progress.bound_s or None)),
+        ("the best is above it by", "" if reached is None else format_percent(reached)),
+        ("examined", f"{progress.evaluations:,} in {format_seconds(progress.elapsed_s)}"),
+    )
+    if job.error is not None:
+        return View(title=f"{job.title}: failed", notes=(one_line(job.error),))
+    if job.done:
+        shown = plan(best)
+        return View(title=shown.title, blocks=shown.blocks, notes=shown.notes)
+    if best is None:
+        return View(title=f"{job.title}: no plan yet", blocks=(known,))
+    shown = plan(best)
+    told = "In force now; the search goes on in the background and may improve it. `%esen cancel` stops it."
+    return View(title=shown.title, blocks=(*shown.blocks[:1], known), notes=(*shown.notes, told))
+
+
+def refined(record: Any) -> View:
+    """A `Refined`: every round, and the plan that is kept."""
+    columns = ("round", "plan", "predicted", "measured", "spread", "then")
+    rows = tuple(
+        (
+            f"{number + 1}{' (best)' if number == record.best else ''}",
+            one.plan.describe(),
+            _given(one.plan.jct_s),
+            format_seconds(one.measured_s),
+            format_seconds(one.spread_s),
+            one.decision,
+        )
+        for number, one in enumerate(record.rounds)
+    )
+    shown = plan(record.plan)
+    title = f"Refined: {format_percent(record.gain)} faster" if record.best else "Refined: the plan stays"
+    rounds = Table(columns=columns, rows=rows, numbers=("predicted", "measured", "spread"))
+    return View(title=title, blocks=(rounds, *shown.blocks), notes=(*shown.notes, f"It ended: {record.reason}."))
+
+
+def front(record: Any) -> View:
+    """A `Front`: which members are worth having."""
+    rows = tuple(
+        (
+            str(number),
+            format_percent(choice.accuracy),
+            format_seconds(choice.allocation.jct_s),
+            ", ".join(choice.names),
+            " | ".join(f"{units}: {' + '.join(names)}" for units, names in choice.allocation.lanes),
+        )
+        for number, choice in enumerate(record.choices, 1)
+    )
+    columns = ("point", "accuracy", "JCT", "members", "lanes")
+    picture = Scatter(
+        points=tuple(
+            (choice.allocation.jct_s, choice.accuracy, str(number)) for number, choice in enumerate(record.choices, 1)
+        ),
+        x_axis="predicted JCT",
+        y_axis="accuracy",
+        x_text=format_seconds,
+        y_text=format_percent,
+    )
+    how = "Every subset was taken into account" if record.exact else "The best front found by NSGA-II"
+    return View(
+        title=f"Members: {_count(len(record.choices), 'point')} worth having",
+        blocks=(picture, Table(columns=columns, rows=rows, numbers=("point", "accuracy", "JCT"))),
+        notes=(
+            f"{how}; {record.evaluations:,} subsets evaluated on the validation data.",
+            "`%esen members x y --take 2` puts point 2 in force: from then on only its members run.",
+        ),
+    )
+
+
+def placement(record: Any) -> View:
+    """A `Placement`."""
+    rows = tuple(
+        (name, str(units), format_seconds(found.jct_s), f"{share}: {' + '.join(names)}")
+        if k == 0
+        else ("", "", "", f"{share}: {' + '.join(names)}")
+        for (name, found), units in zip(record.devices, record.units, strict=True)
+        if found is not None
+        for k, (share, names) in enumerate(found.lanes)
+    )
+    idle = tuple(
+        (name, str(units), "idle", "")
+        for (name, found), units in zip(record.devices, record.units, strict=True)
+        if found is None
+    )
+    known = facts(
+        ("predicted JCT", format_seconds(record.jct_s)),
+        ("proven bound", format_seconds(record.bound_s)),
+        ("gap to the bound", format_percent(record.gap)),
+        ("proven optimal", "yes" if record.proven else "no"),
+        ("found by", f"{record.evaluations:,} placements in {format_seconds(record.elapsed_s)}"),
+    )
+    table = Table(columns=("device", "units", "JCT", "lanes"), rows=(*rows, *idle), numbers=("units", "JCT"))
+    return View(
+        title=f"Placement over {_count(len(record.devices), 'device')}",
+        blocks=(table, known),
+        notes=("Planned only: this version runs plans of one device. `--save plan.json` keeps it.",),
+    )
+
+
+def stages(record: Any) -> View:
+    """A `Cascade`."""
+    rows = tuple(
+        (
+            str(number),
+            format_percent(stage.reach),
+            format_seconds(stage.allocation.jct_s),
+            " | ".join(f"{units}: {' + '.join(names)}" for units, names in stage.allocation.lanes),
+        )
+        for number, stage in enumerate(record.stages, 1)
+    )
+    known = facts(
+        ("expected JCT", format_seconds(record.expected_s)),
+        ("all at once", format_seconds(record.at_once_s)),
+        ("gain", format_percent(record.gain, signed=True)),
+    )
+    table = Table(columns=("stage", "inputs that get there", "JCT", "lanes"), rows=rows, numbers=("stage", "JCT"))
+    notes = record.notes
+    if len(record.stages) > 1:
+        notes = (*notes, "Planned only: this version runs all members at once. `--save plan.json` keeps it.")
+    return View(title=f"Cascade of {_count(len(record.stages), 'stage')}", blocks=(table, known), notes=notes)
+
+
 def report(record: Any) -> View:
     """A `RunReport`."""
     spans: dict[int, list[Segment]] = {number: [] for number in range(len(record.lanes))}
@@ -466,6 +608,12 @@ RECORDS: Mapping[str, Callable[[Any], View]] = {
     "esen_lab.profiling.progress.ProfileProgress": progress,
     "esen_lab.fitting.model.CostModel": cost_model,
     "esen_lab.search.allocation.Allocation": allocation,
+    "esen_lab.choosing.adaptive.AdaptiveProfileJob": lambda job: progress(job.snapshot()),
+    "esen_lab.choosing.refining.Refined": refined,
+    "esen_lab.search.members.Front": front,
+    "esen_lab.search.placement.Placement": placement,
+    "esen_lab.search.cascade.Cascade": stages,
+    "esen_lab.search.job.SearchJob": lambda job: searching(job.snapshot(), job),
     "esen_lab.planning.Plan": plan,
     "esen_lab.runtime.report.RunReport": report,
     "esen_lab.runtime.comparison.Comparison": comparison,

@@ -374,6 +374,7 @@ class Executor:
 
 
 def _check_fits(plan: Plan, ensemble: Ensemble, device: Device) -> None:
+    plan.check_runnable()
     missing = [name for name in plan.names if name not in ensemble.names]
     if missing:
         raise UsageError(

@@ -8,9 +8,9 @@ all), `place` (several devices) and `cascade` (some members first). All need nei
 from __future__ import annotations
 
 from esen_lab.search.adaptive import NextPoints, next_points
-from esen_lab.search.allocate import SEARCHERS, allocate, search, searcher_options
+from esen_lab.search.allocate import SEARCHERS, Measure, allocate, make_searcher, search, searcher_options
 from esen_lab.search.allocation import Allocation
-from esen_lab.search.cascade import Cascade, cascade, still_open
+from esen_lab.search.cascade import Cascade, Stage, cascade, check_threshold, still_open, with_reach
 from esen_lab.search.job import SearchJob
 from esen_lab.search.limits import UNLIMITED, Limits
 from esen_lab.search.members import Choice, Front, accuracy_of, member_front
@@ -27,15 +27,19 @@ __all__ = [
     "DeviceTables",
     "Front",
     "Limits",
+    "Measure",
     "Measured",
     "NextPoints",
     "Placement",
     "Progress",
     "Refinement",
     "SearchJob",
+    "Stage",
     "accuracy_of",
     "allocate",
     "cascade",
+    "check_threshold",
+    "make_searcher",
     "member_front",
     "next_points",
     "place",
@@ -43,4 +47,5 @@ __all__ = [
     "search",
     "searcher_options",
     "still_open",
+    "with_reach",
 ]

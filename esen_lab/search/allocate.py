@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from esen_lab.errors import Cancelled, InfeasibleError, UsageError
 from esen_lab.fitting.model import CostModel
@@ -23,9 +23,15 @@ from esen_lab.search.problem import Problem, make_problem, with_capacity
 from esen_lab.search.watch import Found, Progress, Watch
 from esen_lab.units import format_seconds
 
+Measure: TypeAlias = Callable[[Allocation], Generator[float, None, None]]
+"""Runs the lanes of an allocation: the JCT of one run after another, in seconds."""
+
 
 class Searcher(Protocol):
-    """One way to search. A frozen dataclass whose fields are its options."""
+    """One way to search. A frozen dataclass whose fields are its options.
+
+    One that asks `Watch.judge` about its plans, and takes no prediction for the truth, says `measures = True`.
+    """
 
     def __call__(self, problem: Problem, watch: Watch) -> None:
         """Offer plans to `watch`, at least one where the limits allow any, until done or `watch.cancelled`."""
@@ -60,7 +66,9 @@ def allocate(
     *,
     limits: Limits | Mapping[str, Any] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    on_better: Callable[[Allocation], None] | None = None,
     stop: threading.Event | None = None,
+    measure: Measure | None = None,
     **options: Any,
 ) -> Allocation:
     """Choose lanes and shares for the shortest predicted JCT, from bare latency tables.
@@ -72,7 +80,10 @@ def allocate(
         searcher: A name in `SEARCHERS`.
         limits: What the plan must keep to: a `Limits`, or a mapping of its attributes.
         on_progress: Called in this thread with a `Progress` whenever the search gets further.
+        on_better: Called in this thread with every plan that is better than all before it, as it stands then.
         stop: Set it (from another thread) to end the search early; the best so far is returned.
+        measure: Makes the measured JCT the objective: runs a plan again and again and yields the seconds of each run.
+            Latencies then only decide the shares of lanes that a searcher asks about. Not every searcher can.
         **options: The searcher's own; `searcher_options(name)` lists them.
 
     Returns:
@@ -88,36 +99,90 @@ def allocate(
     chosen = make_searcher(searcher, **options)
     limits = Limits.of(limits)
     problem = make_problem(latencies, units, limits)
-    watch = Watch(on_progress=on_progress, stop=stop)
+    if measure is not None:
+        _check_measurable(searcher, chosen, limits)
+
+    def better(found: Found) -> None:
+        if on_better is not None:
+            on_better(_allocation(problem, watch, found, searcher, bound_s))
+
+    def run(found: Found) -> Generator[float, None, None]:
+        assert measure is not None
+        return measure(_allocation(problem, watch, found, searcher, bound_s))
+
+    watch = Watch(
+        on_progress=on_progress,
+        on_better=better if on_better is not None else None,
+        stop=stop,
+        measure=run if measure is not None else None,
+    )
+    interrupted = False
     if limits.target_s is not None:
-        problem = _fewest_units(problem, chosen, limits.target_s, watch)
+        watch.report("looking for the fewest units that reach the target")
+        problem, interrupted = _fewest_units(problem, chosen, limits.target_s, watch)
     bound_s = schedule_bound_s(problem)
     watch.raise_bound(bound_s)
     try:
-        chosen(problem, watch)
+        if not interrupted or watch.best is None:
+            chosen(problem, watch)
     except KeyboardInterrupt:
         if watch.best is None:
             raise
-        watch.notes.append("interrupted: this is the best plan found until then")
-    if watch.best is None:
-        if watch.cancelled:
-            raise Cancelled("The search was stopped before it had a plan", hint="Start it again.")
-        if searcher == "exact":
-            raise why_infeasible(problem, limits)
-        raise InfeasibleError(
-            f"The searcher {searcher!r} found no plan that keeps the limits", hint="'exact' finds one if there is one."
+        interrupted = True
+    best = _best(problem, limits, watch, searcher)
+    _remark(problem, watch, interrupted)
+    return _allocation(problem, watch, best, searcher, bound_s)
+
+
+def _check_measurable(searcher: str, chosen: Searcher, limits: Limits) -> None:
+    able = [name for name, creator in SEARCHERS.items() if getattr(creator(), "measures", False)]
+    if not getattr(chosen, "measures", False):
+        raise UsageError(
+            f"A search by measured JCT takes one of the searchers {', '.join(able)}",
+            given=f"{searcher!r}, which computes with predictions",
+            hint="refine() corrects its predictions by measuring.",
         )
+    if limits.target_s is not None:
+        raise UsageError(
+            "A latency target is met by prediction",
+            given=f"target_s={limits.target_s!r} with measured JCTs",
+            hint="Search without one of the two, and refine the plan.",
+        )
+
+
+def _best(problem: Problem, limits: Limits, watch: Watch, searcher: str) -> Found:
+    if watch.best is not None:
+        return watch.best
+    if watch.failure is not None:
+        raise watch.failure
+    if watch.cancelled:
+        raise Cancelled("The search was stopped before it had a plan", hint="Start it again.")
+    if searcher == "exact":
+        raise why_infeasible(problem, limits)
+    raise InfeasibleError(
+        f"The searcher {searcher!r} found no plan that keeps the limits", hint="'exact' finds one if there is one."
+    )
+
+
+def _remark(problem: Problem, watch: Watch, interrupted: bool) -> None:
+    if interrupted:
+        watch.notes.append("interrupted: this is the best plan found until then")
+    if watch.failure is not None:
+        watch.notes.append(f"some plans could not be run; the last one: {watch.failure.rule}")
     if watch.cancelled:
         watch.notes.append("stopped on request: this is the best plan found until then")
     if problem.capacity > problem.units:
         watch.notes.append(
             "oversubscribed: predicted as if lanes did not disturb each other, so measure it before you believe it"
         )
-    return _allocation(problem, watch, watch.best, searcher, bound_s)
 
 
-def _fewest_units(problem: Problem, chosen: Searcher, target_s: float, watch: Watch) -> Problem:
-    """`problem` with the smallest capacity for which `chosen` finds a plan that reaches the target."""
+def _fewest_units(problem: Problem, chosen: Searcher, target_s: float, watch: Watch) -> tuple[Problem, bool]:
+    """`problem` with the smallest capacity for which `chosen` finds a plan that reaches the target.
+
+    Returns:
+        The problem, and whether Ctrl-C came: then with the fewest units known to do, their plan offered to `watch`.
+    """
 
     def reached(capacity: int) -> tuple[bool, Watch]:
         within = with_capacity(problem, capacity)
@@ -137,15 +202,23 @@ def _fewest_units(problem: Problem, chosen: Searcher, target_s: float, watch: Wa
             f"{format_seconds(min(probe.jct_s, max(probe.bound_s, target_s)) - target_s)} too slow",
             hint="Raise target_s, leave sub-models out, or use a larger device.",
         )
-    too_few, enough = 0, problem.capacity
-    while enough - too_few > 1 and not watch.cancelled:
-        middle = (too_few + enough) // 2
-        possible, _ = reached(middle)
-        too_few, enough = (too_few, middle) if possible else (middle, enough)
+    too_few, enough, plan, interrupted = 0, problem.capacity, probe.best, False
+    try:
+        while enough - too_few > 1 and not watch.cancelled:
+            middle = (too_few + enough) // 2
+            possible, probe = reached(middle)
+            if possible:
+                enough, plan = middle, probe.best
+            else:
+                too_few = middle
+    except KeyboardInterrupt:
+        interrupted = True
+        if plan is not None:
+            watch.offer(plan.groups, plan.shares, plan.jct_s)
     watch.notes.append(
         f"{enough} of {problem.capacity} units reach the target of {format_seconds(target_s)}; the others stay free"
     )
-    return with_capacity(problem, enough)
+    return with_capacity(problem, enough), interrupted
 
 
 def search(
@@ -155,7 +228,9 @@ def search(
     *,
     limits: Limits | Mapping[str, Any] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    on_better: Callable[[Allocation], None] | None = None,
     stop: threading.Event | None = None,
+    measure: Measure | None = None,
     **options: Any,
 ) -> Allocation:
     """Choose lanes and shares for the shortest predicted JCT, from cost models.
@@ -173,10 +248,24 @@ def search(
                 hint=f"Fit again with units={units}.",
             )
     latencies = {name: model.latency_s[:units] for name, model in models.items()}
-    found = allocate(latencies, units, searcher, limits=limits, on_progress=on_progress, stop=stop, **options)
-    active = tuple(tuple(models[name].active_units[share - 1] for name in names) for share, names in found.lanes)
+
+    def measured_shares(found: Allocation) -> Allocation:
+        active = tuple(tuple(models[name].active_units[share - 1] for name in names) for share, names in found.lanes)
+        return dataclasses.replace(found, active_units=active)
+
+    found = allocate(
+        latencies,
+        units,
+        searcher,
+        limits=limits,
+        on_progress=on_progress,
+        on_better=None if on_better is None else lambda better: on_better(measured_shares(better)),
+        stop=stop,
+        measure=None if measure is None else lambda found: measure(measured_shares(found)),
+        **options,
+    )
     about = tuple(f"{name}: {note}" for name, model in models.items() for note in model.notes)
-    return dataclasses.replace(found, active_units=active, notes=(*found.notes, *about))
+    return dataclasses.replace(measured_shares(found), notes=(*found.notes, *about))
 
 
 def make_searcher(searcher: str, **options: Any) -> Searcher:
@@ -211,7 +300,8 @@ def _allocation(problem: Problem, watch: Watch, best: Found, searcher: str, boun
         members = sorted(index for item in group for index in problem.items[item])
         lanes.append((share, members))
     lanes.sort(key=lambda lane: (-lane[0], lane[1][0]))
-    proven_bound_s = min(watch.bound_s, best.jct_s)  # a proof holds to a relative 1e-9, and may state the JCT itself
+    predicted_s = problem.jct_s(best.groups, best.shares) if watch.measuring else best.jct_s
+    proven_bound_s = min(watch.bound_s, predicted_s)  # a proof holds to a relative 1e-9, and may state the JCT itself
     notes = list(watch.notes)
     units = sum(share for share, _ in lanes)
     if units < problem.capacity:
@@ -219,10 +309,11 @@ def _allocation(problem: Problem, watch: Watch, best: Found, searcher: str, boun
     return Allocation(
         lanes=tuple((share, tuple(problem.names[i] for i in members)) for share, members in lanes),
         active_units=tuple(tuple(int(problem.active_units[i, share - 1]) for i in members) for share, members in lanes),
-        jct_s=best.jct_s,
+        jct_s=predicted_s,
+        measured_s=best.jct_s if watch.measuring and watch.best is best else None,
         bound_s=proven_bound_s,
-        schedule_bound_s=min(bound_s, best.jct_s),
-        gap=max(0.0, best.jct_s / proven_bound_s - 1),
+        schedule_bound_s=min(bound_s, predicted_s),
+        gap=max(0.0, predicted_s / proven_bound_s - 1),
         proven=watch.proven,
         searcher=searcher,
         evaluations=watch.evaluations,

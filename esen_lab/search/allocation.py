@@ -18,6 +18,7 @@ class Allocation:
         active_units: Per lane and member, the share of at most the lane's units that the member should use: its own
             fastest one (fewer units where its table says that fewer are faster).
         jct_s: Predicted job completion time: over lanes, the largest sum of the members' latencies, in seconds.
+        measured_s: Its median measured JCT, where that was the objective; None where only predicted.
         bound_s: No *plan of lanes* that keeps the limits can be faster than this, under the cost model: proven. Where
             `proven`, it is the optimum itself.
         schedule_bound_s: No *schedule whatsoever* can be faster, lanes or not, each sub-model run once at one share
@@ -28,7 +29,7 @@ class Allocation:
         searcher: Who found it.
         evaluations: How many candidate plans (or, for a proof, deadlines) were examined.
         elapsed_s: Wall time of the search in seconds.
-        trace: (elapsed_s, jct_s) each time a better plan was found.
+        trace: (elapsed_s, jct_s) each time a better plan was found; measured JCTs where those are the objective.
         notes: Honest remarks for the reader.
     """
 
@@ -44,6 +45,7 @@ class Allocation:
     elapsed_s: float
     trace: tuple[tuple[float, float], ...]
     notes: tuple[str, ...] = ()
+    measured_s: float | None = None
 
     @property
     def is_sequential(self) -> bool:
@@ -56,6 +58,7 @@ class Allocation:
             "lanes": [[units, list(names)] for units, names in self.lanes],
             "active_units": [list(active) for active in self.active_units],
             "jct_s": self.jct_s,
+            "measured_s": self.measured_s,
             "bound_s": self.bound_s,
             "schedule_bound_s": self.schedule_bound_s,
             "gap": self.gap,

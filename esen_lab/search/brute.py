@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 from esen_lab.errors import UsageError
 from esen_lab.search.problem import Problem, breaks_limit
@@ -18,6 +19,8 @@ MOST_ITEMS = 10
 class Brute:
     """All partitions of up to `MOST_ITEMS` sub-models. No options."""
 
+    measures: ClassVar[bool] = True
+
     def __call__(self, problem: Problem, watch: Watch) -> None:
         """See `Searcher`."""
         n = len(problem.items)
@@ -31,8 +34,8 @@ class Brute:
             watch.evaluations += 1
             found = None if breaks_limit(problem, groups) else best_shares(problem, groups)
             if found is not None:
-                watch.offer(groups, *found)
-        if watch.best is not None:
+                watch.judge(groups, *found)
+        if watch.best is not None and not watch.measuring:
             watch.raise_bound(watch.jct_s)
 
 

@@ -45,6 +45,7 @@ class Cascade:
         at_once_s: JCT of running everything at once.
         gain: 1 - expected_s / at_once_s.
         notes: Honest remarks for the reader.
+        threshold: The confidence at which an input is done; None where only the reach is known.
     """
 
     stages: tuple[Stage, ...]
@@ -52,6 +53,7 @@ class Cascade:
     at_once_s: float
     gain: float
     notes: tuple[str, ...]
+    threshold: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -63,6 +65,7 @@ class Cascade:
             "at_once_s": self.at_once_s,
             "gain": self.gain,
             "notes": list(self.notes),
+            "threshold": self.threshold,
         }
 
 
@@ -117,15 +120,44 @@ def cascade(
         first = end
     at_once_s = plans[0, n].jct_s
     gain = 1 - best[0] / at_once_s
-    notes = (
-        ("a cascade does not pay: all at once is expected to be the fastest",)
-        if len(stages) == 1
-        else (
-            f"expected {format_percent(gain)} faster than all at once; an input that stays open to the end takes "
-            f"{format_percent(_whole_s(stages, stage_overhead_s) / at_once_s - 1, signed=True)} instead",
-        )
-    )
+    notes = _notes(stages, gain, at_once_s, stage_overhead_s)
     return Cascade(stages=tuple(stages), expected_s=best[0], at_once_s=at_once_s, gain=gain, notes=notes)
+
+
+def with_reach(found: Cascade, reach: Sequence[float], *, stage_overhead_s: float = 0.0) -> Cascade:
+    """The same stages with another reach, such as one measured by asking between stages only.
+
+    Args:
+        found: A cascade.
+        reach: One fraction per stage.
+        stage_overhead_s: As for `cascade`.
+    """
+    stages = tuple(
+        Stage(names=stage.names, reach=float(r), allocation=stage.allocation)
+        for stage, r in zip(found.stages, reach, strict=True)
+    )
+    expected_s = sum(
+        stage.reach * (stage.allocation.jct_s + (stage_overhead_s if k else 0.0)) for k, stage in enumerate(stages)
+    )
+    gain = 1 - expected_s / found.at_once_s
+    return Cascade(
+        stages=stages,
+        expected_s=expected_s,
+        at_once_s=found.at_once_s,
+        gain=gain,
+        notes=_notes(stages, gain, found.at_once_s, stage_overhead_s),
+    )
+
+
+def _notes(stages: Sequence[Stage], gain: float, at_once_s: float, overhead_s: float) -> tuple[str, ...]:
+    if len(stages) == 1:
+        return ("a cascade does not pay: all at once is expected to be the fastest",)
+    whole = format_percent(_whole_s(stages, overhead_s) / at_once_s - 1, signed=True)
+    told = "faster" if gain >= 0 else "slower"
+    return (
+        f"expected {format_percent(abs(gain))} {told} than all at once; an input that stays open to the end takes "
+        f"{whole} instead",
+    )
 
 
 def _whole_s(stages: Sequence[Stage], overhead_s: float) -> float:
@@ -151,8 +183,7 @@ def still_open(
     Raises:
         UsageError: The threshold is not between 0 and 1.
     """
-    if not 0 < threshold <= 1:
-        raise UsageError("A confidence threshold lies above 0 and is at most 1", given=f"{threshold!r}")
+    check_threshold(threshold)
     undecided = np.ones(len(next(iter(outputs.values()))), dtype=bool)
     reach = [1.0]
     for k in range(1, len(order)):
@@ -160,3 +191,13 @@ def still_open(
         undecided &= combined.max(axis=-1) < threshold
         reach.append(float(undecided.mean()))
     return tuple(reach)
+
+
+def check_threshold(threshold: float) -> None:
+    """Whether it is a confidence.
+
+    Raises:
+        UsageError: It does not lie between 0 and 1.
+    """
+    if not 0 < threshold <= 1:
+        raise UsageError("A confidence threshold lies above 0 and is at most 1", given=f"{threshold!r}")

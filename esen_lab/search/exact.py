@@ -1,7 +1,7 @@
 """The default searcher: a good plan at once, then the best plan of lanes, with a proof that none is better.
 
 1. Starts: one lane with everything, and longest-first deals over 1..max lanes, each with its exact shares.
-2. Tabu search improves the best of them, for a number of steps that depends on the problem's size only.
+2. Tabu search improves the best of them, for a number of steps that depends on the problem's size and the options.
 3. Where the subsets of sub-models can be listed, the cover test (see `cover`) asks for a plan faster than the best: it
    finds one, and the search goes on below it, or proves that there is none, and the search is over.
 
@@ -23,6 +23,8 @@ from esen_lab.units import format_percent
 
 _NUMBERS_PER_SECOND = 4e8
 """How many numbers a cover test gets through per second, cautiously: decides whether a proof is begun at all."""
+_FAST_S = 2.0
+"""The time limit for which the number of steps was chosen; what may take longer may take more of them."""
 _CHEAP = 1e7
 """A cover test of so few numbers takes some 10 ms: then it searches by itself, faster than tabu search would."""
 
@@ -35,7 +37,7 @@ class Exact:
         time_limit_s: Wall time for everything. A proof that would take longer is left out or cut short, and the notes
             say so: 2 s prove up to 16 sub-models on 16 units, a minute up to 16 on 132 or 20 on 16.
         proof: Whether to prove; without, the answer is the fast one.
-        steps: Steps of the tabu search; None chooses by size.
+        steps: Steps of the tabu search; None chooses by size and, where nothing can be proven, by the time limit.
         seed: Of the tabu search.
         sequential_within: One lane with everything is chosen when it is at most this fraction slower than the best plan
             found: less is not worth several lanes, nor told apart by measuring.
@@ -103,7 +105,9 @@ class Exact:
     def _steps(self, n: int, provable: bool) -> int:
         if self.steps is not None:
             return self.steps
-        return 100 + 10 * n if provable else 100 + 40 * n
+        if provable:
+            return 100 + 10 * n
+        return int((100 + 40 * n) * max(1.0, self.time_limit_s / _FAST_S))
 
     def _is_as_good(self, sequential_s: float, other_s: float) -> bool:
         return sequential_s <= other_s * (1 + max(self.sequential_within, EXACTLY))

@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
 from esen_lab.errors import WorkerTimeout
-from esen_lab.search.allocation import Allocation
 from esen_lab.search.watch import Progress
 
+Result = TypeVar("Result")
 
-class SearchJob:
+
+class SearchJob(Generic[Result]):
     """One search in a thread of its own. Its methods may be called from any thread.
 
     Args:
-        run: Called once, in the thread, with `on_progress=` and `stop=`: `allocate` or `search` with all else bound.
+        run: Called once, in the thread, with `on_progress=`, `on_better=` and `stop=`: `allocate` or `search` with all
+            else bound.
+        title: What is going on, for people.
     """
 
-    def __init__(self, run: Callable[..., Allocation]) -> None:
+    def __init__(self, run: Callable[..., Result], *, title: str = "Search") -> None:
+        self.title = title
         self._stop = threading.Event()
         self._finished = threading.Event()
         self._progress = Progress(
             elapsed_s=0.0, jct_s=None, bound_s=0.0, evaluations=0, proven=False, message="starting"
         )
-        self._allocation: Allocation | None = None
+        self._best: Result | None = None
+        self._outcome: list[Result] = []
         self._error: BaseException | None = None
         self._run = run
         # A daemon: a search holds nothing that an exit must wait for.
@@ -32,7 +38,7 @@ class SearchJob:
 
     def _work(self) -> None:
         try:
-            self._allocation = self._run(on_progress=self._keep, stop=self._stop)
+            self._outcome.append(self._run(on_progress=self._keep, on_better=self._keep_best, stop=self._stop))
         except BaseException as error:
             self._error = error
         finally:
@@ -41,10 +47,28 @@ class SearchJob:
     def _keep(self, progress: Progress) -> None:
         self._progress = progress
 
+    def _keep_best(self, best: Result) -> None:
+        self._best = best
+
+    @property
+    def best(self) -> Result | None:
+        """The best so far, or what the search ended with; None before the first."""
+        return self._outcome[0] if self._outcome else self._best
+
     @property
     def done(self) -> bool:
         """Whether it has ended, in whatever way."""
         return self._finished.is_set()
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether somebody asked it to stop."""
+        return self._stop.is_set()
+
+    @property
+    def error(self) -> BaseException | None:
+        """What it raised, once it is done; None where it has a result or is still searching."""
+        return self._error if self.done else None
 
     def snapshot(self) -> Progress:
         """Where it stands now."""
@@ -54,7 +78,11 @@ class SearchJob:
         """Ask it to stop; `result` then returns the best so far. Returns at once."""
         self._stop.set()
 
-    def result(self, timeout: float | None = None) -> Allocation:
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it has ended, in whatever way, or `timeout` seconds; returns whether it has."""
+        return self._finished.wait(timeout)
+
+    def result(self, timeout: float | None = None) -> Result:
         """Wait for the plan.
 
         Args:
@@ -64,7 +92,7 @@ class SearchJob:
             WorkerTimeout: It is still searching after `timeout` seconds; it goes on.
             EsenError: What the search itself raised.
         """
-        if not self._finished.wait(timeout):
+        if not self.wait(timeout):
             raise WorkerTimeout(
                 "The search has a result when it is done",
                 given=f"it is still searching after {timeout:g} s",
@@ -74,5 +102,4 @@ class SearchJob:
             self._thread.join()
         if self._error is not None:
             raise self._error
-        assert self._allocation is not None
-        return self._allocation
+        return self._outcome[0]

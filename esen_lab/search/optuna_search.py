@@ -1,8 +1,9 @@
 """Optuna as the searcher: the alternative that ESEN's users know, on the same problem and the same contract.
 
 A trial chooses a lane for each sub-model; the shares of those lanes are then solved exactly, which leaves Optuna the
-hard part only. Studies live in memory, or in Optuna's own storage, where they resume, run in several processes at once
-and open in optuna-dashboard.
+hard part only. Where the objective is the measured JCT, each trial runs its lanes, reports the median after every run,
+and Optuna's pruner spares the runs of a trial that lies behind the others. Studies live in memory, or in Optuna's own
+storage, where they resume, run in several processes at once and open in optuna-dashboard.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, ClassVar
 
 from esen_lab.errors import StoreError, UsageError
 from esen_lab.search.exact import Exact
 from esen_lab.search.problem import Problem, breaks_limit
 from esen_lab.search.shares import best_shares
-from esen_lab.search.watch import Watch
+from esen_lab.search.watch import Groups, Watch, check_time_limit
 
 SAMPLERS = {
     "tpe": "TPESampler",
@@ -38,20 +39,26 @@ class OptunaSearch:
 
     Attributes:
         sampler: "tpe", "cmaes", "gp", "nsga2" or "random".
-        n_trials: How many trials the study is to have in all; a resumed study adds those that are missing.
+        n_trials: How many trials the study is to have in all; a resumed study adds those that are missing. Pruned and
+            infeasible ones count.
         seed: Of the sampler. A study that resumes, or that several processes work on, is no longer a function of it.
         storage: None for memory; an SQLAlchemy URL ("sqlite:///studies.db"); or the path of a journal file
             ("studies.log").
         study_name: None chooses a name that stands for the tables and the units, so that only the same problem resumes.
         warm_start: Whether to begin from the exact searcher's fast answer.
+        prune: Whether trials that are measured may be cut short.
+        time_limit_s: No trial begins after so many seconds; None for no limit.
     """
 
+    measures: ClassVar[bool] = True
     sampler: str = "tpe"
     n_trials: int = 500
     seed: int = 0
     storage: str | None = None
     study_name: str | None = None
     warm_start: bool = True
+    prune: bool = True
+    time_limit_s: float | None = None
 
     def __post_init__(self) -> None:
         """Check the options."""
@@ -59,6 +66,7 @@ class OptunaSearch:
             raise UsageError(f"A sampler is one of {', '.join(SAMPLERS)}", given=repr(self.sampler))
         if self.n_trials < 1:
             raise UsageError("A study makes at least one trial", given=f"n_trials={self.n_trials!r}")
+        check_time_limit(self.time_limit_s)
 
     def __call__(self, problem: Problem, watch: Watch) -> None:
         """See `Searcher`."""
@@ -69,43 +77,54 @@ class OptunaSearch:
                 "The searcher 'optuna' needs the package optuna", given="it is not installed", hint="pip install optuna"
             ) from missing
 
+        watch.limit(float("inf") if self.time_limit_s is None else self.time_limit_s)
         lanes = [f"lane of {'+'.join(problem.names[k] for k in item)}" for item in problem.items]
 
         def objective(trial: optuna.Trial) -> float:
             watch.evaluations += 1
-            jct_s = _jct_s(problem, watch, [trial.suggest_int(lane, 0, problem.max_lanes - 1) for lane in lanes])
-            if jct_s is None:
+            groups = _groups([trial.suggest_int(lane, 0, problem.max_lanes - 1) for lane in lanes])
+            found = None if breaks_limit(problem, groups) else best_shares(problem, groups)
+            if found is None:
                 raise optuna.TrialPruned("it breaks a limit")
+
+            def hopeless(run: int, median_s: float) -> bool:
+                trial.report(median_s, run)
+                return self.prune and trial.should_prune()
+
+            jct_s = watch.judge(groups, *found, hopeless)
+            if jct_s is None:
+                raise optuna.TrialPruned("it was given up, or could not be run")
             return jct_s
 
         with _quiet(optuna):
-            study = self._study(optuna, problem)
-            finished = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
-            for trial in finished:
-                if trial.value is not None and set(lanes) <= set(trial.params):
-                    _jct_s(problem, watch, [trial.params[lane] for lane in lanes])
-            if finished:
-                watch.notes.append(f"resumed a study with {len(finished)} finished trials")
+            study = self._study(optuna, problem, watch)
+            done = _resume(optuna, study, problem, watch, lanes)
             if self.warm_start:
-                self._warm_start(problem, watch)
-                if watch.best is not None and not finished:
-                    study.enqueue_trial({lanes[i]: k for k, group in enumerate(watch.best.groups) for i in group})
-            missing_trials = self.n_trials - len(finished)
-            if missing_trials > 0:
+                groups = self._warm_start(problem, watch)
+                if groups is not None and not done:
+                    study.enqueue_trial({lanes[i]: k for k, group in enumerate(groups) for i in group})
+            missing_trials = self.n_trials - done
+            if missing_trials > 0 and not watch.over:
                 study.optimize(
                     objective,
                     n_trials=missing_trials,
                     callbacks=[lambda study, _: study.stop() if watch.over else None],
                 )
 
-    def _warm_start(self, problem: Problem, watch: Watch) -> None:
-        Exact(proof=False, sequential_within=0.0, seed=self.seed)(problem, watch)
-        watch.limit(float("inf"))
-        if watch.best is not None:
-            watch.notes.append("warm start: began from the exact searcher's fast answer")
+    def _warm_start(self, problem: Problem, watch: Watch) -> Groups | None:
+        """The exact searcher's fast answer: offered at once, unless it has to be measured like all others."""
+        own = Watch(stop=watch.stop)
+        own.raise_bound(watch.bound_s)
+        Exact(proof=False, sequential_within=0.0, seed=self.seed)(problem, own)
+        if own.best is None:
+            return None
+        if not watch.measuring:
+            watch.offer(own.best.groups, own.best.shares, own.best.jct_s)
+        watch.notes.append("warm start: began from the exact searcher's fast answer")
+        return own.best.groups
 
-    def _study(self, optuna: Any, problem: Problem) -> Any:
-        name = self.study_name or study_name(problem)
+    def _study(self, optuna: Any, problem: Problem, watch: Watch) -> Any:
+        name = self.study_name or study_name(problem) + ("-measured" if watch.measuring else "")
         for package in NEEDS.get(self.sampler, ()):  # Optuna would notice at its second trial only, and fail that one
             if find_spec(package) is None:
                 raise UsageError(
@@ -119,6 +138,7 @@ class OptunaSearch:
                 study_name=name,
                 storage=self._storage(optuna),
                 sampler=sampler,
+                pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=1),
                 direction="minimize",
                 load_if_exists=True,
             )
@@ -136,17 +156,27 @@ class OptunaSearch:
         return optuna.storages.JournalStorage(journal.JournalFileBackend(self.storage))
 
 
-def _jct_s(problem: Problem, watch: Watch, lane_of: Sequence[int]) -> float | None:
-    """The JCT of the partition with its exact shares, offered to `watch`; None where it breaks a limit."""
+def _groups(lane_of: Sequence[int]) -> Groups:
+    """The partition that puts item i into lane lane_of[i]."""
     members: dict[int, list[int]] = {}
     for i, lane in enumerate(lane_of):
         members.setdefault(lane, []).append(i)
-    groups = tuple(tuple(group) for group in members.values())
-    found = None if breaks_limit(problem, groups) else best_shares(problem, groups)
-    if found is None:
-        return None
-    watch.offer(groups, *found)
-    return found[1]
+    return tuple(tuple(group) for group in members.values())
+
+
+def _resume(optuna: Any, study: Any, problem: Problem, watch: Watch, lanes: Sequence[str]) -> int:
+    """Offer the plans of earlier trials with what was found then, none measured again; how many trials have ended."""
+    done = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+    for trial in done:
+        if trial.state != optuna.trial.TrialState.COMPLETE or not set(lanes) <= set(trial.params):
+            continue
+        groups = _groups([trial.params[lane] for lane in lanes])
+        found = None if breaks_limit(problem, groups) else best_shares(problem, groups)
+        if found is not None:
+            watch.remember(groups, found[0], trial.value if watch.measuring else found[1])
+    if done:
+        watch.notes.append(f"resumed a study with {len(done)} finished trials")
+    return len(done)
 
 
 def study_name(problem: Problem) -> str:

@@ -57,6 +57,7 @@ class Placement:
         proven: Whether no placement is better, to a relative 1e-9.
         evaluations: How many placements or deadlines were examined.
         elapsed_s: Wall time.
+        units: Each device's units.
     """
 
     devices: tuple[tuple[str, Allocation | None], ...]
@@ -66,6 +67,7 @@ class Placement:
     proven: bool
     evaluations: int
     elapsed_s: float
+    units: tuple[int, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -77,6 +79,7 @@ class Placement:
             "proven": self.proven,
             "evaluations": self.evaluations,
             "elapsed_s": self.elapsed_s,
+            "units": list(self.units),
         }
 
 
@@ -110,6 +113,7 @@ def place(devices: Sequence[DeviceTables]) -> Placement:
         proven=jct_s <= bound_s * (1 + EXACTLY),
         evaluations=search.evaluations,
         elapsed_s=time.perf_counter() - started_s,
+        units=tuple(device.units for device in devices),
     )
 
 

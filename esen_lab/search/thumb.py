@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from esen_lab.errors import UsageError
 from esen_lab.search.problem import Problem, breaks_limit
@@ -19,6 +20,8 @@ from esen_lab.search.watch import Groups, Watch
 class Sequential:
     """One lane with the whole device: no sharing at all. No options."""
 
+    measures: ClassVar[bool] = True
+
     def __call__(self, problem: Problem, watch: Watch) -> None:
         """See `Searcher`."""
         _offer(problem, watch, (tuple(range(len(problem.items))),), (min(problem.units, problem.capacity),))
@@ -28,6 +31,8 @@ class Sequential:
 class Equal:
     """One lane each, of equal shares; what is left over goes to the longest. No options."""
 
+    measures: ClassVar[bool] = True
+
     def __call__(self, problem: Problem, watch: Watch) -> None:
         """See `Searcher`."""
         _one_each(problem, watch, [1.0] * len(problem.items))
@@ -36,6 +41,8 @@ class Equal:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proportional:
     """One lane each, shares proportional to the latency alone on the whole device. No options."""
+
+    measures: ClassVar[bool] = True
 
     def __call__(self, problem: Problem, watch: Watch) -> None:
         """See `Searcher`."""
@@ -50,6 +57,7 @@ class Knee:
         within: The knee is the smallest share whose latency is within this fraction of the best.
     """
 
+    measures: ClassVar[bool] = True
     within: float = 0.1
 
     def __post_init__(self) -> None:
@@ -103,4 +111,4 @@ def _offer(problem: Problem, watch: Watch, groups: Groups, shares: tuple[int, ..
     watch.evaluations += 1
     jct_s = problem.jct_s(groups, shares)
     if jct_s < math.inf and not breaks_limit(problem, groups):
-        watch.offer(groups, shares, jct_s)
+        watch.judge(groups, shares, jct_s)

@@ -95,7 +95,11 @@ def lay_out(spec: TreeSpec, start: int = 0) -> Layout:
 
 def views(block: Block, layout: Layout) -> list[torch.Tensor]:
     """The tensors of `layout` in `block`, in the order of flattening. They share the block's memory."""
-    return [_view(block, spec, at) for spec, at in zip(layout.spec.tensors, layout.offsets, strict=True)]
+    import torch
+
+    # Made under inference_mode, they could only ever be written there again: a later call from outside would fail.
+    with torch.inference_mode(mode=False):
+        return [_view(block, spec, at) for spec, at in zip(layout.spec.tensors, layout.offsets, strict=True)]
 
 
 class TreeArena:

@@ -11,12 +11,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from esen_lab.choosing import Refined, Round
 from esen_lab.errors import Cancelled, ModelError, UsageError
 from esen_lab.planning import Lane, Plan
 from esen_lab.profiling.progress import JobState, ProfileProgress
 from esen_lab.profiling.records import Failure, Point, Profile
 from esen_lab.runtime.comparison import Comparison, Row
 from esen_lab.runtime.report import LaneReport, RunReport, Span
+from esen_lab.search import Cascade, DeviceTables, Front, Placement, SearchJob, cascade, member_front, place
 
 IDENTITY = {"kind": "cpu", "name": "Fake", "units": 4, "unit": "core", "details": {}, "simulated": True}
 
@@ -124,6 +126,8 @@ class FakeLab:
         self._rule = "mean"
         self.job: FakeJob | None = None
         self.measurements: Profile | None = None
+        self.search_job: SearchJob[Plan] | None = None
+        self.endless = False  # whether searches go on until they are cancelled
         self.plan: Plan | None = None
         self.report: RunReport | None = None
         self.comparison: Comparison | None = None
@@ -168,10 +172,46 @@ class FakeLab:
         self.job = FakeJob()
         return self.job
 
-    def search(self, searcher: str = "exact", **options: Any) -> Plan:
-        self._asked("search", searcher, options)
-        self.plan = a_plan(searcher=searcher)
-        return self.plan
+    def start_search(self, searcher: str = "exact", **options: Any) -> SearchJob[Plan]:
+        self._asked("start_search", searcher, options)
+        self.plan = plan = a_plan(searcher=searcher)
+        endless = self.endless
+
+        def run(on_better: Any, stop: threading.Event, **_: Any) -> Plan:
+            on_better(plan)
+            if endless:
+                stop.wait(20)
+            return plan
+
+        self.search_job = SearchJob(run)
+        return self.search_job
+
+    def refine(self, x: Any, *, on_round: Any = None, **options: Any) -> Refined:
+        self._asked("refine", x, options)
+        return a_refinement()
+
+    def members(self, x: Any, y: Any, **options: Any) -> Front:
+        self._asked("members", x, y, options)
+        tables = {"wide": [0.004, 0.002], "deep": [0.003, 0.002]}
+        return member_front(tables, 2, lambda names: 0.9 if len(names) == 2 else 0.8)
+
+    def take(self, choice: Any) -> Plan:
+        self._asked("take", choice.names)
+        return a_plan(lanes=(Lane(units=4, members=choice.names),), left_out=("slim",))
+
+    def place(self, devices: Any) -> Placement:
+        self._asked("place", devices)
+        tables = {"wide": [0.004, 0.002], "deep": [0.003, 0.002]}
+        return place([DeviceTables(name=f"device{k}", units=2, latencies=tables) for k in (1, 2)])
+
+    def cascade(self, x: Any, y: Any = None, **options: Any) -> Cascade:
+        self._asked("cascade", x, y, options)
+        tables = {"wide": [0.004, 0.002], "deep": [0.003, 0.002]}
+        return cascade(tables, 2, ["wide", "deep"], [1.0, 0.1])
+
+    def plan_of(self, found: Any) -> Any:
+        self._asked("plan_of", found)
+        return SimpleNamespace(save=lambda path: path)
 
     def run(self, x: Any, timeout_s: float | None = None) -> Any:
         self._asked("run", x, timeout_s)
@@ -209,6 +249,9 @@ class FakeLab:
         )
 
     def close(self) -> None:
+        if self.search_job is not None:
+            self.search_job.cancel()
+            self.search_job.result(timeout=5)
         self.closed.set()
 
 
@@ -224,6 +267,16 @@ def a_plan(**known: Any) -> Plan:
         notes=("sequential is as good",),
     )
     return replace(made, **known)
+
+
+def a_refinement() -> Refined:
+    def one(measured_s: float, decision: str) -> Round:
+        plan = a_plan()
+        steps = dict.fromkeys(plan.names, 0.001)
+        return Round(plan=plan, measured_s=measured_s, spread_s=1e-4, runs=9, submodel_s=steps, decision=decision)
+
+    rounds = (one(0.006, "the corrected models promise 4.50 ms"), one(0.0045, "the plan was already measured"))
+    return Refined(rounds=rounds, best=1, plan=a_plan(measured_s=0.0045), reason="the plan was already measured")
 
 
 def a_report(**known: Any) -> RunReport:

@@ -7,6 +7,7 @@ from fake_lab import FakeLab
 
 from esen_lab.devices import DEVICES
 from esen_lab.ensemble import make_combine
+from esen_lab.fitting.fit import QUANTILES
 from esen_lab.notebook import suggestions
 from esen_lab.notebook.completion import complete
 from esen_lab.notebook.session import Session
@@ -27,12 +28,12 @@ def registered(lab: FakeLab, front: FakeFront) -> None:
     ("before", "offers"),
     [
         ("%esen pro", ["profile"]),
-        ("y = %esen r", ["register", "run"]),
+        ("y = %esen ru", ["run"]),
         ("a, b = %esen sea", ["search"]),
         ("  %esen unre", ["unregister"]),
         ("%%esen ", ["model"]),
         ("%%esen model deep --e", ["--example"]),
-        ("%esen profile --", ["--shares", "--budget", "--timeout", "--fresh", "--wait"]),
+        ("%esen profile --", ["--shares", "--budget", "--timeout", "--fresh", "--adaptive", "--within", "--wait"]),
         ("%esen profile --wait --wa", None),
         ("%esen profile w", ["wide", "wonky-net"]),
         ("%esen profile wide wo", ["wonky-net"]),
@@ -44,6 +45,18 @@ def registered(lab: FakeLab, front: FakeFront) -> None:
         ("%esen combine m", ["mean", "majority"]),
         ("%esen search --searcher o", ["optuna"]),
         ("%esen search --searcher=o", ["optuna"]),
+        ("%esen members b", ["batch"]),
+        ("%esen members batch pa", ["pair"]),
+        ("%esen cascade batch --order wide,wo", ["wonky-net"]),
+        ("%esen pla", ["place", "plan"]),
+        ("%esen refine b", ["batch"]),
+        ("%esen refine batch --apart wi", ["wide"]),
+        ("%esen search --pin wi", ["wide"]),
+        ("%esen search --pin wide=2,wo", ["wonky-net"]),
+        ("%esen search --apart wide,wo", ["wonky-net"]),
+        ("%esen search --oversubscribe u", ["unlimited"]),
+        ("%esen search --quantile q", ["q90"]),
+        ("%esen search --pin wide=2 --pi", None),
         ("%esen compare batch --strategies equal,th", ["threads"]),
         ("%esen run ", ["batch", "pair"]),
         ("%esen run b", ["batch"]),
@@ -80,6 +93,7 @@ def test_nothing_is_made_by_asking(front: FakeFront) -> None:
 def test_the_fixed_choices_are_the_real_tables() -> None:
     assert tuple(SEARCHERS) == suggestions.SEARCHERS
     assert tuple(STRATEGIES) == suggestions.STRATEGIES
+    assert tuple(QUANTILES) == suggestions.QUANTILES
     assert tuple(DEVICES) == suggestions.DEVICES
     for rule in suggestions.RULES:
         assert make_combine(rule, weights=[1.0] if rule == "weighted" else None).name == rule

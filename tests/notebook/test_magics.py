@@ -81,7 +81,9 @@ def test_a_mistake_is_one_line_and_an_error(magics: SimpleNamespace, capsys: Cap
     ran = magics.run("%esen profil")
     assert isinstance(ran.error_in_exec, UsageError)
     told = capsys.readouterr().out.strip().splitlines()
-    assert told == ["UsageError: %esen has no verb 'profil'. Did you mean profile? `%esen help` lists them all."]
+    assert told == [
+        "UsageError: %esen has no verb 'profil'. Did you mean profile or refine? `%esen help` lists them all."
+    ]
 
 
 def test_a_syntax_error_in_the_expression_is_one_line(magics: SimpleNamespace, capsys: Capture) -> None:
@@ -140,7 +142,7 @@ def test_a_cell_that_raises_shows_where_and_ends_in_one_error(magics: SimpleName
 
 @pytest.mark.parametrize(
     ("line", "told"),
-    [("run x", "this run has no output"), ("compare x", "nothing was compared"), ("search", "as it was")],
+    [("run x", "this run has no output"), ("compare x", "nothing was compared"), ("search", "The plan in force stays")],
 )
 def test_an_interrupt_is_one_line_and_leaves_the_lab_usable(
     magics: SimpleNamespace, capsys: Capture, line: str, told: str

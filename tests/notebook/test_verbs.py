@@ -30,10 +30,10 @@ CALLS = [
             {"shares": [1, 2], "budget_s": 0.5, "point_timeout_s": 9.0, "fresh": True},
         ),
     ),
-    ("search", ("search", "exact", {})),
+    ("search", ("start_search", "exact", {})),
     (
         "search --searcher optuna --trials 9 --seed 1 --time-limit 2s --option sampler='tpe'",
-        ("search", "optuna", {"n_trials": 9, "seed": 1, "time_limit_s": 2.0, "sampler": "tpe"}),
+        ("start_search", "optuna", {"n_trials": 9, "seed": 1, "time_limit_s": 2.0, "sampler": "tpe"}),
     ),
     ("run x + [3] --timeout 4", ("run", [1, 2, 3], 4.0)),
     (
@@ -77,7 +77,7 @@ def test_other_cells_are_refused(session: Session, line: str) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("profil", "%esen has no verb 'profil'. Did you mean profile?"),
+        ("profil", "%esen has no verb 'profil'. Did you mean profile"),
         ("xyzzy", "%esen has no verb 'xyzzy'. `%esen help` lists them all."),
         ("help serch", "Did you mean search?"),
         ("register", "arguments are required: NAME"),
