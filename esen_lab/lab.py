@@ -34,7 +34,7 @@ from esen_lab.choosing import (
     refine_plan,
     with_memory,
 )
-from esen_lab.devices import Device, open_device
+from esen_lab.devices import Device, MarkLog, Sampler, open_device, open_meter
 from esen_lab.ensemble import Combine, Ensemble, SubModel, make_combine, make_submodel
 from esen_lab.errors import EsenError, UsageError
 from esen_lab.fitting import CostModel, Quantile, fit
@@ -134,6 +134,9 @@ class Lab:
         self._executor: Executor | None = None
         self._report: RunReport | None = None
         self._comparison: Comparison | None = None
+        self.marks = MarkLog()
+        self._sampler: Sampler | None = None
+        self._unmarked: Any = None  # the profile job whose end has no mark yet
 
     # --- who -----------------------------------------------------------------------------------------------------
 
@@ -277,6 +280,8 @@ class Lab:
                 )
             else:
                 self._job = start(names, shares)
+            self.marks.add("profile", "begin")
+            self._unmarked = self._job
             return self._job
 
     @property
@@ -681,6 +686,7 @@ class Lab:
                 self._previous_plan = self._executor.plan
             self._plan = plan
             self._plan_from_job = None
+        self.marks.add("plan")
 
     def _active(self, plan: Plan) -> Ensemble:
         """The members that a plan runs."""
@@ -726,6 +732,7 @@ class Lab:
         limit = DEFAULT_TIMEOUT_S if timeout_s is None else timeout_s
         with self._gate:
             executor, notes = self._ready_executor()
+            self.marks.add("run", every_s=1.0)
             output, report = executor.run(x, timeout_s=limit)
         self._report = replace(report, notes=(*notes, *report.notes)) if notes else report
         return output
@@ -801,7 +808,7 @@ class Lab:
             EsenError: The plan could not be run.
         """
         self._need_submodels("compare")
-        with self._gate:
+        with self._gate, self.marks.around("compare"):
             executor, notes = self._ready_executor()
             found = compare(
                 x,
@@ -914,8 +921,58 @@ class Lab:
             return "Compare with how you run it today: %esen compare x"
         return "Keep the plan: %esen export plan.py"
 
+    def watch(self, interval_s: float = 0.5, history_s: float = 1800.0) -> Sampler:
+        """Read the device in the background: utilization, memory, what each worker takes.
+
+        One more viewer of this lab's sampler, which the first one starts. `unwatch` is its end.
+
+        Args:
+            interval_s: Seconds between samples, 0.05 to 60. Another interval than before begins a new history.
+            history_s: How much is kept, in seconds.
+
+        Returns:
+            The sampler: `last`, `samples()`, `channels`. What began and ended meanwhile is in `marks`.
+
+        Raises:
+            UsageError: An argument is out of range, or others watch at another rate.
+            DeviceError: Nothing can be read here.
+        """
+        with self._lock:
+            sampler = self._sampler
+            if sampler is not None and (sampler.interval_s, sampler.history_s) != (interval_s, history_s):
+                if sampler.running:
+                    raise UsageError(
+                        f"A device is watched at one rate: every {sampler.interval_s:g} s at present",
+                        given=f"{interval_s:g} s",
+                        hint="End the other views first: %esen watch --stop, or lab.unwatch().",
+                    )
+                sampler.close()
+                sampler = None
+            if sampler is None:
+                meter = open_meter(self.device, self._workers_now)
+                sampler = self._sampler = Sampler(meter, interval_s=interval_s, history_s=history_s)
+        sampler.watch()
+        return sampler
+
+    def unwatch(self) -> None:
+        """One viewer less; the last one ends the sampling. The history stays until `close`."""
+        sampler = self._sampler
+        if sampler is not None:
+            sampler.unwatch()
+
+    def _workers_now(self) -> Sequence[tuple[str, int]]:
+        job = self._unmarked
+        if job is not None and job.done:
+            self._unmarked = None
+            self.marks.add("profile", "end")
+        return self._nursery.processes
+
     def close(self) -> None:
         """End every process and job of this lab. It may be used again afterwards."""
+        with self._lock:
+            sampler, self._sampler = self._sampler, None
+        if sampler is not None:
+            sampler.close()
         job = self._job
         if job is not None and not job.done:
             job.cancel()

@@ -40,7 +40,9 @@ ONLY_IN: dict[str, set[str]] = {
     "pynvml": {"devices/nvml.py"},
     "optuna": {"search/optuna_search.py"},
     "bokeh": {"notebook/charts.py"},
-    "ipywidgets": {"notebook/panels.py"},
+    "ipywidgets": {"notebook/panels.py", "notebook/live.py"},
+    "anywidget": {"notebook/live.py"},
+    "psutil": {"devices/cpu_meter.py"},
     "IPython": {"notebook/magics.py"},
 }
 HEAVY = sorted({*ONLY_IN, "torch"})

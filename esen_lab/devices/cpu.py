@@ -104,6 +104,11 @@ class CpuDevice:
         return self._identity
 
     @property
+    def cores(self) -> tuple[Core, ...]:
+        """The logical CPUs of each physical core."""
+        return self._cores
+
+    @property
     def units(self) -> int:
         """Physical cores."""
         return len(self._cores)

@@ -177,6 +177,11 @@ class _IPythonFront:
     def show(self, view: View) -> None:
         self._shell.display_pub.publish(data=bundle(view))
 
+    def show_widget(self, widget: Any, view: View) -> None:
+        shown = widget._repr_mimebundle_()
+        data = dict(shown[0] if isinstance(shown, tuple) else shown or {})
+        self._shell.display_pub.publish(data={**data, "text/plain": to_text(view)})
+
     def live(self, view: View) -> Live:
         if not self.updates_in_place:
             return _TerminalLive()

@@ -44,6 +44,9 @@ class Front(Protocol):
     def live(self, view: View) -> Live:
         """Put `view` under the running cell so that it can be replaced later, from any thread."""
 
+    def show_widget(self, widget: Any, view: View) -> None:
+        """Put a widget under the running cell; `view` is its text where widgets cannot be shown."""
+
     def mark_shown(self, record: object) -> None:
         """Keep the notebook from showing `record` once more as the value of the cell that just showed it."""
 
@@ -71,6 +74,7 @@ class Session:
         self._made: list[Any] = []  # labs that were made here, and are therefore closed here
         self._hidden: Any = None  # the lab, where both names in the notebook are taken
         self._lock = threading.RLock()
+        self.watching: Any = None  # what `%esen watch` has open
 
     def known_lab(self) -> Any:
         """The lab if there is one, else None. Imports nothing: completion calls it at every key."""
@@ -120,12 +124,20 @@ class Session:
         first = draw(job.snapshot())
         return self.follower.follow(job, self.front.live(first), draw, shown=first)
 
+    def stop_watching(self) -> bool:
+        """End `%esen watch`; whether it was on."""
+        watching, self.watching = self.watching, None
+        if watching is not None:
+            watching.close()
+        return watching is not None
+
     def close(self) -> None:
         """End the live displays, and every process and job of the labs in use. Idempotent.
 
         The variable `lab` stays where it is: what was registered and found is the user's.
         """
         with self._lock:
+            self.stop_watching()
             self.follower.close()
             known = self.known_lab()
             for lab in {id(lab): lab for lab in (*self._made, known) if lab is not None}.values():

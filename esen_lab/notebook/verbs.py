@@ -35,6 +35,7 @@ from esen_lab.notebook.line import (
 from esen_lab.notebook.progress import Slow
 from esen_lab.notebook.session import Session
 from esen_lab.notebook.views import Details, Table, View
+from esen_lab.notebook.watching import Watching
 
 Given: TypeAlias = argparse.Namespace
 _IMPORT_PATH = re.compile(r"[\w.]+:[\w.]+\Z")
@@ -299,7 +300,25 @@ def _device(session: Session, given: Given) -> None:
     session.front.show(views.device(lab.device.identity.to_dict(), lab.device.notes))
 
 
+def _watch(session: Session, given: Given) -> None:
+    was_on = session.stop_watching()
+    if given.stop:
+        if not was_on:
+            session.front.show(View(notes=("Nothing was being watched. `%esen watch` begins.",)))
+        return
+    watching = Watching(session.lab(), given.every or 0.5, given.history or 1800.0)
+    if not session.front.updates_in_place:
+        session.front.show(watching.table())
+        watching.lab.unwatch()
+        return
+    plots = watching.open_plots()
+    session.watching = watching
+    session.front.show_widget(plots, watching.table())
+    watching.keep_summary(session.front.live(View(notes=("A summary stays here after `%esen watch --stop`.",))))
+
+
 def _close(session: Session, given: Given) -> None:
+    session.stop_watching()
     lab = session.known_lab()
     if lab is not None:
         lab.close()
@@ -513,6 +532,19 @@ VERBS: Mapping[str, Verb] = {
         act=_export,
         arguments=(Argument(name="path", metavar="PATH", read=text, help="the script, such as plan.py"),),
         example="%esen export plan.py",
+    ),
+    "watch": Verb(
+        summary="live plots of utilization, memory and what each worker takes",
+        act=_watch,
+        arguments=(
+            Argument(
+                name="--every", metavar="SECONDS", read=seconds, help="how far samples are apart (default: 500ms)"
+            ),
+            Argument(name="--history", metavar="SECONDS", read=seconds, help="how much is kept (default: 1800)"),
+            Argument(name="--stop", help="end the plots; a summary stays"),
+        ),
+        example="%esen watch --every 250ms",
+        interrupted="Interrupted. Nothing is being watched.",
     ),
     "device": Verb(
         summary="what is shared, and what limits shares on it",

@@ -92,6 +92,11 @@ class Nursery:
         self._workers.add(worker)
         return worker
 
+    @property
+    def processes(self) -> tuple[tuple[str, int], ...]:
+        """The (label, process id) of each worker that is alive, in order of label."""
+        return tuple(sorted((worker.label, worker.pid) for worker in list(self._workers) if worker.alive))
+
     def released(self, worker: ProcessWorker) -> None:
         """A worker has ended and holds nothing any more."""
         self._workers.discard(worker)

@@ -32,6 +32,7 @@ class FakeFront:
         self.shown: list[View] = []
         self.lives: list[FakeLive] = []
         self.marked: list[object] = []
+        self.widgets: list[Any] = []
         self.updates_in_place = True
 
     @property
@@ -48,6 +49,10 @@ class FakeFront:
         return text.replace("{stem}", str(self.names.get("stem")))
 
     def show(self, view: View) -> None:
+        self.shown.append(view)
+
+    def show_widget(self, widget: Any, view: View) -> None:
+        self.widgets.append(widget)
         self.shown.append(view)
 
     def live(self, view: View) -> FakeLive:

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from esen_lab.choosing import Refined, Round
+from esen_lab.devices.telemetry import Channel, MarkLog, Sampler
 from esen_lab.errors import Cancelled, ModelError, UsageError
 from esen_lab.planning import Lane, Plan
 from esen_lab.profiling.progress import JobState, ProfileProgress
@@ -114,13 +115,25 @@ class FakeSubModel:
         }
 
 
+class FakeMeter:
+    """Gives the same reading again and again."""
+
+    channels = (Channel(key="cpu", label="CPU", unit="%", group="utilization"),)
+
+    def read(self) -> dict[str, float]:
+        return {"cpu": 50.0}
+
+    def close(self) -> None:
+        pass
+
+
 class FakeLab:
     """Remembers what it was asked in `calls`."""
 
     def __init__(self, device: Any = None) -> None:
         self.calls: list[tuple[Any, ...]] = []
         self.device = SimpleNamespace(
-            identity=SimpleNamespace(kind=device or "cpu", to_dict=lambda: IDENTITY), notes=()
+            identity=SimpleNamespace(kind=device or "cpu", name="fake CPU", to_dict=lambda: IDENTITY), notes=()
         )
         self._members: dict[str, FakeSubModel] = {}
         self._rule = "mean"
@@ -222,6 +235,14 @@ class FakeLab:
         self._asked("compare", x, options)
         self.comparison = a_comparison()
         return self.comparison
+
+    def watch(self, **options: Any) -> Sampler:
+        self._asked("watch", options)
+        self.marks = MarkLog()
+        return Sampler(FakeMeter())
+
+    def unwatch(self) -> None:
+        self._asked("unwatch")
 
     def save(self, path: Any) -> Path:
         self._asked("save", path)

@@ -1,0 +1,173 @@
+"""NVIDIA GPUs through NVML, by the module `pynvml` of the distribution `nvidia-ml-py`. The only file that imports it.
+
+Each reading is named for what it is. NVML's "GPU-Util" is the part of time in which any kernel ran, however few SMs it
+used; how busy the SMs are is "SM activity", which needs GPM (Hopper and newer) and two samples more than 100 ms apart.
+What a GPU cannot give is said with NVML's own reason.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from esen_lab.devices.telemetry import Channel, Value
+
+_GPM_LEAST_S = 0.1
+# (key, label, the name of its number in NVML's header)
+_GPM = (
+    ("sm", "SM activity", "NVML_GPM_METRIC_SM_UTIL"),
+    ("occupancy", "SM occupancy", "NVML_GPM_METRIC_SM_OCCUPANCY"),
+    ("tensor", "tensor cores", "NVML_GPM_METRIC_ANY_TENSOR_UTIL"),
+    ("dram", "DRAM bandwidth", "NVML_GPM_METRIC_DRAM_BW_UTIL"),
+)
+
+
+class NvmlMeter:
+    """Reads every NVIDIA GPU of this machine. Made by `open`.
+
+    Args:
+        nvml: The module `pynvml`, or a double of it in tests, already initialised.
+        clock: Seconds that only go forward.
+    """
+
+    def __init__(self, nvml: Any, clock: Callable[[], float] = time.monotonic) -> None:
+        self._nvml = nvml
+        self._clock = clock
+        self._gpus = [_Gpu(nvml, index, clock) for index in range(nvml.nvmlDeviceGetCount())]
+
+    @classmethod
+    def open(cls) -> NvmlMeter | None:
+        """The meter, or None where there is no driver, no GPU or no `pynvml`."""
+        try:
+            import pynvml
+        except ImportError:
+            return None
+        try:
+            pynvml.nvmlInit()
+        except pynvml.NVMLError:
+            return None
+        meter = cls(pynvml)
+        if not meter._gpus:
+            meter.close()
+            return None
+        return meter
+
+    @property
+    def channels(self) -> tuple[Channel, ...]:
+        """What each GPU gives, or could."""
+        return tuple(channel for gpu in self._gpus for channel in gpu.channels)
+
+    def read(self) -> Mapping[str, Value]:
+        """One reading per channel."""
+        found: dict[str, Value] = {}
+        for gpu in self._gpus:
+            found.update(gpu.read())
+        return found
+
+    def close(self) -> None:
+        """Let go of NVML."""
+        for gpu in self._gpus:
+            gpu.close()
+        self._gpus = []
+        with contextlib.suppress(Exception):  # the driver may be gone
+            self._nvml.nvmlShutdown()
+
+
+class _Gpu:
+    def __init__(self, nvml: Any, index: int, clock: Callable[[], float]) -> None:
+        self._nvml = nvml
+        self._clock = clock
+        self._handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        self._prefix = f"gpu{index}"
+        self._label = f"GPU {index}"
+        self._samples: list[Any] = []
+        self._taken_s = 0.0
+        self._why_no_gpm = self._begin_gpm()
+
+    def _begin_gpm(self) -> str:
+        nvml = self._nvml
+        try:
+            if not nvml.nvmlGpmQueryDeviceSupport(self._handle).isSupportedDevice:
+                return "this GPU has no GPM (Hopper and newer have)"
+            self._samples = [nvml.nvmlGpmSampleAlloc(), nvml.nvmlGpmSampleAlloc()]
+            nvml.nvmlGpmSampleGet(self._handle, self._samples[0])
+            self._taken_s = self._clock()
+        except nvml.NVMLError as problem:
+            return str(problem)
+        except AttributeError:
+            return "this version of nvidia-ml-py does not know GPM"
+        return ""
+
+    @property
+    def channels(self) -> tuple[Channel, ...]:
+        gpm = [
+            Channel(
+                key=f"{self._prefix}{key}",
+                label=f"{self._label} {label}",
+                unit="%",
+                group="bandwidth" if key == "dram" else "utilization",
+            )
+            for key, label, _ in _GPM
+        ]
+        return (
+            *gpm,
+            Channel(
+                key=f"{self._prefix}util",
+                label=f"{self._label} GPU-Util (any kernel ran)",
+                unit="%",
+                group="utilization",
+            ),
+            Channel(key=f"{self._prefix}memory", label=f"{self._label} memory in use", unit="B", group="memory"),
+            Channel(key=f"{self._prefix}power", label=f"{self._label} power", unit="W", group="power"),
+        )
+
+    def read(self) -> dict[str, Value]:
+        nvml, handle, prefix = self._nvml, self._handle, self._prefix
+        found: dict[str, Value] = {
+            f"{prefix}util": self._try(lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu),
+            f"{prefix}memory": self._try(lambda: nvml.nvmlDeviceGetMemoryInfo(handle).used),
+            f"{prefix}power": self._try(lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1000),
+        }
+        found.update(self._read_gpm())
+        return found
+
+    def _try(self, read: Callable[[], float]) -> Value:
+        try:
+            return float(read())
+        except self._nvml.NVMLError as problem:
+            return str(problem)
+
+    def _read_gpm(self) -> dict[str, Value]:
+        keys = {f"{self._prefix}{key}": name for key, _, name in _GPM}
+        if self._why_no_gpm:
+            return dict.fromkeys(keys, self._why_no_gpm)
+        if self._clock() - self._taken_s < _GPM_LEAST_S:
+            return dict.fromkeys(keys, "samples of GPM are more than 100 ms apart")
+        nvml = self._nvml
+        found: dict[str, Value] = {}
+        try:
+            nvml.nvmlGpmSampleGet(self._handle, self._samples[1])
+            self._taken_s = self._clock()
+            wanted = nvml.c_nvmlGpmMetricsGet_t()
+            wanted.version = nvml.NVML_GPM_METRICS_GET_VERSION
+            wanted.numMetrics = len(keys)
+            wanted.sample1, wanted.sample2 = self._samples
+            for index, name in enumerate(keys.values()):
+                wanted.metrics[index].metricId = getattr(nvml, name)
+            answer = nvml.nvmlGpmMetricsGet(wanted)
+            for index, key in enumerate(keys):
+                metric = answer.metrics[index]
+                bad = metric.nvmlReturn != nvml.NVML_SUCCESS
+                found[key] = nvml.nvmlErrorString(metric.nvmlReturn) if bad else float(metric.value)
+            self._samples.reverse()
+        except nvml.NVMLError as problem:
+            return dict.fromkeys(keys, str(problem))
+        return found
+
+    def close(self) -> None:
+        for sample in self._samples:
+            with contextlib.suppress(Exception):
+                self._nvml.nvmlGpmSampleFree(sample)
+        self._samples = []

@@ -1,0 +1,188 @@
+"""Live plots in a page: widgets without a server, a port or a network. One publisher thread sends everything.
+
+    BokehSource   hidden; carries BokehJS from the kernel's own package to the page, once per page
+    Commands      hidden; only receives, so that it is read even while a cell is busy
+    LivePlots     shown; its state is rebuilt whenever a page asks, so a refresh shows the whole history
+
+What is sent: numbered rows that repeat the last few samples. A page that lost some is complete again with the next
+message; one that lost more sends "resync".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Callable, Sequence
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import anywidget
+import traitlets
+from ipywidgets import widget_serialization
+
+from esen_lab.notebook.charts import bokeh_source, readings_document
+
+if TYPE_CHECKING:
+    from esen_lab.notebook.readings import Readings
+
+REPEATED = 8  # samples that each message repeats
+_NOTHING = "export default {}"
+
+
+class BokehSource(anywidget.AnyWidget):
+    """BokehJS, for the page to load."""
+
+    _esm = _NOTHING
+    source = traitlets.Unicode().tag(sync=True)
+    version = traitlets.Unicode().tag(sync=True)
+
+    def __init__(self) -> None:
+        source, version = bokeh_source()
+        super().__init__(source=source, version=version)
+
+
+class Commands(anywidget.AnyWidget):
+    """What the page asks for."""
+
+    _esm = _NOTHING
+
+    def __init__(self, act: Callable[[dict[str, Any]], None]) -> None:
+        super().__init__()
+        self.on_msg(lambda _widget, content, _buffers: act(content) if isinstance(content, dict) else None)
+
+
+class LivePlots(anywidget.AnyWidget):
+    """Plots of readings that go on.
+
+    Args:
+        readings: What to show.
+        source: BokehJS, shared by all plots of a kernel.
+    """
+
+    _esm = files("esen_lab.notebook").joinpath("assets/live.js").read_text(encoding="utf-8")
+    _css = files("esen_lab.notebook").joinpath("assets/live.css").read_text(encoding="utf-8")
+    key = traitlets.Unicode().tag(sync=True)
+    doc = traitlets.Unicode().tag(sync=True)
+    loader = traitlets.Instance(BokehSource).tag(sync=True, **widget_serialization)
+    commands = traitlets.Instance(Commands).tag(sync=True, **widget_serialization)
+
+    def __init__(self, readings: Readings, source: BokehSource) -> None:
+        self._readings = readings
+        self._sending = threading.Lock()
+        self._generation = 0
+        self._keys: tuple[str, ...] = ()
+        self._sent = 0
+        self._marks = 0
+        super().__init__(key=uuid4().hex, loader=source, commands=Commands(self._asked))
+
+    def get_state(self, key: Any = None, drop_defaults: bool = False) -> Any:
+        """The state a page gets; with a document that holds all that is kept by now."""
+        state = super().get_state(key=key, drop_defaults=drop_defaults)
+        if "doc" in state:
+            state["doc"] = json.dumps(self._document())
+        return state
+
+    def _document(self) -> dict[str, Any]:
+        with self._sending:
+            return self._whole()
+
+    def _whole(self) -> dict[str, Any]:
+        found = self._readings.whole()
+        if found.keys != self._keys:
+            self._keys = found.keys
+            self._generation += 1
+        self._sent, self._marks = max(self._sent, found.number), max(self._marks, found.marks_to)
+        return {
+            "item": readings_document(found.channels, found.columns, found.marks),
+            "number": found.number,
+            "marks": found.marks_to,
+            "generation": self._generation,
+            "interval_s": self._readings.interval_s,
+            "rollover": self._readings.most,
+        }
+
+    def _asked(self, content: dict[str, Any]) -> None:
+        if content.get("kind") == "resync":
+            self.send({"kind": "doc", "doc": self._document()})
+
+    def publish(self) -> None:
+        """Send what is new. Called by the publisher only."""
+        with self._sending:
+            fresh = self._readings.after(self._sent - REPEATED, self._marks)
+            if fresh.keys != self._keys:  # a lane came or went: the plots are laid out anew
+                self.send({"kind": "doc", "doc": self._whole()})
+                return
+            message: dict[str, Any] = {
+                "kind": "rows",
+                "generation": self._generation,
+                "first": fresh.first,
+                "number": fresh.number,
+                "rows": fresh.columns,
+                "said": fresh.said,
+            }
+            if fresh.marks["t"]:
+                message |= {"marks": fresh.marks, "marks_to": fresh.marks_to}
+            self._sent, self._marks = fresh.number, fresh.marks_to
+            self.send(message)
+
+    def close(self) -> None:
+        """Take the plots from the page."""
+        if self.commands is not None:
+            self.commands.close()
+        super().close()
+
+
+class Publisher:
+    """The one thread that sends: at each new sample, to every plot that is open."""
+
+    def __init__(self) -> None:
+        self._source: BokehSource | None = None
+        self._open: list[LivePlots] = []
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._closing = threading.Event()
+
+    def open(self, readings: Readings) -> LivePlots:
+        """New plots of `readings`, kept current until `close`."""
+        with self._lock:
+            if self._source is None:
+                self._source = BokehSource()
+            plots = LivePlots(readings, self._source)
+            self._open.append(plots)
+            if self._thread is None:
+                self._closing.clear()
+                self._thread = threading.Thread(target=self._run, args=(readings,), name="esen-publisher", daemon=True)
+                self._thread.start()
+            return plots
+
+    @property
+    def plots(self) -> Sequence[LivePlots]:
+        """Those that are open."""
+        with self._lock:
+            return tuple(self._open)
+
+    def _run(self, readings: Readings) -> None:
+        number = 0
+        while not self._closing.is_set():
+            if not readings.wait(number, timeout_s=1.0):
+                continue
+            number = readings.number
+            for plots in self.plots:
+                with contextlib.suppress(Exception):  # a page or a kernel that is going away: nobody is left to tell
+                    plots.publish()
+
+    def close(self) -> None:
+        """End the thread and every plot. May be called again."""
+        with self._lock:
+            thread, self._thread = self._thread, None
+            plots, self._open = self._open, []
+            source, self._source = self._source, None
+            self._closing.set()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout=3.0)
+        for each in plots:
+            each.close()
+        if source is not None:
+            source.close()

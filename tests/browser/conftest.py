@@ -1,0 +1,241 @@
+"""A real JupyterLab and a real browser. Skipped, with the reason, where there is no Chromium or Chrome."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+ROOT = Path(__file__).parents[2]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.browser)
+            item.add_marker(pytest.mark.slow)  # each starts a kernel in a browser
+            if browser_path() is None:
+                item.add_marker(pytest.mark.skip(reason=f"no browser here: none of {', '.join(NAMES)} on PATH"))
+
+
+def browser_path() -> str | None:
+    """The browser to use: ESEN_LAB_BROWSER, else the first that is on PATH."""
+    given = os.environ.get("ESEN_LAB_BROWSER")
+    return given or next((path for name in NAMES if (path := shutil.which(name))), None)
+
+
+class Notebook:
+    """One notebook open in JupyterLab, driven as a user does."""
+
+    def __init__(self, page: Any, server: Server, path: Path) -> None:
+        self.page = page
+        self.server = server
+        self.path = path
+
+    def open(self) -> Notebook:
+        # The kernel first: JupyterLab drops a request to run that comes while it still makes a session of its own.
+        self.server.start_kernel(self.path.name)
+        # A workspace of its own: the default one would open the notebooks of earlier tests as well.
+        self.page.goto(f"{self.server.url}/lab/workspaces/{self.path.stem}/tree/{self.path.name}")
+        self.page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
+        self.wait_for_kernel()
+        return self
+
+    def wait_for_kernel(self, timeout_s: float = 60) -> None:
+        self.page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=timeout_s * 1000)
+
+    def cell(self, index: int) -> Any:
+        return self.page.locator(".jp-Notebook .jp-Cell").nth(index)
+
+    def run(self, index: int, *, wait_s: float | None = 60) -> Any:
+        """Run one cell; with `wait_s` None without waiting for its end. Returns its outputs' locator."""
+        prompt = self.cell(index).locator(".jp-InputPrompt")
+        before = prompt.inner_text()
+
+        def asked() -> bool:
+            # A page that has just been loaded drops a request to run now and then, and says nothing: ask again.
+            self.cell(index).locator(".cm-content").click()
+            self.page.keyboard.press("Control+Enter")
+            self.page.wait_for_timeout(1000)
+            return bool(prompt.inner_text() != before)
+
+        until(asked, 20, prompt.inner_text)
+        if wait_s is not None:
+            self.wait_until_ran(index, wait_s)
+        return self.outputs(index)
+
+    def wait_until_ran(self, index: int, timeout_s: float = 60) -> None:
+        prompt = self.cell(index).locator(".jp-InputPrompt")
+        until(lambda: prompt.inner_text().strip("[]: ").isdigit(), timeout_s, prompt.inner_text)
+
+    def outputs(self, index: int) -> Any:
+        return self.cell(index).locator(".jp-OutputArea-output")
+
+    def menu(self, *words: str) -> None:
+        """Click through the menu bar."""
+        self.page.click(f'.lm-MenuBar-itemLabel:text-is("{words[0]}")')
+        for word in words[1:]:
+            self.page.click(f'.lm-Menu-itemLabel:text-is("{word}")')
+
+    def samples(self, view: int = -1) -> dict[str, list[float]]:
+        """The columns of the live plots' data in the page."""
+        found: dict[str, list[float]] = self.page.evaluate(
+            """(view) => {
+                const docs = (window.esenBokeh?.documents ?? []).filter((d) => d.get_model_by_name("samples"));
+                const doc = docs.at(view);
+                if (!doc) return {};
+                const data = doc.get_model_by_name("samples").data;
+                return Object.fromEntries(Object.entries(data).map(([k, v]) => [k, Array.from(v)]));
+            }""",
+            view,
+        )
+        return found
+
+
+class Server:
+    """JupyterLab on a free port of this machine, with folders of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = (folder / "server.log").open("wb")
+        paths = {name: str(folder / name.lower()) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR")}
+        environment = {**os.environ, **paths, "ESEN_LAB_HOME": str(folder / "home"), "PYTHONPATH": str(ROOT)}
+        settings = folder / "settings" / "@jupyterlab" / "apputils-extension"
+        settings.mkdir(parents=True)
+        (settings / "notification.jupyterlab-settings").write_text('{"fetchNews": "false", "checkForUpdates": false}')
+        environment["JUPYTERLAB_SETTINGS_DIR"] = str(folder / "settings")
+        self.work = folder / "work"
+        self.work.mkdir()
+        self.popen = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "jupyterlab",
+                "--no-browser",
+                "--allow-root",
+                "--ip=127.0.0.1",
+                f"--port={self.port}",
+                "--IdentityProvider.token=",
+                "--ServerApp.password=",
+                "--ServerApp.disable_check_xsrf=True",
+                f"--ServerApp.root_dir={self.work}",
+                "--FileContentsManager.delete_to_trash=False",
+            ],
+            env=environment,
+            stdout=self.log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        until(self._answers, 60, lambda: (folder / "server.log").read_text(errors="replace")[-2000:])
+
+    def _answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.url}/api", timeout=2) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+    def ask(self, path: str, method: str = "GET", body: object = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"{self.url}/api/{path}", method=method, data=data)
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            text = answer.read()
+        return json.loads(text) if text else None
+
+    def start_kernel(self, notebook: str) -> None:
+        kernel = {"name": "python3"}
+        session = {"path": notebook, "name": notebook, "type": "notebook", "kernel": kernel}
+        self.ask("sessions", "POST", session)
+
+    def end_kernels(self) -> None:
+        def none_left() -> bool:
+            for session in self.ask("sessions"):
+                with contextlib.suppress(urllib.error.HTTPError):  # one that is being restarted: ask again
+                    self.ask(f"sessions/{session['id']}", "DELETE")
+            return not self.ask("sessions")
+
+        until(none_left, 20, lambda: self.ask("sessions"))
+
+    def stop(self) -> None:
+        self.popen.terminate()
+        try:
+            self.popen.wait(timeout=15)
+        except subprocess.TimeoutExpired:
+            self.popen.kill()
+            self.popen.wait()
+        self.log.close()
+
+
+def until(condition: Callable[[], Any], timeout_s: float, told: Callable[[], object] = lambda: "") -> Any:
+    """Wait until `condition()` is true and return it; `told` says what there was instead."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        found = condition()
+        if found:
+            return found
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout_s} s: {told()}")
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    made = Server(tmp_path_factory.mktemp("lab"))
+    yield made
+    made.stop()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage"]
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=browser_path(), args=flags)
+        yield launched
+        launched.close()
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    context = browser.new_context(viewport={"width": 1400, "height": 1100})
+    made = context.new_page()
+    made.set_default_timeout(15_000)
+    yield made
+    context.close()
+
+
+@pytest.fixture
+def notebook(
+    page: Any, server: Server, request: pytest.FixtureRequest
+) -> Iterator[Callable[[Sequence[str]], Notebook]]:
+    """Write a notebook of these cells and open it."""
+
+    def make(cells: Sequence[str]) -> Notebook:
+        path = server.work / f"{request.node.name.partition('[')[0]}.ipynb"
+        document = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+        document.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        nbformat.write(document, path)
+        return Notebook(page, server, path).open()
+
+    yield make
+    server.end_kernels()

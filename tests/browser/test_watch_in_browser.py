@@ -1,0 +1,139 @@
+"""`%esen watch` in a real JupyterLab."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+from conftest import Notebook, until
+
+Make = Callable[[list[str]], Notebook]
+LOAD = "%load_ext esen_lab\n%esen watch --every 200ms"
+
+
+def length(notebook: Notebook) -> int:
+    return len(notebook.samples().get("t", []))
+
+
+def test_plots_move_while_a_cell_is_busy(notebook: Any) -> None:
+    opened = notebook([LOAD, "import time\ntime.sleep(6)"])
+    opened.run(0)
+    until(lambda: length(opened) >= 3, 30)
+    opened.run(1, wait_s=None)
+    before = length(opened)
+    until(lambda: length(opened) >= before + 10, 5)
+    assert opened.cell(1).locator(".jp-InputPrompt").inner_text().strip() == "[*]:", "the cell is still busy"
+    data = opened.samples()
+    assert {"cpu", "memory"} <= set(data)
+    assert all(later > earlier for earlier, later in itertools.pairwise(data["t"]))
+
+
+def test_a_refresh_keeps_the_history_and_goes_on(notebook: Any) -> None:
+    opened = notebook([LOAD])
+    opened.run(0)
+    until(lambda: length(opened) >= 15, 30)
+    opened.page.keyboard.press("Control+s")
+    first = opened.samples()["t"][2]
+    opened.page.wait_for_timeout(500)
+    opened.page.reload()
+    until(lambda: length(opened) >= 15, 60, opened.page.locator(".jp-OutputArea").first.inner_text)
+    data = opened.samples()
+    assert first in data["t"]
+    assert len(set(data["t"])) == len(data["t"]), "no sample twice"
+    before = length(opened)
+    until(lambda: length(opened) > before, 10)
+
+
+def test_two_views_of_one_output_are_both_live(notebook: Any) -> None:
+    opened = notebook([LOAD])
+    opened.run(0)
+    until(lambda: length(opened) >= 3, 30)
+    opened.page.locator(".esen-bar label").first.click(button="right", position={"x": 2, "y": 2})
+    opened.page.click('.lm-Menu-itemLabel:text-is("Create New View for Cell Output")')
+    until(lambda: len(opened.samples(0).get("t", [])) >= 3 and len(opened.samples(1).get("t", [])) >= 3, 30)
+    first, second = (len(opened.samples(view)["t"]) for view in (0, 1))
+    until(lambda: len(opened.samples(0)["t"]) > first and len(opened.samples(1)["t"]) > second, 10)
+    one, other = opened.samples(0)["t"], opened.samples(1)["t"]
+    assert set(one[:10]) == set(other[:10]), "the new view has the history from before it was made"
+
+
+def test_a_restarted_kernel_leaves_a_visible_stale_mark_and_no_worker(notebook: Any) -> None:
+    register = (
+        "import torch, os, psutil\nx = torch.randn(2, 4)\nnet = torch.nn.Linear(4, 4)\n%esen register net --example x\n"
+        "y = %esen run x\nprint([p.pid for p in psutil.Process().children(recursive=True)])"
+    )
+    opened = notebook([LOAD, register])
+    opened.run(0)
+    until(lambda: length(opened) >= 3, 30)
+    printed = opened.run(1, wait_s=90).last.inner_text()
+    pids = [int(word) for word in printed.strip("[] \n").split(",")]
+    assert pids
+    opened.menu("Kernel", "Restart Kernel…")
+    opened.page.click('.jp-Dialog button:has-text("Restart")')
+    said = opened.page.locator(".esen-said").first
+    until(lambda: "Stale" in said.inner_text(), 30, said.inner_text)
+    assert opened.page.locator(".esen-stale").count() >= 1
+    until(lambda: not any(psutil.pid_exists(pid) for pid in pids), 5)
+
+
+def test_pause_holds_the_plot_and_live_follows_again(notebook: Any) -> None:
+    opened = notebook([LOAD])
+    opened.run(0)
+    until(lambda: length(opened) >= 3, 30)
+
+    def end() -> float:
+        found: float = opened.page.evaluate("window.esenBokeh.documents.at(-1).get_model_by_name('time').end")
+        return found
+
+    opened.page.click("button.esen-pause:has-text('Pause')")
+    held, count = end(), length(opened)
+    until(lambda: length(opened) >= count + 5, 10)
+    assert end() == held, "samples go on, the view does not"
+    opened.page.click("button.esen-pause:has-text('Live')")
+    until(lambda: end() > held, 5)
+
+
+def test_stop_leaves_a_summary_and_unloading_leaves_nothing(notebook: Any) -> None:
+    check = (
+        "import threading, ipywidgets\n"
+        "print(sorted(t.name for t in threading.enumerate() if t.name.startswith('esen')),\n"
+        "      'esen' in get_ipython().magics_manager.magics['line'],\n"
+        "      len(ipywidgets.Widget._instances if hasattr(ipywidgets.Widget, '_instances') else {}))"
+    )
+    opened = notebook([LOAD, "%esen watch --stop", LOAD.splitlines()[1], "%unload_ext esen_lab", check])
+    opened.run(0)
+    until(lambda: length(opened) >= 5, 30)
+    opened.run(1)
+    until(lambda: "Watched for" in opened.outputs(0).last.inner_text(), 5)
+    assert opened.page.locator(".esen-live").count() == 0
+    opened.run(2)
+    until(lambda: opened.page.locator(".esen-live").count() == 1, 30)
+    opened.run(3)
+    assert "[] False" in opened.run(4).last.inner_text()
+    assert opened.page.locator(".esen-live").count() == 0
+
+
+def test_marks_show_when_runs_and_plans_happen(notebook: Any) -> None:
+    cells = [LOAD, "lab.marks.add('profile', 'begin')"]
+    opened = notebook(cells)
+    opened.run(0)
+    until(lambda: length(opened) >= 3, 30)
+    opened.run(1)
+
+    def marks() -> list[str]:
+        found: list[str] = opened.page.evaluate(
+            "Array.from(window.esenBokeh.documents.at(-1).get_model_by_name('marks').data.what)"
+        )
+        return found
+
+    until(lambda: "profile begins" in marks(), 5, marks)
+
+
+def test_run_all_stops_at_an_error(notebook: Any) -> None:
+    opened = notebook(["%load_ext esen_lab", "%esen run nothing_of_that_name", "print('went on')"])
+    opened.menu("Run", "Run All Cells")
+    until(lambda: opened.outputs(1).count() >= 1, 60)
+    opened.page.wait_for_timeout(1000)
+    assert opened.outputs(2).count() == 0

@@ -1,0 +1,52 @@
+"""The CPU's meter, on the real machine."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from esen_lab.devices.cpu_meter import CpuMeter
+
+
+def test_cores_memory_and_their_mean_are_read() -> None:
+    meter = CpuMeter()
+    time.sleep(0.15)
+    readings = meter.read()
+    keys = [channel.key for channel in meter.channels]
+    assert set(readings) == set(keys)
+    assert {"cpu", "memory", "cpu0"} <= set(keys)
+    assert all(0 <= readings[key] <= 100 for key in keys if key.startswith("cpu"))  # type: ignore[operator]
+    assert 0 < readings["memory"] <= psutil.virtual_memory().total  # type: ignore[operator]
+
+
+def test_a_look_too_soon_gives_a_reason_and_no_zero() -> None:
+    readings = CpuMeter().read()
+    assert readings["cpu"] == readings["cpu0"] == "a percentage needs a moment between two looks"
+
+
+def test_a_busy_worker_shows_its_core_and_its_memory_and_leaves_when_it_ends() -> None:
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
+        lanes = [("lane 1", busy.pid)]
+        meter = CpuMeter(lambda: lanes)
+        assert meter.read()[f"lane{busy.pid}"] == "just seen for the first time"
+        time.sleep(0.3)
+        readings = meter.read()
+        assert readings[f"lane{busy.pid}"] > 20  # type: ignore[operator]
+        assert readings[f"rss{busy.pid}"] > 1_000_000  # type: ignore[operator]
+        assert [c.label for c in meter.channels if c.group == "lanes"] == ["lane 1, CPU"]
+        busy.kill()
+        busy.wait()
+    assert "NoSuchProcess" in str(meter.read()[f"lane{busy.pid}"])
+    lanes.clear()
+    assert f"lane{busy.pid}" not in meter.read()
+    assert not [c for c in meter.channels if c.group == "lanes"]
+
+
+@pytest.mark.parametrize("cores", [[0], [0, 9999]])
+def test_only_the_devices_own_cores_are_shown(cores: list[int]) -> None:
+    meter = CpuMeter(cores=cores)
+    assert [c.key for c in meter.channels if c.group == "utilization"] == ["cpu0", "cpu"]
