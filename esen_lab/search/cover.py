@@ -19,6 +19,7 @@ asks for a lane {anchor} + A whose rest N - A is in F_(C - w). The counts are ex
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,14 +45,19 @@ def cost(problem: Problem) -> float:
     return 2.0 ** (n - 1) * ((n + 2) * (units + 2 * capacity) + units * capacity)
 
 
+class CutShort(Exception):  # noqa: N818  what happened, and nothing that a caller outside of the search sees
+    """A deadline was left undecided, because the search is over."""
+
+
 class Cover:
     """The latencies of all lanes of a problem, kept for one deadline after another.
 
     Args:
         problem: At most `MOST_ITEMS` items; takes about 24 C 2^n bytes.
+        over: Asked between the steps of a deadline, which may take seconds; when it returns True, `CutShort` is raised.
     """
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, over: Callable[[], bool] = lambda: False) -> None:
         n, units = problem.table.shape
         assert n <= MOST_ITEMS
         self.problem = problem
@@ -65,6 +71,7 @@ class Cover:
         self._forbid(sums)
         self._lanes = sums
         self._transform = _Transform(self._bits)
+        self._over = over
         self._anchor_lanes = self._with_anchor(sums)
 
     def _forbid(self, sums: Array) -> None:
@@ -91,6 +98,9 @@ class Cover:
         Args:
             deadline_s: T; may be infinite.
             capacity: C; the problem's own when None.
+
+        Raises:
+            CutShort: `over` said so.
         """
         capacity = self.problem.capacity if capacity is None else capacity
         anchor_needs = _smallest_share(self._anchor_lanes, deadline_s)
@@ -99,7 +109,7 @@ class Cover:
             return None
         needs = _smallest_share(self._lanes, deadline_s)
         needs[0] = 0
-        counts = _Counts(needs, self._transform, spare)
+        counts = _Counts(needs, self._transform, spare, self._over)
         fewest = [counts.any_number_of_lanes()]
         groups = self._lanes_of(anchor_needs, needs, fewest, capacity)
         if groups is None or len(groups) <= self.problem.max_lanes:
@@ -152,7 +162,7 @@ class SubsetCover:
         """For each subset (bit i: item i), whether lanes of at most the capacity do it by the deadline: proven."""
         needs = _smallest_share(self._lanes, deadline_s)
         needs[0] = 0
-        counts = _Counts(needs, self._transform, self.problem.capacity)
+        counts = _Counts(needs, self._transform, self.problem.capacity, lambda: False)
         return np.asarray(counts.any_number_of_lanes() <= self.problem.capacity)
 
 
@@ -163,9 +173,11 @@ class _Counts:
         needs: w, shape (2^bits,).
         transform: For this many bits.
         spare: Units besides the anchor's lane; what needs more is not told apart from what cannot be done.
+        over: As for `Cover`.
     """
 
-    def __init__(self, needs: Counting, transform: _Transform, spare: int) -> None:
+    def __init__(self, needs: Counting, transform: _Transform, spare: int, over: Callable[[], bool]) -> None:
+        self._over = over
         self._transform, self._spare, self._size = transform, spare, len(needs)
         kept = needs[needs <= spare]
         self._shares = np.flatnonzero(np.bincount(kept, minlength=1))
@@ -203,6 +215,8 @@ class _Counts:
 
     def _unions(self, k: int, reached: Array) -> NDArray[np.bool_]:
         """Which subsets are a lane of u units and a subset reached with k - u."""
+        if self._over():
+            raise CutShort
         shares = self._shares[: np.searchsorted(self._shares, k, side="right")]
         if self._size <= _SMALL:
             count = np.einsum("ij,ij->j", self._lanes[: len(shares)], reached[k - shares])

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from esen_lab.errors import UsageError
 from esen_lab.search import direct
-from esen_lab.search.cover import MOST_ITEMS, Cover, cost
+from esen_lab.search.cover import MOST_ITEMS, Cover, CutShort, cost
 from esen_lab.search.improve import improve, starts
 from esen_lab.search.problem import Problem
 from esen_lab.search.shares import best_shares
@@ -147,13 +147,16 @@ class Exact:
         if watch.proven:
             return
         watch.report("looking for a faster plan, or a proof that there is none")
-        cover = Cover(problem)
+        cover = Cover(problem, lambda: watch.over)
         halfway = False  # after a success a deadline halfway to the bound; after a failure one just below the best
         while not watch.proven and not watch.over:
             just_below = watch.jct_s * (1 - EXACTLY)
             deadline_s = (watch.bound_s + just_below) / 2 if halfway else just_below
             watch.evaluations += 1
-            groups = cover.plan(deadline_s)
+            try:
+                groups = cover.plan(deadline_s)
+            except CutShort:
+                break
             if groups is None:
                 watch.raise_bound(deadline_s if halfway else watch.jct_s)
                 halfway = False
