@@ -6,7 +6,7 @@ STAMP := .venv/.ready
 SHELL := bash
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint lab bench clean
+.PHONY: help setup run test lint lab bench bench-search clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -15,6 +15,7 @@ help:  ## this list
 	@printf 'make lab [LAB_ARGS=...]      open JupyterLab on the quickstart (as root: LAB_ARGS=--allow-root)\n'
 	@printf 'make lint                    ruff (check and format) and mypy\n'
 	@printf 'make bench [BENCH=name]      run the programs in benchmarks/\n'
+	@printf 'make bench-search            compare the searchers; BENCH_ARGS=--quick in seconds, --minutes N in parts\n'
 	@printf 'make setup                   only set up .venv (PYTHON=/path/to/python3.12 chooses the Python)\n'
 	@printf 'make clean                   remove .venv, out/, builds and caches\n'
 
@@ -48,6 +49,9 @@ bench: $(STAMP)
 	@set -e; for program in benchmarks/$(or $(BENCH),*).py; do \
 		[ -e "$$program" ] || { echo "No such program: $$program"; exit 1; }; \
 		echo "== $$program"; $(PY) "$$program"; done
+
+bench-search: $(STAMP)
+	@$(PY) benchmarks/bench_search.py $(BENCH_ARGS)
 
 clean:
 	rm -rf .venv out build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,59 +1,73 @@
-"""How good and how fast every searcher is, on made-up ensembles and on recorded curves.
+"""How good and how fast every searcher is, on made-up ensembles and on recorded curves: `make bench-search`.
 
-    python benchmarks/bench_search.py [--quick] [--json benchmarks/results/search.json] [--page docs/search.md]
+    python benchmarks/bench_search.py [--quick] [--fresh] [--minutes 30] [--json benchmarks/results/search.json]
+                                      [--page docs/search.md]
 
-Writes the figures as JSON, a page that explains them, and one SVG plot per question beside the page. Every ensemble is
-a function of its seed, so runs differ in their times only.
+Every search is one record of the JSON file, written as soon as it is done; a run that was cut short, or was given so
+many minutes only, goes on where the last one ended. The page gets the figures between two marks, the rest of it is
+written by hand; plots are SVG, drawn here. Every ensemble is a function of its seed, so runs differ in times only.
+
+    searcher    what was asked, with its options       over_best    JCT / best JCT any searcher found - 1
+    reached     when it had the plan it returned       over_bound   JCT / largest proven bound - 1
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import importlib.metadata
 import json
+import math
+import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from esen_lab.fitting import fit_points
-from esen_lab.search import Allocation, allocate
+from esen_lab.search import allocate
 
 HERE = Path(__file__).parent
-RECORDED = HERE.parent / "tests" / "data" / "muxserve_a100_mps.csv"
+ROOT = HERE.parent
+RECORDED = ROOT / "tests" / "data" / "muxserve_a100_mps.csv"
 OPTUNA_TRIALS = (100, 500, 2000)
-SIZES = ((3, 16), (4, 16), (6, 16), (8, 16), (12, 16), (16, 16), (24, 16), (32, 16), (12, 100), (24, 100), (64, 132))
-QUICK_SIZES = ((4, 16), (8, 16), (12, 16))
+SIZES = (
+    *((3, 16), (4, 16), (6, 16), (8, 16), (12, 16), (16, 16), (24, 16), (32, 16)),
+    *((12, 100), (24, 100), (6, 132), (16, 132), (64, 132)),
+)
+QUICK_SIZES = ((4, 16), (8, 16))
+PACKAGES = ("esen-lab", "numpy", "optuna", "cmaes", "scipy")
+BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
+EXACT = "exact"
+
+Tables = dict[str, list[float]]
+Record = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One searcher on one ensemble. Times in seconds.
-
-    `reached_s` is when it had the plan it returned; `exact_reached_s` when the exact searcher had one as good.
-    """
+class Task:
+    """One search to be done: a searcher on an ensemble."""
 
     ensemble: str
-    n: int
+    tables: Tables
     units: int
+    label: str
     searcher: str
-    jct_s: float
-    bound_s: float
-    over_best: float
-    proven: bool
-    elapsed_s: float
-    reached_s: float
-    exact_reached_s: float | None
-    evaluations: int
+    options: Mapping[str, Any]
 
 
-def made_up(n: int, units: int, seed: int) -> dict[str, list[float]]:
+# --- ensembles ----------------------------------------------------------------------------------------------------
+
+
+def made_up(n: int, units: int, seed: int) -> Tables:
     """Latencies between 1 and 10 ms, knees from a quarter of the device up, 3 % noise: tables are not monotone."""
     random = np.random.default_rng([n, units, seed])
     shares = np.arange(1, units + 1)
@@ -67,8 +81,8 @@ def made_up(n: int, units: int, seed: int) -> dict[str, list[float]]:
     return tables
 
 
-def recorded(n: int, seed: int) -> dict[str, list[float]]:
-    """`n` of the recorded A100 curves, interpolated to each percent."""
+def recorded(n: int, seed: int) -> Tables:
+    """`n` of the recorded A100 curves, interpolated to each percent, in seconds."""
     curves: dict[tuple[str, ...], dict[int, float]] = defaultdict(dict)
     with RECORDED.open(encoding="utf-8") as file:
         for row in csv.DictReader(line for line in file if not line.startswith("#")):
@@ -79,213 +93,440 @@ def recorded(n: int, seed: int) -> dict[str, list[float]]:
     return {f"m{k}": list(fit_points(f"m{k}", whole[i], 100).latency_s) for k, i in enumerate(chosen)}
 
 
-def ensembles(quick: bool) -> Iterator[tuple[str, dict[str, list[float]], int]]:
+def ensembles(quick: bool) -> Iterator[tuple[str, Tables, int]]:
+    """(name, tables, units); the name ends with the seed."""
+    seeds = range(1 if quick else 3)
     for n, units in QUICK_SIZES if quick else SIZES:
-        for seed in range(1 if quick else 3):
+        for seed in seeds:
             yield f"made up {n} x {units} #{seed}", made_up(n, units, seed), units
     for n in (4,) if quick else (4, 8, 12):
-        for seed in range(1 if quick else 3):
+        for seed in seeds:
             yield f"recorded {n} x 100 #{seed}", recorded(n, seed), 100
 
 
-def searches(n: int, first: bool, quick: bool) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    yield "exact", "exact", {"sequential_within": 0.0}
-    yield "exact, fast answer only", "exact", {"sequential_within": 0.0, "proof": False}
+# --- searches -----------------------------------------------------------------------------------------------------
+
+
+def searches(n: int, first: bool, quick: bool) -> Iterator[tuple[int, str, str, dict[str, Any]]]:
+    """(turn, label, searcher, options): what is asked of an ensemble of `n`; later turns are the long ones."""
+    plain = {"sequential_within": 0.0}
+    yield 0, EXACT, "exact", plain
+    yield 0, "exact, fast answer only", "exact", {**plain, "proof": False}
     if not quick:
-        yield "exact, one minute", "exact", {"sequential_within": 0.0, "time_limit_s": 60.0, "steps": 1500}
-    for sampler in ("tpe", "nsga2", "cmaes"):
-        for trials in OPTUNA_TRIALS[:1] if quick else OPTUNA_TRIALS if sampler == "tpe" else OPTUNA_TRIALS[1:2]:
-            if trials * n <= (24_000 if first else 6_000):  # beyond, a study alone takes minutes
-                yield (
-                    f"optuna {sampler} {trials}",
-                    "optuna",
-                    {
-                        "sampler": sampler,
-                        "n_trials": trials,
-                        "warm_start": False,
-                    },
-                )
-    yield "random 2000", "random", {"n_trials": 2000}
+        yield 0, "exact, one minute", "exact", {**plain, "time_limit_s": 60.0}
+    yield 0, "random 2000", "random", {"n_trials": 2000}
     for rule in ("equal", "proportional", "knee", "sequential"):
-        yield rule, rule, {}
+        yield 0, rule, rule, {}
     if n <= 8:
-        yield "brute", "brute", {}
+        yield 0, "brute", "brute", {}
+    for trials in OPTUNA_TRIALS[:1] if quick else OPTUNA_TRIALS:
+        work = trials * n
+        if first or work <= 6_000:
+            turn = 1 if work <= 6_000 else 2 if work <= 24_000 else 3
+            yield turn, f"optuna tpe {trials}", "optuna", _optuna("tpe", trials)
+    if not quick:
+        for sampler in ("nsga2", "cmaes"):
+            if first or 500 * n <= 6_000:
+                yield 1, f"optuna {sampler} 500", "optuna", _optuna(sampler, 500)
+        if first and n <= 8:
+            yield 3, "optuna gp 100", "optuna", _optuna("gp", 100)
 
 
-def measure(quick: bool) -> list[Row]:
-    rows: list[Row] = []
-    for name, tables, units in ensembles(quick):
-        found: dict[str, Allocation] = {}
-        for label, searcher, options in searches(len(tables), name.endswith("#0"), quick):
-            found[label] = allocate(tables, units, searcher, **options)
-        best_s = min(one.jct_s for one in found.values())
-        bound_s = max(one.bound_s for label, one in found.items())
-        for label, one in found.items():
-            over_best = max(0.0, one.jct_s / best_s - 1)
-            rows.append(
-                Row(
-                    ensemble=name,
-                    n=len(tables),
-                    units=units,
-                    searcher=label,
-                    jct_s=one.jct_s,
-                    bound_s=bound_s,
-                    over_best=over_best,
-                    proven=one.proven,
-                    elapsed_s=one.elapsed_s,
-                    reached_s=one.trace[-1][0],
-                    exact_reached_s=next((t for t, s in found["exact"].trace if s <= one.jct_s * (1 + 1e-9)), None),
-                    evaluations=one.evaluations,
-                )
-            )
-        told = "  ".join(f"{row.searcher} +{100 * row.over_best:.1f} %" for row in rows[-len(found) :])
-        print(f"{name:24} {told}", flush=True)
+def _optuna(sampler: str, trials: int) -> dict[str, Any]:
+    return {"sampler": sampler, "n_trials": trials, "warm_start": False}
+
+
+def tasks(quick: bool) -> list[Task]:
+    """Everything there is to do, quick things first."""
+    found = [
+        (turn, Task(ensemble=name, tables=tables, units=units, label=label, searcher=searcher, options=options))
+        for name, tables, units in ensembles(quick)
+        for turn, label, searcher, options in searches(len(tables), name.endswith("#0"), quick)
+    ]
+    return [task for _, task in sorted(found, key=lambda pair: pair[0])]
+
+
+def measure(task: Task, commit: str) -> Record:
+    """Do one search; seconds everywhere."""
+    found = allocate(task.tables, task.units, task.searcher, **task.options)
+    return {
+        "ensemble": task.ensemble,
+        "n": len(task.tables),
+        "units": task.units,
+        "searcher": task.label,
+        "jct_s": found.jct_s,
+        "bound_s": found.bound_s,
+        "proven": found.proven,
+        "elapsed_s": found.elapsed_s,
+        "reached_s": found.trace[-1][0],
+        "evaluations": found.evaluations,
+        "commit": commit,
+        **({"trace": [list(step) for step in found.trace]} if task.label == EXACT else {}),
+    }
+
+
+# --- what follows from the records --------------------------------------------------------------------------------
+
+
+def compared(records: Sequence[Record]) -> list[Record]:
+    """Each record with what it is worth beside the others of its ensemble."""
+    by_ensemble: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        by_ensemble[record["ensemble"]].append(record)
+    rows = []
+    for mine in by_ensemble.values():
+        best_s = min(record["jct_s"] for record in mine)
+        bound_s = max(record["bound_s"] for record in mine)
+        trace = next((record["trace"] for record in mine if record["searcher"] == EXACT), [])
+        rows += [
+            {
+                **{key: value for key, value in record.items() if key != "trace"},
+                "over_best": max(0.0, record["jct_s"] / best_s - 1),
+                "over_bound": max(0.0, record["jct_s"] / bound_s - 1),
+                "exact_reached_s": next((t for t, s in trace if s <= record["jct_s"] * (1 + 1e-9)), None),
+            }
+            for record in mine
+        ]
     return rows
 
 
-def times_sooner(rows: list[Row], searcher: str) -> list[float]:
+def times_sooner(rows: Sequence[Record], searcher: str) -> list[float]:
     """For each ensemble, how many times sooner the exact searcher had a plan as good as the one `searcher` returned."""
     return [
-        row.reached_s / row.exact_reached_s
+        row["reached_s"] / row["exact_reached_s"]
         for row in rows
-        if row.searcher == searcher and row.exact_reached_s is not None
+        if row["searcher"] == searcher and row["exact_reached_s"] is not None
     ]
 
 
-def one_lane_each_s() -> float:
+def one_lane_each_s(repeats: int = 50) -> float:
     """Median seconds for the exact shares of 8 sub-models on 16 units, one lane each."""
     tables = made_up(8, 16, 0)
     times = []
-    for _ in range(50):
+    for _ in range(repeats):
         begun_s = time.perf_counter()
         allocate(tables, 16, limits={"one_each": True})
         times.append(time.perf_counter() - begun_s)
     return statistics.median(times)
 
 
-def summary(rows: list[Row]) -> dict[str, Any]:
-    by_searcher: dict[str, list[Row]] = defaultdict(list)
+def summary(rows: Sequence[Record]) -> dict[str, Any]:
+    """The figures that the goals are about, and one row per searcher."""
+    by_searcher: dict[str, list[Record]] = defaultdict(list)
     for row in rows:
-        by_searcher[row.searcher].append(row)
-    exact = by_searcher["exact"]
-    small = [r for r in exact if r.n <= 12]
-    large = [r for r in exact if r.n > 12]
-    speed_ups = {
-        label: statistics.median(times_sooner(rows, label)) for label in by_searcher if label.startswith("optuna")
-    }
+        by_searcher[row["searcher"]].append(row)
+    exact = by_searcher[EXACT]
+    small = [row for row in exact if row["n"] <= 12]
+    large = [row for row in exact if row["n"] > 12]
+    sooner = {label: times_sooner(rows, label) for label in by_searcher if label.startswith("optuna")}
+    beaten = [
+        (row["ensemble"], row["searcher"])
+        for row in rows
+        for mine in exact
+        if mine["ensemble"] == row["ensemble"]
+        and not row["searcher"].startswith("exact")
+        and row["jct_s"] < mine["jct_s"] * (1 - 1e-9)
+    ]
     return {
         "searchers": {
             label: {
-                "mean_over_best": statistics.fmean(r.over_best for r in mine),
-                "worst_over_best": max(r.over_best for r in mine),
-                "median_elapsed_s": statistics.median(r.elapsed_s for r in mine),
-                "longest_s": max(r.elapsed_s for r in mine),
-                "proven": sum(r.proven for r in mine),
+                "mean_over_best": statistics.fmean(row["over_best"] for row in mine),
+                "worst_over_best": max(row["over_best"] for row in mine),
+                "mean_over_bound": statistics.fmean(row["over_bound"] for row in mine),
+                "median_elapsed_s": statistics.median(row["elapsed_s"] for row in mine),
+                "longest_s": max(row["elapsed_s"] for row in mine),
+                "median_evaluations": statistics.median(row["evaluations"] for row in mine),
+                "proven": sum(row["proven"] for row in mine),
                 "ensembles": len(mine),
             }
             for label, mine in by_searcher.items()
         },
-        "exact_worst_over_best_up_to_12": max((r.over_best for r in small), default=None),
-        "exact_worst_over_best_beyond_12": max((r.over_best for r in large), default=None),
-        "exact_proven_up_to_12": f"{sum(r.proven for r in small)} of {len(small)}",
-        "exact_times_sooner_than": speed_ups,
-        "one_lane_each_8x16_s": one_lane_each_s(),
+        "exact_beaten_by": [list(pair) for pair in beaten],
+        "exact_worst_over_best_up_to_12": max((row["over_best"] for row in small), default=None),
+        "exact_worst_over_bound_up_to_12": max((row["over_bound"] for row in small), default=None),
+        "exact_worst_over_best_beyond_12": max((row["over_best"] for row in large), default=None),
+        "exact_proven_up_to_12": f"{sum(row['proven'] for row in small)} of {len(small)}",
+        "exact_times_sooner_than": {
+            label: {"median": statistics.median(ratios), "least": min(ratios), "most": max(ratios)}
+            for label, ratios in sooner.items()
+            if ratios
+        },
     }
 
 
-def bars(title: str, unit: str, values: dict[str, float]) -> str:
-    """A horizontal bar chart as SVG, on a logarithmic axis that begins at a thousandth of the largest value."""
+# --- plots --------------------------------------------------------------------------------------------------------
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999")
+
+
+def svg(width: int, height: int, title: str, parts: Sequence[str]) -> str:
+    """A picture with a title, on white so that it can be read on any page."""
+    return "\n".join(
+        [
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}"',
+            f'     font-family="sans-serif" font-size="13" role="img" aria-label="{title}">',
+            f'<rect width="{width}" height="{height}" fill="white"/>',
+            f'<text x="10" y="24" font-size="15">{title}</text>',
+            *parts,
+            "</svg>\n",
+        ]
+    )
+
+
+def bars(title: str, unit: str, values: Mapping[str, float]) -> str:
+    """Horizontal bars on a logarithmic axis that begins at a thousandth of the largest value."""
     width, left, line = 760, 210, 24
     most = max(values.values()) or 1.0
-    height = 50 + line * len(values)
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}"',
-        '     font-family="sans-serif" font-size="13">',
-        f'<rect width="{width}" height="{height}" fill="white"/>',
-        f'<text x="10" y="24" font-size="15">{title}</text>',
-    ]
+    parts = []
     for k, (label, value) in enumerate(values.items()):
         y = 42 + line * k
-        bar = (width - left - 110) * max(0.0, 1 + np.log10(max(value, most / 1000) / most) / 3)
-        color = "#1f77b4" if label.startswith("exact") else "#999999"
+        bar = (width - left - 110) * max(0.0, 1 + math.log10(max(value, most / 1000) / most) / 3)
         parts += [
             f'<text x="{left - 8}" y="{y + 13}" text-anchor="end">{label}</text>',
-            f'<rect x="{left}" y="{y}" width="{bar:.1f}" height="{line - 7}" fill="{color}"/>',
+            f'<rect x="{left}" y="{y}" width="{bar:.1f}" height="{line - 7}" '
+            f'fill="{COLOURS[0] if label.startswith(EXACT) else COLOURS[-1]}"/>',
             f'<text x="{left + bar + 6:.1f}" y="{y + 13}">{value:.3g} {unit}</text>',
         ]
-    return "\n".join([*parts, "</svg>"]) + "\n"
+    return svg(width, 50 + line * len(values), title, parts)
 
 
-def page(report: dict[str, Any], folder: Path) -> str:
-    searchers = report["summary"]["searchers"]
-    (folder / "search_quality.svg").write_text(
-        bars("Mean JCT above the best known", "%", {k: 100 * v["mean_over_best"] for k, v in searchers.items()}),
-        encoding="utf-8",
-    )
-    (folder / "search_time.svg").write_text(
-        bars("Median search time", "ms", {k: 1e3 * v["median_elapsed_s"] for k, v in searchers.items()}),
-        encoding="utf-8",
-    )
-    lines = [
-        "| searcher | mean above best known | worst | median time | longest | proven optimal |",
-        "|---|---|---|---|---|---|",
+def lines(title: str, x_axis: str, y_axis: str, series: Mapping[str, Sequence[tuple[float, float]]]) -> str:
+    """One line per series on logarithmic axes; what is below a hundredth of a percent is drawn there."""
+    width, height, left, right, top, bottom = 760, 380, 70, 200, 44, 330
+    least = 0.01
+    xs = [x for points in series.values() for x, _ in points]
+    ys = [max(y, least) for points in series.values() for _, y in points]
+    x_low, x_high = math.log(min(xs)), math.log(max(xs) * 1.0001)
+    y_low, y_high = math.log(least), math.log(max(*ys, 1.0))
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        across = (math.log(x) - x_low) / max(x_high - x_low, 1e-9)
+        up = (math.log(max(y, least)) - y_low) / (y_high - y_low)
+        return left + across * (width - left - right), bottom - up * (bottom - top)
+
+    parts = [f'<path d="M{left},{top}V{bottom}H{width - right}" fill="none" stroke="black"/>']
+    for y in (0.01, 0.1, 1, 10, 100):
+        if y <= math.exp(y_high):
+            _, height_of = at(min(xs), y)
+            parts.append(f'<text x="{left - 6}" y="{height_of + 4:.1f}" text-anchor="end">{y:g} %</text>')
+    parts += [
+        f'<text x="{at(x, 1)[0]:.1f}" y="{bottom + 16}" text-anchor="middle">{x:g}</text>' for x in sorted(set(xs))
     ]
-    for label, v in searchers.items():
-        lines.append(
-            f"| {label} | {100 * v['mean_over_best']:.2f} % | {100 * v['worst_over_best']:.2f} % | "
-            f"{1e3 * v['median_elapsed_s']:.1f} ms | {v['longest_s']:.2f} s | {v['proven']} of {v['ensembles']} |"
+    parts.append(f'<text x="{(left + width - right) / 2}" y="{bottom + 36}" text-anchor="middle">{x_axis}</text>')
+    parts.append(f'<text x="{left}" y="{top - 6}" font-size="12">{y_axis}</text>')
+    for k, (label, points) in enumerate(series.items()):
+        colour = COLOURS[k % len(COLOURS)]
+        path = " ".join("{:.1f},{:.1f}".format(*at(x, y)) for x, y in sorted(points))
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        parts += [
+            '<circle cx="{:.1f}" cy="{:.1f}" r="3" fill="{}"/>'.format(*at(x, y), colour) for x, y in sorted(points)
+        ]
+        y = top + 10 + 20 * k
+        parts.append(f'<rect x="{width - right + 14}" y="{y - 10}" width="12" height="12" fill="{colour}"/>')
+        parts.append(f'<text x="{width - right + 32}" y="{y}">{label}</text>')
+    return svg(width, height, title, parts)
+
+
+def by_size(rows: Sequence[Record]) -> dict[str, list[tuple[float, float]]]:
+    """For some searchers, (sub-models, mean percent above the best known)."""
+    shown = (EXACT, "optuna tpe 2000", "optuna tpe 500", "optuna tpe 100", "optuna nsga2 500", "random 2000", "knee")
+    series: dict[str, list[tuple[float, float]]] = {}
+    for label in shown:
+        sizes: dict[int, list[float]] = defaultdict(list)
+        for row in rows:
+            if row["searcher"] == label:
+                sizes[row["n"]].append(100 * row["over_best"])
+        if sizes:
+            series[label] = [(float(n), statistics.fmean(overs)) for n, overs in sizes.items()]
+    return series
+
+
+# --- the page -----------------------------------------------------------------------------------------------------
+
+
+def figures(report: Mapping[str, Any]) -> str:
+    """The part of the page that is made here, in Markdown."""
+    found = report["summary"]
+    table = [
+        "| searcher | above best known, mean | worst | above the bound, mean | median time | longest "
+        "| plans tried, median | proven optimal |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for label, v in found["searchers"].items():
+        table.append(
+            f"| {label} | {_percent(v['mean_over_best'])} | {_percent(v['worst_over_best'])} | "
+            f"{_percent(v['mean_over_bound'])} | {1e3 * v['median_elapsed_s']:.1f} ms | {v['longest_s']:.2f} s | "
+            f"{v['median_evaluations']:,.0f} | {v['proven']} of {v['ensembles']} |"
         )
-    s = report["summary"]
+    sooner = [
+        f"| {label} | {v['median']:,.0f} | {v['least']:,.0f} | {v['most']:,.0f} |"
+        for label, v in found["exact_times_sooner_than"].items()
+    ]
+    beaten = found["exact_beaten_by"]
+    told = ", ".join(f"{name} by {who}" for name, who in beaten) or "never"
+    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    pictures = (("quality", "mean JCT above the best known"), ("time", "median search time"), ("size", "by size"))
+    images = "\n\n".join(f"![{alt}]({report['stem']}_{name}.svg)" for name, alt in pictures)
+    return "\n".join(
+        [
+            f"Made by `make bench-search` on {report['machine']}, pinned to one core: {versions}; "
+            f"commits {', '.join(report['commits'])}. {report['ensembles']} ensembles, {report['done']} of "
+            f"{report['asked']} searches done. Every search: `{report['json']}`.",
+            "",
+            *table,
+            "",
+            "How many times sooner than Optuna exact had a plan as good as the one that Optuna returned:",
+            "",
+            "| Optuna | median | least | most |",
+            "|---|---|---|---|",
+            *sooner,
+            "",
+            "- Exact, in its default 2 s, up to 12 sub-models: at most "
+            f"{_percent(found['exact_worst_over_bound_up_to_12'])} above the proven bound, "
+            f"{found['exact_proven_up_to_12']} proven to be optimal.",
+            "- Exact beyond 12 sub-models: at most "
+            f"{_percent(found['exact_worst_over_best_beyond_12'])} above the best known.",
+            f"- Ensembles where another searcher found a better plan than exact in its 2 s: {told}.",
+            "- Exact shares of 8 sub-models on 16 units, one lane each: "
+            f"{1e3 * report['one_lane_each_8x16_s']:.2f} ms.",
+            "",
+            images,
+        ]
+    )
 
-    def percent(value: float | None) -> str:
-        return "-" if value is None else f"{100 * value:.2f} %"
 
-    sooner = ", ".join(f"{label} {ratio:.0f} x" for label, ratio in s["exact_times_sooner_than"].items())
-    table = "\n".join(lines)
-    return f"""# Searchers compared
-
-Made by `python benchmarks/bench_search.py` on {report["machine"]}, {report["python"]}. {report["ensembles"]} ensembles:
-made-up ones of 3 to 64 sub-models on 16, 100 and 132 units, and recorded A100 curves (see
-`tests/data/muxserve_a100_mps.csv`). "Best known" is the best plan that any searcher found for an ensemble. Optuna runs
-without a warm start, and its trials choose lanes only: the shares are solved exactly for it too.
-
-{table}
-
-![mean JCT above the best known](search_quality.svg)
-
-![median search time](search_time.svg)
-
-- Exact, in its default 2 s, up to 12 sub-models: at most {percent(s["exact_worst_over_best_up_to_12"])} above the best
-  known; {s["exact_proven_up_to_12"]} proven to be optimal.
-- Exact beyond 12 sub-models: at most {percent(s["exact_worst_over_best_beyond_12"])} above the best known.
-- How many times sooner exact had a plan as good as Optuna's best than Optuna itself (median over the ensembles):
-  {sooner}.
-- Exact shares of 8 sub-models on 16 units, one lane each: {1e3 * s["one_lane_each_8x16_s"]:.2f} ms.
-
-Every row: `{report["json"]}`.
-"""
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f} %"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Compare the searchers.")
-    parser.add_argument("--quick", action="store_true", help="a few small ensembles, seconds instead of many minutes")
-    parser.add_argument("--json", type=Path, default=HERE / "results" / "search.json")
-    parser.add_argument("--page", type=Path, default=HERE.parent / "docs" / "search.md")
-    asked = parser.parse_args()
-    rows = measure(asked.quick)
-    report = {
-        "machine": f"{platform.machine()}, {platform.system()}",
-        "python": f"Python {platform.python_version()}, numpy {np.__version__}",
-        "ensembles": len({row.ensemble for row in rows}),
-        "json": "benchmarks/results/" + asked.json.name,
-        "summary": summary(rows),
-        "rows": [asdict(row) for row in rows],
+def around_figures(page: Path) -> tuple[str, str]:
+    """What stands before and after the figures on a page, or on a new one."""
+    text = page.read_text(encoding="utf-8") if page.exists() else f"# Searchers compared\n\n{BEGIN}\n{END}\n"
+    if BEGIN not in text or END not in text:
+        raise SystemExit(f"{page} has no marks to put the figures between: {BEGIN} and {END}")
+    before, _, rest = text.partition(BEGIN)
+    return before, rest.partition(END)[2]
+
+
+def write_page(report: Mapping[str, Any], rows: Sequence[Record], page: Path) -> None:
+    """Put the figures between the marks of the page, which is made where there is none, and the plots beside it."""
+    before, after = around_figures(page)
+    searchers = report["summary"]["searchers"]
+    plots = {
+        "quality": bars(
+            "Mean JCT above the best known", "%", {k: 100 * v["mean_over_best"] for k, v in searchers.items()}
+        ),
+        "time": bars("Median search time", "ms", {k: 1e3 * v["median_elapsed_s"] for k, v in searchers.items()}),
+        "size": lines("JCT above the best known, by size", "sub-models", "mean over ensembles", by_size(rows)),
     }
-    for path in (asked.json, asked.page):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    asked.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    asked.page.write_text(page(report, asked.page.parent), encoding="utf-8")
-    print(f"wrote {asked.json} and {asked.page}")
+    for name, picture in plots.items():
+        page.with_name(f"{report['stem']}_{name}.svg").write_text(picture, encoding="utf-8")
+    page.write_text(f"{before}{BEGIN}\n{figures(report)}\n{END}{after}", encoding="utf-8")
+
+
+# --- the run ------------------------------------------------------------------------------------------------------
+
+
+def commit_of_checkout() -> str:
+    """The commit, marked where files differ from it; "unknown" outside of a checkout."""
+    told = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=10"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    return told.stdout.strip() or "unknown"
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of every package that the figures depend on."""
+    found = {"Python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "absent"
+    return found
+
+
+def machine() -> str:
+    """The processor, in words."""
+    try:
+        info = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        model = next(line.split(":")[1].strip() for line in info.splitlines() if line.startswith("model name"))
+    except (OSError, StopIteration):
+        model = platform.processor() or platform.machine()
+    return f"{model} ({platform.system()})"
+
+
+def write_json(path: Path, records: Sequence[Record], about: Mapping[str, Any]) -> None:
+    """Write whole or not at all: a run may be ended at any moment."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    lines_of = ",\n".join(json.dumps(record) for record in records)
+    head = json.dumps(about, indent=1)[:-2] if about else "{"
+    temporary.write_text(f'{head}{"," if about else ""}\n "records": [\n{lines_of}\n]}}\n', encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def run(asked: argparse.Namespace) -> dict[str, Any]:
+    """Do what is not done yet, then write figures and page."""
+    around_figures(asked.page)  # now, not after an hour
+    commit = commit_of_checkout()
+    records: list[Record] = []
+    if asked.json.exists() and not asked.fresh:
+        records = json.loads(asked.json.read_text(encoding="utf-8")).get("records", [])
+    wanted = tasks(asked.quick)
+    known = {(task.ensemble, task.label) for task in wanted}
+    records = [record for record in records if (record["ensemble"], record["searcher"]) in known]
+    done = {(record["ensemble"], record["searcher"]) for record in records}
+    begun_s = time.monotonic()
+    for task in wanted:
+        if (task.ensemble, task.label) in done:
+            continue
+        if asked.minutes is not None and time.monotonic() - begun_s > 60 * asked.minutes:
+            print("the time is up; the same command goes on from here", flush=True)
+            break
+        record = measure(task, commit)
+        records.append(record)
+        write_json(asked.json, records, {})
+        print(
+            f"{task.ensemble:24} {task.label:26} {1e3 * record['jct_s']:9.3f} ms in {record['elapsed_s']:.3f} s",
+            flush=True,
+        )
+    rows = compared(records)
+    about = {
+        "machine": machine(),
+        "versions": versions(),
+        "commits": sorted({record["commit"] for record in records}),
+        "ensembles": len({record["ensemble"] for record in records}),
+        "done": len(records),
+        "asked": len(wanted),
+        "json": f"benchmarks/results/{asked.json.name}",
+        "stem": asked.page.stem,
+        "one_lane_each_8x16_s": one_lane_each_s(),
+        "summary": summary(rows),
+    }
+    write_json(asked.json, records, about)
+    write_page(about, rows, asked.page)
+    return about
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Parse the command line and run."""
+    parser = argparse.ArgumentParser(description="Compare the searchers.")
+    parser.add_argument("--quick", action="store_true", help="a few small ensembles: seconds instead of an hour")
+    parser.add_argument("--fresh", action="store_true", help="forget what the JSON file holds, and begin anew")
+    parser.add_argument("--minutes", type=float, help="begin no search after so many minutes; run again to go on")
+    parser.add_argument("--json", type=Path, help="default: benchmarks/results/search.json, quick: in out/")
+    parser.add_argument("--page", type=Path, help="default: docs/search.md, quick: in out/")
+    asked = parser.parse_args(words)
+    if asked.minutes is not None and not asked.minutes > 0:
+        parser.error("--minutes takes a positive number")
+    asked.json = asked.json or (ROOT / "out" / "search.json" if asked.quick else HERE / "results" / "search.json")
+    asked.page = asked.page or (ROOT / "out" / "search.md" if asked.quick else ROOT / "docs" / "search.md")
+    asked.page.parent.mkdir(parents=True, exist_ok=True)
+    if hasattr(os, "sched_setaffinity") and words is None:
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # one core: what the goals are stated for
+    about = run(asked)
+    print(f"wrote {asked.json} and {asked.page}: {about['done']} of {about['asked']} searches", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -128,7 +128,7 @@ class Lab:
         self._plan: Plan | None = None
         self._previous_plan: Plan | None = None
         self._search_job: SearchJob[Plan] | None = None
-        self._last_limits = Limits()  # of the last search: what its plan keeps to, refinement keeps to
+        self._last_limits = Limits()  # of the last plan that was searched: what it keeps to, refinement keeps to
         self._last_quantile: Quantile = "median"
         self._plan_from_job: object = None  # the background search that may still improve the plan in force
         self._executor: Executor | None = None
@@ -386,7 +386,10 @@ class Lab:
             KeyboardInterrupt: It came before there was any plan; later, the best so far is returned, and says so.
         """
         search = self._searching(searcher, limits, quantile, objective, x, runs, options)
-        self.plan = plan = search(on_progress=on_progress)
+        plan = search(on_progress=on_progress)
+        with self._lock:
+            self.plan = plan
+            self._last_limits, self._last_quantile = Limits.of(limits), quantile
         return plan
 
     def start_search(
@@ -419,6 +422,7 @@ class Lab:
                 if self._plan_from_job is mine:
                     self.plan = plan
                     self._plan_from_job = mine
+                    self._last_limits, self._last_quantile = Limits.of(limits), quantile
 
         def work(on_better: Callable[[Plan], None], **watched: Any) -> Plan:
             def better(plan: Plan) -> None:
@@ -457,10 +461,8 @@ class Lab:
         elif objective != "predicted":
             raise UsageError("An objective is 'predicted' or 'measured'", given=objective)
         make_searcher(searcher, **options)
-        asked = Limits.of(limits)
-        held, notes = with_memory(asked, ensemble, self.measurements)
+        held, notes = with_memory(Limits.of(limits), ensemble, self.measurements)
         held.check(ensemble.names, self.device.units)
-        self._last_limits, self._last_quantile = asked, quantile
         if quantile != "median":
             notes = (*notes, "planned with 90th percentiles, not medians")
         known = self._known_of_plans(ensemble)
@@ -506,7 +508,7 @@ class Lab:
             rounds: At most so many plans are run.
             runs: How many runs of each plan its median is taken from.
             least_gain: It ends when a round gains less than this fraction.
-            limits: As for `search`; None for those of the last search.
+            limits: As for `search`; None for those of the last search that found a plan.
             on_round: Called with all rounds so far whenever one is done.
             stop: Set it, from another thread, to end early.
 

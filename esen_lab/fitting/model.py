@@ -21,8 +21,8 @@ class CostModel:
         active_units: The share of at most k units that attains `latency_s[k - 1]`, at index k - 1; of several, one
             that was really measured where there is such a one, and the largest.
         method: "table": every share was measured and nothing is predicted. "interpolated": between measured shares.
-            "parametric": a + b / share through two or three points. "constant": one point, so no knowledge of how
-            the share matters.
+            "parametric": halfway between a + b / share and the lines through two or three points. "constant": one
+            point, so no knowledge of how the share matters.
         error: Mean relative error of predicting each measured point between the smallest and the largest share from
             all the others (leave-one-out). None where that is not known: fewer than three points; or not asked: a
             table predicts nothing.

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from esen_lab.notebook.views import Block, Progress, Scatter, Segment, Table, Timeline, View
+from esen_lab.notebook.scatter import Scatter, scatter_svg
+from esen_lab.notebook.views import Block, Progress, Segment, Table, Timeline, View
 from esen_lab.units import format_seconds
 
 PALETTE = ("#56B4E9", "#E69F00", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2", "#999999")
@@ -53,7 +54,7 @@ def _html_block(block: Block) -> str:
     if isinstance(block, Timeline):
         return _svg(block)
     if isinstance(block, Scatter):
-        return _scatter(block)
+        return scatter_svg(block)
     if isinstance(block, Progress):
         return (
             f"<div><progress max='{max(block.total, 1)}' value='{block.done}' style='width:20em'></progress> "
@@ -111,43 +112,6 @@ def _svg(timeline: Timeline) -> str:
     return (
         f"<svg role='img' aria-label='timeline of the run' viewBox='0 0 {_WIDTH_PX} {height}' width='{_WIDTH_PX}' "
         f"style='max-width:100%;display:block' font-size='12' font-family='sans-serif'>{''.join(parts)}</svg>"
-    )
-
-
-def _scatter(plot: Scatter) -> str:
-    left, top, width, height = 70, 14, 420, 180
-    xs, ys = [x for x, _, _ in plot.points], [y for _, y, _ in plot.points]
-    x_span, y_span = (max(xs) - min(xs)) or 1.0, (max(ys) - min(ys)) or 1.0
-    at = [
-        (left + 10 + (width - 20) * (x - min(xs)) / x_span, top + height - 10 - (height - 20) * (y - min(ys)) / y_span)
-        for x, y, _ in plot.points
-    ]
-    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in at)
-    dots = "".join(
-        f"<g><title>{escape(f'{label}: {plot.x_text(x_value)}, {plot.y_text(y_value)}')}</title>"
-        f"<circle cx='{x:.1f}' cy='{y:.1f}' r='4' fill='{PALETTE[-2]}'/>"
-        f"<text x='{x:.1f}' y='{y - 7:.1f}' fill='currentColor' text-anchor='middle'>{escape(label)}</text></g>"
-        for (x, y), (x_value, y_value, label) in zip(at, plot.points, strict=True)
-    )
-    bottom = top + height
-    texts = (
-        (left, bottom + 14, "start", plot.x_text(min(xs))),
-        (left + width / 2, bottom + 14, "middle", plot.x_axis),
-        (left + width, bottom + 14, "end", plot.x_text(max(xs))),
-        (left - 4, bottom - 6, "end", plot.y_text(min(ys))),
-        (left - 4, top + height / 2, "end", plot.y_axis),
-        (left - 4, top + 14, "end", plot.y_text(max(ys))),
-    )
-    words = "".join(
-        f"<text x='{x:.0f}' y='{y:.0f}' fill='currentColor' text-anchor='{anchor}'>{escape(text)}</text>"
-        for x, y, anchor, text in texts
-    )
-    return (
-        f"<svg role='img' aria-label='{escape(plot.y_axis)} against {escape(plot.x_axis)}' "
-        f"viewBox='0 0 {left + width + 10} {bottom + 20}' width='{left + width + 10}' "
-        f"style='max-width:100%;display:block' font-size='12' font-family='sans-serif'>"
-        f"<path d='M{left},{top}V{bottom}H{left + width}' fill='none' stroke='currentColor'/>"
-        f"<polyline points='{line}' fill='none' stroke='{PALETTE[0]}'/>{dots}{words}</svg>"
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from esen_lab.notebook.scatter import Scatter
 from esen_lab.trees import tree_spec
 from esen_lab.units import format_bytes, format_percent, format_seconds
 
@@ -61,17 +62,6 @@ class Details:
     summary: str
     text: str
     unfolded: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scatter:
-    """Points in a plane, joined by a line: (x, y, label) each, by rising x; what the axes are and how to write them."""
-
-    points: tuple[tuple[float, float, str], ...]
-    x_axis: str
-    y_axis: str
-    x_text: Callable[[float], str] = str
-    y_text: Callable[[float], str] = str
 
 
 Block: TypeAlias = Table | Timeline | Progress | Details | Scatter

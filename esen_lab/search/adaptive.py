@@ -5,8 +5,9 @@ Every sub-model is measured at the smallest, a middle and the largest candidate 
 1. Fit. Search the plan that the fit calls best: its JCT is what we would have now.
 2. Take each share that was not measured to be faster than fitted by the fit's own error, and search again: its JCT is
    what more measuring could win at most, as far as that error can be trusted.
-3. When the two are within a tolerance, stop. Else measure the points that the second plan rests on and that are not
-   measured yet: either it is as good as hoped, or the hope is gone and the next plan rests on other points.
+3. When the two are within a tolerance, or half of all points are measured, stop. Else measure the points that the
+   second plan rests on and that are not measured yet: either it is as good as hoped, or the hope is gone and the next
+   plan rests on other points.
 
 So points go where plans would be, and none is spent on shares that no good plan would use.
 """
@@ -25,6 +26,8 @@ from esen_lab.search.allocation import Allocation
 from esen_lab.search.limits import Limits
 from esen_lab.units import check_units, format_percent
 
+MANY = 8
+"""From so many candidate shares on, adaptive profiling keeps to a part of all points."""
 Points = Mapping[str, Mapping[int, float]]
 """For each sub-model, seconds by share in units."""
 
@@ -53,6 +56,7 @@ def next_points(
     *,
     within: float = 0.02,
     least_error: float = 0.02,
+    most_part: float = 0.5,
     limits: Limits | Mapping[str, Any] | None = None,
     **options: Any,
 ) -> NextPoints:
@@ -64,6 +68,8 @@ def next_points(
         candidates: The shares that may be measured.
         within: Stop when the plan can get better by at most this fraction.
         least_error: A share that was not measured is never trusted better than this, relatively.
+        most_part: Of all points (sub-models x candidates), never ask for more than this part, where there are so many
+            candidates (`MANY`) that their first ones are well below it.
         limits: As for `search`.
         **options: Of the exact searcher.
 
@@ -91,7 +97,17 @@ def next_points(
             left=left,
             reason=f"the plan can get better by {format_percent(left)} at most, and {format_percent(within)} is enough",
         )
-    wanted = _rests_on(hoped, measured, shares) or _rests_on(plan, measured, shares)
+    most_part = most_part if len(shares) >= MANY else 1.0
+    room = int(most_part * len(measured) * len(shares)) - sum(len(points) for points in measured.values())
+    if room < 1:
+        return NextPoints(
+            points=(),
+            plan=plan,
+            left=left,
+            reason=f"{format_percent(most_part)} of all points are measured; by them, the plan could get better by "
+            f"{format_percent(left)} at most",
+        )
+    wanted = (_rests_on(hoped, measured, shares) or _rests_on(plan, measured, shares))[:room]
     if not wanted:
         return NextPoints(
             points=(), plan=plan, left=left, reason="the plan rests on measured points, and so does any better one"

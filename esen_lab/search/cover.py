@@ -19,6 +19,7 @@ asks for a lane {anchor} + A whose rest N - A is in F_(C - w). The counts are ex
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,10 @@ Counting = NDArray[np.int32]
 
 _NEVER = 1 << 20
 """A number of units that nobody has; two of them still fit a 32-bit integer."""
+_MATRIX_BITS = 7
+"""Up to so many bits a transform is one product with a matrix: beyond, that costs more than its steps."""
+_SMALL = 1 << 9
+"""Up to so many subsets, all shares of a product are taken at once; beyond, that would leave the cache."""
 
 
 def cost(problem: Problem) -> float:
@@ -40,14 +45,19 @@ def cost(problem: Problem) -> float:
     return 2.0 ** (n - 1) * ((n + 2) * (units + 2 * capacity) + units * capacity)
 
 
+class CutShort(Exception):  # noqa: N818  what happened, and nothing that a caller outside of the search sees
+    """A deadline was left undecided, because the search is over."""
+
+
 class Cover:
     """The latencies of all lanes of a problem, kept for one deadline after another.
 
     Args:
         problem: At most `MOST_ITEMS` items; takes about 24 C 2^n bytes.
+        over: Asked between the steps of a deadline, which may take seconds; when it returns True, `CutShort` is raised.
     """
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, over: Callable[[], bool] = lambda: False) -> None:
         n, units = problem.table.shape
         assert n <= MOST_ITEMS
         self.problem = problem
@@ -60,6 +70,8 @@ class Cover:
             np.add(sums[: 1 << bit], problem.table[i], out=sums[1 << bit : 2 << bit])
         self._forbid(sums)
         self._lanes = sums
+        self._transform = _Transform(self._bits)
+        self._over = over
         self._anchor_lanes = self._with_anchor(sums)
 
     def _forbid(self, sums: Array) -> None:
@@ -86,6 +98,9 @@ class Cover:
         Args:
             deadline_s: T; may be infinite.
             capacity: C; the problem's own when None.
+
+        Raises:
+            CutShort: `over` said so.
         """
         capacity = self.problem.capacity if capacity is None else capacity
         anchor_needs = _smallest_share(self._anchor_lanes, deadline_s)
@@ -94,7 +109,7 @@ class Cover:
             return None
         needs = _smallest_share(self._lanes, deadline_s)
         needs[0] = 0
-        counts = _Counts(needs, self._bits, spare)
+        counts = _Counts(needs, self._transform, spare, self._over)
         fewest = [counts.any_number_of_lanes()]
         groups = self._lanes_of(anchor_needs, needs, fewest, capacity)
         if groups is None or len(groups) <= self.problem.max_lanes:
@@ -141,12 +156,13 @@ class SubsetCover:
         self._lanes = np.zeros((1 << n, units))
         for i in range(n):
             np.add(self._lanes[: 1 << i], problem.table[i], out=self._lanes[1 << i : 2 << i])
+        self._transform = _Transform(n)
 
     def within(self, deadline_s: float) -> NDArray[np.bool_]:
         """For each subset (bit i: item i), whether lanes of at most the capacity do it by the deadline: proven."""
         needs = _smallest_share(self._lanes, deadline_s)
         needs[0] = 0
-        counts = _Counts(needs, len(self.problem.items), self.problem.capacity)
+        counts = _Counts(needs, self._transform, self.problem.capacity, lambda: False)
         return np.asarray(counts.any_number_of_lanes() <= self.problem.capacity)
 
 
@@ -155,35 +171,39 @@ class _Counts:
 
     Args:
         needs: w, shape (2^bits,).
-        bits: Items besides the anchor.
+        transform: For this many bits.
         spare: Units besides the anchor's lane; what needs more is not told apart from what cannot be done.
+        over: As for `Cover`.
     """
 
-    def __init__(self, needs: Counting, bits: int, spare: int) -> None:
-        self._bits, self._spare, self._size = bits, spare, len(needs)
-        self._lanes = {
-            share: _zeta((needs == share).astype(np.float64), bits)
-            for share in range(1, spare + 1)
-            if (needs == share).any()
-        }
+    def __init__(self, needs: Counting, transform: _Transform, spare: int, over: Callable[[], bool]) -> None:
+        self._over = over
+        self._transform, self._spare, self._size = transform, spare, len(needs)
+        kept = needs[needs <= spare]
+        self._shares = np.flatnonzero(np.bincount(kept, minlength=1))
+        self._shares = self._shares[self._shares > 0]
+        self._lanes = transform.zeta((needs == self._shares[:, None]).astype(np.float64))  # one row per share
 
     def any_number_of_lanes(self) -> Counting:
         """For each subset, the fewest units of lanes that do it by the deadline; `_NEVER` beyond `spare`."""
         fewest = self._nothing()
-        reached: list[Array] = [np.ones(self._size)]  # z F_0: the empty set is in every subset
+        reached = np.empty((self._spare + 1, self._size))
+        reached[0] = 1.0  # z F_0: the empty set is in every subset
         for k in range(1, self._spare + 1):
             new = self._unions(k, reached) & (fewest == _NEVER)
             if new.any():
                 fewest[new] = k
-                reached.append(_zeta((fewest <= k).astype(np.float64), self._bits))
+                reached[k] = self._transform.zeta((fewest <= k).astype(np.float64))
             else:
-                reached.append(reached[-1])
+                reached[k] = reached[k - 1]
         return fewest
 
     def one_more_lane(self, before: Counting) -> Counting:
         """The same with at most one lane more than `before` was found with."""
         fewest = before.copy()
-        reached = [_zeta((before <= k).astype(np.float64), self._bits) for k in range(self._spare)]
+        reached = np.empty((self._spare, self._size))
+        for k in range(self._spare):
+            reached[k] = self._transform.zeta((before <= k).astype(np.float64))
         for k in range(1, self._spare + 1):
             fewest[self._unions(k, reached) & (fewest > k)] = k
         return fewest
@@ -193,14 +213,45 @@ class _Counts:
         fewest[0] = 0
         return fewest
 
-    def _unions(self, k: int, reached: list[Array]) -> NDArray[np.bool_]:
+    def _unions(self, k: int, reached: Array) -> NDArray[np.bool_]:
         """Which subsets are a lane of u units and a subset reached with k - u."""
-        count, work = np.zeros(self._size), np.empty(self._size)
-        for share, lanes in self._lanes.items():
-            if share <= k:
+        if self._over():
+            raise CutShort
+        shares = self._shares[: np.searchsorted(self._shares, k, side="right")]
+        if self._size <= _SMALL:
+            count = np.einsum("ij,ij->j", self._lanes[: len(shares)], reached[k - shares])
+        else:
+            count, work = np.zeros(self._size), np.empty(self._size)
+            for lanes, share in zip(self._lanes, shares, strict=False):
                 np.multiply(lanes, reached[k - share], out=work)
                 count += work
-        return np.asarray(_moebius(count, self._bits) > 0.5)
+        return np.asarray(self._transform.moebius(count) > 0.5)
+
+
+class _Transform:
+    """Sums over all subsets, and back, of arrays of shape (..., 2^bits): as matrices where those are small."""
+
+    def __init__(self, bits: int) -> None:
+        self._bits = bits
+        self._zeta = self._moebius = None
+        if bits <= _MATRIX_BITS:
+            masks = np.arange(1 << bits)
+            inside = (masks[:, None] & ~masks) == 0  # the row's set lies in the column's
+            signs = np.where([mask.bit_count() % 2 for mask in range(1 << bits)], -1.0, 1.0)
+            self._zeta = inside.astype(np.float64)
+            self._moebius = self._zeta * signs[:, None] * signs
+
+    def zeta(self, f: Array) -> Array:
+        """Sum over all subsets; `f` may be overwritten."""
+        if self._zeta is not None:
+            return np.asarray(f @ self._zeta)
+        return _zeta(f, self._bits)
+
+    def moebius(self, f: Array) -> Array:
+        """The inverse of `zeta`; `f` may be overwritten."""
+        if self._moebius is not None:
+            return np.asarray(f @ self._moebius)
+        return _moebius(f, self._bits)
 
 
 def _smallest_share(lanes: Array, deadline_s: float) -> Counting:

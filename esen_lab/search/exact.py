@@ -1,5 +1,6 @@
 """The default searcher: a good plan at once, then the best plan of lanes, with a proof that none is better.
 
+0. Small cases are solved directly (see `direct`), and nothing is left to improve or prove.
 1. Starts: one lane with everything, and longest-first deals over 1..max lanes, each with its exact shares.
 2. Tabu search improves the best of them, for a number of steps that depends on the problem's size and the options.
 3. Where the subsets of sub-models can be listed, the cover test (see `cover`) asks for a plan faster than the best: it
@@ -14,7 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from esen_lab.errors import UsageError
-from esen_lab.search.cover import MOST_ITEMS, Cover, cost
+from esen_lab.search import direct
+from esen_lab.search.cover import MOST_ITEMS, Cover, CutShort, cost
 from esen_lab.search.improve import improve, starts
 from esen_lab.search.problem import Problem
 from esen_lab.search.shares import best_shares
@@ -25,6 +27,8 @@ _NUMBERS_PER_SECOND = 4e8
 """How many numbers a cover test gets through per second, cautiously: decides whether a proof is begun at all."""
 _FAST_S = 2.0
 """The time limit for which the number of steps was chosen; what may take longer may take more of them."""
+_DIRECT = 4e5
+"""A direct solution that touches so few numbers takes a few ms: less than a first deadline and its neighbours."""
 _CHEAP = 1e7
 """A cover test of so few numbers takes some 10 ms: then it searches by itself, faster than tabu search would."""
 
@@ -86,7 +90,18 @@ class Exact:
             watch.offer(groups, *found)
             watch.raise_bound(found[1])
 
+    def _directly(self, problem: Problem, watch: Watch) -> None:
+        watch.evaluations += 1
+        groups = direct.best_groups(problem)
+        found = None if groups is None else best_shares(problem, groups)
+        if groups is not None and found is not None:
+            watch.offer(groups, *found)
+            watch.raise_bound(found[1])
+
     def _search(self, problem: Problem, watch: Watch) -> None:
+        if self.proof and direct.cost(problem) <= _DIRECT:
+            self._directly(problem, watch)
+            return
         watch.report("trying longest-first deals")
         for groups in starts(problem):
             watch.evaluations += 1
@@ -132,13 +147,16 @@ class Exact:
         if watch.proven:
             return
         watch.report("looking for a faster plan, or a proof that there is none")
-        cover = Cover(problem)
+        cover = Cover(problem, lambda: watch.over)
         halfway = False  # after a success a deadline halfway to the bound; after a failure one just below the best
         while not watch.proven and not watch.over:
             just_below = watch.jct_s * (1 - EXACTLY)
             deadline_s = (watch.bound_s + just_below) / 2 if halfway else just_below
             watch.evaluations += 1
-            groups = cover.plan(deadline_s)
+            try:
+                groups = cover.plan(deadline_s)
+            except CutShort:
+                break
             if groups is None:
                 watch.raise_bound(deadline_s if halfway else watch.jct_s)
                 halfway = False

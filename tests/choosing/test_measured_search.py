@@ -187,6 +187,13 @@ def test_optuna_measures_in_the_background_and_a_run_takes_its_turn(lab: Lab) ->
     assert job.result(timeout=30).measured_s is not None
 
 
+def test_closing_the_lab_in_the_middle_of_a_measured_search_leaves_nothing(lab: Lab) -> None:
+    job = lab.start_search("random", objective="measured", runs=50, n_trials=10**6)
+    assert not job.wait(0.3)
+    lab.close()
+    assert job.done
+
+
 def test_bad_input_of_a_measured_search_is_refused_at_once(lab: Lab) -> None:
     with pytest.raises(UsageError, match="'predicted' or 'measured'"):
         lab.search(objective="guessed")

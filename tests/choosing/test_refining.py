@@ -14,7 +14,7 @@ from models import Sleeper
 
 from esen_lab import Lab, Plan
 from esen_lab.choosing import LaneRuns, Refined, Round, plan_of_allocation, refine_plan
-from esen_lab.errors import EsenError, UsageError
+from esen_lab.errors import EsenError, InfeasibleError, UsageError
 from esen_lab.fitting import CostModel, fit_points
 from esen_lab.planning import Lane
 from esen_lab.runtime import RunReport, Span
@@ -185,6 +185,16 @@ def test_the_lab_keeps_to_the_limits_of_the_last_search(make: Callable[..., Lab]
     lab.search(limits={"max_lanes": 1})
     found = lab.refine(runs=1)
     assert all(len(one.plan.lanes) == 1 for one in found.rounds)
+
+
+def test_the_limits_of_a_search_that_found_nothing_are_forgotten(make: Callable[..., Lab]) -> None:
+    lab = make(a=Sleeper(0.001), b=Sleeper(0.001))
+    lab.search(limits={"max_lanes": 1})
+    with pytest.raises(InfeasibleError):
+        lab.search(limits={"memory_limit_bytes": 1})
+    with pytest.raises(InfeasibleError):
+        lab.start_search(limits={"memory_limit_bytes": 1}).result(timeout=30)
+    assert all(len(one.plan.lanes) == 1 for one in lab.refine(runs=1).rounds)
 
 
 def test_bad_input_leaves_the_plan_as_it_was(make: Callable[..., Lab]) -> None:

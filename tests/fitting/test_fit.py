@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import zlib
 from collections import defaultdict
 from pathlib import Path
 
@@ -156,12 +157,16 @@ def recorded_curves() -> dict[tuple[str, ...], dict[int, float]]:
     return {key: curve for key, curve in curves.items() if len(curve) == 8}
 
 
-@pytest.mark.parametrize(("phase", "most"), [("prefill", 0.029), ("decoding", 0.038)])
-def test_three_shares_of_a_recorded_curve_predict_the_others(phase: str, most: float) -> None:
+@pytest.mark.parametrize(
+    ("phase", "half", "most"),
+    # Of the other half is the figure that is reported: nothing was chosen by it. See docs/search.md.
+    [("prefill", 0, 0.0275), ("prefill", 1, 0.028), ("decoding", 0, 0.038), ("decoding", 1, 0.034)],
+)
+def test_three_shares_of_a_recorded_curve_predict_the_others(phase: str, half: int, most: float) -> None:
     errors = []
     for key, curve in recorded_curves().items():
-        if key[0] == phase:
+        if key[0] == phase and zlib.crc32(repr(key).encode()) % 2 == half:
             model = fit_points("a", {s: curve[s] for s in (30, 60, 100)}, 100)
             errors += [abs(model.latency_s[s - 1] / curve[s] - 1) for s in curve if s not in (30, 60, 100)]
-    assert len(errors) > 1000
+    assert len(errors) > 500
     assert np.mean(errors) < most

@@ -56,7 +56,7 @@ def test_a_cell_defines_a_sub_model(kernel: Kernel) -> None:
 @pytest.mark.parametrize(
     ("code", "message"),
     [
-        ("%esen profil", "UsageError: %esen has no verb 'profil'. Did you mean profile?"),
+        ("%esen profil", "UsageError: %esen has no verb 'profil'. Did you mean profile or refine?"),
         ("%esen register broken --example x", "ModelError: Sub-model 'broken' raised"),
         ("%%esen model bad\nraise OSError('not there')", "OSError: not there"),
         ("%esen register wide --as '../evil' --example x", "UsageError"),

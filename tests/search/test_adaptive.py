@@ -54,8 +54,10 @@ def test_on_recorded_curves_half_the_points_give_nearly_the_same_plan() -> None:
         real_s = max(sum(models[name].latency_s[share - 1] for name in names) for share, names in plan.lanes)
         losses.append(real_s / full.jct_s - 1)
         parts.append(points / (len(truth) * len(TENTHS)))
-    assert np.mean(losses) <= 0.02
-    assert np.mean(parts) <= 0.5
+    assert np.mean(losses) <= 0.005
+    assert max(parts) <= 0.5
+    # Not all of them: a share that no curve through the others foretells can be worth more. See docs/search.md.
+    assert np.mean(np.array(losses) <= 0.02) >= 0.9
 
 
 def test_first_come_the_ends_and_the_bend() -> None:
@@ -74,12 +76,26 @@ def test_it_stops_at_once_when_curves_follow_the_fit() -> None:
     assert step.reason.endswith("5.0 % is enough")
 
 
+def test_it_keeps_to_half_of_the_points_where_there_are_many_candidates() -> None:
+    random = np.random.default_rng(3)
+    for shares, most in ((range(1, 9), 0.5), (range(1, 7), 1.0)):
+        truth = {name: dict(enumerate(random.uniform(1, 10, 8), start=1)) for name in "abcd"}
+        measured: dict[str, dict[int, float]] = {name: {} for name in truth}
+        while (step := next_points(measured, 8, shares, within=0.001, least_error=0.5)).points:
+            for name, share in step.points:
+                measured[name][share] = truth[name][share]
+        points = sum(len(mine) for mine in measured.values())
+        assert points <= most * len(truth) * len(shares)
+        assert (points > len(truth) * len(shares) / 2) == (most == 1.0)
+        assert step.reason.startswith("50.0 % of all points are measured") == (most == 0.5)
+
+
 def test_it_always_ends_and_never_asks_twice() -> None:
     random = np.random.default_rng(3)
     truth = {name: dict(enumerate(random.uniform(1, 10, 8), start=1)) for name in "abcd"}
     measured: dict[str, dict[int, float]] = {name: {} for name in truth}
     for _ in itertools.repeat(None, 40):
-        step = next_points(measured, 8, range(1, 9), within=0.0, least_error=0.5)
+        step = next_points(measured, 8, range(1, 9), within=0.0, least_error=0.5, most_part=1.0)
         if not step.points:
             break
         for name, share in step.points:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random as random_module
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
@@ -196,3 +197,19 @@ def test_an_interrupt_or_a_stop_before_any_plan_is_raised(latencies: Callable[..
 def test_impossible_options_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(UsageError):
         allocate({"a": [1.0]}, 1, **options)
+
+
+def test_a_proof_under_way_ends_soon_after_it_is_stopped(latencies: Callable[..., Latencies]) -> None:
+    tables, stop = latencies(19, 32, 1, noise=0.03), threading.Event()
+    begun_s: list[float] = []
+
+    def stop_soon(progress: Progress) -> None:
+        if progress.message.startswith("looking for a faster plan") and not begun_s:
+            begun_s.append(time.monotonic())
+            threading.Timer(0.5, stop.set).start()
+
+    found = allocate(tables, 32, time_limit_s=600.0, sequential_within=0.0, stop=stop, on_progress=stop_soon)
+    assert begun_s
+    assert time.monotonic() - begun_s[0] < 5
+    assert any(note.startswith("stopped on request") for note in found.notes)
+    assert {name for _, names in found.lanes for name in names} == set(tables)
