@@ -13,11 +13,17 @@ if TYPE_CHECKING:
     from esen_lab.lab import Lab
     from esen_lab.planning import Plan
     from esen_lab.search import allocate
+    from esen_lab.tuning import Tuning
 
 __version__ = "0.1.0"
-__all__ = ["Lab", "Plan", "__version__", "allocate", "load_ipython_extension", "unload_ipython_extension"]
+__all__ = ["Lab", "Plan", "Tuning", "__version__", "allocate", "load_ipython_extension", "unload_ipython_extension"]
 
-_HOME = {"Lab": "esen_lab.lab", "Plan": "esen_lab.planning", "allocate": "esen_lab.search"}
+_HOME = {
+    "Lab": "esen_lab.lab",
+    "Plan": "esen_lab.planning",
+    "Tuning": "esen_lab.tuning",
+    "allocate": "esen_lab.search",
+}
 
 
 def __getattr__(name: str) -> Any:

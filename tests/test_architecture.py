@@ -27,7 +27,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "planning": LEAVES | {"ensemble", "search"},
     "runtime": LEAVES | {"devices", "workers", "ensemble", "planning"},
     "export": LEAVES | {"ensemble", "planning"},
-    "lab": LEAVES | {"devices", "ensemble", "profiling", "fitting", "search", "planning", "runtime", "export"},
+    # A tuned draft is predicted from cost models, completed by the search, and becomes a plan.
+    "tuning": LEAVES | {"fitting", "search", "planning"},
+    "lab": LEAVES
+    | {"devices", "ensemble", "profiling", "fitting", "search", "planning", "runtime", "export", "tuning"},
     # `run FOLDER` runs an exported plan, as its script does; `doctor` looks at devices and the profile store.
     "cli": LEAVES | {"devices", "profiling", "planning", "runtime", "export", "lab"},
     "notebook": LEAVES | {"lab"},
@@ -42,7 +45,14 @@ ONLY_IN: dict[str, set[str]] = {
 }
 HEAVY = sorted({*ONLY_IN, "torch"})
 # Also without torch: planning works from stored profiles on any machine.
-LIGHT = ["esen_lab", "esen_lab.search", "esen_lab.planning", "esen_lab.fitting", "esen_lab.profiling.records"]
+LIGHT = [
+    "esen_lab",
+    "esen_lab.tuning",
+    "esen_lab.search",
+    "esen_lab.planning",
+    "esen_lab.fitting",
+    "esen_lab.profiling.records",
+]
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 

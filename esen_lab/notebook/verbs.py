@@ -33,6 +33,7 @@ from esen_lab.notebook.line import (
 )
 from esen_lab.notebook.progress import Slow
 from esen_lab.notebook.session import Session
+from esen_lab.notebook.tuning_verbs import read_share, share, tune
 from esen_lab.notebook.views import Details, Table, View
 
 Given: TypeAlias = argparse.Namespace
@@ -263,6 +264,18 @@ def _plan(session: Session, given: Given) -> Any:
     return _show(session, found, views.plan(found))
 
 
+def _share(session: Session, given: Given) -> Any:
+    return _show_moved(session, share(session.lab(), given.shares))
+
+
+def _tune(session: Session, given: Given) -> Any:
+    return _show_moved(session, tune(session.lab(), given.words or []))
+
+
+def _show_moved(session: Session, state: Any) -> Any:
+    return _show(session, state, views.tuning(state))
+
+
 # --- run -------------------------------------------------------------------------------------------------------------
 
 
@@ -478,6 +491,39 @@ VERBS: Mapping[str, Verb] = {
         example="%esen search --searcher optuna --trials 200 --seed 1",
     ),
     "plan": Verb(summary="the plan in force", act=_plan),
+    "share": Verb(
+        summary="set shares of the draft that %esen tune shows, pin or free them; predicts, runs nothing",
+        act=_share,
+        arguments=(
+            Argument(
+                name="shares",
+                metavar="LANE=SHARE",
+                read=read_share,
+                count="+",
+                suggest=suggestions.lanes,
+                help="LANE is a sub-model in it or its number; SHARE is 30, 25%, pin:20, pin (as it is) or unpin",
+            ),
+        ),
+        example="%esen share wide=pin:3",
+    ),
+    "tune": Verb(
+        summary="tune a plan by hand: what it predicts; with a word, one step",
+        act=_tune,
+        arguments=(
+            Argument(
+                name="words",
+                metavar="STEP",
+                read=text,
+                count="*",
+                suggest=suggestions.tuning_steps,
+                help="propose [SEARCHER], apply, measure, undo, redo, reset, cancel, save PATH, export PATH, "
+                "move NAME LANE, move NAME (to a lane of its own), split NAME ..., merge LANE LANE ..., "
+                "oversubscribe on, oversubscribe off",
+            ),
+        ),
+        example="%esen tune",
+        interrupted="Interrupted. What was being applied or measured may be half done; the plan in force is whole.",
+    ),
     "run": Verb(
         summary="run the ensemble on one batch under the plan; its value is the combined output",
         act=_run_ensemble,

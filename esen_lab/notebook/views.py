@@ -414,6 +414,70 @@ def _row(row: Any, baselines: Sequence[str]) -> tuple[str, ...]:
     )
 
 
+def tuning(record: Any) -> View:
+    """A `TuningState`."""
+    lanes = Table(
+        columns=("lane", "share", "", "sub-models, in order", "predicted", ""),
+        rows=tuple(
+            (
+                str(number),
+                share(lane.units, record.units, record.unit),
+                "pinned" if lane.pinned else "",
+                " → ".join(lane.members),
+                format_seconds(lane.predicted_s),
+                "← limits the JCT" if number - 1 == record.limiting else "",
+            )
+            for number, lane in enumerate(record.lanes, 1)
+        ),
+        numbers=("predicted",),
+    )
+    return View(
+        title=f"Tuning: {format_seconds(record.jct_s)} predicted, {format_percent(record.gap)} above the bound",
+        blocks=(lanes, facts(*tuning_facts(record))),
+        notes=tuning_notes(record),
+    )
+
+
+def tuning_facts(record: Any) -> tuple[tuple[str, str], ...]:
+    """The figures of a `TuningState`: (label, value)."""
+    total = share(record.total_units, record.units, record.unit)
+    over = record.total_units - record.units
+    measured = record.measured
+    return (
+        ("predicted JCT", format_seconds(record.jct_s)),
+        ("proven bound", format_seconds(record.bound_s)),
+        ("gap to the bound", format_percent(record.gap)),
+        ("limiting lane", f"{record.limiting + 1}: {' → '.join(record.lanes[record.limiting].members)}"),
+        ("shares sum to", total + (f", {over} more than there are" if over > 0 else "")),
+        ("measured JCT", "" if measured is None else measured_text(measured, record.describe())),
+        ("in force", "yes" if record.in_force else "no" if record.can_apply else ""),
+    )
+
+
+def measured_text(record: Any, lanes: str) -> str:
+    """A `Measured` beside its prediction; says when it is of other lanes than `lanes`."""
+    off = record.median_s / record.predicted_s - 1 if record.predicted_s else None
+    words = (
+        f"{format_seconds(record.median_s)} ± {format_seconds(record.spread_s)}, "
+        f"predicted {format_seconds(record.predicted_s)} ({format_percent(off, signed=True)}), "
+        f"{record.repeats} runs"
+    )
+    return words if record.lanes == lanes else f"{words}, of {record.lanes}"
+
+
+def tuning_notes(record: Any) -> tuple[str, ...]:
+    """What is going on in a `TuningState`, and what to know."""
+    notes = [record.message] if record.message else []
+    if record.searching is not None:
+        best = record.searching.jct_s
+        notes.append(f"Searching: best so far {format_seconds(best)}; `%esen tune cancel` stops it.")
+    if record.doing:
+        notes.append(f"{record.doing.capitalize()} …")
+    if record.total_units > record.units:
+        notes.append("Oversubscribed: predicted as if lanes did not disturb each other; measure before you believe it.")
+    return tuple(notes)
+
+
 def exported(record: Any) -> View:
     """An `Exported`."""
     return View(
@@ -467,6 +531,8 @@ RECORDS: Mapping[str, Callable[[Any], View]] = {
     "esen_lab.fitting.model.CostModel": cost_model,
     "esen_lab.search.allocation.Allocation": allocation,
     "esen_lab.planning.Plan": plan,
+    "esen_lab.tuning.state.TuningState": tuning,
+    "esen_lab.tuning.tuning.Tuning": lambda tuned: tuning(tuned.state),
     "esen_lab.runtime.report.RunReport": report,
     "esen_lab.runtime.comparison.Comparison": comparison,
     "esen_lab.export.export.Exported": exported,
