@@ -232,11 +232,20 @@ def _measurements(session: Session, given: Given) -> Any:
     found = session.lab().measurements
     if found is None:
         raise UsageError("Nothing has been measured yet", hint="`%esen profile` does it.")
-    return _show(session, found, views.profile(found))
+    return _show(session, found, views.profile(found, _fitted(session.lab())))
+
+
+def _fitted(lab: Any) -> Mapping[str, Any]:
+    try:
+        models: Mapping[str, Any] = lab.fit()
+    except UsageError:  # some sub-model has no point yet: then the points alone are shown
+        return {}
+    return models
 
 
 def _fit(session: Session, given: Given) -> None:
-    session.front.show(views.cost_models(session.lab().fit()))
+    lab = session.lab()
+    session.front.show(views.cost_models(lab.fit(), lab.measurements))
 
 
 # --- choose ----------------------------------------------------------------------------------------------------------

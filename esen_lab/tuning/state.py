@@ -10,12 +10,13 @@ from esen_lab.search.watch import Progress
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TunedLane:
-    """One lane of the draft with its prediction."""
+    """One lane of the draft with its prediction, in all and for each member."""
 
     units: int
     members: tuple[str, ...]
     pinned: bool
     predicted_s: float
+    member_s: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -88,6 +88,7 @@ class Tuning:
         self._job: SearchJob | None = None
         self._doing = ""
         self._measured: Measured | None = None
+        self._found: Allocation | None = None
         self._message = ""
         self._failed = False
         self._take_models(models)
@@ -129,11 +130,22 @@ class Tuning:
         """The cost models that predictions come from."""
         return dict(self._models)
 
+    @property
+    def found(self) -> Allocation | None:
+        """What the last finished `propose` found, with its history; None before."""
+        return self._found
+
     def _state(self) -> TuningState:
         draft = self._draft
         seen = forecast(draft, self._tables, self._bound_s(draft))
         lanes = tuple(
-            TunedLane(units=lane.units, members=lane.members, pinned=lane.pinned, predicted_s=seconds)
+            TunedLane(
+                units=lane.units,
+                members=lane.members,
+                pinned=lane.pinned,
+                predicted_s=seconds,
+                member_s=tuple(self._tables[name][lane.units - 1] for name in lane.members),
+            )
             for lane, seconds in zip(draft.lanes, seen.lane_s, strict=True)
         )
         job = self._job
@@ -361,7 +373,7 @@ class Tuning:
             draft, models = self._draft, dict(self._models)
             limits = _limits(draft)
 
-            def run(*, on_progress: Any, stop: threading.Event) -> Allocation:
+            def run(*, on_progress: Any, stop: threading.Event, **_: Any) -> Allocation:
                 started.wait()
 
                 def seen(progress: Any) -> None:
@@ -403,6 +415,7 @@ class Tuning:
             elif problem is not None or found is None:
                 self._say(f"The search failed: {problem}", failed=True)
             else:
+                self._found = found
                 free = not any(lane.pinned for lane in draft.lanes) and not draft.oversubscribe
                 if free and models == self._models:
                     self._proven_s = max(self._proven_s, found.bound_s)
