@@ -33,7 +33,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"devices", "ensemble", "profiling", "fitting", "search", "planning", "runtime", "export", "tuning"},
     # `run FOLDER` runs an exported plan, as its script does; `doctor` looks at devices and the profile store.
     "cli": LEAVES | {"devices", "profiling", "planning", "runtime", "export", "lab"},
-    "notebook": LEAVES | {"lab"},
+    # The panel of sliders names the types of the tuning that `lab.tune()` gives it.
+    "notebook": LEAVES | {"lab", "tuning"},
 }
 # Each heavy dependency lives in the few files that are named for it; name the files as they come.
 ONLY_IN: dict[str, set[str]] = {

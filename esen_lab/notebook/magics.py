@@ -177,6 +177,11 @@ class _IPythonFront:
     def show(self, view: View) -> None:
         self._shell.display_pub.publish(data=bundle(view))
 
+    def show_widget(self, widget: Any, view: View) -> None:
+        data = {"text/plain": to_text(view)}
+        data |= {kind: made for kind, made in widget._repr_mimebundle_().items() if kind != "text/plain"}
+        self._shell.display_pub.publish(data=data)
+
     def live(self, view: View) -> Live:
         if not self.updates_in_place:
             return _TerminalLive()

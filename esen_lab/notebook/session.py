@@ -13,6 +13,7 @@ from esen_lab.notebook.views import View
 if TYPE_CHECKING:
     from esen_lab.lab import Lab
 
+MOST_PANELS = 8  # of one notebook; the oldest goes when one more is opened
 HOMES = ("lab", "esen")  # where the lab lives in the notebook, first choice first
 
 
@@ -44,6 +45,9 @@ class Front(Protocol):
     def live(self, view: View) -> Live:
         """Put `view` under the running cell so that it can be replaced later, from any thread."""
 
+    def show_widget(self, widget: Any, view: View) -> None:
+        """Put a widget under the running cell; a frontend without widgets shows `view` as text."""
+
     def mark_shown(self, record: object) -> None:
         """Keep the notebook from showing `record` once more as the value of the cell that just showed it."""
 
@@ -69,6 +73,7 @@ class Session:
         self._lab_class = lab_class
         self._class: type[Any] | None = None  # known once somebody has imported it
         self._made: list[Any] = []  # labs that were made here, and are therefore closed here
+        self._panels: list[Any] = []
         self._hidden: Any = None  # the lab, where both names in the notebook are taken
         self._lock = threading.RLock()
 
@@ -120,6 +125,22 @@ class Session:
         first = draw(job.snapshot())
         return self.follower.follow(job, self.front.live(first), draw, shown=first)
 
+    def open_panel(self, tuning: Any, view: View) -> bool:
+        """Put sliders for a tuning under the running cell; False where ipywidgets is not installed."""
+        try:
+            from esen_lab.notebook.panels import TuningPanel
+        except ImportError:
+            return False
+        panel = TuningPanel(tuning)
+        with self._lock:
+            self._panels.append(panel)
+            surplus = self._panels[:-MOST_PANELS]
+            del self._panels[:-MOST_PANELS]
+        for old in surplus:
+            old.close()
+        self.front.show_widget(panel.box, view)
+        return True
+
     def close(self) -> None:
         """End the live displays, and every process and job of the labs in use. Idempotent.
 
@@ -127,6 +148,9 @@ class Session:
         """
         with self._lock:
             self.follower.close()
+            panels, self._panels = self._panels, []
+            for panel in panels:
+                panel.close()
             known = self.known_lab()
             for lab in {id(lab): lab for lab in (*self._made, known) if lab is not None}.values():
                 lab.close()

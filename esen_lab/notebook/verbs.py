@@ -278,7 +278,15 @@ def _share(session: Session, given: Given) -> Any:
 
 
 def _tune(session: Session, given: Given) -> Any:
-    return _show_moved(session, tune(session.lab(), given.words or []))
+    lab = session.lab()
+    state = tune(lab, given.words or [])
+    view = views.tuning(state)
+    # The sliders come below a static output, which stays when kernel and widgets are gone.
+    _show(session, state, view)
+    if not given.words and session.front.updates_in_place and not session.open_panel(lab.tune(), view):
+        told = "There are sliders where ipywidgets is installed; `%esen share` and `%esen tune -h` do the same."
+        session.front.show(View(notes=(told,)))
+    return state
 
 
 def _show_moved(session: Session, state: Any) -> Any:

@@ -31,6 +31,7 @@ class FakeFront:
         self.names: MutableMapping[str, Any] = names
         self.shown: list[View] = []
         self.lives: list[FakeLive] = []
+        self.widgets: list[Any] = []
         self.marked: list[object] = []
         self.updates_in_place = True
 
@@ -49,6 +50,9 @@ class FakeFront:
 
     def show(self, view: View) -> None:
         self.shown.append(view)
+
+    def show_widget(self, widget: Any, view: View) -> None:
+        self.widgets.append(widget)
 
     def live(self, view: View) -> FakeLive:
         self.lives.append(FakeLive(view))
