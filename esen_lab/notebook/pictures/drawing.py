@@ -9,10 +9,10 @@ can tell apart.
 
 from __future__ import annotations
 
-import base64
 import math
 from collections.abc import Callable, Sequence
 from html import escape
+from urllib.parse import quote
 
 PALETTE = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#0072B2", "#D55E00", "#F0E442", "#999999")
 INK = "#7a7a7a"  # 4.3 : 1 on white, 4.4 : 1 on JupyterLab's dark page
@@ -51,23 +51,23 @@ class Drawing:
         """A text whose base line is at y."""
         turned = f" transform='rotate(-90 {x:.1f} {y:.1f})'" if turn else ""
         where = "" if anchor == "start" else f" text-anchor='{anchor}'"
-        self._parts.append(f"<text x='{x:.1f}' y='{y:.1f}' fill='{fill}'{where}{turned}>{escape(text)}</text>")
+        filled = "" if fill == INK else f" fill='{fill}'"
+        self._parts.append(f"<text x='{x:.0f}' y='{y:.0f}'{filled}{where}{turned}>{escape(text)}</text>")
 
     def line(
         self, x1: float, y1: float, x2: float, y2: float, *, stroke: str = INK, dash: str = "", width: float = 1
     ) -> None:
         """A straight line."""
         dashed = f" stroke-dasharray='{dash}'" if dash else ""
-        self._parts.append(
-            f"<line x1='{x1:.1f}' y1='{y1:.1f}' x2='{x2:.1f}' y2='{y2:.1f}' stroke='{stroke}' "
-            f"stroke-width='{width}'{dashed}/>"
-        )
+        thick = "" if width == 1 else f" stroke-width='{width:g}'"
+        self._parts.append(f"<path d='M{x1:.1f} {y1:.1f}L{x2:.1f} {y2:.1f}' stroke='{stroke}'{thick}{dashed}/>")
 
     def rect(self, x: float, y: float, width: float, height: float, *, fill: str, stroke: str = "none") -> None:
         """A filled rectangle, at least half a pixel wide."""
+        edge = "" if stroke == "none" else f" stroke='{stroke}'"
         self._parts.append(
             f"<rect x='{x:.1f}' y='{y:.1f}' width='{max(width, 0.5):.1f}' height='{max(height, 0.5):.1f}' "
-            f"fill='{fill}' stroke='{stroke}'/>"
+            f"fill='{fill}'{edge}/>"
         )
 
     def path(self, points: Sequence[tuple[float, float]], *, stroke: str, dash: str = "") -> None:
@@ -79,9 +79,8 @@ class Drawing:
 
     def dot(self, x: float, y: float, *, fill: str, radius: float = 3.5, stroke: str = "none") -> None:
         """A dot."""
-        self._parts.append(
-            f"<circle cx='{x:.1f}' cy='{y:.1f}' r='{radius}' fill='{fill}' stroke='{stroke}' stroke-width='1.5'/>"
-        )
+        edge = "" if stroke == "none" else f" stroke='{stroke}' stroke-width='1.5'"
+        self._parts.append(f"<circle cx='{x:.1f}' cy='{y:.1f}' r='{radius:g}' fill='{fill}'{edge}/>")
 
     def label_in(self, x: float, y: float, width: float, choices: Sequence[str]) -> None:
         """The first of the texts that fits into a filled bar; black, which every colour of the palette allows."""
@@ -106,15 +105,16 @@ class Drawing:
         return (
             f"<svg xmlns='http://www.w3.org/2000/svg' role='img' aria-label='{escape(self._label)}' "
             f"viewBox='0 0 {self.width:g} {self.height:g}' width='{self.width:g}' height='{self.height:g}' "
-            f"font-size='11' font-family='sans-serif'>{''.join(self._parts)}</svg>"
+            f"font-size='11' font-family='sans-serif' fill='{INK}'>{''.join(self._parts)}</svg>"
         )
 
 
 def as_image(svg: str) -> str:
     """HTML of an image that holds the SVG, under the SVG's own label."""
-    data = base64.b64encode(svg.encode()).decode()
+    # Percent signs instead of base64: a quarter smaller, and readable.
+    data = quote(svg, safe=" =/:;,.()'-@!*?+$~")
     label = svg.partition("aria-label='")[2].partition("'")[0]  # escaped there already
-    return f"<img alt='{label}' src='data:image/svg+xml;base64,{data}' style='max-width:100%;display:block'/>"
+    return f'<img alt="{label}" src="data:image/svg+xml,{data}" style="max-width:100%;display:block"/>'
 
 
 class Axis:
