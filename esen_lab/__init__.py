@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from esen_lab.lab import Lab
     from esen_lab.planning import Plan
     from esen_lab.search import allocate
+    from esen_lab.tuning import Tuning
 
 __version__ = "0.1.0"
 __all__ = [
     "FakeDevice",
     "Lab",
     "Plan",
+    "Tuning",
     "__version__",
     "allocate",
     "load_ipython_extension",
@@ -30,6 +32,7 @@ _HOME = {
     "FakeDevice": "esen_lab.devices",
     "Lab": "esen_lab.lab",
     "Plan": "esen_lab.planning",
+    "Tuning": "esen_lab.tuning",
     "allocate": "esen_lab.search",
 }
 

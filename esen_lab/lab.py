@@ -44,6 +44,7 @@ from esen_lab.runtime import Comparison, Executor, Nursery, RunReport, compare
 from esen_lab.runtime.executor import DEFAULT_TIMEOUT_S, example_of
 from esen_lab.search import Cascade, Choice, Front, Limits, Placement, SearchJob, make_searcher, place, search
 from esen_lab.trees import Tree, tree_spec
+from esen_lab.tuning import Tuning
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -137,6 +138,7 @@ class Lab:
         self.marks = MarkLog()
         self._sampler: Sampler | None = None
         self._unmarked: Any = None  # the profile job whose end has no mark yet
+        self._tuning: Tuning | None = None
 
     # --- who -----------------------------------------------------------------------------------------------------
 
@@ -688,7 +690,46 @@ class Lab:
                 self._previous_plan = self._executor.plan
             self._plan = plan
             self._plan_from_job = None
+            tuning = self._tuning
         self.marks.add("plan")
+        if tuning is not None:
+            tuning.follow(plan)
+
+    def tune(self) -> Tuning:
+        """The lab's one tuning: move shares and sub-models, see the predicted JCT at once, propose, apply, measure.
+
+        Every call gives the same object, so that all panels and magics show the same; it follows new measurements.
+
+        Raises:
+            UsageError: Some sub-model has not been measured.
+        """
+        models = self.fit()
+        with self._lock:
+            tuning = self._tuning
+            if tuning is None:
+                self._tuning = Tuning(models, self.device.units, start=self._plan, bench=_Bench(self))
+                return self._tuning
+        tuning.renew(models)
+        return tuning
+
+    def apply(self, plan: Plan) -> None:
+        """Put a plan in force and have its lanes running, in the place of those that run now.
+
+        Raises:
+            UsageError: It covers other sub-models, or needs a larger device.
+            EsenError: Its lanes could not start. The plan before it stays in force.
+        """
+        self._check_fits(plan)
+        with self._gate:
+            before = self._plan
+            self.plan = plan
+            try:
+                self._ready_executor()
+            except BaseException:
+                with self._lock:
+                    if self._plan is plan:
+                        self._plan = before
+                raise
 
     def _active(self, plan: Plan) -> Ensemble:
         """The members that a plan runs."""
@@ -876,8 +917,12 @@ class Lab:
             found.append(f"Made with combine rule {plan.combine}; here it is {rule}.")
         return found
 
-    def export(self, path: str | os.PathLike[str]) -> Exported:
+    def export(self, path: str | os.PathLike[str], plan: Plan | None = None) -> Exported:
         """Write the plan as a script that runs without Jupyter, with everything it needs beside it.
+
+        Args:
+            path: The script, such as "plan.py".
+            plan: Which plan; None: the one in force.
 
         Raises:
             UsageError: There is no plan, or a sub-model cannot be rebuilt from what may be saved.
@@ -885,7 +930,7 @@ class Lab:
         """
         from esen_lab.export import export_plan
 
-        plan = self._need_plan("export")
+        plan = self._need_plan("export") if plan is None else plan
         self._check_fits(plan)
         return export_plan(plan, self._active(plan), path)
 
@@ -1028,6 +1073,40 @@ class Lab:
 
     def _example_text(self) -> str:
         return str(tree_spec(example_of(self._ensemble))) if self._ensemble.submodels else ""
+
+
+class _Bench:
+    """`esen_lab.tuning.Bench` on a lab."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._lab = lab
+
+    def in_force(self) -> Plan | None:
+        return self._lab.plan
+
+    def facts(self) -> dict[str, Any]:
+        ensemble = self._lab.ensemble
+        return {
+            "device": self._lab.device.identity.to_dict(),
+            "fingerprints": ensemble.fingerprints,
+            "example": str(tree_spec(example_of(ensemble))) if ensemble.submodels else "",
+            "combine": ensemble.combine.describe(),
+        }
+
+    def apply(self, plan: Plan) -> None:
+        self._lab.apply(plan)
+
+    def measure(self, repeats: int) -> list[float]:
+        times = []
+        for _ in range(repeats):
+            self._lab.run(example_of(self._lab.ensemble))
+            report = self._lab.report
+            assert report is not None  # a run that returned has left one
+            times.append(report.jct_s)
+        return times
+
+    def export(self, plan: Plan, path: str | os.PathLike[str]) -> Exported:
+        return self._lab.export(path, plan)
 
 
 def _same_work(executor: Executor, plan: Plan, ensemble: Ensemble) -> bool:

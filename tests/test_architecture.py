@@ -29,11 +29,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     # Searches that need the ensemble, its measurements or its warm lanes; `search` itself stays free of all that.
     "choosing": LEAVES | {"devices", "ensemble", "profiling", "fitting", "search", "planning", "runtime"},
     "export": LEAVES | {"ensemble", "planning"},
+    # A tuned draft is predicted from cost models, completed by the search, and becomes a plan.
+    "tuning": LEAVES | {"fitting", "search", "planning"},
     "lab": LEAVES
-    | {"devices", "ensemble", "profiling", "fitting", "search", "planning", "runtime", "export", "choosing"},
+    | {"devices", "ensemble", "profiling", "fitting", "search", "planning", "runtime", "export", "choosing", "tuning"},
     # `run FOLDER` runs an exported plan, as its script does; `doctor` looks at devices and the profile store.
     "cli": LEAVES | {"devices", "profiling", "planning", "runtime", "export", "lab"},
-    "notebook": LEAVES | {"lab"},
+    # The panel of sliders names the types of the tuning that `lab.tune()` gives it.
+    "notebook": LEAVES | {"lab", "tuning"},
 }
 # Each heavy dependency lives in the few files that are named for it; name the files as they come.
 ONLY_IN: dict[str, set[str]] = {
@@ -47,7 +50,14 @@ ONLY_IN: dict[str, set[str]] = {
 }
 HEAVY = sorted({*ONLY_IN, "torch"})
 # Also without torch: planning works from stored profiles on any machine.
-LIGHT = ["esen_lab", "esen_lab.search", "esen_lab.planning", "esen_lab.fitting", "esen_lab.profiling.records"]
+LIGHT = [
+    "esen_lab",
+    "esen_lab.tuning",
+    "esen_lab.search",
+    "esen_lab.planning",
+    "esen_lab.fitting",
+    "esen_lab.profiling.records",
+]
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -8,6 +8,9 @@ completion.py  what the tab key offers
 progress.py    the one thread that keeps live displays current
 views.py       records -> plain rows
 html.py        plain rows -> HTML and its text twin
+pictures/      plain rows -> static SVG
+tuning_verbs.py  what `%esen share` and `%esen tune` understand
+panels.py      the sliders of `%esen tune`: the only file that imports ipywidgets
 """
 
 from __future__ import annotations

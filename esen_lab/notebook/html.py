@@ -1,22 +1,21 @@
 """Plain rows -> HTML and its text twin.
 
-Theme-neutral: nothing sets a text or page colour, tables take the notebook's own style, bars carry the Okabe-Ito
-palette, which colour-blind people can tell apart. Without styles (GitHub strips them) tables and text remain.
+Theme-neutral: nothing sets a text or page colour, tables take the notebook's own style, pictures are images that are
+readable on any page (see `pictures/drawing.py`). Without styles (GitHub strips them) tables, images and text remain.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from esen_lab.notebook.scatter import Scatter, scatter_svg
-from esen_lab.notebook.views import Block, Progress, Segment, Table, Timeline, View
+from esen_lab.notebook.pictures import as_image, draw
+from esen_lab.notebook.pictures.rows import Timeline
+from esen_lab.notebook.views import Block, Details, Progress, Table, View
 from esen_lab.units import format_seconds
 
-PALETTE = ("#56B4E9", "#E69F00", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#0072B2", "#999999")
 BAR_COLUMNS = 60  # of a text timeline
-_LANE_PX, _LABEL_PX, _WIDTH_PX = 22, 90, 640
 
 
 def bundle(view: View) -> dict[str, str]:
@@ -51,15 +50,14 @@ def _code(text: str) -> str:
 def _html_block(block: Block) -> str:
     if isinstance(block, Table):
         return _html_table(block)
-    if isinstance(block, Timeline):
-        return _svg(block)
-    if isinstance(block, Scatter):
-        return scatter_svg(block)
     if isinstance(block, Progress):
         return (
             f"<div><progress max='{max(block.total, 1)}' value='{block.done}' style='width:20em'></progress> "
             f"{escape(block.words)}</div>"
         )
+    if not isinstance(block, Details):
+        svg = draw(block)
+        return as_image(svg)
     if not block.text:
         return f"<div>{escape(block.summary)}</div>"
     if block.unfolded:
@@ -93,57 +91,16 @@ def _aligned(table: Table) -> list[bool]:
     return [column in table.numbers for column in table.columns]
 
 
-def _svg(timeline: Timeline) -> str:
-    height = _LANE_PX * len(timeline.lanes) + 18
-    colours = _colours(timeline)
-    scale = (_WIDTH_PX - _LABEL_PX - 2) / max(timeline.total_s, 1e-12)
-    parts = []
-    for place, (label, segments) in enumerate(timeline.lanes):
-        top = place * _LANE_PX
-        parts.append(f"<text x='0' y='{top + 15}' fill='currentColor'>{escape(label)}</text>")
-        parts.extend(_bar(segment, top, scale, colours[segment.name]) for segment in segments)
-    axis = _LANE_PX * len(timeline.lanes)
-    parts.append(
-        f"<line x1='{_LABEL_PX}' x2='{_WIDTH_PX}' y1='{axis + 1}' y2='{axis + 1}' stroke='currentColor'/>"
-        f"<text x='{_LABEL_PX}' y='{axis + 14}' fill='currentColor'>0</text>"
-        f"<text x='{_WIDTH_PX}' y='{axis + 14}' fill='currentColor' text-anchor='end'>"
-        f"{escape(format_seconds(timeline.total_s))}</text>"
-    )
-    return (
-        f"<svg role='img' aria-label='timeline of the run' viewBox='0 0 {_WIDTH_PX} {height}' width='{_WIDTH_PX}' "
-        f"style='max-width:100%;display:block' font-size='12' font-family='sans-serif'>{''.join(parts)}</svg>"
-    )
-
-
-def _bar(segment: Segment, top: int, scale: float, colour: str) -> str:
-    left = _LABEL_PX + segment.start_s * scale
-    width = max((segment.end_s - segment.start_s) * scale, 1.0)
-    label = f"{segment.name} {format_seconds(segment.end_s - segment.start_s)}"
-    fits = next((text for text in (label, segment.name) if 7 * len(text) < width), "")
-    return (
-        f"<g><title>{escape(label)}</title>"
-        f"<rect x='{left:.1f}' y='{top + 2}' width='{width:.1f}' height='{_LANE_PX - 4}' fill='{colour}'/>"
-        # Black on every colour of the palette, whatever the theme.
-        + (f"<text x='{left + 3:.1f}' y='{top + 15}' fill='#000'>{escape(fits)}</text>" if fits else "")
-        + "</g>"
-    )
-
-
-def _colours(timeline: Timeline) -> Mapping[str, str]:
-    names = dict.fromkeys(segment.name for _, segments in timeline.lanes for segment in segments)
-    return {name: PALETTE[place % len(PALETTE)] for place, name in enumerate(names)}
-
-
 def _text_block(block: Block) -> str:
     if isinstance(block, Table):
         return _text_table(block)
     if isinstance(block, Timeline):
         return _text_timeline(block)
-    if isinstance(block, Scatter):
-        return ""  # its table says the same
     if isinstance(block, Progress):
         filled = round(20 * block.done / max(block.total, 1))
         return f"[{'#' * filled}{'.' * (20 - filled)}] {block.words}"
+    if not isinstance(block, Details):
+        return ""  # the tables beside a picture say the same
     if block.unfolded or not block.text:
         return block.text or block.summary
     return block.summary + "\n" + "\n".join(f"    {line}" for line in block.text.splitlines())

@@ -179,7 +179,7 @@ class _IPythonFront:
 
     def show_widget(self, widget: Any, view: View) -> None:
         shown = widget._repr_mimebundle_()
-        data = dict(shown[0] if isinstance(shown, tuple) else shown or {})
+        data = dict(shown[0] if isinstance(shown, tuple) else shown or {})  # anywidget gives a pair
         self._shell.display_pub.publish(data={**data, "text/plain": to_text(view)})
 
     def live(self, view: View) -> Live:

@@ -13,6 +13,7 @@ from esen_lab.notebook.views import View
 if TYPE_CHECKING:
     from esen_lab.lab import Lab
 
+MOST_PANELS = 8  # of one notebook; the oldest goes when one more is opened
 HOMES = ("lab", "esen")  # where the lab lives in the notebook, first choice first
 
 
@@ -72,6 +73,7 @@ class Session:
         self._lab_class = lab_class
         self._class: type[Any] | None = None  # known once somebody has imported it
         self._made: list[Any] = []  # labs that were made here, and are therefore closed here
+        self._panels: list[Any] = []
         self._hidden: Any = None  # the lab, where both names in the notebook are taken
         self._lock = threading.RLock()
         self.watching: Any = None  # what `%esen watch` has open
@@ -131,6 +133,22 @@ class Session:
             watching.close()
         return watching is not None
 
+    def open_panel(self, tuning: Any, view: View) -> bool:
+        """Put sliders for a tuning under the running cell; False where ipywidgets is not installed."""
+        try:
+            from esen_lab.notebook.panels import TuningPanel
+        except ImportError:
+            return False
+        panel = TuningPanel(tuning)
+        with self._lock:
+            self._panels.append(panel)
+            surplus = self._panels[:-MOST_PANELS]
+            del self._panels[:-MOST_PANELS]
+        for old in surplus:
+            old.close()
+        self.front.show_widget(panel.box, view)
+        return True
+
     def close(self) -> None:
         """End the live displays, and every process and job of the labs in use. Idempotent.
 
@@ -139,6 +157,9 @@ class Session:
         with self._lock:
             self.stop_watching()
             self.follower.close()
+            panels, self._panels = self._panels, []
+            for panel in panels:
+                panel.close()
             known = self.known_lab()
             for lab in {id(lab): lab for lab in (*self._made, known) if lab is not None}.values():
                 lab.close()

@@ -16,12 +16,26 @@ SEARCHERS = ("exact", "optuna", "brute", "random", "equal", "proportional", "kne
 QUANTILES = ("median", "q90")
 STRATEGIES = ("sequential", "unlimited", "equal", "threads", "vmap")
 DEVICES = ("cpu",)
+STEPS = (
+    *("propose", "apply", "measure", "undo", "redo", "reset", "cancel", "save", "export"),
+    *("move", "split", "merge", "oversubscribe"),
+)
 
 
 def submodels(session: Session) -> tuple[str, ...]:
     """The registered sub-models."""
     lab = session.known_lab()
     return () if lab is None else tuple(lab.ensemble.names)
+
+
+def lanes(session: Session) -> tuple[str, ...]:
+    """What a lane can be named by, ready for its share."""
+    return tuple(f"{name}=" for name in submodels(session))
+
+
+def tuning_steps(session: Session) -> tuple[str, ...]:
+    """Steps of tuning, and what they name."""
+    return (*STEPS, *submodels(session))
 
 
 def rules(session: Session) -> tuple[str, ...]:  # noqa: ARG001  one signature for all suggestions

@@ -34,6 +34,7 @@ from esen_lab.notebook.line import (
 )
 from esen_lab.notebook.progress import Slow
 from esen_lab.notebook.session import Session
+from esen_lab.notebook.tuning_verbs import read_share, share, tune
 from esen_lab.notebook.views import Details, Table, View
 from esen_lab.notebook.watching import Watching
 
@@ -226,11 +227,20 @@ def _measurements(session: Session, given: Given) -> Any:
     found = session.lab().measurements
     if found is None:
         raise UsageError("Nothing has been measured yet", hint="`%esen profile` does it.")
-    return _show(session, found, views.profile(found))
+    return _show(session, found, views.profile(found, _fitted(session.lab())))
+
+
+def _fitted(lab: Any) -> Mapping[str, Any]:
+    try:
+        models: Mapping[str, Any] = lab.fit()
+    except UsageError:  # some sub-model has no point yet: then the points alone are shown
+        return {}
+    return models
 
 
 def _fit(session: Session, given: Given) -> None:
-    session.front.show(views.cost_models(session.lab().fit()))
+    lab = session.lab()
+    session.front.show(views.cost_models(lab.fit(), lab.measurements))
 
 
 # --- choose ----------------------------------------------------------------------------------------------------------
@@ -241,6 +251,26 @@ def _plan(session: Session, given: Given) -> Any:
     if found is None:
         raise UsageError("There is no plan yet", hint="`%esen profile` and then `%esen search` make one.")
     return _show(session, found, views.plan(found))
+
+
+def _share(session: Session, given: Given) -> Any:
+    return _show_moved(session, share(session.lab(), given.shares))
+
+
+def _tune(session: Session, given: Given) -> Any:
+    lab = session.lab()
+    state = tune(lab, given.words or [])
+    view = views.tuning(state)
+    # The sliders come below a static output, which stays when kernel and widgets are gone.
+    _show(session, state, view)
+    if not given.words and session.front.updates_in_place and not session.open_panel(lab.tune(), view):
+        told = "There are sliders where ipywidgets is installed; `%esen share` and `%esen tune -h` do the same."
+        session.front.show(View(notes=(told,)))
+    return state
+
+
+def _show_moved(session: Session, state: Any) -> Any:
+    return _show(session, state, views.tuning(state))
 
 
 # --- run -------------------------------------------------------------------------------------------------------------
@@ -496,6 +526,39 @@ VERBS: Mapping[str, Verb] = {
         example="%esen cascade x x --threshold 0.9",
     ),
     "plan": Verb(summary="the plan in force", act=_plan),
+    "share": Verb(
+        summary="set shares of the draft that %esen tune shows, pin or free them; predicts, runs nothing",
+        act=_share,
+        arguments=(
+            Argument(
+                name="shares",
+                metavar="LANE=SHARE",
+                read=read_share,
+                count="+",
+                suggest=suggestions.lanes,
+                help="LANE is a sub-model in it or its number; SHARE is 30, 25%, pin:20, pin (as it is) or unpin",
+            ),
+        ),
+        example="%esen share wide=pin:3",
+    ),
+    "tune": Verb(
+        summary="tune a plan by hand: what it predicts; with a word, one step",
+        act=_tune,
+        arguments=(
+            Argument(
+                name="words",
+                metavar="STEP",
+                read=text,
+                count="*",
+                suggest=suggestions.tuning_steps,
+                help="propose [SEARCHER], apply, measure, undo, redo, reset, cancel, save PATH, export PATH, "
+                "move NAME LANE, move NAME (to a lane of its own), split NAME ..., merge LANE LANE ..., "
+                "oversubscribe on, oversubscribe off",
+            ),
+        ),
+        example="%esen tune",
+        interrupted="Interrupted. What was being applied or measured may be half done; the plan in force is whole.",
+    ),
     "run": Verb(
         summary="run the ensemble on one batch under the plan; its value is the combined output",
         act=_run_ensemble,

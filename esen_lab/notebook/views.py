@@ -9,7 +9,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from esen_lab.notebook.scatter import Scatter
+from esen_lab.notebook.pictures.rows import (
+    Bar,
+    Bars,
+    Curve,
+    Curves,
+    Front,
+    History,
+    Picture,
+    Segment,
+    Share,
+    Shares,
+    Timeline,
+)
 from esen_lab.trees import tree_spec
 from esen_lab.units import format_bytes, format_percent, format_seconds
 
@@ -30,23 +42,6 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Segment:
-    """One bar of a timeline, in seconds from its beginning."""
-
-    name: str
-    start_s: float
-    end_s: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timeline:
-    """Lanes by time: (label, segments) per lane."""
-
-    lanes: tuple[tuple[str, tuple[Segment, ...]], ...]
-    total_s: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
     """A bar: `done` of `total`, and words beside it."""
 
@@ -64,7 +59,7 @@ class Details:
     unfolded: bool = False
 
 
-Block: TypeAlias = Table | Timeline | Progress | Details | Scatter
+Block: TypeAlias = Table | Picture | Progress | Details
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,7 +179,24 @@ def plan(record: Any) -> View:
     if record.oversubscribed:
         notes = (*notes, "The shares sum to more than the device: lanes compete for it.")
     title = "Plan: one lane, one after another" if record.is_sequential else f"Plan: {record.describe()}"
-    return View(title=title, blocks=(lanes, known), notes=notes)
+    return View(title=title, blocks=(lanes, _shares(record, unit), known), notes=notes)
+
+
+def _shares(record: Any, unit: str) -> Shares:
+    return Shares(
+        lanes=tuple(
+            Share(
+                units=lane.units,
+                members=tuple(
+                    (name, record.predicted_s.get(name) if lane.mode == "serial" else None) for name in lane.members
+                ),
+            )
+            for lane in record.lanes
+        ),
+        units=record.units,
+        unit=unit,
+        bound_s=record.bound_s,
+    )
 
 
 def _members(lane: Any) -> str:
@@ -207,8 +219,8 @@ def share(units: int, of_units: int, unit: str = "unit") -> str:
     return f"{_count(units, unit)} ({100 * units / of_units:.0f} %)"
 
 
-def profile(record: Any) -> View:
-    """A `Profile`."""
+def profile(record: Any, models: Mapping[str, Any] | None = None) -> View:
+    """A `Profile`, with the cost models fitted to it where they are known."""
     title = f"Profile on {device_text(record.device) or 'this device'}"
     if not record.points and not record.failures:
         return View(title=title, notes=("It has no points.",))
@@ -219,7 +231,12 @@ def profile(record: Any) -> View:
     )
     return View(
         title=title,
-        blocks=(points(record.points, record.failures), summary, *map(failure, record.failures)),
+        blocks=(
+            points(record.points, record.failures),
+            curves(record.points, models or {}, record.units, str(record.device.get("unit", "unit"))),
+            summary,
+            *map(failure, record.failures),
+        ),
         notes=_point_notes(record.points, record.failures),
     )
 
@@ -235,6 +252,26 @@ def _fastest(record: Any, name: str) -> tuple[str, ...]:
         format_bytes(best.peak_memory_bytes),
         record.examples.get(name, ""),
     )
+
+
+def curves(measured: Sequence[Any], models: Mapping[str, Any], units: int, unit: str) -> Curves:
+    """`Point`s and `CostModel`s as latency against share."""
+    names = dict.fromkeys((*(point.name for point in measured), *models))
+    return Curves(
+        curves=tuple(_curve(name, [p for p in measured if p.name == name], models.get(name)) for name in names),
+        units=units,
+        unit=unit,
+    )
+
+
+def _curve(name: str, measured: Sequence[Any], model: Any) -> Curve:
+    fitted = () if model is None else tuple(model.latency_s)
+    known = tuple((p.units, p.median_s, p.spread_s) for p in measured)
+    if not known and model is not None:
+        known = tuple((units, seconds, 0.0) for units, seconds in model.points)
+    # The knee: from here on, more units gain less than 5 %.
+    knee = next((k for k, seconds in enumerate(fitted, 1) if seconds <= 1.05 * fitted[-1]), None)
+    return Curve(name=name, points=known, fitted_s=fitted, knee=knee)
 
 
 def points(measured: Sequence[Any], failures: Sequence[Any] = ()) -> Table:
@@ -285,6 +322,8 @@ def progress(record: Any) -> View:
     blocks: list[Block] = [Progress(done=record.done, total=record.total, words=", ".join(words))]
     if record.points or record.failures:
         blocks.append(points(record.points, record.failures))
+        if record.state.over and record.points:
+            blocks.append(curves(record.points, {}, max(point.units for point in record.points), "unit"))
     blocks.extend(map(failure, record.failures))
     # In other states the message only repeats the figures above.
     said = (one_line(record.message),) if str(record.state) in ("waiting", "failed") and record.message else ()
@@ -305,8 +344,8 @@ def cost_model(record: Any) -> View:
     return cost_models({record.name: record})
 
 
-def cost_models(records: Mapping[str, Any]) -> View:
-    """What `Lab.fit` returns: a `CostModel` per sub-model."""
+def cost_models(records: Mapping[str, Any], measured: Any = None) -> View:
+    """What `Lab.fit` returns: a `CostModel` per sub-model; with the `Profile` they are fitted to, where it is known."""
     most = max((len(m.latency_s) for m in records.values()), default=0)
     shown = sorted({1, most, *(2**k for k in range(most.bit_length()) if 2**k <= most)}) if most else []
     columns = ("predicted at", *(str(units) for units in shown), "method", "error")
@@ -321,7 +360,15 @@ def cost_models(records: Mapping[str, Any]) -> View:
     )
     return View(
         title="Cost models: latency against share",
-        blocks=(Table(columns=columns, rows=rows, numbers=(*columns[1:-2], "error")),),
+        blocks=(
+            Table(columns=columns, rows=rows, numbers=(*columns[1:-2], "error")),
+            curves(
+                () if measured is None else measured.points,
+                records,
+                most,
+                "unit" if measured is None else str(measured.device.get("unit", "unit")),
+            ),
+        ),
         notes=(
             *(f"{name}: {note}" for name, m in records.items() for note in m.notes),
             "The error is the mean over points that were left out of the fit; - where too few were measured.",
@@ -344,7 +391,22 @@ def allocation(record: Any) -> View:
         ("proven optimal", "yes" if record.proven else "no"),
         ("found by", f"{record.searcher}, {record.evaluations:,} plans in {format_seconds(record.elapsed_s)}"),
     )
-    return View(title="Allocation", blocks=(lanes, known), notes=tuple(record.notes))
+    return View(title="Allocation", blocks=(lanes, known, *history(record)), notes=tuple(record.notes))
+
+
+def history(record: Any) -> tuple[Block, ...]:
+    """The picture of an `Allocation`'s search; none where there is nothing to see."""
+    if len(record.trace) < 2:
+        return ()
+    steps = tuple((1e3 * elapsed_s, jct_s) for elapsed_s, jct_s in record.trace)
+    exact_s = record.bound_s if record.proven else None
+    return (History(traces=((record.searcher, steps),), exact_s=exact_s, x_label="time (ms)"),)
+
+
+def front_picture(record: Any) -> Front:
+    """The picture of a `Front`: its choices by their number."""
+    found = tuple((str(i), c.allocation.jct_s, c.accuracy) for i, c in enumerate(record.choices, 1))
+    return Front(points=found, on_front=(True,) * len(found))
 
 
 def searching(progress: Any, job: Any) -> View:
@@ -402,19 +464,10 @@ def front(record: Any) -> View:
         for number, choice in enumerate(record.choices, 1)
     )
     columns = ("point", "accuracy", "JCT", "members", "lanes")
-    picture = Scatter(
-        points=tuple(
-            (choice.allocation.jct_s, choice.accuracy, str(number)) for number, choice in enumerate(record.choices, 1)
-        ),
-        x_axis="predicted JCT",
-        y_axis="accuracy",
-        x_text=format_seconds,
-        y_text=format_percent,
-    )
     how = "Every subset was taken into account" if record.exact else "The best front found by NSGA-II"
     return View(
         title=f"Members: {_count(len(record.choices), 'point')} worth having",
-        blocks=(picture, Table(columns=columns, rows=rows, numbers=("point", "accuracy", "JCT"))),
+        blocks=(front_picture(record), Table(columns=columns, rows=rows, numbers=("point", "accuracy", "JCT"))),
         notes=(
             f"{how}; {record.evaluations:,} subsets evaluated on the validation data.",
             "`%esen members x y --take 2` puts point 2 in force: from then on only its members run.",
@@ -478,16 +531,23 @@ def stages(record: Any) -> View:
 def report(record: Any) -> View:
     """A `RunReport`."""
     spans: dict[int, list[Segment]] = {number: [] for number in range(len(record.lanes))}
+    predicted: dict[int, list[Segment]] = {number: [] for number in range(len(record.lanes))}
     for span in record.spans:
         segment = Segment(name=span.name, start_s=span.start_s, end_s=span.end_s)
+        before = predicted.setdefault(span.lane, [])
+        if span.predicted_s is not None:
+            # A lane was predicted to begin when it did, and to run its sub-models without a pause.
+            start_s = before[-1].end_s if before else span.start_s
+            before.append(Segment(name=span.name, start_s=start_s, end_s=start_s + span.predicted_s))
         spans.setdefault(span.lane, []).append(segment)
     shares = {number: f" ({lane.units})" for number, lane in enumerate(record.lanes)}
     timeline = Timeline(
         lanes=tuple((f"lane {number + 1}{shares.get(number, '')}", tuple(bars)) for number, bars in spans.items()),
         total_s=record.jct_s,
+        predicted=tuple(tuple(bars) for bars in predicted.values()) if any(predicted.values()) else (),
     )
     ran = Table(
-        columns=("sub-model", "lane", "start", "end", "ran for"),
+        columns=("sub-model", "lane", "start", "end", "ran for", "predicted"),
         rows=tuple(
             (
                 span.name,
@@ -495,10 +555,11 @@ def report(record: Any) -> View:
                 format_seconds(span.start_s),
                 format_seconds(span.end_s),
                 format_seconds(span.end_s - span.start_s),
+                format_seconds(span.predicted_s),
             )
             for span in record.spans
         ),
-        numbers=("lane", "start", "end", "ran for"),
+        numbers=("lane", "start", "end", "ran for", "predicted"),
     )
     known = facts(
         ("predicted JCT", _given(record.predicted_s)),
@@ -522,6 +583,14 @@ def comparison(record: Any) -> View:
         title=f"Comparison over {_count(record.rounds, 'interleaved round')}" + (f" ({where})" if where else ""),
         blocks=(
             Table(columns=columns, rows=tuple(_row(row, baselines) for row in record.rows), numbers=columns[2:-1]),
+            Bars(
+                bars=tuple(
+                    Bar(label=r.strategy, median_s=r.median_s, spread_s=r.spread_s, chosen=r is record.rows[-1])
+                    for r in record.rows
+                    if not r.failed
+                ),
+                bound_s=record.bound_s,
+            ),
         ),
         notes=tuple(note for note in (record.verdict, *record.notes) if note),
     )
@@ -544,6 +613,83 @@ def _row(row: Any, baselines: Sequence[str]) -> tuple[str, ...]:
         _ratio(row.ratio_to_bound),
         row.agreement,
     )
+
+
+def tuning(record: Any) -> View:
+    """A `TuningState`."""
+    lanes = Table(
+        columns=("lane", "share", "", "sub-models, in order", "predicted", ""),
+        rows=tuple(
+            (
+                str(number),
+                share(lane.units, record.units, record.unit),
+                "pinned" if lane.pinned else "",
+                " → ".join(lane.members),
+                format_seconds(lane.predicted_s),
+                "← limits the JCT" if number - 1 == record.limiting else "",
+            )
+            for number, lane in enumerate(record.lanes, 1)
+        ),
+        numbers=("predicted",),
+    )
+    return View(
+        title=f"Tuning: {format_seconds(record.jct_s)} predicted, {format_percent(record.gap)} above the bound",
+        blocks=(lanes, tuning_picture(record), facts(*tuning_facts(record))),
+        notes=tuning_notes(record),
+    )
+
+
+def tuning_picture(record: Any) -> Shares:
+    """The draft of a `TuningState` as bars."""
+    return Shares(
+        lanes=tuple(
+            Share(units=lane.units, members=tuple(zip(lane.members, lane.member_s, strict=True)))
+            for lane in record.lanes
+        ),
+        units=record.units,
+        unit=record.unit,
+        bound_s=record.bound_s,
+    )
+
+
+def tuning_facts(record: Any) -> tuple[tuple[str, str], ...]:
+    """The figures of a `TuningState`: (label, value)."""
+    total = share(record.total_units, record.units, record.unit)
+    over = record.total_units - record.units
+    measured = record.measured
+    return (
+        ("predicted JCT", format_seconds(record.jct_s)),
+        ("proven bound", format_seconds(record.bound_s)),
+        ("gap to the bound", format_percent(record.gap)),
+        ("limiting lane", f"{record.limiting + 1}: {' → '.join(record.lanes[record.limiting].members)}"),
+        ("shares sum to", total + (f", {over} more than there are" if over > 0 else "")),
+        ("measured JCT", "" if measured is None else measured_text(measured, record.describe())),
+        ("in force", "yes" if record.in_force else "no" if record.can_apply else ""),
+    )
+
+
+def measured_text(record: Any, lanes: str) -> str:
+    """A `Measured` beside its prediction; says when it is of other lanes than `lanes`."""
+    off = record.median_s / record.predicted_s - 1 if record.predicted_s else None
+    words = (
+        f"{format_seconds(record.median_s)} ± {format_seconds(record.spread_s)}, "
+        f"predicted {format_seconds(record.predicted_s)} ({format_percent(off, signed=True)}), "
+        f"{record.repeats} runs"
+    )
+    return words if record.lanes == lanes else f"{words}, of {record.lanes}"
+
+
+def tuning_notes(record: Any) -> tuple[str, ...]:
+    """What is going on in a `TuningState`, and what to know."""
+    notes = [record.message] if record.message else []
+    if record.searching is not None:
+        best = record.searching.jct_s
+        notes.append(f"Searching: best so far {format_seconds(best)}; `%esen tune cancel` stops it.")
+    if record.doing:
+        notes.append(f"{record.doing.capitalize()} …")
+    if record.total_units > record.units:
+        notes.append("Oversubscribed: predicted as if lanes did not disturb each other; measure before you believe it.")
+    return tuple(notes)
 
 
 def exported(record: Any) -> View:
@@ -605,6 +751,8 @@ RECORDS: Mapping[str, Callable[[Any], View]] = {
     "esen_lab.search.cascade.Cascade": stages,
     "esen_lab.search.job.SearchJob": lambda job: searching(job.snapshot(), job),
     "esen_lab.planning.Plan": plan,
+    "esen_lab.tuning.state.TuningState": tuning,
+    "esen_lab.tuning.tuning.Tuning": lambda tuned: tuning(tuned.state),
     "esen_lab.runtime.report.RunReport": report,
     "esen_lab.runtime.comparison.Comparison": comparison,
     "esen_lab.export.export.Exported": exported,

@@ -334,13 +334,17 @@ class Executor:
     def _report(
         self, timings: list[RunTimings], spec: TreeSpec, begin: int, copied: int, done: int, end: int
     ) -> RunReport:
+        batch = str(spec)
+        same_shape = not self.plan.example or batch == self.plan.example
+        predicted = self.plan.predicted_s if same_shape else {}
         spans = []
         lanes = []
         nan = []
         for index, (lane, worker, timing) in enumerate(zip(self.plan.lanes, self._workers, timings, strict=True)):
             for member, name in enumerate(lane.members):
                 start_s = (timing.start_ns[member] - begin) / 1e9
-                spans.append(Span(name=name, lane=index, start_s=start_s, end_s=(timing.end_ns[member] - begin) / 1e9))
+                end_s = (timing.end_ns[member] - begin) / 1e9
+                spans.append(Span(name=name, lane=index, start_s=start_s, end_s=end_s, predicted_s=predicted.get(name)))
                 if timing.nan[member]:
                     nan.append(name)
             lanes.append(
@@ -353,8 +357,6 @@ class Executor:
                 )
             )
         self._slowest_first.sort(key=lambda index: lanes[index].start_s - lanes[index].end_s)
-        batch = str(spec)
-        same_shape = not self.plan.example or batch == self.plan.example
         notes = []
         if not same_shape:
             notes.append(f"The plan was profiled for {self.plan.example}; this batch is {batch}.")

@@ -11,12 +11,13 @@ from esen_lab.units import format_percent, format_seconds
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Span:
-    """One sub-model's run, in seconds since the batch was handed over."""
+    """One sub-model's run, in seconds since the batch was handed over; `predicted_s` is what the plan said, or None."""
 
     name: str
     lane: int
     start_s: float
     end_s: float
+    predicted_s: float | None = None
 
     @property
     def duration_s(self) -> float:
@@ -108,7 +109,16 @@ class RunReport:
                 }
                 for lane in self.lanes
             ],
-            "spans": [{"name": s.name, "lane": s.lane, "start_s": s.start_s, "end_s": s.end_s} for s in self.spans],
+            "spans": [
+                {
+                    "name": span.name,
+                    "lane": span.lane,
+                    "start_s": span.start_s,
+                    "end_s": span.end_s,
+                    "predicted_s": span.predicted_s,
+                }
+                for span in self.spans
+            ],
             "nan": list(self.nan),
             "notes": list(self.notes),
         }

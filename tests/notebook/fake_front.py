@@ -31,8 +31,8 @@ class FakeFront:
         self.names: MutableMapping[str, Any] = names
         self.shown: list[View] = []
         self.lives: list[FakeLive] = []
-        self.marked: list[object] = []
         self.widgets: list[Any] = []
+        self.marked: list[object] = []
         self.updates_in_place = True
 
     @property

@@ -14,12 +14,14 @@ from typing import Any
 from esen_lab.choosing import Refined, Round
 from esen_lab.devices.telemetry import Channel, MarkLog, Sampler
 from esen_lab.errors import Cancelled, ModelError, UsageError
+from esen_lab.fitting import fit_points
 from esen_lab.planning import Lane, Plan
 from esen_lab.profiling.progress import JobState, ProfileProgress
 from esen_lab.profiling.records import Failure, Point, Profile
 from esen_lab.runtime.comparison import Comparison, Row
 from esen_lab.runtime.report import LaneReport, RunReport, Span
 from esen_lab.search import Cascade, DeviceTables, Front, Placement, SearchJob, cascade, member_front, place
+from esen_lab.tuning import Tuning
 
 IDENTITY = {"kind": "cpu", "name": "Fake", "units": 4, "unit": "core", "details": {}, "simulated": True}
 
@@ -144,6 +146,7 @@ class FakeLab:
         self.plan: Plan | None = None
         self.report: RunReport | None = None
         self.comparison: Comparison | None = None
+        self._tuning: Tuning | None = None
         self.closed = threading.Event()
         self.raises: BaseException | None = None
 
@@ -226,6 +229,29 @@ class FakeLab:
         self._asked("plan_of", found)
         return SimpleNamespace(save=lambda path: path)
 
+    def tune(self) -> Tuning:
+        self._asked("tune")
+        if self._tuning is None:
+            table = {units: 0.008 / units for units in (1, 2, 3, 4)}
+            models = {name: fit_points(name, table, 4) for name in ("wide", "deep", "slim")}
+            self._tuning = Tuning(models, 4, bench=self)
+        return self._tuning
+
+    # The bench of its tuning.
+    def in_force(self) -> Plan | None:
+        return self.plan
+
+    def facts(self) -> Any:
+        return {"device": IDENTITY, "combine": self._rule}
+
+    def apply(self, plan: Plan) -> None:
+        self._asked("apply", plan.describe())
+        self.plan = plan
+
+    def measure(self, repeats: int) -> list[float]:
+        self._asked("measure", repeats)
+        return [0.005] * repeats
+
     def run(self, x: Any, timeout_s: float | None = None) -> Any:
         self._asked("run", x, timeout_s)
         self.report = a_report()
@@ -252,7 +278,8 @@ class FakeLab:
         self._asked("load", path)
         return a_plan()
 
-    def export(self, path: Any) -> Any:
+    def export(self, plan: Any, path: Any = None) -> Any:
+        path = plan if path is None else path  # the lab's own has the path alone
         self._asked("export", path)
         return SimpleNamespace(script=Path(path), folder=Path("plan_files"), files=(Path("plan_files/plan.json"),))
 

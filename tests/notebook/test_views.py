@@ -33,7 +33,7 @@ def test_a_plan_shows_its_lanes_with_share_and_prediction() -> None:
 
 def test_a_plan_without_prediction_shows_none() -> None:
     view = views.plan(a_plan(jct_s=None, bound_s=None, predicted_s={}))
-    lanes, known = view.blocks
+    lanes, _, known = view.blocks
     assert isinstance(lanes, Table)
     assert isinstance(known, Table)
     assert [row[3] for row in lanes.rows] == ["-", "-"]

@@ -1,0 +1,328 @@
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from tuning_bench import UNITS, FakeBench, models
+
+from esen_lab.errors import StoreError, UsageError, WorkerDied
+from esen_lab.planning import Lane, Plan
+from esen_lab.search import allocate
+from esen_lab.tuning import Tuning, TuningState
+
+TWO = Plan(lanes=(Lane(units=4, members=("a",)), Lane(units=4, members=("b", "c"))), units=UNITS)
+
+
+def lanes(state: TuningState) -> list[tuple[int, str]]:
+    return [(lane.units, "".join(lane.members)) for lane in state.lanes]
+
+
+# --- moves and predictions --------------------------------------------------------------------------------------
+
+
+def test_it_begins_with_the_plan_in_force_or_one_lane(bench: FakeBench) -> None:
+    assert lanes(Tuning(models(a=1, b=1, c=1), UNITS, bench=bench).state) == [(8, "abc")]
+    bench.plan = TWO
+    state = Tuning(models(a=1, b=1, c=1), UNITS, start=TWO, bench=bench).state
+    assert lanes(state) == [(4, "a"), (4, "bc")]
+    assert state.in_force
+
+
+def test_every_move_predicts_jct_bound_gap_and_the_limiting_lane(tuning: Tuning) -> None:
+    state = tuning.split("b", "c")
+    assert lanes(state) == [(4, "a"), (4, "bc")]
+    assert state.jct_s == pytest.approx(0.02)
+    assert state.limiting == 0
+    assert state.bound_s == pytest.approx(0.02)
+    assert state.gap == pytest.approx(0)
+    state = tuning.share({"a": 2})
+    assert state.jct_s == pytest.approx(0.04)
+    assert state.gap == pytest.approx(1)
+
+
+def test_the_prediction_is_that_of_the_search(tuning: Tuning) -> None:
+    plan = tuning.plan()
+    tuning.propose().result(timeout=20)
+    found = allocate({name: model.latency_s for name, model in tuning.models.items()}, UNITS)
+    assert tuning.state.jct_s == pytest.approx(found.jct_s)
+    assert plan.jct_s is not None
+    assert tuning.plan().jct_s == pytest.approx(found.jct_s)
+
+
+def test_undo_and_redo_walk_through_the_moves(tuning: Tuning) -> None:
+    first, second, third = tuning.state, tuning.split("a"), tuning.share({"a": 2})
+    assert lanes(tuning.undo()) == lanes(second)
+    assert lanes(tuning.undo()) == lanes(first)
+    assert not tuning.state.can_undo
+    tuning.redo()
+    assert lanes(tuning.redo()) == lanes(third)
+    assert not tuning.state.can_redo
+    with pytest.raises(UsageError, match="nothing to redo"):
+        tuning.redo()
+
+
+def test_a_move_after_an_undo_forgets_what_was_undone(tuning: Tuning) -> None:
+    tuning.split("a")
+    tuning.undo()
+    assert not tuning.split("b").can_redo
+
+
+def test_a_dragged_slider_is_one_step_and_changes_nothing_when_dragged_back(tuning: Tuning) -> None:
+    before = tuning.split("b", "c")
+    for units in (5, 6, 7, 6, 5, 4):
+        state = tuning.share({"a": units}, gesture="slider 1")
+    assert lanes(state) == lanes(before)
+    tuning.share({"a": 6}, gesture="slider 1")
+    tuning.share({"a": 7}, gesture="slider 1")
+    assert lanes(tuning.undo()) == lanes(before)
+
+
+def test_a_refused_move_changes_nothing(tuning: Tuning) -> None:
+    before = tuning.state
+    with pytest.raises(UsageError):
+        tuning.share({"a": 9})
+    assert tuning.state == before
+
+
+def test_reset_goes_back_to_the_plan_in_force_and_can_be_undone(bench: FakeBench) -> None:
+    tuning = Tuning(models(a=1, b=1, c=1), UNITS, start=TWO, bench=bench)
+    moved = tuning.merge("a", "b")
+    assert lanes(tuning.reset()) == [(4, "a"), (4, "bc")]
+    assert lanes(tuning.undo()) == lanes(moved)
+
+
+def test_oversubscription_is_shown_and_bounded_for_what_is_used(tuning: Tuning) -> None:
+    tuning.oversubscribe()
+    state = tuning.split("a")
+    assert state.total_units == 16
+    assert state.oversubscribe
+    assert state.bound_s <= state.jct_s
+
+
+def test_a_move_is_predicted_in_well_under_fifty_milliseconds() -> None:
+    many = {f"m{i}": 0.01 * (i + 1) for i in range(16)}
+    tuning = Tuning(models(132, **many), 132)
+    tuning.listen(lambda state: None)
+    for name in list(many)[1:]:
+        tuning.split(name)
+    slowest = 0.0
+    for units in (*range(1, 117), *range(116, 0, -1)):
+        begun = time.perf_counter()
+        tuning.share({"m15": units})
+        slowest = max(slowest, time.perf_counter() - begun)
+    assert slowest < 0.05
+
+
+# --- listeners --------------------------------------------------------------------------------------------------
+
+
+def test_two_views_see_the_same_states_until_they_stop(tuning: Tuning) -> None:
+    one: list[TuningState] = []
+    two: list[TuningState] = []
+    stop = tuning.listen(one.append)
+    tuning.listen(two.append)
+    tuning.split("a")
+    stop()
+    stop()
+    tuning.undo()
+    assert one == two[:1]
+    assert [state.revision for state in two] == [1, 2]
+
+
+def test_a_view_that_raises_is_dropped_and_named(tuning: Tuning) -> None:
+    def broken(state: TuningState) -> None:
+        raise ValueError("the page is gone")
+
+    tuning.listen(broken)
+    tuning.split("a")
+    assert tuning.state.message == "A view of this tuning stopped: ValueError: the page is gone"
+    assert tuning.split("b").message == ""
+
+
+def test_moves_from_many_threads_are_all_made(tuning: Tuning) -> None:
+    tuning.split("a")
+
+    def drag() -> None:
+        for units in (1, 2, 3, 4) * 20:
+            tuning.share({"a": units})
+
+    threads = [threading.Thread(target=drag) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert tuning.state.revision == 1 + 4 * 80
+    assert lanes(tuning.state)[1] == (4, "a")
+
+
+# --- propose ----------------------------------------------------------------------------------------------------
+
+
+def test_a_proposal_respects_pins_and_can_be_undone(tuning: Tuning) -> None:
+    tuning.split("c")
+    before = tuning.share({"c": 3}, pin=["c"])
+    tuning.propose().result(timeout=20)
+    state = tuning.state
+    held = next(lane for lane in state.lanes if "c" in lane.members)
+    assert held.units == 3
+    assert held.pinned
+    assert "Proposed by exact" in state.message
+    assert state.jct_s <= before.jct_s
+    assert lanes(tuning.undo()) == lanes(before)
+
+
+class Held:
+    """A searcher's table entry that waits for the test; the moves of the test happen meanwhile."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from esen_lab.tuning import tuning as module
+
+        self.go, self.entered = threading.Event(), threading.Event()
+        real = module.search
+
+        def search(*given: object, **options: object) -> object:
+            self.entered.set()
+            assert self.go.wait(10)
+            return real(*given, **options)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(module, "search", search)
+
+
+def test_moves_made_while_a_search_runs_win(tuning: Tuning, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = Held(monkeypatch)
+    job = tuning.propose()
+    assert held.entered.wait(10)
+    assert tuning.state.searching is not None
+    with pytest.raises(UsageError, match="One search"):
+        tuning.propose()
+    moved = tuning.split("c")
+    held.go.set()
+    job.result(timeout=20)
+    assert lanes(tuning.state) == lanes(moved)
+    assert "moves meanwhile" in tuning.state.message
+    assert tuning.state.searching is None
+
+
+def test_a_cancelled_search_changes_nothing(tuning: Tuning, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = Held(monkeypatch)
+    job = tuning.propose()
+    assert held.entered.wait(10)
+    tuning.cancel()
+    held.go.set()
+    job._thread.join(10)
+    assert lanes(tuning.state) == [(8, "abc")]
+    assert "cancelled" in tuning.state.message
+
+
+def test_pins_that_leave_no_plan_are_told(tuning: Tuning) -> None:
+    job = tuning.propose(searcher="nonsense")
+    with pytest.raises(UsageError):
+        job.result(timeout=20)
+    assert tuning.state.failed
+    assert "The search failed" in tuning.state.message
+
+
+# --- apply and measure ------------------------------------------------------------------------------------------
+
+
+def test_apply_puts_the_draft_in_force(tuning: Tuning, bench: FakeBench) -> None:
+    tuning.split("a")
+    plan = tuning.apply()
+    assert bench.applied == [plan]
+    assert plan.describe() == "4: b + c | 4: a"
+    assert plan.lanes[0].active_units == (4, 4)
+    assert tuning.state.in_force
+    assert not tuning.split("b").in_force
+
+
+def test_a_failing_apply_leaves_the_old_plan_in_force_and_says_so(tuning: Tuning, bench: FakeBench) -> None:
+    tuning.apply()
+    moved = tuning.split("a")
+    bench.fails = True
+    with pytest.raises(WorkerDied):
+        tuning.apply()
+    state = tuning.state
+    assert bench.plan is bench.applied[0]
+    assert state.failed
+    assert "The lane could not start" in state.message
+    assert "In force stays 8: a + b + c" in state.message
+    assert lanes(state) == lanes(moved)
+    assert state.doing == ""
+    assert lanes(tuning.reset()) == [(8, "abc")]
+
+
+def test_sliders_moved_while_an_apply_runs_stay_in_the_draft(tuning: Tuning, bench: FakeBench) -> None:
+    tuning.split("a")
+    bench.go.clear()
+    thread = threading.Thread(target=tuning.apply)
+    thread.start()
+    assert bench.entered.wait(10)
+    assert tuning.state.doing == "applying"
+    moved = tuning.share({"a": 2})
+    with pytest.raises(UsageError, match="One thing runs at a time"):
+        tuning.measure()
+    bench.go.set()
+    thread.join(10)
+    assert bench.plan is not None
+    assert bench.plan.describe() == "4: b + c | 4: a"
+    assert lanes(tuning.state) == lanes(moved)
+    assert not tuning.state.in_force
+
+
+def test_measuring_applies_first_and_stands_beside_the_prediction(tuning: Tuning, bench: FakeBench) -> None:
+    tuning.split("a")
+    measured = tuning.measure(repeats=3)
+    assert len(bench.applied) == 1
+    assert measured.median_s == 0.011
+    assert measured.spread_s == pytest.approx(0.001)
+    assert measured.predicted_s == tuning.state.jct_s
+    assert tuning.state.measured is measured
+    tuning.measure(repeats=3)
+    assert len(bench.applied) == 1
+
+
+def test_without_a_lab_it_plans_and_saves_and_says_what_needs_one(tmp_path: Path) -> None:
+    tuning = Tuning(models(a=1, b=1), UNITS, facts={"device": {"name": "far away", "unit": "SM group"}})
+    tuning.split("a")
+    assert tuning.state.unit == "SM group"
+    saved = Plan.load(tuning.save(tmp_path / "plan.json"))
+    assert saved.device["name"] == "far away"
+    assert saved.describe() == "4: b | 4: a"
+    for act in (tuning.apply, tuning.measure, lambda: tuning.export("x.py")):
+        with pytest.raises(UsageError, match="by a lab on its device"):
+            act()
+
+
+def test_saving_and_exporting_take_the_draft_and_a_failure_is_told(
+    tuning: Tuning, bench: FakeBench, tmp_path: Path
+) -> None:
+    tuning.split("a")
+    tuning.export(tmp_path / "plan.py")
+    assert bench.exported[0][0].describe() == "4: b + c | 4: a"
+    with pytest.raises(StoreError):
+        tuning.save(tmp_path / "missing" / "plan.json")
+    assert tuning.state.failed
+
+
+# --- following the lab ------------------------------------------------------------------------------------------
+
+
+def test_the_draft_follows_a_new_plan_unless_it_was_moved(tuning: Tuning) -> None:
+    tuning.follow(TWO)
+    assert lanes(tuning.state) == [(4, "a"), (4, "bc")]
+    assert tuning.state.in_force
+    moved = tuning.split("b")
+    tuning.follow(Plan(lanes=(Lane(units=8, members=("a", "b", "c")),), units=UNITS))
+    assert lanes(tuning.state) == lanes(moved)
+
+
+def test_new_measurements_change_predictions_and_other_sub_models_begin_anew(tuning: Tuning) -> None:
+    moved = tuning.split("a")
+    tuning.renew(models(a=0.16, b=0.04, c=0.02))
+    assert lanes(tuning.state) == lanes(moved)
+    assert tuning.state.jct_s == pytest.approx(0.04)
+    tuning.renew(models(a=1, d=1))
+    assert lanes(tuning.state) == [(8, "ad")]
+    assert not tuning.state.can_undo
