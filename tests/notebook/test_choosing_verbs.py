@@ -96,7 +96,7 @@ def test_members_shows_the_front_and_any_point_can_be_taken(session: Session, fr
     assert lab.calls == [("members", [1, 2], [1, 2], {"batch": 8, "seed": 1})]
     assert front.marked == [found]
     assert "Members: 2 points worth having" in front.text
-    assert "<svg" in to_html(front.shown[-1])
+    assert "data:image/svg+xml" in to_html(front.shown[-1])
     plan = run_line(session, "members x x --take 2")
     assert lab.calls[-1] == ("take", found.choices[1].names)
     assert front.marked[-1] is plan
