@@ -6,7 +6,7 @@ STAMP := .venv/.ready
 SHELL := bash
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint lab bench clean
+.PHONY: help setup run test lint lab bench screenshots clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -15,6 +15,7 @@ help:  ## this list
 	@printf 'make lab                     open JupyterLab on the quickstart\n'
 	@printf 'make lint                    ruff (check and format) and mypy\n'
 	@printf 'make bench [BENCH=name]      run the programs in benchmarks/\n'
+	@printf 'make screenshots             take the README'\''s pictures anew, in a real JupyterLab (needs Chromium)\n'
 	@printf 'make setup                   only set up .venv (PYTHON=/path/to/python3.12 chooses the Python)\n'
 	@printf 'make clean                   remove .venv, out/, builds and caches\n'
 
@@ -48,6 +49,9 @@ bench: $(STAMP)
 	@set -e; for program in benchmarks/$(or $(BENCH),*).py; do \
 		[ -e "$$program" ] || { echo "No such program: $$program"; exit 1; }; \
 		echo "== $$program"; $(PY) "$$program"; done
+
+screenshots: $(STAMP)
+	@$(PY) tools/screenshots.py
 
 clean:
 	rm -rf .venv out build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
