@@ -6,7 +6,7 @@ STAMP := .venv/.ready
 SHELL := bash
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint lab bench bench-search clean
+.PHONY: help setup run test lint lab bench bench-search screenshots clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -16,6 +16,7 @@ help:  ## this list
 	@printf 'make lint                    ruff (check and format) and mypy\n'
 	@printf 'make bench [BENCH=name]      run the programs in benchmarks/\n'
 	@printf 'make bench-search            compare the searchers; BENCH_ARGS=--quick in seconds, --minutes N in parts\n'
+	@printf 'make screenshots             take the README'\''s pictures anew, in a real JupyterLab (needs Chromium)\n'
 	@printf 'make setup                   only set up .venv (PYTHON=/path/to/python3.12 chooses the Python)\n'
 	@printf 'make clean                   remove .venv, out/, builds and caches\n'
 
@@ -52,6 +53,9 @@ bench: $(STAMP)
 
 bench-search: $(STAMP)
 	@$(PY) benchmarks/bench_search.py $(BENCH_ARGS)
+
+screenshots: $(STAMP)
+	@$(PY) tools/screenshots.py
 
 clean:
 	rm -rf .venv out build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

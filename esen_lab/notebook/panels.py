@@ -258,10 +258,9 @@ def _offer(choice: Any, options: list[tuple[str, str]]) -> None:
     """Set a drop-down's options; what is chosen stays chosen where it is still there."""
     if tuple(choice.options) == tuple(options):
         return
-    before = choice.value
+    before, values = choice.value, [value for _, value in options]
     choice.options = options
-    if before in [value for _, value in options]:
-        choice.value = before
+    choice.value = before if before in values else values[0]
 
 
 def _red(text: str) -> str:

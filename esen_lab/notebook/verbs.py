@@ -261,9 +261,11 @@ def _tune(session: Session, given: Given) -> Any:
     lab = session.lab()
     state = tune(lab, given.words or [])
     view = views.tuning(state)
-    # The sliders come below a static output, which stays when kernel and widgets are gone.
-    _show(session, state, view)
-    if not given.words and session.front.updates_in_place and not session.open_panel(lab.tune(), view):
+    if given.words or not session.front.updates_in_place:
+        return _show(session, state, view)
+    # The sliders come below a static output, which stays when kernel and widgets are gone; they have its picture.
+    _show(session, state, View(title=view.title, blocks=view.blocks[:1], notes=view.notes))
+    if not session.open_panel(lab.tune(), view):
         told = "There are sliders where ipywidgets is installed; `%esen share` and `%esen tune -h` do the same."
         session.front.show(View(notes=(told,)))
     return state

@@ -38,7 +38,8 @@ def curves(picture: rows.Curves) -> str:
         y,
         f"share ({picture.unit if picture.unit.endswith('%') else picture.unit + 's'})",
         f"latency ({unit})",
-        x_format=lambda tick: f"{tick:g}" if tick == round(tick) else "",
+        x_format=lambda tick: f"{tick:g}",
+        whole=True,
     )
     for index, curve in enumerate(picture.curves):
         fill = colour(index)
@@ -52,7 +53,10 @@ def curves(picture: rows.Curves) -> str:
             drawing.dot(x(curve.knee), y(at), fill="none", radius=7, stroke=INK)
     entries = [(colour(index), curve.name) for index, curve in enumerate(picture.curves)]
     below = drawing.legend(_PLANE + 8, _LEFT, entries)
-    drawing.text(_LEFT, below, "dots: measured median, bars: interquartile range, line: fitted, ring: knee")
+    said = "dots: measured median, bars: interquartile range"
+    if any(curve.fitted_s for curve in picture.curves):
+        said += ", line: fitted, ring: knee (more gains less than 5 %)"
+    drawing.text(_LEFT, below, said)
     drawing.height = below + 8
     return drawing.svg()
 

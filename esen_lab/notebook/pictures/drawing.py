@@ -171,9 +171,20 @@ def time_format(largest_s: float) -> tuple[str, Callable[[float], str]]:
     return unit, lambda seconds: f"{seconds * scale:.4g}"
 
 
-def frame(drawing: Drawing, x: Axis, y: Axis, x_label: str, y_label: str, *, x_format: Callable[[float], str]) -> None:
-    """Both axes with ticks, grid and labels. y grows upwards and is in the numbers that its labels say."""
+def frame(
+    drawing: Drawing,
+    x: Axis,
+    y: Axis,
+    x_label: str,
+    y_label: str,
+    *,
+    x_format: Callable[[float], str],
+    whole: bool = False,
+) -> None:
+    """The lower axis with ticks and grid (at `whole` numbers only, where there are no others), and both labels."""
     for tick in x.ticks(7):
+        if whole and abs(tick - round(tick)) > 1e-9:
+            continue
         at = x(tick)
         drawing.line(at, y.end, at, y.start, stroke=FAINT)
         drawing.text(at, y.start + 14, x_format(tick), anchor="middle")

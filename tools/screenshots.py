@@ -1,0 +1,166 @@
+"""Pictures of the real thing for the README: JupyterLab in headless Chromium, in both themes (`make screenshots`).
+
+It executes notebooks/tuning.ipynb in a JupyterLab of its own, measures from the panel, and keeps what the
+cells show then as docs/images/*-light.png and *-dark.png, each under 150 kB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+IMAGES = ROOT / "docs" / "images"
+THEMES = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}
+MOST_BYTES = 150_000
+# Picture -> the beginning of the cell whose output it shows.
+SHOTS = {"plan": "plan =", "tune": "%esen tune", "run": "y ="}
+
+
+def main() -> int:
+    """Make all pictures; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--out", type=Path, default=IMAGES, help="where they go (default: docs/images)")
+    parser.add_argument("--timeout", type=float, default=240.0, metavar="S", help="for one run of the notebook")
+    given = parser.parse_args()
+    chromium = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
+    if chromium is None:
+        print("No Chromium or Chrome is on the path: install Debian's package chromium.", file=sys.stderr)
+        return 1
+    from playwright.sync_api import sync_playwright
+
+    given.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+        notebooks = Path(folder) / "notebooks"
+        notebooks.mkdir()
+        _without_its_end(ROOT / "notebooks" / "tuning.ipynb", notebooks / "tuning.ipynb")
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        for theme in THEMES:
+            with jupyterlab(Path(folder), notebooks, theme) as address:
+                page = browser.new_page(viewport={"width": 1200, "height": 1400})
+                photograph(page, address, theme, given.out, given.timeout)
+                page.close()
+        browser.close()
+    too_large = [path.name for path in given.out.glob("*.png") if path.stat().st_size > MOST_BYTES]
+    if too_large:
+        print(f"Larger than {MOST_BYTES} bytes: {', '.join(too_large)}", file=sys.stderr)
+    return 1 if too_large else 0
+
+
+def _without_its_end(source: Path, target: Path) -> None:
+    """The notebook without its last cell, which unloads the extension and so takes the panel away."""
+    notebook = json.loads(source.read_text(encoding="utf-8"))
+    del notebook["cells"][-1]
+    target.write_text(json.dumps(notebook), encoding="utf-8")
+
+
+@contextmanager
+def jupyterlab(folder: Path, root: Path, theme: str) -> Iterator[str]:
+    """A JupyterLab that serves `root` with everything it keeps in `folder`; yields its address."""
+    home = folder / theme
+    wanted = {
+        "apputils-extension/themes": {"theme": THEMES[theme]},
+        "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+        "notebook-extension/tracker": {"windowingMode": "none"},  # all cells are on the page, seen or not
+    }
+    for name, values in wanted.items():
+        settings = home / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        settings.parent.mkdir(parents=True, exist_ok=True)
+        settings.write_text(json.dumps(values), encoding="utf-8")
+    environment = {
+        **os.environ,
+        "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
+        "JUPYTER_CONFIG_DIR": str(home / "config"),
+        "JUPYTER_DATA_DIR": str(home / "data"),
+        "JUPYTER_RUNTIME_DIR": str(home / "run"),
+        "IPYTHONDIR": str(home / "ipython"),
+        "ESEN_LAB_HOME": str(home / "esen_lab"),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+    }
+    options = [
+        "--no-browser",
+        "--allow-root",
+        "--expose-app-in-browser",
+        "--port=0",
+        "--ServerApp.token=",
+        "--IdentityProvider.token=",
+    ]
+    command = [sys.executable, "-m", "jupyterlab", *options, f"--ServerApp.root_dir={root}"]
+    log = home / "server.log"
+    with log.open("w") as written:
+        server = subprocess.Popen(command, env=environment, stdout=written, stderr=written)
+    try:
+        yield _address(server, home / "run", log)
+    finally:
+        server.terminate()
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+def _address(server: subprocess.Popen[bytes], runtime: Path, log: Path) -> str:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and server.poll() is None:
+        for found in runtime.glob("jpserver-*.json"):
+            try:
+                address = str(json.loads(found.read_text(encoding="utf-8"))["url"])
+                urllib.request.urlopen(f"{address}api", timeout=5).close()  # noqa: S310  our own server
+            except (OSError, ValueError, KeyError):
+                continue
+            return address
+        time.sleep(0.2)
+    raise SystemExit(f"JupyterLab did not start:\n{log.read_text(encoding='utf-8')[-2000:]}")
+
+
+def photograph(page: Any, address: str, theme: str, out: Path, timeout_s: float) -> None:
+    """Run the notebook, use the panel, and keep the outputs."""
+    page.goto(f"{address}lab/tree/tuning.ipynb?reset")
+    page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
+    select = page.locator(".jp-Dialog button.jp-mod-accept")  # "Select Kernel"
+    ready = page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]")
+    select.or_(ready).first.wait_for(timeout=60_000)
+    page.wait_for_timeout(3000)
+    if select.count():
+        select.click()
+        select.wait_for(state="detached")
+    ready.first.wait_for(timeout=60_000)
+    page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
+    done = """() => {
+        const prompts = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(e => e.textContent);
+        return prompts.length > 5 && prompts.every(text => /\\[\\d+\\]/.test(text));
+    }"""
+    try:
+        page.wait_for_function(done, timeout=timeout_s * 1000)
+    except Exception:
+        page.screenshot(path=str(out / f"failed-{theme}.png"))  # what it looked like when it stood still
+        raise
+    panel = page.locator(".jp-OutputArea-output:has(.widget-slider)").last
+    panel.scroll_into_view_if_needed()
+    panel.get_by_role("button", name="Measure").click()
+    page.wait_for_function("() => document.body.innerText.includes('measured JCT')", timeout=60_000)
+    for name, beginning in SHOTS.items():
+        cell = page.locator(".jp-CodeCell").filter(has_text=beginning)
+        shown = panel if name == "tune" else cell.first.locator(".jp-Cell-outputWrapper")
+        shown.scroll_into_view_if_needed()
+        page.wait_for_timeout(300)
+        path = out / f"{name}-{theme}.png"
+        shown.screenshot(path=str(path))
+        print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
