@@ -6,13 +6,14 @@ STAMP := .venv/.ready
 SHELL := bash
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint lab bench bench-search screenshots clean
+.PHONY: help setup run test lint lab bench test-ipykernels bench-search screenshots clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
 	@printf 'make run                     execute notebooks/quickstart.ipynb and print its result table (results in out/)\n'
 	@printf 'make test [PYTEST_ARGS=...]  run the tests: PYTEST_ARGS="-m '\''not slow'\''" for the quick ones\n'
 	@printf 'make lab [LAB_ARGS=...]      open JupyterLab on the quickstart (as root: LAB_ARGS=--allow-root)\n'
+	@printf 'make test-ipykernels         the browser tests of busy cells and of stopping, on ipykernel 6.31, 7.3 and 7.4\n'
 	@printf 'make lint                    ruff (check and format) and mypy\n'
 	@printf 'make bench [BENCH=name]      run the programs in benchmarks/\n'
 	@printf 'make bench-search            compare the searchers; BENCH_ARGS=--quick in seconds, --minutes N in parts\n'
@@ -50,6 +51,9 @@ bench: $(STAMP)
 	@set -e; for program in benchmarks/$(or $(BENCH),*).py; do \
 		[ -e "$$program" ] || { echo "No such program: $$program"; exit 1; }; \
 		echo "== $$program"; $(PY) "$$program"; done
+
+test-ipykernels: $(STAMP)
+	@ESEN_LAB_TEST_IPYKERNELS="6.31.0 7.3.0" $(PY) -m pytest tests/browser -k "busy or interrupt or refresh"
 
 bench-search: $(STAMP)
 	@$(PY) benchmarks/bench_search.py $(BENCH_ARGS)

@@ -37,7 +37,7 @@ from esen_lab.choosing import (
 from esen_lab.devices import Device, MarkLog, Sampler, open_device, open_meter
 from esen_lab.ensemble import Combine, Ensemble, SubModel, make_combine, make_submodel
 from esen_lab.errors import EsenError, UsageError
-from esen_lab.fitting import CostModel, Quantile, fit
+from esen_lab.fitting import CostModel, Quantile, fit, fit_points
 from esen_lab.planning import Plan, sequential_plan
 from esen_lab.profiling import Profile, ProfileJob, ProfileStore, default_shares, default_store_path, start_profile
 from esen_lab.runtime import Comparison, Executor, Nursery, RunReport, compare
@@ -355,6 +355,17 @@ class Lab:
                 hint="Profiling is still running: wait for it." if busy else "Run lab.profile(), or %esen profile.",
             )
         return fit(profile, self.device.units, quantile=quantile)
+
+    def fit_so_far(self) -> dict[str, CostModel]:
+        """Cost models of the sub-models that two points or more are known of, those of a running job included."""
+        measured, job = self.measurements, self._job
+        points = [] if measured is None else list(measured.points)
+        points += [] if job is None else job.snapshot().points
+        known: dict[str, dict[int, float]] = {}
+        for point in points:
+            if point.name in self._ensemble.names:
+                known.setdefault(point.name, {})[point.units] = point.median_s
+        return {name: fit_points(name, at, self.device.units) for name, at in known.items() if len(at) > 1}
 
     def search(
         self,

@@ -43,8 +43,8 @@ ONLY_IN: dict[str, set[str]] = {
     "pynvml": {"devices/nvml.py"},
     "optuna": {"search/optuna_search.py"},
     "bokeh": {"notebook/charts.py"},
-    "ipywidgets": {"notebook/panels.py", "notebook/live.py"},
-    "anywidget": {"notebook/live.py"},
+    "ipywidgets": {"notebook/panels.py", "notebook/live.py", "notebook/commands.py"},
+    "anywidget": {"notebook/live.py", "notebook/commands.py"},
     "psutil": {"devices/cpu_meter.py"},
     "IPython": {"notebook/magics.py"},
 }

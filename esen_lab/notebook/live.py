@@ -1,7 +1,7 @@
 """Live plots in a page: widgets without a server, a port or a network. One publisher thread sends everything.
 
     BokehSource   hidden; carries BokehJS from the kernel's own package to the page, once per page
-    Commands      hidden; only receives, so that it is read even while a cell is busy
+    Commands      what the page asks for (see `commands.py`)
     LivePlots     shown; its state is rebuilt whenever a page asks, so a refresh shows the whole history
 
 What is sent: numbered rows that repeat the last few samples. A page that lost some is complete again with the next
@@ -13,44 +13,33 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 import anywidget
 import traitlets
 from ipywidgets import widget_serialization
 
 from esen_lab.notebook.charts import bokeh_source, readings_document
+from esen_lab.notebook.commands import SEND, Commands
 
 if TYPE_CHECKING:
     from esen_lab.notebook.readings import Readings
 
 REPEATED = 8  # samples that each message repeats
-_NOTHING = "export default {}"
 
 
 class BokehSource(anywidget.AnyWidget):
     """BokehJS, for the page to load."""
 
-    _esm = _NOTHING
+    _esm = "export default {}"
     source = traitlets.Unicode().tag(sync=True)
     version = traitlets.Unicode().tag(sync=True)
 
     def __init__(self) -> None:
         source, version = bokeh_source()
         super().__init__(source=source, version=version)
-
-
-class Commands(anywidget.AnyWidget):
-    """What the page asks for."""
-
-    _esm = _NOTHING
-
-    def __init__(self, act: Callable[[dict[str, Any]], None]) -> None:
-        super().__init__()
-        self.on_msg(lambda _widget, content, _buffers: act(content) if isinstance(content, dict) else None)
 
 
 class LivePlots(anywidget.AnyWidget):
@@ -61,12 +50,11 @@ class LivePlots(anywidget.AnyWidget):
         source: BokehJS, shared by all plots of a kernel.
     """
 
-    _esm = files("esen_lab.notebook").joinpath("assets/live.js").read_text(encoding="utf-8")
+    _esm = SEND + files("esen_lab.notebook").joinpath("assets/live.js").read_text(encoding="utf-8")
     _css = files("esen_lab.notebook").joinpath("assets/live.css").read_text(encoding="utf-8")
     key = traitlets.Unicode().tag(sync=True)
     doc = traitlets.Unicode().tag(sync=True)
     loader = traitlets.Instance(BokehSource).tag(sync=True, **widget_serialization)
-    commands = traitlets.Instance(Commands).tag(sync=True, **widget_serialization)
 
     def __init__(self, readings: Readings, source: BokehSource) -> None:
         self._readings = readings
@@ -75,7 +63,8 @@ class LivePlots(anywidget.AnyWidget):
         self._keys: tuple[str, ...] = ()
         self._sent = 0
         self._marks = 0
-        super().__init__(key=uuid4().hex, loader=source, commands=Commands(self._asked))
+        self._commands = Commands(self._asked)
+        super().__init__(key=self._commands.key, loader=source)
 
     def get_state(self, key: Any = None, drop_defaults: bool = False) -> Any:
         """The state a page gets; with a document that holds all that is kept by now."""
@@ -129,8 +118,8 @@ class LivePlots(anywidget.AnyWidget):
 
     def close(self) -> None:
         """Take the plots from the page."""
-        if self.commands is not None:
-            self.commands.close()
+        if hasattr(self, "_commands"):
+            self._commands.close()
         super().close()
 
 

@@ -177,10 +177,16 @@ class _IPythonFront:
     def show(self, view: View) -> None:
         self._shell.display_pub.publish(data=bundle(view))
 
-    def show_widget(self, widget: Any, view: View) -> None:
+    def show_widget(self, widget: Any, view: View) -> Callable[[], None]:
         shown = widget._repr_mimebundle_()
         data = dict(shown[0] if isinstance(shown, tuple) else shown or {})  # anywidget gives a pair
-        self._shell.display_pub.publish(data={**data, "text/plain": to_text(view)})
+        place = {"display_id": f"esen-{uuid4().hex}"}
+        self._shell.display_pub.publish(data={**data, "text/plain": to_text(view)}, transient=place)
+
+        def take_away() -> None:
+            self._shell.display_pub.publish(data={"text/plain": ""}, transient=place, update=True)
+
+        return take_away
 
     def live(self, view: View) -> Live:
         if not self.updates_in_place:

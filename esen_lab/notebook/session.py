@@ -45,8 +45,12 @@ class Front(Protocol):
     def live(self, view: View) -> Live:
         """Put `view` under the running cell so that it can be replaced later, from any thread."""
 
-    def show_widget(self, widget: Any, view: View) -> None:
-        """Put a widget under the running cell; `view` is its text where widgets cannot be shown."""
+    def show_widget(self, widget: Any, view: View) -> Callable[[], None]:
+        """Put a widget under the running cell; `view` is its text where widgets cannot be shown.
+
+        Returns:
+            What takes it away again, from any thread.
+        """
 
     def mark_shown(self, record: object) -> None:
         """Keep the notebook from showing `record` once more as the value of the cell that just showed it."""
@@ -74,6 +78,7 @@ class Session:
         self._class: type[Any] | None = None  # known once somebody has imported it
         self._made: list[Any] = []  # labs that were made here, and are therefore closed here
         self._panels: list[Any] = []
+        self._buttons: list[_Button] = []
         self._hidden: Any = None  # the lab, where both names in the notebook are taken
         self._lock = threading.RLock()
         self.watching: Any = None  # what `%esen watch` has open
@@ -124,7 +129,24 @@ class Session:
             Set once the last state is shown.
         """
         first = draw(job.snapshot())
-        return self.follower.follow(job, self.front.live(first), draw, shown=first)
+        button = None if job.done else self._stop_button(job)
+        live = self.front.live(first)
+        return self.follower.follow(job, _Ending(live, button) if button else live, draw, shown=first)
+
+    def _stop_button(self, job: Any) -> _Button | None:
+        """A button that cancels the job, above its display; None where there are no widgets."""
+        if not self.front.updates_in_place:
+            return None
+        try:
+            from esen_lab.notebook.commands import StopButton
+        except ImportError:
+            return None
+        widget = StopButton(job.cancel)
+        button = _Button(widget, self.front.show_widget(widget, View()))
+        with self._lock:
+            self._buttons = [other for other in self._buttons if other.shown]
+            self._buttons.append(button)
+        return button
 
     def stop_watching(self) -> bool:
         """End `%esen watch`; whether it was on."""
@@ -157,6 +179,8 @@ class Session:
         with self._lock:
             self.stop_watching()
             self.follower.close()
+            for button in self._buttons:
+                button.take_away()
             panels, self._panels = self._panels, []
             for panel in panels:
                 panel.close()
@@ -164,3 +188,31 @@ class Session:
             for lab in {id(lab): lab for lab in (*self._made, known) if lab is not None}.values():
                 lab.close()
             self._made.clear()
+
+
+class _Button:
+    """A stop button as long as it is of use: once the notebook is reopened, a widget is a hole in it."""
+
+    def __init__(self, widget: Any, take_away: Callable[[], None]) -> None:
+        self._widget = widget
+        self._take_away = take_away
+        self.shown = True
+
+    def take_away(self) -> None:
+        if self.shown:
+            self.shown = False
+            self._take_away()
+            self._widget.close()
+
+
+class _Ending:
+    """A display whose last update takes the stop button away."""
+
+    def __init__(self, live: Live, button: _Button) -> None:
+        self._live = live
+        self._button = button
+
+    def update(self, view: View, *, last: bool = False) -> None:
+        self._live.update(view, last=last)
+        if last:
+            self._button.take_away()

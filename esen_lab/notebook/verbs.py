@@ -208,7 +208,7 @@ def _profile(session: Session, given: Given) -> Any:
         told = "It runs in the background: `%esen` shows how far it is, `%esen cancel` stops it."
         session.front.show(View(title=now.title, blocks=now.blocks[:1], notes=(told,)))
         return None
-    ended = session.follow(job, views.progress)
+    ended = session.follow(job, lambda now: views.progress(now, lab.fit_so_far()))
     if not given.wait:
         return None
     try:

@@ -309,8 +309,8 @@ def failure(record: Any) -> Details:
     )
 
 
-def progress(record: Any) -> View:
-    """A `ProfileProgress`: a running or a finished job."""
+def progress(record: Any, models: Mapping[str, Any] | None = None) -> View:
+    """A `ProfileProgress`: a running or a finished job; with the `CostModel`s fitted to its points so far."""
     words = [f"{record.done} of {_count(record.total, 'point')}"]
     for number, what in ((record.reused, "reused"), (record.failed, "failed"), (record.skipped, "skipped")):
         if number:
@@ -322,8 +322,10 @@ def progress(record: Any) -> View:
     blocks: list[Block] = [Progress(done=record.done, total=record.total, words=", ".join(words))]
     if record.points or record.failures:
         blocks.append(points(record.points, record.failures))
-        if record.state.over and record.points:
-            blocks.append(curves(record.points, {}, max(point.units for point in record.points), "unit"))
+        if record.points:
+            known = dict(models or {})
+            most = max((len(m.latency_s) for m in known.values()), default=max(p.units for p in record.points))
+            blocks.append(curves(record.points, known, most, "unit"))
     blocks.extend(map(failure, record.failures))
     # In other states the message only repeats the figures above.
     said = (one_line(record.message),) if str(record.state) in ("waiting", "failed") and record.message else ()

@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -108,9 +109,14 @@ class Notebook:
 
 
 class Server:
-    """JupyterLab on a free port of this machine, with folders of its own."""
+    """JupyterLab on a free port of this machine, with folders of its own.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: For its files.
+        before: A folder whose packages come before the installed ones, or "".
+    """
+
+    def __init__(self, folder: Path, before: str = "") -> None:
         self.folder = folder
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -118,7 +124,12 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = (folder / "server.log").open("wb")
         paths = {name: str(folder / name.lower()) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR")}
-        environment = {**os.environ, **paths, "ESEN_LAB_HOME": str(folder / "home"), "PYTHONPATH": str(ROOT)}
+        environment = {
+            **os.environ,
+            **paths,
+            "ESEN_LAB_HOME": str(folder / "home"),
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), before])),
+        }
         settings = folder / "settings" / "@jupyterlab" / "apputils-extension"
         settings.mkdir(parents=True)
         (settings / "notification.jupyterlab-settings").write_text('{"fetchNews": "false", "checkForUpdates": false}')
@@ -197,9 +208,20 @@ def until(condition: Callable[[], Any], timeout_s: float, told: Callable[[], obj
         time.sleep(0.05)
 
 
+@pytest.fixture(scope="session", params=["", *os.environ.get("ESEN_LAB_TEST_IPYKERNELS", "").split()])
+def ipykernel_version(request: pytest.FixtureRequest) -> str:
+    """The version of ipykernel under test: the installed one, and those that `make test-ipykernels` names."""
+    return str(request.param) or metadata.version("ipykernel")
+
+
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    made = Server(tmp_path_factory.mktemp("lab"))
+def server(tmp_path_factory: pytest.TempPathFactory, ipykernel_version: str) -> Iterator[Server]:
+    path = ""
+    if ipykernel_version != metadata.version("ipykernel"):
+        path = str(tmp_path_factory.mktemp("ipykernel"))
+        install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", path]
+        subprocess.run([*install, f"ipykernel=={ipykernel_version}"], check=True)
+    made = Server(tmp_path_factory.mktemp("lab"), path)
     yield made
     made.stop()
 

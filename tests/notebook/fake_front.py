@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 from esen_lab.errors import UsageError
@@ -32,6 +32,7 @@ class FakeFront:
         self.shown: list[View] = []
         self.lives: list[FakeLive] = []
         self.widgets: list[Any] = []
+        self.taken_away: list[Any] = []
         self.marked: list[object] = []
         self.updates_in_place = True
 
@@ -51,9 +52,10 @@ class FakeFront:
     def show(self, view: View) -> None:
         self.shown.append(view)
 
-    def show_widget(self, widget: Any, view: View) -> None:
+    def show_widget(self, widget: Any, view: View) -> Callable[[], None]:
         self.widgets.append(widget)
         self.shown.append(view)
+        return lambda: self.taken_away.append(widget)
 
     def live(self, view: View) -> FakeLive:
         self.lives.append(FakeLive(view))

@@ -2,7 +2,7 @@
 //
 // The model's state ("doc") is complete whenever a page is loaded. Messages carry the number of their newest sample and
 // repeat the last few samples, so a page that missed some loses nothing; one that missed more asks for a new document.
-// Commands go through a model of their own: a comm on which the kernel pushes may not be read while a cell is busy.
+// Commands go through a comm of their own, see commands.py, which also gives the function `command`.
 
 const STALE_AFTER = 4; // intervals without a message
 const LEAST_STALE_MS = 3000;
@@ -48,7 +48,7 @@ function hear(model, feed, message) {
   if (message.kind === "rows") {
     const newest = feed.later.length ? feed.later[feed.later.length - 1].number : feed.doc.number;
     if (message.first > newest + 1) {
-      child(model, "commands").then((commands) => commands.send({ kind: "resync" }));
+      command(model, { kind: "resync" });
       return;
     }
     if (message.generation !== feed.doc.generation) return; // of a document that is on its way
@@ -201,6 +201,7 @@ class View {
 export default {
   initialize({ model }) {
     feedOf(model);
+    commandsOf(model);
     return () => {
       const feed = feeds.get(model.get("key"));
       if (feed) model.off("msg:custom", feed.listen);

@@ -1,0 +1,50 @@
+"""Jobs in a real JupyterLab: progress that moves and a button that stops, while a cell is busy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from conftest import until
+
+SLOW = """%load_ext esen_lab
+import torch
+from torch import nn
+x = torch.randn(64, 128)
+nets = {f"net{i}": nn.Sequential(nn.Linear(128, 256), nn.ReLU(), nn.Linear(256, 10)) for i in range(8)}
+for name, net in nets.items():
+    lab = globals().get("lab") or __import__("esen_lab").Lab()
+    lab.register(name, net, example=x)
+"""
+
+
+def test_a_profile_shows_its_points_as_they_come_and_stops_by_its_button_while_a_cell_is_busy(
+    notebook: Any, ipykernel_version: str
+) -> None:
+    start = "%esen profile --budget 3 --fresh"
+    opened = notebook([SLOW, start, "import time\ntime.sleep(20)\nprint(lab.job.snapshot().state)"])
+    opened.run(0, wait_s=90)
+    opened.run(1)
+    shown = opened.cell(1).locator(".jp-OutputArea")
+    opened.run(2, wait_s=None)
+    until(lambda: shown.locator("img").count() >= 1, 30, shown.inner_text)
+    until(lambda: "1 of" in shown.inner_text() or "2 of" in shown.inner_text(), 30, shown.inner_text)
+    opened.page.click("button.esen-stop")
+    if ipykernel_version.startswith("6."):  # it reads nothing while a cell is busy: the button says so
+        until(lambda: "when the running cell is done" in opened.page.inner_text("button.esen-stop"), 10)
+        until(lambda: "Profile cancelled" in shown.inner_text(), 40, shown.inner_text)
+        return
+    until(lambda: "Profile cancelled" in shown.inner_text(), 12, shown.inner_text)
+    assert opened.cell(2).locator(".jp-InputPrompt").inner_text().strip() == "[*]:", "the cell was busy all the time"
+    until(lambda: opened.page.locator("button.esen-stop").count() == 0, 5)
+
+
+def test_an_interrupt_frees_the_cell_and_leaves_the_job_and_its_button(notebook: Any) -> None:
+    opened = notebook([SLOW, "%esen profile --budget 3 --fresh --wait", "print(lab.job.done); lab.close()"])
+    opened.run(0, wait_s=90)
+    opened.run(1, wait_s=None)
+    shown = opened.cell(1).locator(".jp-OutputArea")
+    until(lambda: opened.page.locator("button.esen-stop").count() == 1, 30, shown.inner_text)
+    opened.menu("Kernel", "Interrupt Kernel")
+    opened.wait_until_ran(1, 20)
+    assert "goes on in the background" in shown.inner_text()
+    assert "False" in opened.run(2).first.inner_text()
