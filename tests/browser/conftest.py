@@ -70,19 +70,20 @@ class Notebook:
 
         def asked() -> bool:
             # A page that has just been loaded drops a request to run now and then, and says nothing: ask again.
-            self.cell(index).locator(".cm-content").click()
-            self.page.keyboard.press("Control+Enter")
-            self.page.wait_for_timeout(1000)
+            if prompt.inner_text() == before:
+                self.cell(index).locator(".cm-content").click()
+                self.page.keyboard.press("Control+Enter")
+                self.page.wait_for_timeout(1500)
             return bool(prompt.inner_text() != before)
 
         until(asked, 20, prompt.inner_text)
         if wait_s is not None:
-            self.wait_until_ran(index, wait_s)
+            until(lambda: asked() and _ran(prompt), wait_s, prompt.inner_text)
         return self.outputs(index)
 
     def wait_until_ran(self, index: int, timeout_s: float = 60) -> None:
         prompt = self.cell(index).locator(".jp-InputPrompt")
-        until(lambda: prompt.inner_text().strip("[]: ").isdigit(), timeout_s, prompt.inner_text)
+        until(lambda: _ran(prompt), timeout_s, prompt.inner_text)
 
     def outputs(self, index: int) -> Any:
         return self.cell(index).locator(".jp-OutputArea-output")
@@ -106,6 +107,10 @@ class Notebook:
             view,
         )
         return found
+
+
+def _ran(prompt: Any) -> bool:
+    return str(prompt.inner_text()).strip("[]: ").isdigit()
 
 
 class Server:
