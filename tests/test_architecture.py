@@ -13,11 +13,13 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "esen_lab"
 
-LEAVES = {"errors", "units", "trees"}
+LEAVES = {"errors", "units", "trees", "frames"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "units": {"errors"},
     "trees": {"errors", "units"},
+    # Records of several parts become tables of pandas, where it is installed.
+    "frames": {"errors"},
     "devices": LEAVES,
     "workers": LEAVES | {"devices"},
     "ensemble": LEAVES,
@@ -43,6 +45,7 @@ ONLY_IN: dict[str, set[str]] = {
     "bokeh": {"notebook/charts.py"},
     "ipywidgets": {"notebook/panels.py"},
     "IPython": {"notebook/magics.py"},
+    "pandas": {"frames.py"},
 }
 HEAVY = sorted({*ONLY_IN, "torch"})
 # Also without torch: planning works from stored profiles on any machine.
