@@ -36,6 +36,7 @@ a, b = nn.Sequential(nn.Linear(64, 512), nn.ReLU(), nn.Linear(512, 512)), nn.Lin
 %esen combine stack
 profile = %esen profile --budget 50ms --wait""",
     "%esen tune",
+    "import time\ntime.sleep(3)",
 )
 
 
@@ -127,3 +128,17 @@ def test_a_member_moves_to_a_lane_of_its_own_and_back(page: Any) -> None:
         page.wait_for_function("() => document.querySelectorAll('.widget-slider').length == 2", timeout=20_000)
     press(page, "Merge")
     page.wait_for_function("() => document.querySelectorAll('.widget-slider').length == 1", timeout=20_000)
+
+
+def test_a_slider_moved_while_a_cell_is_busy_moves_the_prediction_at_the_latest_after_it(page: Any) -> None:
+    page.get_by_role("checkbox").last.check()
+    before = page.locator(".esen-tuning").inner_text()
+    page.locator(".jp-CodeCell .jp-InputArea-editor").nth(2).click()
+    page.keyboard.press("Control+Enter")
+    busy = "() => [...document.querySelectorAll('.jp-InputPrompt')].some(e => e.textContent.includes('*'))"
+    page.wait_for_function(busy, timeout=10_000)
+    handle = page.locator(".widget-slider .noUi-handle:visible").first
+    handle.focus()
+    page.keyboard.press("ArrowLeft" if float(handle.get_attribute("aria-valuenow")) > 1 else "ArrowRight")
+    changed = "(before) => document.querySelector('.esen-tuning').innerText !== before"
+    page.wait_for_function(changed, arg=before, timeout=30_000)
