@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from esen_lab.errors import StoreError, UsageError
-from esen_lab.units import check_name, check_units
+from esen_lab.frames import to_frame
+from esen_lab.units import check_name, check_units, format_percent, format_seconds, format_table
 
 SCHEMA_VERSION = 1
 MODES = ("serial", "threads", "vmap")
@@ -225,6 +226,36 @@ class Plan:
                 if lane.stage == stage
             )
             for stage in range(max(1, len(self.reach)))
+        )
+
+    def __str__(self) -> str:
+        """The lanes, what is predicted, and the remarks, for a terminal."""
+        rows = [
+            (str(n), f"{lane.units} of {self.units}", " → ".join(lane.members), lane.mode)
+            for n, lane in enumerate(self.lanes, 1)
+        ]
+        gap = f", {format_percent(self.gap)} above the proven bound" if self.gap is not None else ""
+        told = f"predicted JCT {format_seconds(self.jct_s)}{gap}, found by {self.searcher}"
+        return "\n".join([format_table(("lane", "share", "sub-models", "mode"), rows), told, *self.notes])
+
+    def to_frame(self) -> Any:
+        """A pandas table with a row per sub-model.
+
+        Raises:
+            UsageError: pandas is not installed.
+        """
+        return to_frame(
+            [
+                {
+                    "lane": number,
+                    "units": lane.units,
+                    "sub-model": name,
+                    "active_units": active,
+                    "predicted_s": self.predicted_s.get(name),
+                }
+                for number, lane in enumerate(self.lanes, 1)
+                for name, active in zip(lane.members, lane.active_units, strict=True)
+            ]
         )
 
     def with_note(self, note: str) -> Plan:

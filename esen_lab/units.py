@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 
 from esen_lab.errors import UsageError
 
@@ -62,3 +63,16 @@ def format_percent(ratio: float | None, *, signed: bool = False) -> str:
     if ratio is None or math.isnan(ratio):
         return "-"
     return f"{100 * ratio:+.1f} %" if signed else f"{100 * ratio:.1f} %"
+
+
+def format_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Cells in columns for a terminal, headings first; the first column stands to the left, the others to the right."""
+    lines = [columns, *rows]
+    widths = [max(len(line[place]) for line in lines) for place in range(len(columns))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if place == 0 else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )

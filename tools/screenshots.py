@@ -126,8 +126,8 @@ def _address(server: subprocess.Popen[bytes], runtime: Path, log: Path) -> str:
     raise SystemExit(f"JupyterLab did not start:\n{log.read_text(encoding='utf-8')[-2000:]}")
 
 
-def photograph(page: Any, address: str, theme: str, out: Path, timeout_s: float) -> None:
-    """Run the notebook, use the panel, and keep the outputs."""
+def open_and_run(page: Any, address: str, timeout_s: float) -> None:
+    """Open tuning.ipynb, and run all its cells; returns when all are done."""
     page.goto(f"{address}lab/tree/tuning.ipynb?reset")
     page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
     select = page.locator(".jp-Dialog button.jp-mod-accept")  # "Select Kernel"
@@ -141,10 +141,15 @@ def photograph(page: Any, address: str, theme: str, out: Path, timeout_s: float)
     page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
     done = """() => {
         const prompts = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(e => e.textContent);
-        return prompts.length > 5 && prompts.every(text => /\\[\\d+\\]/.test(text));
+        return prompts.length > 0 && prompts.every(text => /\\[\\d+\\]/.test(text));
     }"""
+    page.wait_for_function(done, timeout=timeout_s * 1000)
+
+
+def photograph(page: Any, address: str, theme: str, out: Path, timeout_s: float) -> None:
+    """Run the notebook, use the panel, and keep the outputs."""
     try:
-        page.wait_for_function(done, timeout=timeout_s * 1000)
+        open_and_run(page, address, timeout_s)
     except Exception:
         page.screenshot(path=str(out / f"failed-{theme}.png"))  # what it looked like when it stood still
         raise

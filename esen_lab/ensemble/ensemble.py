@@ -10,6 +10,7 @@ from esen_lab.ensemble.combine import Combine, make_combine
 from esen_lab.ensemble.submodel import SubModel
 from esen_lab.errors import UsageError
 from esen_lab.trees import Tree
+from esen_lab.units import format_table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +93,12 @@ class Ensemble:
     def with_combine(self, combine: Combine) -> Ensemble:
         """The same sub-models under another rule."""
         return replace(self, combine=combine)
+
+    def __str__(self) -> str:
+        """The sub-models and the combine rule, for a terminal."""
+        rows = [(s.name, s.class_name, f"{s.parameters:,}", s.recipe.describe()) for s in self.submodels]
+        table = format_table(("sub-model", "class", "parameters", "recipe"), rows)
+        return f"{table}\ncombined by {self.combine.describe()}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for tables."""

@@ -156,7 +156,9 @@ class TuningPanel:
         try:
             act()
         except EsenError as problem:
-            self._say(str(problem))
+            state = self._tuning.state
+            if not (state.failed and problem.rule in state.message):  # else all panels say it already, and more
+                self._say(str(problem))
 
     def _beside(self, act: Callable[[], Any]) -> None:
         thread = threading.Thread(target=self._users, args=(act,), name="esen-tune", daemon=True)

@@ -300,6 +300,34 @@ def _compare(session: Session, given: Given) -> Any:
     return found
 
 
+def _show_again(session: Session, given: Given) -> Any:
+    lab = session.lab()
+    if given.what not in _SHOWN:
+        raise unknown(f"%esen show has no {given.what!r}", given.what, _SHOWN, f"It has {', '.join(_SHOWN)}.")
+    find, draw = _SHOWN[given.what]
+    found = find(lab)
+    if found is None:
+        raise UsageError(f"There is no {given.what} to show yet", hint="`%esen` says what comes next.")
+    view = views.profile(found, _fitted(lab)) if given.what == "profile" else draw(found)
+    return _show(session, found, view)
+
+
+_SHOWN: Mapping[str, tuple[Callable[[Any], Any], Callable[[Any], View]]] = {
+    "lab": (lambda lab: lab.status(), views.status),
+    "ensemble": (lambda lab: lab.ensemble, views.ensemble),
+    "profile": (lambda lab: lab.measurements, views.profile),
+    "plan": (lambda lab: lab.plan, views.plan),
+    "tuning": (lambda lab: lab.tune().state, views.tuning),
+    "search": (lambda lab: lab.tune().found, views.allocation),
+    "report": (lambda lab: lab.report, views.report),
+    "comparison": (lambda lab: lab.comparison, views.comparison),
+}
+
+
+def _shown(session: Session) -> tuple[str, ...]:
+    return tuple(_SHOWN)
+
+
 # --- keep ------------------------------------------------------------------------------------------------------------
 
 
@@ -587,6 +615,20 @@ VERBS: Mapping[str, Verb] = {
         ),
         example="%esen compare x --rounds 50 --strategies sequential,equal",
         interrupted="Interrupted: nothing was compared. The lab stays usable.",
+    ),
+    "show": Verb(
+        summary="show again what there is",
+        act=_show_again,
+        arguments=(
+            Argument(
+                name="what",
+                metavar="WHAT",
+                read=text,
+                suggest=_shown,
+                help=f"{', '.join(_SHOWN)}; search is the history of the last `%esen tune propose`",
+            ),
+        ),
+        example="%esen show ensemble",
     ),
     "save": Verb(summary="write the plan as JSON", act=_save, arguments=(_PLAN_FILE,), example="%esen save plan.json"),
     "load": Verb(

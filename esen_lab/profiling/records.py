@@ -7,8 +7,11 @@ n   repeats that count, after the warm-up
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from esen_lab.frames import to_frame
+from esen_lab.units import format_seconds, format_table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +82,33 @@ class Profile:
     def names(self) -> tuple[str, ...]:
         """The sub-models that have at least one point, in order."""
         return tuple(dict.fromkeys(point.name for point in self.points))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "device": dict(self.device),
+            "units": self.units,
+            "points": [asdict(point) for point in self.points],
+            "failures": [asdict(failure) for failure in self.failures],
+            "examples": dict(self.examples),
+            "fingerprints": dict(self.fingerprints),
+        }
+
+    def to_frame(self) -> Any:
+        """A pandas table with a row per measured point.
+
+        Raises:
+            UsageError: pandas is not installed.
+        """
+        return to_frame([asdict(point) for point in self.points])
+
+    def __str__(self) -> str:
+        """The medians by sub-model and share, for a terminal."""
+        shares = sorted({point.units for point in self.points})
+        cells = {(point.name, point.units): format_seconds(point.median_s) for point in self.points}
+        rows = [(name, *(cells.get((name, units), "") for units in shares)) for name in self.names]
+        failed = [f"{failure.name} at {failure.units} failed: {failure.message}" for failure in self.failures]
+        return "\n".join([format_table(("median at", *map(str, shares)), rows), *failed])
 
     def of(self, name: str) -> tuple[Point, ...]:
         """The points of one sub-model, by ascending share."""

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 from esen_lab.devices import Device
 from esen_lab.ensemble import Ensemble
 from esen_lab.errors import EsenError, UsageError
+from esen_lab.frames import to_frame
 from esen_lab.planning import Plan
 from esen_lab.runtime.executor import DEFAULT_TIMEOUT_S, Executor
 from esen_lab.runtime.strategies import STRATEGIES
 from esen_lab.trees import Tree, flatten
-from esen_lab.units import format_percent
+from esen_lab.units import format_percent, format_seconds, format_table
 from esen_lab.workers import Nursery
 
 if TYPE_CHECKING:
@@ -102,6 +103,29 @@ class Comparison:
             if row.strategy == strategy:
                 return row
         raise UsageError("A comparison has rows for what was compared", given=strategy)
+
+    def __str__(self) -> str:
+        """The table and the verdict, for a terminal."""
+        rows = [
+            (row.strategy, format_seconds(row.median_s), format_seconds(row.spread_s), row.failed or row.agreement)
+            for row in self.rows
+        ]
+        table = format_table(("strategy", "JCT median", "spread", "outputs"), rows)
+        return "\n".join([table, self.verdict, *self.notes])
+
+    def to_frame(self) -> Any:
+        """A pandas table with a row per strategy.
+
+        Raises:
+            UsageError: pandas is not installed.
+        """
+        kept = ("strategy", "lanes", "median_s", "spread_s", "ratio_to_bound", "agreement", "agrees", "failed")
+        return to_frame(
+            [
+                {**{key: row[key] for key in kept}, **{f"ratio_to_{name}": r for name, r in row["ratio_to"].items()}}
+                for row in self.to_dict()["rows"]
+            ]
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data; absent figures are None."""

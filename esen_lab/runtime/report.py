@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from esen_lab.frames import to_frame
 from esen_lab.units import format_percent, format_seconds
 
 
@@ -122,6 +123,14 @@ class RunReport:
             "nan": list(self.nan),
             "notes": list(self.notes),
         }
+
+    def to_frame(self) -> Any:
+        """A pandas table with a row per sub-model.
+
+        Raises:
+            UsageError: pandas is not installed.
+        """
+        return to_frame(self.to_dict()["spans"])
 
     def __str__(self) -> str:
         """One line, and one per remark."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from esen_lab.search.watch import Progress
+from esen_lab.units import format_percent, format_seconds, format_table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +101,22 @@ class TuningState:
     def describe(self) -> str:
         """The lanes in one line, as `Plan.describe` writes them."""
         return " | ".join(f"{lane.units}: {' + '.join(lane.members)}" for lane in self.lanes)
+
+    def __str__(self) -> str:
+        """The lanes and what is predicted, for a terminal."""
+        rows = [
+            (
+                str(n),
+                f"{lane.units}{' pinned' if lane.pinned else ''}",
+                " → ".join(lane.members),
+                format_seconds(lane.predicted_s),
+            )
+            for n, lane in enumerate(self.lanes, 1)
+        ]
+        told = f"predicted JCT {format_seconds(self.jct_s)}, {format_percent(self.gap)} above the proven bound"
+        told += f", lane {self.limiting + 1} limits"
+        table = format_table(("lane", "share", "sub-models", "predicted"), rows)
+        return "\n".join([table, told, *([self.message] if self.message else [])])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""

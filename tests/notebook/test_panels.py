@@ -125,6 +125,7 @@ def test_an_apply_that_fails_says_that_the_old_plan_stays(panel: TuningPanel, la
     assert lab.plan is not None
     assert lab.plan.describe() == "2: wide + slim | 2: deep"
     assert "could not start" in panel.message.value
+    assert "In force stays 2: wide + slim | 2: deep" in panel.message.value
     assert not panel.buttons["apply"].disabled
 
 

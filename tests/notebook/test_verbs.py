@@ -137,6 +137,23 @@ def test_what_was_shown_is_returned_and_marked(session: Session, front: FakeFron
     assert front.marked == [lab.plan, lab.plan, lab.comparison]
 
 
+@pytest.mark.parametrize("what", ["lab", "ensemble", "plan", "tuning", "search", "report", "comparison"])
+def test_show_shows_again(session: Session, front: FakeFront, lab: FakeLab, what: str) -> None:
+    if what in ("plan", "report", "comparison", "search"):
+        with pytest.raises(UsageError, match=f"There is no {what} to show yet"):
+            run_line(session, f"show {what}")
+    for line in ("search;", "run x;", "compare x;", "tune propose;"):
+        run_line(session, line)
+    front.shown.clear()
+    assert run_line(session, f"show {what}") is front.marked[-1]
+    assert front.text
+
+
+def test_show_knows_what_it_can_show(session: Session, lab: FakeLab) -> None:
+    with pytest.raises(UsageError, match="Did you mean report"):
+        run_line(session, "show raport")
+
+
 def test_the_users_own_error_is_passed_on(session: Session, lab: FakeLab) -> None:
     with pytest.raises(ZeroDivisionError):
         run_line(session, "run 1/0")

@@ -96,3 +96,14 @@ def test_a_failing_cell_shows_its_traceback_and_fails_the_command(tmp_path: Path
     assert "FAILED" in done.stdout
     assert "ZeroDivisionError" in done.stderr
     assert (tmp_path / "out" / "quickstart_executed.ipynb").is_file()
+
+
+def test_a_run_makes_the_notebook_grow_by_less_than_50_kb(
+    ran: tuple[subprocess.CompletedProcess[str], Path], found: object
+) -> None:
+    executed = nbformat.read(ran[1] / "quickstart_executed.ipynb", as_version=4)
+    executed.metadata.pop("widgets", None)  # JupyterLab leaves the widgets' state out, unless told otherwise
+    for cell in executed.cells:
+        cell.metadata.pop("execution", None)  # the times of cells: nbclient's, not ours
+    plain = nbformat.read(ROOT / "notebooks" / "quickstart.ipynb", as_version=4)
+    assert len(nbformat.writes(executed)) - len(nbformat.writes(plain)) < 50_000

@@ -1,0 +1,97 @@
+"""Every record a user meets reads well in a terminal, is plain data, and becomes a table where pandas is."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import math
+from typing import Any
+
+import pytest
+
+from esen_lab.errors import UsageError
+from esen_lab.fitting import fit_points
+from esen_lab.frames import to_frame
+from esen_lab.planning import Lane, Plan
+from esen_lab.profiling.records import Failure, Point, Profile
+from esen_lab.runtime.comparison import Comparison, Row
+from esen_lab.runtime.report import LaneReport, RunReport, Span
+from esen_lab.tuning import Tuning
+
+POINT = Point(
+    name="wide",
+    units=2,
+    median_s=0.004,
+    spread_s=0.0001,
+    quantile_90_s=0.005,
+    repeats=9,
+    warmups=2,
+    settled=True,
+    peak_memory_bytes=None,
+    measured_at="2026-11-01T12:00:00+00:00",
+)
+PLAN = Plan(
+    lanes=(Lane(units=3, members=("wide", "deep"), active_units=(3, 2)), Lane(units=1, members=("slim",))),
+    units=4,
+    jct_s=0.0045,
+    bound_s=0.004,
+    predicted_s={"wide": 0.002},
+    notes=("a remark",),
+)
+PROFILE = Profile(device={}, units=4, points=(POINT,), failures=(Failure(name="deep", units=1, message="it raised"),))
+REPORT = RunReport(
+    jct_s=0.005,
+    spans=(Span(name="wide", lane=0, start_s=0.0, end_s=0.004, predicted_s=0.0039),),
+    lanes=(LaneReport(units=4, in_force="cores 0-3", members=("wide",), start_s=0.0, end_s=0.004),),
+    copy_s=0.0,
+    combine_s=0.0,
+)
+COMPARISON = Comparison(
+    rows=(
+        Row(strategy="sequential", lanes="4: wide", median_s=0.01, spread_s=0.001, agreement="bit-equal", agrees=True),
+        Row(strategy="vmap", lanes="-", median_s=math.nan, spread_s=math.nan, failed="two kinds"),
+    ),
+    rounds=5,
+    verdict="The plan wins.",
+)
+TUNING = Tuning({"wide": fit_points("wide", {1: 0.004, 2: 0.002}, 2)}, 2)
+RECORDS = {
+    "plan": (PLAN, ("3 of 4", "wide → deep", "predicted JCT 4.50 ms, 12.5 % above", "a remark")),
+    "profile": (PROFILE, ("median at", "4.00 ms", "deep at 1 failed: it raised")),
+    "report": (REPORT, ("JCT 5.00 ms", "overlap")),
+    "comparison": (COMPARISON, ("sequential", "10.0 ms", "bit-equal", "two kinds", "The plan wins.")),
+    "tuning": (TUNING.state, ("wide", "predicted JCT 2.00 ms", "lane 1 limits")),
+}
+
+
+@pytest.mark.parametrize(("record", "words"), RECORDS.values(), ids=RECORDS)
+def test_a_record_reads_well_in_a_terminal_and_is_plain_data(record: Any, words: tuple[str, ...]) -> None:
+    told = str(record)
+    assert all(word in told for word in words)
+    assert max(map(len, told.splitlines())) <= 120
+    json.dumps(record.to_dict(), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("record", "rows", "column"),
+    [(PLAN, 3, "active_units"), (PROFILE, 1, "median_s"), (REPORT, 1, "predicted_s"), (COMPARISON, 2, "median_s")],
+    ids=["plan", "profile", "report", "comparison"],
+)
+def test_a_record_becomes_a_table_of_pandas(record: Any, rows: int, column: str) -> None:
+    pytest.importorskip("pandas")
+    table = record.to_frame()
+    assert len(table) == rows
+    assert column in table.columns
+
+
+def test_without_pandas_it_is_said_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *rest: Any, **more: Any) -> Any:
+        if name == "pandas":
+            raise ImportError(name)
+        return real(name, *rest, **more)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(UsageError, match="pip install pandas, or use to_dict"):
+        to_frame([])
