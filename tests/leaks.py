@@ -117,6 +117,27 @@ def _children(pid: int) -> list[int]:
     return found
 
 
+def still_alive(processes: list[psutil.Process], within_s: float) -> list[psutil.Process]:
+    """Those that have not ended within `within_s` seconds.
+
+    An orphan that has ended but not been waited for counts as ended: waiting is the system's first process's business,
+    which takes its time on a busy machine and in some containers never does it.
+    """
+    deadline = time.monotonic() + within_s
+    while left := [process for process in processes if _runs(process)]:
+        if time.monotonic() >= deadline:
+            break
+        time.sleep(0.02)
+    return left
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def _command(pid: int) -> str:
     try:
         process = psutil.Process(pid)

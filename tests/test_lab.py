@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import leaks
 import pytest
 import torch
 from models import KillsItself, MakesNan, Raises, Sleeper, mlp
@@ -382,6 +383,5 @@ def test_a_process_that_ends_in_the_middle_leaves_nothing(tmp_path: Path, end: s
         if end == "kill":
             child.kill()
         child.wait(timeout=30)
-    _, alive = psutil.wait_procs(family, timeout=2)
-    assert alive == []
+    assert leaks.still_alive(family, within_s=2) == []
     assert list(temporary.iterdir()) == []

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
+import leaks
 import psutil
 from conftest import Notebook, until
 
@@ -69,13 +70,14 @@ def test_a_restarted_kernel_leaves_a_visible_stale_mark_and_no_worker(notebook: 
     until(lambda: length(opened) >= 3, 30)
     printed = opened.run(1, wait_s=90).last.inner_text()
     pids = [int(word) for word in printed.strip("[] \n").split(",")]
-    assert pids
+    workers = [psutil.Process(pid) for pid in pids]
+    assert workers
     opened.menu("Kernel", "Restart Kernel…")
     opened.page.click('.jp-Dialog button:has-text("Restart")')
     said = opened.page.locator(".esen-said").first
     until(lambda: "Stale" in said.inner_text(), 30, said.inner_text)
     assert opened.page.locator(".esen-stale").count() >= 1
-    until(lambda: not any(psutil.pid_exists(pid) for pid in pids), 5)
+    assert leaks.still_alive(workers, within_s=5) == []
 
 
 def test_pause_holds_the_plot_and_live_follows_again(notebook: Any) -> None:

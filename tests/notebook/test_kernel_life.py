@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import leaks
 import psutil
 import pytest
 from real_kernel import Kernel
@@ -47,7 +48,7 @@ def family(kernel: Kernel) -> list[psutil.Process]:
 
 
 def left_of(processes: list[psutil.Process]) -> list[psutil.Process]:
-    return psutil.wait_procs(processes, timeout=GONE_WITHIN_S)[1]
+    return leaks.still_alive(processes, GONE_WITHIN_S)
 
 
 @pytest.mark.parametrize("verb", ["run x", "compare x --rounds 1000"])
