@@ -710,12 +710,15 @@ class Lab:
         """The lab's one tuning: move shares and sub-models, see the predicted JCT at once, propose, apply, measure.
 
         Every call gives the same object, so that all panels and magics show the same; it follows new measurements.
+        What the plan in force leaves out stays out.
 
         Raises:
             UsageError: Some sub-model has not been measured.
         """
         models = self.fit()
         with self._lock:
+            left_out = () if self._plan is None else self._plan.left_out
+            models = {name: model for name, model in models.items() if name not in left_out}
             tuning = self._tuning
             if tuning is None:
                 self._tuning = Tuning(models, self.device.units, start=self._plan, bench=_Bench(self))

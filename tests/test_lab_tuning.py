@@ -117,3 +117,14 @@ def test_sliders_move_while_the_lanes_are_swapped(lab: Lab) -> None:
     thread.join()
     assert tuning.state.doing == ""
     assert not tuning.state.failed
+
+
+def test_what_the_plan_in_force_leaves_out_stays_out(lab: Lab) -> None:
+    lab.plan = Plan(lanes=(Lane(units=1, members=("a",)),), units=lab.device.units, left_out=("b",))
+    tuning = lab.tune()
+    assert [lane.members for lane in tuning.state.lanes] == [("a",)]
+    tuning.apply()
+    assert lab.plan is not None
+    assert lab.plan.left_out == ("b",)
+    with torch.inference_mode():
+        torch.testing.assert_close(lab.run(X), mlp(seed=1)(X))

@@ -447,15 +447,18 @@ class Tuning:
             )
             for lane in draft.lanes
         )
+        facts = self._facts()
+        left_out = tuple(name for name in facts.get("fingerprints", ()) if name not in models)
         return Plan(
             lanes=lanes,
+            left_out=left_out,
             units=draft.units,
             searcher="by hand",
             jct_s=seen.jct_s,
             bound_s=seen.bound_s,
             predicted_s={name: models[name].latency_s[lane.units - 1] for lane in lanes for name in lane.members},
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            **self._facts(),
+            **facts,
         )
 
     def apply(self) -> Plan:
