@@ -76,6 +76,7 @@ def execute(path: Path, out: Path, cell_timeout_s: float) -> bool:
         resources={"metadata": {"path": str(path.parent)}},
         on_cell_execute=begin,
         on_cell_executed=end,
+        store_widget_state=False,  # as JupyterLab does: BokehJS alone would be a megabyte
     )
     client.create_kernel_manager().kernel_spec_manager = ThisPython()
     print(f"Executing {path.name} ({count} cells)", flush=True)

@@ -139,3 +139,41 @@ def test_run_all_stops_at_an_error(notebook: Any) -> None:
     until(lambda: opened.outputs(1).count() >= 1, 60)
     opened.page.wait_for_timeout(1000)
     assert opened.outputs(2).count() == 0
+
+
+def test_long_streaming_keeps_the_memory_of_kernel_and_page_flat(notebook: Any) -> None:
+    # Half an hour at 2 Hz, scaled down: several times the history that is kept, at 20 Hz.
+    rss = "import psutil, gc; gc.collect(); print(psutil.Process().memory_info().rss)"
+    opened = notebook(["%load_ext esen_lab\n%esen watch --every 50ms --history 5", rss])
+    opened.run(0)
+    devtools = opened.page.context.new_cdp_session(opened.page)
+
+    def heap() -> int:
+        devtools.send("HeapProfiler.collectGarbage")
+        return int(devtools.send("Runtime.getHeapUsage")["usedSize"])
+
+    def kernel() -> int:
+        return int(opened.run(1).last.inner_text())
+
+    first = until(lambda: opened.samples().get("t"), 30)[0]
+    until(lambda: opened.samples()["t"][0] > first, 60)  # the history is full
+    kernel()
+    before = heap(), kernel()
+    start = opened.samples()["t"][-1]
+    until(lambda: opened.samples()["t"][-1] - start > 15_000, 60)
+    assert len(opened.samples()["t"]) <= 100
+    after = heap(), kernel()
+    assert after[0] - before[0] < 3_000_000, f"page: {before[0]} -> {after[0]} bytes"
+    assert after[1] - before[1] < 8_000_000, f"kernel: {before[1]} -> {after[1]} bytes"
+
+
+def test_two_notebooks_watch_one_device_and_both_are_live(notebook: Any, page: Any) -> None:
+    first = notebook([LOAD])
+    first.run(0)
+    until(lambda: length(first) >= 3, 30)
+    other = Notebook(page.context.new_page(), first.server, first.path.with_name("other_watch.ipynb"))
+    other.path.write_text(first.path.read_text())
+    other.open().run(0)
+    until(lambda: length(other) >= 3, 30)
+    before = length(first), length(other)
+    until(lambda: length(first) > before[0] and length(other) > before[1], 10)

@@ -102,7 +102,6 @@ def test_a_run_makes_the_notebook_grow_by_less_than_50_kb(
     ran: tuple[subprocess.CompletedProcess[str], Path], found: object
 ) -> None:
     executed = nbformat.read(ran[1] / "quickstart_executed.ipynb", as_version=4)
-    executed.metadata.pop("widgets", None)  # JupyterLab leaves the widgets' state out, unless told otherwise
     for cell in executed.cells:
         cell.metadata.pop("execution", None)  # the times of cells: nbclient's, not ours
     plain = nbformat.read(ROOT / "notebooks" / "quickstart.ipynb", as_version=4)

@@ -6,6 +6,7 @@
 
 const STALE_AFTER = 4; // intervals without a message
 const LEAST_STALE_MS = 3000;
+const MOST_MARKS = 500;
 
 async function bokeh(model) {
   const loader = await child(model, "loader");
@@ -29,7 +30,8 @@ const feeds = new Map(); // by the model's key: what all views of one output sha
 function feedOf(model) {
   const key = model.get("key");
   if (!feeds.has(key)) {
-    const feed = { doc: JSON.parse(model.get("doc")), later: [], views: new Set(), heard: Date.now(), said: "" };
+    const feed = { views: new Set(), heard: Date.now(), said: "" };
+    begin(feed, JSON.parse(model.get("doc")));
     feeds.set(key, feed);
     feed.listen = (message) => hear(model, feed, message);
     model.on("msg:custom", feed.listen);
@@ -37,26 +39,46 @@ function feedOf(model) {
   return feeds.get(key);
 }
 
+// What came after the document: as many samples as are kept, for a view that is made later.
+function begin(feed, doc) {
+  Object.assign(feed, { doc, number: doc.number, rows: {}, marks: { t: [], what: [] }, marked: doc.marks });
+}
+
 function hear(model, feed, message) {
   feed.heard = Date.now();
   if (message.kind === "doc") {
-    feed.doc = message.doc;
-    feed.later = [];
+    begin(feed, message.doc);
     for (const view of feed.views) view.rebuild();
     return;
   }
-  if (message.kind === "rows") {
-    const newest = feed.later.length ? feed.later[feed.later.length - 1].number : feed.doc.number;
-    if (message.first > newest + 1) {
-      command(model, { kind: "resync" });
-      return;
+  if (message.generation !== feed.doc.generation) return; // of a document that is on its way
+  if (message.first > feed.number + 1) {
+    command(model, { kind: "resync" });
+    return;
+  }
+  if (message.number > feed.number) {
+    const known = feed.number - (message.first - 1);
+    for (const [key, values] of Object.entries(message.rows)) {
+      const kept = (feed.rows[key] = feed.rows[key] || []);
+      for (const value of values.slice(known)) kept.push(value === null ? NaN : value);
+      kept.splice(0, kept.length - feed.doc.rollover);
     }
-    if (message.generation !== feed.doc.generation) return; // of a document that is on its way
-    feed.later.push(message);
-    if (feed.later.length > 20000) feed.later.splice(0, 10000);
+    feed.number = message.number;
+  }
+  if (message.marks && message.marks_to > feed.marked) {
+    for (const key of ["t", "what"]) {
+      feed.marks[key].push(...message.marks[key]);
+      feed.marks[key].splice(0, feed.marks[key].length - MOST_MARKS);
+    }
+    feed.marked = message.marks_to;
   }
   feed.said = message.said ?? feed.said;
-  for (const view of feed.views) view.take(message);
+  for (const view of feed.views) view.take();
+}
+
+function last(columns, count) {
+  if (count <= 0 || !Object.keys(columns).length) return null;
+  return Object.fromEntries(Object.entries(columns).map(([key, values]) => [key, values.slice(-count)]));
 }
 
 function dark() {
@@ -100,35 +122,28 @@ class View {
     this.manager = views;
     this.doc = this.Bokeh.documents[this.Bokeh.documents.length - 1];
     this.number = this.feed.doc.number;
-    this.marks = this.feed.doc.marks;
-    for (const message of this.feed.later) this.stream(message);
+    this.marked = this.feed.doc.marks;
+    this.catchUp();
     this.follow();
     this.paint();
     this.say();
   }
 
-  take(message) {
-    if (message.kind === "rows") {
-      this.stream(message);
-      this.follow();
-    }
+  take() {
+    this.catchUp();
+    this.follow();
     this.say();
   }
 
-  stream(message) {
+  catchUp() {
     if (!this.doc) return;
-    const skip = this.number - (message.first - 1);
-    if (message.number > this.number) {
-      const rows = {};
-      for (const [key, values] of Object.entries(message.rows))
-        rows[key] = values.slice(skip).map((value) => (value === null ? NaN : value));
-      this.doc.get_model_by_name("samples").stream(rows, this.feed.doc.rollover);
-      this.number = message.number;
-    }
-    if (message.marks && message.marks_to > this.marks) {
-      this.doc.get_model_by_name("marks").stream(message.marks, 500);
-      this.marks = message.marks_to;
-    }
+    const { feed } = this;
+    const rows = last(feed.rows, feed.number - this.number);
+    if (rows) this.doc.get_model_by_name("samples").stream(rows, feed.doc.rollover);
+    const marks = last(feed.marks, feed.marked - this.marked);
+    if (marks) this.doc.get_model_by_name("marks").stream(marks, MOST_MARKS);
+    this.number = feed.number;
+    this.marked = feed.marked;
   }
 
   follow() {
