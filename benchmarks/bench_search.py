@@ -359,7 +359,7 @@ def figures(report: Mapping[str, Any]) -> str:
             f"{v['median_evaluations']:,.0f} | {v['proven']} of {v['ensembles']} |"
         )
     sooner = [
-        f"| {label} | {v['median']:,.0f} | {v['least']:,.0f} | {v['most']:,.0f} |"
+        f"| {label} | {_times(v['median'])} | {_times(v['least'])} | {_times(v['most'])} |"
         for label, v in found["exact_times_sooner_than"].items()
     ]
     beaten = found["exact_beaten_by"]
@@ -393,6 +393,10 @@ def figures(report: Mapping[str, Any]) -> str:
             images,
         ]
     )
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:,.0f}" if ratio >= 10 else f"{ratio:.2g}"
 
 
 def _percent(value: float | None) -> str:
