@@ -111,7 +111,7 @@ def test_the_doctor_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, capsys
 
 def test_an_unknown_device_is_named(capsys: Capture) -> None:
     assert main(["doctor", "--device", "abacus"]) == 2
-    assert capsys.readouterr().err == "esen-lab: A device is one of: cpu. Given: abacus.\n"
+    assert capsys.readouterr().err == "esen-lab: A device is one of: cpu, fake:FILE. Given: abacus.\n"
 
 
 @pytest.mark.parametrize("which", ["folder", "plan.json", "script"])

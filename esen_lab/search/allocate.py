@@ -177,6 +177,10 @@ def _remark(problem: Problem, watch: Watch, interrupted: bool) -> None:
         )
 
 
+ROUNDING = 1e-12
+"""A lane's time is a sum, and the same latencies in another order sum to another last digit."""
+
+
 def _fewest_units(problem: Problem, chosen: Searcher, target_s: float, watch: Watch) -> tuple[Problem, bool]:
     """`problem` with the smallest capacity for which `chosen` finds a plan that reaches the target.
 
@@ -188,10 +192,10 @@ def _fewest_units(problem: Problem, chosen: Searcher, target_s: float, watch: Wa
         within = with_capacity(problem, capacity)
         probe = Watch(stop=watch.stop)
         probe.raise_bound(schedule_bound_s(within))
-        probe.decide(target_s)
+        probe.decide(target_s * (1 + ROUNDING))
         if not probe.over:
             chosen(within, probe)
-        return probe.jct_s <= target_s, probe
+        return probe.jct_s <= target_s * (1 + ROUNDING), probe
 
     possible, probe = reached(problem.capacity)
     if not possible and not probe.cancelled:

@@ -219,7 +219,8 @@ def ipykernel_version(request: pytest.FixtureRequest) -> str:
     return str(request.param) or metadata.version("ipykernel")
 
 
-@pytest.fixture(scope="session")
+# For a module, not for the whole run: a browser starts helpers when it likes, and other tests must not see them.
+@pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, ipykernel_version: str) -> Iterator[Server]:
     path = ""
     if ipykernel_version != metadata.version("ipykernel"):
@@ -231,7 +232,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, ipykernel_version: str) -> 
     made.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 

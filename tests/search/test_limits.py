@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from esen_lab.errors import InfeasibleError, UsageError
@@ -165,6 +165,7 @@ def test_memory_leaves_room_for_so_many_lanes() -> None:
     tables=st.lists(st.lists(st.floats(0.5, 10.0), min_size=6, max_size=6), min_size=1, max_size=4),
     part=st.floats(0.0, 1.5),
 )
+@example([[1.0] * 6, [3.0, *[2.0] * 5], *[[1.2686662920636382, *[1.0] * 5]] * 2], 1.0)  # a sum in another order
 @settings(deadline=None, max_examples=60)
 def test_a_target_is_reached_with_the_fewest_units(tables: list[list[float]], part: float) -> None:
     latencies = {f"m{i}": table for i, table in enumerate(tables)}
@@ -179,7 +180,7 @@ def test_a_target_is_reached_with_the_fewest_units(tables: list[list[float]], pa
             allocate(latencies, 6, limits={"target_s": target_s})
         return
     found = allocate(latencies, 6, limits={"target_s": target_s}, sequential_within=0.0)
-    assert found.jct_s <= target_s
+    assert found.jct_s <= target_s * (1 + 1e-12)
     assert found.jct_s == pytest.approx(best_s(fewest))
     assert sum(share for share, _ in found.lanes) <= fewest
     assert any(note.startswith(f"{fewest} of 6 units reach the target") for note in found.notes)
