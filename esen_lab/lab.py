@@ -789,7 +789,7 @@ class Lab:
         limit = DEFAULT_TIMEOUT_S if timeout_s is None else timeout_s
         with self._gate:
             executor, notes = self._ready_executor()
-            self.marks.add("run", every_s=1.0)
+            self.marks.add("run", pause_s=1.0)
             output, report = executor.run(x, timeout_s=limit)
         self._report = replace(report, notes=(*notes, *report.notes)) if notes else report
         return output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -29,8 +30,8 @@ class CpuMeter:
         self._each = len(self._cores) <= _MOST_CORES
         self._processes: dict[int, psutil.Process] = {}
         self._labels: dict[int, str] = {}
-        psutil.cpu_percent(percpu=True)  # a percentage is over the time since the look before: this is the first look
-        self._looked_s = time.monotonic()
+        self._looked_s = 0.0
+        self._looked_in = 0  # the thread: psutil keeps what it saw last for each thread
 
     @property
     def channels(self) -> tuple[Channel, ...]:
@@ -57,6 +58,12 @@ class CpuMeter:
 
     def _read_cores(self) -> dict[str, Value]:
         now = time.monotonic()
+        here = threading.get_ident()
+        if here != self._looked_in:
+            psutil.cpu_percent(
+                percpu=True
+            )  # a percentage is over the time since the look before: this is the first one
+            self._looked_s, self._looked_in = now, here
         if now - self._looked_s < _LEAST_S:
             keys = [*(f"cpu{core}" for core in self._cores if self._each), "cpu"]
             return dict.fromkeys(keys, "a percentage needs a moment between two looks")

@@ -89,14 +89,19 @@ class MarkLog:
         self._last: dict[str, float] = {}
         self._lock = threading.Lock()
 
-    def add(self, what: str, phase: str = "", *, every_s: float = 0.0) -> None:
-        """Record that `what` begins, ends or happens now; not again within `every_s` seconds of the last such mark."""
+    def add(self, what: str, phase: str = "", *, pause_s: float = 0.0) -> None:
+        """Record that `what` begins, ends or happens now.
+
+        Args:
+            what: In a word.
+            phase: "begin", "end", or "" for a moment.
+            pause_s: It counts only after so many seconds without one: a loop of runs has one mark, at its begin.
+        """
         now = self._clock()
         with self._lock:
-            last = self._last.get(what)
-            if every_s and last is not None and now - last < every_s:
+            last, self._last[what] = self._last.get(what), now
+            if pause_s and last is not None and now - last < pause_s:
                 return
-            self._last[what] = now
             self._marks.append(Mark(at_s=now, what=what, phase=phase))
             self._count += 1
 

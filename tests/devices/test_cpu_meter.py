@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
@@ -14,6 +15,7 @@ from esen_lab.devices.cpu_meter import CpuMeter
 
 def test_cores_memory_and_their_mean_are_read() -> None:
     meter = CpuMeter()
+    meter.read()
     time.sleep(0.15)
     readings = meter.read()
     keys = [channel.key for channel in meter.channels]
@@ -26,6 +28,14 @@ def test_cores_memory_and_their_mean_are_read() -> None:
 def test_a_look_too_soon_gives_a_reason_and_no_zero() -> None:
     readings = CpuMeter().read()
     assert readings["cpu"] == readings["cpu0"] == "a percentage needs a moment between two looks"
+
+
+def test_the_first_look_of_another_thread_gives_a_reason_too() -> None:
+    meter = CpuMeter()
+    meter.read()
+    time.sleep(0.15)
+    with ThreadPoolExecutor(1) as other:
+        assert isinstance(other.submit(meter.read).result()["cpu"], str)
 
 
 def test_a_busy_worker_shows_its_core_and_its_memory_and_leaves_when_it_ends() -> None:

@@ -136,9 +136,9 @@ def test_an_end_is_marked_when_the_work_fails_too() -> None:
     assert [mark.phase for mark in marks.since(0)[1]] == ["begin", "end"]
 
 
-def test_marks_of_many_runs_are_thinned_out() -> None:
-    now = iter([0.0, 0.4, 0.9, 1.1])
+def test_a_loop_of_runs_has_one_mark_at_its_begin() -> None:
+    now = iter([0.0, 0.4, 0.9, 1.1, 3.0, 3.5])
     marks = MarkLog(clock=now.__next__)
-    for _ in range(4):
-        marks.add("run", every_s=1.0)
-    assert [mark.at_s for mark in marks.since(0)[1]] == [0.0, 1.1]
+    for _ in range(6):
+        marks.add("run", pause_s=1.0)
+    assert [mark.at_s for mark in marks.since(0)[1]] == [0.0, 3.0]
