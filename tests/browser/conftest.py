@@ -63,7 +63,7 @@ class Notebook:
     def cell(self, index: int) -> Any:
         return self.page.locator(".jp-Notebook .jp-Cell").nth(index)
 
-    def run(self, index: int, *, wait_s: float | None = 60) -> Any:
+    def run(self, index: int, *, wait_s: float | None = 120) -> Any:
         """Run one cell; with `wait_s` None without waiting for its end. Returns its outputs' locator."""
         prompt = self.cell(index).locator(".jp-InputPrompt")
         before = prompt.inner_text()
