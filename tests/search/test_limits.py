@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from esen_lab.errors import InfeasibleError, UsageError
 from esen_lab.search import UNLIMITED, Limits, allocate
+from esen_lab.search.allocate import ROUNDING
 from esen_lab.search.brute import partitions
 
 Latencies = dict[str, list[float]]
@@ -166,6 +167,7 @@ def test_memory_leaves_room_for_so_many_lanes() -> None:
     part=st.floats(0.0, 1.5),
 )
 @example([[1.0] * 6, [3.0, *[2.0] * 5], *[[1.2686662920636382, *[1.0] * 5]] * 2], 1.0)  # a sum in another order
+@example([[0.8254929604254795, *[1.0] * 5]], 1.4173079024043513)  # a target that is missed by the last digit
 @settings(deadline=None, max_examples=60)
 def test_a_target_is_reached_with_the_fewest_units(tables: list[list[float]], part: float) -> None:
     latencies = {f"m{i}": table for i, table in enumerate(tables)}
@@ -174,13 +176,13 @@ def test_a_target_is_reached_with_the_fewest_units(tables: list[list[float]], pa
         return allocate({name: table[:units] for name, table in latencies.items()}, units, "brute").jct_s
 
     target_s = best_s(6) * (1 - part) + best_s(1) * part
-    fewest = next((units for units in range(1, 7) if best_s(units) <= target_s), None)
+    fewest = next((units for units in range(1, 7) if best_s(units) <= target_s * (1 + ROUNDING)), None)
     if fewest is None:
         with pytest.raises(InfeasibleError, match="too slow"):
             allocate(latencies, 6, limits={"target_s": target_s})
         return
     found = allocate(latencies, 6, limits={"target_s": target_s}, sequential_within=0.0)
-    assert found.jct_s <= target_s * (1 + 1e-12)
+    assert found.jct_s <= target_s * (1 + ROUNDING)
     assert found.jct_s == pytest.approx(best_s(fewest))
     assert sum(share for share, _ in found.lanes) <= fewest
     assert any(note.startswith(f"{fewest} of 6 units reach the target") for note in found.notes)
