@@ -26,8 +26,8 @@ from bokeh.models import (
 from bokeh.models.annotations import LabelSet, Legend, Span
 from bokeh.plotting import figure
 
-# Okabe and Ito's palette: told apart by people with any colour vision, on white and on black.
-PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
+from esen_lab.notebook.pictures.drawing import PALETTE
+
 TITLES = {
     "utilization": "Utilization (%)",
     "lanes": "CPU per lane (%, 100 is one core)",
