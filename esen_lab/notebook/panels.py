@@ -186,6 +186,7 @@ class TuningPanel:
                 self._showing = False
 
     def _draw(self, state: TuningState) -> None:
+        self.figures.value = _figures(state)  # first: it is what whoever moves a slider looks at
         while len(self._rows) < len(state.lanes):
             self._add_row()
         for number, (row, lane) in enumerate(zip(self._rows, state.lanes, strict=False), 1):
@@ -208,7 +209,6 @@ class TuningPanel:
         _offer(self.first, lanes)
         _offer(self.second, lanes[1:] or lanes)
         self.over.value = state.oversubscribe
-        self.figures.value = _figures(state)
         self.picture.value = as_image(draw(views.tuning_picture(state)))
         notes = views.tuning_notes(state)
         self.message.value = _red(" ".join(notes)) if state.failed else escape(" ".join(notes).replace("`", ""))

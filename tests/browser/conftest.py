@@ -58,7 +58,18 @@ class Notebook:
         return self
 
     def wait_for_kernel(self, timeout_s: float = 60) -> None:
+        """Until the notebook's kernel is connected and idle: JupyterLab drops what it is asked to run before."""
         self.page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=timeout_s * 1000)
+        self.page.wait_for_function(
+            """async () => {
+                const context = window.jupyterapp?.shell.currentWidget?.context?.sessionContext;
+                if (!context) return false;
+                await context.ready;
+                const kernel = context.session?.kernel;
+                return kernel?.connectionStatus === "connected" && (await kernel.info).status === "ok";
+            }""",
+            timeout=timeout_s * 1000,
+        )
 
     def cell(self, index: int) -> Any:
         return self.page.locator(".jp-Notebook .jp-Cell").nth(index)
@@ -67,18 +78,18 @@ class Notebook:
         """Run one cell; with `wait_s` None without waiting for its end. Returns its outputs' locator."""
         prompt = self.cell(index).locator(".jp-InputPrompt")
         before = prompt.inner_text()
-
-        def asked() -> bool:
-            # A page that has just been loaded drops a request to run now and then, and says nothing: ask again.
-            if prompt.inner_text() == before:
-                self.cell(index).locator(".cm-content").click()
-                self.page.keyboard.press("Control+Enter")
-                self.page.wait_for_timeout(1500)
-            return bool(prompt.inner_text() != before)
-
-        until(asked, 20, prompt.inner_text)
+        # By JupyterLab's own command: of the keys that stand for it, a page that has just been loaded drops some.
+        self.page.evaluate(
+            """(index) => {
+                const { commands, shell } = window.jupyterapp;
+                shell.currentWidget.content.activeCellIndex = index;
+                void commands.execute("notebook:run-cell");
+            }""",
+            index,
+        )
+        until(lambda: prompt.inner_text() != before, 20, prompt.inner_text)
         if wait_s is not None:
-            until(lambda: asked() and _ran(prompt), wait_s, prompt.inner_text)
+            self.wait_until_ran(index, wait_s)
         return self.outputs(index)
 
     def wait_until_ran(self, index: int, timeout_s: float = 60) -> None:
@@ -148,6 +159,7 @@ class Server:
                 "jupyterlab",
                 "--no-browser",
                 "--allow-root",
+                "--expose-app-in-browser",
                 "--ip=127.0.0.1",
                 f"--port={self.port}",
                 "--IdentityProvider.token=",
