@@ -14,7 +14,7 @@ from esen_lab.ensemble.recipes import (
     SkeletonRecipe,
     SourceRecipe,
 )
-from esen_lab.ensemble.small_mean import SmallMean
+from esen_lab.ensemble.small_mean import Reserved, SmallMean
 from esen_lab.ensemble.submodel import SubModel, make_submodel
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "ProgramRecipe",
     "Rebuild",
     "Recipe",
+    "Reserved",
     "SkeletonRecipe",
     "SmallMean",
     "SourceRecipe",

@@ -19,12 +19,11 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from select import POLLIN, poll
 from typing import Any
 
 from esen_lab.devices import Device
-from esen_lab.ensemble import Combine, Ensemble, SmallMean
+from esen_lab.ensemble import Combine, Ensemble, Reserved, SmallMean
 from esen_lab.errors import EsenError, UsageError, WorkerDied, WorkerTimeout
 from esen_lab.planning import Plan
 from esen_lab.runtime.report import LaneReport, RunReport, Span
@@ -64,6 +63,7 @@ class Executor:
         self._number = 0
         self._broken = ""
         self._prepared: SmallMean | None = None
+        self._reserved: Reserved | None = None  # memory for the next output
         self._prepared_for: tuple[list[int], Combine | None] = ([], None)
         self._core_to_spare = core_to_spare
         self._standing_notes = notes  # in every report
@@ -156,9 +156,8 @@ class Executor:
             begin = time.perf_counter_ns()
             spec = self._hand_over(x)
             copied = time.perf_counter_ns()
-            ahead = self._ahead()
-            reserved = ahead.reserve() if ahead is not None else None
-            timings = self._collect(timeout_s, partial(ahead.into, reserved) if ahead and reserved else None)
+            ahead, reserved = self._prepared, self._reserved
+            timings = self._collect(timeout_s)
             done = time.perf_counter_ns()
             self._lasted_s = (done - copied) / 1e9
             if ahead is not None and reserved is not None and self._ahead() is ahead:
@@ -166,7 +165,11 @@ class Executor:
             else:
                 output = self._combine(self._outputs())
             end = time.perf_counter_ns()
-            return output, self._report(timings, spec, begin, copied, done, end)
+            # For the next run, now that nobody waits: while lanes run, their cores are theirs.
+            ahead = self._ahead()
+            self._reserved = None if ahead is None else ahead.reserve()
+            unpacked = [RunTimings.unpack(packed) for packed in timings]
+            return output, self._report(unpacked, spec, begin, copied, done, end)
 
     def run_members(self, x: Tree, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> tuple[Tree, dict[str, Tree]]:
         """Run once and return the combined output and a copy of each sub-model's own; raises as `run` does."""
@@ -220,20 +223,15 @@ class Executor:
         for worker in self._workers:
             worker.set_input(self._input.layouts[0], self._input.block if grown else None)
 
-    def _collect(self, timeout_s: float, rehearse: Callable[[], object] | None = None) -> list[RunTimings]:
-        """Wait for every lane; a failure in one is raised after the others are done, so that all stay in step.
-
-        Args:
-            timeout_s: Deadline.
-            rehearse: Called shortly before the answers are due, where there is a core for it: warms what comes after.
-        """
+    def _collect(self, timeout_s: float) -> list[bytes]:
+        """Wait for every lane; a failure in one is raised after the others are done, so that all stay in step."""
         deadline = time.monotonic() + timeout_s
-        timings: dict[int, RunTimings] = {}
+        timings: dict[int, bytes] = {}
         pending = set(range(len(self._workers)))
         problem: EsenError | None = None
         try:
             if self._core_to_spare and self._lasted_s > _LOOK_FROM_S:
-                self._look_out(min(self._lasted_s, timeout_s), rehearse)
+                self._look_out(min(self._lasted_s, timeout_s))
             while pending:
                 for index in self._answered(pending, deadline, timeout_s):
                     try:
@@ -252,15 +250,15 @@ class Executor:
             raise problem
         return [timings[index] for index in range(len(self._workers))]
 
-    def _look_out(self, expected_s: float, rehearse: Callable[[], object] | None) -> None:
-        """Wait until a lane answers, or for a moment longer than expected; the last of it awake."""
+    def _look_out(self, expected_s: float) -> None:
+        """Wait until a lane answers, or for a moment longer than expected; the last of it awake and warm."""
         margin = min(max(expected_s * _LOOK_PART, _LOOK_LEAST_S), _LOOK_MOST_S)
         due = time.perf_counter() + expected_s
         while (left := due - margin - time.perf_counter()) > 0.001:
             if self._poller.poll(int(min(left, _SLICE_S) * 1000)):
                 return
-        if rehearse is not None:
-            rehearse()
+        if self._prepared is not None and self._reserved is not None:
+            self._prepared.into(self._reserved)  # a rehearsal
         while not self._poller.poll(0) and time.perf_counter() < due + margin:
             pass
 
@@ -321,6 +319,7 @@ class Executor:
         looks = [worker.looks for worker in self._workers]
         if looks != self._prepared_for[0] or rule is not self._prepared_for[1]:
             known = all(worker.has_outputs for worker in self._workers)
+            self._reserved = None
             self._prepared = rule.ahead(self._outputs()) if known else None
             self._prepared_for = (looks, rule)
         return self._prepared

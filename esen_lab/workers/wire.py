@@ -26,6 +26,8 @@ SURE = 64  # no pickled record of `messages.py` is shorter: that many bytes of a
 
 _HEADER = struct.Struct("<BxxxIQ")
 _MOST_FDS = 4
+HEADER_BYTES = _HEADER.size
+Part = tuple[bytes, list[tuple[int, int, bytes]]]  # bytes of a frame, and what came along with them
 _FD_SPACE = socket.CMSG_SPACE(_MOST_FDS * array.array("i").itemsize)
 
 
@@ -45,6 +47,11 @@ class Frame:
     def record(self) -> Any:
         """The pickled record in the body."""
         return pickle.loads(self.body)  # noqa: S301  from our own child or parent, see the module's docstring
+
+
+def header(kind: int, number: int, length: int = 0) -> bytes:
+    """What a frame with a body of `length` bytes begins with."""
+    return _HEADER.pack(kind, length, number)
 
 
 def send(sock: socket.socket, kind: int, number: int = 0, body: bytes = b"", fds: Sequence[int] = ()) -> None:
@@ -69,15 +76,13 @@ def send_record(sock: socket.socket, kind: int, record: object, number: int = 0,
     send(sock, kind, number, pickle.dumps(record, protocol=pickle.HIGHEST_PROTOCOL), fds)
 
 
-def receive(sock: socket.socket, deadline: float | None = None, *, announced: bool = False, likely: int = 0) -> Frame:
+def receive(sock: socket.socket, deadline: float | None = None, begun: Part | None = None) -> Frame:
     """Wait for one whole frame.
 
     Args:
         sock: A blocking socket.
         deadline: On `time.monotonic`; None waits for ever.
-        announced: A poll has just said that there is something to read, so the first look does not wait.
-        likely: How long the body probably is, in bytes: a short frame then comes in one call. Any other body that may
-            come is a pickled record, hence longer than `SURE`.
+        begun: What `receive_part` brought of it.
 
     Raises:
         Closed: The other side is gone.
@@ -85,15 +90,12 @@ def receive(sock: socket.socket, deadline: float | None = None, *, announced: bo
     """
     fds: list[int] = []
     start = b""
-    first = _HEADER.size + min(likely, SURE)
     while len(start) < _HEADER.size:
-        if not announced:
+        if begun is None:
             _wait(sock, deadline)
-        announced = False
-        try:
-            part, ancillary, _, _ = sock.recvmsg(first - len(start), _FD_SPACE)
-        except OSError as problem:
-            raise Closed(str(problem)) from problem
+            begun = receive_part(sock, _HEADER.size - len(start))
+        part, ancillary = begun
+        begun = None
         for level, kind, data in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 passed = array.array("i")
@@ -111,6 +113,21 @@ def receive(sock: socket.socket, deadline: float | None = None, *, announced: bo
     if len(body) < length:
         body += _receive_exactly(sock, length - len(body), deadline)
     return Frame(kind, number, body, tuple(fds))
+
+
+def receive_part(sock: socket.socket, most: int) -> Part:
+    """What there is of a frame that a poll has announced, with what rides on it: one call of the system, no more.
+
+    `most` is at most the header and `SURE` bytes, unless the frame is known to be that long.
+
+    Raises:
+        Closed: The other side is gone.
+    """
+    try:
+        part, ancillary, _, _ = sock.recvmsg(most, _FD_SPACE)
+    except OSError as problem:
+        raise Closed(str(problem)) from problem
+    return part, ancillary
 
 
 def _receive_exactly(sock: socket.socket, length: int, deadline: float | None) -> bytes:

@@ -35,10 +35,10 @@ def run_once(worker: ProcessWorker, x: torch.Tensor, number: int = 1) -> RunTimi
     poller = select.poll()
     poller.register(worker.fileno(), select.POLLIN)
     assert poller.poll(10_000)
-    timings = worker.take_run(number)
+    packed = worker.take_run(number)
     arena.close()
-    assert timings is not None
-    return timings
+    assert packed is not None
+    return RunTimings.unpack(packed)
 
 
 def test_a_worker_reports_the_limit_that_is_really_in_force(worker: ProcessWorker) -> None:

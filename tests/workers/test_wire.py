@@ -61,12 +61,13 @@ def test_a_deadline_ends_the_wait(pair: tuple[socket.socket, socket.socket]) -> 
         wire.receive(pair[0], deadline=time.monotonic())
 
 
-def test_a_likely_length_never_eats_into_the_next_frame(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_a_part_that_was_read_ahead_never_eats_into_the_next_frame(pair: tuple[socket.socket, socket.socket]) -> None:
     bodies = [b"x" * 17, b"y" * 17, b"z" * 500]
     for number, body in enumerate(bodies):
         wire.send(pair[0], wire.DONE, number, body)
     for number, body in enumerate(bodies):
-        frame = wire.receive(pair[1], time.monotonic() + 5, announced=True, likely=17)
+        begun = wire.receive_part(pair[1], wire.HEADER_BYTES + 17)
+        frame = wire.receive(pair[1], time.monotonic() + 5, begun)
         assert (frame.number, frame.body) == (number, body)
 
 
