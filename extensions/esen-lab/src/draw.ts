@@ -1,0 +1,318 @@
+/**
+ * Sections as elements. Pure. Buttons say by attributes what they are for (see `Panel`):
+ * data-action="id of an action", data-stop="id of a job" (empty: all).
+ */
+
+import { Child, h } from "./dom";
+import { bytes, count, percent, seconds, shares } from "./format";
+import {
+  ComparisonSection,
+  DeviceSection,
+  EnsembleSection,
+  JobRow,
+  PlanSection,
+  Sections,
+} from "./protocol";
+
+function section(name: string, title: string, ...children: Child[]): HTMLElement {
+  const id = `esen-${name}-title`;
+  return h(
+    `section.esen-section`,
+    { "aria-labelledby": id, "data-section": name },
+    h("h3", { id }, title),
+    ...children,
+  );
+}
+
+export function drawDevice(device: DeviceSection): HTMLElement {
+  const label = device.utilization_label || "utilization";
+  const used = device.utilization;
+  return section(
+    "device",
+    "Device",
+    h(
+      "div.esen-line",
+      {},
+      h("b", {}, device.name),
+      device.simulated && h("span.esen-tag", {}, "simulated"),
+    ),
+    h(
+      "div.esen-line.esen-faint",
+      {},
+      [
+        device.kind,
+        shares(device.units, device.unit),
+        device.free_bytes === null ? "" : `${bytes(device.free_bytes)} free`,
+      ]
+        .filter(Boolean)
+        .join(" · "),
+    ),
+    used === null
+      ? null
+      : h(
+          "div.esen-meter",
+          { role: "img", "aria-label": `${label} ${percent(used)}`, title: label },
+          h("div.esen-meter-fill", { style: `width:${Math.min(100, used * 100).toFixed(0)}%` }),
+          h("span.esen-meter-text", {}, `${label} ${percent(used)}`),
+        ),
+    device.in_force.length > 0 &&
+      h(
+        "ul.esen-list",
+        { "aria-label": "Limits in force" },
+        ...device.in_force.map((row) => h("li", {}, `lane ${row.lane}: ${row.text}`)),
+      ),
+    ...device.notes.map((note) => h("div.esen-note", {}, note)),
+  );
+}
+
+export function drawEnsemble(ensemble: EnsembleSection): HTMLElement {
+  return section(
+    "ensemble",
+    `Ensemble of ${ensemble.submodels.length}`,
+    h("div.esen-line.esen-faint", {}, `combined by ${ensemble.combine}`),
+    h(
+      "table.esen-table",
+      {},
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          h("th", { scope: "col" }, "sub-model"),
+          h("th.esen-number", { scope: "col" }, "parameters"),
+          h("th.esen-number", { scope: "col" }, "memory"),
+          h("th", { scope: "col" }, "profile"),
+        ),
+      ),
+      h(
+        "tbody",
+        {},
+        ...ensemble.submodels.map((row) =>
+          h(
+            "tr",
+            { title: `${row.recipe}; example ${row.example}` },
+            h("td", {}, row.name),
+            h("td.esen-number", {}, count(row.parameters)),
+            h("td.esen-number", {}, bytes(row.bytes)),
+            h(`td.esen-profile-${row.state}`, {}, profileText(row)),
+          ),
+        ),
+      ),
+    ),
+  );
+}
+
+function profileText(row: { points: number; points_wanted: number | null; state: string }): string {
+  if (row.state === "none") return "not measured";
+  const of = row.points_wanted === null ? "" : ` of ${row.points_wanted}`;
+  return `${row.points}${of} ${row.points === 1 && !of ? "point" : "points"}`;
+}
+
+export function drawJobs(jobs: JobRow[]): HTMLElement | null {
+  if (jobs.length === 0) return null;
+  return section(
+    "jobs",
+    "Jobs",
+    ...jobs.map((job) => {
+      const running = job.state === "running";
+      const known = job.total !== null && job.total > 0;
+      const bar = running
+        ? h("progress", {
+            "aria-label": job.kind,
+            max: known ? String(job.total) : undefined,
+            value: known ? String(job.done) : undefined,
+          })
+        : null;
+      const left = running && job.left_s !== null ? `${seconds(job.left_s)} left` : "";
+      return h(
+        `div.esen-job.esen-job-${job.state}`,
+        { "data-job": job.id },
+        h(
+          "div.esen-line",
+          {},
+          h("b", {}, job.kind),
+          h("span.esen-faint", {}, running ? left : job.state),
+          running &&
+            h(
+              "button.esen-button.esen-stop-job",
+              {
+                type: "button",
+                title: `Cancel this ${job.kind}. Finished points are kept.`,
+                "data-stop": job.id,
+              },
+              "Cancel",
+            ),
+        ),
+        bar,
+        h("div.esen-faint", {}, job.text),
+      );
+    }),
+  );
+}
+
+/** Lanes as bars: as wide as their share, with what they take beside them. */
+export function drawPlan(plan: PlanSection): HTMLElement {
+  const slowest = Math.max(...plan.lanes.map((lane) => lane.jct_s), 1e-12);
+  const whole = Math.max(plan.units, plan.total_units);
+  return section(
+    "plan",
+    "Plan",
+    h(
+      "div.esen-line",
+      {},
+      h("b", {}, seconds(plan.measured_s ?? plan.jct_s)),
+      h("span.esen-faint", {}, plan.measured_s === null ? "predicted JCT" : "measured JCT"),
+      plan.measured_s !== null &&
+        plan.jct_s !== null &&
+        h("span.esen-faint", {}, `(predicted ${seconds(plan.jct_s)})`),
+    ),
+    h(
+      "div.esen-line.esen-faint",
+      {},
+      [
+        plan.bound_s === null ? "" : `bound ${seconds(plan.bound_s)}`,
+        plan.gap === null ? "" : `gap ${percent(plan.gap)}${plan.proven ? ", proven" : ""}`,
+        plan.searcher,
+        plan.warm ? "lanes are warm" : "",
+      ]
+        .filter(Boolean)
+        .join(" · "),
+    ),
+    h(
+      "div.esen-lanes",
+      {
+        role: "img",
+        "aria-label": plan.lanes
+          .map((lane, i) => `lane ${i + 1}: ${Math.round(lane.percent)} %, ${seconds(lane.jct_s)}`)
+          .join("; "),
+      },
+      ...plan.lanes.map((lane, index) =>
+        h(
+          `div.esen-lane${lane.limiting ? ".esen-limiting" : ""}`,
+          {
+            style: `flex-grow:${Math.max(lane.units, whole / 20)}`,
+            title:
+              `lane ${index + 1}: ${lane.units} of ${plan.units}, ${seconds(lane.jct_s)}` +
+              (lane.limiting ? ", the slowest" : ""),
+          },
+          h(
+            "div.esen-lane-members",
+            {},
+            ...lane.submodels.map((member) =>
+              h(
+                "div.esen-lane-member",
+                {
+                  style: `flex-grow:${Math.max((member.predicted_s ?? 0) / slowest, 0.02).toFixed(3)}`,
+                  title: `${member.name}: ${seconds(member.predicted_s)}`,
+                },
+                member.name,
+              ),
+            ),
+            h("div.esen-lane-idle", {
+              style: `flex-grow:${Math.max(1 - lane.jct_s / slowest, 0).toFixed(3)}`,
+            }),
+          ),
+          h("div.esen-lane-share", {}, `${Math.round(lane.percent)} %`),
+        ),
+      ),
+    ),
+    plan.text ? h("div.esen-faint", {}, plan.text) : null,
+  );
+}
+
+export function drawComparison(comparison: ComparisonSection): HTMLElement {
+  return section(
+    "comparison",
+    "Last comparison",
+    h(
+      "table.esen-table",
+      {},
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          h("th", { scope: "col" }, "strategy"),
+          h("th.esen-number", { scope: "col" }, "JCT"),
+          h("th.esen-number", { scope: "col" }, "spread"),
+          h("th.esen-number", { scope: "col" }, "ratio"),
+        ),
+      ),
+      h(
+        "tbody",
+        {},
+        ...comparison.rows.map((row) =>
+          h(
+            `tr${row.best ? ".esen-best" : ""}`,
+            { title: `${row.lanes} · outputs ${row.outputs}` },
+            h("td", {}, row.strategy),
+            h("td.esen-number", {}, seconds(row.median_s)),
+            h("td.esen-number", {}, seconds(row.spread_s)),
+            h("td.esen-number", {}, row.ratio === null ? "–" : row.ratio.toFixed(2)),
+          ),
+        ),
+      ),
+    ),
+    comparison.text ? h("div.esen-faint", {}, comparison.text) : null,
+  );
+}
+
+export function drawActions(sections: Sections, showLines: boolean): HTMLElement {
+  const next = sections.next_step;
+  const running = (sections.jobs ?? []).some((job) => job.state === "running");
+  return section(
+    "actions",
+    "Do",
+    next ? h("div.esen-next", { role: "status" }, next.text) : null,
+    h(
+      "div.esen-buttons",
+      {},
+      ...(sections.actions ?? []).map((action) =>
+        h(
+          "div.esen-action",
+          {},
+          h(
+            `button.esen-button${next?.action === action.id ? ".esen-suggested" : ""}`,
+            {
+              type: "button",
+              "data-action": action.id,
+              disabled: !action.enabled,
+              title: action.enabled ? action.line : `${action.why}\n${action.line}`,
+            },
+            action.label,
+          ),
+          showLines && h("code", {}, action.line),
+        ),
+      ),
+      h(
+        "button.esen-button.esen-stop-all",
+        {
+          type: "button",
+          disabled: !running,
+          title: running
+            ? "%esen cancel: stops what runs in the background"
+            : "Nothing runs in the background.",
+          "data-stop": "",
+        },
+        "Stop",
+      ),
+    ),
+  );
+}
+
+/** All there is to see, in the order of reading. */
+export function drawSections(sections: Sections, showLines: boolean): HTMLElement[] {
+  const drawn = [
+    sections.jobs ? drawJobs(sections.jobs) : null,
+    drawActions(sections, showLines),
+    sections.device ? drawDevice(sections.device) : null,
+    sections.ensemble && sections.ensemble.submodels.length > 0
+      ? drawEnsemble(sections.ensemble)
+      : null,
+    sections.plan ? drawPlan(sections.plan) : null,
+    sections.comparison ? drawComparison(sections.comparison) : null,
+  ];
+  return drawn.filter((element): element is HTMLElement => element !== null);
+}

@@ -1,0 +1,87 @@
+/** What the panel says when there is nothing to show: its cause, and its cure. Pure, so that every state can be tested. */
+
+import { Phase } from "./connection";
+import { LOAD_LINE } from "./protocol";
+
+export interface Cure {
+  label: string;
+  /** A cell to insert, or a command of JupyterLab. */
+  line?: string;
+  command?: string;
+}
+
+export interface Empty {
+  cause: string;
+  cure?: Cure;
+}
+
+export const EXAMPLE_CELL = `import torch
+from torch import nn
+
+x = torch.randn(16, 64)
+wide = nn.Sequential(nn.Linear(64, 512), nn.ReLU(), nn.Linear(512, 10))
+deep = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+%esen register wide --example x
+%esen register deep --example x`;
+
+export interface Seen {
+  notebook: boolean;
+  kernel: boolean;
+  phase: Phase | null;
+  restarted: boolean;
+  text: string;
+  submodels: number | null;
+}
+
+/** What to say, or null where there is something to show. */
+export function emptyState(seen: Seen): Empty | null {
+  if (!seen.notebook) {
+    return {
+      cause: "No notebook is open.",
+      cure: { label: "Open the quickstart", command: "esen-lab:open-quickstart" },
+    };
+  }
+  if (!seen.kernel || seen.phase === null) {
+    return {
+      cause: "This notebook has no kernel.",
+      cure: { label: "Select a kernel", command: "notebook:change-kernel" },
+    };
+  }
+  const load: Cure = { label: "Load it", line: LOAD_LINE };
+  switch (seen.phase) {
+    case "looking":
+    case "opening":
+      return { cause: "Asking the kernel …" };
+    case "waiting":
+      return { cause: "A cell is running. The panel attaches when it is done." };
+    case "absent":
+      if (seen.text) return { cause: seen.text, cure: load };
+      return seen.restarted
+        ? {
+            cause:
+              "The kernel was restarted: what was registered is gone, stored profiles are not.",
+            cure: { label: "Load it again", line: LOAD_LINE },
+          }
+        : { cause: "esen_lab is not loaded in this notebook's kernel.", cure: load };
+    case "foreign":
+      return { cause: "This notebook's kernel is not Python; esen_lab needs a Python kernel." };
+    case "mismatch":
+      return { cause: seen.text };
+    case "lost":
+      return {
+        cause: "The connection to the kernel is lost. The panel attaches again when it is back.",
+      };
+    case "dead":
+      return {
+        cause: "The kernel has ended.",
+        cure: { label: "Restart it", command: "notebook:restart-kernel" },
+      };
+    case "live":
+      return seen.submodels === 0
+        ? {
+            cause: "No sub-models yet.",
+            cure: { label: "Insert an example", line: EXAMPLE_CELL },
+          }
+        : null;
+  }
+}

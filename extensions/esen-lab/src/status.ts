@@ -1,0 +1,55 @@
+/** The item of the status bar: utilization and the running job, in a few words. */
+
+import { Widget } from "@lumino/widgets";
+
+import { percent } from "./format";
+import { Focus } from "./focus";
+import { Sections } from "./protocol";
+
+/** What the item says; "" hides it. */
+export function statusText(sections: Sections): string {
+  const parts = [];
+  const used = sections.device?.utilization;
+  if (used !== null && used !== undefined) parts.push(percent(used));
+  const job = (sections.jobs ?? []).find((row) => row.state === "running");
+  if (job) parts.push(job.total ? `${job.kind} ${job.done}/${job.total}` : `${job.kind} …`);
+  return parts.length ? `esen: ${parts.join(" · ")}` : "esen";
+}
+
+export class StatusItem extends Widget {
+  private unlisten: () => void;
+  private allowed_ = true;
+
+  constructor(
+    private focus: Focus,
+    open: () => void,
+  ) {
+    super({ node: document.createElement("button") });
+    this.addClass("esen-status");
+    this.node.setAttribute("type", "button");
+    this.node.title = "Open the panel of esen_lab";
+    this.node.addEventListener("click", open);
+    this.unlisten = focus.listen(() => this.draw());
+    this.draw();
+  }
+
+  /** Whether it may be shown at all. */
+  set allowed(on: boolean) {
+    this.allowed_ = on;
+    this.draw();
+  }
+
+  dispose(): void {
+    if (this.isDisposed) return;
+    this.unlisten();
+    super.dispose();
+  }
+
+  private draw(): void {
+    const connection = this.focus.connection;
+    const text =
+      this.allowed_ && connection?.phase === "live" ? statusText(connection.sections) : "";
+    this.node.hidden = !text;
+    if (this.node.textContent !== text) this.node.textContent = text;
+  }
+}

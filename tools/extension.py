@@ -1,0 +1,137 @@
+"""The JupyterLab extension's bundle: made from `extensions/esen-lab`, kept in `esen_lab/labextension`.
+
+    python tools/extension.py build      make the bundle anew (needs Node 20 or newer; `jlpm` comes with JupyterLab)
+    python tools/extension.py test       its unit tests and its formatting (says so and succeeds where there is no Node)
+    python tools/extension.py check      whether the bundle was made from the sources that are here (needs no Node)
+
+The bundle is committed, so that an installation from a clone needs no Node. What it was made from is written beside the
+sources as one number, in BUILT_FROM.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = ROOT / "extensions" / "esen-lab"
+BUNDLE = ROOT / "esen_lab" / "labextension"
+RECORD = SOURCE / "BUILT_FROM"
+ASSETS = ROOT / "esen_lab" / "notebook" / "assets"
+QUICKSTART = ROOT / "notebooks" / "quickstart.ipynb"
+# In the notebook these two come with the widget; a tab has one conversation for everything.
+_LIVE_HEAD = """const commandsOf = () => undefined;
+const command = (model) => model.ask();
+"""
+
+
+def sources() -> list[Path]:
+    """The files that a bundle is made from."""
+    own = [SOURCE / name for name in ("package.json", "yarn.lock", "tsconfig.json")]
+    for folder, pattern in (("src", "*.ts"), ("style", "*"), ("schema", "*.json")):
+        own += sorted(path for path in (SOURCE / folder).glob(pattern) if path.name not in ("live.css", "live.js"))
+    return [*own, ASSETS / "live.js", ASSETS / "live.css"]
+
+
+def digest() -> str:
+    """One number for all sources."""
+    found = hashlib.sha256()
+    for path in sources():
+        found.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    found.update(json.dumps(quickstart(), sort_keys=True).encode())
+    return found.hexdigest()
+
+
+def quickstart() -> dict[str, object]:
+    """The quickstart as a new notebook: its cells, without outputs."""
+    notebook = json.loads(QUICKSTART.read_text(encoding="utf-8"))
+    cells = []
+    for cell in notebook["cells"]:
+        kept = {key: cell[key] for key in ("cell_type", "id", "source") if key in cell} | {"metadata": {}}
+        if cell["cell_type"] == "code":
+            kept |= {"outputs": [], "execution_count": None}
+        cells.append(kept)
+    return {"cells": cells, "metadata": {"kernelspec": notebook["metadata"]["kernelspec"]}, "nbformat": 4, "nbformat_minor": 5}
+
+
+def node() -> str | None:
+    """Node, if it is here."""
+    return shutil.which("node")
+
+
+def build() -> int:
+    """Make the bundle; returns the exit status."""
+    if node() is None:
+        print("Building the extension needs Node 20 or newer (Debian: apt install nodejs).", file=sys.stderr)
+        return 1
+    install()
+    shutil.rmtree(SOURCE / "lib", ignore_errors=True)
+    shutil.rmtree(BUNDLE, ignore_errors=True)
+    _generate()
+    _run("jlpm", "build:lib")
+    (SOURCE / "lib" / "live.js").write_text(_LIVE_HEAD + (ASSETS / "live.js").read_text(encoding="utf-8"), encoding="utf-8")
+    _run("jupyter-builder", "build", ".")
+    for left in (*BUNDLE.rglob("*.map"), BUNDLE / "build_log.json"):
+        left.unlink(missing_ok=True)
+    RECORD.write_text(digest() + "\n", encoding="utf-8")
+    size = sum(path.stat().st_size for path in BUNDLE.rglob("*") if path.is_file())
+    print(f"The bundle is in {BUNDLE.relative_to(ROOT)}: {size / 1000:.0f} kB in all")
+    return 0
+
+
+def test() -> int:
+    """Run the unit tests; returns the exit status."""
+    if node() is None:
+        print("There is no Node here: the extension's unit tests were not run. (Debian: apt install nodejs)")
+        return 0
+    install()
+    _generate()
+    _run("jlpm", "lint")
+    _run("jlpm", "test")
+    return check()
+
+
+def check() -> int:
+    """Compare the record with the sources; returns the exit status."""
+    if RECORD.is_file() and RECORD.read_text(encoding="utf-8").strip() == digest():
+        return 0
+    print("The extension's bundle was made from other sources than these. Make it anew: make extension", file=sys.stderr)
+    return 1
+
+
+def install() -> None:
+    """Install what yarn.lock names, unless it is there."""
+    lock = SOURCE / "yarn.lock"
+    stamp = SOURCE / "node_modules" / ".installed_from"
+    wanted = hashlib.sha256(lock.read_bytes() + (SOURCE / "package.json").read_bytes()).hexdigest()
+    if stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted:
+        return
+    _run("jlpm", "install", "--immutable")
+    stamp.write_text(wanted, encoding="utf-8")
+
+
+def _generate() -> None:
+    """Put what comes from elsewhere in the project where the compiler looks for it."""
+    (SOURCE / "src" / "quickstart.json").write_text(json.dumps(quickstart()), encoding="utf-8")
+    shutil.copyfile(ASSETS / "live.css", SOURCE / "style" / "live.css")
+
+
+def _run(*command: str) -> None:
+    bin_folder = str(Path(sys.executable).parent)  # jlpm and jupyter-builder are installed beside this Python
+    environment = {**os.environ, "PATH": os.pathsep.join([bin_folder, os.environ.get("PATH", "")])}
+    try:
+        subprocess.run(command, cwd=SOURCE, env=environment, check=True)
+    except subprocess.CalledProcessError as failed:
+        raise SystemExit(f"{' '.join(command)} failed with status {failed.returncode}") from None
+
+
+if __name__ == "__main__":
+    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    words.add_argument("what", choices=("build", "test", "check"))
+    sys.exit({"build": build, "test": test, "check": check}[words.parse_args().what]())
