@@ -187,12 +187,10 @@ def _control_group(name: str) -> str:
 
 
 def _available() -> str:
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        kilobytes = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        return "an unknown amount"
-    return format_bytes(kilobytes * 1024)
+    from esen_lab.devices.cpu import available_bytes
+
+    found = available_bytes()
+    return "an unknown amount" if found is None else format_bytes(found)
 
 
 def _store_state() -> str:

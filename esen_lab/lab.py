@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -36,9 +37,9 @@ from esen_lab.choosing import (
 )
 from esen_lab.devices import Device, MarkLog, Sampler, open_device, open_meter
 from esen_lab.ensemble import Combine, Ensemble, SubModel, make_combine, make_submodel
-from esen_lab.errors import EsenError, UsageError
+from esen_lab.errors import DeviceError, EsenError, UsageError
 from esen_lab.fitting import CostModel, Quantile, fit, fit_points
-from esen_lab.planning import Plan, sequential_plan
+from esen_lab.planning import Lane, Plan, sequential_plan
 from esen_lab.profiling import Profile, ProfileJob, ProfileStore, default_shares, default_store_path, start_profile
 from esen_lab.runtime import Comparison, Executor, Nursery, RunReport, compare
 from esen_lab.runtime.executor import DEFAULT_TIMEOUT_S, example_of
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from esen_lab.export import Exported
     from esen_lab.search import Allocation, Measure, Progress
 
+_GLANCE_S = 0.5
 BACKGROUND_SEARCH_S = 60.0
 """For how long the exact searcher improves and proves in the background."""
 
@@ -137,6 +139,7 @@ class Lab:
         self._comparison: Comparison | None = None
         self.marks = MarkLog()
         self._sampler: Sampler | None = None
+        self._glances: Sampler | None = None
         self._unmarked: Any = None  # the profile job whose end has no mark yet
         self._tuning: Tuning | None = None
 
@@ -1015,11 +1018,59 @@ class Lab:
         sampler.watch()
         return sampler
 
+    @property
+    def watched(self) -> tuple[float, float] | None:
+        """The interval and the history, in seconds, at which the device is watched; None when nobody does."""
+        sampler = self._sampler
+        return None if sampler is None or not sampler.running else (sampler.interval_s, sampler.history_s)
+
     def unwatch(self) -> None:
         """One viewer less; the last one ends the sampling. The history stays until `close`."""
         sampler = self._sampler
         if sampler is not None:
             sampler.unwatch()
+
+    def glance(self) -> dict[str, float]:
+        """What the device is doing now, by channel: from those who watch, else a reading of its own.
+
+        Cheap enough for a few calls a second; readings of its own are at least half a second apart. A percentage is
+        over the time since the reading before, so the first call may have none. Empty where nothing can be read.
+        """
+        sampler = self._sampler
+        if sampler is None or not sampler.running:
+            with self._lock:
+                if self._glances is None:
+                    try:
+                        meter = open_meter(self.device, self._workers_now)
+                    except DeviceError:
+                        return {}
+                    self._glances = Sampler(meter, history_s=1.0)
+                sampler = self._glances
+            last = sampler.last
+            if last is None or not 0 <= time.time() - last.at_s < _GLANCE_S:
+                sampler.take()
+        last = sampler.last
+        return {} if last is None else dict(last.values)
+
+    def free_bytes(self) -> int | None:
+        """The device's free memory, or None where it cannot be told."""
+        ask = getattr(self.device, "free_bytes", None)
+        return None if ask is None else ask()
+
+    def in_force(self) -> tuple[tuple[Lane, str], ...]:
+        """For each warm lane, what its worker found in force; empty where no lanes are warm."""
+        executor = self._executor
+        if executor is None or executor.broken:
+            return ()
+        return tuple(zip(executor.plan.lanes, executor.in_force, strict=True))
+
+    def measured_s(self) -> float | None:
+        """The JCT of the last run, where it was a run of the lanes in force."""
+        report, plan = self._report, self._plan
+        if report is None or plan is None:
+            return None
+        ran = [(lane.units, lane.members) for lane in report.lanes]
+        return report.jct_s if ran == [(lane.units, lane.members) for lane in plan.lanes] else None
 
     def _workers_now(self) -> Sequence[tuple[str, int]]:
         job = self._unmarked
@@ -1031,9 +1082,11 @@ class Lab:
     def close(self) -> None:
         """End every process and job of this lab. It may be used again afterwards."""
         with self._lock:
-            sampler, self._sampler = self._sampler, None
-        if sampler is not None:
-            sampler.close()
+            samplers = [self._sampler, self._glances]
+            self._sampler = self._glances = None
+        for sampler in samplers:
+            if sampler is not None:
+                sampler.close()
         job = self._job
         if job is not None and not job.done:
             job.cancel()

@@ -57,7 +57,12 @@ def quickstart() -> dict[str, object]:
         if cell["cell_type"] == "code":
             kept |= {"outputs": [], "execution_count": None}
         cells.append(kept)
-    return {"cells": cells, "metadata": {"kernelspec": notebook["metadata"]["kernelspec"]}, "nbformat": 4, "nbformat_minor": 5}
+    return {
+        "cells": cells,
+        "metadata": {"kernelspec": notebook["metadata"]["kernelspec"]},
+        "nbformat": 4,
+        "nbformat_minor": 5,
+    }
 
 
 def node() -> str | None:
@@ -75,7 +80,9 @@ def build() -> int:
     shutil.rmtree(BUNDLE, ignore_errors=True)
     _generate()
     _run("jlpm", "build:lib")
-    (SOURCE / "lib" / "live.js").write_text(_LIVE_HEAD + (ASSETS / "live.js").read_text(encoding="utf-8"), encoding="utf-8")
+    (SOURCE / "lib" / "live.js").write_text(
+        _LIVE_HEAD + (ASSETS / "live.js").read_text(encoding="utf-8"), encoding="utf-8"
+    )
     _run("jupyter-builder", "build", ".")
     for left in (*BUNDLE.rglob("*.map"), BUNDLE / "build_log.json"):
         left.unlink(missing_ok=True)
@@ -101,7 +108,9 @@ def check() -> int:
     """Compare the record with the sources; returns the exit status."""
     if RECORD.is_file() and RECORD.read_text(encoding="utf-8").strip() == digest():
         return 0
-    print("The extension's bundle was made from other sources than these. Make it anew: make extension", file=sys.stderr)
+    print(
+        "The extension's bundle was made from other sources than these. Make it anew: make extension", file=sys.stderr
+    )
     return 1
 
 

@@ -75,6 +75,11 @@ class AdaptiveProfileJob:
         """Whether it is over, in whatever way."""
         return self._over.is_set()
 
+    @property
+    def wanted(self) -> dict[str, int | None]:
+        """The sub-models it measures; at how many shares is what it finds out."""
+        return dict.fromkeys(self._names)
+
     def snapshot(self) -> ProfileProgress:
         """Where it stands now. `total` is what a full profile would measure; `skipped`, once over, what was spared."""
         with self._lock:

@@ -113,6 +113,10 @@ class CpuDevice:
         """Physical cores."""
         return len(self._cores)
 
+    def free_bytes(self) -> int | None:
+        """Memory that a new process could have now, or None where the system does not say."""
+        return available_bytes()
+
     @property
     def notes(self) -> tuple[str, ...]:
         """What limits shares on this machine."""
@@ -204,3 +208,12 @@ def _ranges(cpus: set[int]) -> str:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def available_bytes() -> int | None:
+    """Memory that this machine could give to a new process now, or None where it does not say (Linux does)."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return None

@@ -4,8 +4,7 @@
     Commands      what the page asks for (see `commands.py`)
     LivePlots     shown; its state is rebuilt whenever a page asks, so a refresh shows the whole history
 
-What is sent: numbered rows that repeat the last few samples. A page that lost some is complete again with the next
-message; one that lost more sends "resync".
+What is sent: see `feed.py`. A page that lost more than a message repeats sends "resync".
 """
 
 from __future__ import annotations
@@ -21,13 +20,12 @@ import anywidget
 import traitlets
 from ipywidgets import widget_serialization
 
-from esen_lab.notebook.charts import bokeh_source, readings_document
+from esen_lab.notebook.charts import bokeh_source
 from esen_lab.notebook.commands import SEND, Commands
+from esen_lab.notebook.feed import Feed
 
 if TYPE_CHECKING:
     from esen_lab.notebook.readings import Readings
-
-REPEATED = 8  # samples that each message repeats
 
 
 class BokehSource(anywidget.AnyWidget):
@@ -57,12 +55,7 @@ class LivePlots(anywidget.AnyWidget):
     loader = traitlets.Instance(BokehSource).tag(sync=True, **widget_serialization)
 
     def __init__(self, readings: Readings, source: BokehSource) -> None:
-        self._readings = readings
-        self._sending = threading.Lock()
-        self._generation = 0
-        self._keys: tuple[str, ...] = ()
-        self._sent = 0
-        self._marks = 0
+        self._feed = Feed(readings)
         self._commands = Commands(self._asked)
         super().__init__(key=self._commands.key, loader=source)
 
@@ -70,51 +63,18 @@ class LivePlots(anywidget.AnyWidget):
         """The state a page gets; with a document that holds all that is kept by now."""
         state = super().get_state(key=key, drop_defaults=drop_defaults)
         if "doc" in state:
-            state["doc"] = json.dumps(self._document())
+            state["doc"] = json.dumps(self._feed.document())
         return state
-
-    def _document(self) -> dict[str, Any]:
-        with self._sending:
-            return self._whole()
-
-    def _whole(self) -> dict[str, Any]:
-        found = self._readings.whole()
-        if found.keys != self._keys:
-            self._keys = found.keys
-            self._generation += 1
-        self._sent, self._marks = max(self._sent, found.number), max(self._marks, found.marks_to)
-        return {
-            "item": readings_document(found.channels, found.columns, found.marks),
-            "number": found.number,
-            "marks": found.marks_to,
-            "generation": self._generation,
-            "interval_s": self._readings.interval_s,
-            "rollover": self._readings.most,
-        }
 
     def _asked(self, content: dict[str, Any]) -> None:
         if content.get("kind") == "resync":
-            self.send({"kind": "doc", "doc": self._document()})
+            with self._feed.lock:
+                self.send({"kind": "doc", "doc": self._feed.document()})
 
     def publish(self) -> None:
         """Send what is new. Called by the publisher only."""
-        with self._sending:
-            fresh = self._readings.after(self._sent - REPEATED, self._marks)
-            if fresh.keys != self._keys:  # a lane came or went: the plots are laid out anew
-                self.send({"kind": "doc", "doc": self._whole()})
-                return
-            message: dict[str, Any] = {
-                "kind": "rows",
-                "generation": self._generation,
-                "first": fresh.first,
-                "number": fresh.number,
-                "rows": fresh.columns,
-                "said": fresh.said,
-            }
-            if fresh.marks["t"]:
-                message |= {"marks": fresh.marks, "marks_to": fresh.marks_to}
-            self._sent, self._marks = fresh.number, fresh.marks_to
-            self.send(message)
+        with self._feed.lock:
+            self.send(self._feed.fresh())
 
     def close(self) -> None:
         """Take the plots from the page."""

@@ -22,6 +22,7 @@ from esen_lab.errors import EsenError, ModelError, UsageError, WorkerError
 from esen_lab.notebook import views
 from esen_lab.notebook.completion import complete
 from esen_lab.notebook.html import bundle, formatters, to_text
+from esen_lab.notebook.panel.targets import Targets
 from esen_lab.notebook.progress import Live
 from esen_lab.notebook.session import Session, lab_class
 from esen_lab.notebook.verbs import interrupted, run_cell, run_line
@@ -63,6 +64,7 @@ class _Extension:
         self.front = _IPythonFront(shell)
         self.session = Session(self.front, lab_class)
         self._matcher = self._make_matcher()
+        self._panel = Targets(self.session)
 
     def install(self) -> None:
         self.shell.register_magic_function(self.esen, "line_cell", MAGIC)
@@ -74,10 +76,16 @@ class _Extension:
             formats["text/html"].for_type_by_name(home, kind, as_html)
             formats["text/plain"].for_type_by_name(home, kind, as_text)
             self.shell.display_formatter.ipython_display_formatter.for_type_by_name(home, kind, self.front.skip_shown)
-        atexit.register(self.session.close)
+        self._panel.install(self.shell)
+        atexit.register(self._close)
+
+    def _close(self) -> None:
+        self._panel.close()
+        self.session.close()
 
     def uninstall(self) -> None:
-        atexit.unregister(self.session.close)
+        atexit.unregister(self._close)
+        self._panel.uninstall(self.shell)
         formats = self.shell.display_formatter.formatters
         for name in views.RECORDS:
             formats["text/html"].pop(name, None)

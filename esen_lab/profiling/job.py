@@ -240,6 +240,11 @@ class ProfileJob:
         """Whether it is over, in whatever way."""
         return self._over.is_set()
 
+    @property
+    def wanted(self) -> dict[str, int]:
+        """For each sub-model, how many points this job is to know at its end."""
+        return {submodel.name: len(self._levels) for submodel in self._submodels}
+
     def snapshot(self) -> ProfileProgress:
         """Where the job stands now. Never waits."""
         with self._lock:

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from esen_lab.devices.telemetry import Channel, MarkLog, Sampler
-from esen_lab.notebook.live import REPEATED, LivePlots, Publisher
+from esen_lab.notebook.feed import REPEATED
+from esen_lab.notebook.live import LivePlots, Publisher
 from esen_lab.notebook.readings import Readings
 
 

@@ -73,7 +73,8 @@ export class Connection {
   private commands: CommLike | null = null;
   private seq = -1;
   private resyncing = false;
-  private attempt = 0;
+  private asking = false;
+  private restarts = 0;
   private disposed = false;
   private monitorWanted: Record<string, unknown> | null = null;
 
@@ -90,33 +91,37 @@ export class Connection {
 
   /** Look whether esen_lab is loaded, and open the comms when it is. Harmless at any time. */
   async look(): Promise<void> {
-    if (this.disposed || this.isOpen()) return;
-    const attempt = ++this.attempt;
+    // Asking makes the kernel busy and idle again itself: one question at a time.
+    if (this.disposed || this.asking || this.isOpen()) return;
     const status = this.kernel.status();
     if (status === "dead") return this.become("dead");
     if (!this.kernel.connected()) return this.become(this.phase === "looking" ? "looking" : "lost");
-    if ((await this.kernel.language()).toLowerCase() !== "python") return this.become("foreign");
-    if (attempt !== this.attempt || this.disposed) return;
-    if (this.kernel.status() !== "idle") {
-      // A mismatch, or that it is not loaded, stays true while a cell runs.
-      if (this.phase !== "absent" && this.phase !== "mismatch") this.become("waiting");
-      return;
-    }
-    let loaded = false;
+    this.asking = true;
+    const restarts = this.restarts;
     try {
-      loaded = await this.kernel.loaded();
+      if ((await this.kernel.language()).toLowerCase() !== "python") return this.become("foreign");
+      const now = this.kernel.status();
+      if (now !== "idle") {
+        // A mismatch, or that it is not loaded, stays true while a cell runs.
+        if (this.phase === "absent" || this.phase === "mismatch") return;
+        return this.become(now === "busy" ? "waiting" : "looking");
+      }
+      const loaded = await this.kernel.loaded();
+      if (restarts !== this.restarts || this.disposed || this.isOpen()) return;
+      if (loaded) this.open();
+      else this.become("absent");
     } catch {
-      loaded = false; // the kernel went away meanwhile: its status says so soon
+      // The kernel went away meanwhile: its status says so soon.
+    } finally {
+      this.asking = false;
     }
-    if (attempt !== this.attempt || this.disposed || this.isOpen()) return;
-    if (loaded) this.open();
-    else this.become("absent");
   }
 
   /** The kernel's status changed. */
   statusChanged(status: string): void {
     if (status === "restarting" || status === "autorestarting") {
       this.drop();
+      this.restarts += 1;
       this.restarted = true;
       this.become("looking");
     } else if (status === "dead" || status === "terminating") {
