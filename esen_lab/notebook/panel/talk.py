@@ -220,10 +220,12 @@ class Talk:
             sections = dict(self._subject.sections())
         pause = BUSY_LOOK_S if self._subject.busy() else IDLE_LOOK_S
         for page in pages:
-            for asked in self._taken(page):
-                self._monitor(page, asked)
             if sections:
                 pause = min(pause, self._tell(page, sections, now))
+            if page.seq < 0:
+                continue
+            for asked in self._taken(page):
+                self._monitor(page, asked)
             if page.monitor is not None:
                 self._plots(page)
                 pause = min(pause, _MONITOR_LOOK_S)

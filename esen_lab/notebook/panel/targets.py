@@ -6,13 +6,15 @@ import contextlib
 from collections.abc import Mapping
 from typing import Any
 
-from esen_lab.errors import UsageError
+from esen_lab.errors import EsenError, UsageError
 from esen_lab.notebook.panel.sections import running_jobs, sections
 from esen_lab.notebook.panel.talk import Monitor, Talk
 from esen_lab.notebook.session import Session
+from esen_lab.trees import tree_spec
 
 STATE_TARGET = "esen_lab.panel"
 COMMANDS_TARGET = "esen_lab.panel.commands"
+_MOST_PARTS = 16  # of an input that is a tuple, a list or a dict
 
 
 class Targets:
@@ -111,14 +113,30 @@ class Targets:
         return LabMonitor(lab, interval_s, history_s)
 
     def _input_name(self, lab: Any) -> str:
-        """What the notebook calls the example input: the variable that holds that very object, else ""."""
+        """What the notebook calls an input that looks like the first sub-model's example; the shortest name, or ""."""
         if lab is None or not lab.ensemble.submodels:
             return ""
-        example = lab.ensemble.submodels[0].example
-        names = [
-            name for name, value in list(self._session.front.namespace.items()) if value is example and name[:1] != "_"
+        wanted = tree_spec(lab.ensemble.submodels[0].example)
+        found = [
+            name
+            for name, value in list(self._session.front.namespace.items())
+            if name[:1] != "_" and _may_be_input(value) and _looks_like(value, wanted)
         ]
-        return min(names, key=len, default="")
+        return min(found, key=lambda name: (len(name), name), default="")
+
+
+def _may_be_input(value: object) -> bool:
+    """Whether it is worth a closer look: this is asked of every variable, several times a second."""
+    if isinstance(value, (tuple, list, dict)):
+        return 0 < len(value) <= _MOST_PARTS
+    return type(value).__name__ in ("Tensor", "Parameter")
+
+
+def _looks_like(value: Any, wanted: object) -> bool:
+    try:
+        return tree_spec(value) == wanted
+    except EsenError:
+        return False
 
 
 def _manager() -> Any:

@@ -104,7 +104,7 @@ export function drawEnsemble(ensemble: EnsembleSection): HTMLElement {
 }
 
 function profileText(row: { points: number; points_wanted: number | null; state: string }): string {
-  if (row.state === "none") return "not measured";
+  if (row.state === "none") return "none";
   const of = row.points_wanted === null ? "" : ` of ${row.points_wanted}`;
   return `${row.points}${of} ${row.points === 1 && !of ? "point" : "points"}`;
 }

@@ -1,0 +1,118 @@
+"""What the panel shows of a lab: a real lab, looked at from its first moment to a comparison."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from esen_lab import Lab
+from esen_lab.notebook.panel.sections import NAMES, running_jobs, sections
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    made = Lab()
+    yield made
+    made.close()
+
+
+def look(lab: Lab | None, **given: Any) -> dict[str, Any]:
+    found = sections(lab, **{"cell_busy": False, **given})
+    assert tuple(found) == NAMES
+    json.dumps(found, allow_nan=False)  # a page reads JSON, which knows no NaN
+    return found
+
+
+def enabled(found: dict[str, Any]) -> set[str]:
+    return {action["id"] for action in found["actions"] if action["enabled"]}
+
+
+def test_without_a_lab_there_is_a_first_step_and_no_device() -> None:
+    found = look(None)
+    assert found["device"] is None
+    assert found["ensemble"]["submodels"] == []
+    assert found["next_step"]["action"] == "register"
+    assert enabled(found) == {"register", "watch", "doctor"}
+
+
+def test_every_stage_shows_and_opens_the_next_action(lab: Lab) -> None:
+    x = torch.randn(4, 8)
+    for name in ("a", "b"):
+        lab.register(name, nn.Linear(8, 8), example=x)
+    found = look(lab, input_name="x")
+    assert [row["state"] for row in found["ensemble"]["submodels"]] == ["none", "none"]
+    assert {"profile", "run"} <= enabled(found)
+    assert "search" not in enabled(found)
+    assert found["next_step"]["action"] == "profile"
+
+    lab.profile(budget_s=0.01).result(timeout=120)
+    found = look(lab, input_name="x")
+    assert {row["state"] for row in found["ensemble"]["submodels"]} == {"done"}
+    assert (found["jobs"][0]["state"], found["jobs"][0]["id"]) == ("done", "profile")
+    assert "search" in enabled(found)
+
+    lab.search()
+    found = look(lab, input_name="x")
+    plan = found["plan"]
+    assert sum(lane["units"] for lane in plan["lanes"]) == plan["total_units"] <= plan["units"] == lab.device.units
+    assert plan["measured_s"] is None
+    assert not plan["warm"]
+
+    lab.run(x)
+    found = look(lab, input_name="x")
+    assert found["plan"]["measured_s"] == lab.report.jct_s  # type: ignore[union-attr]
+    assert [row["lane"] for row in found["device"]["in_force"]] == list(range(1, len(plan["lanes"]) + 1))
+    assert found["device"]["free_bytes"] > 0
+
+    lab.compare(x, rounds=2, strategies=["equal"])
+    found = look(lab, input_name="x")
+    assert found["comparison"]["rows"][0]["strategy"] == "sequential"
+    assert sum(row["best"] for row in found["comparison"]["rows"]) >= 1
+    assert found["next_step"]["action"] == "export"
+
+
+def test_a_strategy_that_failed_has_no_figures(lab: Lab) -> None:
+    x = torch.randn(4, 8)
+    lab.register("a", nn.Linear(8, 8), example=x)
+    lab.register("b", nn.ReLU(), example=x)
+    lab.profile(budget_s=0.01, shares=[1]).result(timeout=120)
+    lab.search()
+    lab.compare(x, rounds=1, strategies=["vmap"])
+    row = next(row for row in look(lab)["comparison"]["rows"] if row["strategy"] == "vmap")
+    assert (row["median_s"], row["best"]) == (None, False)
+    assert row["outputs"]
+
+
+def test_a_running_profile_counts_its_points_and_can_be_cancelled(lab: Lab) -> None:
+    x = torch.randn(4, 8)
+    lab.register("a", nn.Linear(8, 8), example=x)
+    job = lab.profile(budget_s=20.0, fresh=True)
+    found = look(lab)
+    assert found["jobs"][0]["state"] == "running"
+    row = found["ensemble"]["submodels"][0]
+    assert (row["state"], row["points_wanted"]) == ("running", found["jobs"][0]["total"])
+    assert "profile" not in enabled(found)
+    running_jobs(lab)["profile"]()
+    with pytest.raises(Exception, match="cancel"):
+        job.result(timeout=30)
+    assert look(lab)["jobs"][0]["state"] == "cancelled"
+    assert running_jobs(lab) == {}
+
+
+def test_without_a_fitting_input_run_says_what_to_do(lab: Lab) -> None:
+    lab.register("a", nn.Linear(8, 8), example=torch.randn(4, 8))
+    run = next(action for action in look(lab)["actions"] if action["id"] == "run")
+    assert not run["enabled"]
+    assert "YOUR_INPUT" in run["why"]
+
+
+def test_utilization_is_a_part_of_one_or_absent(lab: Lab) -> None:
+    lab.glance()  # the first look has no percentage yet
+    used = look(lab)["device"]["utilization"]
+    assert used is None or 0 <= used <= 1
+    assert lab.watched is None, "a glance is no watching"
