@@ -6,12 +6,14 @@ STAMP := .venv/.ready
 SHELL := bash
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint lab bench test-ipykernels bench-search screenshots clean
+.PHONY: help setup run test test-extension extension lint lab bench test-ipykernels bench-search screenshots clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
 	@printf 'make run                     execute notebooks/quickstart.ipynb and print its result table (results in out/)\n'
 	@printf 'make test [PYTEST_ARGS=...]  run the tests: PYTEST_ARGS="-m '\''not slow'\''" for the quick ones\n'
+	@printf 'make test-extension          the unit tests of the JupyterLab extension (says so where there is no Node)\n'
+	@printf 'make extension               build the JupyterLab extension anew (needs Node 20 or newer)\n'
 	@printf 'make lab [LAB_ARGS=...]      open JupyterLab on the quickstart (as root: LAB_ARGS=--allow-root)\n'
 	@printf 'make test-ipykernels         the browser tests of busy cells and of stopping, on ipykernel 6.31, 7.3 and 7.4\n'
 	@printf 'make lint                    ruff (check and format) and mypy\n'
@@ -22,7 +24,7 @@ help:  ## this list
 	@printf 'make clean                   remove .venv, out/, builds and caches\n'
 
 # Made again when what is installed changed, when the Python under it is gone, or when the checkout was moved.
-$(STAMP): pyproject.toml constraints.txt tools/setup.sh
+$(STAMP): pyproject.toml constraints.txt tools/setup.sh esen_lab/labextension/package.json
 	@PYTHON="$(PYTHON)" bash tools/setup.sh
 
 ifneq ($(wildcard $(STAMP)),)
@@ -38,6 +40,12 @@ run: $(STAMP)
 
 test: $(STAMP)
 	@$(PY) -m pytest $(PYTEST_ARGS)
+
+test-extension: $(STAMP)
+	@$(PY) tools/extension.py test
+
+extension: $(STAMP)
+	@$(PY) tools/extension.py build
 
 lint: $(STAMP)
 	@$(PY) -m ruff check .
@@ -62,5 +70,5 @@ screenshots: $(STAMP)
 	@$(PY) tools/screenshots.py
 
 clean:
-	rm -rf .venv out build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv out build dist *.egg-info extensions/esen-lab/node_modules extensions/esen-lab/lib .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

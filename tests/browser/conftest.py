@@ -140,9 +140,14 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = (folder / "server.log").open("wb")
         paths = {name: str(folder / name.lower()) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR")}
+        # The checkout's own bundle, not the one that was installed when the environment was made.
+        extensions = folder / "jupyter" / "labextensions"
+        extensions.mkdir(parents=True)
+        (extensions / "esen-lab").symlink_to(ROOT / "esen_lab" / "labextension")
         environment = {
             **os.environ,
             **paths,
+            "JUPYTER_PATH": str(extensions.parent),
             "ESEN_LAB_HOME": str(folder / "home"),
             "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), before])),
         }

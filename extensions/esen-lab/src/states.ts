@@ -1,7 +1,8 @@
-/** What the panel says when there is nothing to show: its cause, and its cure. Pure, so that every state can be tested. */
+/** What the panel says when there is nothing to show: its cause, and its cure. Also what the status bar says. Pure. */
 
 import { Phase } from "./connection";
-import { LOAD_LINE } from "./protocol";
+import { percent } from "./format";
+import { LOAD_LINE, Sections } from "./protocol";
 
 export interface Cure {
   label: string;
@@ -84,4 +85,14 @@ export function emptyState(seen: Seen): Empty | null {
           }
         : null;
   }
+}
+
+/** What the item of the status bar says. */
+export function statusText(sections: Sections): string {
+  const parts = [];
+  const used = sections.device?.utilization;
+  if (used !== null && used !== undefined) parts.push(percent(used));
+  const job = (sections.jobs ?? []).find((row) => row.state === "running");
+  if (job) parts.push(job.total ? `${job.kind} ${job.done}/${job.total}` : `${job.kind} …`);
+  return parts.length ? `esen: ${parts.join(" · ")}` : "esen";
 }

@@ -2,19 +2,8 @@
 
 import { Widget } from "@lumino/widgets";
 
-import { percent } from "./format";
 import { Focus } from "./focus";
-import { Sections } from "./protocol";
-
-/** What the item says; "" hides it. */
-export function statusText(sections: Sections): string {
-  const parts = [];
-  const used = sections.device?.utilization;
-  if (used !== null && used !== undefined) parts.push(percent(used));
-  const job = (sections.jobs ?? []).find((row) => row.state === "running");
-  if (job) parts.push(job.total ? `${job.kind} ${job.done}/${job.total}` : `${job.kind} …`);
-  return parts.length ? `esen: ${parts.join(" · ")}` : "esen";
-}
+import { statusText } from "./states";
 
 export class StatusItem extends Widget {
   private unlisten: () => void;

@@ -1,0 +1,272 @@
+import { CommLike, Connection, KernelLike } from "../connection";
+import { COMMANDS_TARGET, Message, PROTOCOL, STATE_TARGET } from "../protocol";
+
+/** A comm that writes down what is sent: a test double. */
+class Comm implements CommLike {
+  onMsg: (message: any) => any = () => undefined;
+  onClose: (message: any) => any = () => undefined;
+  opened: any = null;
+  sent: any[] = [];
+  closed = false;
+  open(data: any): void {
+    this.opened = data;
+  }
+  send(data: any): void {
+    if (this.closed) throw new Error("closed");
+    this.sent.push(data);
+  }
+  close(): void {
+    this.closed = true;
+  }
+  /** The kernel says something. */
+  says(data: Partial<Message>): void {
+    this.onMsg({ content: { data } });
+  }
+}
+
+/** A scripted kernel: a test double. */
+class Kernel implements KernelLike {
+  now = "idle";
+  link = true;
+  speaks = "python";
+  hasIt = true;
+  asked = 0;
+  comms: Record<string, Comm> = {};
+  status(): string {
+    return this.now;
+  }
+  connected(): boolean {
+    return this.link;
+  }
+  async language(): Promise<string> {
+    return this.speaks;
+  }
+  async loaded(): Promise<boolean> {
+    this.asked += 1;
+    return this.hasIt;
+  }
+  comm(target: string): Comm {
+    return (this.comms[target] = new Comm());
+  }
+  get state(): Comm {
+    return this.comms[STATE_TARGET];
+  }
+  get commands(): Comm {
+    return this.comms[COMMANDS_TARGET];
+  }
+}
+
+function begin(kernel = new Kernel()): {
+  kernel: Kernel;
+  connection: Connection;
+  changes: () => number;
+} {
+  const connection = new Connection(kernel, { page: "p", client: "0.1.0", rateHz: 4 });
+  let changes = 0;
+  connection.listen(() => (changes += 1));
+  return { kernel, connection, changes: () => changes };
+}
+
+/** What was promised has happened. */
+const settled = () => new Promise((resolve) => setTimeout(resolve));
+
+async function live(): Promise<ReturnType<typeof begin>> {
+  const made = begin();
+  await made.connection.look();
+  made.kernel.state.says({ kind: "hello", seq: 0, protocol: PROTOCOL, version: "0.1.0" });
+  made.kernel.state.says({ kind: "state", seq: 1, sections: { busy: { cell: false } } });
+  return made;
+}
+
+test("an idle kernel that has loaded esen_lab is spoken to, commands first", async () => {
+  const { kernel, connection } = begin();
+  await connection.look();
+  expect(connection.phase).toBe("opening");
+  expect(kernel.state.opened).toEqual({
+    protocol: PROTOCOL,
+    client: "0.1.0",
+    page: "p",
+    rate_hz: 4,
+  });
+  expect(kernel.commands.opened).toEqual({ protocol: PROTOCOL, page: "p" });
+});
+
+test("the first state makes it live, patches replace whole sections", async () => {
+  const { kernel, connection, changes } = await live();
+  expect(connection.phase).toBe("live");
+  const before = changes();
+  kernel.state.says({ kind: "patch", seq: 2, sections: { busy: { cell: true } } });
+  expect(connection.sections.busy).toEqual({ cell: true });
+  expect(connection.sections.plan).toBeNull();
+  expect(changes()).toBe(before + 1);
+});
+
+test("a gap asks for everything, and what comes before that is not believed", async () => {
+  const { kernel, connection } = await live();
+  kernel.state.says({ kind: "patch", seq: 5, sections: { busy: { cell: true } } });
+  expect(kernel.commands.sent).toEqual([{ kind: "resync" }]);
+  kernel.state.says({ kind: "patch", seq: 6, sections: { busy: { cell: true } } });
+  expect(connection.sections.busy).toEqual({ cell: false });
+  expect(kernel.commands.sent.length).toBe(1);
+  kernel.state.says({ kind: "state", seq: 7, sections: { busy: { cell: true } } });
+  kernel.state.says({ kind: "patch", seq: 8, sections: { jobs: [] } });
+  expect(connection.sections).toMatchObject({ busy: { cell: true }, jobs: [] });
+});
+
+test("a whole state drops sections that are not in it", async () => {
+  const { kernel, connection } = await live();
+  kernel.state.says({ kind: "state", seq: 2, sections: { jobs: [] } });
+  expect(connection.sections.busy).toBeNull();
+});
+
+test("a kernel without esen_lab is asked once, and again after a cell that speaks of it", async () => {
+  const { kernel, connection } = begin();
+  kernel.hasIt = false;
+  await connection.look();
+  expect(connection.phase).toBe("absent");
+  connection.statusChanged("busy");
+  connection.statusChanged("idle");
+  await Promise.resolve();
+  expect(kernel.asked).toBe(1);
+  connection.codeRan("x = 1");
+  connection.statusChanged("idle");
+  expect(kernel.asked).toBe(1);
+  kernel.hasIt = true;
+  connection.codeRan("%load_ext esen_lab");
+  connection.statusChanged("idle");
+  await settled();
+  expect(kernel.asked).toBe(2);
+  expect(connection.phase).toBe("opening");
+});
+
+test("its own question, which makes the kernel busy and idle, is no reason to ask again", async () => {
+  const { kernel, connection } = begin();
+  kernel.loaded = async () => {
+    kernel.asked += 1;
+    connection.statusChanged("busy");
+    connection.statusChanged("idle");
+    return true;
+  };
+  await connection.look();
+  expect(kernel.asked).toBe(1);
+  expect(connection.phase).toBe("opening");
+});
+
+test("a busy kernel is waited for, not asked", async () => {
+  const { kernel, connection } = begin();
+  kernel.now = "busy";
+  await connection.look();
+  expect(connection.phase).toBe("waiting");
+  expect(kernel.asked).toBe(0);
+  kernel.now = "idle";
+  connection.statusChanged("idle");
+  await settled();
+  expect(connection.phase).toBe("opening");
+});
+
+test("a kernel of another language is left alone", async () => {
+  const { kernel, connection } = begin();
+  kernel.speaks = "R";
+  await connection.look();
+  expect(connection.phase).toBe("foreign");
+  expect(kernel.asked).toBe(0);
+});
+
+test.each([
+  { kind: "hello", seq: 0, protocol: 2, version: "9" },
+  { kind: "mismatch", seq: 0, protocol: 2, version: "9", text: "Install the same version." },
+])("another protocol is said, not guessed: %j", async (message) => {
+  const { kernel, connection } = begin();
+  await connection.look();
+  const comm = kernel.state;
+  comm.says(message);
+  comm.says({ kind: "state", seq: 1, sections: { jobs: [] } });
+  comm.onClose({});
+  expect(connection.phase).toBe("mismatch");
+  expect(connection.text).toContain("same version");
+  expect(connection.sections.jobs).toBeNull();
+});
+
+test("a restart forgets what was, says so, and attaches again", async () => {
+  const { kernel, connection } = await live();
+  kernel.hasIt = false;
+  connection.statusChanged("restarting");
+  expect(connection.sections.busy).toBeNull();
+  connection.statusChanged("idle");
+  await settled();
+  expect(connection.phase).toBe("absent");
+  expect(connection.restarted).toBe(true);
+  kernel.hasIt = true;
+  connection.codeRan("%load_ext esen_lab");
+  connection.statusChanged("idle");
+  await settled();
+  kernel.state.says({ kind: "hello", seq: 0, protocol: PROTOCOL });
+  kernel.state.says({ kind: "state", seq: 1, sections: {} });
+  expect(connection.phase).toBe("live");
+  expect(connection.restarted).toBe(false);
+});
+
+test("messages of comms that were dropped are not heard", async () => {
+  const { kernel, connection } = await live();
+  const old = kernel.state;
+  connection.statusChanged("restarting");
+  old.says({ kind: "patch", seq: 2, sections: { busy: { cell: true } } });
+  old.onClose({});
+  expect(connection.sections.busy).toBeNull();
+  expect(connection.phase).toBe("looking");
+});
+
+test("a lost connection is said and resynchronised when it is back", async () => {
+  const { kernel, connection } = await live();
+  connection.connectionChanged(false);
+  expect(connection.phase).toBe("lost");
+  connection.connectionChanged(true);
+  expect(connection.phase).toBe("live");
+  expect(kernel.commands.sent).toEqual([{ kind: "resync" }]);
+});
+
+test("unloading is said, and the end of a kernel too", async () => {
+  const { kernel, connection } = await live();
+  kernel.state.says({ kind: "bye", seq: 2, text: "esen_lab was unloaded." });
+  expect([connection.phase, connection.text]).toEqual(["absent", "esen_lab was unloaded."]);
+  connection.statusChanged("dead");
+  expect(connection.phase).toBe("dead");
+});
+
+test("stop, rate and goodbye are commands", async () => {
+  const { kernel, connection } = await live();
+  connection.stop("profile");
+  connection.stop();
+  connection.setRate(100);
+  connection.setRate(100);
+  connection.dispose();
+  expect(kernel.commands.sent).toEqual([
+    { kind: "stop", job: "profile" },
+    { kind: "stop" },
+    { kind: "rate", rate_hz: 10 },
+    { kind: "bye" },
+  ]);
+  expect(kernel.state.closed).toBe(true);
+  await connection.look();
+  expect(kernel.asked).toBe(1);
+});
+
+test("the monitor is turned off by its last listener and asked for again after a reconnection", async () => {
+  const { kernel, connection } = await live();
+  const heard: Message[] = [];
+  const end = connection.monitor((message) => heard.push(message), { have: [] });
+  kernel.state.says({ kind: "monitor", seq: 2, what: "none", text: "no" });
+  expect(heard.map((message) => message.text)).toEqual(["no"]);
+  expect(kernel.commands.sent).toEqual([{ kind: "monitor", on: true, have: [] }]);
+  end();
+  expect(kernel.commands.sent[1]).toEqual({ kind: "monitor", on: false });
+});
+
+test("what is no message is ignored", async () => {
+  const { kernel, connection } = await live();
+  for (const odd of [null, 3, {}, { kind: "state" }, { kind: 1, seq: 2 }])
+    kernel.state.says(odd as any);
+  kernel.state.says({ kind: "a kind of the future", seq: 2 });
+  kernel.state.says({ kind: "patch", seq: 3, sections: { jobs: [] } });
+  expect(connection.sections.jobs).toEqual([]);
+});
