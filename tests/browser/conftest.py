@@ -22,6 +22,8 @@ import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 ROOT = Path(__file__).parents[2]
+# The notebook of a path, whatever else is in front.
+_FIND = """(path) => [...(window.jupyterapp?.shell.widgets("main") ?? [])].find((w) => w.context?.path === path)"""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -61,13 +63,14 @@ class Notebook:
         """Until the notebook's kernel is connected and idle: JupyterLab drops what it is asked to run before."""
         self.page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=timeout_s * 1000)
         self.page.wait_for_function(
-            """async () => {
-                const context = window.jupyterapp?.shell.currentWidget?.context?.sessionContext;
+            f"""async (path) => {{
+                const context = ({_FIND})(path)?.context?.sessionContext;
                 if (!context) return false;
                 await context.ready;
                 const kernel = context.session?.kernel;
                 return kernel?.connectionStatus === "connected" && (await kernel.info).status === "ok";
-            }""",
+            }}""",
+            arg=self.path.name,
             timeout=timeout_s * 1000,
         )
 
@@ -80,17 +83,25 @@ class Notebook:
         before = prompt.inner_text()
         # By JupyterLab's own command: of the keys that stand for it, a page that has just been loaded drops some.
         self.page.evaluate(
-            """(index) => {
-                const { commands, shell } = window.jupyterapp;
-                shell.currentWidget.content.activeCellIndex = index;
-                void commands.execute("notebook:run-cell");
-            }""",
-            index,
+            f"""([path, index]) => {{
+                const panel = ({_FIND})(path);
+                window.jupyterapp.shell.activateById(panel.id);
+                panel.content.activeCellIndex = index;
+                void window.jupyterapp.commands.execute("notebook:run-cell");
+            }}""",
+            [self.path.name, index],
         )
         until(lambda: prompt.inner_text() != before, 20, prompt.inner_text)
         if wait_s is not None:
             self.wait_until_ran(index, wait_s)
         return self.outputs(index)
+
+    def run_code(self, code: str) -> None:
+        """Have the kernel run this without a cell."""
+        self.page.evaluate(
+            f"""([path, code]) => ({_FIND})(path).sessionContext.session.kernel.requestExecute({{ code }}).done""",
+            [self.path.name, code],
+        )
 
     def wait_until_ran(self, index: int, timeout_s: float = 60) -> None:
         prompt = self.cell(index).locator(".jp-InputPrompt")
@@ -130,9 +141,10 @@ class Server:
     Args:
         folder: For its files.
         before: A folder whose packages come before the installed ones, or "".
+        application: "jupyterlab", or "notebook" for Notebook 7.
     """
 
-    def __init__(self, folder: Path, before: str = "") -> None:
+    def __init__(self, folder: Path, before: str = "", application: str = "jupyterlab") -> None:
         self.folder = folder
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -161,7 +173,7 @@ class Server:
             [
                 sys.executable,
                 "-m",
-                "jupyterlab",
+                application,
                 "--no-browser",
                 "--allow-root",
                 "--expose-app-in-browser",
@@ -193,6 +205,14 @@ class Server:
         with urllib.request.urlopen(request, timeout=20) as answer:
             text = answer.read()
         return json.loads(text) if text else None
+
+    def write(self, name: str, cells: Sequence[str]) -> Path:
+        """A notebook of these cells, in the folder that is served."""
+        path = self.work / f"{name}.ipynb"
+        document = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+        document.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        nbformat.write(document, path)
+        return path
 
     def start_kernel(self, notebook: str) -> None:
         kernel = {"name": "python3"}
@@ -276,10 +296,7 @@ def notebook(
     """Write a notebook of these cells and open it."""
 
     def make(cells: Sequence[str]) -> Notebook:
-        path = server.work / f"{request.node.name.partition('[')[0]}.ipynb"
-        document = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-        document.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-        nbformat.write(document, path)
+        path = server.write(request.node.name.partition("[")[0], cells)
         return Notebook(page, server, path).open()
 
     yield make
