@@ -24,7 +24,7 @@ help:  ## this list
 	@printf 'make clean                   remove .venv, out/, builds and caches\n'
 
 # Made again when what is installed changed, when the Python under it is gone, or when the checkout was moved.
-$(STAMP): pyproject.toml constraints.txt tools/setup.sh esen_lab/labextension/package.json
+$(STAMP): pyproject.toml constraints.txt tools/setup.sh $(wildcard esen_lab/labextension/package.json)
 	@PYTHON="$(PYTHON)" bash tools/setup.sh
 
 ifneq ($(wildcard $(STAMP)),)

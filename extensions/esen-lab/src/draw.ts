@@ -79,7 +79,7 @@ export function drawEnsemble(ensemble: EnsembleSection): HTMLElement {
         h(
           "tr",
           {},
-          h("th", { scope: "col" }, "sub-model"),
+          h("th", { scope: "col" }, "name"),
           h("th.esen-number", { scope: "col" }, "parameters"),
           h("th.esen-number", { scope: "col" }, "memory"),
           h("th", { scope: "col" }, "profile"),

@@ -110,6 +110,7 @@
 }
 
 .esen-table th {
+  white-space: nowrap;
   color: var(--jp-ui-font-color2);
   font-weight: 400;
 }
