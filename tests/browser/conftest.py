@@ -146,6 +146,7 @@ class Server:
 
     def __init__(self, folder: Path, before: str = "", application: str = "jupyterlab") -> None:
         self.folder = folder
+        self.kept: set[str] = set()  # notebooks that outlive a test
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -220,11 +221,16 @@ class Server:
         self.ask("sessions", "POST", session)
 
     def end_kernels(self) -> None:
+        """End every kernel but those of the notebooks in `kept`."""
+
+        def left() -> list[Any]:
+            return [session for session in self.ask("sessions") if session["path"] not in self.kept]
+
         def none_left() -> bool:
-            for session in self.ask("sessions"):
+            for session in left():
                 with contextlib.suppress(urllib.error.HTTPError):  # one that is being restarted: ask again
                     self.ask(f"sessions/{session['id']}", "DELETE")
-            return not self.ask("sessions")
+            return not left()
 
         until(none_left, 20, lambda: self.ask("sessions"))
 
@@ -280,13 +286,30 @@ def browser() -> Iterator[Any]:
         launched.close()
 
 
-@pytest.fixture
-def page(browser: Any) -> Iterator[Any]:
+@contextlib.contextmanager
+def a_page(browser: Any) -> Iterator[Any]:
+    """A page with nothing of earlier ones."""
     context = browser.new_context(viewport={"width": 1400, "height": 1100})
     made = context.new_page()
     made.set_default_timeout(15_000)
     yield made
     context.close()
+
+
+@contextlib.contextmanager
+def opened_for_a_module(browser: Any, server: Server, name: str, cells: Sequence[str]) -> Iterator[Notebook]:
+    """A notebook that several tests use one after another: starting a kernel and a page takes seconds each time."""
+    with a_page(browser) as page:
+        server.kept.add(f"{name}.ipynb")
+        yield Notebook(page, server, server.write(name, cells)).open()
+        server.kept.clear()
+    server.end_kernels()
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    with a_page(browser) as made:
+        yield made
 
 
 @pytest.fixture

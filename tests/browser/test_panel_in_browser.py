@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import Notebook, Server, until
+from conftest import Notebook, Server, opened_for_a_module, until
 
 LOAD = """%load_ext esen_lab
 import time
@@ -26,6 +26,15 @@ for i in range(4):
     lab.register(f"net{i}", Slow(), example=x)
 lab.run(x);
 """
+
+
+CHANGES = """import json
+changed = []
+for number in range(30):
+    time.sleep(0.35 + 0.013 * number)
+    lab.combine("mean" if number % 2 else "stack")
+    changed.append(time.time())
+print(json.dumps(changed))"""
 
 
 class Panel:
@@ -45,6 +54,128 @@ class Panel:
 
     def press(self, selector: str) -> None:
         self.body.locator(selector).click()
+
+
+@pytest.fixture(scope="module")
+def live(browser: Any, server: Server) -> Iterator[Notebook]:
+    """A notebook with four sub-models, for the tests that leave it so."""
+    profile = "job = lab.profile(budget_s=3, fresh=True)"
+    cells = [LOAD, profile, "time.sleep(20)", CHANGES, "# typing", "time.sleep(5)"]
+    with opened_for_a_module(browser, server, "live", cells) as opened:
+        opened.run(0, wait_s=180)
+        yield opened
+
+
+def test_progress_moves_and_stop_works_while_a_cell_is_busy(live: Notebook, ipykernel_version: str) -> None:
+    opened, panel = live, Panel(live.page)
+    opened.run(1)
+    opened.run(2, wait_s=None)
+    panel.says("1 of 8 points", 60)
+    panel.says("2 of 8 points", 60)
+    until(lambda: "profile" in opened.page.locator(".esen-status").inner_text(), 10)
+    panel.press("[data-stop=profile]")
+    if not ipykernel_version.startswith("6."):  # it reads nothing while a cell is busy
+        panel.says("cancelled", 12)
+        assert opened.cell(2).locator(".jp-InputPrompt").inner_text().strip() == "[*]:", (
+            "the cell was busy all the time"
+        )
+    else:
+        panel.says("cancelled", 40)
+    opened.wait_until_ran(2)
+
+
+def test_a_change_in_the_kernel_shows_within_a_fifth_of_a_second_and_typing_does_not_wait(
+    live: Notebook, capsys: pytest.CaptureFixture[str]
+) -> None:
+    opened, page, panel = live, live.page, Panel(live.page)
+    panel.says("combined by mean")
+    page.evaluate(
+        """() => {
+            window.esenSeen = [];
+            let shown = "";
+            const look = () => {
+                const now = document.querySelector(".esen-body").innerText.match(/combined by (\\w+)/)?.[1] ?? "";
+                if (now !== shown) { shown = now; window.esenSeen.push([now, Date.now() / 1000]); }
+            };
+            look();
+            new MutationObserver(look).observe(document.querySelector(".esen-body"),
+                { subtree: true, childList: true, characterData: true });
+        }"""
+    )
+    changed = json.loads(opened.run(3).last.inner_text())
+    page.wait_for_timeout(500)
+    seen = [at for _, at in page.evaluate("window.esenSeen")][1:]
+    assert len(seen) == len(changed) == 30
+    took = [at - when for at, when in zip(seen, changed, strict=True)]
+    with_panel, without = typing_ms(opened, page, panel=True), typing_ms(opened, page, panel=False)
+    with capsys.disabled():
+        print(f"\nchange to panel: median {1e3 * statistics.median(took):.0f} ms, most {1e3 * max(took):.0f} ms")
+        print(f"a key: median {with_panel:.1f} ms with the panel, {without:.1f} ms without")
+    assert statistics.median(took) < 0.2
+    assert with_panel < without + 15  # a frame
+
+
+def typing_ms(opened: Notebook, page: Any, *, panel: bool) -> float:
+    """The median time from a key to the next frame, while the kernel has something to say."""
+    command = "esen-lab:open-panel" if panel else "filebrowser:activate"
+    page.evaluate("(command) => window.jupyterapp.commands.execute(command)", command)
+    if not panel:
+        page.evaluate("window.jupyterapp.shell.collapseRight()")
+    opened.cell(4).locator(".cm-content").click()
+    times = []
+    for _ in range(40):
+        page.evaluate(
+            """() => {
+                window.esenKey = new Promise((resolve) => {
+                    const begun = performance.now();
+                    addEventListener("input", () => requestAnimationFrame(() => resolve(performance.now() - begun)),
+                        { once: true, capture: true });
+                });
+            }"""
+        )
+        began = time.perf_counter()
+        page.keyboard.type("a")
+        page.evaluate("window.esenKey")
+        times.append(1e3 * (time.perf_counter() - began))
+    return statistics.median(times)
+
+
+def test_it_follows_the_notebook_in_front(live: Notebook) -> None:
+    page, server, panel = live.page, live.server, Panel(live.page)
+    panel.says("Ensemble of 4")
+    server.write("other", ["x = 1"])
+    server.start_kernel("other.ipynb")
+    page.evaluate("window.jupyterapp.commands.execute('docmanager:open', {path: 'other.ipynb'})")
+    panel.says("not loaded", 60)
+    assert "other" in page.locator(".esen-notebook").inner_text()
+    page.evaluate(
+        """() => {
+            const main = [...window.jupyterapp.shell.widgets('main')];
+            const first = main.find((widget) => widget.title.label === 'live.ipynb');
+            window.jupyterapp.shell.activateById(first.id);
+        }"""
+    )
+    panel.says("Ensemble of 4")
+
+
+def test_the_monitor_is_a_tab_beside_the_notebook_and_comes_back_after_a_refresh(live: Notebook) -> None:
+    opened, page = live, live.page
+    page.evaluate("window.jupyterapp.commands.execute('esen-lab:open-monitor')")
+
+    def length() -> int:
+        return len(opened.samples().get("t", []))
+
+    until(lambda: length() >= 3, 60, page.locator(".esen-monitor").inner_text)
+    opened.run(5, wait_s=None)
+    before = length()
+    until(lambda: length() >= before + 4, 5)
+    assert opened.cell(5).locator(".jp-InputPrompt").inner_text().strip() == "[*]:", "the cell is still busy"
+    assert page.locator(".jp-Notebook:visible").count() == 1
+    opened.wait_until_ran(5)
+    page.wait_for_timeout(2500)  # JupyterLab keeps its layout a moment after it has changed
+    page.reload()
+    opened.wait_for_kernel()
+    until(lambda: length() >= 3, 60, page.locator("body").inner_text)
 
 
 def test_a_kernel_without_it_is_offered_to_load_it_and_buttons_insert_the_cells_they_stand_for(notebook: Any) -> None:
@@ -68,46 +199,6 @@ def test_a_kernel_without_it_is_offered_to_load_it_and_buttons_insert_the_cells_
     assert any("%esen search" in cell for cell in cells), "what a button did stands in the notebook"
 
 
-def test_progress_moves_and_stop_works_while_a_cell_is_busy(notebook: Any, ipykernel_version: str) -> None:
-    opened = notebook([LOAD, "job = lab.profile(budget_s=3, fresh=True)", "time.sleep(20)"])
-    panel = Panel(opened.page)
-    opened.run(0, wait_s=180)
-    panel.says("Ensemble of 4")
-    opened.run(1)
-    opened.run(2, wait_s=None)
-    panel.says("1 of 8 points", 60)
-    panel.says("2 of 8 points", 60)
-    until(lambda: "profile" in opened.page.locator(".esen-status").inner_text(), 10)
-    panel.press("[data-stop=profile]")
-    if not ipykernel_version.startswith("6."):  # it reads nothing while a cell is busy
-        panel.says("cancelled", 12)
-        assert opened.cell(2).locator(".jp-InputPrompt").inner_text().strip() == "[*]:", (
-            "the cell was busy all the time"
-        )
-    else:
-        panel.says("cancelled", 40)
-
-
-def test_it_follows_the_notebook_in_front(notebook: Any, page: Any, server: Server) -> None:
-    first = notebook([LOAD])
-    panel = Panel(page)
-    first.run(0, wait_s=180)
-    panel.says("Ensemble of 4")
-    server.write("other", ["x = 1"])
-    server.start_kernel("other.ipynb")
-    page.evaluate("window.jupyterapp.commands.execute('docmanager:open', {path: 'other.ipynb'})")
-    panel.says("not loaded", 60)
-    assert "other" in page.locator(".esen-notebook").inner_text()
-    page.evaluate(
-        """() => {
-            const main = [...window.jupyterapp.shell.widgets('main')];
-            const first = main.find((widget) => widget.title.label.startsWith('test_it_follows'));
-            window.jupyterapp.shell.activateById(first.id);
-        }"""
-    )
-    panel.says("Ensemble of 4")
-
-
 def test_a_restart_and_a_refresh_recover(notebook: Any, page: Any) -> None:
     opened = notebook([LOAD])
     panel = Panel(page)
@@ -124,92 +215,6 @@ def test_a_restart_and_a_refresh_recover(notebook: Any, page: Any) -> None:
     panel.says("Ensemble of 4", 60)
     opened.run_code("%unload_ext esen_lab")
     panel.says("unloaded")
-
-
-def test_the_monitor_is_a_tab_beside_the_notebook_and_comes_back_after_a_refresh(notebook: Any, page: Any) -> None:
-    opened = notebook([LOAD, "time.sleep(5)"])
-    opened.run(0, wait_s=180)
-    page.evaluate("window.jupyterapp.commands.execute('esen-lab:open-monitor')")
-
-    def length() -> int:
-        return len(opened.samples().get("t", []))
-
-    until(lambda: length() >= 3, 60, page.locator(".esen-monitor").inner_text)
-    opened.run(1, wait_s=None)
-    before = length()
-    until(lambda: length() >= before + 4, 5)
-    assert opened.cell(1).locator(".jp-InputPrompt").inner_text().strip() == "[*]:", "the cell is still busy"
-    assert page.locator(".jp-Notebook").is_visible()
-    opened.wait_until_ran(1)
-    page.wait_for_timeout(2500)  # JupyterLab keeps its layout a moment after it has changed
-    page.reload()
-    opened.wait_for_kernel()
-    until(lambda: length() >= 3, 60, page.locator("body").inner_text)
-
-
-def test_a_change_in_the_kernel_shows_within_a_fifth_of_a_second_and_typing_does_not_wait(
-    notebook: Any, page: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
-    code = """import json
-changed = []
-for number in range(30):
-    time.sleep(0.35 + 0.013 * number)
-    lab.combine("mean" if number % 2 else "stack")
-    changed.append(time.time())
-print(json.dumps(changed))"""
-    opened = notebook([LOAD, code, "# typing"])
-    panel = Panel(page)
-    opened.run(0, wait_s=180)
-    panel.says("combined by mean")
-    page.evaluate(
-        """() => {
-            window.esenSeen = [];
-            let shown = "";
-            const look = () => {
-                const now = document.querySelector(".esen-body").innerText.match(/combined by (\\w+)/)?.[1] ?? "";
-                if (now !== shown) { shown = now; window.esenSeen.push([now, Date.now() / 1000]); }
-            };
-            look();
-            new MutationObserver(look).observe(document.querySelector(".esen-body"),
-                { subtree: true, childList: true, characterData: true });
-        }"""
-    )
-    changed = json.loads(opened.run(1).last.inner_text())
-    page.wait_for_timeout(500)
-    seen = [at for _, at in page.evaluate("window.esenSeen")][1:]
-    assert len(seen) == len(changed) == 30
-    took = [at - when for at, when in zip(seen, changed, strict=True)]
-    with_panel, without = typing_ms(opened, page, panel=True), typing_ms(opened, page, panel=False)
-    with capsys.disabled():
-        print(f"\nchange to panel: median {1e3 * statistics.median(took):.0f} ms, most {1e3 * max(took):.0f} ms")
-        print(f"a key: median {with_panel:.1f} ms with the panel, {without:.1f} ms without")
-    assert statistics.median(took) < 0.2
-    assert with_panel < without + 15  # a frame
-
-
-def typing_ms(opened: Notebook, page: Any, *, panel: bool) -> float:
-    """The median time from a key to the next frame, while the kernel has something to say."""
-    command = "esen-lab:open-panel" if panel else "filebrowser:activate"
-    page.evaluate("(command) => window.jupyterapp.commands.execute(command)", command)
-    if not panel:
-        page.evaluate("window.jupyterapp.shell.collapseRight()")
-    opened.cell(2).locator(".cm-content").click()
-    times = []
-    for _ in range(40):
-        page.evaluate(
-            """() => {
-                window.esenKey = new Promise((resolve) => {
-                    const begun = performance.now();
-                    addEventListener("input", () => requestAnimationFrame(() => resolve(performance.now() - begun)),
-                        { once: true, capture: true });
-                });
-            }"""
-        )
-        began = time.perf_counter()
-        page.keyboard.type("a")
-        page.evaluate("window.esenKey")
-        times.append(1e3 * (time.perf_counter() - began))
-    return statistics.median(times)
 
 
 @pytest.fixture
