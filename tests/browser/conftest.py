@@ -61,14 +61,14 @@ class Notebook:
 
     def wait_for_kernel(self, timeout_s: float = 60) -> None:
         """Until the notebook's kernel is connected and idle: JupyterLab drops what it is asked to run before."""
-        self.page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=timeout_s * 1000)
         self.page.wait_for_function(
             f"""async (path) => {{
                 const context = ({_FIND})(path)?.context?.sessionContext;
                 if (!context) return false;
                 await context.ready;
                 const kernel = context.session?.kernel;
-                return kernel?.connectionStatus === "connected" && (await kernel.info).status === "ok";
+                if (kernel?.connectionStatus !== "connected" || kernel.status !== "idle") return false;
+                return (await kernel.info).status === "ok";
             }}""",
             arg=self.path.name,
             timeout=timeout_s * 1000,
