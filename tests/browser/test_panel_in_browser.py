@@ -42,6 +42,7 @@ class Panel:
 
     def __init__(self, page: Any) -> None:
         self.page = page
+        page.wait_for_function("window.jupyterapp.commands.hasCommand('esen-lab:open-panel')", timeout=30_000)
         page.evaluate("window.jupyterapp.commands.execute('esen-lab:open-panel')")
         self.body = page.locator(".esen-body")
         self.body.wait_for(state="visible", timeout=15_000)
