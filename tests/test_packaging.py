@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tarfile
@@ -54,6 +55,11 @@ def test_the_bundle_holds_nothing_that_jupyterlab_provides_and_names_licences() 
     licences = json.loads((BUNDLE / "static" / "third-party-licenses.json").read_text(encoding="utf-8"))["packages"]
     assert all(package["licenseId"] for package in licences)
     assert not [package["name"] for package in licences if package["name"].startswith(PROVIDED)]
+
+
+def test_the_bundle_asks_for_no_newer_jupyterlab_than_it_needs() -> None:
+    entry = next((BUNDLE / "static").glob("remoteEntry.*.js")).read_text(encoding="utf-8")
+    assert set(re.findall(r"\^4\.[0-9.]+", entry)) == {"^4.2.0"}
 
 
 def test_the_two_versions_are_one() -> None:

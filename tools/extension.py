@@ -83,7 +83,7 @@ def build() -> int:
     (SOURCE / "lib" / "live.js").write_text(
         _LIVE_HEAD + (ASSETS / "live.js").read_text(encoding="utf-8"), encoding="utf-8"
     )
-    _run("jupyter-builder", "build", ".")
+    _run("jupyter-builder", "build", ".", "--core-package-file", _core())
     for left in (*BUNDLE.rglob("*.map"), BUNDLE / "build_log.json"):
         left.unlink(missing_ok=True)
     RECORD.write_text(digest() + "\n", encoding="utf-8")
@@ -129,6 +129,18 @@ def _generate() -> None:
     """Put what comes from elsewhere in the project where the compiler looks for it."""
     (SOURCE / "src" / "quickstart.json").write_text(json.dumps(quickstart()), encoding="utf-8")
     shutil.copyfile(ASSETS / "live.css", SOURCE / "style" / "live.css")
+
+
+def _core() -> str:
+    """What JupyterLab provides, in the oldest versions that this extension takes, not in the newest."""
+    known = SOURCE / "node_modules" / "@jupyterlab" / "core-meta" / "core.package.json"
+    core = json.loads(known.read_text(encoding="utf-8"))
+    wanted = json.loads((SOURCE / "package.json").read_text(encoding="utf-8"))["dependencies"]
+    for group in ("dependencies", "resolutions"):
+        core[group] = {name: wanted.get(name, version) for name, version in core.get(group, {}).items()}
+    made = SOURCE / "lib" / "core.package.json"
+    made.write_text(json.dumps(core), encoding="utf-8")
+    return str(made)
 
 
 def _run(*command: str) -> None:

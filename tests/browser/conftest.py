@@ -61,18 +61,15 @@ class Notebook:
 
     def wait_for_kernel(self, timeout_s: float = 60) -> None:
         """Until the notebook's kernel is connected and idle: JupyterLab drops what it is asked to run before."""
-        self.page.wait_for_function(
-            f"""async (path) => {{
-                const context = ({_FIND})(path)?.context?.sessionContext;
-                if (!context) return false;
-                await context.ready;
-                const kernel = context.session?.kernel;
-                if (kernel?.connectionStatus !== "connected" || kernel.status !== "idle") return false;
-                return (await kernel.info).status === "ok";
-            }}""",
-            arg=self.path.name,
-            timeout=timeout_s * 1000,
-        )
+        ready = f"""async (path) => {{
+            const context = ({_FIND})(path)?.context?.sessionContext;
+            if (!context) return false;
+            await context.ready;
+            const kernel = context.session?.kernel;
+            if (kernel?.connectionStatus !== "connected" || kernel.status !== "idle") return false;
+            return (await kernel.info).status === "ok";
+        }}"""
+        until(lambda: self.page.evaluate(ready, self.path.name), timeout_s)
 
     def cell(self, index: int) -> Any:
         return self.page.locator(".jp-Notebook .jp-Cell").nth(index)

@@ -108,7 +108,9 @@ def test_a_change_in_the_kernel_shows_within_a_fifth_of_a_second_and_typing_does
     seen = [at for _, at in page.evaluate("window.esenSeen")][1:]
     assert len(seen) == len(changed) == 30
     took = [at - when for at, when in zip(seen, changed, strict=True)]
-    with_panel, without = typing_ms(opened, page, panel=True), typing_ms(opened, page, panel=False)
+    # By turns, and the better of two: what else this machine does must not count.
+    keys = [(typing_ms(opened, page, panel=True), typing_ms(opened, page, panel=False)) for _ in range(2)]
+    with_panel, without = (min(column) for column in zip(*keys, strict=True))
     with capsys.disabled():
         print(f"\nchange to panel: median {1e3 * statistics.median(took):.0f} ms, most {1e3 * max(took):.0f} ms")
         print(f"a key: median {with_panel:.1f} ms with the panel, {without:.1f} ms without")
@@ -119,12 +121,12 @@ def test_a_change_in_the_kernel_shows_within_a_fifth_of_a_second_and_typing_does
 def typing_ms(opened: Notebook, page: Any, *, panel: bool) -> float:
     """The median time from a key to the next frame, while the kernel has something to say."""
     command = "esen-lab:open-panel" if panel else "filebrowser:activate"
-    page.evaluate("(command) => window.jupyterapp.commands.execute(command)", command)
+    page.evaluate("(command) => void window.jupyterapp.commands.execute(command)", command)
     if not panel:
         page.evaluate("window.jupyterapp.shell.collapseRight()")
     opened.cell(4).locator(".cm-content").click()
     times = []
-    for _ in range(40):
+    for _ in range(25):
         page.evaluate(
             """() => {
                 window.esenKey = new Promise((resolve) => {
@@ -146,7 +148,7 @@ def test_it_follows_the_notebook_in_front(live: Notebook) -> None:
     panel.says("Ensemble of 4")
     server.write("other", ["x = 1"])
     server.start_kernel("other.ipynb")
-    page.evaluate("window.jupyterapp.commands.execute('docmanager:open', {path: 'other.ipynb'})")
+    page.evaluate("() => void window.jupyterapp.commands.execute('docmanager:open', {path: 'other.ipynb'})")
     panel.says("not loaded", 60)
     assert "other" in page.locator(".esen-notebook").inner_text()
     page.evaluate(
@@ -161,7 +163,7 @@ def test_it_follows_the_notebook_in_front(live: Notebook) -> None:
 
 def test_the_monitor_is_a_tab_beside_the_notebook_and_comes_back_after_a_refresh(live: Notebook) -> None:
     opened, page = live, live.page
-    page.evaluate("window.jupyterapp.commands.execute('esen-lab:open-monitor')")
+    page.evaluate("() => void window.jupyterapp.commands.execute('esen-lab:open-monitor')")
 
     def length() -> int:
         return len(opened.samples().get("t", []))
@@ -218,6 +220,32 @@ def test_a_restart_and_a_refresh_recover(notebook: Any, page: Any) -> None:
     panel.says("unloaded")
 
 
+def test_the_launcher_opens_the_quickstart_shortcuts_and_toolbar_open_the_panel_and_settings_are_kept(
+    page: Any, server: Server
+) -> None:
+    page.goto(f"{server.url}/lab/workspaces/launcher?reset")
+    card = page.locator('.jp-LauncherCard:has-text("quickstart")')
+    card.wait_for(timeout=60_000)
+    card.click()
+    opened = Notebook(page, server, server.work / "esen_quickstart.ipynb")
+    opened.wait_for_kernel()
+    assert opened.path.is_file()
+    assert "esen_lab" in opened.path.read_text(encoding="utf-8")
+    page.keyboard.press("Alt+Shift+KeyE")
+    page.locator(".esen-panel").wait_for(state="visible")
+    assert page.locator('.jp-NotebookPanel-toolbar [data-command="esen-lab:open-panel"]').count() == 1
+    page.keyboard.press("Alt+Shift+KeyM")
+    page.locator(".esen-monitor").wait_for(state="visible")
+    page.locator("#esen-show-lines").check()
+    page.wait_for_timeout(1000)  # JupyterLab sends a changed setting a moment later
+    page.reload()
+    page.locator(".esen-panel").wait_for(state="visible", timeout=60_000)
+    until(lambda: page.locator("#esen-show-lines").is_checked(), 20)
+    page.locator("#esen-show-lines").uncheck()
+    page.wait_for_timeout(1000)
+    server.end_kernels()
+
+
 @pytest.fixture
 def notebook_7(tmp_path_factory: pytest.TempPathFactory, ipykernel_version: str) -> Iterator[Server]:
     pytest.importorskip("notebook", reason="Notebook 7 is not installed")
@@ -238,5 +266,5 @@ def test_notebook_7_has_panel_and_monitor(notebook_7: Server, page: Any) -> None
     panel.says("not loaded", 60)
     opened.run(0, wait_s=180)
     panel.says("Ensemble of 4")
-    page.evaluate("window.jupyterapp.commands.execute('esen-lab:open-monitor')")
+    page.evaluate("() => void window.jupyterapp.commands.execute('esen-lab:open-monitor')")
     until(lambda: len(opened.samples().get("t", [])) >= 3, 60, page.locator("body").inner_text)

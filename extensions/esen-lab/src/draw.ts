@@ -82,7 +82,7 @@ export function drawEnsemble(ensemble: EnsembleSection): HTMLElement {
           h("th", { scope: "col" }, "name"),
           h("th.esen-number", { scope: "col" }, "parameters"),
           h("th.esen-number", { scope: "col" }, "memory"),
-          h("th", { scope: "col" }, "profile"),
+          h("th.esen-number", { scope: "col", title: "measured points" }, "points"),
         ),
       ),
       h(
@@ -95,7 +95,7 @@ export function drawEnsemble(ensemble: EnsembleSection): HTMLElement {
             h("td", {}, row.name),
             h("td.esen-number", {}, count(row.parameters)),
             h("td.esen-number", {}, bytes(row.bytes)),
-            h(`td.esen-profile-${row.state}`, {}, profileText(row)),
+            h(`td.esen-number.esen-profile-${row.state}`, {}, pointsText(row)),
           ),
         ),
       ),
@@ -103,10 +103,9 @@ export function drawEnsemble(ensemble: EnsembleSection): HTMLElement {
   );
 }
 
-function profileText(row: { points: number; points_wanted: number | null; state: string }): string {
+function pointsText(row: { points: number; points_wanted: number | null; state: string }): string {
   if (row.state === "none") return "none";
-  const of = row.points_wanted === null ? "" : ` of ${row.points_wanted}`;
-  return `${row.points}${of} ${row.points === 1 && !of ? "point" : "points"}`;
+  return row.points_wanted === null ? String(row.points) : `${row.points} of ${row.points_wanted}`;
 }
 
 export function drawJobs(jobs: JobRow[]): HTMLElement | null {

@@ -153,7 +153,7 @@ test("tables have a row for each sub-model and strategy", () => {
     points_wanted: 2,
   };
   const ensemble = drawEnsemble({ combine: "mean", submodels: [{ ...row, state: "running" }] });
-  expect(ensemble.textContent).toContain("1 of 2 points");
+  expect(ensemble.textContent).toContain("1 of 2");
   const failed = {
     strategy: "vmap",
     lanes: "-",
