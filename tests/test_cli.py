@@ -87,6 +87,8 @@ def test_the_doctor_names_device_limits_store_and_what_is_in_force(capsys: Captu
     assert told["esen_lab"].startswith(__version__)
     assert told["device"].startswith("cpu: ")
     assert told["units"].endswith(" x core")
+    assert told["offer cpu"].startswith("can be had")
+    assert "cuda:0 mps" in " ".join(told)
     assert told["profile store"] == f"{own_store} (will be made)"
     assert "asked for 1 core found" in told["share in force"]
     assert "Ready." in told
@@ -111,7 +113,7 @@ def test_the_doctor_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, capsys
 
 def test_an_unknown_device_is_named(capsys: Capture) -> None:
     assert main(["doctor", "--device", "abacus"]) == 2
-    assert capsys.readouterr().err == "esen-lab: A device is one of: cpu, fake:FILE. Given: abacus.\n"
+    assert capsys.readouterr().err == "esen-lab: A device is one of: cpu, cuda:0 mps, fake:FILE. Given: abacus.\n"
 
 
 @pytest.mark.parametrize("which", ["folder", "plan.json", "script"])

@@ -10,11 +10,13 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from esen_lab.devices.telemetry import Channel, Value
 
 _GPM_LEAST_S = 0.1
+_COMPUTE_MODES = {0: "default", 1: "exclusive thread", 2: "prohibited", 3: "exclusive process"}  # nvmlComputeMode_t
 # (key, label, the name of its number in NVML's header)
 _GPM = (
     ("sm", "SM activity", "NVML_GPM_METRIC_SM_UTIL"),
@@ -22,6 +24,70 @@ _GPM = (
     ("tensor", "tensor cores", "NVML_GPM_METRIC_ANY_TENSOR_UTIL"),
     ("dram", "DRAM bandwidth", "NVML_GPM_METRIC_DRAM_BW_UTIL"),
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NvmlFacts:
+    """What NVML says once about the driver and its GPUs.
+
+    Attributes:
+        driver: The driver's version, or "".
+        gpus: By UUID: "mig" (bool), "gpm" (True, or why not), "compute_mode" (words).
+        why_nothing: Why NVML says nothing, or "".
+    """
+
+    driver: str = ""
+    gpus: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    why_nothing: str = ""
+
+
+def nvml_facts(nvml: Any = None) -> NvmlFacts:
+    """Ask NVML once and let go of it again.
+
+    Args:
+        nvml: The module `pynvml`, or a double of it in tests; None imports it.
+    """
+    if nvml is None:
+        try:
+            import pynvml
+        except ImportError:
+            return NvmlFacts(why_nothing="nvidia-ml-py is not installed")
+        nvml = pynvml
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError as problem:
+        return NvmlFacts(why_nothing=str(problem))
+    try:
+        handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+        return NvmlFacts(
+            driver=_text(nvml.nvmlSystemGetDriverVersion()),
+            gpus={_text(nvml.nvmlDeviceGetUUID(handle)): _facts_of(nvml, handle) for handle in handles},
+        )
+    except nvml.NVMLError as problem:
+        return NvmlFacts(why_nothing=str(problem))
+    finally:
+        with contextlib.suppress(Exception):  # the driver may be gone
+            nvml.nvmlShutdown()
+
+
+def _facts_of(nvml: Any, handle: Any) -> Mapping[str, Any]:
+    facts: dict[str, Any] = {}
+    with contextlib.suppress(nvml.NVMLError):  # a GPU without MIG does not know the question
+        facts["mig"] = bool(nvml.nvmlDeviceGetMigMode(handle)[0])
+    try:
+        supported = bool(nvml.nvmlGpmQueryDeviceSupport(handle).isSupportedDevice)
+        facts["gpm"] = supported or "this GPU has no GPM (Hopper and newer have)"
+    except nvml.NVMLError as problem:
+        facts["gpm"] = str(problem)
+    except AttributeError:
+        facts["gpm"] = "this version of nvidia-ml-py does not know GPM"
+    with contextlib.suppress(nvml.NVMLError):
+        facts["compute_mode"] = _COMPUTE_MODES.get(nvml.nvmlDeviceGetComputeMode(handle), "")
+    return facts
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
 class NvmlMeter:

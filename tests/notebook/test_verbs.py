@@ -90,7 +90,7 @@ def test_other_cells_are_refused(session: Session, line: str) -> None:
         ("unregister ghost", "knows its own sub-models"),
         ("search --seed one", "A whole number"),
         ("search --option sampler", "NAME=VALUE"),
-        ("device cuda", "A lab stays on one device"),
+        ("device abacus", "A device is one of"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_it(session: Session, lab: FakeLab, line: str, message: str) -> None:
