@@ -67,7 +67,7 @@ class MpsPlacement:
     @property
     def grace_s(self) -> float:
         """How long the process may take to finish what the GPU is at."""
-        return 2.0
+        return 0.8  # less than the second after which whoever ends the lanes gets impatient
 
     def apply(self) -> InForce:
         """Become a client with this limit, and prove that it is in force.

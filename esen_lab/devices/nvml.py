@@ -90,6 +90,53 @@ def _text(value: str | bytes) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
+class GpmWindow:
+    """SM activity and the like of one GPU between two moments: `open`, the work, `read`.
+
+    Args:
+        nvml: The module `pynvml`, or a double of it in tests, already initialised.
+        uuid: The GPU.
+        clock: Seconds that only go forward.
+    """
+
+    def __init__(self, nvml: Any, uuid: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._nvml = nvml
+        self._gpu = _Gpu(nvml, 0, clock, handle=nvml.nvmlDeviceGetHandleByUUID(uuid))
+
+    @classmethod
+    def open(cls, uuid: str) -> GpmWindow | str:
+        """Begin now; or why nothing can be read."""
+        try:
+            import pynvml
+        except ImportError:
+            return "nvidia-ml-py is not installed"
+        try:
+            pynvml.nvmlInit()  # its state is per process, and must not be inherited from one that forked
+            window = cls(pynvml, uuid)
+        except pynvml.NVMLError as problem:
+            return str(problem)
+        if window.why_nothing:
+            window.close()
+            return window.why_nothing
+        return window
+
+    @property
+    def why_nothing(self) -> str:
+        """Why this GPU cannot be read, or ""."""
+        return self._gpu.why_no_gpm
+
+    def read(self) -> Mapping[str, Value]:
+        """What the GPU did since the window was opened: "sm", "occupancy", "tensor", "dram", in percent, or why not."""
+        found = self._gpu.read_gpm()
+        return {key: found[f"{self._gpu.prefix}{key}"] for key, _, _ in _GPM}
+
+    def close(self) -> None:
+        """Let go of NVML."""
+        self._gpu.close()
+        with contextlib.suppress(Exception):  # the driver may be gone
+            self._nvml.nvmlShutdown()
+
+
 class NvmlMeter:
     """Reads every NVIDIA GPU of this machine. Made by `open`.
 
@@ -142,15 +189,15 @@ class NvmlMeter:
 
 
 class _Gpu:
-    def __init__(self, nvml: Any, index: int, clock: Callable[[], float]) -> None:
+    def __init__(self, nvml: Any, index: int, clock: Callable[[], float], handle: Any = None) -> None:
         self._nvml = nvml
         self._clock = clock
-        self._handle = nvml.nvmlDeviceGetHandleByIndex(index)
-        self._prefix = f"gpu{index}"
+        self._handle = nvml.nvmlDeviceGetHandleByIndex(index) if handle is None else handle
+        self.prefix = f"gpu{index}"
         self._label = f"GPU {index}"
         self._samples: list[Any] = []
         self._taken_s = 0.0
-        self._why_no_gpm = self._begin_gpm()
+        self.why_no_gpm = self._begin_gpm()
 
     def _begin_gpm(self) -> str:
         nvml = self._nvml
@@ -170,7 +217,7 @@ class _Gpu:
     def channels(self) -> tuple[Channel, ...]:
         gpm = [
             Channel(
-                key=f"{self._prefix}{key}",
+                key=f"{self.prefix}{key}",
                 label=f"{self._label} {label}",
                 unit="%",
                 group="bandwidth" if key == "dram" else "utilization",
@@ -180,23 +227,23 @@ class _Gpu:
         return (
             *gpm,
             Channel(
-                key=f"{self._prefix}util",
+                key=f"{self.prefix}util",
                 label=f"{self._label} GPU-Util (any kernel ran)",
                 unit="%",
                 group="utilization",
             ),
-            Channel(key=f"{self._prefix}memory", label=f"{self._label} memory in use", unit="B", group="memory"),
-            Channel(key=f"{self._prefix}power", label=f"{self._label} power", unit="W", group="power"),
+            Channel(key=f"{self.prefix}memory", label=f"{self._label} memory in use", unit="B", group="memory"),
+            Channel(key=f"{self.prefix}power", label=f"{self._label} power", unit="W", group="power"),
         )
 
     def read(self) -> dict[str, Value]:
-        nvml, handle, prefix = self._nvml, self._handle, self._prefix
+        nvml, handle, prefix = self._nvml, self._handle, self.prefix
         found: dict[str, Value] = {
             f"{prefix}util": self._try(lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu),
             f"{prefix}memory": self._try(lambda: nvml.nvmlDeviceGetMemoryInfo(handle).used),
             f"{prefix}power": self._try(lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1000),
         }
-        found.update(self._read_gpm())
+        found.update(self.read_gpm())
         return found
 
     def _try(self, read: Callable[[], float]) -> Value:
@@ -205,10 +252,10 @@ class _Gpu:
         except self._nvml.NVMLError as problem:
             return str(problem)
 
-    def _read_gpm(self) -> dict[str, Value]:
-        keys = {f"{self._prefix}{key}": name for key, _, name in _GPM}
-        if self._why_no_gpm:
-            return dict.fromkeys(keys, self._why_no_gpm)
+    def read_gpm(self) -> dict[str, Value]:
+        keys = {f"{self.prefix}{key}": name for key, _, name in _GPM}
+        if self.why_no_gpm:
+            return dict.fromkeys(keys, self.why_no_gpm)
         if self._clock() - self._taken_s < _GPM_LEAST_S:
             return dict.fromkeys(keys, "samples of GPM are more than 100 ms apart")
         nvml = self._nvml

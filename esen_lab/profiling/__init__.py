@@ -2,6 +2,7 @@
 
     records.py         Point, Failure, Profile: the nouns, plain data
     timing.py          `measure`: one point, inside the worker whose share is in force
+    steady.py          what a GPU's own counters say while one sub-model runs, over and over
     memory.py          how much a process grows while a sub-model runs
     store.py           finished points on disk, shared by several processes
     machine_lock.py    one process at a time on this machine

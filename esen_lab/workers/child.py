@@ -10,12 +10,15 @@ import signal
 import socket
 import sys
 import traceback
+from dataclasses import replace
 from typing import Any
 
-from esen_lab.devices import Placement
+from esen_lab.devices import InForce, Placement
 from esen_lab.errors import DeviceError, EsenError
 from esen_lab.workers import wire
 from esen_lab.workers.arena import Block
+from esen_lab.workers.compute import CudaCompute
+from esen_lab.workers.device_engine import DeviceEngine
 from esen_lab.workers.engine import Engine, InSubModel
 from esen_lab.workers.messages import Arrange, Call, Load, NewOutputs, Problem, Ready, SetInput, Unload
 
@@ -27,11 +30,27 @@ def serve(sock: socket.socket, placement: Placement) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the notebook's to handle, not each lane's
     faulthandler.enable()
     try:
-        wire.send_record(sock, wire.REPLY, Ready(pid=os.getpid(), in_force=placement.apply()))
+        in_force = placement.apply()
+        engine = engine_for(placement, in_force)
+        wire.send_record(sock, wire.REPLY, Ready(pid=os.getpid(), in_force=in_force))
     except Exception as problem:
         wire.send_record(sock, wire.FAILED, _described(problem))
         return
-    engine = Engine(placement)
+    try:
+        _answer_all(sock, engine)
+    finally:
+        engine.close()
+
+
+def engine_for(placement: Placement, in_force: InForce) -> Engine:
+    """The engine of a lane that has applied its place."""
+    if in_force.torch_device == "cpu":
+        return Engine(placement)
+    own = getattr(placement, "cuda", None)  # a double's, in tests
+    return DeviceEngine(placement, CudaCompute(in_force.torch_device, cuda=own() if own else None))
+
+
+def _answer_all(sock: socket.socket, engine: Engine) -> None:
     while True:
         frame = wire.receive(sock)
         try:
@@ -43,6 +62,9 @@ def serve(sock: socket.socket, placement: Placement) -> None:
         except wire.Closed:
             return
         except Exception as problem:
+            if engine.lost():
+                wire.send_record(sock, wire.FAILED, replace(_described(problem), kind="lost"), frame.number)
+                return
             wire.send_record(sock, wire.FAILED, _described(problem), frame.number)
         if frame.number % 256 == 0:
             _keep_log_short()

@@ -85,7 +85,8 @@ class Problem:
     """Something raised in the worker.
 
     Attributes:
-        kind: "model" (the sub-model's own code), "device" or "usage".
+        kind: "model" (the sub-model's own code), "device", "usage", or "lost": it took the worker's GPU context along,
+            and the worker leaves.
         name: The sub-model it happened in, or "".
         summary: The exception's type and text, one line.
         traceback: For people.
@@ -114,10 +115,11 @@ class Spawn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class End:
-    """Make sure that a worker is gone within `grace_s` and answer with how it ended."""
+    """Wait for a worker to be gone, kill it after `grace_s` where `kill` says so, and answer with how it ended."""
 
     pid: int
     grace_s: float
+    kill: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

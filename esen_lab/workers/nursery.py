@@ -7,6 +7,7 @@ the environment that CUDA reads when it starts.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import signal
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import esen_lab
-from esen_lab.devices import Placement
+from esen_lab.devices import Placement, Retiring
 from esen_lab.errors import DeviceError, WorkerDied, WorkerTimeout
 from esen_lab.workers import wire
 from esen_lab.workers.messages import End, Ended, Problem, Ready, Spawn
@@ -77,7 +78,8 @@ class Nursery:
             record = Spawn(label=label, placement=placement)
             pid = self._ask(record, [theirs.fileno(), log_fd], deadline)
             theirs.close()
-            worker = ProcessWorker(nursery=self, sock=ours, log_fd=log_fd, pid=pid, label=label)
+            retiring = placement if isinstance(placement, Retiring) else None
+            worker = ProcessWorker(nursery=self, sock=ours, log_fd=log_fd, pid=pid, label=label, retiring=retiring)
         except BaseException:
             ours.close()
             theirs.close()
@@ -101,14 +103,14 @@ class Nursery:
         """A worker has ended and holds nothing any more."""
         self._workers.discard(worker)
 
-    def end(self, pid: int, grace_s: float) -> int | None:
-        """Make sure a worker is gone, killing it after `grace_s`.
+    def end(self, pid: int, grace_s: float, *, kill: bool = True) -> int | None:
+        """Make sure a worker is gone, killing it after `grace_s`, or only look whether it goes until then.
 
         Returns:
-            Its exit code, negative for a signal; None when nobody knows.
+            Its exit code, negative for a signal; None when nobody knows, or it is still there.
         """
         try:
-            answer = self._ask(End(pid=pid, grace_s=grace_s), [], time.monotonic() + grace_s + 10)
+            answer = self._ask(End(pid=pid, grace_s=grace_s, kill=kill), [], time.monotonic() + grace_s + 10)
         except (WorkerDied, WorkerTimeout):
             return None  # the nursery is gone, and every worker with it
         assert isinstance(answer, Ended)
@@ -119,7 +121,8 @@ class Nursery:
         with self._lock:
             process, self._process = self._process, None
         if process is not None:
-            process.stop()  # the workers first: whoever waits for one reads the end of its socket
+            grace_s = max([worker.hang_up() for worker in list(self._workers)], default=0.0)
+            process.stop(grace_s)  # the workers first: whoever waits for one reads the end of its socket
         for worker in list(self._workers):
             worker.forget()
 
@@ -186,9 +189,18 @@ class _Process:
             )
         self._finalizer = weakref.finalize(self, _stop, self.popen, self.sock, self._log)
 
-    def stop(self) -> str:
-        """End it; returns the end of its log."""
+    def stop(self, grace_s: float = 0.0) -> str:
+        """End it; returns the end of its log.
+
+        Args:
+            grace_s: How long its workers may take to leave by themselves.
+        """
         log = "" if self._log.closed else tail_of(self._log.fileno())
+        if grace_s and self._finalizer.alive:
+            with contextlib.suppress(OSError):
+                self.sock.shutdown(socket.SHUT_RDWR)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.popen.wait(timeout=grace_s + 0.5)
         self._finalizer()
         return log
 

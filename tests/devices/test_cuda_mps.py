@@ -143,7 +143,7 @@ def test_a_daemon_that_died_is_replaced(device: Open) -> None:
 
 
 def test_a_lane_becomes_a_client_and_proves_its_limit(device: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # where the trial's process finds the double
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))  # where the trial's process finds the double
     (place,) = device().place([50])
     assert pickle.loads(pickle.dumps(place)) == place
     assert try_lane(place) == "66 of 132 SMs, listed by the MPS daemon, a product right"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
 import sys
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +18,7 @@ from esen_lab.devices.cuda_mps import MpsPlacement
 from esen_lab.devices.gpus import Gpu, Machine
 from esen_lab.devices.mps_control import CONTROL, SERVER, MpsPrograms, find_programs
 
-SCRIPTED = Path(__file__).with_name("scripted_mps_control.py")
+SCRIPTED = Path(__file__).parent / "devices" / "scripted_mps_control.py"
 UUID = "GPU-00000000-1111-2222-3333-444444444444"
 GPU = Gpu(index=0, name="double of an H200", uuid=UUID, sms=132, capability="9.0", memory_bytes=10**9, gpm=True)
 MACHINE = Machine(gpus=(GPU,), driver="580.159", cuda_driver="13.0", torch_cuda="13.0")
@@ -32,7 +35,87 @@ def scripted_programs(folder: Path, **script: object) -> MpsPrograms:
     return find_programs([folder])
 
 
-class DoubleOfCuda:
+class StreamDouble:
+    def __init__(self, cuda: CudaDouble) -> None:
+        self.cuda = cuda
+
+    def synchronize(self) -> None:
+        self.cuda.said.append("wait")
+        if self.cuda.broken:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    def wait_event(self, event: Any) -> None:
+        self.cuda.said.append("wait for event")
+
+
+class EventDouble:
+    def __init__(self) -> None:
+        self.at = 0.0
+
+    def record(self, stream: StreamDouble) -> None:
+        stream.cuda.said.append("mark")
+        self.at = time.perf_counter()
+
+    def elapsed_time(self, other: EventDouble) -> float:
+        return (other.at - self.at) * 1000
+
+
+class CudaDouble:
+    """The part of `torch.cuda` that `CudaCompute` uses. Keeps what happened in `said`, and what is pinned."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.pinned: dict[int, int] = {}
+        self.refuses_to_pin = False
+        self.broken = False
+        self.held = 1000
+
+    def Stream(self, device: Any = None) -> StreamDouble:  # noqa: N802  torch's own names
+        return StreamDouble(self)
+
+    @contextlib.contextmanager
+    def stream(self, stream: StreamDouble) -> Iterator[None]:
+        self.said.append("enter")
+        yield
+        self.said.append("leave")
+
+    def Event(self, enable_timing: bool = False) -> EventDouble:  # noqa: N802
+        assert enable_timing
+        return EventDouble()
+
+    def synchronize(self, device: Any = None) -> None:
+        if self.broken:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    def memory_allocated(self, device: Any) -> int:
+        return self.held
+
+    def max_memory_allocated(self, device: Any) -> int:
+        return self.held + 500
+
+    def reset_peak_memory_stats(self, device: Any) -> None:
+        self.said.append("new peak")
+
+    def empty_cache(self) -> None:
+        self.said.append("give back")
+
+    def cudart(self) -> Any:
+        def register(address: int, size: int, flags: int) -> int:
+            assert flags == 1
+            assert address not in self.pinned
+            if self.refuses_to_pin:
+                return 801
+            self.pinned[address] = size
+            return 0
+
+        def unregister(address: int) -> int:
+            del self.pinned[address]
+            return 0
+
+        return SimpleNamespace(cudaHostRegister=register, cudaHostUnregister=unregister)
+
+
+class DoubleOfCuda(CudaDouble):
     """The part of `torch.cuda` that a lane starts with. Starting it makes this process a client of the scripted daemon.
 
     Args:
@@ -46,8 +129,9 @@ class DoubleOfCuda:
     def __init__(
         self, sms: int, scripted: Path | None = None, *, started: bool = False, breaks: str = "", obeys: bool = False
     ) -> None:
-        self.sms = sms
         self.scripted = scripted
+        super().__init__()
+        self.sms = sms
         self.started = started
         self.breaks = breaks
         self.obeys = obeys
@@ -60,10 +144,26 @@ class DoubleOfCuda:
             raise RuntimeError(self.breaks)
         self.started = True
 
-    def synchronize(self) -> None:
-        if self.scripted is not None:
+    def synchronize(self, device: Any = None) -> None:
+        super().synchronize(device)
+        if self.scripted is not None and str(os.getpid()) not in self._connected():
             with (self.scripted / "connected").open("a") as connected:
                 connected.write(f"{os.getpid()}\n")
+
+    def _connected(self) -> list[str]:
+        path = (self.scripted or Path()) / "connected"
+        return path.read_text().split() if path.exists() else []
+
+    @property
+    def broken(self) -> bool:
+        """A fault of the GPU, for as long as a file says so; it stays with the process."""
+        if self.scripted is not None and (self.scripted / "faulty").exists():
+            self._broken = True
+        return self._broken
+
+    @broken.setter
+    def broken(self, value: bool) -> None:
+        self._broken = value
 
     def get_device_properties(self, index: int) -> Any:
         assert index == 0
@@ -80,7 +180,15 @@ class DoubleOfMpsPlacement(MpsPlacement):
 
     @property
     def torch_device(self) -> str:
-        return "cpu"
+        return "cpu:0"  # the CPU, but under a name that takes the way of GPUs
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoubleOutsideMps(DoubleOfMpsPlacement):
+    """The silent fallback: CUDA starts, but reaches no daemon."""
+
+    def cuda(self) -> Any:
+        return DoubleOfCuda(self.sms)
 
 
 class DoubleOfLibcuda:

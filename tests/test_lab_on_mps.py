@@ -1,0 +1,98 @@
+"""A lab on a GPU under NVIDIA MPS, whole, on a machine without one.
+
+The control program is scripted, `torch.cuda` is a double, lanes compute on the CPU: what is tried is everything between
+them. Nothing here says anything about a GPU.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from cuda_doubles import GPU, MACHINE, DoubleOfMpsPlacement, DoubleOutsideMps, scripted_programs
+from models import mlp
+
+from esen_lab import Lab
+from esen_lab.devices.cuda_mps import CudaMpsDevice
+from esen_lab.devices.mps_control import MpsDaemon
+from esen_lab.errors import DeviceError
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="NVIDIA MPS exists on Linux only")
+
+
+def start(uuid: str, *, programs: Any = None) -> MpsDaemon:
+    return MpsDaemon.start(uuid, programs=programs, parent=Path("/tmp"), timeout_s=10)
+
+
+@pytest.fixture
+def scripted(tmp_path: Path) -> Path:
+    return tmp_path / "bin"
+
+
+@pytest.fixture
+def lab(tmp_path: Path, scripted: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))  # where the nursery finds the doubles
+    device = CudaMpsDevice(
+        GPU, MACHINE, programs=scripted_programs(scripted), start=start, placement=DoubleOfMpsPlacement
+    )
+    with Lab(device, store=tmp_path / "points.sqlite3") as lab:
+        lab.register("a", mlp(seed=1), torch.zeros(2, 8))
+        lab.register("b", mlp(seed=2, width=64), torch.zeros(2, 8))
+        yield lab
+
+
+def test_profile_search_run_and_compare_go_all_the_way(lab: Lab, scripted: Path) -> None:
+    profile = lab.profile(shares=[30, 60, 100], budget_s=0.05).result(120)
+    assert profile.device["kind"] == "cuda mps"
+    assert not profile.failures
+    point = profile.of("a")[0]
+    assert point.units == 30
+    assert point.peak_memory_bytes is not None
+    assert point.readings["events_median_s"] > 0  # type: ignore[operator]
+    assert isinstance(point.readings["sm_percent"], str), "no GPU can be read here, and that is said"
+    lab.search()
+    x = torch.randn(2, 8)
+    y = lab.run(x)
+    with torch.inference_mode():
+        torch.testing.assert_close(y, (mlp(seed=1)(x) + mlp(seed=2, width=64)(x)) / 2)
+    assert lab.report is not None
+    assert all("listed by the MPS daemon" in lane.in_force for lane in lab.report.lanes)
+    table = lab.compare(x, rounds=2, strategies=["sequential", "unlimited", "equal", "threads"])
+    assert {row.strategy for row in table.rows} >= {"sequential", "unlimited", "equal", "threads"}
+    assert not [row.failed for row in table.rows if row.failed]
+    assert all(row.agrees for row in table.rows)
+    assert not (scripted / "terminated").exists(), "every lane left by itself"
+
+
+def test_a_lane_that_does_not_leave_is_ended_by_the_daemon_before_anything_kills_it(lab: Lab, scripted: Path) -> None:
+    lab.run(torch.zeros(2, 8))
+    (worker,) = [pid for label, pid in lab._nursery.processes if label == "lane 1"]
+    os.kill(worker, signal.SIGSTOP)  # it will not read that its lab has hung up, nor act on a SIGTERM
+    lab.close()
+    assert (scripted / "terminated").read_text().split() == [str(worker)]
+
+
+def test_a_limit_that_is_not_in_force_stops_the_run_with_its_reason(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lab.device, "_placement", DoubleOutsideMps)
+    with pytest.raises(DeviceError, match="is listed by the daemon"):
+        lab.run(torch.zeros(2, 8))
+    monkeypatch.undo()
+
+
+def test_a_fault_ends_the_lanes_and_the_next_run_starts_afresh(lab: Lab, scripted: Path) -> None:
+    x = torch.zeros(2, 8)
+    y = lab.run(x)
+    before = dict(lab._nursery.processes)
+    (scripted / "faulty").touch()
+    with pytest.raises(DeviceError, match="stopped serving this lane while it ran"):
+        lab.run(x)
+    (scripted / "faulty").unlink()
+    assert lab._nursery.processes == ()
+    assert torch.equal(lab.run(x), y)
+    assert dict(lab._nursery.processes) != before
