@@ -55,6 +55,7 @@ from esen_lab.runtime.executor import DEFAULT_TIMEOUT_S, example_of
 from esen_lab.search import Cascade, Choice, Front, Limits, Placement, SearchJob, make_searcher, place, search
 from esen_lab.trees import Tree, tree_spec
 from esen_lab.tuning import Tuning
+from esen_lab.units import format_units
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -922,7 +923,7 @@ class Lab:
             )
         if plan.units > self.device.units:
             raise UsageError(
-                f"This device has {self.device.units} {self.device.identity.unit}s",
+                f"This device has {format_units(self.device.units, self.device.identity.unit)}",
                 given=f"a plan for {plan.units} ({plan.device.get('name', 'unknown device')})",
                 hint="Search again here: plans for larger devices do not fit.",
             )
@@ -1225,7 +1226,7 @@ class Lab:
     def __repr__(self) -> str:
         identity = self.device.identity
         names = ", ".join(self._ensemble.names) or "no sub-models yet"
-        return f"<Lab on {identity.name} ({identity.units} {identity.unit}s): {names}>"
+        return f"<Lab on {identity.name} ({format_units(identity.units, identity.unit)}): {names}>"
 
     def _need_submodels(self, what: str) -> None:
         if not self._ensemble.submodels:

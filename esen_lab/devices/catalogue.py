@@ -23,6 +23,7 @@ from esen_lab.devices.gpus import Gpu, Machine, look_at_machine
 from esen_lab.devices.offer import Mechanism, Offer, Verdict
 from esen_lab.devices.self_test import run_self_test
 from esen_lab.errors import DeviceError, UsageError
+from esen_lab.units import format_units
 
 DEVICES: Mapping[str, Callable[[], Device]] = {"cpu": CpuDevice}
 MECHANISMS: Mapping[str, Mechanism] = {MPS.word: MPS}
@@ -122,7 +123,7 @@ class Catalogue:
         device = self.open(name)
         word = name.split()[1] if len(name.split()) > 1 else ""
         if word not in self._mechanisms:
-            return f"{device.units} {device.identity.unit}s"
+            return format_units(device.units, device.identity.unit)
         return self._mechanisms[word].test(device)
 
     def _best_word(self, machine: Machine, gpu: Gpu) -> str:

@@ -201,7 +201,7 @@ class CudaMpsDevice:
             kind="cuda mps",
             name=gpu.name,
             units=UNITS,
-            unit="percent",
+            unit="%",
             details={
                 "sms": str(gpu.sms),
                 "compute_capability": gpu.capability,
@@ -389,10 +389,10 @@ def try_mps(device: Any) -> str:
 
 MPS = Mechanism(
     word="mps",
-    unit="percent",
+    unit="%",
     rank=20,
     how="The programs nvidia-cuda-mps-control and nvidia-cuda-mps-server come with the driver (Debian and Ubuntu: "
-    "nvidia-compute-utils); PyTorch for CUDA: pip install torch --index-url https://download.pytorch.org/whl/cu130.",
+    "nvidia-compute-utils); a PyTorch for CUDA is chosen on pytorch.org, under Get started.",
     missing=missing,
     units=lambda gpu: UNITS,  # noqa: ARG005
     open=open_mps,

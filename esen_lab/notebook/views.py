@@ -23,7 +23,7 @@ from esen_lab.notebook.pictures.rows import (
     Timeline,
 )
 from esen_lab.trees import tree_spec
-from esen_lab.units import format_bytes, format_percent, format_seconds
+from esen_lab.units import format_bytes, format_percent, format_seconds, format_units
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -747,7 +747,7 @@ def one_line(text: object) -> str:
 
 
 def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 or noun.endswith("%") else f"{number} {noun}s"
+    return format_units(number, noun)
 
 
 def _given(seconds: float | None) -> str:

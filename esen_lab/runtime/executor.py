@@ -29,7 +29,7 @@ from esen_lab.errors import EsenError, UsageError, WorkerDied, WorkerTimeout
 from esen_lab.planning import Plan
 from esen_lab.runtime.report import LaneReport, RunReport, Span
 from esen_lab.trees import Tree, TreeSpec, flatten, map_tensors, select
-from esen_lab.units import format_seconds
+from esen_lab.units import format_seconds, format_units
 from esen_lab.workers import Nursery, ProcessWorker, RunTimings
 from esen_lab.workers.arena import TreeArena, spec_of
 
@@ -102,7 +102,7 @@ class Executor:
             for index, place in enumerate(device.place([lane.units for lane in plan.lanes])):
                 workers.append(nursery.worker(place, label=f"lane {index + 1}"))
             _fill(workers, plan, ensemble, on_progress or _silent, load_timeout_s)
-            notes = device.notes if device.identity.simulated else ()
+            notes = () if device.identity.kind == "cpu" else device.notes  # what is simulated, what disturbs lanes now
             spare = _core_to_spare(plan, device)
             executor = cls(plan, ensemble, tuple(workers), core_to_spare=spare, notes=notes)
             executor.run(example_of(ensemble))
@@ -387,7 +387,7 @@ def _check_fits(plan: Plan, ensemble: Ensemble, device: Device) -> None:
     widest = max(lane.units for lane in plan.lanes)
     if widest > device.units:
         raise UsageError(
-            f"This device has {device.units} {device.identity.unit}s",
+            f"This device has {format_units(device.units, device.identity.unit)}",
             given=f"a lane of {widest}",
             hint="The plan was made for a larger device: search again here.",
         )

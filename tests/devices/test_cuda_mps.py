@@ -75,7 +75,7 @@ def test_a_lane_with_all_sms_under_a_limit_is_refused() -> None:
 
 def test_its_identity_names_the_hardware_and_not_the_piece(device: Open) -> None:
     identity = device().identity
-    assert (identity.kind, identity.name, identity.units, identity.unit) == ("cuda mps", GPU.name, 100, "percent")
+    assert (identity.kind, identity.name, identity.units, identity.unit) == ("cuda mps", GPU.name, 100, "%")
     assert UUID not in str(identity.to_dict())
     assert identity.details["driver"] == "580.159"
     assert identity.details["sms"] == "132"
