@@ -34,6 +34,7 @@ from esen_lab.units import check_units
 
 UNITS = 100
 GRAIN_SMS = 8
+MOST_CLIENTS = 48  # of drivers up to CUDA 13.0; later ones serve more
 DEFAULT_PIPE_FOLDER = "/tmp/nvidia-mps"  # noqa: S108  where the daemon listens when nobody says otherwise
 _LEAST_CAPABILITY = (7, 0)  # limits came with Volta
 _MOST_CPU_THREADS = 4
@@ -244,9 +245,15 @@ class CudaMpsDevice:
         """Places for lanes, each under its own percentage; together they may be more than 100.
 
         Raises:
-            UsageError: A share is not within 1..100.
+            UsageError: A share is not within 1..100, or there are more lanes than a daemon serves.
             DeviceError: There is no daemon and none can be started, or it does not recover from a fault.
         """
+        if len(shares) > MOST_CLIENTS:
+            raise UsageError(
+                f"NVIDIA MPS serves at most {MOST_CLIENTS} processes on a GPU",
+                given=f"{len(shares)} lanes",
+                hint="Put several sub-models into one lane: a search with limits on lanes does.",
+            )
         for share in shares:
             check_units(share, UNITS)
         daemon = self._ready_daemon()

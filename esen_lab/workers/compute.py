@@ -6,6 +6,7 @@ queued inside `entered` runs in order on one stream; nothing has happened for su
 
 from __future__ import annotations
 
+import contextlib
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -142,7 +143,14 @@ class CudaCompute:
 
     def pin(self, address: int, size: int) -> bool:
         """See `Compute.pin`."""
-        return int(self._cuda.cudart().cudaHostRegister(address, size, _PORTABLE)) == 0
+        import torch
+
+        if int(self._cuda.cudart().cudaHostRegister(address, size, _PORTABLE)) == 0:
+            return True
+        # CUDA remembers the refusal, and torch would report it at the next kernel: one is started to take it.
+        with contextlib.suppress(Exception):
+            torch.empty(1, device=self._device).fill_(1)
+        return False
 
     def unpin(self, address: int) -> None:
         """See `Compute.unpin`."""

@@ -100,6 +100,8 @@ def test_lanes_may_ask_for_more_than_the_gpu_together_but_not_each(device: Open)
     assert places[0].environment["CUDA_VISIBLE_DEVICES"] == UUID
     with pytest.raises(UsageError):
         made.place([101])
+    with pytest.raises(UsageError, match="49 lanes"):
+        made.place([1] * 49)
     assert isinstance(places[0], Retiring)
 
 
