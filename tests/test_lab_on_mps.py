@@ -22,6 +22,7 @@ from esen_lab import Lab
 from esen_lab.devices.cuda_mps import CudaMpsDevice
 from esen_lab.devices.mps_control import MpsDaemon
 from esen_lab.errors import DeviceError
+from esen_lab.planning import Lane, Plan
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="NVIDIA MPS exists on Linux only")
 
@@ -68,6 +69,33 @@ def test_profile_search_run_and_compare_go_all_the_way(lab: Lab, scripted: Path)
     assert not [row.failed for row in table.rows if row.failed]
     assert all(row.agrees for row in table.rows)
     assert not (scripted / "terminated").exists(), "every lane left by itself"
+
+
+def two_lanes() -> Plan:
+    return Plan(lanes=(Lane(units=50, members=("b",)), Lane(units=50, members=("a",))), units=100, searcher="by hand")
+
+
+def shared(lab: Lab) -> bool:
+    assert lab._executor is not None
+    return lab._executor.input_shared
+
+
+def test_a_large_input_is_brought_once_and_lent_to_the_other_lanes(lab: Lab, scripted: Path) -> None:
+    lab.plan = two_lanes()
+    first, second = mlp(seed=1), mlp(seed=2, width=64)
+    for rows, large in ((4, False), (50_000, True), (60_000, True), (2, False)):
+        for _ in range(3):  # every call has another input: one of the call before would be seen
+            x = torch.randn(rows, 8)
+            y = lab.run(x)
+            assert shared(lab) == large
+            with torch.inference_mode():
+                torch.testing.assert_close(y, (first(x) + second(x)) / 2)
+    (scripted / "no_ipc").touch()
+    x = torch.randn(70_000, 8)
+    y = lab.run(x)
+    assert not shared(lab), "where memory cannot be lent, each lane brings its own"
+    with torch.inference_mode():
+        torch.testing.assert_close(y, (first(x) + second(x)) / 2)
 
 
 def test_a_lane_that_does_not_leave_is_ended_by_the_daemon_before_anything_kills_it(lab: Lab, scripted: Path) -> None:

@@ -31,7 +31,8 @@ from esen_lab.runtime.report import LaneReport, RunReport, Span
 from esen_lab.trees import Tree, TreeSpec, flatten, map_tensors, select
 from esen_lab.units import format_seconds, format_units
 from esen_lab.workers import Nursery, ProcessWorker, RunTimings
-from esen_lab.workers.arena import TreeArena, spec_of
+from esen_lab.workers.arena import Block, TreeArena, spec_of
+from esen_lab.workers.shared_input import GATE_BYTES
 
 _SETTLE_S = 1.0
 _SLICE_S = 0.25
@@ -40,6 +41,7 @@ _LOOK_PART = 0.05
 _LOOK_LEAST_S = 0.0002
 _LOOK_MOST_S = 0.001
 _LOOK_FROM_S = 0.003  # after a shorter sleep there is nothing to gain
+_WORTH_SHARING_BYTES = 1 << 20  # a smaller input reaches each GPU lane sooner than lanes can wait for each other
 DEFAULT_TIMEOUT_S = 600.0
 
 
@@ -62,6 +64,7 @@ class Executor:
         self._lock = threading.Lock()
         self._input = TreeArena()
         self._number = 0
+        self.input_shared = False  # whether one lane brings the input to the GPU for all
         self._broken = ""
         self._prepared: SmallMean | None = None
         self._prepared_for: tuple[list[int], Combine | None] = ([], None)
@@ -219,6 +222,26 @@ class Executor:
         grown = self._input.prepare([spec])
         for worker in self._workers:
             worker.set_input(self._input.layouts[0], self._input.block if grown else None)
+        self.input_shared = self._share_on_gpu(self._input.layouts[0].size)
+
+    def _share_on_gpu(self, size: int) -> bool:
+        """Have one lane bring a large input to the GPU for all of them; whether that is so now."""
+        lanes = [worker for worker in self._workers if worker.in_force.torch_device != "cpu"]
+        if len(lanes) < 2 or size < _WORTH_SHARING_BYTES:
+            return False
+        gate = Block.create(GATE_BYTES)
+        try:
+            lent = lanes[0].lend_input(gate)
+            for worker in lanes[1:]:
+                worker.borrow_input(lent, gate)
+        except EsenError:
+            # CUDA IPC is not to be had here (some containers and allocators refuse it): every lane brings its own.
+            for worker in lanes:
+                worker.set_input(self._input.layouts[0], None)
+            return False
+        finally:
+            gate.close()
+        return True
 
     def _collect(self, timeout_s: float, rehearse: Callable[[], object] | None = None) -> list[RunTimings]:
         """Wait for every lane; a failure in one is raised after the others are done, so that all stay in step.

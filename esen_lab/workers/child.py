@@ -20,7 +20,19 @@ from esen_lab.workers.arena import Block
 from esen_lab.workers.compute import CudaCompute
 from esen_lab.workers.device_engine import DeviceEngine
 from esen_lab.workers.engine import Engine, InSubModel
-from esen_lab.workers.messages import Arrange, Call, Load, NewOutputs, Problem, Ready, SetInput, Unload
+from esen_lab.workers.messages import (
+    Arrange,
+    BorrowInput,
+    Call,
+    LendInput,
+    Load,
+    NewOutputs,
+    Problem,
+    Ready,
+    SetInput,
+    Unload,
+)
+from esen_lab.workers.shared_input import GATE_BYTES
 
 _LOG_LIMIT_BYTES = 1 << 20
 
@@ -71,6 +83,7 @@ def _answer_all(sock: socket.socket, engine: Engine) -> None:
 
 
 def _run(sock: socket.socket, engine: Engine, number: int) -> None:
+    engine.number = number
     timings, changed, grown = engine.run()
     if not changed:
         wire.send(sock, wire.DONE, number, timings)
@@ -103,6 +116,10 @@ def _handle(engine: Engine, record: Any, fds: tuple[int, ...]) -> Any:
         case SetInput():
             block = Block(fds[0], record.block_bytes) if record.block_bytes is not None else None
             engine.set_input(record.layout, block)
+        case LendInput():
+            return engine.lend_input(Block(fds[0], GATE_BYTES))
+        case BorrowInput():
+            engine.borrow_input(record.lent, Block(fds[0], GATE_BYTES))
         case Call():
             return engine.call(record.function, record.name, record.kwargs)
         case _:

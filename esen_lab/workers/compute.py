@@ -7,6 +7,8 @@ queued inside `entered` runs in order on one stream; nothing has happened for su
 from __future__ import annotations
 
 import contextlib
+import pickle
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -61,6 +63,12 @@ class Compute(Protocol):
 
     def unpin(self, address: int) -> None:
         """Undo `pin`; must come before the memory is let go."""
+
+    def lend(self, tensors: Sequence[torch.Tensor]) -> tuple[bytes, Any]:
+        """Let other processes read tensors of the GPU: what `borrow` takes there, and an event that both know."""
+
+    def borrow(self, lent: bytes) -> tuple[list[torch.Tensor], Any]:
+        """Tensors of another process, as they are, and its event."""
 
     def lost(self) -> bool:
         """Whether the GPU's context of this process is beyond use, as after an illegal access."""
@@ -155,6 +163,27 @@ class CudaCompute:
     def unpin(self, address: int) -> None:
         """See `Compute.unpin`."""
         self._cuda.cudart().cudaHostUnregister(address)
+
+    def lend(self, tensors: Sequence[torch.Tensor]) -> tuple[bytes, Any]:
+        """See `Compute.lend`. The memory stays this process's for as long as others hold it."""
+        event = self._cuda.Event(interprocess=True)
+        event.record(self._stream)  # an event exists once it has been recorded
+        return pickle.dumps(([self._export(tensor) for tensor in tensors], event.ipc_handle())), event
+
+    def borrow(self, lent: bytes) -> tuple[list[torch.Tensor], Any]:
+        """See `Compute.borrow`."""
+        exported, handle = pickle.loads(lent)  # noqa: S301  from our own workers
+        event = self._cuda.Event.from_ipc_handle(self._device, handle)
+        return [rebuild(*arguments) for rebuild, arguments in exported], event
+
+    def _export(self, tensor: torch.Tensor) -> Any:
+        """How to find a tensor from another process: a function and its arguments, as torch's own queues send it."""
+        own = getattr(self._cuda, "export", None)  # a double's, in tests
+        if own is not None:
+            return own(tensor)
+        from torch.multiprocessing.reductions import reduce_tensor
+
+        return reduce_tensor(tensor)  # type: ignore[no-untyped-call]
 
     def lost(self) -> bool:
         """See `Compute.lost`: errors that stay are raised by every later call."""

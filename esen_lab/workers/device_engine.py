@@ -2,7 +2,8 @@
 
 One run, everything queued on the lane's stream without waiting in between:
 
-    1. The input crosses from shared host memory to the device, once for all members.
+    1. The input crosses from shared host memory to the device, once for all members; a large one once for all lanes
+       (see `shared_input.py`).
     2. Each member runs on it, and its outputs cross back into shared host memory.
     3. The lane waits for the stream, once; then it looks for NaN and answers.
 
@@ -20,9 +21,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from esen_lab.trees import flatten, select, unflatten
+from esen_lab.trees import Structure, flatten, select, unflatten
 from esen_lab.workers.arena import Block, Layout
 from esen_lab.workers.engine import Engine, InSubModel, Kept, Loaded, Timed
+from esen_lab.workers.shared_input import Borrowing, Gate, Lending
 
 if TYPE_CHECKING:
     import torch
@@ -48,6 +50,7 @@ class DeviceEngine(Engine):
         self._marks: list[Any] = []
         self._branches: list[Compute] = []
         self._pinned: dict[str, int] = {}
+        self._shared: Lending | Borrowing | None = None
         self.last_run_s = 0.0  # between the first and the last mark of the last run
 
     # --- setting up ----------------------------------------------------------------------------------------------
@@ -84,6 +87,7 @@ class DeviceEngine(Engine):
             self._pin("input", block)
 
     def _choose_inputs(self) -> None:
+        self._shared = None
         if self._input is None:
             return
         import torch
@@ -92,8 +96,35 @@ class DeviceEngine(Engine):
         with self.compute.entered(), torch.inference_mode(mode=False):
             # empty_like keeps the layout of channels, which a sub-model may be fast with.
             self._there = [torch.empty_like(leaf, device=self.compute.device) for leaf in self._host]
+        self._take_apart(structure)
+
+    def _take_apart(self, structure: Structure) -> None:
         whole = unflatten(structure, self._there)
         self._inputs = [select(whole, member.keys) for member in self._arrangement]
+
+    def lend_input(self, gate: Block) -> bytes:
+        """Bring the input for all lanes from now on; returns what the others borrow it with."""
+        lent, event = self.compute.lend(self._there)
+        self._shared = Lending(Gate(gate), event)
+        return lent
+
+    def borrow_input(self, lent: bytes, gate: Block) -> None:
+        """Read the input where another lane brings it."""
+        self._there, event = self.compute.borrow(lent)
+        self._shared = Borrowing(Gate(gate), event)
+        self._take_apart(flatten(self._input)[1])
+
+    def _bring(self) -> None:
+        """Queue the input's way to the device, or the wait for it."""
+        if isinstance(self._shared, Borrowing):
+            self._shared.gate.wait_for(self.number)
+            self.compute.wait_for(self._shared.event)
+            return
+        for there, here in zip(self._there, self._host, strict=True):
+            there.copy_(here, non_blocking=True)
+        if self._shared is not None:
+            self.compute.mark(self._shared.event)
+            self._shared.gate.open_for(self.number)
 
     def _pin(self, what: str, block: Block) -> None:
         address = block.address
@@ -115,8 +146,7 @@ class DeviceEngine(Engine):
         began = time.perf_counter_ns()
         with torch.inference_mode(), self.compute.entered():
             first = self._mark(0)
-            for there, here in zip(self._there, self._host, strict=True):
-                there.copy_(here, non_blocking=True)
+            self._bring()
             if self._mode == "serial":
                 for index in range(count):
                     self._queue(index, kept)

@@ -52,6 +52,18 @@ class SetInput:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LendInput:
+    """Bring the input to the GPU for all lanes from now on. The descriptor of the gate follows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BorrowInput:
+    """Read the input where another lane brings it: `lent` is what that one answered. The gate's descriptor follows."""
+
+    lent: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
     """Call "package.module:function" with a loaded sub-model's step and these keyword arguments."""
 

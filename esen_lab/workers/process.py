@@ -27,7 +27,18 @@ from esen_lab.trees import Tree
 from esen_lab.workers import wire
 from esen_lab.workers.arena import Block, Layout, TreeArena
 from esen_lab.workers.base import TIMING, RunTimings
-from esen_lab.workers.messages import Arrange, Call, Load, NewOutputs, Problem, Ready, SetInput, Unload
+from esen_lab.workers.messages import (
+    Arrange,
+    BorrowInput,
+    Call,
+    LendInput,
+    Load,
+    NewOutputs,
+    Problem,
+    Ready,
+    SetInput,
+    Unload,
+)
 
 if TYPE_CHECKING:
     from esen_lab.workers.nursery import Nursery
@@ -147,6 +158,15 @@ class ProcessWorker:
         """See `Worker.set_input`."""
         record = SetInput(layout=layout, block_bytes=None if block is None else block.size)
         self._ask(record, "take a new input", 30, fds=[] if block is None else [block.fd])
+
+    def lend_input(self, gate: Block) -> bytes:
+        """Have this lane bring the input to the GPU for all; returns what the others borrow it with."""
+        lent: bytes = self._ask(LendInput(), "lend its input", 30, fds=[gate.fd])
+        return lent
+
+    def borrow_input(self, lent: bytes, gate: Block) -> None:
+        """Have this lane read the input where another one brings it."""
+        self._ask(BorrowInput(lent=lent), "borrow its input", 30, fds=[gate.fd])
 
     def _ask(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Any
 
@@ -13,11 +14,12 @@ from torch import nn
 
 from esen_lab.devices import CpuDevice
 from esen_lab.trees import Tree
-from esen_lab.workers.arena import TreeArena, spec_of
+from esen_lab.workers.arena import Block, TreeArena, spec_of
 from esen_lab.workers.base import RunTimings
 from esen_lab.workers.compute import CudaCompute
 from esen_lab.workers.device_engine import DeviceEngine
 from esen_lab.workers.engine import InSubModel
+from esen_lab.workers.shared_input import GATE_BYTES
 
 
 @pytest.fixture
@@ -164,6 +166,31 @@ def test_a_step_is_a_run_with_the_gpus_own_time_and_memory(engine: DeviceEngine,
     assert "new peak" in cuda.said
     engine.unload("a")
     assert cuda.said[-1] == "give back"
+
+
+def test_a_borrowing_lane_runs_on_what_the_lender_brought_for_the_same_call(cuda: CudaDouble) -> None:
+    place = CpuDevice(cores=[(0,)]).place([1])[0]
+    lender, borrower = (DeviceEngine(place, CudaCompute("cpu:0", cuda=cuda)) for _ in range(2))
+    gate = Block.create(GATE_BYTES)
+    for engine in (lender, borrower):
+        load(engine, "a", mlp(), torch.zeros(2, 8))
+        engine.arrange(("a",), "serial")
+        feed(engine, torch.zeros(2, 8))
+    borrower.borrow_input(lender.lend_input(gate), gate)
+    for number in (1, 2):
+        x = torch.full((2, 8), float(number))
+        lender._host[0].copy_(x)
+        lender.number = borrower.number = number
+        thread = threading.Thread(target=borrower.run)
+        thread.start()
+        thread.join(0.05)
+        assert thread.is_alive(), "the input of this call has not been brought yet"
+        lender.run()
+        thread.join(5)
+        with torch.inference_mode():
+            assert torch.equal(borrower.outputs.read(0), mlp()(x))
+    lender.close()
+    borrower.close()
 
 
 def look_at(step: Any) -> dict[str, Any]:
