@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -124,3 +125,29 @@ def test_a_fault_ends_the_lanes_and_the_next_run_starts_afresh(lab: Lab, scripte
     assert lab._nursery.processes == ()
     assert torch.equal(lab.run(x), y)
     assert dict(lab._nursery.processes) != before
+
+
+def test_a_program_that_ends_without_closing_its_lab_ends_lanes_before_their_daemon(
+    scripted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])]))
+    scripted_programs(scripted)
+    program = (
+        "import sys, torch\n"
+        "from pathlib import Path\n"
+        "from cuda_doubles import GPU, MACHINE, DoubleOfMpsPlacement\n"
+        "from models import mlp\n"
+        "from test_lab_on_mps import start\n"
+        "from esen_lab import Lab\n"
+        "from esen_lab.devices.cuda_mps import CudaMpsDevice\n"
+        "from esen_lab.devices.mps_control import find_programs\n"
+        f"programs = find_programs([{str(scripted)!r}])\n"
+        "device = CudaMpsDevice(GPU, MACHINE, programs=programs, start=start, placement=DoubleOfMpsPlacement)\n"
+        f"lab = Lab(device, store={str(tmp_path / 'points.sqlite3')!r})\n"
+        "lab.register('a', mlp(), torch.zeros(2, 8))\n"
+        "lab.run(torch.zeros(2, 8))\n"
+        "print(device.daemon.folder)\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
+    assert not Path(ran.stdout.strip()).exists()
+    assert (scripted / "clients_at_quit").read_text() == "0"

@@ -47,6 +47,7 @@ USUAL_FOLDERS = (
 LONGEST_SOCKET_PATH = 107  # of sockaddr_un, without its closing zero
 _SOCKET_NAME = "control_privileged"  # the longest that the daemon makes in its folder
 _LOOK_S = 0.05
+_COMES_UP_S = 20.0  # a new daemon's, on a busy machine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -302,7 +303,7 @@ class MpsDaemon:
         server to become ACTIVE or to leave, start one again; when that does not help, a private daemon is started anew.
 
         Args:
-            timeout_s: For each rung.
+            timeout_s: For each rung; a daemon that is started anew gets 20 s at least.
             tell: Called with each step, in words.
 
         Raises:
@@ -326,7 +327,7 @@ class MpsDaemon:
             )
         say("starting the daemon anew")
         self._guard.restart()
-        self._wait_until_it_answers(timeout_s)
+        self._wait_until_it_answers(max(timeout_s, _COMES_UP_S))
         self.ask(f"start_server -uid {os.getuid()}")
 
     def _becomes_usable(self, timeout_s: float) -> bool:

@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -92,6 +93,10 @@ class Nursery:
             raise
         assert isinstance(ready, Ready)
         self._workers.add(worker)
+        if retiring is not None:
+            with self._lock:
+                if self._process is not None:
+                    self._process.end_first(ours)
         return worker
 
     @property
@@ -187,7 +192,18 @@ class _Process:
                 # A notebook's interrupt and restart signal its whole process group; workers are not theirs to hit.
                 start_new_session=True,
             )
-        self._finalizer = weakref.finalize(self, _stop, self.popen, self.sock, self._log)
+        self._gentle: list[socket.socket] = []  # of lanes that finish what they are at and leave by themselves
+        self._finalizer = weakref.finalize(self, _stop, self.popen, self.sock, self._log, self._gentle)
+
+    def end_first(self, sock: socket.socket) -> None:
+        """At the end of this program, hang up on this lane and end before whatever was started until now.
+
+        A daemon that lanes use was: it must not go while they still are its clients.
+        """
+        self._gentle[:] = [other for other in self._gentle if other.fileno() >= 0]
+        self._gentle.append(sock)
+        if self._finalizer.detach() is not None:
+            self._finalizer = weakref.finalize(self, _stop, self.popen, self.sock, self._log, self._gentle)
 
     def stop(self, grace_s: float = 0.0) -> str:
         """End it; returns the end of its log.
@@ -205,14 +221,17 @@ class _Process:
         return log
 
 
-def _stop(popen: subprocess.Popen[bytes], sock: socket.socket, log: IO[bytes]) -> None:
+def _stop(popen: subprocess.Popen[bytes], sock: socket.socket, log: IO[bytes], gentle: Sequence[socket.socket]) -> None:
     """Ask (by hanging up), then terminate, then kill."""
+    for lane in gentle:
+        with contextlib.suppress(OSError):  # closed already
+            lane.shutdown(socket.SHUT_RDWR)
     sock.close()
     for act in (None, signal.SIGTERM, signal.SIGKILL):
         if act is not None:
             popen.send_signal(act)
         try:
-            popen.wait(timeout=1.0)
+            popen.wait(timeout=2.0 if gentle else 1.0)
             break
         except subprocess.TimeoutExpired:
             continue

@@ -83,6 +83,7 @@ def reply(command: list[str], servers: list[int], clients: list[int]) -> str | N
                 told_of.write(f"{client}\n")
             return "0\n"
         case ["quit"]:
+            (HERE / "clients_at_quit").write_text(str(len(connected())))
             return "" if told.get("ignores_quit") else None
     return "unknown command\n"
 

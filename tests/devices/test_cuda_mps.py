@@ -105,6 +105,13 @@ def test_lanes_may_ask_for_more_than_the_gpu_together_but_not_each(device: Open)
     assert isinstance(places[0], Retiring)
 
 
+def test_a_trial_that_hangs_is_given_up(device: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+    (place,) = device().place([50])
+    with pytest.raises(DeviceError, match=r"no answer within 0\.01 s"):
+        try_lane(place, timeout_s=0.01)
+
+
 def test_devices_of_one_process_share_a_gpus_daemon(device: Open) -> None:
     first, second = device(), device()
     first.place([10])
@@ -148,6 +155,7 @@ def test_a_lane_becomes_a_client_and_proves_its_limit(device: Open, monkeypatch:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))  # where the trial's process finds the double
     (place,) = device().place([50])
     assert pickle.loads(pickle.dumps(place)) == place
+    assert cuda_mps.MPS.test(device()).startswith("66 of 132 SMs")
     assert try_lane(place) == "66 of 132 SMs, listed by the MPS daemon, a product right"
 
 
