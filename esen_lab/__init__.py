@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from esen_lab.devices import FakeDevice
+    from esen_lab.devices import FakeDevice, offers
     from esen_lab.lab import Lab
     from esen_lab.planning import Plan
     from esen_lab.search import allocate
@@ -25,6 +25,7 @@ __all__ = [
     "__version__",
     "allocate",
     "load_ipython_extension",
+    "offers",
     "unload_ipython_extension",
 ]
 
@@ -34,6 +35,7 @@ _HOME = {
     "Plan": "esen_lab.planning",
     "Tuning": "esen_lab.tuning",
     "allocate": "esen_lab.search",
+    "offers": "esen_lab.devices",
 }
 
 

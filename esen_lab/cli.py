@@ -94,13 +94,12 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _start(folder: Path, device: str | None) -> Running:
-    from esen_lab.devices import DEVICES, open_device
+    from esen_lab.devices import name_for, open_device
     from esen_lab.export import Running, load_bundle
     from esen_lab.runtime import Executor, Nursery
 
     plan, ensemble = load_bundle(folder)
-    made_for = plan.device.get("kind")
-    chosen = open_device(device or (made_for if made_for in DEVICES else None))
+    chosen = open_device(device or name_for(str(plan.device.get("kind", ""))))
     return Running.start(plan, ensemble, chosen, nursery=Nursery(), start=Executor.start)
 
 
@@ -146,7 +145,9 @@ def _findings(options: argparse.Namespace, missing: list[str]) -> Iterator[tuple
         yield name, version or ("-" if name in REQUIRED else "- (only the notebook needs it)")
     yield from _limits(missing)
     yield "profile store", _store_state()
+    yield from _gpus()
     if not missing:
+        yield from _offers(options)
         yield from _device(options, missing)
 
 
@@ -215,6 +216,49 @@ def _store_state() -> str:
     return f"{path} ({format_bytes(path.stat().st_size)}, {state}{writable})"
 
 
+def _gpus() -> Iterator[tuple[str, str]]:
+    """The driver, each GPU, and the state of NVIDIA MPS; starts no CUDA."""
+    from esen_lab.devices import this_machine
+    from esen_lab.devices.cuda_mps import DEFAULT_PIPE_FOLDER
+    from esen_lab.devices.mps_control import daemon_state, find_programs
+
+    machine = this_machine().machine
+    yield "NVIDIA driver", machine.driver + (f", CUDA {machine.cuda_driver}" if machine.cuda_driver else "") or "-"
+    if machine.torch_cuda is not None:
+        yield "torch built for", f"CUDA {machine.torch_cuda}" if machine.torch_cuda else "no CUDA"
+    if not machine.gpus:
+        yield "GPUs", f"none: {machine.why_no_gpu}"
+        return
+    for gpu in machine.gpus:
+        parts = [gpu.name, f"{gpu.sms} SMs", f"compute capability {gpu.capability}", format_bytes(gpu.memory_bytes)]
+        parts += ["MIG mode"] if gpu.mig else []
+        parts += [f"compute mode {gpu.compute_mode}"] if gpu.compute_mode else []
+        yield f"GPU {gpu.index}", ", ".join(parts)
+        yield "  SM activity (GPM)", {True: "can be read", None: "not known"}.get(gpu.gpm, f"no: {gpu.gpm}")  # type: ignore[arg-type]
+    try:
+        programs = find_programs()
+    except EsenError as problem:
+        yield "MPS programs", f"- ({problem.given})"
+        return
+    yield "MPS programs", f"{programs.control}, {programs.server}"
+    folder = os.environ.get("CUDA_MPS_PIPE_DIRECTORY") or DEFAULT_PIPE_FOLDER
+    yield "MPS daemon", daemon_state(folder, programs=programs)
+
+
+def _offers(options: argparse.Namespace) -> Iterator[tuple[str, str]]:
+    from esen_lab.devices import offers
+
+    for offer in offers(test=not options.no_worker):
+        state = "can be had" if offer.available else "not here"
+        if offer.passed is not None:
+            state = "passed its self-test" if offer.passed else "fails its self-test"
+        said = "; ".join(offer.missing) or offer.verdict
+        default = ", the default" if offer.chosen else ""
+        yield f"offer {offer.name}", f"{state}{default}: {said}"
+        if offer.how:
+            yield "", offer.how
+
+
 def _device(options: argparse.Namespace, missing: list[str]) -> Iterator[tuple[str, str]]:
     from esen_lab.devices import open_device
 
@@ -240,3 +284,4 @@ def _device(options: argparse.Namespace, missing: list[str]) -> Iterator[tuple[s
         missing.append(f"workers: {' '.join(str(problem).split())}")
     finally:
         nursery.close()
+        device.close()

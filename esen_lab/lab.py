@@ -11,6 +11,7 @@ import contextlib
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -35,17 +36,27 @@ from esen_lab.choosing import (
     refine_plan,
     with_memory,
 )
-from esen_lab.devices import Device, MarkLog, Sampler, open_device, open_meter
+from esen_lab.devices import Device, MarkLog, Offer, Sampler, offers, open_device, open_meter
 from esen_lab.ensemble import Combine, Ensemble, SubModel, make_combine, make_submodel
 from esen_lab.errors import DeviceError, EsenError, UsageError
 from esen_lab.fitting import CostModel, Quantile, fit, fit_points
 from esen_lab.planning import Lane, Plan, sequential_plan
-from esen_lab.profiling import Profile, ProfileJob, ProfileStore, default_shares, default_store_path, start_profile
+from esen_lab.profiling import (
+    Profile,
+    ProfileJob,
+    ProfileStore,
+    default_shares,
+    default_store_path,
+    start_profile,
+    stored_profile,
+)
+from esen_lab.profiling.store import device_key
 from esen_lab.runtime import Comparison, Executor, Nursery, RunReport, compare
 from esen_lab.runtime.executor import DEFAULT_TIMEOUT_S, example_of
 from esen_lab.search import Cascade, Choice, Front, Limits, Placement, SearchJob, make_searcher, place, search
 from esen_lab.trees import Tree, tree_spec
 from esen_lab.tuning import Tuning
+from esen_lab.units import format_units
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -100,11 +111,46 @@ class Status:
         }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceChange:
+    """What choosing another device meant.
+
+    Attributes:
+        before: The identity of the device that was left.
+        after: That of the one chosen.
+        device_notes: What limits or disturbs shares on it.
+        profiled: For each sub-model, at how many shares measurements for the new device are known already.
+        plan: The plan that is in force now, or None.
+        put_away: The plan that was in force, where it cannot go on; it comes back with its device.
+        notes: All that in words.
+    """
+
+    before: Mapping[str, Any]
+    after: Mapping[str, Any]
+    device_notes: tuple[str, ...] = ()
+    profiled: Mapping[str, int]
+    plan: Plan | None = None
+    put_away: Plan | None = None
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "before": dict(self.before),
+            "after": dict(self.after),
+            "device_notes": list(self.device_notes),
+            "profiled": dict(self.profiled),
+            "plan": None if self.plan is None else self.plan.to_dict(),
+            "put_away": None if self.put_away is None else self.put_away.to_dict(),
+            "notes": list(self.notes),
+        }
+
+
 class Lab:
     """One ensemble on one device.
 
     Args:
-        device: A device's name ("cpu"), a `Device`, or None for the best one that this machine has.
+        device: A device's name ("cpu", "cuda:0 mps"), a `Device`, or None for the best one that passes its self-test.
         store: Where measured points are kept (a file); None: the user's cache folder.
         combine: The combine rule, see `combine`.
 
@@ -142,6 +188,117 @@ class Lab:
         self._glances: Sampler | None = None
         self._unmarked: Any = None  # the profile job whose end has no mark yet
         self._tuning: Tuning | None = None
+        self._originals: dict[str, weakref.ref[Any]] = {}  # live modules of the notebook, as long as it keeps them
+        self._left: dict[str, tuple[Profile | None, Plan | None]] = {}  # what devices that were left had
+
+    # --- where ---------------------------------------------------------------------------------------------------
+
+    def offers(self, *, test: bool = True) -> tuple[Offer, ...]:
+        """What this machine could share, the best first: see `esen_lab.offers`."""
+        return offers(test=test)
+
+    def use_device(self, device: str | Device | None) -> DeviceChange:
+        """Go on with another device. Its lanes end, the sub-models stay.
+
+        Measurements hold for the device they were made on: those of the new one come from the store as far as it has
+        them. A plan for another device is put away, and is there again when its device is chosen again.
+
+        Args:
+            device: As for `Lab`.
+
+        Raises:
+            UsageError: The device is unknown, or something is still being measured.
+            DeviceError: Something that it needs is missing. The lab stays on the device it had.
+        """
+        if self._job is not None and not self._job.done:
+            raise UsageError(
+                "The device is changed while nothing is being measured on it",
+                given="a profile that is still running",
+                hint="Wait for it, or cancel it: %esen cancel, or job.cancel().",
+            )
+        chosen = open_device(device)
+        with self._gate:
+            searching = self._search_job
+            if searching is not None:
+                searching.cancel()
+            with self._lock:
+                before = self.device
+                same = before.identity == chosen.identity
+                measured, plan = self.measurements, self._plan
+                executor, self._executor = self._executor, None
+                samplers = [self._sampler, self._glances]
+                self._sampler = self._glances = None
+                self._left[device_key(before.identity)] = (measured, plan)
+            if executor is not None:
+                executor.close()
+            for sampler in samplers:
+                if sampler is not None:
+                    sampler.close()
+            if before is not chosen:
+                before.close()
+            with self._lock:
+                self.device = chosen
+                self._plan_from_job = self._previous_plan = None
+                self._report = self._comparison = None
+                if not same:
+                    kept, back = self._left.get(device_key(chosen.identity), (None, None))
+                    self._job = None
+                    self._tuning = None
+                    self._measured = kept if kept is not None else self._stored()
+                    self._plan = back if back is not None and self._fits_here(back) else None
+        known = self.measurements
+        profiled = {name: 0 if known is None else len(known.of(name)) for name in self._ensemble.names}
+        put_away = plan if not same and plan is not None else None
+        return DeviceChange(
+            before=before.identity.to_dict(),
+            after=chosen.identity.to_dict(),
+            device_notes=chosen.notes,
+            profiled=profiled,
+            plan=self._plan,
+            put_away=put_away,
+            notes=tuple(_meaning(profiled, put_away, self._plan, same=same)),
+        )
+
+    def _stored(self) -> Profile | None:
+        if not self._ensemble.submodels:
+            return None
+        if self._store is None:
+            self._store = ProfileStore(self._store_path or default_store_path())
+        return stored_profile(self._ensemble, self.device, self._store)
+
+    def _fits_here(self, plan: Plan) -> bool:
+        try:
+            self._check_fits(plan)
+        except UsageError:
+            return False
+        return True
+
+    def leave_gpu(self) -> tuple[str, ...]:
+        """Move the notebook's own registered modules from GPUs to the CPU; lanes have copies of their own.
+
+        What the notebook computes on a GPU is time-sliced against all lanes there. Memory that this frees is given
+        back; the CUDA context itself (some hundred megabytes) goes with a restart of the kernel.
+
+        Returns:
+            The names of the sub-models whose modules were moved.
+        """
+        import gc
+
+        import torch
+
+        moved = []
+        for name, reference in self._originals.items():
+            module = reference()
+            if module is None:
+                continue
+            tensors = [*module.parameters(), *module.buffers()]
+            if any(tensor.device.type == "cuda" for tensor in tensors):
+                module.to("cpu")
+                moved.append(name)
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            gc.collect()
+            torch.cuda.empty_cache()
+        return tuple(moved)
 
     # --- who -----------------------------------------------------------------------------------------------------
 
@@ -186,6 +343,9 @@ class Lab:
         submodel = make_submodel(name, source, example, args=args, kwargs=kwargs, namespace=namespace)
         with self._lock:
             self._ensemble = self._ensemble.with_submodel(submodel)
+            self._originals.pop(name, None)
+            if hasattr(source, "named_parameters"):  # a live module; not held, only known while the notebook has it
+                self._originals[name] = weakref.ref(source)
         self._nursery.warm()  # imports torch in the background while the user goes on
         return submodel
 
@@ -197,6 +357,7 @@ class Lab:
         """
         with self._lock:
             self._ensemble = self._ensemble.without(name)
+            self._originals.pop(name, None)
 
     def combine(self, rule: str | Callable[..., Any], weights: Any = None) -> Combine:
         """Choose how outputs become one.
@@ -767,7 +928,7 @@ class Lab:
             )
         if plan.units > self.device.units:
             raise UsageError(
-                f"This device has {self.device.units} {self.device.identity.unit}s",
+                f"This device has {format_units(self.device.units, self.device.identity.unit)}",
                 given=f"a plan for {plan.units} ({plan.device.get('name', 'unknown device')})",
                 hint="Search again here: plans for larger devices do not fit.",
             )
@@ -1107,6 +1268,7 @@ class Lab:
         self._nursery.close()  # whatever was being started meanwhile
         if store is not None:
             store.close()
+        self.device.close()
 
     def __enter__(self) -> Lab:
         return self
@@ -1119,7 +1281,7 @@ class Lab:
     def __repr__(self) -> str:
         identity = self.device.identity
         names = ", ".join(self._ensemble.names) or "no sub-models yet"
-        return f"<Lab on {identity.name} ({identity.units} {identity.unit}s): {names}>"
+        return f"<Lab on {identity.name} ({format_units(identity.units, identity.unit)}): {names}>"
 
     def _need_submodels(self, what: str) -> None:
         if not self._ensemble.submodels:
@@ -1174,6 +1336,21 @@ class _Bench:
 
     def export(self, plan: Plan, path: str | os.PathLike[str]) -> Exported:
         return self._lab.export(path, plan)
+
+
+def _meaning(profiled: Mapping[str, int], put_away: Plan | None, plan: Plan | None, *, same: bool) -> Sequence[str]:
+    """What a change of the device means, in words."""
+    if same:
+        return ("It is the same kind of device: measurements and plan stay.",)
+    found = []
+    if profiled:
+        known = [f"{name} at {count} shares" for name, count in profiled.items() if count]
+        found.append(f"Measured on it already: {', '.join(known)}." if known else "Nothing is measured on it yet.")
+    if put_away is not None:
+        found.append("The plan for the device before is put away; it comes back with its device.")
+    if plan is not None:
+        found.append("The plan that this device had is in force again.")
+    return found
 
 
 def _same_work(executor: Executor, plan: Plan, ensemble: Ensemble) -> bool:

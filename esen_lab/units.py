@@ -58,6 +58,11 @@ def format_bytes(size: int | None) -> str:
     return f"{size} B" if scale == 1 else f"{size / scale:.1f} {unit}"
 
 
+def format_units(units: int, unit: str) -> str:
+    """A share in words: "1 core", "3 cores", "30 %"."""
+    return f"{units} {unit}" if units == 1 or unit.endswith("%") else f"{units} {unit}s"
+
+
 def format_percent(ratio: float | None, *, signed: bool = False) -> str:
     """A ratio as a percentage with one decimal ("3.2 %"); "-" when it is absent."""
     if ratio is None or math.isnan(ratio):

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from cuda_doubles import MACHINE, scripted_programs
 
 from esen_lab import Lab, __version__
 from esen_lab.cli import main
+from esen_lab.devices.catalogue import Catalogue
+from esen_lab.devices.offer import Verdict
 
 Capture = pytest.CaptureFixture[str]
 ROOT = Path(__file__).parents[1]
@@ -87,10 +91,31 @@ def test_the_doctor_names_device_limits_store_and_what_is_in_force(capsys: Captu
     assert told["esen_lab"].startswith(__version__)
     assert told["device"].startswith("cpu: ")
     assert told["units"].endswith(" x core")
+    assert told["offer cpu"].startswith("can be had")
+    assert "cuda:0 mps" in " ".join(told)
     assert told["profile store"] == f"{own_store} (will be made)"
     assert "asked for 1 core found" in told["share in force"]
     assert "Ready." in told
     assert not own_store.exists()
+
+
+def test_the_doctor_names_gpus_and_the_state_of_mps(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture, own_store: Path, tmp_path: Path
+) -> None:
+    programs = scripted_programs(tmp_path / "bin")
+    monkeypatch.setenv("PATH", str(programs.control.parent), prepend=os.pathsep)
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path / "nobody"))
+    machine = Catalogue(lambda: MACHINE, test=lambda name: Verdict(passed=True, text="66 of 132 SMs"))
+    monkeypatch.setattr("esen_lab.devices.this_machine", lambda: machine)
+    monkeypatch.setattr("esen_lab.devices.offers", machine.offers)
+    assert main(["doctor", "--device", "cpu", "--no-worker"]) == 0
+    told = {line[:20].strip(): line[20:] for line in capsys.readouterr().out.splitlines()}
+    assert told["NVIDIA driver"] == "580.159, CUDA 13.0"
+    assert told["GPU 0"].startswith("double of an H200, 132 SMs, compute capability 9.0")
+    assert told["SM activity (GPM)"] == "can be read"
+    assert told["MPS programs"].startswith(str(programs.control))
+    assert told["MPS daemon"] == f"none in {tmp_path / 'nobody'}"
+    assert told["offer cuda:0 mps"].startswith("can be had")
 
 
 def test_the_doctor_says_that_a_store_is_damaged_and_leaves_it(capsys: Capture, own_store: Path) -> None:
@@ -111,7 +136,7 @@ def test_the_doctor_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, capsys
 
 def test_an_unknown_device_is_named(capsys: Capture) -> None:
     assert main(["doctor", "--device", "abacus"]) == 2
-    assert capsys.readouterr().err == "esen-lab: A device is one of: cpu, fake:FILE. Given: abacus.\n"
+    assert capsys.readouterr().err == "esen-lab: A device is one of: cpu, cuda:0 mps, fake:FILE. Given: abacus.\n"
 
 
 @pytest.mark.parametrize("which", ["folder", "plan.json", "script"])

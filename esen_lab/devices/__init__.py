@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from esen_lab.devices.base import Device, DeviceIdentity, InForce, Placement
-from esen_lab.devices.catalogue import DEVICES, open_device
+from esen_lab.devices.base import Device, DeviceIdentity, InForce, Placement, Retiring
+from esen_lab.devices.catalogue import DEVICES, MECHANISMS, name_for, offers, open_device, this_machine
 from esen_lab.devices.cpu import CpuDevice
 from esen_lab.devices.fake import FakeDevice, FakePlacement
 from esen_lab.devices.meters import open_meter
+from esen_lab.devices.offer import Offer
 from esen_lab.devices.telemetry import Channel, Mark, MarkLog, Sample, Sampler
 
 __all__ = [
     "DEVICES",
+    "MECHANISMS",
     "Channel",
     "CpuDevice",
     "Device",
@@ -20,9 +22,14 @@ __all__ = [
     "InForce",
     "Mark",
     "MarkLog",
+    "Offer",
     "Placement",
+    "Retiring",
     "Sample",
     "Sampler",
+    "name_for",
+    "offers",
     "open_device",
     "open_meter",
+    "this_machine",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,7 +12,7 @@ class DeviceIdentity:
     """What a measurement was made on. Two devices with equal identity share stored points.
 
     Attributes:
-        kind: How shares are enforced: "cpu", later "cuda mps", "cuda green".
+        kind: How shares are enforced: "cpu", "cuda mps", "cuda green".
         name: The hardware's own name ("AMD EPYC 7763").
         units: How many units it has.
         unit: What one unit is called: "core".
@@ -41,10 +41,17 @@ class DeviceIdentity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InForce:
-    """What a worker found to be really in force after its share was applied; never what was merely asked for."""
+    """What a worker found to be really in force after its share was applied; never what was merely asked for.
+
+    Attributes:
+        units: The share.
+        description: For people ("CPUs 0-1, 2 threads").
+        torch_device: Where the lane's sub-models live, as torch names it in the worker.
+    """
 
     units: int
     description: str
+    torch_device: str = "cpu"
 
 
 class Placement(Protocol):
@@ -63,6 +70,21 @@ class Placement(Protocol):
 
     def use(self, active_units: int) -> None:
         """Let the next step use `active_units` (1..units) of the share. Cheap when nothing changes."""
+
+
+@runtime_checkable
+class Retiring(Protocol):
+    """A placement whose process must not be killed at once.
+
+    Killing a client of NVIDIA MPS with work in flight is undefined behaviour for all others on the GPU.
+    """
+
+    @property
+    def grace_s(self) -> float:
+        """How long its process may take to finish what it is at, in seconds."""
+
+    def retire(self, pid: int) -> None:
+        """Have a process that did not leave in time ended in an orderly way. Called by its parent before it kills."""
 
 
 class Device(Protocol):
@@ -90,4 +112,8 @@ class Device(Protocol):
 
         Raises:
             UsageError: A share is not within 1..units.
+            DeviceError: The device cannot take lanes at present.
         """
+
+    def close(self) -> None:
+        """Let go of whatever serves the lanes; lanes have ended by then. May be called again, and used afterwards."""

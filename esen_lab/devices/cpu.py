@@ -134,6 +134,9 @@ class CpuDevice:
             places.append(CpuPlacement(cores=tuple(self._cores[core] for core in chosen), pin=self._pins))
         return tuple(places)
 
+    def close(self) -> None:
+        """Nothing serves the lanes but the system itself."""
+
 
 def _allowed_cores() -> tuple[tuple[Core, ...], list[str]]:
     """The physical cores this process may use, fewer where a control group grants less CPU time."""

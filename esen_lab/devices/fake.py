@@ -198,6 +198,9 @@ class FakeDevice:
             for share in shares
         )
 
+    def close(self) -> None:
+        """Nothing serves the lanes."""
+
 
 def _filled(who: str, curve: Mapping[int, float], units: int) -> tuple[float, ...]:
     """Latencies at 1..units from those recorded."""

@@ -47,6 +47,7 @@ USUAL_FOLDERS = (
 LONGEST_SOCKET_PATH = 107  # of sockaddr_un, without its closing zero
 _SOCKET_NAME = "control_privileged"  # the longest that the daemon makes in its folder
 _LOOK_S = 0.05
+_COMES_UP_S = 20.0  # a new daemon's, on a busy machine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,14 +80,28 @@ def find_programs(folders: Sequence[str | Path] | None = None) -> MpsPrograms:
     return MpsPrograms(control=Path(found[CONTROL] or ""), server=Path(found[SERVER] or ""))
 
 
+def daemon_state(folder: str | Path, *, programs: MpsPrograms | None = None) -> str:
+    """What a daemon that may run in `folder` says, in words; starts nothing and never raises."""
+    if not Path(folder).is_dir():
+        return f"none in {folder}"
+    try:
+        daemon = MpsDaemon.at(folder, "", programs=programs or find_programs())
+        states = [f"server {server} {daemon.status(server)}" for server in daemon.servers()]
+        clients = daemon.clients()
+    except DeviceError as problem:
+        return f"none answers in {folder}: {problem.given or problem.rule}"
+    return f"{folder}: {', '.join(states) or 'no server'}, {len(clients)} clients"
+
+
 class MpsDaemon:
     """One control daemon, private or adopted. Made by `start` or `adopt`; use as a context manager or call `stop`."""
 
     def __init__(
-        self, *, control: Path, folder: Path, gpu: str, guard: _Guard | None, clock: Callable[[], float]
+        self, *, programs: MpsPrograms, folder: Path, gpu: str, guard: _Guard | None, clock: Callable[[], float]
     ) -> None:
-        """Use `start` or `adopt`."""
-        self._control = control
+        """Use `start`, `adopt` or `at`."""
+        self._programs = programs
+        self._control = programs.control
         self._folder = folder
         self._gpu = gpu
         self._guard = guard
@@ -123,7 +138,7 @@ class MpsDaemon:
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        daemon = cls(control=programs.control, folder=folder, gpu=gpu, guard=guard, clock=clock)
+        daemon = cls(programs=programs, folder=folder, gpu=gpu, guard=guard, clock=clock)
         try:
             daemon._wait_until_it_answers(timeout_s)
             daemon.ask(f"start_server -uid {os.getuid()}")
@@ -144,10 +159,24 @@ class MpsDaemon:
         Raises:
             DeviceError: No daemon answers there.
         """
-        programs = programs or find_programs()
-        daemon = cls(control=programs.control, folder=Path(folder), gpu=gpu, guard=None, clock=time.monotonic)
+        daemon = cls.at(folder, gpu, programs=programs or find_programs())
         daemon.servers()
         return daemon
+
+    @classmethod
+    def at(cls, folder: str | Path, gpu: str, *, programs: MpsPrograms) -> MpsDaemon:
+        """A daemon that somebody else keeps, without asking whether it is there."""
+        return cls(programs=programs, folder=Path(folder), gpu=gpu, guard=None, clock=time.monotonic)
+
+    @property
+    def folder(self) -> Path:
+        """Where it listens: what clients have as CUDA_MPS_PIPE_DIRECTORY."""
+        return self._folder
+
+    @property
+    def programs(self) -> MpsPrograms:
+        """The programs of MPS."""
+        return self._programs
 
     @property
     def gpu(self) -> str:
@@ -251,7 +280,7 @@ class MpsDaemon:
 
     # --- when things go wrong ------------------------------------------------------------------------------------
 
-    def terminate(self, client: int) -> bool:
+    def terminate(self, client: int, *, timeout_s: float = 30.0) -> bool:
         """Have a client ended in an orderly way, its work on the device first; whether the daemon did it.
 
         Killing a client with work in flight is undefined behaviour for the others, so this comes before any SIGKILL.
@@ -259,7 +288,7 @@ class MpsDaemon:
         for server in self.servers():
             if client in _numbers(self.ask(f"get_client_list {server}"), "clients"):
                 with contextlib.suppress(DeviceError):
-                    return self.ask(f"terminate_client {server} {client}", timeout_s=30.0) in {"", "0"}
+                    return self.ask(f"terminate_client {server} {client}", timeout_s=timeout_s) in {"", "0"}
                 return False
         return False
 
@@ -274,7 +303,7 @@ class MpsDaemon:
         server to become ACTIVE or to leave, start one again; when that does not help, a private daemon is started anew.
 
         Args:
-            timeout_s: For each rung.
+            timeout_s: For each rung; a daemon that is started anew gets 20 s at least.
             tell: Called with each step, in words.
 
         Raises:
@@ -298,7 +327,7 @@ class MpsDaemon:
             )
         say("starting the daemon anew")
         self._guard.restart()
-        self._wait_until_it_answers(timeout_s)
+        self._wait_until_it_answers(max(timeout_s, _COMES_UP_S))
         self.ask(f"start_server -uid {os.getuid()}")
 
     def _becomes_usable(self, timeout_s: float) -> bool:

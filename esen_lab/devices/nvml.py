@@ -10,11 +10,13 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from esen_lab.devices.telemetry import Channel, Value
 
 _GPM_LEAST_S = 0.1
+_COMPUTE_MODES = {0: "default", 1: "exclusive thread", 2: "prohibited", 3: "exclusive process"}  # nvmlComputeMode_t
 # (key, label, the name of its number in NVML's header)
 _GPM = (
     ("sm", "SM activity", "NVML_GPM_METRIC_SM_UTIL"),
@@ -22,6 +24,117 @@ _GPM = (
     ("tensor", "tensor cores", "NVML_GPM_METRIC_ANY_TENSOR_UTIL"),
     ("dram", "DRAM bandwidth", "NVML_GPM_METRIC_DRAM_BW_UTIL"),
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NvmlFacts:
+    """What NVML says once about the driver and its GPUs.
+
+    Attributes:
+        driver: The driver's version, or "".
+        gpus: By UUID: "mig" (bool), "gpm" (True, or why not), "compute_mode" (words).
+        why_nothing: Why NVML says nothing, or "".
+    """
+
+    driver: str = ""
+    gpus: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    why_nothing: str = ""
+
+
+def nvml_facts(nvml: Any = None) -> NvmlFacts:
+    """Ask NVML once and let go of it again.
+
+    Args:
+        nvml: The module `pynvml`, or a double of it in tests; None imports it.
+    """
+    if nvml is None:
+        try:
+            import pynvml
+        except ImportError:
+            return NvmlFacts(why_nothing="nvidia-ml-py is not installed")
+        nvml = pynvml
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError as problem:
+        return NvmlFacts(why_nothing=str(problem))
+    try:
+        handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+        return NvmlFacts(
+            driver=_text(nvml.nvmlSystemGetDriverVersion()),
+            gpus={_text(nvml.nvmlDeviceGetUUID(handle)): _facts_of(nvml, handle) for handle in handles},
+        )
+    except nvml.NVMLError as problem:
+        return NvmlFacts(why_nothing=str(problem))
+    finally:
+        with contextlib.suppress(Exception):  # the driver may be gone
+            nvml.nvmlShutdown()
+
+
+def _facts_of(nvml: Any, handle: Any) -> Mapping[str, Any]:
+    facts: dict[str, Any] = {}
+    with contextlib.suppress(nvml.NVMLError):  # a GPU without MIG does not know the question
+        facts["mig"] = bool(nvml.nvmlDeviceGetMigMode(handle)[0])
+    try:
+        supported = bool(nvml.nvmlGpmQueryDeviceSupport(handle).isSupportedDevice)
+        facts["gpm"] = supported or "this GPU has no GPM (Hopper and newer have)"
+    except nvml.NVMLError as problem:
+        facts["gpm"] = str(problem)
+    except AttributeError:
+        facts["gpm"] = "this version of nvidia-ml-py does not know GPM"
+    with contextlib.suppress(nvml.NVMLError):
+        facts["compute_mode"] = _COMPUTE_MODES.get(nvml.nvmlDeviceGetComputeMode(handle), "")
+    return facts
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
+
+
+class GpmWindow:
+    """SM activity and the like of one GPU between two moments: `open`, the work, `read`.
+
+    Args:
+        nvml: The module `pynvml`, or a double of it in tests, already initialised.
+        uuid: The GPU.
+        clock: Seconds that only go forward.
+    """
+
+    def __init__(self, nvml: Any, uuid: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._nvml = nvml
+        self._gpu = _Gpu(nvml, 0, clock, handle=nvml.nvmlDeviceGetHandleByUUID(uuid))
+
+    @classmethod
+    def open(cls, uuid: str) -> GpmWindow | str:
+        """Begin now; or why nothing can be read."""
+        try:
+            import pynvml
+        except ImportError:
+            return "nvidia-ml-py is not installed"
+        try:
+            pynvml.nvmlInit()  # its state is per process, and must not be inherited from one that forked
+            window = cls(pynvml, uuid)
+        except pynvml.NVMLError as problem:
+            return str(problem)
+        if window.why_nothing:
+            window.close()
+            return window.why_nothing
+        return window
+
+    @property
+    def why_nothing(self) -> str:
+        """Why this GPU cannot be read, or ""."""
+        return self._gpu.why_no_gpm
+
+    def read(self) -> Mapping[str, Value]:
+        """What the GPU did since the window was opened: "sm", "occupancy", "tensor", "dram", in percent, or why not."""
+        found = self._gpu.read_gpm()
+        return {key: found[f"{self._gpu.prefix}{key}"] for key, _, _ in _GPM}
+
+    def close(self) -> None:
+        """Let go of NVML."""
+        self._gpu.close()
+        with contextlib.suppress(Exception):  # the driver may be gone
+            self._nvml.nvmlShutdown()
 
 
 class NvmlMeter:
@@ -76,15 +189,15 @@ class NvmlMeter:
 
 
 class _Gpu:
-    def __init__(self, nvml: Any, index: int, clock: Callable[[], float]) -> None:
+    def __init__(self, nvml: Any, index: int, clock: Callable[[], float], handle: Any = None) -> None:
         self._nvml = nvml
         self._clock = clock
-        self._handle = nvml.nvmlDeviceGetHandleByIndex(index)
-        self._prefix = f"gpu{index}"
+        self._handle = nvml.nvmlDeviceGetHandleByIndex(index) if handle is None else handle
+        self.prefix = f"gpu{index}"
         self._label = f"GPU {index}"
         self._samples: list[Any] = []
         self._taken_s = 0.0
-        self._why_no_gpm = self._begin_gpm()
+        self.why_no_gpm = self._begin_gpm()
 
     def _begin_gpm(self) -> str:
         nvml = self._nvml
@@ -104,7 +217,7 @@ class _Gpu:
     def channels(self) -> tuple[Channel, ...]:
         gpm = [
             Channel(
-                key=f"{self._prefix}{key}",
+                key=f"{self.prefix}{key}",
                 label=f"{self._label} {label}",
                 unit="%",
                 group="bandwidth" if key == "dram" else "utilization",
@@ -114,23 +227,23 @@ class _Gpu:
         return (
             *gpm,
             Channel(
-                key=f"{self._prefix}util",
+                key=f"{self.prefix}util",
                 label=f"{self._label} GPU-Util (any kernel ran)",
                 unit="%",
                 group="utilization",
             ),
-            Channel(key=f"{self._prefix}memory", label=f"{self._label} memory in use", unit="B", group="memory"),
-            Channel(key=f"{self._prefix}power", label=f"{self._label} power", unit="W", group="power"),
+            Channel(key=f"{self.prefix}memory", label=f"{self._label} memory in use", unit="B", group="memory"),
+            Channel(key=f"{self.prefix}power", label=f"{self._label} power", unit="W", group="power"),
         )
 
     def read(self) -> dict[str, Value]:
-        nvml, handle, prefix = self._nvml, self._handle, self._prefix
+        nvml, handle, prefix = self._nvml, self._handle, self.prefix
         found: dict[str, Value] = {
             f"{prefix}util": self._try(lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu),
             f"{prefix}memory": self._try(lambda: nvml.nvmlDeviceGetMemoryInfo(handle).used),
             f"{prefix}power": self._try(lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1000),
         }
-        found.update(self._read_gpm())
+        found.update(self.read_gpm())
         return found
 
     def _try(self, read: Callable[[], float]) -> Value:
@@ -139,10 +252,10 @@ class _Gpu:
         except self._nvml.NVMLError as problem:
             return str(problem)
 
-    def _read_gpm(self) -> dict[str, Value]:
-        keys = {f"{self._prefix}{key}": name for key, _, name in _GPM}
-        if self._why_no_gpm:
-            return dict.fromkeys(keys, self._why_no_gpm)
+    def read_gpm(self) -> dict[str, Value]:
+        keys = {f"{self.prefix}{key}": name for key, _, name in _GPM}
+        if self.why_no_gpm:
+            return dict.fromkeys(keys, self.why_no_gpm)
         if self._clock() - self._taken_s < _GPM_LEAST_S:
             return dict.fromkeys(keys, "samples of GPM are more than 100 ms apart")
         nvml = self._nvml

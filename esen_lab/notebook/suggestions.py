@@ -16,6 +16,7 @@ SEARCHERS = ("exact", "optuna", "brute", "random", "equal", "proportional", "kne
 QUANTILES = ("median", "q90")
 STRATEGIES = ("sequential", "unlimited", "equal", "threads", "vmap")
 DEVICES = ("cpu",)
+MECHANISMS = ("mps",)
 STEPS = (
     *("propose", "apply", "measure", "undo", "redo", "reset", "cancel", "save", "export"),
     *("move", "split", "merge", "oversubscribe"),
@@ -65,7 +66,7 @@ def strategies(session: Session) -> tuple[str, ...]:  # noqa: ARG001
 
 def devices(session: Session) -> tuple[str, ...]:  # noqa: ARG001
     """Devices by name."""
-    return DEVICES
+    return (*DEVICES, *(f"cuda:0 {word}" for word in MECHANISMS))
 
 
 def tensors(session: Session) -> list[str]:

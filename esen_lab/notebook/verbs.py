@@ -348,16 +348,20 @@ def _export(session: Session, given: Given) -> Any:
 # --- the lab itself --------------------------------------------------------------------------------------------------
 
 
-def _device(session: Session, given: Given) -> None:
+def _device(session: Session, given: Given) -> Any:
+    name = " ".join(given.device)
     known = session.known_lab()
-    if given.device and known is not None and known.device.identity.kind != given.device:
-        raise UsageError(
-            "A lab stays on one device",
-            given=f"{given.device}, while the lab is on {known.device.identity.kind}",
-            hint=f"Make another one: lab = Lab(device={given.device!r}).",
-        )
-    lab = session.lab(given.device)
-    session.front.show(views.device(lab.device.identity.to_dict(), lab.device.notes))
+    if given.leave_gpu:
+        session.front.show(views.left_gpu(session.lab().leave_gpu()))
+    if name and known is not None:
+        change = known.use_device(name)
+        return _show(session, change, views.device_change(change))
+    lab = session.lab(name or None)
+    view = views.device(lab.device.identity.to_dict(), lab.device.notes)
+    if not name and not given.leave_gpu:
+        view = views.offers(lab.offers(), view)
+    session.front.show(view)
+    return None
 
 
 def _watch(session: Session, given: Given) -> None:
@@ -654,18 +658,24 @@ VERBS: Mapping[str, Verb] = {
         interrupted="Interrupted. Nothing is being watched.",
     ),
     "device": Verb(
-        summary="what is shared, and what limits shares on it",
+        summary="what this machine could share; with a name, go on with that device",
         act=_device,
         arguments=(
             Argument(
                 name="device",
                 metavar="NAME",
                 read=text,
-                count="?",
+                count="*",
                 suggest=suggestions.devices,
-                help="the device for a new lab",
+                help="cpu, cuda:0 mps, cuda:0 mps adopt (a daemon that runs already), fake:FILE; "
+                "measurements of it come from the store, a plan for another device is put away",
+            ),
+            Argument(
+                name="--leave-gpu",
+                help="move the notebook's own registered modules off the GPU, where they would disturb lanes",
             ),
         ),
+        example="%esen device cuda:0 mps",
     ),
     "close": Verb(summary="end every worker and job; sub-models and plan are kept", act=_close),
     "stop": Verb(summary="the same as close", act=_close),

@@ -23,7 +23,7 @@ from esen_lab.notebook.pictures.rows import (
     Timeline,
 )
 from esen_lab.trees import tree_spec
-from esen_lab.units import format_bytes, format_percent, format_seconds
+from esen_lab.units import format_bytes, format_percent, format_seconds, format_units
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +109,38 @@ def device(identity: Mapping[str, Any], notes: Sequence[str]) -> View:
     """A device's identity as plain data, and what limits shares on it."""
     details = tuple((str(key).replace("_", " "), str(value)) for key, value in identity.get("details", {}).items())
     return View(title=device_text(identity), blocks=(facts(*details),) if details else (), notes=tuple(notes))
+
+
+def offers(records: Sequence[Any], present: View) -> View:
+    """`Offer`s, the best first, above the device in use."""
+    rows = []
+    for offer in records:
+        size = "" if offer.units is None else _count(offer.units, offer.unit)
+        state = "yes" if offer.available else "no"
+        if offer.passed is not None:
+            state = "yes, tested" if offer.passed else "fails its test"
+        said = "; ".join(offer.missing) if offer.missing else offer.verdict
+        rows.append((f"{offer.name}{' (default)' if offer.chosen else ''}", offer.hardware, size, state, said))
+    notes = [f"{offer.name}: {offer.how}" for offer in records if offer.how]
+    table = Table(
+        columns=("device", "hardware", "size", "can be had", "what is missing, what was seen"), rows=tuple(rows)
+    )
+    return View(
+        title=f"In use: {present.title}",
+        blocks=(table, *present.blocks),
+        notes=(*present.notes, *notes, "`%esen device NAME` goes on with another one."),
+    )
+
+
+def device_change(record: Any) -> View:
+    """A `DeviceChange`."""
+    return View(title=device_text(record.after), notes=(*record.device_notes, *record.notes))
+
+
+def left_gpu(moved: Sequence[str]) -> View:
+    """What `leave_gpu` moved."""
+    what = f"Moved to the CPU: {', '.join(moved)}." if moved else "No registered module of this notebook is on a GPU."
+    return View(notes=(what,))
 
 
 def ensemble(record: Any) -> View:
@@ -715,7 +747,7 @@ def one_line(text: object) -> str:
 
 
 def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 or noun.endswith("%") else f"{number} {noun}s"
+    return format_units(number, noun)
 
 
 def _given(seconds: float | None) -> str:
@@ -739,6 +771,7 @@ def device_text(identity: Mapping[str, Any]) -> str:
 RECORDS: Mapping[str, Callable[[Any], View]] = {
     "esen_lab.lab.Lab": lambda lab: status(lab.status()),
     "esen_lab.lab.Status": status,
+    "esen_lab.lab.DeviceChange": device_change,
     "esen_lab.ensemble.ensemble.Ensemble": ensemble,
     "esen_lab.ensemble.submodel.SubModel": submodel,
     "esen_lab.profiling.records.Profile": profile,

@@ -2,9 +2,11 @@
 
     records.py         Point, Failure, Profile: the nouns, plain data
     timing.py          `measure`: one point, inside the worker whose share is in force
+    steady.py          what a GPU's own counters say while one sub-model runs, over and over
     memory.py          how much a process grows while a sub-model runs
     store.py           finished points on disk, shared by several processes
     machine_lock.py    one process at a time on this machine
+    stored.py          what the store knows already, without measuring
     order.py           which shares to measure, and in which order
     progress.py        what a job looks like from outside at one moment
     job.py             `start_profile`: the background job that joins them
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from esen_lab.profiling.progress import JobState, ProfileProgress
     from esen_lab.profiling.records import Failure, Point, Profile
     from esen_lab.profiling.store import ProfileStore, default_store_path
+    from esen_lab.profiling.stored import stored_profile
 
 __all__ = [
     "Failure",
@@ -36,6 +39,7 @@ __all__ = [
     "default_shares",
     "default_store_path",
     "start_profile",
+    "stored_profile",
 ]
 
 _HOME = {
@@ -49,6 +53,7 @@ _HOME = {
     "default_shares": "order",
     "default_store_path": "store",
     "start_profile": "job",
+    "stored_profile": "stored",
 }
 
 

@@ -311,8 +311,7 @@ class ProfileJob:
             if self._building is not None:
                 # Building does not listen to cancellation, and a factory may take for ever. The lock says that it has
                 # not been answered yet, so the process id is still this worker's: only its nursery reaps it, when told.
-                with contextlib.suppress(OSError):
-                    os.kill(self._building.pid, signal.SIGKILL)
+                _end_building(self._building)
 
     def _nothing(self) -> EsenError:
         first = self._first_problem
@@ -467,6 +466,7 @@ class ProfileJob:
             peak_memory_bytes=None if found.growth_bytes is None else submodel.memory_bytes + found.growth_bytes,
             measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
             budget_s=self._budget_s,
+            readings=dict(found.readings),
         )
 
     @contextmanager
@@ -616,6 +616,15 @@ class _Level:
         self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._close()
+
+
+def _end_building(worker: Worker) -> None:
+    """End a worker that is in the middle of building, without waiting for it."""
+    if getattr(worker, "must_retire", False):  # killing a client of MPS at once could take others along
+        threading.Thread(target=worker.kill, name="esen_lab retire", daemon=True).start()  # type: ignore[attr-defined]
+        return
+    with contextlib.suppress(OSError):
+        os.kill(worker.pid, signal.SIGKILL)
 
 
 def _packed(submodel: SubModel) -> bytes:

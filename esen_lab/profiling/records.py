@@ -31,6 +31,9 @@ class Point:
         measured_at: When, as UTC ISO 8601.
         reused: Whether it came from the store and was not measured in this job.
         budget_s: The time budget it was measured under, in seconds; 0 where nobody knows.
+        readings: What else was read while it ran on a GPU, a number or the reason why there is none:
+            "events_median_s" (the GPU's own clock), "sm_percent", "occupancy_percent", "tensor_percent" and
+            "dram_percent" (GPM, of the whole GPU, around a steady loop of this sub-model alone).
     """
 
     name: str
@@ -45,6 +48,7 @@ class Point:
     measured_at: str
     reused: bool = False
     budget_s: float = 0.0
+    readings: Mapping[str, float | str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,7 +34,7 @@ from esen_lab.devices import DeviceIdentity
 from esen_lab.profiling.machine_lock import MachineLock
 from esen_lab.profiling.records import Point
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: the column "readings"; files of version 1 are given it when they are first written to
 APPLICATION_ID = 0x4553454E  # "ESEN": tells our files from other programs' SQLite files
 MEASURING_VERSION = 1  # raised when `timing.measure` changes what a figure means: old points are then not reused
 BUSY_S = 5.0
@@ -50,6 +50,7 @@ _COLUMNS = (
     "peak_memory_bytes",
     "measured_at",
     "budget_s",
+    "readings",
 )
 _KEYS = ("fingerprint", "example", "device", "versions", "units")
 _SCHEMA = """
@@ -69,10 +70,13 @@ CREATE TABLE points (
     peak_memory_bytes INTEGER,
     measured_at TEXT NOT NULL,
     budget_s REAL NOT NULL,
+    readings TEXT NOT NULL DEFAULT '{}',
     PRIMARY KEY (fingerprint, example, device, versions, units)
 )
 """
 _GET = f"SELECT {', '.join(_COLUMNS)} FROM points WHERE {' AND '.join(f'{key} = ?' for key in _KEYS)}"  # noqa: S608  constants
+_GET_FROM_1 = _GET.replace("readings", "'{}'", 1)
+_UPGRADE_1 = "ALTER TABLE points ADD COLUMN readings TEXT NOT NULL DEFAULT '{}'"
 _PUT = (
     f"INSERT OR REPLACE INTO points ({', '.join(_KEYS + _COLUMNS)}) "  # noqa: S608  constants
     f"VALUES ({', '.join('?' * (len(_KEYS) + len(_COLUMNS)))})"
@@ -209,7 +213,7 @@ class ProfileStore:
     def _write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         rows = [
-            (*(getattr(key, name) for name in _KEYS), *(getattr(point, name) for name in _COLUMNS))
+            (*(getattr(key, name) for name in _KEYS), *(_written(point, name) for name in _COLUMNS))
             for key, point in self._unsaved.items()
         ]
         with self._connected("rwc") as connection:
@@ -222,7 +226,7 @@ class ProfileStore:
         address = f"{self.path.absolute().as_uri()}?mode={mode}"
         with contextlib.closing(sqlite3.connect(address, uri=True, timeout=BUSY_S, isolation_level=None)) as connection:
             version = _prepare(connection, may_write=mode != "ro&immutable=1")
-            if version != SCHEMA_VERSION:
+            if version not in ({1, SCHEMA_VERSION} if mode == "ro&immutable=1" else {SCHEMA_VERSION}):
                 raise _NotOurs(version)
             if not self._checked:
                 problem = connection.execute("PRAGMA quick_check(1)").fetchone()
@@ -302,6 +306,14 @@ def _prepare(connection: sqlite3.Connection, *, may_write: bool) -> int:
             connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             version = SCHEMA_VERSION
         connection.execute("COMMIT")
+    if version == 1 and may_write:
+        connection.execute("BEGIN IMMEDIATE")
+        version = _version(connection)  # again: another process may have been faster
+        if version == 1:
+            connection.execute(_UPGRADE_1)
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            version = SCHEMA_VERSION
+        connection.execute("COMMIT")
     return version or 0
 
 
@@ -336,7 +348,8 @@ def _is_damaged(path: Path) -> bool:
 
 
 def _select(connection: sqlite3.Connection, key: PointKey) -> tuple[Any, ...] | None:
-    row: tuple[Any, ...] | None = connection.execute(_GET, tuple(getattr(key, name) for name in _KEYS)).fetchone()
+    ask = _GET_FROM_1 if _version(connection) == 1 else _GET
+    row: tuple[Any, ...] | None = connection.execute(ask, tuple(getattr(key, name) for name in _KEYS)).fetchone()
     return row
 
 
@@ -347,7 +360,16 @@ def _point(row: tuple[Any, ...], units: int) -> Point | None:
     if not all(isinstance(value, float) and math.isfinite(value) and value >= 0 for value in seconds):
         return None
     found["settled"] = bool(found["settled"])
+    try:
+        found["readings"] = dict(json.loads(found["readings"]))
+    except (TypeError, ValueError):
+        return None
     return Point(units=units, reused=True, **found)
+
+
+def _written(point: Point, name: str) -> Any:
+    value = getattr(point, name)
+    return json.dumps(dict(value), sort_keys=True) if name == "readings" else value
 
 
 def _code(problem: sqlite3.Error) -> int:

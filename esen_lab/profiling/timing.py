@@ -19,9 +19,9 @@ import gc
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol, runtime_checkable
 
 ACCURACY = 0.02
 CONFIDENCE = 0.95
@@ -41,7 +41,9 @@ class Timing:
         repeats: How many timed steps the figures come from, at least 3.
         warmups: How many steps ran before those, at least 2.
         settled: Whether the median is known to 2 % with 95 % confidence.
-        growth_bytes: Growth of the process while the sub-model ran, without its weights; None where it can't be read.
+        growth_bytes: Growth of the process, or of its memory on the GPU, while the sub-model ran, without its weights;
+            None where it can't be read.
+        readings: What else was read, on a GPU: see `steady.py`.
     """
 
     median_s: float
@@ -51,6 +53,27 @@ class Timing:
     warmups: int
     settled: bool
     growth_bytes: int | None
+    readings: Mapping[str, float | str] = field(default_factory=dict)
+
+
+@runtime_checkable
+class OnGpu(Protocol):
+    """A step that ran on a GPU; called, it waits until its outputs are back."""
+
+    def __call__(self) -> object:
+        """Run once."""
+
+    @property
+    def device_s(self) -> float:
+        """How long the last run took on the GPU's own clock, copies of input and outputs included."""
+
+    @property
+    def meter(self) -> Meter:
+        """Measures memory of the GPU."""
+
+    @property
+    def gpu(self) -> str:
+        """The GPU's UUID, or ""."""
 
 
 class Meter(Protocol):
@@ -80,8 +103,31 @@ def measure(
         step: Runs the sub-model once. What it raises is passed on.
         budget_s: Seconds for warm-up and repeats together, above 0.
         clock: Seconds that only go forward.
-        meter: Measures memory around the second step; None for this process's own `GrowthMeter`.
+        meter: Measures memory around the second step; None for that of the GPU the step is on, or else for this
+            process's own `GrowthMeter`.
     """
+    if isinstance(step, OnGpu):
+        return _measure_on_gpu(step, budget_s, clock, meter)
+    return _measure(step, budget_s, clock, meter)
+
+
+def _measure_on_gpu(step: OnGpu, budget_s: float, clock: Callable[[], float], meter: Meter | None) -> Timing:
+    """The same, with the GPU's own clock and readings of it beside the latency that a caller sees."""
+    from esen_lab.profiling.steady import read_while
+
+    on_device: list[float] = []
+
+    def watched() -> None:
+        step()
+        on_device.append(step.device_s)
+
+    found = _measure(watched, budget_s, clock, meter or step.meter)
+    readings: dict[str, float | str] = {"events_median_s": statistics.median(on_device[-found.repeats :])}
+    readings.update(read_while(step, step.gpu))
+    return replace(found, readings=readings)
+
+
+def _measure(step: Callable[[], object], budget_s: float, clock: Callable[[], float], meter: Meter | None) -> Timing:
     if meter is None:
         from esen_lab.profiling.memory import GrowthMeter
 

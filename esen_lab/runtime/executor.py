@@ -28,9 +28,10 @@ from esen_lab.errors import EsenError, UsageError, WorkerDied, WorkerTimeout
 from esen_lab.planning import Plan
 from esen_lab.runtime.report import LaneReport, RunReport, Span
 from esen_lab.trees import Tree, TreeSpec, flatten, map_tensors, select
-from esen_lab.units import format_seconds
+from esen_lab.units import format_seconds, format_units
 from esen_lab.workers import Nursery, ProcessWorker, RunTimings
-from esen_lab.workers.arena import TreeArena, spec_of
+from esen_lab.workers.arena import Block, TreeArena, spec_of
+from esen_lab.workers.shared_input import GATE_BYTES
 
 _SETTLE_S = 1.0
 _SLICE_S = 0.25
@@ -39,6 +40,7 @@ _LOOK_PART = 0.05
 _LOOK_LEAST_S = 0.0002
 _LOOK_MOST_S = 0.001
 _LOOK_FROM_S = 0.003  # after a shorter sleep there is nothing to gain
+_WORTH_SHARING_BYTES = 1 << 20  # a smaller input reaches each GPU lane sooner than lanes can wait for each other
 DEFAULT_TIMEOUT_S = 600.0
 
 
@@ -61,6 +63,7 @@ class Executor:
         self._lock = threading.Lock()
         self._input = TreeArena()
         self._number = 0
+        self.input_shared = False  # whether one lane brings the input to the GPU for all
         self._broken = ""
         self._prepared: SmallMean | None = None
         self._reserved: Reserved | None = None  # memory for the next output
@@ -102,7 +105,7 @@ class Executor:
             for index, place in enumerate(device.place([lane.units for lane in plan.lanes])):
                 workers.append(nursery.worker(place, label=f"lane {index + 1}"))
             _fill(workers, plan, ensemble, on_progress or _silent, load_timeout_s)
-            notes = device.notes if device.identity.simulated else ()
+            notes = () if device.identity.kind == "cpu" else device.notes  # what is simulated, what disturbs lanes now
             spare = _core_to_spare(plan, device)
             executor = cls(plan, ensemble, tuple(workers), core_to_spare=spare, notes=notes)
             executor.run(example_of(ensemble))
@@ -222,6 +225,26 @@ class Executor:
         grown = self._input.prepare([spec])
         for worker in self._workers:
             worker.set_input(self._input.layouts[0], self._input.block if grown else None)
+        self.input_shared = self._share_on_gpu(self._input.layouts[0].size)
+
+    def _share_on_gpu(self, size: int) -> bool:
+        """Have one lane bring a large input to the GPU for all of them; whether that is so now."""
+        lanes = [worker for worker in self._workers if worker.in_force.torch_device != "cpu"]
+        if len(lanes) < 2 or size < _WORTH_SHARING_BYTES:
+            return False
+        gate = Block.create(GATE_BYTES)
+        try:
+            lent = lanes[0].lend_input(gate)
+            for worker in lanes[1:]:
+                worker.borrow_input(lent, gate)
+        except EsenError:
+            # CUDA IPC is not to be had here (some containers and allocators refuse it): every lane brings its own.
+            for worker in lanes:
+                worker.set_input(self._input.layouts[0], None)
+            return False
+        finally:
+            gate.close()
+        return True
 
     def _collect(self, timeout_s: float) -> list[bytes]:
         """Wait for every lane; a failure in one is raised after the others are done, so that all stay in step."""
@@ -386,7 +409,7 @@ def _check_fits(plan: Plan, ensemble: Ensemble, device: Device) -> None:
     widest = max(lane.units for lane in plan.lanes)
     if widest > device.units:
         raise UsageError(
-            f"This device has {device.units} {device.identity.unit}s",
+            f"This device has {format_units(device.units, device.identity.unit)}",
             given=f"a lane of {widest}",
             hint="The plan was made for a larger device: search again here.",
         )

@@ -67,6 +67,13 @@ class Block:
                 hint="Free memory, or use a smaller batch.",
             ) from problem
 
+    @property
+    def address(self) -> int:
+        """Where it lies in this process, for those who register memory with a driver."""
+        import torch
+
+        return torch.frombuffer(self.memory, dtype=torch.uint8, count=1).data_ptr()
+
     def close(self) -> None:
         """Close the descriptor; tensors in the block stay valid."""
         self._closer()

@@ -10,14 +10,29 @@ import signal
 import socket
 import sys
 import traceback
+from dataclasses import replace
 from typing import Any
 
-from esen_lab.devices import Placement
+from esen_lab.devices import InForce, Placement
 from esen_lab.errors import DeviceError, EsenError
 from esen_lab.workers import wire
 from esen_lab.workers.arena import Block
+from esen_lab.workers.compute import CudaCompute
+from esen_lab.workers.device_engine import DeviceEngine
 from esen_lab.workers.engine import Engine, InSubModel
-from esen_lab.workers.messages import Arrange, Call, Load, NewOutputs, Problem, Ready, SetInput, Unload
+from esen_lab.workers.messages import (
+    Arrange,
+    BorrowInput,
+    Call,
+    LendInput,
+    Load,
+    NewOutputs,
+    Problem,
+    Ready,
+    SetInput,
+    Unload,
+)
+from esen_lab.workers.shared_input import GATE_BYTES
 
 _LOG_LIMIT_BYTES = 1 << 20
 
@@ -27,11 +42,27 @@ def serve(sock: socket.socket, placement: Placement) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the notebook's to handle, not each lane's
     faulthandler.enable()
     try:
-        wire.send_record(sock, wire.REPLY, Ready(pid=os.getpid(), in_force=placement.apply()))
+        in_force = placement.apply()
+        engine = engine_for(placement, in_force)
+        wire.send_record(sock, wire.REPLY, Ready(pid=os.getpid(), in_force=in_force))
     except Exception as problem:
         wire.send_record(sock, wire.FAILED, _described(problem))
         return
-    engine = Engine(placement)
+    try:
+        _answer_all(sock, engine)
+    finally:
+        engine.close()
+
+
+def engine_for(placement: Placement, in_force: InForce) -> Engine:
+    """The engine of a lane that has applied its place."""
+    if in_force.torch_device == "cpu":
+        return Engine(placement)
+    own = getattr(placement, "cuda", None)  # a double's, in tests
+    return DeviceEngine(placement, CudaCompute(in_force.torch_device, cuda=own() if own else None))
+
+
+def _answer_all(sock: socket.socket, engine: Engine) -> None:
     while True:
         frame = wire.receive(sock)
         try:
@@ -43,12 +74,16 @@ def serve(sock: socket.socket, placement: Placement) -> None:
         except wire.Closed:
             return
         except Exception as problem:
+            if engine.lost():
+                wire.send_record(sock, wire.FAILED, replace(_described(problem), kind="lost"), frame.number)
+                return
             wire.send_record(sock, wire.FAILED, _described(problem), frame.number)
         if frame.number % 256 == 0:
             _keep_log_short()
 
 
 def _run(sock: socket.socket, engine: Engine, number: int) -> None:
+    engine.number = number
     timings, changed, grown = engine.run()
     if not changed:
         wire.send(sock, wire.DONE, number, timings)
@@ -81,6 +116,10 @@ def _handle(engine: Engine, record: Any, fds: tuple[int, ...]) -> Any:
         case SetInput():
             block = Block(fds[0], record.block_bytes) if record.block_bytes is not None else None
             engine.set_input(record.layout, block)
+        case LendInput():
+            return engine.lend_input(Block(fds[0], GATE_BYTES))
+        case BorrowInput():
+            engine.borrow_input(record.lent, Block(fds[0], GATE_BYTES))
         case Call():
             return engine.call(record.function, record.name, record.kwargs)
         case _:

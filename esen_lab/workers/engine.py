@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from esen_lab.devices import FakePlacement, Placement
 from esen_lab.errors import UsageError
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+Kept: TypeAlias = "tuple[list[torch.Tensor], Structure]"
+"""Outputs that look different from the last ones: a flattened tree."""
+
 
 class InSubModel(Exception):  # noqa: N818  wraps what the sub-model raised, and says which one it was
     """The code of a sub-model raised; the cause is its exception."""
@@ -30,22 +35,35 @@ class InSubModel(Exception):  # noqa: N818  wraps what the sub-model raised, and
 
 
 @dataclass(slots=True, kw_only=True)
-class _Loaded:
-    """A sub-model in this lane. Its input changes with `set_input`, hence not frozen."""
+class Loaded:
+    """A sub-model in this lane.
+
+    Attributes:
+        name: Its name.
+        module: The network.
+        example: Its example, on the CPU.
+        active_units: How many units of the share it uses.
+        overwrites_input: Whether it must be given a copy of its input.
+        forward: How it is run on a device other than the CPU: the plain call, or a faster way to the same answer.
+    """
 
     name: str
     module: nn.Module
     example: Tree
     active_units: int
     overwrites_input: bool
+    forward: Callable[[Tree], Tree]
 
     @property
     def keys(self) -> tuple[str, ...] | None:
+        """The keyword arguments it takes of a dict, or None."""
         return tuple(self.example) if isinstance(self.example, Mapping) else None
 
 
 @dataclass(slots=True)
-class _Timed:
+class Timed:
+    """When one member ran, and whether NaN came out."""
+
     start_ns: int
     end_ns: int
     nan: bool
@@ -56,9 +74,10 @@ class Engine:
 
     def __init__(self, placement: Placement) -> None:
         self._placement = placement
+        self.number = 0  # of the run that is asked for
         self._pace = placement.pace if isinstance(placement, FakePlacement) else None
-        self._loaded: dict[str, _Loaded] = {}
-        self._arrangement: tuple[_Loaded, ...] = ()
+        self._loaded: dict[str, Loaded] = {}
+        self._arrangement: tuple[Loaded, ...] = ()
         self._mode = "serial"
         self._input: Tree = None
         self._inputs: list[Tree] = []
@@ -78,24 +97,37 @@ class Engine:
         if isinstance(self._placement, FakePlacement):
             self._placement.knows(name)
         try:
-            module = cloudpickle.loads(payload)()
-            self._placement.use(active_units)
-            leaves, structure = flatten(example, "the example")
-            copies = [leaf.clone() for leaf in leaves]
-            versions = [leaf._version for leaf in copies]
-            # no_grad and not inference_mode: only there do in-place changes count up a tensor's version.
-            with torch.no_grad():
-                flatten(call_with(module, unflatten(structure, copies)), f"the output of {name!r}")
+            with self._loading():
+                module = self._settle(cloudpickle.loads(payload)())
+                self._placement.use(active_units)
+                leaves, structure = flatten(example, "the example")
+                copies = [self._copied(leaf) for leaf in leaves]
+                versions = [leaf._version for leaf in copies]
+                # no_grad and not inference_mode: only there do in-place changes count up a tensor's version.
+                with torch.no_grad():
+                    flatten(call_with(module, unflatten(structure, copies)), f"the output of {name!r}")
         except Exception as problem:
             raise InSubModel(name) from problem
-        self._loaded[name] = _Loaded(
+        self._loaded[name] = Loaded(
             name=name,
             module=module,
             example=example,
             active_units=active_units,
             # It would change the input under the hands of the other sub-models: such a one gets a copy per run.
             overwrites_input=versions != [leaf._version for leaf in copies],
+            forward=partial(call_with, module),
         )
+
+    # What another place than the CPU does differently while a sub-model is loaded.
+
+    def _settle(self, module: nn.Module) -> nn.Module:
+        return module
+
+    def _copied(self, leaf: torch.Tensor) -> torch.Tensor:
+        return leaf.clone()
+
+    def _loading(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
     def unload(self, name: str) -> None:
         """Forget a sub-model."""
@@ -127,11 +159,19 @@ class Engine:
         self._input = self._input_arena.read(0)
         self._choose_inputs()
 
+    def lend_input(self, gate: Block) -> bytes:  # noqa: ARG002
+        """Bring the input for all lanes from now on; returns what the others borrow it with."""
+        raise UsageError("Lanes on a GPU lend their input", given="a lane on the CPU")
+
+    def borrow_input(self, lent: bytes, gate: Block) -> None:  # noqa: ARG002
+        """Read the input where another lane brings it."""
+        raise UsageError("Lanes on a GPU borrow their input", given="a lane on the CPU")
+
     def _choose_inputs(self) -> None:
         if self._input is not None:
             self._inputs = [select(self._input, member.keys) for member in self._arrangement]
 
-    def _get(self, name: str) -> _Loaded:
+    def _get(self, name: str) -> Loaded:
         if name not in self._loaded:
             raise UsageError("A lane runs sub-models that it has loaded", given=name)
         return self._loaded[name]
@@ -146,23 +186,24 @@ class Engine:
         """
         if not self._inputs:
             raise UsageError("A lane is told its sub-models and its input before it runs", given="neither")
-        count = len(self._arrangement)
-        timed: list[_Timed] = [_Timed(0, 0, False)] * count
-        kept: list[tuple[list[torch.Tensor], Structure] | None] = [None] * count
-        if self._mode == "serial":
-            for index in range(count):
-                timed[index] = self._run_member(index, kept)
-        elif self._mode == "threads":
-            assert self._pool is not None
-            futures = [self._pool.submit(self._run_member, index, kept) for index in range(count)]
-            timed = [future.result() for future in futures]
-        else:
-            timed = self._run_batched(kept)
+        kept: list[Kept | None] = [None] * len(self._arrangement)
+        timed = self._run_all(kept)
         changed = any(outputs is not None for outputs in kept)
         grown = self._relay(kept) if changed else False
         return b"".join(TIMING.pack(t.start_ns, t.end_ns, t.nan) for t in timed), changed, grown
 
-    def _run_member(self, index: int, kept: list[tuple[list[torch.Tensor], Structure] | None]) -> _Timed:
+    def _run_all(self, kept: list[Kept | None]) -> list[Timed]:
+        """Run every member, and write their outputs or put them into `kept`."""
+        count = len(self._arrangement)
+        if self._mode == "serial":
+            return [self._run_member(index, kept) for index in range(count)]
+        if self._mode == "threads":
+            assert self._pool is not None
+            futures = [self._pool.submit(self._run_member, index, kept) for index in range(count)]
+            return [future.result() for future in futures]
+        return self._run_batched(kept)
+
+    def _run_member(self, index: int, kept: list[Kept | None]) -> Timed:
         import torch
 
         member = self._arrangement[index]
@@ -178,9 +219,9 @@ class Engine:
             raise InSubModel(member.name) from problem
         if self._pace is not None:
             self._pace(member.name, member.active_units, start)
-        return _Timed(start, time.perf_counter_ns(), nan)
+        return Timed(start, time.perf_counter_ns(), nan)
 
-    def _run_batched(self, kept: list[tuple[list[torch.Tensor], Structure] | None]) -> list[_Timed]:
+    def _run_batched(self, kept: list[Kept | None]) -> list[Timed]:
         import torch
 
         assert self._batched is not None
@@ -195,10 +236,10 @@ class Engine:
         except Exception as problem:
             raise InSubModel(self._arrangement[0].name) from problem
         end = time.perf_counter_ns()
-        return [_Timed(start, end, nan) for nan in nans]
+        return [Timed(start, end, nan) for nan in nans]
 
     @staticmethod
-    def _input_for(member: _Loaded, tree: Tree) -> Tree:
+    def _input_for(member: Loaded, tree: Tree) -> Tree:
         if not member.overwrites_input:
             return tree
         leaves, structure = flatten(tree)
@@ -209,16 +250,20 @@ class Engine:
         index: int,
         leaves: list[torch.Tensor],
         structure: Structure,
-        kept: list[tuple[list[torch.Tensor], Structure] | None],
+        kept: list[Kept | None],
     ) -> bool:
         """Write one member's outputs where the last ones were, or keep them when they look different."""
         if self._arena.fits(index, leaves, structure):
             self._arena.write(index, leaves)
         else:
             kept[index] = (leaves, structure)
+        return self._has_nan(leaves)
+
+    @staticmethod
+    def _has_nan(leaves: Sequence[torch.Tensor]) -> bool:
         return any((leaf.is_floating_point() or leaf.is_complex()) and bool(leaf.isnan().any()) for leaf in leaves)
 
-    def _relay(self, kept: list[tuple[list[torch.Tensor], Structure] | None]) -> bool:
+    def _relay(self, kept: list[Kept | None]) -> bool:
         """Lay the outputs out anew after at least one changed its looks; returns whether the block is new."""
         everything = []
         for index, outputs in enumerate(kept):
@@ -241,11 +286,15 @@ class Engine:
 
     def call(self, function: str, name: str, kwargs: Mapping[str, Any]) -> Any:
         """Call "package.module:function" with a step of one loaded sub-model."""
-        module, _, attribute = function.partition(":")
-        target = getattr(importlib.import_module(module), attribute)
-        return target(self._step_of(self._get(name)), **kwargs)
+        return self._function(function)(self._step_of(self._get(name)), **kwargs)
 
-    def _step_of(self, member: _Loaded) -> Callable[[], None]:
+    @staticmethod
+    def _function(path: str) -> Callable[..., Any]:
+        module, _, attribute = path.partition(":")
+        found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+        return found
+
+    def _step_of(self, member: Loaded) -> Callable[[], None]:
         """A run of one sub-model on its example, with everything a real run does in the worker."""
         alone = Engine(self._placement)
         alone._loaded[member.name] = member
@@ -256,6 +305,15 @@ class Engine:
             alone.run()
 
         return step
+
+    # --- the end -------------------------------------------------------------------------------------------------
+
+    def lost(self) -> bool:
+        """Whether nothing can run here any more; the worker then leaves."""
+        return False
+
+    def close(self) -> None:
+        """Called when the other side has hung up."""
 
 
 def _batch(modules: Sequence[nn.Module]) -> Callable[[Tree], Tree]:

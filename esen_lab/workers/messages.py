@@ -52,6 +52,18 @@ class SetInput:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LendInput:
+    """Bring the input to the GPU for all lanes from now on. The descriptor of the gate follows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BorrowInput:
+    """Read the input where another lane brings it: `lent` is what that one answered. The gate's descriptor follows."""
+
+    lent: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
     """Call "package.module:function" with a loaded sub-model's step and these keyword arguments."""
 
@@ -85,7 +97,8 @@ class Problem:
     """Something raised in the worker.
 
     Attributes:
-        kind: "model" (the sub-model's own code), "device" or "usage".
+        kind: "model" (the sub-model's own code), "device", "usage", or "lost": it took the worker's GPU context along,
+            and the worker leaves.
         name: The sub-model it happened in, or "".
         summary: The exception's type and text, one line.
         traceback: For people.
@@ -114,10 +127,11 @@ class Spawn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class End:
-    """Make sure that a worker is gone within `grace_s` and answer with how it ended."""
+    """Wait for a worker to be gone, kill it after `grace_s` where `kill` says so, and answer with how it ended."""
 
     pid: int
     grace_s: float
+    kill: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ the environment that CUDA reads when it starts.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import signal
@@ -17,11 +18,12 @@ import tempfile
 import threading
 import time
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import esen_lab
-from esen_lab.devices import Placement
+from esen_lab.devices import Placement, Retiring
 from esen_lab.errors import DeviceError, WorkerDied, WorkerTimeout
 from esen_lab.workers import wire
 from esen_lab.workers.messages import End, Ended, Problem, Ready, Spawn
@@ -77,7 +79,8 @@ class Nursery:
             record = Spawn(label=label, placement=placement)
             pid = self._ask(record, [theirs.fileno(), log_fd], deadline)
             theirs.close()
-            worker = ProcessWorker(nursery=self, sock=ours, log_fd=log_fd, pid=pid, label=label)
+            retiring = placement if isinstance(placement, Retiring) else None
+            worker = ProcessWorker(nursery=self, sock=ours, log_fd=log_fd, pid=pid, label=label, retiring=retiring)
         except BaseException:
             ours.close()
             theirs.close()
@@ -90,6 +93,10 @@ class Nursery:
             raise
         assert isinstance(ready, Ready)
         self._workers.add(worker)
+        if retiring is not None:
+            with self._lock:
+                if self._process is not None:
+                    self._process.end_first(ours)
         return worker
 
     @property
@@ -101,14 +108,14 @@ class Nursery:
         """A worker has ended and holds nothing any more."""
         self._workers.discard(worker)
 
-    def end(self, pid: int, grace_s: float) -> int | None:
-        """Make sure a worker is gone, killing it after `grace_s`.
+    def end(self, pid: int, grace_s: float, *, kill: bool = True) -> int | None:
+        """Make sure a worker is gone, killing it after `grace_s`, or only look whether it goes until then.
 
         Returns:
-            Its exit code, negative for a signal; None when nobody knows.
+            Its exit code, negative for a signal; None when nobody knows, or it is still there.
         """
         try:
-            answer = self._ask(End(pid=pid, grace_s=grace_s), [], time.monotonic() + grace_s + 10)
+            answer = self._ask(End(pid=pid, grace_s=grace_s, kill=kill), [], time.monotonic() + grace_s + 10)
         except (WorkerDied, WorkerTimeout):
             return None  # the nursery is gone, and every worker with it
         assert isinstance(answer, Ended)
@@ -119,7 +126,8 @@ class Nursery:
         with self._lock:
             process, self._process = self._process, None
         if process is not None:
-            process.stop()  # the workers first: whoever waits for one reads the end of its socket
+            grace_s = max([worker.hang_up() for worker in list(self._workers)], default=0.0)
+            process.stop(grace_s)  # the workers first: whoever waits for one reads the end of its socket
         for worker in list(self._workers):
             worker.forget()
 
@@ -184,23 +192,46 @@ class _Process:
                 # A notebook's interrupt and restart signal its whole process group; workers are not theirs to hit.
                 start_new_session=True,
             )
-        self._finalizer = weakref.finalize(self, _stop, self.popen, self.sock, self._log)
+        self._gentle: list[socket.socket] = []  # of lanes that finish what they are at and leave by themselves
+        self._finalizer = weakref.finalize(self, _stop, self.popen, self.sock, self._log, self._gentle)
 
-    def stop(self) -> str:
-        """End it; returns the end of its log."""
+    def end_first(self, sock: socket.socket) -> None:
+        """At the end of this program, hang up on this lane and end before whatever was started until now.
+
+        A daemon that lanes use was: it must not go while they still are its clients.
+        """
+        self._gentle[:] = [other for other in self._gentle if other.fileno() >= 0]
+        self._gentle.append(sock)
+        if self._finalizer.detach() is not None:
+            self._finalizer = weakref.finalize(self, _stop, self.popen, self.sock, self._log, self._gentle)
+
+    def stop(self, grace_s: float = 0.0) -> str:
+        """End it; returns the end of its log.
+
+        Args:
+            grace_s: How long its workers may take to leave by themselves.
+        """
         log = "" if self._log.closed else tail_of(self._log.fileno())
+        if grace_s and self._finalizer.alive:
+            with contextlib.suppress(OSError):
+                self.sock.shutdown(socket.SHUT_RDWR)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.popen.wait(timeout=grace_s + 0.5)
         self._finalizer()
         return log
 
 
-def _stop(popen: subprocess.Popen[bytes], sock: socket.socket, log: IO[bytes]) -> None:
+def _stop(popen: subprocess.Popen[bytes], sock: socket.socket, log: IO[bytes], gentle: Sequence[socket.socket]) -> None:
     """Ask (by hanging up), then terminate, then kill."""
+    for lane in gentle:
+        with contextlib.suppress(OSError):  # closed already
+            lane.shutdown(socket.SHUT_RDWR)
     sock.close()
     for act in (None, signal.SIGTERM, signal.SIGKILL):
         if act is not None:
             popen.send_signal(act)
         try:
-            popen.wait(timeout=1.0)
+            popen.wait(timeout=2.0 if gentle else 1.0)
             break
         except subprocess.TimeoutExpired:
             continue

@@ -26,6 +26,7 @@ import time
 import warnings
 from typing import NoReturn
 
+from esen_lab.devices import Retiring
 from esen_lab.workers import wire
 from esen_lab.workers.messages import End, Ended, Problem, Spawn
 
@@ -41,6 +42,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = os.getppid()
     workers: dict[int, int | None] = {}  # pid -> exit code once it has ended
+    retiring: dict[int, Retiring] = {}  # those that must not be killed at once
     try:
         if forks:
             import gc
@@ -55,15 +57,13 @@ def main() -> None:
                 break
             record = frame.record()
             if isinstance(record, Spawn):
-                _answer_spawn(control, workers, frame, record, forks)
+                _answer_spawn(control, workers, retiring, frame, record, forks)
             elif isinstance(record, End):
                 wire.send_record(control, wire.REPLY, Ended(exit_code=_end(workers, record)))
     except wire.Closed:
         pass
     finally:
-        for pid, code in workers.items():
-            if code is None:
-                _kill(pid)
+        _end_all([pid for pid, code in workers.items() if code is None], retiring)
 
 
 def _next(control: socket.socket, parent: int) -> wire.Frame | None:
@@ -76,7 +76,12 @@ def _next(control: socket.socket, parent: int) -> wire.Frame | None:
 
 
 def _answer_spawn(
-    control: socket.socket, workers: dict[int, int | None], frame: wire.Frame, record: Spawn, forks: bool
+    control: socket.socket,
+    workers: dict[int, int | None],
+    retiring: dict[int, Retiring],
+    frame: wire.Frame,
+    record: Spawn,
+    forks: bool,
 ) -> None:
     sock_fd, log_fd = frame.fds
     try:
@@ -86,6 +91,8 @@ def _answer_spawn(
         wire.send_record(control, wire.FAILED, message)
     else:
         workers[pid] = None
+        if isinstance(record.placement, Retiring):
+            retiring[pid] = record.placement
         wire.send_record(control, wire.REPLY, pid)
     finally:
         os.close(sock_fd)
@@ -164,7 +171,7 @@ def _die_with(nursery: int) -> None:
 
 
 def _end(workers: dict[int, int | None], record: End) -> int | None:
-    """How a worker ended; one that has not ended after its grace is killed."""
+    """How a worker ended; one that has not ended after its grace is killed, where that is asked."""
     pid = record.pid
     if pid not in workers:
         return None
@@ -172,10 +179,25 @@ def _end(workers: dict[int, int | None], record: End) -> int | None:
     if code is None:
         deadline = time.monotonic() + record.grace_s
         code = _reap(pid, deadline)
+        if code is None and not record.kill:
+            return None
         if code is None:
             code = _kill(pid)
     del workers[pid]
     return code
+
+
+def _end_all(pids: list[int], retiring: dict[int, Retiring]) -> None:
+    """Kill those that may be killed; let the others finish what they are at: their sockets have closed by now."""
+    slow = [pid for pid in pids if pid in retiring]
+    for pid in pids:
+        if pid not in retiring:
+            _kill(pid)
+    deadline = time.monotonic() + max((retiring[pid].grace_s for pid in slow), default=0.0)
+    for pid in slow:
+        if _reap(pid, deadline) is None:
+            retiring[pid].retire(pid)
+            _kill(pid)
 
 
 def _reap(pid: int, deadline: float) -> int | None:

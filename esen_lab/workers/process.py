@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from esen_lab.devices import InForce
+from esen_lab.devices import InForce, Retiring
 from esen_lab.errors import (
     Cancelled,
     DeviceError,
@@ -27,7 +27,18 @@ from esen_lab.trees import Tree
 from esen_lab.workers import wire
 from esen_lab.workers.arena import Block, Layout, TreeArena
 from esen_lab.workers.base import TIMING
-from esen_lab.workers.messages import Arrange, Call, Load, NewOutputs, Problem, Ready, SetInput, Unload
+from esen_lab.workers.messages import (
+    Arrange,
+    BorrowInput,
+    Call,
+    LendInput,
+    Load,
+    NewOutputs,
+    Problem,
+    Ready,
+    SetInput,
+    Unload,
+)
 
 if TYPE_CHECKING:
     from esen_lab.workers.nursery import Nursery
@@ -38,8 +49,18 @@ _CANCEL_LOOK_S = 0.05
 class ProcessWorker:
     """A lane in its own process; see `Worker` for what its methods promise. Made by `Nursery.worker`."""
 
-    def __init__(self, *, nursery: Nursery, sock: socket.socket, log_fd: int, pid: int, label: str) -> None:
+    def __init__(
+        self,
+        *,
+        nursery: Nursery,
+        sock: socket.socket,
+        log_fd: int,
+        pid: int,
+        label: str,
+        retiring: Retiring | None = None,
+    ) -> None:
         self._nursery = nursery
+        self._retiring = retiring  # what must be told before this process is killed
         self._sock = sock
         self._log_fd = log_fd
         self._pid = pid
@@ -141,6 +162,15 @@ class ProcessWorker:
         record = SetInput(layout=layout, block_bytes=None if block is None else block.size)
         self._ask(record, "take a new input", 30, fds=[] if block is None else [block.fd])
 
+    def lend_input(self, gate: Block) -> bytes:
+        """Have this lane bring the input to the GPU for all; returns what the others borrow it with."""
+        lent: bytes = self._ask(LendInput(), "lend its input", 30, fds=[gate.fd])
+        return lent
+
+    def borrow_input(self, lent: bytes, gate: Block) -> None:
+        """Have this lane read the input where another one brings it."""
+        self._ask(BorrowInput(lent=lent), "borrow its input", 30, fds=[gate.fd])
+
     def _ask(
         self,
         record: object,
@@ -178,8 +208,14 @@ class ProcessWorker:
             raise
         answer = frame.record()
         if isinstance(answer, Problem):
-            raise error_from(answer, self.log())
+            raise self._failed(answer)
         return answer
+
+    def _failed(self, answer: Problem) -> EsenError:
+        log = self.log()
+        if answer.kind == "lost":
+            self._finish(grace_s=1.0)
+        return error_from(answer, log)
 
     def _wait(self, deadline: float, cancelled: threading.Event | None) -> None:
         poller = select.poll()
@@ -241,7 +277,7 @@ class ProcessWorker:
         if isinstance(answer, Problem):
             if frame.number != number:
                 return None
-            raise error_from(answer, self.log())
+            raise self._failed(answer)
         assert isinstance(answer, NewOutputs)
         block = None if answer.block_bytes is None else Block(frame.fds[0], answer.block_bytes)
         self._outputs.adopt(block, answer.layouts)
@@ -273,7 +309,33 @@ class ProcessWorker:
     def kill(self) -> None:
         """End the process at once, even while another thread waits for its answer: that wait then fails."""
         self._alive = False
-        self._nursery.end(self._pid, 0)
+        if self._retiring is not None:
+            self.hang_up()
+        self._end(0)
+
+    @property
+    def must_retire(self) -> bool:
+        """Whether it must not be killed at once: `kill` then takes a moment."""
+        return self._retiring is not None
+
+    def hang_up(self) -> float:
+        """Tell a process that must not be killed at once to leave; returns how long it may take, in seconds."""
+        if self._retiring is None:
+            return 0.0
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+        return self._retiring.grace_s
+
+    def _end(self, grace_s: float) -> int | None:
+        """Make sure that the process is gone: asked already, then retired where that is needed, then killed."""
+        retiring = self._retiring
+        if retiring is None:
+            return self._nursery.end(self._pid, grace_s)
+        code = self._nursery.end(self._pid, max(grace_s, retiring.grace_s), kill=False)
+        if code is None:
+            retiring.retire(self._pid)
+            code = self._nursery.end(self._pid, retiring.grace_s)
+        return code
 
     def forget(self) -> None:
         """Let go of what is held here for a process that is gone, once no other thread uses it any more."""
@@ -304,7 +366,7 @@ class ProcessWorker:
             self._alive = False
             with contextlib.suppress(OSError):  # it may have hung up first
                 self._sock.shutdown(socket.SHUT_RDWR)  # the asking: the worker reads the end and leaves
-            code = self._nursery.end(self._pid, grace_s)
+            code = self._end(grace_s)
             log = self.log()
             self._release()
             return log, code
@@ -322,6 +384,12 @@ def error_from(problem: Problem, log: str = "") -> EsenError:
     """What a worker reported, as the error to raise here."""
     if problem.kind == "usage":
         return UsageError(problem.rule or problem.summary, given=problem.given, hint=problem.hint)
+    if problem.kind == "lost":
+        return DeviceError(
+            f"The GPU stopped serving this lane while it ran {problem.name or 'a request'}",
+            given=problem.summary,
+            hint="The lane has ended, under NVIDIA MPS the others on that GPU too; the next run starts them afresh.",
+        )
     if problem.kind == "device":
         return DeviceError(problem.rule or problem.summary, given=problem.given, hint=problem.hint)
     who = f"Sub-model {problem.name!r}" if problem.name else "The function called in the worker"

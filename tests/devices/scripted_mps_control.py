@@ -5,7 +5,8 @@
     scripted_mps_control.py         reads commands from standard input and passes them to the daemon
 
 What it does wrong is said in `script.json` beside this file: {"refuses_to_start", "hangs_on", "ignores_quit",
-"fault_until_clients_gone", "fault_for_ever", "clients", "ignores_terminate"}. Its state is in `state.json` there.
+"fault_until_clients_gone", "fault_for_ever", "clients", "ignores_terminate"}. A double of CUDA makes its process a
+client by adding its process id to the file `connected` there; a process that has ended is no client any more.
 """
 
 from __future__ import annotations
@@ -70,15 +71,27 @@ def reply(command: list[str], servers: list[int], clients: list[int]) -> str | N
             stuck = told.get("fault_for_ever") and not fresh
             return "FAULT\n" if stuck or (told.get("fault_until_clients_gone") and clients) else "ACTIVE\n"
         case ["get_client_list", _]:
-            return "".join(f"{pid}\n" for pid in clients)
+            return "".join(f"{pid}\n" for pid in [*clients, *connected()])
         case ["terminate_client", _, client]:
             if told.get("ignores_terminate"):
                 return "1\n"
-            clients.remove(int(client))
+            if int(client) in clients:
+                clients.remove(int(client))
+            else:
+                os.kill(int(client), signal.SIGTERM)
+            with (HERE / "terminated").open("a") as told_of:
+                told_of.write(f"{client}\n")
             return "0\n"
         case ["quit"]:
+            (HERE / "clients_at_quit").write_text(str(len(connected())))
             return "" if told.get("ignores_quit") else None
     return "unknown command\n"
+
+
+def connected() -> list[int]:
+    path = HERE / "connected"
+    pids = [int(word) for word in path.read_text().split()] if path.exists() else []
+    return [pid for pid in pids if Path(f"/proc/{pid}").exists()]
 
 
 def pass_on() -> int:

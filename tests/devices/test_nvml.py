@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from esen_lab.devices.nvml import NvmlMeter
+from esen_lab.devices.nvml import GpmWindow, NvmlMeter
 
 
 class FakeNvmlError(Exception):
@@ -39,6 +39,9 @@ class FakeNvml:
 
     def nvmlDeviceGetHandleByIndex(self, index: int) -> str:  # noqa: N802
         return f"gpu{index}"
+
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> str:  # noqa: N802
+        return uuid
 
     def nvmlDeviceGetUtilizationRates(self, handle: str) -> Any:  # noqa: N802
         if self.lost:
@@ -165,3 +168,20 @@ def test_closing_frees_what_was_taken(clock: Clock) -> None:
     NvmlMeter(nvml, clock).close()
     assert nvml.freed == 2
     assert nvml.shut
+
+
+def test_a_window_reads_one_gpu_by_its_uuid_between_two_moments(clock: Clock) -> None:
+    nvml = FakeNvml()
+    window = GpmWindow(nvml, "GPU-1", clock)
+    assert window.read()["sm"] == "samples of GPM are more than 100 ms apart"
+    clock.now = 0.3
+    assert window.read() == {"sm": 20.0, "occupancy": 30.0, "tensor": 50.0, "dram": 100.0}
+    window.close()
+    assert nvml.freed == 2
+    assert nvml.shut
+
+
+def test_a_window_on_a_gpu_without_gpm_says_so(clock: Clock) -> None:
+    window = GpmWindow(FakeNvml(gpm=False), "GPU-1", clock)
+    assert window.why_nothing == "this GPU has no GPM (Hopper and newer have)"
+    assert window.read()["sm"] == window.why_nothing

@@ -12,9 +12,11 @@ from types import SimpleNamespace
 from typing import Any
 
 from esen_lab.choosing import Refined, Round
+from esen_lab.devices import Offer
 from esen_lab.devices.telemetry import Channel, MarkLog, Sampler
 from esen_lab.errors import Cancelled, ModelError, UsageError
 from esen_lab.fitting import fit_points
+from esen_lab.lab import DeviceChange
 from esen_lab.planning import Lane, Plan
 from esen_lab.profiling.progress import JobState, ProfileProgress
 from esen_lab.profiling.records import Failure, Point, Profile
@@ -149,6 +151,30 @@ class FakeLab:
         self._tuning: Tuning | None = None
         self.closed = threading.Event()
         self.raises: BaseException | None = None
+
+    def offers(self) -> tuple[Offer, ...]:
+        self._asked("offers")
+        gpu = Offer(
+            name="cuda:0 mps",
+            hardware="fake GPU",
+            units=100,
+            unit="percent",
+            available=False,
+            missing=("a fairy",),
+            how="Wait for one.",
+        )
+        cpu = Offer(name="cpu", hardware="fake CPU", units=4, unit="core", available=True, chosen=True)
+        return (gpu, cpu)
+
+    def use_device(self, device: str) -> DeviceChange:
+        self._asked("use_device", device)
+        if device == "abacus":
+            raise UsageError("A device is one of: cpu", given=device)
+        return DeviceChange(before=IDENTITY, after=IDENTITY, profiled={"wide": 2}, notes=("All stays.",))
+
+    def leave_gpu(self) -> tuple[str, ...]:
+        self._asked("leave_gpu")
+        return ("wide",)
 
     @property
     def ensemble(self) -> Any:

@@ -5,7 +5,7 @@ import torch
 from fake_front import FakeFront
 from fake_lab import FakeLab
 
-from esen_lab.devices import DEVICES
+from esen_lab.devices import DEVICES, MECHANISMS
 from esen_lab.ensemble import make_combine
 from esen_lab.fitting.fit import QUANTILES
 from esen_lab.notebook import suggestions
@@ -65,7 +65,7 @@ def registered(lab: FakeLab, front: FakeFront) -> None:
         ("%esen register n", ["net"]),
         ("%esen register net --example b", ["batch"]),
         ("%esen help sa", ["save"]),
-        ("%esen device ", ["cpu"]),
+        ("%esen device ", ["cpu", "cuda:0 mps"]),
         ("%esen save pl", None),
         ("%esen nonsense x", None),
         ("%esenx pro", None),
@@ -95,5 +95,6 @@ def test_the_fixed_choices_are_the_real_tables() -> None:
     assert tuple(STRATEGIES) == suggestions.STRATEGIES
     assert tuple(QUANTILES) == suggestions.QUANTILES
     assert tuple(DEVICES) == suggestions.DEVICES
+    assert tuple(MECHANISMS) == suggestions.MECHANISMS
     for rule in suggestions.RULES:
         assert make_combine(rule, weights=[1.0] if rule == "weighted" else None).name == rule

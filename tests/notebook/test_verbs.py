@@ -90,7 +90,7 @@ def test_other_cells_are_refused(session: Session, line: str) -> None:
         ("unregister ghost", "knows its own sub-models"),
         ("search --seed one", "A whole number"),
         ("search --option sampler", "NAME=VALUE"),
-        ("device cuda", "A lab stays on one device"),
+        ("device abacus", "A device is one of"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_it(session: Session, lab: FakeLab, line: str, message: str) -> None:
@@ -122,6 +122,19 @@ def test_the_examples_in_help_can_be_parsed(session: Session, front: FakeFront, 
             run_cell(session, verb.example.removeprefix("%%esen "), "1")
         elif "--wait" not in verb.example:
             run_line(session, verb.example.partition("%esen ")[2])
+
+
+def test_device_lists_what_there_is_and_goes_on_with_another(session: Session, front: FakeFront, lab: FakeLab) -> None:
+    run_line(session, "device")
+    assert "In use: cpu: Fake" in front.text
+    assert "a fairy" in front.text
+    assert "Wait for one." in front.text
+    change = run_line(session, "device cuda:0 mps adopt")
+    assert lab.calls[-1] == ("use_device", "cuda:0 mps adopt")
+    assert change.notes == ("All stays.",)
+    assert "All stays." in front.text
+    run_line(session, "device --leave-gpu")
+    assert "Moved to the CPU: wide." in front.text
 
 
 def test_run_returns_the_output_and_a_semicolon_hides_it(session: Session, front: FakeFront, lab: FakeLab) -> None:

@@ -239,6 +239,33 @@ def test_a_store_of_a_newer_version_is_left_alone(store: ProfileStore) -> None:
         assert connection.execute("PRAGMA user_version").fetchone() == (99,)
 
 
+def made_by_version_1(path: Path) -> None:
+    """A store as it was before it kept readings, with one point."""
+    ProfileStore(path).put(KEY, POINT)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("ALTER TABLE points DROP COLUMN readings")
+        connection.execute("PRAGMA user_version = 1")
+        connection.commit()
+
+
+def test_a_store_of_the_version_before_keeps_its_points_and_takes_readings(store: ProfileStore) -> None:
+    made_by_version_1(store.path)
+    again = ProfileStore(store.path)
+    assert again.get(KEY) == replace(POINT, reused=True)
+    read = replace(POINT, readings={"sm_percent": 61.5, "dram_percent": "Not Supported"})
+    again.put(KEY, read)
+    assert ProfileStore(store.path).get(KEY) == replace(read, reused=True)
+    assert again.notes == ()
+
+
+def test_readings_that_somebody_spoilt_are_not_believed(store: ProfileStore) -> None:
+    store.put(KEY, POINT)
+    with closing(sqlite3.connect(store.path)) as connection:
+        connection.execute("UPDATE points SET readings = 'nonsense'")
+        connection.commit()
+    assert store.get(KEY) is None
+
+
 def test_a_database_of_another_program_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "bookmarks.sqlite3"
     with closing(sqlite3.connect(path)) as connection:

@@ -30,6 +30,29 @@ class FakeMeter:
         return self.growth
 
 
+class StepOnGpuDouble:
+    """A step that says it ran on a GPU: 2 ms for the caller, 1.5 ms on the GPU's own clock."""
+
+    gpu = ""
+    device_s = 0.0015
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.clock = clock
+        self.meter = FakeMeter(growth=9)
+
+    def __call__(self) -> None:
+        self.clock.sleep(0.002)
+
+
+def test_a_step_on_a_gpu_is_timed_for_the_caller_and_read_on_the_gpu() -> None:
+    clock = FakeClock()
+    found = measure(StepOnGpuDouble(clock), clock=clock)
+    assert found.median_s == pytest.approx(0.002)
+    assert found.growth_bytes == 9
+    assert found.readings["events_median_s"] == 0.0015
+    assert found.readings["sm_percent"] == "it is not known which GPU this is"
+
+
 def timed(latencies: Iterable[float], *, budget_s: float = 1.0) -> tuple[Timing, float]:
     """The timing of steps that take `latencies`, and the time that all of them took."""
     clock = FakeClock()

@@ -1,0 +1,68 @@
+"""NVIDIA MPS on a real GPU: what the other tests can only assume. Skipped where there is none, or no MPS."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from models import mlp
+
+from esen_lab import Lab
+from esen_lab.devices import this_machine
+from esen_lab.devices.cuda_mps import CudaMpsDevice, most_sms
+from esen_lab.devices.mps_trial import try_lane
+from esen_lab.planning import Lane, Plan
+
+OFFER = next(offer for offer in this_machine().offers(test=False) if offer.name.startswith("cuda:0 mps"))
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not OFFER.available, reason=f"{OFFER.name} needs {'; '.join(OFFER.missing)}"),
+]
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    with Lab("cuda:0 mps", store=tmp_path / "points.sqlite3") as lab:
+        lab.register("a", mlp(seed=1, width=512), torch.zeros(2, 8))
+        lab.register("b", mlp(seed=2, width=1024), torch.zeros(2, 8))
+        yield lab
+
+
+@pytest.mark.parametrize("percentage", [10, 25, 50, 75])
+def test_a_limit_is_in_force(percentage: int) -> None:
+    device = this_machine().open("cuda:0 mps")
+    assert isinstance(device, CudaMpsDevice)
+    try:
+        found = try_lane(device.place([percentage])[0])
+    finally:
+        device.close()
+    sms = re.match(r"(\d+) of (\d+) SMs", found)
+    assert sms is not None
+    assert int(sms[1]) <= most_sms(percentage, int(sms[2])) < int(sms[2])
+
+
+def test_two_lanes_answer_as_the_cpu_does_and_this_process_starts_no_cuda(lab: Lab) -> None:
+    lab.plan = Plan(
+        lanes=(Lane(units=50, members=("b",)), Lane(units=50, members=("a",))), units=100, searcher="by hand"
+    )
+    for rows in (4, 50_000):
+        x = torch.randn(rows, 8)
+        with torch.inference_mode():
+            expected = (mlp(seed=1, width=512)(x) + mlp(seed=2, width=1024)(x)) / 2
+        torch.testing.assert_close(lab.run(x), expected, rtol=1e-3, atol=1e-4)
+    assert lab._executor is not None
+    assert lab._executor.input_shared, "a large input crosses once and is lent by CUDA IPC"
+    assert not torch.cuda.is_initialized()
+
+
+def test_a_profile_holds_the_gpus_own_readings(lab: Lab) -> None:
+    profile = lab.profile(["a"], shares=[50, 100], budget_s=0.2).result(180)
+    device = lab.device
+    assert isinstance(device, CudaMpsDevice)
+    for point in profile.points:
+        assert isinstance(point.readings["events_median_s"], float)
+        assert 0 < point.readings["events_median_s"] < point.median_s
+        assert isinstance(point.readings["sm_percent"], float) == (device.gpu.gpm is True)
