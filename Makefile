@@ -39,7 +39,7 @@ run: $(STAMP)
 	@$(PY) notebooks/run_quickstart.py $(RUN_ARGS)
 
 test: $(STAMP)
-	@$(PY) -m pytest $(PYTEST_ARGS)
+	@$(PY) tools/run_tests.py $(PYTEST_ARGS)
 
 test-extension: $(STAMP)
 	@$(PY) tools/extension.py test

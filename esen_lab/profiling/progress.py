@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
+from typing import Any
 
 from esen_lab.profiling.records import Failure, Point
 
@@ -56,3 +57,7 @@ class ProfileProgress:
     failures: tuple[Failure, ...]
     message: str
     notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {**asdict(self), "state": str(self.state)}

@@ -255,8 +255,10 @@ def notebook_7(tmp_path_factory: pytest.TempPathFactory, ipykernel_version: str)
     made.stop()
 
 
-def test_notebook_7_has_panel_and_monitor(notebook_7: Server, page: Any) -> None:
-    path = notebook_7.write("seven", [LOAD])
+def test_notebook_7_has_panel_and_monitor_live_plots_and_sliders(notebook_7: Server, page: Any) -> None:
+    measured = "lab.profile(['net0'], budget_s=0.05).result(timeout=120)"
+    small = "lab.unregister('net1'); lab.unregister('net2'); lab.unregister('net3')"
+    path = notebook_7.write("seven", [LOAD, f"{small}\n{measured}\n%esen tune", "%esen watch"])
     notebook_7.start_kernel(path.name)
     page.goto(f"{notebook_7.url}/notebooks/{path.name}")
     page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
@@ -268,3 +270,7 @@ def test_notebook_7_has_panel_and_monitor(notebook_7: Server, page: Any) -> None
     panel.says("Ensemble of 4")
     page.evaluate("() => void window.jupyterapp.commands.execute('esen-lab:open-monitor')")
     until(lambda: len(opened.samples().get("t", [])) >= 3, 60, page.locator("body").inner_text)
+    opened.run(1)
+    opened.cell(1).locator(".widget-slider").first.wait_for(timeout=30_000)
+    opened.run(2)
+    opened.cell(2).locator(".esen-live canvas").first.wait_for(timeout=30_000)

@@ -118,6 +118,8 @@ def test_starting_returns_while_measuring_goes_on(start: Start, nursery: FakeNur
     job.result(WAIT_S)
     assert job.done
     assert job.snapshot().message == "3 of 3 points; finished"
+    plain = json.loads(json.dumps(job.snapshot().to_dict()))
+    assert (plain["state"], len(plain["points"])) == ("finished", 3)
 
 
 def test_waiting_for_a_result_has_an_end_and_the_job_goes_on(start: Start, nursery: FakeNursery) -> None:
