@@ -31,6 +31,13 @@ const command = (model) => model.ask();
 """
 
 
+_NETWORK = ("ENOTFOUND", "ECONNREFUSED", "ETIMEDOUT", "ECONNRESET", "EAI_AGAIN", "RequestError", "TimeoutError")
+
+
+class UnreachableError(Exception):
+    """The registry of npm cannot be reached."""
+
+
 def sources() -> list[Path]:
     """The files that a bundle is made from."""
     own = [SOURCE / name for name in ("package.json", "yarn.lock", "tsconfig.json")]
@@ -96,8 +103,12 @@ def test() -> int:
     """Run the unit tests; returns the exit status."""
     if node() is None:
         print("There is no Node here: the extension's unit tests were not run. (Debian: apt install nodejs)")
-        return 0
-    install()
+        return check()
+    try:
+        install()
+    except UnreachableError as problem:
+        print(f"The extension's unit tests were not run: the npm registry cannot be reached.\n{problem}")
+        return check()
     _generate()
     _run("jlpm", "lint")
     _run("jlpm", "test")
@@ -121,7 +132,14 @@ def install() -> None:
     wanted = hashlib.sha256(lock.read_bytes() + (SOURCE / "package.json").read_bytes()).hexdigest()
     if stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted:
         return
-    _run("jlpm", "install", "--immutable")
+    done = subprocess.run(
+        ["jlpm", "install", "--immutable"], cwd=SOURCE, env=_environment(), capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        printed = done.stdout + done.stderr
+        if any(sign in printed for sign in _NETWORK):
+            raise UnreachableError("\n".join(printed.splitlines()[-5:]))
+        raise SystemExit(f"jlpm install failed with status {done.returncode}:\n{printed}")
     stamp.write_text(wanted, encoding="utf-8")
 
 
@@ -143,11 +161,14 @@ def _core() -> str:
     return str(made)
 
 
-def _run(*command: str) -> None:
+def _environment() -> dict[str, str]:
     bin_folder = str(Path(sys.executable).parent)  # jlpm and jupyter-builder are installed beside this Python
-    environment = {**os.environ, "PATH": os.pathsep.join([bin_folder, os.environ.get("PATH", "")])}
+    return {**os.environ, "PATH": os.pathsep.join([bin_folder, os.environ.get("PATH", "")])}
+
+
+def _run(*command: str) -> None:
     try:
-        subprocess.run(command, cwd=SOURCE, env=environment, check=True)
+        subprocess.run(command, cwd=SOURCE, env=_environment(), check=True)
     except subprocess.CalledProcessError as failed:
         raise SystemExit(f"{' '.join(command)} failed with status {failed.returncode}") from None
 
