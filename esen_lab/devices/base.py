@@ -41,10 +41,17 @@ class DeviceIdentity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InForce:
-    """What a worker found to be really in force after its share was applied; never what was merely asked for."""
+    """What a worker found to be really in force after its share was applied; never what was merely asked for.
+
+    Attributes:
+        units: The share.
+        description: For people ("CPUs 0-1, 2 threads").
+        torch_device: Where the lane's sub-models live, as torch names it in the worker.
+    """
 
     units: int
     description: str
+    torch_device: str = "cpu"
 
 
 class Placement(Protocol):
