@@ -24,13 +24,14 @@ from select import POLLIN, poll
 from typing import Any
 
 from esen_lab.devices import Device
+from esen_lab.devices.in_process import InProcess
 from esen_lab.ensemble import Combine, Ensemble, SmallMean
 from esen_lab.errors import EsenError, UsageError, WorkerDied, WorkerTimeout
 from esen_lab.planning import Plan
 from esen_lab.runtime.report import LaneReport, RunReport, Span
 from esen_lab.trees import Tree, TreeSpec, flatten, map_tensors, select
 from esen_lab.units import format_seconds
-from esen_lab.workers import Nursery, ProcessWorker, RunTimings
+from esen_lab.workers import LaneWorker, Nursery, RunTimings
 from esen_lab.workers.arena import TreeArena, spec_of
 
 _SETTLE_S = 1.0
@@ -50,7 +51,7 @@ class Executor:
         self,
         plan: Plan,
         ensemble: Ensemble,
-        workers: tuple[ProcessWorker, ...],
+        workers: tuple[LaneWorker, ...],
         *,
         core_to_spare: bool = False,
         notes: tuple[str, ...] = (),
@@ -97,9 +98,10 @@ class Executor:
             EsenError: A lane could not be started; everything that was started has been ended again.
         """
         _check_fits(plan, ensemble, device)
-        workers: list[ProcessWorker] = []
+        workers: list[LaneWorker] = []
+        places = device.place([lane.units for lane in plan.lanes])
         try:
-            for index, place in enumerate(device.place([lane.units for lane in plan.lanes])):
+            for index, place in enumerate(places):
                 workers.append(nursery.worker(place, label=f"lane {index + 1}"))
             _fill(workers, plan, ensemble, on_progress or _silent, load_timeout_s)
             notes = device.notes if device.identity.simulated else ()
@@ -109,6 +111,9 @@ class Executor:
         except BaseException:
             for worker in workers:
                 worker.close(timeout_s=0)
+            for place in places[len(workers) :]:
+                if isinstance(place, InProcess):
+                    place.release()  # its neighbours' groups of SMs wait for it
             raise
         return executor
 
@@ -401,7 +406,7 @@ def _core_to_spare(plan: Plan, device: Device) -> bool:
 
 
 def _fill(
-    workers: list[ProcessWorker],
+    workers: list[LaneWorker],
     plan: Plan,
     ensemble: Ensemble,
     tell: Callable[[int, int], None],

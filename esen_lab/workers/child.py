@@ -29,7 +29,7 @@ def serve(sock: socket.socket, placement: Placement) -> None:
     try:
         wire.send_record(sock, wire.REPLY, Ready(pid=os.getpid(), in_force=placement.apply()))
     except Exception as problem:
-        wire.send_record(sock, wire.FAILED, _described(problem))
+        wire.send_record(sock, wire.FAILED, described(problem))
         return
     engine = Engine(placement)
     while True:
@@ -43,7 +43,7 @@ def serve(sock: socket.socket, placement: Placement) -> None:
         except wire.Closed:
             return
         except Exception as problem:
-            wire.send_record(sock, wire.FAILED, _described(problem), frame.number)
+            wire.send_record(sock, wire.FAILED, described(problem), frame.number)
         if frame.number % 256 == 0:
             _keep_log_short()
 
@@ -88,7 +88,8 @@ def _handle(engine: Engine, record: Any, fds: tuple[int, ...]) -> Any:
     return None
 
 
-def _described(problem: Exception) -> Problem:
+def described(problem: Exception) -> Problem:
+    """What went wrong, as it is told to the other side."""
     name = ""
     kind = "usage"
     if isinstance(problem, InSubModel):
