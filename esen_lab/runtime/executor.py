@@ -26,7 +26,7 @@ from typing import Any
 from esen_lab.devices import Device
 from esen_lab.devices.in_process import InProcess
 from esen_lab.ensemble import Combine, Ensemble, SmallMean
-from esen_lab.errors import EsenError, UsageError, WorkerDied, WorkerTimeout
+from esen_lab.errors import EsenError, ModelError, UsageError, WorkerDied, WorkerTimeout
 from esen_lab.planning import Plan
 from esen_lab.runtime.report import LaneReport, RunReport, Span
 from esen_lab.trees import Tree, TreeSpec, flatten, map_tensors, select
@@ -103,8 +103,8 @@ class Executor:
         try:
             for index, place in enumerate(places):
                 workers.append(nursery.worker(place, label=f"lane {index + 1}"))
-            _fill(workers, plan, ensemble, on_progress or _silent, load_timeout_s)
-            notes = device.notes if device.identity.simulated else ()
+            fallen_back = _fill(workers, plan, ensemble, on_progress or _silent, load_timeout_s)
+            notes = (*(device.notes if device.identity.simulated else ()), *fallen_back)
             spare = _core_to_spare(plan, device)
             executor = cls(plan, ensemble, tuple(workers), core_to_spare=spare, notes=notes)
             executor.run(example_of(ensemble))
@@ -411,17 +411,35 @@ def _fill(
     ensemble: Ensemble,
     tell: Callable[[int, int], None],
     timeout_s: float,
-) -> None:
-    """Load every lane's sub-models, the lanes side by side, and tell each lane what a run means."""
+) -> tuple[str, ...]:
+    """Load every lane's sub-models, the lanes side by side, and tell each lane what a run means.
+
+    Returns:
+        What a report must say: sub-models that could not be executed as the plan says, and why.
+    """
     counting = threading.Lock()
     loaded = 0
+    notes: list[str] = []
 
     def fill(index: int) -> None:
         nonlocal loaded
         lane = plan.lanes[index]
-        for name, active in zip(lane.members, lane.active_units, strict=True):
+        for name, active, how in zip(lane.members, lane.active_units, lane.mechanisms, strict=True):
             model = ensemble.get(name)
-            workers[index].load(name, model.payload(), model.example, active_units=active, timeout_s=timeout_s)
+            payload = model.payload()
+            done = False
+            if how != "eager":
+                from esen_lab.workers.mechanisms import wrapped
+
+                try:
+                    faster = wrapped(payload, how)
+                    workers[index].load(name, faster, model.example, active_units=active, timeout_s=timeout_s)
+                    done = True
+                except ModelError as problem:
+                    with counting:
+                        notes.append(f"{name} runs eagerly, not as the plan says ({how}): {problem.rule}")
+            if not done:
+                workers[index].load(name, payload, model.example, active_units=active, timeout_s=timeout_s)
             with counting:
                 loaded += 1
                 tell(loaded, len(plan.names))
@@ -435,6 +453,7 @@ def _fill(
             for worker in workers:
                 worker.kill()  # or the pool would wait for loads that nobody wants any more
             raise
+    return tuple(notes)
 
 
 def _silent(done: int, total: int) -> None:
