@@ -24,7 +24,7 @@ from typing import Any
 
 from esen_lab.devices import InForce, Placement
 from esen_lab.devices.in_process import InProcess
-from esen_lab.errors import Cancelled, EsenError, WorkerDied, WorkerTimeout
+from esen_lab.errors import Cancelled, DeviceError, EsenError, WorkerDied, WorkerTimeout
 from esen_lab.trees import Tree
 from esen_lab.units import format_seconds
 from esen_lab.workers.arena import Block, Layout
@@ -38,8 +38,14 @@ _LOOK_S = 0.05
 _SETTLE_S = 2.0
 
 
-def plain_engine(placement: Placement, in_force: InForce) -> Engine:  # noqa: ARG001  others choose by it
-    """The engine of a lane on the CPU."""
+def plain_engine(placement: Placement, in_force: InForce) -> Engine:
+    """The engine of a lane on the CPU.
+
+    Raises:
+        DeviceError: The lane's sub-models belong elsewhere: computing them here would be a limit silently not in force.
+    """
+    if in_force.torch_device != "cpu":
+        raise DeviceError("This engine computes on the CPU", given=in_force.torch_device, hint="Choose another device.")
     return Engine(placement)
 
 
