@@ -6,7 +6,7 @@ STAMP := .venv/.ready
 SHELL := bash
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-extension extension lint lab bench test-ipykernels bench-search screenshots clean
+.PHONY: help setup run test test-extension extension lint lab bench test-ipykernels bench-search gpu-check screenshots clean
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -18,6 +18,7 @@ help:  ## this list
 	@printf 'make test-ipykernels         the browser tests of busy cells and of stopping, on ipykernel 6.31, 7.3 and 7.4\n'
 	@printf 'make lint                    ruff (check and format) and mypy\n'
 	@printf 'make bench [BENCH=name]      run the programs in benchmarks/\n'
+	@printf 'make gpu-check               everything claimed about an NVIDIA GPU, as JSON; BENCH_ARGS=--rehearse without one\n'
 	@printf 'make bench-search            compare the searchers; BENCH_ARGS=--quick in seconds, --minutes N in parts\n'
 	@printf 'make screenshots             take the README'\''s pictures anew, in a real JupyterLab (needs Chromium)\n'
 	@printf 'make setup                   only set up .venv (PYTHON=/path/to/python3.12 chooses the Python)\n'
@@ -65,6 +66,9 @@ test-ipykernels: $(STAMP)
 
 bench-search: $(STAMP)
 	@$(PY) benchmarks/bench_search.py $(BENCH_ARGS)
+
+gpu-check: $(STAMP)
+	@$(PY) benchmarks/gpu/gpu_check.py $(BENCH_ARGS)
 
 screenshots: $(STAMP)
 	@$(PY) tools/screenshots.py

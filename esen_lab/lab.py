@@ -50,9 +50,11 @@ from esen_lab.profiling import (
     start_profile,
     stored_profile,
 )
+from esen_lab.profiling.mechanisms import MechanismTable, measure_mechanisms
 from esen_lab.profiling.store import device_key
 from esen_lab.runtime import Comparison, Executor, Nursery, RunReport, compare
 from esen_lab.runtime.executor import DEFAULT_TIMEOUT_S, example_of
+from esen_lab.runtime.gate import GateVerdict, check_numerics
 from esen_lab.search import Cascade, Choice, Front, Limits, Placement, SearchJob, make_searcher, place, search
 from esen_lab.trees import Tree, tree_spec
 from esen_lab.tuning import Tuning
@@ -1045,6 +1047,44 @@ class Lab:
             )
         self._comparison = replace(found, notes=(*notes, *found.notes))
         return self._comparison
+
+    def choose_mechanisms(self, *, budget_s: float = 0.5) -> MechanismTable:
+        """Measure how each sub-model of the plan is executed fastest at its share, and keep that in the plan.
+
+        Eagerly, by `torch.compile`, or as a CUDA graph; each must answer as it does eagerly.
+
+        Args:
+            budget_s: Seconds of repeats for each way; compiling comes on top.
+
+        Raises:
+            UsageError: There is no plan.
+            EsenError: A sub-model could not be run eagerly either.
+        """
+        plan = self._need_plan("choose how sub-models are executed")
+        shares = [(name, lane.units) for lane in plan.lanes if lane.mode != "vmap" for name in lane.members]
+        with self._gate, self.marks.around("mechanisms"):
+            models = [(self._ensemble.get(name), units) for name, units in shares]
+            found = measure_mechanisms(models, self.device, self._nursery, budget_s=budget_s)
+        self.plan = plan.with_mechanisms(found.chosen)
+        return found
+
+    def check_numerics(self, x: Tree = None, *, runs: int = 5) -> GateVerdict:
+        """Compare every sub-model's answers under the plan with those of the whole device, all lanes at work.
+
+        Args:
+            x: The input; None for the example.
+            runs: How many runs are compared, at least 1.
+
+        Raises:
+            UsageError: There is nothing to run.
+            EsenError: The plan could not be run.
+        """
+        self._need_submodels("check the answers of")
+        with self._gate, self.marks.around("check"):
+            executor, _ = self._ready_executor()
+            return check_numerics(
+                executor.plan, executor.ensemble, self.device, self._nursery, x=x, runs=runs, executor=executor
+            )
 
     @property
     def comparison(self) -> Comparison | None:

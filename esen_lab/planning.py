@@ -21,6 +21,7 @@ from esen_lab.units import check_name, check_units, format_percent, format_secon
 
 SCHEMA_VERSION = 1
 MODES = ("serial", "threads", "vmap")
+MECHANISMS = ("eager", "compile", "graph")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +35,7 @@ class Lane:
             that fewer are faster.
         device: On which of the plan's devices; "" where the plan has but one.
         stage: In which of the plan's stages, from 0.
+        mechanisms: For each member how it is executed: "eager", "compile" (`torch.compile`) or "graph" (a CUDA graph).
         mode: "serial": one after another (a lane in the proper sense). "threads": all at once in a thread pool of one
             process. "vmap": all as one batched call of `torch.func`. The last two exist to be compared against.
     """
@@ -44,6 +46,7 @@ class Lane:
     mode: str = "serial"
     device: str = ""
     stage: int = 0
+    mechanisms: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the fields against each other."""
@@ -61,8 +64,21 @@ class Lane:
             )
         for active in self.active_units:
             check_units(active, self.units, "a sub-model's active units")
+        if not self.mechanisms:
+            object.__setattr__(self, "mechanisms", ("eager",) * len(self.members))
+        if len(self.mechanisms) != len(self.members) or not set(self.mechanisms) <= set(MECHANISMS):
+            raise UsageError(
+                f"A lane names one of {', '.join(MECHANISMS)} once per member", given=list(self.mechanisms)
+            )
+        if self.mode == "vmap" and not self.all_eager:
+            raise UsageError("Sub-models that run as one batched call are eager", given=", ".join(self.mechanisms))
         if self.mode not in MODES:
             raise UsageError(f"A lane's mode is one of {', '.join(MODES)}", given=self.mode)
+
+    @property
+    def all_eager(self) -> bool:
+        """Whether every member is executed as it was registered."""
+        return set(self.mechanisms) == {"eager"}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -73,6 +89,7 @@ class Lane:
             "mode": self.mode,
             **({"device": self.device} if self.device else {}),
             **({"stage": self.stage} if self.stage else {}),
+            **({} if self.all_eager else {"mechanisms": list(self.mechanisms)}),
         }
 
 
@@ -220,7 +237,7 @@ class Plan:
         return ", then ".join(
             " | ".join(
                 (f"{lane.device} " if lane.device else "")
-                + f"{lane.units}: {' + '.join(lane.members)}"
+                + f"{lane.units}: {' + '.join(_told(lane))}"
                 + ("" if lane.mode == "serial" else f" ({lane.mode})")
                 for lane in self.lanes
                 if lane.stage == stage
@@ -231,7 +248,7 @@ class Plan:
     def __str__(self) -> str:
         """The lanes, what is predicted, and the remarks, for a terminal."""
         rows = [
-            (str(n), f"{lane.units} of {self.units}", " → ".join(lane.members), lane.mode)
+            (str(n), f"{lane.units} of {self.units}", " → ".join(_told(lane)), lane.mode)
             for n, lane in enumerate(self.lanes, 1)
         ]
         gap = f", {format_percent(self.gap)} above the proven bound" if self.gap is not None else ""
@@ -257,6 +274,19 @@ class Plan:
                 for name, active in zip(lane.members, lane.active_units, strict=True)
             ]
         )
+
+    def with_mechanisms(self, chosen: Mapping[str, str]) -> Plan:
+        """The same plan with other ways to execute its sub-models; those not named stay as they are."""
+        lanes = tuple(
+            replace(
+                lane,
+                mechanisms=tuple(
+                    chosen.get(name, before) for name, before in zip(lane.members, lane.mechanisms, strict=True)
+                ),
+            )
+            for lane in self.lanes
+        )
+        return replace(self, lanes=lanes)
 
     def with_note(self, note: str) -> Plan:
         """The same plan with one more remark."""
@@ -380,6 +410,13 @@ def sequential_plan(names: Sequence[str], units: int, **known: Any) -> Plan:
     return Plan(lanes=(Lane(units=units, members=tuple(names)),), units=units, **{"searcher": "sequential", **known})
 
 
+def _told(lane: Lane) -> list[str]:
+    """The members of a lane, each with how it is executed where that is not eagerly."""
+    return [
+        name if how == "eager" else f"{name} ({how})" for name, how in zip(lane.members, lane.mechanisms, strict=True)
+    ]
+
+
 def _lane_from(data: Any) -> Lane:
     if not isinstance(data, Mapping):
         raise StoreError("A lane is a JSON object", given=type(data).__name__)
@@ -390,6 +427,7 @@ def _lane_from(data: Any) -> Lane:
         mode=_expect(data, "mode", str),
         device=_expect(data, "device", str, ""),
         stage=_expect(data, "stage", int, 0),
+        mechanisms=tuple(_expect(data, "mechanisms", list, [])),
     )
 
 

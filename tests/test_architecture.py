@@ -43,6 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 # Each heavy dependency lives in the few files that are named for it; name the files as they come.
 ONLY_IN: dict[str, set[str]] = {
     "pynvml": {"devices/nvml.py"},
+    "cuda": {"devices/green_driver.py"},
     "optuna": {"search/optuna_search.py"},
     "bokeh": {"notebook/charts.py"},
     "ipywidgets": {"notebook/panels.py", "notebook/live.py", "notebook/commands.py"},

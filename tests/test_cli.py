@@ -136,7 +136,10 @@ def test_the_doctor_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, capsys
 
 def test_an_unknown_device_is_named(capsys: Capture) -> None:
     assert main(["doctor", "--device", "abacus"]) == 2
-    assert capsys.readouterr().err == "esen-lab: A device is one of: cpu, cuda:0 mps, fake:FILE. Given: abacus.\n"
+    assert (
+        capsys.readouterr().err
+        == "esen-lab: A device is one of: cpu, cuda:0 mps, cuda:0 green, fake:FILE. Given: abacus.\n"
+    )
 
 
 @pytest.mark.parametrize("which", ["folder", "plan.json", "script"])

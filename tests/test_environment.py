@@ -155,12 +155,14 @@ def test_what_runs_outside_jupyter_is_a_plain_dependency() -> None:
     imported.pop("optuna", None)  # one searcher of many, imported when it is asked for
     imported.pop("psutil", None)  # for watching only, imported when somebody watches
     imported.pop("nvidia-ml-py", None)  # so is this one, where there is an NVIDIA GPU
+    imported.pop("cuda", None)  # comes with a torch built for CUDA; green contexts say how to get it
     assert {name: file for name, file in imported.items() if name not in names_of("")} == {}
 
 
 def test_what_the_package_imports_is_declared() -> None:
     imported = foreign_imports(ROOT / "esen_lab")
     imported.pop("pandas", None)  # optional: `to_frame` says how to get it
+    imported.pop("cuda", None)  # comes with a torch built for CUDA; green contexts say how to get it
     assert {name: file for name, file in imported.items() if name not in names_of("notebook")} == {}
 
 

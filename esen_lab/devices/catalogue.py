@@ -17,6 +17,7 @@ from dataclasses import replace
 
 from esen_lab.devices.base import Device
 from esen_lab.devices.cpu import CpuDevice
+from esen_lab.devices.cuda_green import GREEN
 from esen_lab.devices.cuda_mps import MPS
 from esen_lab.devices.fake import FakeDevice
 from esen_lab.devices.gpus import Gpu, Machine, look_at_machine
@@ -26,7 +27,7 @@ from esen_lab.errors import DeviceError, UsageError
 from esen_lab.units import format_units
 
 DEVICES: Mapping[str, Callable[[], Device]] = {"cpu": CpuDevice}
-MECHANISMS: Mapping[str, Mechanism] = {MPS.word: MPS}
+MECHANISMS: Mapping[str, Mechanism] = {MPS.word: MPS, GREEN.word: GREEN}
 _NO_GPU = "an NVIDIA GPU and its driver"
 _LOOK_FIRST = "%esen device, or python -m esen_lab doctor, lists what this machine offers."
 

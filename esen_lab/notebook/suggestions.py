@@ -16,7 +16,7 @@ SEARCHERS = ("exact", "optuna", "brute", "random", "equal", "proportional", "kne
 QUANTILES = ("median", "q90")
 STRATEGIES = ("sequential", "unlimited", "equal", "threads", "vmap")
 DEVICES = ("cpu",)
-MECHANISMS = ("mps",)
+MECHANISMS = ("mps", "green")
 STEPS = (
     *("propose", "apply", "measure", "undo", "redo", "reset", "cancel", "save", "export"),
     *("move", "split", "merge", "oversubscribe"),

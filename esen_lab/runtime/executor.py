@@ -23,13 +23,14 @@ from select import POLLIN, poll
 from typing import Any
 
 from esen_lab.devices import Device
+from esen_lab.devices.in_process import InProcess
 from esen_lab.ensemble import Combine, Ensemble, Reserved, SmallMean
-from esen_lab.errors import EsenError, UsageError, WorkerDied, WorkerTimeout
+from esen_lab.errors import EsenError, ModelError, UsageError, WorkerDied, WorkerTimeout
 from esen_lab.planning import Plan
 from esen_lab.runtime.report import LaneReport, RunReport, Span
 from esen_lab.trees import Tree, TreeSpec, flatten, map_tensors, select
 from esen_lab.units import format_seconds, format_units
-from esen_lab.workers import Nursery, ProcessWorker, RunTimings
+from esen_lab.workers import LaneWorker, Nursery, ProcessWorker, RunTimings
 from esen_lab.workers.arena import Block, TreeArena, spec_of
 from esen_lab.workers.shared_input import GATE_BYTES
 
@@ -51,7 +52,7 @@ class Executor:
         self,
         plan: Plan,
         ensemble: Ensemble,
-        workers: tuple[ProcessWorker, ...],
+        workers: tuple[LaneWorker, ...],
         *,
         core_to_spare: bool = False,
         notes: tuple[str, ...] = (),
@@ -100,18 +101,23 @@ class Executor:
             EsenError: A lane could not be started; everything that was started has been ended again.
         """
         _check_fits(plan, ensemble, device)
-        workers: list[ProcessWorker] = []
+        workers: list[LaneWorker] = []
+        places = device.place([lane.units for lane in plan.lanes])
         try:
-            for index, place in enumerate(device.place([lane.units for lane in plan.lanes])):
+            for index, place in enumerate(places):
                 workers.append(nursery.worker(place, label=f"lane {index + 1}"))
-            _fill(workers, plan, ensemble, on_progress or _silent, load_timeout_s)
-            notes = () if device.identity.kind == "cpu" else device.notes  # what is simulated, what disturbs lanes now
+            fallen_back = _fill(workers, plan, ensemble, on_progress or _silent, load_timeout_s)
+            standing = () if device.identity.kind == "cpu" else device.notes  # simulated; what disturbs lanes now
+            notes = (*standing, *fallen_back)
             spare = _core_to_spare(plan, device)
             executor = cls(plan, ensemble, tuple(workers), core_to_spare=spare, notes=notes)
             executor.run(example_of(ensemble))
         except BaseException:
             for worker in workers:
                 worker.close(timeout_s=0)
+            for place in places[len(workers) :]:
+                if isinstance(place, InProcess):
+                    place.release()  # its neighbours' groups of SMs wait for it
             raise
         return executor
 
@@ -229,7 +235,9 @@ class Executor:
 
     def _share_on_gpu(self, size: int) -> bool:
         """Have one lane bring a large input to the GPU for all of them; whether that is so now."""
-        lanes = [worker for worker in self._workers if worker.in_force.torch_device != "cpu"]
+        # Lanes in this process read the same memory anyway.
+        processes = [worker for worker in self._workers if isinstance(worker, ProcessWorker)]
+        lanes = [worker for worker in processes if worker.in_force.torch_device != "cpu"]
         if len(lanes) < 2 or size < _WORTH_SHARING_BYTES:
             return False
         gate = Block.create(GATE_BYTES)
@@ -423,22 +431,40 @@ def _core_to_spare(plan: Plan, device: Device) -> bool:
 
 
 def _fill(
-    workers: list[ProcessWorker],
+    workers: list[LaneWorker],
     plan: Plan,
     ensemble: Ensemble,
     tell: Callable[[int, int], None],
     timeout_s: float,
-) -> None:
-    """Load every lane's sub-models, the lanes side by side, and tell each lane what a run means."""
+) -> tuple[str, ...]:
+    """Load every lane's sub-models, the lanes side by side, and tell each lane what a run means.
+
+    Returns:
+        What a report must say: sub-models that could not be executed as the plan says, and why.
+    """
     counting = threading.Lock()
     loaded = 0
+    notes: list[str] = []
 
     def fill(index: int) -> None:
         nonlocal loaded
         lane = plan.lanes[index]
-        for name, active in zip(lane.members, lane.active_units, strict=True):
+        for name, active, how in zip(lane.members, lane.active_units, lane.mechanisms, strict=True):
             model = ensemble.get(name)
-            workers[index].load(name, model.payload(), model.example, active_units=active, timeout_s=timeout_s)
+            payload = model.payload()
+            done = False
+            if how != "eager":
+                from esen_lab.workers.mechanisms import wrapped
+
+                try:
+                    faster = wrapped(payload, how)
+                    workers[index].load(name, faster, model.example, active_units=active, timeout_s=timeout_s)
+                    done = True
+                except ModelError as problem:
+                    with counting:
+                        notes.append(f"{name} runs eagerly, not as the plan says ({how}): {problem.rule}")
+            if not done:
+                workers[index].load(name, payload, model.example, active_units=active, timeout_s=timeout_s)
             with counting:
                 loaded += 1
                 tell(loaded, len(plan.names))
@@ -452,6 +478,7 @@ def _fill(
             for worker in workers:
                 worker.kill()  # or the pool would wait for loads that nobody wants any more
             raise
+    return tuple(notes)
 
 
 def _silent(done: int, total: int) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from esen_lab.workers.base import RunTimings, Worker
-from esen_lab.workers.nursery import Nursery
+from esen_lab.workers.local import LocalWorker
+from esen_lab.workers.nursery import LaneWorker, Nursery
 from esen_lab.workers.process import ProcessWorker
 
-__all__ = ["Nursery", "ProcessWorker", "RunTimings", "Worker"]
+__all__ = ["LaneWorker", "LocalWorker", "Nursery", "ProcessWorker", "RunTimings", "Worker"]

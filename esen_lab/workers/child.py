@@ -46,7 +46,7 @@ def serve(sock: socket.socket, placement: Placement) -> None:
         engine = engine_for(placement, in_force)
         wire.send_record(sock, wire.REPLY, Ready(pid=os.getpid(), in_force=in_force))
     except Exception as problem:
-        wire.send_record(sock, wire.FAILED, _described(problem))
+        wire.send_record(sock, wire.FAILED, described(problem))
         return
     try:
         _answer_all(sock, engine)
@@ -59,7 +59,8 @@ def engine_for(placement: Placement, in_force: InForce) -> Engine:
     if in_force.torch_device == "cpu":
         return Engine(placement)
     own = getattr(placement, "cuda", None)  # a double's, in tests
-    return DeviceEngine(placement, CudaCompute(in_force.torch_device, cuda=own() if own else None))
+    stream = getattr(placement, "stream", None)  # of a green context
+    return DeviceEngine(placement, CudaCompute(in_force.torch_device, stream, cuda=own() if own else None))
 
 
 def _answer_all(sock: socket.socket, engine: Engine) -> None:
@@ -75,9 +76,9 @@ def _answer_all(sock: socket.socket, engine: Engine) -> None:
             return
         except Exception as problem:
             if engine.lost():
-                wire.send_record(sock, wire.FAILED, replace(_described(problem), kind="lost"), frame.number)
+                wire.send_record(sock, wire.FAILED, replace(described(problem), kind="lost"), frame.number)
                 return
-            wire.send_record(sock, wire.FAILED, _described(problem), frame.number)
+            wire.send_record(sock, wire.FAILED, described(problem), frame.number)
         if frame.number % 256 == 0:
             _keep_log_short()
 
@@ -127,7 +128,8 @@ def _handle(engine: Engine, record: Any, fds: tuple[int, ...]) -> Any:
     return None
 
 
-def _described(problem: Exception) -> Problem:
+def described(problem: Exception) -> Problem:
+    """What went wrong, as it is told to the other side."""
     name = ""
     kind = "usage"
     if isinstance(problem, InSubModel):

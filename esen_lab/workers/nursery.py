@@ -20,14 +20,19 @@ import time
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
 
 import esen_lab
 from esen_lab.devices import Placement, Retiring
+from esen_lab.devices.in_process import InProcess
 from esen_lab.errors import DeviceError, WorkerDied, WorkerTimeout
 from esen_lab.workers import wire
+from esen_lab.workers.local import LocalWorker
 from esen_lab.workers.messages import End, Ended, Problem, Ready, Spawn
 from esen_lab.workers.process import ProcessWorker, tail_of
+
+LaneWorker: TypeAlias = ProcessWorker | LocalWorker
+"""A lane as the executor runs it, in a process of its own or in this one."""
 
 
 class Nursery:
@@ -45,6 +50,7 @@ class Nursery:
         self._lock = threading.Lock()
         self._process: _Process | None = None
         self._workers: set[ProcessWorker] = set()
+        self._locals: set[LocalWorker] = set()  # lanes in this process
 
     @property
     def pid(self) -> int | None:
@@ -56,7 +62,7 @@ class Nursery:
         with self._lock:
             self._running()
 
-    def worker(self, placement: Placement, *, label: str = "worker", timeout_s: float = 120.0) -> ProcessWorker:
+    def worker(self, placement: Placement, *, label: str = "worker", timeout_s: float = 120.0) -> LaneWorker:
         """Start a worker and wait until its limits are in force.
 
         Args:
@@ -69,6 +75,10 @@ class Nursery:
             WorkerDied: The helper or the worker died while starting.
             WorkerTimeout: The deadline passed.
         """
+        if isinstance(placement, InProcess):
+            local = LocalWorker(placement, label=label, timeout_s=timeout_s, ended=self._locals.discard)
+            self._locals.add(local)
+            return local
         deadline = time.monotonic() + timeout_s
         with tempfile.TemporaryFile() as log:
             os.set_blocking(log.fileno(), True)
@@ -130,6 +140,8 @@ class Nursery:
             process.stop(grace_s)  # the workers first: whoever waits for one reads the end of its socket
         for worker in list(self._workers):
             worker.forget()
+        for local in list(self._locals):
+            local.close()
 
     def _ask(self, record: object, fds: list[int], deadline: float) -> Any:
         with self._lock:

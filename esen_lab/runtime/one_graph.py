@@ -1,0 +1,110 @@
+"""A whole plan as one CUDA graph: it forks into the lanes' streams, joins, and combines; a call is one replay.
+
+    main   ──fork──┬───────────────────────┬──join──combine──
+    lane 1         └─ member ─ member ──────┤
+    lane 2         └─ member ───────────────┘
+
+A graph keeps the context that each of its parts was captured in, so what was captured on the stream of a green context
+runs on that context's SMs. The streams must outlive the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from esen_lab.errors import DeviceError, UsageError
+from esen_lab.trees import Tree, flatten, unflatten
+
+_WARM_UPS = 3
+
+
+class OneGraph:
+    """Capture once, replay per call. Belongs to one thread.
+
+    Args:
+        lanes: For each lane its stream (None: a new one) and its sub-models by name, each on the GPU.
+        combine: Makes one output of all of them, on the GPU.
+        x: An input on the GPU; every later one looks like it.
+        cuda: `torch.cuda`; tests give a double.
+
+    Raises:
+        UsageError: There is no lane, or a sub-model is in two.
+        DeviceError: A sub-model or the combine rule cannot be captured; the message says why.
+    """
+
+    def __init__(
+        self,
+        lanes: Sequence[tuple[Any, Mapping[str, Callable[[Tree], Tree]]]],
+        combine: Callable[[dict[str, Tree]], Tree],
+        x: Tree,
+        *,
+        cuda: Any = None,
+    ) -> None:
+        if cuda is None:
+            import torch
+
+            cuda = torch.cuda
+        names = [name for _, members in lanes for name in members]
+        if not names or len(set(names)) < len(names):
+            raise UsageError("Every sub-model of a graph is in one lane", given=", ".join(names) or "none")
+        self._cuda = cuda
+        self._main = cuda.Stream()
+        self._lanes = [(cuda.Stream() if stream is None else stream, members) for stream, members in lanes]
+        leaves, structure = flatten(x)
+        self._inputs = [leaf.clone() for leaf in leaves]
+        given = unflatten(structure, self._inputs)
+        cuda.synchronize()  # the copies were made on another stream
+        for stream, members in self._lanes:
+            with cuda.stream(stream):
+                for _ in range(_WARM_UPS):  # libraries take their workspaces now, which a capture forbids
+                    for member in members.values():
+                        member(given)
+        cuda.synchronize()
+        self._graph = cuda.CUDAGraph()
+        try:
+            with cuda.graph(self._graph, stream=self._main, capture_error_mode="thread_local"):
+                self.output = self._capture(given, combine)
+        except (RuntimeError, TypeError, ValueError) as problem:
+            told = (str(problem).strip().splitlines() or [""])[0]
+            raise DeviceError(
+                "A plan that runs as one graph can be captured", given=told, hint="Run it eagerly, lane by lane."
+            ) from problem
+
+    def _capture(self, given: Tree, combine: Callable[[dict[str, Tree]], Tree]) -> Tree:
+        fork = self._cuda.Event()
+        fork.record(self._main)
+        # Kept: memory of an output must not be given to another lane before it is combined.
+        self._outputs: dict[str, Tree] = {}
+        joins = []
+        for stream, members in self._lanes:
+            with self._cuda.stream(stream):
+                stream.wait_event(fork)
+                for name, member in members.items():
+                    self._outputs[name] = member(given)
+                join = self._cuda.Event()
+                join.record(stream)
+                joins.append(join)
+        for join in joins:
+            self._main.wait_event(join)
+        return combine(self._outputs)
+
+    def run(self, x: Tree) -> Tree:
+        """Queue one run and return at once.
+
+        Args:
+            x: An input like the first; it may be on the host.
+
+        Returns:
+            The combined output, complete after `synchronize`; the next run overwrites it.
+        """
+        leaves, _ = flatten(x)
+        with self._cuda.stream(self._main):
+            for there, here in zip(self._inputs, leaves, strict=True):
+                there.copy_(here, non_blocking=True)
+            self._graph.replay()
+        return self.output
+
+    def synchronize(self) -> None:
+        """Wait for the last run."""
+        self._main.synchronize()

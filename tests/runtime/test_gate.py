@@ -1,0 +1,76 @@
+"""The numerics gate: the verdict from numbers, and a real plan with a sub-model that answers wrongly in its lane."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from in_process_doubles import InProcessDouble
+from models import mlp
+from runtime_cases import X, ensemble_of, plan_of
+from torch import nn
+
+from esen_lab.errors import UsageError
+from esen_lab.runtime import Nursery
+from esen_lab.runtime.gate import GateVerdict, check_numerics, judge
+from esen_lab.workers.agreement import Difference
+
+
+def half(error: float) -> Difference:
+    return Difference(dtype="float16", error=error)
+
+
+def test_one_wrong_run_of_many_fails_and_the_verdict_names_share_sub_model_and_error() -> None:
+    row = judge("resnet", 1, 30, "40 SMs", [half(1e-3), half(0.5), half(2e-3)])
+    assert (row.wrong, row.runs, row.worst.error) == (1, 3, 0.5)
+    verdict = GateVerdict(rows=(row, judge("bert", 0, 70, "92 SMs", [half(1e-3)])))
+    assert not verdict.passed
+    assert "resnet with 30 units, 1 of 3 runs" in verdict.text
+    assert "bert" not in verdict.text
+    assert verdict.to_dict()["rows"][0]["agrees"] is False
+
+
+def test_what_is_beyond_its_tolerance_is_worse_than_a_larger_error_within_another() -> None:
+    within = Difference(dtype="bfloat16", error=0.05)
+    beyond = Difference(dtype="float32", error=0.01)
+    assert judge("a", 0, 1, "", [within, beyond]).worst is beyond
+
+
+class RightOnlyAlone(nn.Module):
+    """A double of wrong kernels under a cap: wrong from its sixth call on, so the reference is right."""
+
+    calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        type(self).calls += 1
+        return x * (1.0 if type(self).calls < 6 else 1.2)
+
+
+def test_a_plan_that_answers_as_the_whole_device_passes() -> None:
+    verdict = check_numerics(
+        plan_of(("a",), ("b",), units=4),
+        ensemble_of(a=mlp(seed=1), b=mlp(seed=2)),
+        InProcessDouble(),
+        Nursery(),
+        runs=2,
+    )
+    assert verdict.passed
+    assert [(row.name, row.lane, row.runs) for row in verdict.rows] == [("a", 0, 2), ("b", 1, 2)]
+    assert "up to rounding" in str(verdict)
+
+
+def test_a_plan_that_answers_wrongly_fails() -> None:
+    RightOnlyAlone.calls = 0
+    verdict = check_numerics(
+        plan_of(("a",), ("wrong",), units=4),
+        ensemble_of(a=mlp(outputs=8), wrong=RightOnlyAlone()),
+        InProcessDouble(),
+        Nursery(),
+        x=X,
+    )
+    assert not verdict.passed
+    assert "wrong with 1 units" in verdict.text
+
+
+def test_no_run_is_no_check() -> None:
+    with pytest.raises(UsageError, match="at least one run"):
+        check_numerics(plan_of(("a",)), ensemble_of(a=mlp()), InProcessDouble(), Nursery(), runs=0)

@@ -1,0 +1,107 @@
+"""One graph for a plan: how streams fork and join, on a double of `torch.cuda` that notes the order and computes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from esen_lab.errors import DeviceError, UsageError
+from esen_lab.runtime.one_graph import OneGraph
+
+
+class CudaDouble:
+    """Notes what is asked of streams and events; refuses to capture when told to."""
+
+    def __init__(self, refuses: str = "") -> None:
+        self.log: list[str] = []
+        self.refuses = refuses
+        self.count = 0
+        double = self
+
+        class Stream:
+            def __init__(self) -> None:
+                double.count += 1
+                self.name = f"s{double.count}"
+
+            def wait_event(self, event: Any) -> None:
+                double.log.append(f"{self.name} waits for {event.of}")
+
+            def synchronize(self) -> None:
+                double.log.append(f"{self.name} synchronizes")
+
+        class Event:
+            of = ""
+
+            def record(self, stream: Any) -> None:
+                self.of = stream.name
+
+        class CUDAGraph:
+            def replay(self) -> None:
+                double.log.append("replay")
+
+        self.Stream: Callable[[], Any] = Stream
+        self.Event: Callable[[], Any] = Event
+        self.CUDAGraph: Callable[[], Any] = CUDAGraph
+
+    def synchronize(self) -> None:
+        self.log.append("synchronize")
+
+    @contextlib.contextmanager
+    def stream(self, stream: Any) -> Iterator[None]:
+        self.log.append(f"on {stream.name}")
+        yield
+
+    @contextlib.contextmanager
+    def graph(self, graph: Any, *, stream: Any, capture_error_mode: str) -> Iterator[None]:
+        self.log = [f"capture on {stream.name}, {capture_error_mode}"]
+        if self.refuses:
+            raise RuntimeError(self.refuses)
+        yield
+        self.log.append("captured")
+
+
+def mean(outputs: dict[str, Any]) -> Any:
+    return sum(outputs.values()) / len(outputs)
+
+
+def test_lanes_fork_from_the_main_stream_and_join_before_the_combine() -> None:
+    cuda = CudaDouble()
+    own = cuda.Stream()  # s1: as a green context's stream is brought along
+    x = torch.ones(2)
+    graph = OneGraph(
+        [(own, {"a": lambda t: t * 2, "b": lambda t: t * 3}), (None, {"c": lambda t: t * 4})], mean, x, cuda=cuda
+    )
+    assert cuda.log == [
+        "capture on s2, thread_local",
+        "on s1",
+        "s1 waits for s2",
+        "on s3",
+        "s3 waits for s2",
+        "s2 waits for s1",
+        "s2 waits for s3",
+        "captured",
+    ]
+    assert torch.equal(graph.output, torch.full((2,), 3.0))
+    cuda.log.clear()
+    assert graph.run(torch.zeros(2)) is graph.output
+    graph.synchronize()
+    assert cuda.log == ["on s2", "replay", "s2 synchronizes"]
+
+
+def test_what_cannot_be_captured_says_why() -> None:
+    with pytest.raises(DeviceError, match="operation not permitted when stream is capturing"):
+        OneGraph(
+            [(None, {"a": torch.relu})],
+            mean,
+            torch.ones(2),
+            cuda=CudaDouble(refuses="operation not permitted when stream is capturing"),
+        )
+
+
+def test_a_sub_model_is_in_one_lane() -> None:
+    with pytest.raises(UsageError, match="one lane"):
+        OneGraph([(None, {"a": torch.relu}), (None, {"a": torch.relu})], mean, torch.ones(2), cuda=CudaDouble())

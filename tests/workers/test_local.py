@@ -1,0 +1,142 @@
+"""Lanes in this process, run by the same executor as worker processes; the device is a double without limits."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+import torch
+from in_process_doubles import InProcessDouble
+from models import MakesNan, Raises, Sleeper, mlp
+
+from esen_lab.ensemble import Ensemble, make_combine, make_submodel
+from esen_lab.errors import Cancelled, DeviceError, ModelError, UsageError, WorkerDied, WorkerTimeout
+from esen_lab.planning import Lane, Plan
+from esen_lab.runtime import Executor
+from esen_lab.workers import LocalWorker, Nursery
+
+X = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
+
+
+def ensemble(example: torch.Tensor = X, **modules: torch.nn.Module) -> Ensemble:
+    submodels = tuple(make_submodel(name, module, example) for name, module in modules.items())
+    return Ensemble(submodels=submodels, combine=make_combine("mean"))
+
+
+def plan(*lanes: tuple[str, ...], mode: str = "serial") -> Plan:
+    return Plan(lanes=tuple(Lane(units=1, members=lane, mode=mode) for lane in lanes), units=4)
+
+
+@pytest.fixture
+def helper() -> Iterator[Nursery]:
+    """A nursery that never starts its helper process."""
+    nursery = Nursery()
+    yield nursery
+    assert nursery.pid is None
+    nursery.close()
+
+
+@pytest.fixture
+def device() -> InProcessDouble:
+    return InProcessDouble()
+
+
+@pytest.mark.parametrize("mode", ["serial", "threads"])
+def test_an_executor_runs_lanes_of_this_process_and_their_answers_are_right(
+    helper: Nursery, device: InProcessDouble, mode: str
+) -> None:
+    a, b, c = mlp(seed=1), mlp(seed=2), mlp(seed=3)
+    executor = Executor.start(plan(("a", "c"), ("b",), mode=mode), ensemble(a=a, b=b, c=c), device, helper)
+    try:
+        for batch in (4, 4, 2, 6):
+            x = torch.randn(batch, 8)
+            output, report = executor.run(x)
+            with torch.inference_mode():
+                torch.testing.assert_close(output, torch.stack([a(x), b(x), c(x)]).mean(0))
+        assert [lane.in_force for lane in report.lanes] == ["a double: no limit"] * 2
+        assert executor.in_force == ("a double: no limit",) * 2
+    finally:
+        executor.close()
+    assert sorted(device.applied) == [0, 1]
+    assert sorted(device.released) == [0, 1]
+    with pytest.raises(WorkerDied):
+        executor.run(X)
+
+
+def test_lanes_run_at_the_same_time_and_the_report_shows_it(helper: Nursery, device: InProcessDouble) -> None:
+    executor = Executor.start(plan(("a",), ("b",)), ensemble(a=Sleeper(0.05), b=Sleeper(0.05)), device, helper)
+    try:
+        _, report = executor.run(X)
+    finally:
+        executor.close()
+    first, second = report.spans
+    assert min(first.end_s, second.end_s) > max(first.start_s, second.start_s)
+    assert report.overlap > 0.5
+
+
+def test_a_sub_model_that_raises_is_named_and_the_lanes_stay(helper: Nursery, device: InProcessDouble) -> None:
+    executor = Executor.start(
+        plan(("a",), ("bad",)), ensemble(X[:1], a=torch.nn.Identity(), bad=Raises()), device, helper
+    )
+    try:
+        with pytest.raises(ModelError, match="'bad' raised") as caught:
+            executor.run(X)
+        assert "Traceback" in caught.value.worker_traceback
+        executor.run(X[:1])
+    finally:
+        executor.close()
+
+
+def test_not_a_number_is_reported(helper: Nursery, device: InProcessDouble) -> None:
+    executor = Executor.start(plan(("a",)), ensemble(a=MakesNan()), device, helper)
+    try:
+        assert executor.run(X)[1].nan == ("a",)
+    finally:
+        executor.close()
+
+
+def test_a_lane_that_cannot_be_opened_ends_the_others_and_lets_every_place_go(helper: Nursery) -> None:
+    device = InProcessDouble(refuses=frozenset({1}))
+    with pytest.raises(DeviceError, match="told to refuse"):
+        Executor.start(plan(("a",), ("b",), ("c",)), ensemble(a=mlp(), b=mlp(), c=mlp()), device, helper)
+    assert sorted(set(device.released)) == [0, 1, 2]
+
+
+def payload(module: torch.nn.Module) -> bytes:
+    return make_submodel("m", module, X).payload()
+
+
+def test_what_a_worker_is_asked_it_answers_on_its_own_thread(device: InProcessDouble) -> None:
+    worker = LocalWorker(device.place([2])[0], label="lane 1")
+    try:
+        assert (worker.alive, worker.in_force.units, worker.log()) == (True, 2, "")
+        worker.load("a", payload(mlp()), X)
+        found = worker.call("esen_lab.profiling.timing:measure", "a", timeout_s=60, budget_s=0.02)
+        assert found is not None
+        worker.unload("a")
+        with pytest.raises(UsageError, match="loaded"):
+            worker.arrange(("a",), "serial")
+    finally:
+        worker.close()
+    worker.close()
+    assert not worker.alive
+    with pytest.raises(WorkerDied):
+        worker.unload("a")
+
+
+def test_a_deadline_and_a_cancellation_give_the_lane_up(device: InProcessDouble) -> None:
+    slow = LocalWorker(device.place([1])[0])
+    slow.load("a", payload(Sleeper(0.3)), X)
+    with pytest.raises(WorkerTimeout, match="cannot be ended"):
+        slow.load("b", payload(Sleeper(0.3)), X, timeout_s=0.05)
+    assert not slow.alive
+    slow.close()
+    cancelled = threading.Event()
+    cancelled.set()
+    stopped = LocalWorker(device.place([1])[0])
+    stopped.load("a", payload(mlp()), X)
+    with pytest.raises(Cancelled):
+        stopped.call("esen_lab.profiling.timing:measure", "a", timeout_s=60, cancelled=cancelled, budget_s=0.02)
+    stopped.close()
+    assert len(device.released) == 2
