@@ -29,7 +29,7 @@ def test_a_rehearsal_runs_the_program_and_says_in_every_part_that_it_is_none_of_
     found = json.loads(out.read_text())
     assert found["kind"].startswith("REHEARSAL")
     assert all(part["rehearsal"].startswith("REHEARSAL") for part in found["sections"].values())
-    verdicts = found["sections"]["gate"]["mps"]
+    verdicts = found["sections"]["gate"]["cpu"]
     assert list(verdicts) == ["float32", "tf32", "float16", "bfloat16"]
     assert all(verdict["passed"] for verdict in verdicts.values())
 
