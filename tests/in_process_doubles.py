@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from esen_lab.devices import DeviceIdentity, InForce
 
@@ -21,7 +22,17 @@ class PlaceDouble:
 
             raise DeviceError("The double opens a lane", given="one that it was told to refuse")
         self._device.applied.append(self.lane)
-        return InForce(units=self.units, description="a double: no limit")
+        where = self._device.torch_device
+        return InForce(units=self.units, description="a double: no limit", torch_device=where)
+
+    @property
+    def stream(self) -> Any:
+        """The lane's stream, where the double stands for a GPU."""
+        return self._device.streams[self.lane] if self._device.streams else None
+
+    def cuda(self) -> Any:
+        """What stands for `torch.cuda`."""
+        return self._device.cuda
 
     def use(self, active_units: int) -> None:
         """Nothing to switch."""
@@ -37,8 +48,11 @@ class InProcessDouble:
     notes = ()
     identity = DeviceIdentity(kind="double", name="double of the tests", units=4, unit="unit")
 
-    def __init__(self, refuses: frozenset[int] = frozenset()) -> None:
+    def __init__(self, refuses: frozenset[int] = frozenset(), cuda: Any = None) -> None:
         self.refuses = refuses
+        self.cuda = cuda
+        self.torch_device = "cpu" if cuda is None else "cpu:0"
+        self.streams = [] if cuda is None else [cuda.Stream() for _ in range(4)]
         self.applied: list[int] = []
         self.released: list[int] = []
 

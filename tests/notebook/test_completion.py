@@ -65,7 +65,7 @@ def registered(lab: FakeLab, front: FakeFront) -> None:
         ("%esen register n", ["net"]),
         ("%esen register net --example b", ["batch"]),
         ("%esen help sa", ["save"]),
-        ("%esen device ", ["cpu", "cuda:0 mps"]),
+        ("%esen device ", ["cpu", "cuda:0 mps", "cuda:0 green"]),
         ("%esen save pl", None),
         ("%esen nonsense x", None),
         ("%esenx pro", None),

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from cuda_doubles import CudaDouble
 from in_process_doubles import InProcessDouble
 from models import MakesNan, Raises, Sleeper, mlp
 
@@ -40,6 +41,25 @@ def helper() -> Iterator[Nursery]:
 @pytest.fixture
 def device() -> InProcessDouble:
     return InProcessDouble()
+
+
+def test_lanes_on_a_gpu_queue_on_the_streams_of_their_places(helper: Nursery) -> None:
+    cuda = CudaDouble()
+    device = InProcessDouble(cuda=cuda)
+    entered: list[object] = []
+    enter = cuda.stream
+    cuda.stream = lambda stream: entered.append(stream) or enter(stream)  # type: ignore[method-assign,assignment,func-returns-value]
+    a, b = mlp(seed=1), mlp(seed=2)
+    executor = Executor.start(plan(("a",), ("b",)), ensemble(a=a, b=b), device, helper)
+    try:
+        output, report = executor.run(X)
+        with torch.inference_mode():
+            torch.testing.assert_close(output, torch.stack([a(X), b(X)]).mean(0))
+        assert set(map(id, entered)) == set(map(id, device.streams[:2])), "each lane on its own, and on no other"
+        assert len(report.lanes) == 2
+    finally:
+        executor.close()
+    assert sorted(device.released) == [0, 1]
 
 
 @pytest.mark.parametrize("mode", ["serial", "threads"])
