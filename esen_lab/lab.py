@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import threading
 import time
 import weakref
@@ -1256,7 +1257,12 @@ class Lab:
     def free_bytes(self) -> int | None:
         """The device's free memory, or None where it cannot be told."""
         ask = getattr(self.device, "free_bytes", None)
-        return None if ask is None else ask()
+        if ask is not None:
+            found: int | None = ask()
+            return found
+        total = self.device.identity.details.get("memory_bytes", "")
+        used = [value for key, value in self.glance().items() if re.fullmatch(r"gpu\d+memory", key)]
+        return int(total) - int(used[0]) if total and len(used) == 1 else None
 
     def in_force(self) -> tuple[tuple[Lane, str], ...]:
         """For each warm lane, what its worker found in force; empty where no lanes are warm."""

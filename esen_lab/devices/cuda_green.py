@@ -359,14 +359,14 @@ def open_green(machine: Machine, gpu: Gpu, option: str) -> GreenDevice:
             "A GPU under green contexts is named 'cuda:0 green', or 'cuda:0 green fine' for the smallest units",
             given=option,
         )
-    versions = {"driver": machine.driver, "torch_cuda": machine.torch_cuda or ""}
+    known = {"driver": machine.driver, "cuda": machine.torch_cuda or "", "memory_bytes": str(gpu.memory_bytes)}
     return GreenDevice(
         index=gpu.index,
         name=gpu.name,
         sms=gpu.sms,
         capability=gpu.capability,
         fine=option == "fine",
-        details={key: value for key, value in versions.items() if value},
+        details={key: value for key, value in known.items() if value},
     )
 
 

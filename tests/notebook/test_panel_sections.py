@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ import torch
 from torch import nn
 
 from esen_lab import Lab
-from esen_lab.notebook.panel.sections import NAMES, running_jobs, sections
+from esen_lab.devices import DeviceIdentity
+from esen_lab.notebook.panel.sections import NAMES, _utilization, running_jobs, sections
 
 
 @pytest.fixture
@@ -116,3 +118,29 @@ def test_utilization_is_a_part_of_one_or_absent(lab: Lab) -> None:
     used = look(lab)["device"]["utilization"]
     assert used is None or 0 <= used <= 1
     assert lab.watched is None, "a glance is no watching"
+
+
+@pytest.mark.parametrize(
+    ("kind", "readings", "used", "label"),
+    [
+        ("cpu", {"cpu": 25.0, "cpu0": 90.0, "gpu0sm": 70.0}, 0.25, "CPU"),
+        ("cuda mps", {"cpu": 25.0, "gpu0sm": 70.0, "gpu0util": 100.0}, 0.7, "SM activity"),
+        ("cuda green", {"cpu": 25.0, "gpu0util": 100.0}, 1.0, "GPU-Util (any kernel ran)"),
+        ("cuda mps", {"gpu0sm": 70.0, "gpu1sm": 10.0}, None, ""),
+        ("cuda mps", {"cpu": 25.0}, None, ""),
+    ],
+)
+def test_utilization_is_the_devices_own_and_named_for_what_it_is(
+    kind: str, readings: dict[str, float], used: float | None, label: str
+) -> None:
+    double = SimpleNamespace(glance=lambda: readings, device=SimpleNamespace(identity=SimpleNamespace(kind=kind)))
+    assert _utilization(double) == (used, label)
+
+
+def test_the_free_memory_of_a_gpu_is_what_its_one_reading_leaves(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    identity = DeviceIdentity(kind="cuda mps", name="double", units=100, unit="%", details={"memory_bytes": "1000"})
+    monkeypatch.setattr(lab, "device", SimpleNamespace(identity=identity, close=lambda: None))
+    monkeypatch.setattr(lab, "glance", lambda: {"gpu0memory": 400.0})
+    assert lab.free_bytes() == 600
+    monkeypatch.setattr(lab, "glance", lambda: {"gpu0memory": 400.0, "gpu1memory": 1.0})
+    assert lab.free_bytes() is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,8 +10,8 @@ from esen_lab.units import format_percent, format_seconds
 
 Section = Any  # JSON
 NAMES = ("device", "ensemble", "jobs", "plan", "comparison", "actions", "next_step", "busy")
-# The first of these that the device gives stands for it; the words after it are the label.
-_UTILIZATION = (("sm_util", "SM activity"), ("cpu", "CPU"), ("util", "GPU-Util (any kernel ran)"))
+# Of a GPU, the first of these readings stands for it; the words are the label. "GPU-Util" says only that a kernel ran.
+_OF_A_GPU = (("sm", "SM activity"), ("util", "GPU-Util (any kernel ran)"))
 _PERCENT = 100.0
 
 
@@ -65,12 +66,17 @@ def _device(lab: Any, status: Any) -> Section:
 
 
 def _utilization(lab: Any) -> tuple[float | None, str]:
-    """The device's utilization, 0 to 1 in steps of a percent, and what it is called; None where it cannot be read."""
+    """The device's utilization, 0 to 1 in steps of a percent, and what it is called; None where it cannot be read.
+
+    With several GPUs it is absent: which of the readings is the device's is not known here.
+    """
     values = lab.glance()
-    for ending, label in _UTILIZATION:
-        for key, value in values.items():
-            if key.endswith(ending):
-                return round(value / _PERCENT, 2), label
+    if not lab.device.identity.kind.startswith("cuda"):
+        return (round(values["cpu"] / _PERCENT, 2), "CPU") if "cpu" in values else (None, "")
+    for key, label in _OF_A_GPU:
+        found = [value for name, value in values.items() if re.fullmatch(rf"gpu\d+{key}", name)]
+        if len(found) == 1:
+            return round(found[0] / _PERCENT, 2), label
     return None, ""
 
 
