@@ -8,6 +8,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import sysconfig
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -116,9 +117,10 @@ def test_what_dependencies_depend_on_is_pinned_too() -> None:
 def test_the_set_up_installed_what_is_pinned() -> None:
     if Path(sys.prefix).resolve() != (ROOT / ".venv").resolve():
         pytest.skip("these tests do not run in .venv, and another environment is its owner's choice")
-    installed = {
-        canonicalize_name(found.metadata["Name"]): Version(found.version) for found in metadata.distributions()
-    }
+    # Only what lies in the environment: setuptools, once imported, shows packages that it carries inside itself too.
+    here = [sysconfig.get_path("purelib")]
+    found_here = metadata.distributions(path=here)
+    installed = {canonicalize_name(found.metadata["Name"]): Version(found.version) for found in found_here}
     loose = {
         name: str(version)
         for name, version in installed.items()

@@ -1,8 +1,8 @@
-"""All tests, in two runs side by side: those that drive a browser mostly wait, so the others need not wait for them.
+"""All tests, in two runs side by side: those with browsers, kernels and scripts of their own mostly wait for them.
 
     python tools/run_tests.py [arguments of pytest]
 
-With arguments there is one run, as pytest does it. What the browser's run prints comes when both are done.
+With arguments there is one run, as pytest does it. What the second run prints comes when both are done.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTEST = [sys.executable, "-m", "pytest"]
-NOTHING_COLLECTED = 5
+# About as long as all others together, on two cores.
+WAITING = ("tests/browser", "tests/notebooks", "tests/notebook", "tests/export")
 
 
 def main(arguments: list[str]) -> int:
@@ -26,21 +27,22 @@ def main(arguments: list[str]) -> int:
     began = time.monotonic()
     with tempfile.TemporaryFile() as printed:
         environment = {**os.environ, "PYTEST_ADDOPTS": f"{os.environ.get('PYTEST_ADDOPTS', '')} -p no:cacheprovider"}
-        browser = subprocess.Popen(
-            [*PYTEST, "-m", "browser"], cwd=ROOT, env=environment, stdout=printed, stderr=subprocess.STDOUT
+        waiting = subprocess.Popen(
+            [*PYTEST, *WAITING], cwd=ROOT, env=environment, stdout=printed, stderr=subprocess.STDOUT
         )
         try:
-            others = subprocess.run([*PYTEST, "-m", "not browser"], cwd=ROOT, check=False).returncode
-            print("\nThe tests that drive a browser, which ran beside these:\n", flush=True)
-            drove = browser.wait()
+            ignored = [f"--ignore={folder}" for folder in WAITING]
+            others = subprocess.run([*PYTEST, *ignored], cwd=ROOT, check=False).returncode
+            print(f"\nThe tests of {', '.join(WAITING)}, which ran beside these:\n", flush=True)
+            waited = waiting.wait()
         finally:
-            if browser.poll() is None:  # an interrupt
-                browser.terminate()
-                browser.wait()
+            if waiting.poll() is None:  # an interrupt
+                waiting.terminate()
+                waiting.wait()
             printed.seek(0)
             sys.stdout.write(printed.read().decode(errors="replace"))
     print(f"\nBoth runs took {(time.monotonic() - began) / 60:.1f} minutes.")
-    return others or (0 if drove == NOTHING_COLLECTED else drove)
+    return others or waited
 
 
 if __name__ == "__main__":
