@@ -24,6 +24,9 @@ BUSY_LOOK_S = 0.1
 IDLE_LOOK_S = 0.5
 _LEAST_HZ, _MOST_HZ, _USUAL_HZ = 0.5, 10.0, 4.0
 _MONITOR_LOOK_S = 0.25
+# Readings change at every look: told this often, and never in the way of news.
+_READINGS = {"device"}
+_READINGS_S = 1.0
 
 
 class Comm(Protocol):
@@ -81,7 +84,8 @@ class _Page:
     rate_hz: float
     seq: int = -1
     known: dict[str, Any] = field(default_factory=dict)
-    due_s: float = 0.0
+    due_s: float = 0.0  # when it may be told news
+    readings_due_s: float = 0.0
     whole: bool = True  # it is owed everything
     monitor: Monitor | None = None
     asked: list[dict[str, Any]] = field(default_factory=list)  # what it wants done, in order
@@ -241,17 +245,22 @@ class Talk:
         if page.seq < 0:
             self._send(page, {"kind": "hello", "protocol": PROTOCOL, "version": __version__, "kernel": self._kernel})
         changed = {name: value for name, value in sections.items() if page.known.get(name, _UNTOLD) != value}
-        if not changed and not page.whole:
-            return IDLE_LOOK_S
-        if now < page.due_s and not page.whole:
-            return page.due_s - now
+        if not page.whole:
+            # News go as often as the page asked; readings alone once a second, so that news never wait behind them.
+            due_s = page.due_s if set(changed) - _READINGS else page.readings_due_s
+            if not changed:
+                return IDLE_LOOK_S
+            if now < due_s:
+                return due_s - now
         if page.whole:
             page.whole = False
             self._send(page, {"kind": "state", "sections": sections})
         else:
             self._send(page, {"kind": "patch", "sections": changed})
         page.known = sections
-        page.due_s = now + 1 / page.rate_hz
+        page.readings_due_s = now + _READINGS_S
+        if not changed or set(changed) - _READINGS:
+            page.due_s = now + 1 / page.rate_hz
         return IDLE_LOOK_S
 
     def _monitor(self, page: _Page, asked: Mapping[str, Any]) -> None:
