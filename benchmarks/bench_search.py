@@ -183,7 +183,7 @@ def compared(records: Sequence[Record]) -> list[Record]:
                 **{key: value for key, value in record.items() if key != "trace"},
                 "over_best": max(0.0, record["jct_s"] / best_s - 1),
                 "over_bound": max(0.0, record["jct_s"] / bound_s - 1),
-                "exact_reached_s": next((t for t, s in trace if s <= record["jct_s"] * (1 + 1e-9)), None),
+                "exact_reached_s": next((t for t, s, *_ in trace if s <= record["jct_s"] * (1 + 1e-9)), None),
             }
             for record in mine
         ]

@@ -40,7 +40,7 @@ from esen_lab.choosing import (
 from esen_lab.devices import Device, MarkLog, Offer, Sampler, offers, open_device, open_meter
 from esen_lab.ensemble import Combine, Ensemble, SubModel, make_combine, make_submodel
 from esen_lab.errors import DeviceError, EsenError, UsageError
-from esen_lab.fitting import CostModel, Quantile, fit, fit_points
+from esen_lab.fitting import CostModel, Experience, Quantile, fit, fit_points
 from esen_lab.planning import Lane, Plan, sequential_plan
 from esen_lab.profiling import (
     Profile,
@@ -49,6 +49,7 @@ from esen_lab.profiling import (
     default_shares,
     default_store_path,
     start_profile,
+    stored_curves,
     stored_profile,
 )
 from esen_lab.profiling.mechanisms import MechanismTable, measure_mechanisms
@@ -57,6 +58,7 @@ from esen_lab.runtime import Comparison, Executor, Nursery, RunReport, compare
 from esen_lab.runtime.executor import DEFAULT_TIMEOUT_S, example_of
 from esen_lab.runtime.gate import GateVerdict, check_numerics
 from esen_lab.search import Cascade, Choice, Front, Limits, Placement, SearchJob, make_searcher, place, search
+from esen_lab.showing import Shown
 from esen_lab.trees import Tree, tree_spec
 from esen_lab.tuning import Tuning
 from esen_lab.units import format_units
@@ -74,7 +76,7 @@ BACKGROUND_SEARCH_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Status:
+class Status(Shown):
     """Where a lab stands, as plain data.
 
     Attributes:
@@ -115,7 +117,7 @@ class Status:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceChange:
+class DeviceChange(Shown):
     """What choosing another device meant.
 
     Attributes:
@@ -149,7 +151,7 @@ class DeviceChange:
         }
 
 
-class Lab:
+class Lab(Shown):
     """One ensemble on one device.
 
     Args:
@@ -177,6 +179,7 @@ class Lab:
         self._gate = threading.Lock()  # the device: a measured point and a run exclude each other
         self._job: ProfileJob | AdaptiveProfileJob | None = None
         self._measured: Profile | None = None
+        self._known: tuple[Profile | None, Experience | None] = (None, None)  # what the store knew when it was asked
         self._plan: Plan | None = None
         self._previous_plan: Plan | None = None
         self._search_job: SearchJob[Plan] | None = None
@@ -265,9 +268,12 @@ class Lab:
     def _stored(self) -> Profile | None:
         if not self._ensemble.submodels:
             return None
+        return stored_profile(self._ensemble, self.device, self._opened_store())
+
+    def _opened_store(self) -> ProfileStore:
         if self._store is None:
             self._store = ProfileStore(self._store_path or default_store_path())
-        return stored_profile(self._ensemble, self.device, self._store)
+        return self._store
 
     def _fits_here(self, plan: Plan) -> bool:
         try:
@@ -420,8 +426,6 @@ class Lab:
                     hint="Wait for the first (job.result()) or cancel it (job.cancel()).",
                 )
             self._keep_finished()
-            if self._store is None:
-                self._store = ProfileStore(self._store_path or default_store_path())
 
             def start(names: Sequence[str] | None, shares: Sequence[int] | None) -> ProfileJob:
                 return start_profile(
@@ -437,7 +441,7 @@ class Lab:
                     gate=lambda: self._gate,
                 )
 
-            ensemble, store = self._ensemble, self._store
+            ensemble, store = self._ensemble, self._opened_store()
             if adaptive:
                 self._job = AdaptiveProfileJob(
                     lambda names, share: start(names, [share]),
@@ -521,7 +525,21 @@ class Lab:
                 given=f"no finished measurement of {', '.join(missing)}",
                 hint="Profiling is still running: wait for it." if busy else "Run lab.profile(), or %esen profile.",
             )
-        return fit(profile, self.device.units, quantile=quantile)
+        return fit(profile, self.device.units, quantile=quantile, known=self._experience(profile))
+
+    def _experience(self, profile: Profile) -> Experience | None:
+        """What the store knows of this device, where something is left to predict."""
+        shares: dict[str, int] = {}
+        for point in profile.points:
+            shares[point.name] = shares.get(point.name, 0) + 1
+        if min(shares.values()) >= self.device.units:
+            return None
+        with self._lock:
+            asked, known = self._known
+            if asked != profile:
+                known = Experience(stored_curves(self.device, self._opened_store()))
+                self._known = (profile, known)
+        return known
 
     def fit_so_far(self) -> dict[str, CostModel]:
         """Cost models of the sub-models that two points or more are known of, those of a running job included."""

@@ -17,6 +17,7 @@ from typing import Any
 
 from esen_lab.errors import StoreError, UsageError
 from esen_lab.frames import to_frame
+from esen_lab.showing import Shown
 from esen_lab.units import check_name, check_units, format_percent, format_seconds, format_table
 
 SCHEMA_VERSION = 1
@@ -94,7 +95,7 @@ class Lane:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class Plan(Shown):
     """The lanes of one ensemble on one device, with how they were found.
 
     Attributes:

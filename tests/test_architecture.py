@@ -13,13 +13,15 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "esen_lab"
 
-LEAVES = {"errors", "units", "trees", "frames"}
+LEAVES = {"errors", "units", "trees", "frames", "showing"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "units": {"errors"},
     "trees": {"errors", "units"},
     # Records of several parts become tables of pandas, where it is installed.
     "frames": {"errors"},
+    # Records show themselves; what draws them is found by name.
+    "showing": set(),
     "devices": LEAVES,
     "workers": LEAVES | {"devices"},
     "ensemble": LEAVES,

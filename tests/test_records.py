@@ -5,17 +5,23 @@ from __future__ import annotations
 import builtins
 import json
 import math
+from importlib import import_module
 from typing import Any
 
 import pytest
+from IPython.core.formatters import DisplayFormatter
+from IPython.lib.pretty import pretty
 
 from esen_lab.errors import UsageError
 from esen_lab.fitting import fit_points
 from esen_lab.frames import to_frame
+from esen_lab.notebook.html import text_of
+from esen_lab.notebook.views import RECORDS as VIEWS
 from esen_lab.planning import Lane, Plan
 from esen_lab.profiling.records import Failure, Point, Profile
 from esen_lab.runtime.comparison import Comparison, Row
 from esen_lab.runtime.report import LaneReport, RunReport, Span
+from esen_lab.showing import Shown
 from esen_lab.tuning import Tuning
 
 POINT = Point(
@@ -95,3 +101,24 @@ def test_without_pandas_it_is_said_what_to_do(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(UsageError, match="pip install pandas, or use to_dict"):
         to_frame([])
+
+
+def test_every_record_that_has_a_view_shows_itself_without_the_extension() -> None:
+    for name in VIEWS:
+        home, _, kind = name.rpartition(".")
+        assert issubclass(getattr(import_module(home), kind), Shown), name
+
+
+@pytest.mark.parametrize(
+    "record", [PLAN, PROFILE, REPORT, COMPARISON, TUNING, TUNING.state], ids=lambda r: type(r).__name__
+)
+def test_plain_ipython_shows_a_record_as_a_table_and_as_readable_text(record: Any) -> None:
+    formatter = DisplayFormatter()
+    formatter.active_types = ["text/plain", "text/html"]
+    shown, _ = formatter.format(record)
+    assert "<table" in shown["text/html"]
+    assert shown["text/plain"] == text_of(record)
+
+
+def test_records_within_a_list_are_readable_too() -> None:
+    assert text_of(PLAN) in pretty([PLAN])

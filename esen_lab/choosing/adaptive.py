@@ -17,9 +17,10 @@ from esen_lab.profiling import Profile, ProfileJob
 from esen_lab.profiling.progress import JobState, ProfileProgress
 from esen_lab.profiling.records import Failure, Point
 from esen_lab.search import Limits, next_points
+from esen_lab.showing import Shown
 
 
-class AdaptiveProfileJob:
+class AdaptiveProfileJob(Shown):
     """A profile that chooses its own points. All methods may be called from any thread.
 
     Args:

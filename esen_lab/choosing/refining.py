@@ -18,6 +18,7 @@ from esen_lab.errors import UsageError
 from esen_lab.fitting import CostModel
 from esen_lab.planning import Plan
 from esen_lab.search import Allocation, Limits, Measured, Refinement, refine
+from esen_lab.showing import Shown
 from esen_lab.units import format_seconds
 
 
@@ -54,7 +55,7 @@ class Round:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Refined:
+class Refined(Shown):
     """All rounds of a refinement.
 
     Attributes:

@@ -9,12 +9,13 @@ from typing import Any
 from esen_lab.ensemble.combine import Combine, make_combine
 from esen_lab.ensemble.submodel import SubModel
 from esen_lab.errors import UsageError
+from esen_lab.showing import Shown
 from esen_lab.trees import Tree
 from esen_lab.units import format_table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ensemble:
+class Ensemble(Shown):
     """Sub-models in the order of registration, and how their outputs become one.
 
     Attributes:

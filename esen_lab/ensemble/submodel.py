@@ -27,6 +27,7 @@ from esen_lab.ensemble.recipes import (
 )
 from esen_lab.ensemble.source import capture_cell
 from esen_lab.errors import EsenError, ModelError, UsageError
+from esen_lab.showing import Shown
 from esen_lab.trees import Tree, TreeSpec, call_with, flatten, map_tensors, tree_spec
 from esen_lab.units import check_name, format_seconds
 
@@ -39,7 +40,7 @@ _IMPORT_PATH = re.compile(r"[\w.]+:[\w.]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SubModel:
+class SubModel(Shown):
     """One member network. Made by `make_submodel`.
 
     Attributes:

@@ -12,10 +12,11 @@ from esen_lab.export.bundle import MANIFEST, bundle_files
 from esen_lab.export.script import MARK, script_text
 from esen_lab.export.swap import replace_folder
 from esen_lab.planning import Plan, write_text_atomically
+from esen_lab.showing import Shown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Exported:
+class Exported(Shown):
     """What an export wrote.
 
     Attributes:

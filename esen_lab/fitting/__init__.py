@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
+from esen_lab.fitting.experience import Experience
 from esen_lab.fitting.fit import Quantile, fit, fit_points
 from esen_lab.fitting.model import CostModel
 
-__all__ = ["CostModel", "Quantile", "fit", "fit_points"]
+__all__ = ["CostModel", "Experience", "Quantile", "fit", "fit_points"]

@@ -10,9 +10,10 @@ import numpy as np
 
 from esen_lab.errors import UsageError
 from esen_lab.fitting.curves import Array, amdahl, interpolate
+from esen_lab.fitting.experience import Correction, Experience, Key
 from esen_lab.fitting.model import CostModel, Method
 from esen_lab.profiling.records import Profile
-from esen_lab.units import check_units, format_seconds
+from esen_lab.units import check_units, format_percent, format_seconds
 
 Quantile: TypeAlias = Literal["median", "q90"]
 QUANTILES: Mapping[str, str] = {"median": "median_s", "q90": "quantile_90_s"}
@@ -20,13 +21,20 @@ TIE = 1e-9
 """Latencies closer than this, relatively, count as equal when choosing which share attains the minimum."""
 
 
-def fit(profile: Profile, units: int | None = None, *, quantile: Quantile = "median") -> dict[str, CostModel]:
+def fit(
+    profile: Profile,
+    units: int | None = None,
+    *,
+    quantile: Quantile = "median",
+    known: Experience | None = None,
+) -> dict[str, CostModel]:
     """One cost model per sub-model of `profile`, in its order.
 
     Args:
         profile: What was measured.
         units: Up to which share to predict; all units of the profile's device when None.
         quantile: What to plan with: "median", or "q90" (the 90th percentile) for noisy profiles.
+        known: Complete curves of the same device, which correct predicted medians where that has proven itself.
 
     Raises:
         UsageError: A sub-model has no measured point (the message quotes its first failure), a latency is not a
@@ -49,11 +57,19 @@ def fit(profile: Profile, units: int | None = None, *, quantile: Quantile = "med
                 given=f"none of {name!r}{failure}",
                 hint="Profile it again, or unregister it.",
             )
-        models[name] = fit_points(name, points, units)
+        key = (profile.fingerprints.get(name, ""), profile.examples.get(name, ""))
+        models[name] = fit_points(name, points, units, known=known if quantile == "median" else None, of=key)
     return models
 
 
-def fit_points(name: str, points: Mapping[int, float], units: int) -> CostModel:
+def fit_points(
+    name: str,
+    points: Mapping[int, float],
+    units: int,
+    *,
+    known: Experience | None = None,
+    of: Key = ("", ""),
+) -> CostModel:
     """The cost model of one sub-model from its measured latencies.
 
     Every share measured: a table. More than three shares, or at least half of them: interpolated. Two or three of
@@ -64,6 +80,8 @@ def fit_points(name: str, points: Mapping[int, float], units: int) -> CostModel:
         name: The sub-model.
         points: Seconds by share in units.
         units: Up to which share to predict.
+        known: Complete curves of the same device, which correct the prediction where that has proven itself.
+        of: The fingerprint and example of the sub-model, by which curves of its own are told from strangers'.
 
     Raises:
         UsageError: No point, a share below 1, or a latency that is not a positive number.
@@ -79,17 +97,22 @@ def fit_points(name: str, points: Mapping[int, float], units: int) -> CostModel:
                 hint="Profile it again.",
             )
     method = _method(measured, units)
-    table_s, active_units = _running_minimum(
-        _predict(method, measured, np.arange(1, units + 1, dtype=np.float64)), {share for share, _ in measured}
-    )
+    at = np.arange(1, units + 1, dtype=np.float64)
+    raw = _predict(method, measured, at)
+    corrected = None
+    if known is not None and method not in ("table", "constant"):
+        corrected = known.correction(of, measured, at, lambda *given: _predict(method, *given), method)
+    if corrected is not None:
+        raw = raw * corrected.factors
+    table_s, active_units = _running_minimum(raw, {share for share, _ in measured})
     return CostModel(
         name=name,
         latency_s=table_s,
         active_units=active_units,
         method=method,
-        error=_leave_one_out(method, measured),
+        error=_leave_one_out(method, measured) if corrected is None else corrected.error,
         points=measured,
-        notes=_notes(method, measured, units),
+        notes=_notes(method, measured, units, corrected),
     )
 
 
@@ -139,8 +162,15 @@ def _leave_one_out(method: Method, measured: tuple[tuple[int, float], ...]) -> f
     return float(np.mean(errors))
 
 
-def _notes(method: Method, measured: tuple[tuple[int, float], ...], units: int) -> tuple[str, ...]:
+def _notes(
+    method: Method, measured: tuple[tuple[int, float], ...], units: int, corrected: Correction | None
+) -> tuple[str, ...]:
     notes = []
+    if corrected is not None:
+        notes.append(
+            f"corrected by {corrected.curves} complete curves of this device: predicted from the same shares, those "
+            f"are off by {format_percent(corrected.error)} instead of {format_percent(corrected.error_before)}"
+        )
     if method == "constant":
         share, latency_s = measured[0]
         notes.append(

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+from esen_lab.showing import Shown
+
 Method: TypeAlias = Literal["table", "interpolated", "parametric", "constant"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CostModel:
+class CostModel(Shown):
     """The latency of one sub-model as a function of its lane's share.
 
     More units are never slower here: a lane may use fewer units than it has, so the latency at k units is the least
@@ -24,8 +26,9 @@ class CostModel:
             "parametric": halfway between a + b / share and the lines through two or three points. "constant": one
             point, so no knowledge of how the share matters.
         error: Mean relative error of predicting each measured point between the smallest and the largest share from
-            all the others (leave-one-out). None where that is not known: fewer than three points; or not asked: a
-            table predicts nothing.
+            all the others (leave-one-out); where complete curves of the device correct the prediction, that of
+            predicting those, each by the others. None where that is not known: fewer than three points; or not asked:
+            a table predicts nothing.
         points: What it was fitted to: (units, seconds), by ascending units.
         notes: What a reader should know about it.
     """

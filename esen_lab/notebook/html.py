@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from typing import Any
 
 from esen_lab.notebook.pictures import as_image, draw
 from esen_lab.notebook.pictures.rows import Timeline
-from esen_lab.notebook.views import Block, Details, Progress, Table, View
+from esen_lab.notebook.views import RECORDS, Block, Details, Progress, Table, View
 from esen_lab.units import format_seconds
 
 BAR_COLUMNS = 60  # of a text timeline
@@ -144,13 +143,16 @@ def _text_bar(name: str, width: int) -> str:
     return f"[{name[: width - 2].center(width - 2, '=')}]"
 
 
-def formatters(draw: Any) -> tuple[Any, Any]:
-    """A pair of IPython formatter functions (HTML, text) for a record that `draw` turns into a view."""
+def html_of(record: object) -> str:
+    """One of `views.RECORDS` as HTML."""
+    return to_html(_view(record))
 
-    def as_html(record: object) -> str:
-        return to_html(draw(record))
 
-    def as_text(record: object, printer: Any, cycle: bool) -> None:
-        printer.text(to_text(draw(record)) if not cycle else "...")
+def text_of(record: object) -> str:
+    """One of `views.RECORDS` as text."""
+    return to_text(_view(record))
 
-    return as_html, as_text
+
+def _view(record: object) -> View:
+    names = (f"{kind.__module__}.{kind.__qualname__}" for kind in type(record).__mro__)
+    return next(RECORDS[name] for name in names if name in RECORDS)(record)

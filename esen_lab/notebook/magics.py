@@ -21,7 +21,7 @@ from IPython.core.magic import no_var_expand
 from esen_lab.errors import EsenError, ModelError, UsageError, WorkerError
 from esen_lab.notebook import views
 from esen_lab.notebook.completion import complete
-from esen_lab.notebook.html import bundle, formatters, to_text
+from esen_lab.notebook.html import bundle, to_text
 from esen_lab.notebook.panel.targets import Targets
 from esen_lab.notebook.progress import Live
 from esen_lab.notebook.session import Session, lab_class
@@ -69,12 +69,8 @@ class _Extension:
     def install(self) -> None:
         self.shell.register_magic_function(self.esen, "line_cell", MAGIC)
         self.shell.Completer.custom_matchers.append(self._matcher)
-        formats = self.shell.display_formatter.formatters
-        for name, draw in views.RECORDS.items():
+        for name in views.RECORDS:
             home, _, kind = name.rpartition(".")
-            as_html, as_text = formatters(draw)
-            formats["text/html"].for_type_by_name(home, kind, as_html)
-            formats["text/plain"].for_type_by_name(home, kind, as_text)
             self.shell.display_formatter.ipython_display_formatter.for_type_by_name(home, kind, self.front.skip_shown)
         self._panel.install(self.shell)
         atexit.register(self._close)
@@ -86,10 +82,7 @@ class _Extension:
     def uninstall(self) -> None:
         atexit.unregister(self._close)
         self._panel.uninstall(self.shell)
-        formats = self.shell.display_formatter.formatters
         for name in views.RECORDS:
-            formats["text/html"].pop(name, None)
-            formats["text/plain"].pop(name, None)
             self.shell.display_formatter.ipython_display_formatter.pop(name, None)
         # Only what was put there: other extensions' matchers stay.
         matchers = self.shell.Completer.custom_matchers

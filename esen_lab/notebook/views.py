@@ -432,9 +432,13 @@ def history(record: Any) -> tuple[Block, ...]:
     """The picture of an `Allocation`'s search; none where there is nothing to see."""
     if len(record.trace) < 2:
         return ()
-    steps = tuple((1e3 * elapsed_s, jct_s) for elapsed_s, jct_s in record.trace)
     exact_s = record.bound_s if record.proven else None
-    return (History(traces=((record.searcher, steps),), exact_s=exact_s, x_label="time (ms)"),)
+    if record.trace[0][2] == record.trace[-1][2]:  # all its plans come from one examination
+        steps = tuple((1e3 * elapsed_s, jct_s) for elapsed_s, jct_s, _ in record.trace)
+        return (History(traces=((record.searcher, steps),), exact_s=exact_s, x_label="time (ms)"),)
+    found = tuple((float(evaluations), jct_s) for _, jct_s, evaluations in record.trace)
+    steps = (*found, (float(record.evaluations), found[-1][1]))
+    return (History(traces=((record.searcher, steps),), exact_s=exact_s),)
 
 
 def front_picture(record: Any) -> Front:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from esen_lab.profiling.progress import JobState, ProfileProgress
     from esen_lab.profiling.records import Failure, Point, Profile
     from esen_lab.profiling.store import ProfileStore, default_store_path
-    from esen_lab.profiling.stored import stored_profile
+    from esen_lab.profiling.stored import stored_curves, stored_profile
 
 __all__ = [
     "Failure",
@@ -39,6 +39,7 @@ __all__ = [
     "default_shares",
     "default_store_path",
     "start_profile",
+    "stored_curves",
     "stored_profile",
 ]
 
@@ -53,6 +54,7 @@ _HOME = {
     "default_shares": "order",
     "default_store_path": "store",
     "start_profile": "job",
+    "stored_curves": "stored",
     "stored_profile": "stored",
 }
 

@@ -49,6 +49,7 @@ from esen_lab.profiling.progress import JobState, ProfileProgress
 from esen_lab.profiling.records import Failure, Point, Profile
 from esen_lab.profiling.store import PointKey, ProfileStore, device_key, library_versions
 from esen_lab.profiling.timing import FEWEST_REPEATS, FEWEST_WARMUPS, Timing
+from esen_lab.showing import Shown
 from esen_lab.trees import tree_spec
 from esen_lab.units import check_units, format_seconds
 
@@ -157,7 +158,7 @@ def _levels(device: Device, shares: Sequence[int] | None) -> tuple[int, ...]:
     return measuring_order([check_units(share, device.units) for share in shares])
 
 
-class ProfileJob:
+class ProfileJob(Shown):
     """A profile being measured. All methods may be called from any thread. Made by `start_profile`."""
 
     def __init__(

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from esen_lab.profiling.records import Failure, Point
+from esen_lab.showing import Shown
 
 
 class JobState(StrEnum):
@@ -25,7 +26,7 @@ class JobState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProfileProgress:
+class ProfileProgress(Shown):
     """A profile job at one moment. When the job has finished, done + failed + skipped = total.
 
     Attributes:

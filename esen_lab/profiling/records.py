@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from esen_lab.frames import to_frame
+from esen_lab.showing import Shown
 from esen_lab.units import format_seconds, format_table
 
 
@@ -63,7 +64,7 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Profile:
+class Profile(Shown):
     """All points of one ensemble on one device.
 
     Attributes:

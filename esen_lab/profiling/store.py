@@ -75,6 +75,7 @@ CREATE TABLE points (
 )
 """
 _GET = f"SELECT {', '.join(_COLUMNS)} FROM points WHERE {' AND '.join(f'{key} = ?' for key in _KEYS)}"  # noqa: S608  constants
+_CURVES = "SELECT fingerprint, example, units, median_s FROM points WHERE device = ? AND versions = ?"
 _GET_FROM_1 = _GET.replace("readings", "'{}'", 1)
 _UPGRADE_1 = "ALTER TABLE points ADD COLUMN readings TEXT NOT NULL DEFAULT '{}'"
 _PUT = (
@@ -138,7 +139,7 @@ class ProfileStore:
     """Stored points. May be used from several threads, and several processes may use one file.
 
     No method raises because of the file: what cannot be written is kept in memory for the life of this object, and
-    `notes` says why. Nothing is read or made before the first `get` or `put`.
+    `notes` says why. Nothing is read or made before the first `get`, `curves` or `put`.
 
     Args:
         path: The file; its folder is made when needed. None for `default_store_path()`.
@@ -171,8 +172,35 @@ class ProfileStore:
                 return replace(self._unsaved[key], reused=True)
             row = None
             with self._trouble_noted("Stored points cannot be read"):
-                row = self._again_if_damaged(lambda: self._read(key))
+                row = self._again_if_damaged(lambda: self._read(lambda connection: _select(connection, key), None))
         return None if row is None else _point(row, key.units)
+
+    def curves(self, device: str, versions: str) -> dict[tuple[str, str], dict[int, float]]:
+        """All medians of one device.
+
+        Args:
+            device: Its identity (see `device_key`).
+            versions: Of the libraries (see `library_versions`).
+
+        Returns:
+            For each (fingerprint, example), seconds by share in units.
+        """
+
+        def select(connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
+            return connection.execute(_CURVES, (device, versions)).fetchall()
+
+        with self._lock:
+            rows: list[tuple[Any, ...]] = []
+            with self._trouble_noted("Stored points cannot be read"):
+                rows = self._again_if_damaged(lambda: self._read(select, []))
+            for key, point in self._unsaved.items():
+                if (key.device, key.versions) == (device, versions):
+                    rows.append((key.fingerprint, key.example, key.units, point.median_s))
+        found: dict[tuple[str, str], dict[int, float]] = {}
+        for fingerprint, example, units, median_s in rows:
+            if isinstance(median_s, float) and math.isfinite(median_s) and median_s > 0 and units >= 1:
+                found.setdefault((fingerprint, example), {})[units] = median_s
+        return found
 
     def put(self, key: PointKey, point: Point) -> None:
         """Store `point`, and earlier ones that could not be written; one under the same key is replaced."""
@@ -193,22 +221,22 @@ class ProfileStore:
 
     # --- one operation each, in its own connection ------------------------------------------------------------------
 
-    def _read(self, key: PointKey) -> tuple[Any, ...] | None:
+    def _read(self, select: Callable[[sqlite3.Connection], _T], absent: _T) -> _T:
         try:
             if self.path.stat().st_size == 0:
-                return None
+                return absent
         except FileNotFoundError:
-            return None
+            return absent
         try:
             with self._connected("rw") as connection:
-                return _select(connection, key)
+                return select(connection)
         except sqlite3.OperationalError as problem:
             if _code(problem) not in _UNWRITABLE:
                 raise
         # A file in write-ahead mode is opened for writing even to read it. On a medium that nobody can write,
         # nothing changes either, and SQLite may be told so.
         with self._connected("ro&immutable=1") as connection:
-            return _select(connection, key)
+            return select(connection)
 
     def _write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)

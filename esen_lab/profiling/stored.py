@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from esen_lab.ensemble import Ensemble
 
 
+def stored_curves(device: Device, store: ProfileStore) -> dict[tuple[str, str], dict[int, float]]:
+    """Medians of everything that was measured on `device`: (fingerprint, example) -> seconds by share in units."""
+    return store.curves(device_key(device.identity), library_versions())
+
+
 def stored_profile(ensemble: Ensemble, device: Device, store: ProfileStore) -> Profile | None:
     """The points of the shares that are usually measured, as far as they are stored; None where there are none."""
     identity, versions = device_key(device.identity), library_versions()

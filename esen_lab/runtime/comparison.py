@@ -21,6 +21,7 @@ from esen_lab.frames import to_frame
 from esen_lab.planning import Plan
 from esen_lab.runtime.executor import DEFAULT_TIMEOUT_S, Executor
 from esen_lab.runtime.strategies import STRATEGIES
+from esen_lab.showing import Shown
 from esen_lab.trees import Tree, flatten
 from esen_lab.units import format_percent, format_seconds, format_table
 from esen_lab.workers import Nursery
@@ -72,7 +73,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
+class Comparison(Shown):
     """All strategies on one input.
 
     Attributes:

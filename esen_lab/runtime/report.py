@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from esen_lab.frames import to_frame
+from esen_lab.showing import Shown
 from esen_lab.units import format_percent, format_seconds
 
 
@@ -43,7 +44,7 @@ class LaneReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunReport:
+class RunReport(Shown):
     """One run of a plan.
 
     Attributes:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from esen_lab.showing import Shown
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Allocation:
+class Allocation(Shown):
     """Lanes for one ensemble on one device, with how good they are known to be.
 
     Two bounds, which are not to be confused:
@@ -29,7 +31,8 @@ class Allocation:
         searcher: Who found it.
         evaluations: How many candidate plans (or, for a proof, deadlines) were examined.
         elapsed_s: Wall time of the search in seconds.
-        trace: (elapsed_s, jct_s) each time a better plan was found; measured JCTs where those are the objective.
+        trace: (elapsed_s, jct_s, evaluations so far) each time a better plan was found; measured JCTs where those are
+            the objective.
         notes: Honest remarks for the reader.
     """
 
@@ -43,7 +46,7 @@ class Allocation:
     searcher: str
     evaluations: int
     elapsed_s: float
-    trace: tuple[tuple[float, float], ...]
+    trace: tuple[tuple[float, float, int], ...]
     notes: tuple[str, ...] = ()
     measured_s: float | None = None
 

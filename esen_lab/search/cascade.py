@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from esen_lab.errors import UsageError
 from esen_lab.search.allocate import allocate
 from esen_lab.search.allocation import Allocation
+from esen_lab.showing import Shown
 from esen_lab.units import format_percent
 
 
@@ -36,7 +37,7 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cascade:
+class Cascade(Shown):
     """The best cut of an order of members into stages.
 
     Attributes:

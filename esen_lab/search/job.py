@@ -8,11 +8,12 @@ from typing import Generic, TypeVar
 
 from esen_lab.errors import WorkerTimeout
 from esen_lab.search.watch import Progress
+from esen_lab.showing import Shown
 
 Result = TypeVar("Result")
 
 
-class SearchJob(Generic[Result]):
+class SearchJob(Shown, Generic[Result]):
     """One search in a thread of its own. Its methods may be called from any thread.
 
     Args:

@@ -22,6 +22,7 @@ from esen_lab.search.allocation import Allocation
 from esen_lab.search.cover import SubsetCover
 from esen_lab.search.problem import make_problem
 from esen_lab.search.watch import EXACTLY
+from esen_lab.showing import Shown
 
 MOST_EXACT = 12
 Accuracy: TypeAlias = Callable[[tuple[str, ...]], float]
@@ -38,7 +39,7 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Front:
+class Front(Shown):
     """The subsets worth having.
 
     Attributes:

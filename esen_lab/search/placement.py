@@ -25,6 +25,7 @@ from esen_lab.search.allocation import Allocation
 from esen_lab.search.cover import SubsetCover, unions
 from esen_lab.search.problem import Array, Problem, make_problem
 from esen_lab.search.watch import EXACTLY
+from esen_lab.showing import Shown
 from esen_lab.units import check_name
 
 MOST_EXACT = 14
@@ -46,7 +47,7 @@ class DeviceTables:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Placement:
+class Placement(Shown):
     """Which sub-models run on which device, and how.
 
     Attributes:

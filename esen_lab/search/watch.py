@@ -103,7 +103,7 @@ class Watch:
         self.best: Found | None = None
         self.bound_s = 0.0
         self.evaluations = 0
-        self.trace: list[tuple[float, float]] = []
+        self.trace: list[tuple[float, float, int]] = []
         self.notes: list[str] = []
         self.message = ""
         self._until_s = float("inf")
@@ -151,7 +151,7 @@ class Watch:
         if not jct_s < self.jct_s * (1 - EXACTLY):
             return False
         self.best = Found(groups=tuple(tuple(group) for group in groups), shares=tuple(shares), jct_s=jct_s)
-        self.trace.append((self.elapsed_s, jct_s))
+        self.trace.append((self.elapsed_s, jct_s, self.evaluations))
         self.report()
         if self._on_better is not None:
             self._on_better(self.best)

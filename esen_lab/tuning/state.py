@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from esen_lab.search.watch import Progress
+from esen_lab.showing import Shown
 from esen_lab.units import format_percent, format_seconds, format_table
 
 
@@ -50,7 +51,7 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TuningState:
+class TuningState(Shown):
     """A tuning at one moment.
 
     Attributes:

@@ -24,6 +24,7 @@ from esen_lab.errors import Cancelled, EsenError, UsageError
 from esen_lab.fitting import CostModel
 from esen_lab.planning import Lane, Plan
 from esen_lab.search import Allocation, Limits, SearchJob, search
+from esen_lab.showing import Shown
 from esen_lab.tuning import moves
 from esen_lab.tuning.draft import Draft, DraftLane, LaneKey, bound_for, forecast
 from esen_lab.tuning.state import Measured, TunedLane, TuningState
@@ -55,7 +56,7 @@ class Bench(Protocol):
         """Write the plan as a script."""
 
 
-class Tuning:
+class Tuning(Shown):
     """A draft of lanes and what can be done with it.
 
     Args:

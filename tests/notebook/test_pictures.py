@@ -115,7 +115,8 @@ def test_a_search_shows_its_history_with_the_optimum() -> None:
     history = next((block for block in views.allocation(found).blocks if isinstance(block, rows.History)), None)
     assert (history is not None) == (len(found.trace) > 1)
     if history is not None:
-        assert history.traces[0][1][-1][1] == found.trace[-1][1]
+        assert history.x_label == "plans examined"
+        assert history.traces[0][1][-1] == (found.evaluations, found.trace[-1][1])
 
 
 SHOWN = [views.plan(a_plan()), views.report(a_report()), views.comparison(a_comparison()), views.profile(PROFILE)]

@@ -83,6 +83,25 @@ def test_a_point_of_anything_else_is_not_found(store: ProfileStore, other: dict[
     assert store.get(replace(KEY, **other)) is None
 
 
+def test_all_curves_of_a_device_are_found_at_once(store: ProfileStore) -> None:
+    assert store.curves("{}", "torch 2") == {}
+    for name, units, median_s in (("f", 1, 0.3), ("f", 3, 0.1), ("g", 1, 0.5)):
+        store.put(replace(KEY, fingerprint=name, units=units), replace(POINT, units=units, median_s=median_s))
+    store.put(replace(KEY, device="another"), POINT)
+    store.put(replace(KEY, versions="torch 3"), POINT)
+    example = KEY.example
+    assert store.curves("{}", "torch 2") == {("f", example): {1: 0.3, 3: 0.1}, ("g", example): {1: 0.5}}
+    assert store.curves("{}", "torch 3") == {("f", example): {3: 0.1}}
+
+
+def test_curves_include_what_could_not_be_written_and_leave_out_what_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    nowhere = ProfileStore(tmp_path / "file" / "profiles.sqlite3")
+    nowhere.put(KEY, POINT)
+    nowhere.put(replace(KEY, units=1), replace(POINT, units=1, median_s=0.0))
+    assert nowhere.curves("{}", "torch 2") == {("f", KEY.example): {3: 0.1}}
+
+
 def test_a_second_measurement_replaces_the_first(store: ProfileStore) -> None:
     store.put(KEY, POINT)
     store.put(KEY, replace(POINT, median_s=0.2))

@@ -153,7 +153,7 @@ def test_progress_is_reported_and_never_gets_worse(latencies: Callable[..., Late
     assert bounds == sorted(bounds)
     assert seen[-1].proven
     assert seen[-1].jct_s == found.jct_s
-    assert [jct_s for _, jct_s in found.trace] == sorted(set(jcts), reverse=True)
+    assert [jct_s for _, jct_s, _ in found.trace] == sorted(set(jcts), reverse=True)
 
 
 def test_a_stop_keeps_the_best_so_far(latencies: Callable[..., Latencies]) -> None:
