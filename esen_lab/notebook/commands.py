@@ -2,7 +2,8 @@
 
 Commands come through a comm of their own that the page opens and on which the kernel never sends. While a cell is
 busy, ipykernel 7 reads such a comm (JupyterLab gives each comm target a subshell of its own); a comm on which the
-kernel pushes it does not read then. Without subshells (ipykernel 6) commands are read when the cell is done.
+kernel pushes it does not read then. Without subshells (ipykernel 6) commands go through the control channel, to the
+same comm (`control.py`); a page that has no way to send there is heard when the cell is done.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from uuid import uuid4
 import anywidget
 import traitlets
 
+from esen_lab.notebook import control
+
 TARGET = "esen_lab.commands"
 SEND = """
 const opened = new Map();
@@ -25,7 +28,19 @@ function commandsOf(model) { // early, while the kernel is free: opening is not 
   return opened.get(key);
 }
 async function command(model, content) {
-  (await commandsOf(model)).send(content);
+  const comm = await commandsOf(model);
+  const kernel = model.widget_manager.kernel;
+  if (!model.get("control") || !kernel?.sendControlMessage) return comm.send(content);
+  const header = {
+    msg_id: crypto.getRandomValues(new Uint32Array(4)).join("-"),
+    msg_type: "comm_msg",
+    session: kernel.clientId,
+    username: kernel.username,
+    date: new Date().toISOString(),
+    version: "5.3",
+  };
+  const message = { channel: "control", header, parent_header: {}, metadata: {}, buffers: [] };
+  kernel.sendControlMessage({ ...message, content: { comm_id: comm.comm_id, data: content } }, false, true);
 }
 """
 _BUTTON = (
@@ -60,10 +75,12 @@ class Commands:
 
     Attributes:
         key: What the page opens the comm with.
+        control: Whether the page is to send on the control channel.
     """
 
     def __init__(self, act: Act) -> None:
         self.key = uuid4().hex
+        self.control = control.hear(_acts)
         self._act = act
         _acts[self.key] = self
         with contextlib.suppress(Exception):  # without a kernel there is no page that could ask
@@ -80,6 +97,7 @@ class Commands:
         """Hear no more; the last one takes the comm target with it."""
         _acts.pop(self.key, None)
         if not _acts:
+            control.leave(_acts)
             with contextlib.suppress(Exception):
                 from comm import get_comm_manager
 
@@ -103,10 +121,11 @@ class StopButton(anywidget.AnyWidget):
     _esm = _BUTTON
     text = traitlets.Unicode("Stop").tag(sync=True)
     key = traitlets.Unicode().tag(sync=True)
+    control = traitlets.Bool(default_value=False).tag(sync=True)
 
     def __init__(self, stop: Callable[[], object]) -> None:
         self._commands = Commands(lambda content: stop() if content.get("kind") == "stop" else None)
-        super().__init__(key=self._commands.key)
+        super().__init__(key=self._commands.key, control=self._commands.control)
 
     def close(self) -> None:
         """Take it from the page."""

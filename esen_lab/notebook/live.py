@@ -51,13 +51,14 @@ class LivePlots(anywidget.AnyWidget):
     _esm = SEND + files("esen_lab.notebook").joinpath("assets/live.js").read_text(encoding="utf-8")
     _css = files("esen_lab.notebook").joinpath("assets/live.css").read_text(encoding="utf-8")
     key = traitlets.Unicode().tag(sync=True)
+    control = traitlets.Bool(default_value=False).tag(sync=True)
     doc = traitlets.Unicode().tag(sync=True)
     loader = traitlets.Instance(BokehSource).tag(sync=True, **widget_serialization)
 
     def __init__(self, readings: Readings, source: BokehSource) -> None:
         self._feed = Feed(readings)
         self._commands = Commands(self._asked)
-        super().__init__(key=self._commands.key, loader=source)
+        super().__init__(key=self._commands.key, control=self._commands.control, loader=source)
 
     def get_state(self, key: Any = None, drop_defaults: bool = False) -> Any:
         """The state a page gets; with a document that holds all that is kept by now."""

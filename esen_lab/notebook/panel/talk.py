@@ -103,6 +103,7 @@ class Talk:
         self._subject = subject
         self._clock = clock
         self._kernel = uuid4().hex
+        self.control = False  # whether pages are to send their commands on the control channel
         self._lock = threading.Lock()  # the pages, and what they asked
         self._pages: dict[str, _Page] = {}
         self._news = threading.Event()
@@ -243,7 +244,8 @@ class Talk:
     def _tell(self, page: _Page, sections: dict[str, Any], now: float) -> float:
         """Send what is new to a page, if it is time; returns the seconds until it is."""
         if page.seq < 0:
-            self._send(page, {"kind": "hello", "protocol": PROTOCOL, "version": __version__, "kernel": self._kernel})
+            hello = {"protocol": PROTOCOL, "version": __version__, "kernel": self._kernel, "control": self.control}
+            self._send(page, {"kind": "hello", **hello})
         changed = {name: value for name, value in sections.items() if page.known.get(name, _UNTOLD) != value}
         if not page.whole:
             # News go as often as the page asked; readings alone once a second, so that news never wait behind them.

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from esen_lab.errors import EsenError, UsageError
+from esen_lab.notebook import control
 from esen_lab.notebook.panel.sections import running_jobs, sections
 from esen_lab.notebook.panel.talk import Monitor, Talk
 from esen_lab.notebook.session import Session
@@ -35,6 +36,7 @@ class Targets:
         shell.events.register("post_run_cell", self._cell_ends)
         manager = _manager()
         if manager is not None:
+            self.talk.control = control.hear(self)
             manager.register_target(STATE_TARGET, self._opened)
             manager.register_target(COMMANDS_TARGET, self._commands_opened)
 
@@ -43,6 +45,7 @@ class Targets:
         for event, heard in (("pre_run_cell", self._cell_begins), ("post_run_cell", self._cell_ends)):
             with contextlib.suppress(ValueError):
                 shell.events.unregister(event, heard)
+        control.leave(self)
         manager = _manager()
         if manager is not None:
             for target, opened in ((STATE_TARGET, self._opened), (COMMANDS_TARGET, self._commands_opened)):

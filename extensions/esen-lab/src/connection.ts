@@ -41,6 +41,8 @@ export interface KernelLike {
   /** Whether the magic `%esen` is there; asked only while the kernel is idle. */
   loaded(): Promise<boolean>;
   comm(target: string): CommLike;
+  /** Send to the kernel's side of a comm on the control channel, which is read while a cell is busy. */
+  control(comm: CommLike, data: any): void;
 }
 
 export interface Options {
@@ -71,6 +73,7 @@ export class Connection {
   private monitors = new Set<MonitorListener>();
   private state: CommLike | null = null;
   private commands: CommLike | null = null;
+  private byControl = false;
   private seq = -1;
   private resyncing = false;
   private asking = false;
@@ -207,6 +210,7 @@ export class Connection {
     const { page, client, rateHz } = this.options;
     this.seq = -1;
     this.resyncing = false;
+    this.byControl = false;
     const state = (this.state = this.kernel.comm(STATE_TARGET));
     const commands = (this.commands = this.kernel.comm(COMMANDS_TARGET));
     state.onMsg = (message) => {
@@ -244,7 +248,8 @@ export class Connection {
 
   private send(content: Record<string, unknown>): void {
     try {
-      this.commands?.send(content);
+      if (this.commands && this.byControl) this.kernel.control(this.commands, content);
+      else this.commands?.send(content);
     } catch {
       // the connection is being lost: its own signal tells
     }
@@ -262,6 +267,7 @@ export class Connection {
     switch (message.kind) {
       case "hello":
         this.version = message.version ?? "";
+        this.byControl = message.control === true;
         if (message.protocol !== PROTOCOL) return this.mismatch(message);
         break;
       case "mismatch":

@@ -27,6 +27,17 @@ function likeOf(kernel: Kernel.IKernelConnection): KernelLike {
       return found?.status === "ok" && found.data?.["text/plain"] === "True";
     },
     comm: (target) => kernel.createComm(target),
+    control: (comm, data) => {
+      // Not one of the types that belong on this channel: esen_lab's kernel side takes it all the same.
+      const options: any = { channel: "control", msgType: "comm_msg" };
+      const message = KernelMessage.createMessage({
+        ...options,
+        session: kernel.clientId,
+        username: kernel.username,
+        content: { comm_id: (comm as Kernel.IComm).commId, data },
+      }) as unknown as KernelMessage.IControlMessage;
+      kernel.sendControlMessage(message, false, true);
+    },
   };
 }
 

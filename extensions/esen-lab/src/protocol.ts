@@ -116,6 +116,8 @@ export interface Message {
   protocol?: number;
   version?: string;
   kernel?: string;
+  /** Of a hello: commands are read on the control channel only while a cell is busy. */
+  control?: boolean;
   sections?: Partial<Sections>;
   text?: string;
   level?: Level;

@@ -48,6 +48,10 @@ class Kernel implements KernelLike {
   comm(target: string): Comm {
     return (this.comms[target] = new Comm());
   }
+  controlled: [Comm, any][] = [];
+  control(comm: Comm, data: any): void {
+    this.controlled.push([comm, data]);
+  }
   get state(): Comm {
     return this.comms[STATE_TARGET];
   }
@@ -249,6 +253,18 @@ test("stop, rate and goodbye are commands", async () => {
   expect(kernel.state.closed).toBe(true);
   await connection.look();
   expect(kernel.asked).toBe(1);
+});
+
+test("commands take the control channel where the kernel says so, and until it says so not", async () => {
+  const { kernel, connection } = begin();
+  await settled();
+  await connection.look();
+  connection.stop();
+  kernel.state.says({ kind: "hello", protocol: PROTOCOL, version: "0.1.0", control: true, seq: 0 });
+  kernel.state.says({ kind: "state", sections: {}, seq: 1 });
+  connection.stop("profile");
+  expect(kernel.commands.sent).toEqual([{ kind: "stop" }]);
+  expect(kernel.controlled).toEqual([[kernel.commands, { kind: "stop", job: "profile" }]]);
 });
 
 test("the monitor is turned off by its last listener and asked for again after a reconnection", async () => {
