@@ -74,14 +74,12 @@ def _html_table(table: Table) -> str:
 
 
 def _html_row(tag: str, cells: Sequence[str], right: Sequence[bool]) -> str:
-    return (
-        "<tr>"
-        + "".join(
-            f"<{tag} style='text-align:{'right' if r else 'left'}'>{escape(cell)}</{tag}>"
-            for cell, r in zip(cells, right, strict=True)
-        )
-        + "</tr>"
-    )
+    # JupyterLab puts plain cells to the right, GitHub puts them where their row says: said once, it is short.
+    usual = "<td>" if tag == "td" else f"<{tag} style='text-align:right'>"
+    left = f"<{tag} style='text-align:left'>"
+    row = "<tr style='text-align:right'>" if tag == "td" and any(right) else "<tr>"
+    inside = "".join(f"{usual if r else left}{escape(cell)}</{tag}>" for cell, r in zip(cells, right, strict=True))
+    return f"{row}{inside}</tr>"
 
 
 def _aligned(table: Table) -> list[bool]:
