@@ -10,7 +10,7 @@ that:
    of these factors (k-nearest-neighbour regression of the residuals).
 
 That is done only where it has proven itself on the curves that are known: each is predicted from the same shares by the
-others, with and without. For a sub-model that none of the curves is of, the others are those of other sub-models: what
+others, with and without. For a sub-model that few of the curves are of, the others are those of other sub-models: what
 batches of one network teach about each other says nothing about another network.
 """
 
@@ -63,7 +63,8 @@ class Experience:
 
     def __init__(self, curves: Mapping[Key, Mapping[int, float]]) -> None:
         self._curves = {key: dict(sorted(points.items())) for key, points in sorted(curves.items())}
-        self._trials: dict[tuple[tuple[int, ...], bool, str], tuple[_Residuals, float, float] | None] = {}
+        self._residuals: dict[tuple[tuple[int, ...], str], _Residuals] = {}
+        self._trials: dict[tuple[tuple[int, ...], str, bool], tuple[float, float]] = {}
 
     def __len__(self) -> int:
         return len(self._curves)
@@ -83,35 +84,34 @@ class Experience:
         if len(measured) < 2:
             return None
         shares = tuple(share for share, _ in measured)
-        stranger = all(name != of[0] for name, _ in self._curves)
-        trial = self._trials.get((shares, stranger, method), _MISSING)
-        if trial is _MISSING:
-            trial = self._trials[shares, stranger, method] = self._try(shares, stranger, predict)
-        if trial is None:
+        if (shares, method) not in self._residuals:
+            self._residuals[shares, method] = _Residuals(self._curves, shares, predict)
+        residuals = self._residuals[shares, method]
+        siblings = sum(key[0] == of[0] and key != of for key in residuals.keys)
+        stranger = siblings < NEIGHBOURS
+        if (shares, method, stranger) not in self._trials:
+            self._trials[shares, method, stranger] = _tried(residuals, stranger)
+        error, before = self._trials[shares, method, stranger]
+        if not error <= before * (1 - LEAST_GAIN):
             return None
-        residuals, error, before = trial
-        shape = _shape(np.array([[seconds for _, seconds in measured]]))[0]
-        own = residuals.keys.index(of) if of in residuals.keys else None
-        factors = residuals.factors(shape, at, own=None if own is None else np.array([own]))
+        own = np.flatnonzero([key == of for key in residuals.keys])
+        factors = residuals.factors(_shape(np.array([[seconds for _, seconds in measured]]))[0], at, own=own)
         return Correction(factors=factors, curves=len(residuals.keys), error=error, error_before=before)
 
-    def _try(self, shares: tuple[int, ...], stranger: bool, predict: Predict) -> tuple[_Residuals, float, float] | None:
-        """The curves that say something about these shares, and what they would have gained; None: too little."""
-        residuals = _Residuals(self._curves, shares, predict)
-        if len(residuals.keys) < LEAST_CURVES:
-            return None
-        names = np.array([name for name, _ in residuals.keys])
-        errors, before = [], []
-        for index, (shares_tested, residual) in enumerate(residuals.tested):
-            own = np.flatnonzero(names == names[index]) if stranger else np.array([index])
-            if len(names) - len(own) < LEAST_CURVES // 2:
-                return None
-            found = residuals.factors(residuals.shapes[index], shares_tested, own=own)
-            # predicted / true - 1, with a residual of log(true / predicted)
-            errors.append(np.mean(np.abs(found * np.exp(-residual) - 1)))
-            before.append(np.mean(np.abs(np.exp(-residual) - 1)))
-        error, error_before = float(np.mean(errors)), float(np.mean(before))
-        return (residuals, error, error_before) if error <= error_before * (1 - LEAST_GAIN) else None
+
+def _tried(residuals: _Residuals, stranger: bool) -> tuple[float, float]:
+    """The mean relative error of predicting each curve with the others' help and without; NaN with too few of them."""
+    names = np.array([name for name, _ in residuals.keys])
+    errors, before = [], []
+    for index, (shares, residual) in enumerate(residuals.tested):
+        own = np.flatnonzero(names == names[index]) if stranger else np.array([index])
+        if len(names) < LEAST_CURVES or len(names) - len(own) < LEAST_CURVES // 2:
+            return float("nan"), float("nan")
+        found = residuals.factors(residuals.shapes[index], shares, own=own)
+        # predicted / true - 1, with a residual of log(true / predicted)
+        errors.append(np.mean(np.abs(found * np.exp(-residual) - 1)))
+        before.append(np.mean(np.abs(np.exp(-residual) - 1)))
+    return (float(np.mean(errors)), float(np.mean(before))) if errors else (float("nan"), float("nan"))
 
 
 class _Residuals:
@@ -135,11 +135,10 @@ class _Residuals:
             through.append([points[share] for share in shares])
         self.shapes = _shape(np.array(through).reshape(len(through), len(shares)))
 
-    def factors(self, shape: Array, at: Array, *, own: NDArray[np.intp] | None) -> Array:
+    def factors(self, shape: Array, at: Array, *, own: NDArray[np.intp]) -> Array:
         """The median factor of the nearest curves, `own` left out; 1 outside the shares they were measured at."""
         distance = np.linalg.norm(self.shapes - shape, axis=1)
-        if own is not None:
-            distance[own] = np.inf
+        distance[own] = np.inf
         usable = np.flatnonzero(np.isfinite(distance))
         nearest = usable[np.argsort(distance[usable], kind="stable")[:NEIGHBOURS]]
         rows = [
@@ -148,9 +147,6 @@ class _Residuals:
         ]
         factors: Array = np.exp(np.median(rows, axis=0))
         return factors
-
-
-_MISSING: tuple[_Residuals, float, float] | None = object()  # type: ignore[assignment]
 
 
 def _shape(latencies_s: Array) -> Array:

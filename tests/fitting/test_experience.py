@@ -72,7 +72,10 @@ def test_one_half_of_the_recorded_curves_foretells_the_other_from_three_shares(p
 
 def test_curves_of_another_network_correct_nothing_where_they_do_not_even_foretell_each_other() -> None:
     curves = recorded_curves()
-    known = Experience({of(key): curve for key, curve in curves.items() if key[1] == "llama-7b"})
+    seven = {of(key): curve for key, curve in curves.items() if key[1] == "llama-7b"}
+    # What was measured of the other network is in the store too: that makes it no network that is known.
+    few = {of(key): {s: curve[s] for s in MEASURED} for key, curve in curves.items() if key[1] != "llama-7b"}
+    known = Experience({**seven, **few})
     for key, curve in list(curves.items())[::25]:
         points = {share: curve[share] for share in MEASURED}
         corrected = fit_points("a", points, 100, known=known, of=of(key))
@@ -119,6 +122,15 @@ def test_a_curve_is_not_corrected_by_itself() -> None:
     without = Experience({other: curve for other, curve in curves.items() if other != key})
     corrected = fit_points("a", points, 16, known=known, of=key).latency_s
     assert corrected == pytest.approx(fit_points("a", points, 16, known=without, of=key).latency_s, rel=0.01)
+
+
+def test_a_few_other_batches_of_a_network_do_not_make_it_a_known_one() -> None:
+    curves = made_up(30, dip=0.2, networks=1)
+    other = {("new", f"batch {batch}"): curve for batch, curve in enumerate(made_up(3, dip=0.2).values())}
+    points = {2: 6.0, 8: 3.0, 16: 2.5}
+    known = Experience({**curves, **other})
+    assert fit_points("a", points, 16, known=known, of=("new", "x")) == fit_points("a", points, 16)
+    assert fit_points("a", points, 16, known=known, of=("network 0", "x")).notes[0].startswith("corrected by 33")
 
 
 def test_measured_tables_and_upper_quantiles_are_left_alone() -> None:
