@@ -95,3 +95,23 @@ def call_step(step: Callable[[], None], times: int = 1, pause_s: float = 0.0) ->
         step()
     time.sleep(pause_s)
     return {"pid": os.getpid(), "threads": torch.get_num_threads()}
+
+
+class WrongAt(nn.Module):
+    """Answers wrongly under one limit of NVIDIA MPS, as is reported of half-precision products."""
+
+    def __init__(self, percent: int) -> None:
+        super().__init__()
+        self.percent = percent
+        self.layer = nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        wrong = os.environ.get("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE") == str(self.percent)
+        return self.layer(x) * (1.5 if wrong else 1.0)
+
+
+class Draws(nn.Module):
+    """Answers differently every time."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.rand(len(x), 4)

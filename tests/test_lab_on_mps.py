@@ -17,13 +17,14 @@ from typing import Any
 import pytest
 import torch
 from cuda_doubles import GPU, MACHINE, DoubleOfMpsPlacement, DoubleOutsideMps, scripted_programs
-from models import mlp
+from models import Draws, WrongAt, mlp
 
 from esen_lab import Lab
 from esen_lab.devices.cuda_mps import CudaMpsDevice
 from esen_lab.devices.mps_control import MpsDaemon
 from esen_lab.errors import DeviceError
 from esen_lab.planning import Lane, Plan
+from esen_lab.profiling.numerics import RANDOM
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="NVIDIA MPS exists on Linux only")
 
@@ -56,6 +57,7 @@ def test_profile_search_run_and_compare_go_all_the_way(lab: Lab, scripted: Path)
     point = profile.of("a")[0]
     assert point.units == 30
     assert point.peak_memory_bytes is not None
+    assert point.readings["answers_error"] == pytest.approx(0.0, abs=1e-6)
     assert point.readings["events_median_s"] > 0  # type: ignore[operator]
     assert isinstance(point.readings["sm_percent"], str), "no GPU can be read here, and that is said"
     lab.search()
@@ -70,6 +72,27 @@ def test_profile_search_run_and_compare_go_all_the_way(lab: Lab, scripted: Path)
     assert not [row.failed for row in table.rows if row.failed]
     assert all(row.agrees for row in table.rows)
     assert not (scripted / "terminated").exists(), "every lane left by itself"
+
+
+def test_a_share_with_wrong_answers_is_a_failure_and_no_plan_rests_on_it(lab: Lab) -> None:
+    torch.manual_seed(0)
+    lab.register("wrong", WrongAt(60), torch.ones(2, 8))
+    profile = lab.profile(["wrong"], shares=[30, 60, 100], budget_s=0.05).result(120)
+    assert [(point.units, point.readings["answers_error"]) for point in profile.points] == [(30, 0.0), (100, 0.0)]
+    (failure,) = profile.failures
+    assert failure.units == 60
+    assert "WRONG ANSWERS" in failure.message
+    assert "0.33" in failure.message or "3.3e-01" in failure.message or "5.0e-01" in failure.message
+    again = lab.profile(["wrong"], shares=[30, 60], budget_s=0.05).result(120)
+    assert [failure.units for failure in again.failures] == [60], "the answers of the whole device are had again"
+    assert [point.reused for point in again.points if point.units == 30] == [True]
+
+
+def test_answers_that_are_random_are_not_compared(lab: Lab) -> None:
+    lab.register("draws", Draws(), torch.ones(2, 8))
+    profile = lab.profile(["draws"], shares=[30, 100], budget_s=0.05).result(120)
+    assert not profile.failures
+    assert {point.readings["answers_error"] for point in profile.points} == {RANDOM}
 
 
 def two_lanes() -> Plan:
@@ -136,7 +159,7 @@ def test_a_program_that_ends_without_closing_its_lab_ends_lanes_before_their_dae
         "import sys, torch\n"
         "from pathlib import Path\n"
         "from cuda_doubles import GPU, MACHINE, DoubleOfMpsPlacement\n"
-        "from models import mlp\n"
+        "from models import Draws, WrongAt, mlp\n"
         "from test_lab_on_mps import start\n"
         "from esen_lab import Lab\n"
         "from esen_lab.devices.cuda_mps import CudaMpsDevice\n"

@@ -13,7 +13,7 @@ What one point goes through:
     2. the machine-wide lock: no other process of this user measures on this device now;
     3. the gate: no run of the ensemble is under way in this process;
     4. the level's worker is there, or is started, or replaced when the last point killed it;
-    5. the sub-model is built there, measured, forgotten;
+    5. the sub-model is built there, measured, on a GPU asked for its answers (`numerics.py`), forgotten;
     6. the point is stored. Whatever raised in 4 or 5 becomes a `Failure` and the job goes on.
 
 A failed point is not tried again, but its sub-model's other shares may be given up:
@@ -44,6 +44,7 @@ from typing import TYPE_CHECKING
 
 from esen_lab.errors import Cancelled, EsenError, ModelError, UsageError, WorkerDied, WorkerError, WorkerTimeout
 from esen_lab.profiling.machine_lock import MachineLock
+from esen_lab.profiling.numerics import AnswersGate
 from esen_lab.profiling.order import default_shares, measuring_order
 from esen_lab.profiling.progress import JobState, ProfileProgress
 from esen_lab.profiling.records import Failure, Point, Profile
@@ -209,6 +210,9 @@ class ProfileJob(Shown):
         digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
         self._measuring = MachineLock(store.path.with_name(f"measuring-{digest}"))
         self._records = {s.name: _Record() for s in submodels}
+        # Cores cannot compute wrongly for being few.
+        on_gpu = device.identity.kind != "cpu" and not device.identity.simulated
+        self._answers = AnswersGate(device.units, self._on_whole) if on_gpu else None
         self._levels_without_worker = 0  # in a row
         self._first_problem: EsenError | None = None
 
@@ -455,6 +459,12 @@ class ProfileJob(Shown):
             budget_s=self._budget_s,
         )
         assert isinstance(found, Timing)
+        answers: dict[str, float | str] = {}
+        if self._answers is not None:
+            left_s = max(0.0, deadline - self._clock())
+            answers = self._answers.check(
+                submodel.name, task.units, worker, timeout_s=left_s, cancelled=self._cancelled
+            )
         return Point(
             name=submodel.name,
             units=task.units,
@@ -467,8 +477,16 @@ class ProfileJob(Shown):
             peak_memory_bytes=None if found.growth_bytes is None else submodel.memory_bytes + found.growth_bytes,
             measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
             budget_s=self._budget_s,
-            readings=dict(found.readings),
+            readings={**found.readings, **answers},
         )
+
+    def _on_whole(self, name: str, ask: Callable[[Worker], None]) -> None:
+        """Call `ask` with a worker of its own that has the whole device and has loaded the sub-model."""
+        submodel = next(s for s in self._submodels if s.name == name)
+        with _Level(self._device, self._nursery, self._device.units) as whole:
+            worker = whole.worker()
+            worker.load(name, _packed(submodel), submodel.example, timeout_s=self._point_timeout_s)
+            ask(worker)
 
     @contextmanager
     def _alone(self, current: str) -> Iterator[None]:

@@ -34,7 +34,8 @@ class Point:
         budget_s: The time budget it was measured under, in seconds; 0 where nobody knows.
         readings: What else was read while it ran on a GPU, a number or the reason why there is none:
             "events_median_s" (the GPU's own clock), "sm_percent", "occupancy_percent", "tensor_percent" and
-            "dram_percent" (GPM, of the whole GPU, around a steady loop of this sub-model alone).
+            "dram_percent" (GPM, of the whole GPU, around a steady loop of this sub-model alone), "answers_error" (the
+            largest difference from the answers of the whole device, relative to the largest answer).
     """
 
     name: str

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from esen_lab.trees import Structure, flatten, select, unflatten
+from esen_lab.trees import Structure, Tree, flatten, map_tensors, select, unflatten
 from esen_lab.workers.arena import Block, Layout
 from esen_lab.workers.engine import Engine, InSubModel, Kept, Loaded, Timed
 from esen_lab.workers.shared_input import Borrowing, Gate, Lending
@@ -289,6 +289,11 @@ class DeviceStep:
     def __call__(self) -> None:
         """Run once and wait for the outputs."""
         self.engine.run()
+
+    def answers(self) -> Tree:
+        """Run once, and copy what came out."""
+        self.engine.run()
+        return map_tensors(lambda leaf: leaf.clone(), self.engine.outputs.read(0))
 
     @property
     def device_s(self) -> float:
