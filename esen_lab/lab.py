@@ -1067,32 +1067,38 @@ class Lab(Shown):
         self._comparison = replace(found, notes=(*notes, *found.notes))
         return self._comparison
 
-    def choose_mechanisms(self, *, budget_s: float = 0.5) -> MechanismTable:
+    def choose_mechanisms(
+        self, *, budget_s: float = 0.5, on_progress: Callable[[int, int, str], None] | None = None
+    ) -> MechanismTable:
         """Measure how each sub-model of the plan is executed fastest at its share, and keep that in the plan.
 
         Eagerly, by `torch.compile`, or as a CUDA graph; each must answer as it does eagerly.
 
         Args:
             budget_s: Seconds of repeats for each way; compiling comes on top.
+            on_progress: Called with (done, all, what is going on).
 
         Raises:
             UsageError: There is no plan.
             EsenError: A sub-model could not be run eagerly either.
         """
-        plan = self._need_plan("choose how sub-models are executed")
+        plan = self._need_plan("execute in other ways")
         shares = [(name, lane.units) for lane in plan.lanes if lane.mode != "vmap" for name in lane.members]
         with self._gate, self.marks.around("mechanisms"):
             models = [(self._ensemble.get(name), units) for name, units in shares]
-            found = measure_mechanisms(models, self.device, self._nursery, budget_s=budget_s)
+            found = measure_mechanisms(models, self.device, self._nursery, budget_s=budget_s, on_progress=on_progress)
         self.plan = plan.with_mechanisms(found.chosen)
         return found
 
-    def check_numerics(self, x: Tree = None, *, runs: int = 5) -> GateVerdict:
+    def check_numerics(
+        self, x: Tree = None, *, runs: int = 5, on_progress: Callable[[int, int, str], None] | None = None
+    ) -> GateVerdict:
         """Compare every sub-model's answers under the plan with those of the whole device, all lanes at work.
 
         Args:
             x: The input; None for the example.
             runs: How many runs are compared, at least 1.
+            on_progress: Called with (done, all, what is going on).
 
         Raises:
             UsageError: There is nothing to run.
@@ -1102,7 +1108,14 @@ class Lab(Shown):
         with self._gate, self.marks.around("check"):
             executor, _ = self._ready_executor()
             return check_numerics(
-                executor.plan, executor.ensemble, self.device, self._nursery, x=x, runs=runs, executor=executor
+                executor.plan,
+                executor.ensemble,
+                self.device,
+                self._nursery,
+                x=x,
+                runs=runs,
+                executor=executor,
+                on_progress=on_progress,
             )
 
     @property

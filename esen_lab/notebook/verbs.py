@@ -300,6 +300,24 @@ def _compare(session: Session, given: Given) -> Any:
     return found
 
 
+def _numerics(session: Session, given: Given) -> Any:
+    display = Slow("Checking answers", session.front.show, session.front.live)
+    options = {} if given.runs is None else {"runs": given.runs}
+    found = session.lab().check_numerics(given.input, on_progress=display.tell, **options)
+    display.finish(views.numerics(found))
+    session.front.mark_shown(found)
+    return found
+
+
+def _mechanisms(session: Session, given: Given) -> Any:
+    display = Slow("Trying ways to execute", session.front.show, session.front.live)
+    options = {} if given.budget is None else {"budget_s": given.budget}
+    found = session.lab().choose_mechanisms(on_progress=display.tell, **options)
+    display.finish(views.mechanisms(found))
+    session.front.mark_shown(found)
+    return found
+
+
 def _show_again(session: Session, given: Given) -> Any:
     lab = session.lab()
     if given.what not in _SHOWN:
@@ -619,6 +637,27 @@ VERBS: Mapping[str, Verb] = {
         ),
         example="%esen compare x --rounds 50 --strategies sequential,equal",
         interrupted="Interrupted: nothing was compared. The lab stays usable.",
+    ),
+    "numerics": Verb(
+        summary="whether every sub-model answers under the plan as it does with the whole device",
+        act=_numerics,
+        arguments=(
+            Argument(name="--input", metavar="EXPR", read=expression, help="the batch (default: the example)"),
+            Argument(name="--runs", metavar="N", read=whole_number, help="how many runs are compared (default: 5)"),
+        ),
+        example="%esen numerics --input x --runs 20",
+        interrupted="Interrupted: nothing was compared. The lab stays usable.",
+    ),
+    "mechanisms": Verb(
+        summary="try each sub-model eagerly, by torch.compile and as a CUDA graph; the fastest is kept in the plan",
+        act=_mechanisms,
+        arguments=(
+            Argument(
+                name="--budget", metavar="S", read=seconds, help="seconds of repeats for each (compiling comes on top)"
+            ),
+        ),
+        example="%esen mechanisms --budget 1s",
+        interrupted="Interrupted: the plan stays as it was. The lab stays usable.",
     ),
     "show": Verb(
         summary="show again what there is",

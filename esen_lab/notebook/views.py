@@ -489,6 +489,53 @@ def refined(record: Any) -> View:
     return View(title=title, blocks=(rounds, *shown.blocks), notes=(*shown.notes, f"It ended: {record.reason}."))
 
 
+def numerics(record: Any) -> View:
+    """A `GateVerdict`: whether shares change answers."""
+    columns = ("sub-model", "lane", "share", "in force", "wrong", "largest difference")
+    rows = tuple(
+        (
+            row.name,
+            str(row.lane + 1),
+            str(row.units),
+            row.in_force,
+            f"{row.wrong} of {row.runs} runs",
+            "none" if row.worst.agrees and row.worst.error == 0 else str(row.worst),
+        )
+        for row in record.rows
+    )
+    table = Table(columns=columns, rows=rows, numbers=("lane", "share"))
+    title = "Answers: the same up to rounding" if record.passed else "Answers: WRONG at some shares"
+    cure = "Give these sub-models other shares (`%esen share`), and check again."
+    notes = () if record.passed else (record.text, cure)
+    return View(title=title, blocks=(table,), notes=notes)
+
+
+def mechanisms(record: Any) -> View:
+    """A `MechanismTable`: how each sub-model is executed fastest."""
+    eager_s = {point.name: point.median_s for point in record.points if point.mechanism == "eager"}
+    rows = tuple(
+        (
+            point.name,
+            str(point.units),
+            f"{point.mechanism} (taken)" if point.chosen else point.mechanism,
+            _given(point.median_s),
+            _given(point.spread_s),
+            _times(point.median_s, eager_s.get(point.name)),
+            point.why,
+        )
+        for point in record.points
+    )
+    columns = ("sub-model", "share", "executed", "median", "spread", "/ eager", "why not")
+    table = Table(columns=columns, rows=rows, numbers=("share", "median", "spread", "/ eager"))
+    faster = sorted(name for name, way in record.chosen.items() if way != "eager")
+    told = f"Faster otherwise: {', '.join(faster)}." if faster else "Nothing is clearly faster than eager execution."
+    return View(title="Ways to execute", blocks=(table,), notes=(f"{told} The plan keeps it.",))
+
+
+def _times(part_s: float | None, whole_s: float | None) -> str:
+    return "-" if part_s is None or not whole_s else f"{part_s / whole_s:.2f}×"
+
+
 def front(record: Any) -> View:
     """A `Front`: which members are worth having."""
     rows = tuple(
@@ -794,6 +841,8 @@ RECORDS: Mapping[str, Callable[[Any], View]] = {
     "esen_lab.tuning.tuning.Tuning": lambda tuned: tuning(tuned.state),
     "esen_lab.runtime.report.RunReport": report,
     "esen_lab.runtime.comparison.Comparison": comparison,
+    "esen_lab.runtime.gate.GateVerdict": numerics,
+    "esen_lab.profiling.mechanisms.MechanismTable": mechanisms,
     "esen_lab.export.export.Exported": exported,
 }
 """Class, by its full name -> its view. By name, because showing imports nothing."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -10,6 +10,7 @@ from esen_lab.devices import Device
 from esen_lab.ensemble import SubModel
 from esen_lab.errors import ModelError, WorkerDied, WorkerTimeout
 from esen_lab.profiling.timing import Timing
+from esen_lab.showing import Shown
 from esen_lab.units import format_seconds, format_table
 from esen_lab.workers import LaneWorker, Nursery
 
@@ -42,7 +43,7 @@ class MechanismPoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MechanismTable:
+class MechanismTable(Shown):
     """All that was measured."""
 
     points: tuple[MechanismPoint, ...]
@@ -80,6 +81,7 @@ def measure_mechanisms(
     mechanisms: Sequence[str] = MECHANISMS,
     budget_s: float = 0.5,
     timeout_s: float = 300.0,
+    on_progress: Callable[[int, int, str], None] | None = None,
 ) -> MechanismTable:
     """Measure every way to execute each sub-model, alone on the device, and choose the fastest that answers alike.
 
@@ -90,17 +92,20 @@ def measure_mechanisms(
         mechanisms: Which ways; "eager" is always among them.
         budget_s: Seconds of repeats for each point; compiling comes on top.
         timeout_s: Deadline for loading one, compiling included.
+        on_progress: Called with (points measured, all, what is measured now).
 
     Raises:
         EsenError: A sub-model cannot be run eagerly either, or there is no worker.
     """
     ways = ["eager", *(way for way in mechanisms if way != "eager")]
     points: list[MechanismPoint] = []
-    for submodel, units in submodels:
+    for number, (submodel, units) in enumerate(submodels):
         worker: LaneWorker | None = None
         measured: list[MechanismPoint] = []
         try:
-            for way in ways:
+            for place, way in enumerate(ways):
+                if on_progress is not None:
+                    on_progress(number * len(ways) + place, len(submodels) * len(ways), f"{submodel.name}, {way}")
                 if worker is None or not worker.alive:
                     worker = nursery.worker(device.place([units])[0], label=f"mechanisms of {submodel.name}")
                 measured.append(_measured(submodel, units, way, worker, budget_s, timeout_s))

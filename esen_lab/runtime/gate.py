@@ -7,7 +7,7 @@ since what is wrong may be wrong only now and then.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,9 @@ from esen_lab.ensemble import Ensemble
 from esen_lab.errors import UsageError
 from esen_lab.planning import Plan, sequential_plan
 from esen_lab.runtime.executor import Executor, example_of
+from esen_lab.showing import Shown
 from esen_lab.trees import Tree
-from esen_lab.units import format_table
+from esen_lab.units import format_table, format_units
 from esen_lab.workers import Nursery
 from esen_lab.workers.agreement import Difference, difference
 
@@ -46,7 +47,7 @@ class Gated:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GateVerdict:
+class GateVerdict(Shown):
     """What the gate says about a plan."""
 
     rows: tuple[Gated, ...]
@@ -66,7 +67,8 @@ class GateVerdict:
                 f"All answers are those of the whole device up to rounding; the worst is {worst.name}: {worst.worst}."
             )
         told = "; ".join(
-            f"{row.name} with {row.units} units, {row.wrong} of {row.runs} runs ({row.worst})" for row in wrong
+            f"{row.name} with {format_units(row.units, 'unit')}, {row.wrong} of {row.runs} runs ({row.worst})"
+            for row in wrong
         )
         return f"WRONG ANSWERS: {told}. Do not use these shares."
 
@@ -122,6 +124,7 @@ def check_numerics(
     x: Tree = None,
     runs: int = 5,
     executor: Executor | None = None,
+    on_progress: Callable[[int, int, str], None] | None = None,
 ) -> GateVerdict:
     """Run a plan's lanes at the same time and compare every sub-model's answers with those of the whole device.
 
@@ -133,6 +136,7 @@ def check_numerics(
         x: The input; None for the example.
         runs: How many runs are compared, at least 1.
         executor: Warm lanes of this plan, where there are any; they stay the caller's.
+        on_progress: Called with (runs done, all, what is run now).
 
     Raises:
         UsageError: `runs` is below 1.
@@ -141,6 +145,8 @@ def check_numerics(
     if runs < 1:
         raise UsageError("The gate compares at least one run", given=runs)
     given = example_of(ensemble) if x is None else x
+    tell = on_progress or _silent
+    tell(0, runs + 1, "the whole device, one sub-model after another")
     reference = Executor.start(sequential_plan(plan.names, device.units), ensemble, device, nursery)
     try:
         _, wanted = reference.run_members(given)
@@ -148,7 +154,10 @@ def check_numerics(
         reference.close()
     lanes = executor or Executor.start(plan, ensemble, device, nursery)
     try:
-        answers = [lanes.run_members(given)[1] for _ in range(runs)]
+        answers = []
+        for number in range(runs):
+            tell(number + 1, runs + 1, "the plan's lanes, all at once")
+            answers.append(lanes.run_members(given)[1])
         in_force = lanes.in_force
     finally:
         if executor is None:
@@ -159,3 +168,7 @@ def check_numerics(
         for name in lane.members
     ]
     return GateVerdict(rows=tuple(rows))
+
+
+def _silent(done: int, total: int, words: str) -> None:
+    """Progress that nobody watches."""

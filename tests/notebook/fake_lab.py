@@ -18,12 +18,15 @@ from esen_lab.errors import Cancelled, ModelError, UsageError
 from esen_lab.fitting import fit_points
 from esen_lab.lab import DeviceChange
 from esen_lab.planning import Lane, Plan
+from esen_lab.profiling.mechanisms import MechanismPoint, MechanismTable
 from esen_lab.profiling.progress import JobState, ProfileProgress
 from esen_lab.profiling.records import Failure, Point, Profile
 from esen_lab.runtime.comparison import Comparison, Row
+from esen_lab.runtime.gate import GateVerdict, judge
 from esen_lab.runtime.report import LaneReport, RunReport, Span
 from esen_lab.search import Cascade, DeviceTables, Front, Placement, SearchJob, cascade, member_front, place
 from esen_lab.tuning import Tuning
+from esen_lab.workers.agreement import Difference
 
 IDENTITY = {"kind": "cpu", "name": "Fake", "units": 4, "unit": "core", "details": {}, "simulated": True}
 
@@ -232,6 +235,14 @@ class FakeLab:
         self._asked("refine", x, options)
         return a_refinement()
 
+    def check_numerics(self, x: Any = None, *, on_progress: Any = None, **options: Any) -> GateVerdict:
+        self._asked("check_numerics", x, options)
+        return a_verdict()
+
+    def choose_mechanisms(self, *, on_progress: Any = None, **options: Any) -> MechanismTable:
+        self._asked("choose_mechanisms", options)
+        return some_mechanisms()
+
     def members(self, x: Any, y: Any, **options: Any) -> Front:
         self._asked("members", x, y, options)
         tables = {"wide": [0.004, 0.002], "deep": [0.003, 0.002]}
@@ -344,6 +355,25 @@ def a_plan(**known: Any) -> Plan:
         notes=("sequential is as good",),
     )
     return replace(made, **known)
+
+
+def a_verdict(error: float = 3e-7) -> GateVerdict:
+    same, other = Difference(dtype="float32", error=0.0), Difference(dtype="float32", error=error)
+    return GateVerdict(
+        rows=(judge("wide", 0, 3, "cores 0-2", [same, same]), judge("slim", 1, 1, "core 3", [same, other]))
+    )
+
+
+def some_mechanisms() -> MechanismTable:
+    return MechanismTable(
+        points=(
+            MechanismPoint(name="wide", units=3, mechanism="eager", median_s=0.004, spread_s=0.0001),
+            MechanismPoint(name="wide", units=3, mechanism="compile", median_s=0.003, spread_s=0.0001, chosen=True),
+            MechanismPoint(name="wide", units=3, mechanism="graph", why="CUDA graphs need a GPU"),
+            MechanismPoint(name="slim", units=1, mechanism="eager", median_s=0.002, spread_s=0.0001, chosen=True),
+            MechanismPoint(name="slim", units=1, mechanism="compile", why="it raised"),
+        )
+    )
 
 
 def a_refinement() -> Refined:

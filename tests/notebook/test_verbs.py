@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 from fake_front import FakeFront
-from fake_lab import FakeJob, FakeLab
+from fake_lab import FakeJob, FakeLab, a_verdict
 
 from esen_lab.errors import Cancelled, EsenError, UsageError
+from esen_lab.notebook import views
+from esen_lab.notebook.html import to_text
 from esen_lab.notebook.session import Session
 from esen_lab.notebook.verbs import CELL_VERBS, VERBS, run_cell, run_line
 
@@ -249,3 +251,31 @@ def test_an_error_of_the_lab_passes_unchanged(session: Session, lab: FakeLab) ->
 
 def test_every_cell_verb_is_in_the_table_for_help() -> None:
     assert set(CELL_VERBS) <= set(VERBS)
+
+
+def test_numerics_compares_the_batch_that_is_named_or_the_example(
+    session: Session, front: FakeFront, lab: FakeLab
+) -> None:
+    found = run_line(session, "numerics --input x+[3] --runs 7")
+    run_line(session, "numerics;")
+    assert lab.calls == [("check_numerics", [1, 2, 3], {"runs": 7}), ("check_numerics", None, {})]
+    assert front.marked[0] is found
+    assert "Answers: the same up to rounding" in front.text
+    assert "3.0e-07 of the largest value" in front.text
+
+
+def test_wrong_answers_are_said_loudly_with_what_to_do(session: Session, front: FakeFront) -> None:
+    told = to_text(views.numerics(a_verdict(error=0.5)))
+    assert told.startswith("Answers: WRONG at some shares")
+    assert "slim with 1 unit, 1 of 2 runs" in told
+    assert "%esen share" in told
+
+
+def test_mechanisms_are_shown_with_their_gain_and_why_some_are_not_taken(
+    session: Session, front: FakeFront, lab: FakeLab
+) -> None:
+    found = run_line(session, "mechanisms --budget 250ms")
+    assert lab.calls == [("choose_mechanisms", {"budget_s": 0.25})]
+    assert front.marked == [found]
+    for said in ("compile (taken)", "0.75×", "CUDA graphs need a GPU", "Faster otherwise: wide.", "eager (taken)"):
+        assert said in front.text
