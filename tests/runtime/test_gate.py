@@ -68,7 +68,7 @@ def test_a_plan_that_answers_wrongly_fails() -> None:
         x=X,
     )
     assert not verdict.passed
-    assert "wrong with 1 units" in verdict.text
+    assert "wrong with 1 unit" in verdict.text
 
 
 def test_no_run_is_no_check() -> None:
