@@ -8,6 +8,7 @@ the lanes still run. The additions are the same, in the same order, so the resul
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextvars import Context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ class Reserved:
 class SmallMean:
     """The mean over tensors that are overwritten in place from call to call.
 
-    `reserve` may run while they are being written; `into` must not.
+    `reserve` may run while they are being written; `into` must not, nor in two threads at once.
     """
 
     def __init__(self, tensors: Sequence[torch.Tensor]) -> None:
@@ -42,7 +43,10 @@ class SmallMean:
         self._empty = torch.empty_like
         self._add = numpy.add
         self._divide = numpy.divide
-        self._quietly = numpy.errstate
+        # Infinities meet without a word in torch too. A context that is made once costs less to enter than
+        # `numpy.errstate`, above all by a process that has just been woken.
+        self._quietly = Context()
+        self._quietly.run(numpy.seterr, all="ignore")
 
     def reserve(self) -> Reserved:
         """Fresh memory for a result: it is the caller's alone."""
@@ -51,18 +55,18 @@ class SmallMean:
 
     def into(self, reserved: Reserved) -> torch.Tensor:
         """The mean, written into `reserved`."""
-        out = reserved.array
-        arrays = self._arrays
-        add = self._add
-        with self._quietly(all="ignore"):  # infinities meet without a word in torch too
-            if len(arrays) == 1:
-                out[...] = arrays[0]
-            else:
-                add(arrays[0], arrays[1], out)
-                for array in arrays[2:]:
-                    add(out, array, out)
-            self._divide(out, self._count, out)
+        self._quietly.run(self._sum, reserved.array)
         return reserved.tensor
+
+    def _sum(self, out: Any) -> None:
+        arrays = self._arrays
+        if len(arrays) == 1:
+            out[...] = arrays[0]
+        else:
+            self._add(arrays[0], arrays[1], out)
+            for array in arrays[2:]:
+                self._add(out, array, out)
+        self._divide(out, self._count, out)
 
 
 def small_mean(outputs: Sequence[Any]) -> SmallMean | None:
