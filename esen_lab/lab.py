@@ -52,7 +52,7 @@ from esen_lab.profiling import (
     stored_curves,
     stored_profile,
 )
-from esen_lab.profiling.mechanisms import MechanismTable, measure_mechanisms
+from esen_lab.profiling.mechanisms import MECHANISMS, MechanismTable, measure_mechanisms
 from esen_lab.profiling.store import device_key
 from esen_lab.runtime import Comparison, Executor, Nursery, RunReport, compare
 from esen_lab.runtime.executor import DEFAULT_TIMEOUT_S, example_of
@@ -189,6 +189,8 @@ class Lab(Shown):
         self._executor: Executor | None = None
         self._report: RunReport | None = None
         self._comparison: Comparison | None = None
+        self._numerics: GateVerdict | None = None
+        self._mechanisms: MechanismTable | None = None
         self.marks = MarkLog()
         self._sampler: Sampler | None = None
         self._glances: Sampler | None = None
@@ -245,7 +247,7 @@ class Lab(Shown):
             with self._lock:
                 self.device = chosen
                 self._plan_from_job = self._previous_plan = None
-                self._report = self._comparison = None
+                self._report = self._comparison = self._numerics = self._mechanisms = None
                 if not same:
                     kept, back = self._left.get(device_key(chosen.identity), (None, None))
                     self._job = None
@@ -1067,28 +1069,52 @@ class Lab(Shown):
         self._comparison = replace(found, notes=(*notes, *found.notes))
         return self._comparison
 
+    @property
+    def comparison(self) -> Comparison | None:
+        """The last comparison."""
+        return self._comparison
+
     def choose_mechanisms(
-        self, *, budget_s: float = 0.5, on_progress: Callable[[int, int, str], None] | None = None
+        self,
+        *,
+        mechanisms: Sequence[str] | None = None,
+        budget_s: float = 0.5,
+        on_progress: Callable[[int, int, str], None] | None = None,
     ) -> MechanismTable:
         """Measure how each sub-model of the plan is executed fastest at its share, and keep that in the plan.
 
         Eagerly, by `torch.compile`, or as a CUDA graph; each must answer as it does eagerly.
 
         Args:
+            mechanisms: Which of "eager", "compile" and "graph"; None: all. "eager" is always among them, so that
+                ("eager",) puts all back to it.
             budget_s: Seconds of repeats for each way; compiling comes on top.
             on_progress: Called with (done, all, what is going on).
 
         Raises:
-            UsageError: There is no plan.
+            UsageError: There is no plan, or no such mechanism.
             EsenError: A sub-model could not be run eagerly either.
         """
         plan = self._need_plan("execute in other ways")
         shares = [(name, lane.units) for lane in plan.lanes if lane.mode != "vmap" for name in lane.members]
         with self._gate, self.marks.around("mechanisms"):
             models = [(self._ensemble.get(name), units) for name, units in shares]
-            found = measure_mechanisms(models, self.device, self._nursery, budget_s=budget_s, on_progress=on_progress)
+            found = measure_mechanisms(
+                models,
+                self.device,
+                self._nursery,
+                mechanisms=MECHANISMS if mechanisms is None else mechanisms,
+                budget_s=budget_s,
+                on_progress=on_progress,
+            )
         self.plan = plan.with_mechanisms(found.chosen)
+        self._mechanisms = found
         return found
+
+    @property
+    def mechanisms(self) -> MechanismTable | None:
+        """What the last `choose_mechanisms` measured."""
+        return self._mechanisms
 
     def check_numerics(
         self, x: Tree = None, *, runs: int = 5, on_progress: Callable[[int, int, str], None] | None = None
@@ -1106,8 +1132,8 @@ class Lab(Shown):
         """
         self._need_submodels("check the answers of")
         with self._gate, self.marks.around("check"):
-            executor, _ = self._ready_executor()
-            return check_numerics(
+            executor, notes = self._ready_executor()
+            found = check_numerics(
                 executor.plan,
                 executor.ensemble,
                 self.device,
@@ -1117,11 +1143,13 @@ class Lab(Shown):
                 executor=executor,
                 on_progress=on_progress,
             )
+        self._numerics = replace(found, notes=(*notes, *found.notes))
+        return self._numerics
 
     @property
-    def comparison(self) -> Comparison | None:
-        """The last comparison."""
-        return self._comparison
+    def numerics(self) -> GateVerdict | None:
+        """The last verdict of `check_numerics`."""
+        return self._numerics
 
     # --- keep ----------------------------------------------------------------------------------------------------
 

@@ -18,11 +18,14 @@ from esen_lab.frames import to_frame
 from esen_lab.notebook.html import text_of
 from esen_lab.notebook.views import RECORDS as VIEWS
 from esen_lab.planning import Lane, Plan
+from esen_lab.profiling.mechanisms import MechanismPoint, MechanismTable
 from esen_lab.profiling.records import Failure, Point, Profile
 from esen_lab.runtime.comparison import Comparison, Row
+from esen_lab.runtime.gate import GateVerdict, judge
 from esen_lab.runtime.report import LaneReport, RunReport, Span
 from esen_lab.showing import Shown
 from esen_lab.tuning import Tuning
+from esen_lab.workers.agreement import Difference
 
 POINT = Point(
     name="wide",
@@ -61,12 +64,32 @@ COMPARISON = Comparison(
     verdict="The plan wins.",
 )
 TUNING = Tuning({"wide": fit_points("wide", {1: 0.004, 2: 0.002}, 2)}, 2)
+VERDICT = GateVerdict(
+    rows=(
+        judge("wide", 0, 2, "CPUs 0-1, 2 threads", [Difference(dtype="float32", error=1e-7)]),
+        judge("deep", 1, 1, "CPU 2, 1 thread", [Difference(dtype="float32", error=0.5)]),
+    ),
+    units=4,
+    unit="core",
+    notes=("a remark",),
+)
+MECHANISMS = MechanismTable(
+    points=(
+        MechanismPoint(name="wide", units=2, mechanism="eager", median_s=0.004, spread_s=0.0001, chosen=True),
+        MechanismPoint(name="wide", units=2, mechanism="compile", median_s=0.006, spread_s=0.0001),
+        MechanismPoint(name="wide", units=2, mechanism="graph", why="there is no GPU"),
+    ),
+    units=4,
+    unit="core",
+)
 RECORDS = {
     "plan": (PLAN, ("3 of 4", "wide → deep", "predicted JCT 4.50 ms, 12.5 % above", "a remark")),
     "profile": (PROFILE, ("median at", "4.00 ms", "deep at 1 failed: it raised")),
     "report": (REPORT, ("JCT 5.00 ms", "overlap")),
     "comparison": (COMPARISON, ("sequential", "10.0 ms", "bit-equal", "two kinds", "The plan wins.")),
     "tuning": (TUNING.state, ("wide", "predicted JCT 2.00 ms", "lane 1 limits")),
+    "verdict": (VERDICT, ("CPU 2, 1 thread", "WRONG ANSWERS: deep with 1 core, 1 of 1 runs", "a remark")),
+    "mechanisms": (MECHANISMS, ("4.00 ms", "compile takes 1.50× as long", "No graph: there is no GPU.")),
 }
 
 
@@ -110,7 +133,9 @@ def test_every_record_that_has_a_view_shows_itself_without_the_extension() -> No
 
 
 @pytest.mark.parametrize(
-    "record", [PLAN, PROFILE, REPORT, COMPARISON, TUNING, TUNING.state], ids=lambda r: type(r).__name__
+    "record",
+    [PLAN, PROFILE, REPORT, COMPARISON, TUNING, TUNING.state, VERDICT, MECHANISMS],
+    ids=lambda r: type(r).__name__,
 )
 def test_plain_ipython_shows_a_record_as_a_table_and_as_readable_text(record: Any) -> None:
     formatter = DisplayFormatter()

@@ -5,12 +5,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from esen_lab.errors import UsageError
 from esen_lab.notebook import suggestions, views
 from esen_lab.notebook.line import Argument, expression, names, seconds, size, text, whole_number, whole_numbers_by_name
-from esen_lab.notebook.progress import Slow
 from esen_lab.notebook.session import Session
 from esen_lab.notebook.views import View
 
@@ -87,21 +87,28 @@ def _finished(session: Session, job: Any, *, shown: bool) -> Any:
 def refine(session: Session, given: Given) -> Any:
     """Run the plan, correct the models, search again."""
     lab = session.lab()
-    display = Slow("Refining", session.front.show, session.front.live)
     most = given.rounds or 4
     options = {"rounds": given.rounds, "runs": given.runs}
     limits = limits_of(given)
     if limits:
         options["limits"] = limits
-    display.tell(0, most, "running the plan in force")
-    found = lab.refine(
-        given.input,
-        on_round=lambda rounds: display.tell(len(rounds), most, rounds[-1].decision),
-        **{key: value for key, value in options.items() if value is not None},
+
+    def work(tell: Callable[[int, int, str], None]) -> Any:
+        tell(0, most, "running the plan in force")
+        return lab.refine(
+            given.input, on_round=lambda rounds: tell(len(rounds), most, rounds[-1].decision), **_asked(options)
+        )
+
+    return session.attend("Refining", work, views.refined)
+
+
+def mechanisms(session: Session, given: Given) -> Any:
+    """How each sub-model of the plan is executed: measured, and kept in the plan."""
+    lab = session.lab()
+    options = _asked({"mechanisms": given.only, "budget_s": given.budget})
+    return session.attend(
+        "Choosing mechanisms", lambda tell: lab.choose_mechanisms(on_progress=tell, **options), views.mechanisms
     )
-    display.finish(views.refined(found))
-    session.front.mark_shown(found)
-    return found
 
 
 def members(session: Session, given: Given) -> Any:
@@ -290,6 +297,23 @@ REFINE: tuple[Argument, ...] = (
     Argument(name="--rounds", metavar="N", read=whole_number, help="run at most so many plans (default: 4)"),
     Argument(name="--runs", metavar="N", read=whole_number, help="runs of each plan (default: 9)"),
     *LIMITS,
+)
+
+MECHANISMS: tuple[Argument, ...] = (
+    Argument(
+        name="--only",
+        metavar="A,B",
+        read=names,
+        suggest=suggestions.ways,
+        help=f"which of {', '.join(suggestions.WAYS)} (default: all); eager is always among them, "
+        "so that --only eager puts all back to it",
+    ),
+    Argument(
+        name="--budget",
+        metavar="S",
+        read=seconds,
+        help="seconds of repeats for each way (default: 500ms); compiling comes on top",
+    ),
 )
 
 _VALIDATION = Argument(

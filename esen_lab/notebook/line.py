@@ -33,7 +33,7 @@ class Argument:
         read: Turns the word into a value; raises `UsageError`. None for a switch.
         metavar: What stands for the value in help.
         count: As in argparse: None (exactly one), "?", "*" or "+".
-        joined: Several words make one value: an expression with spaces in it.
+        joined: Several words make one value: an expression with spaces in it. With `count` "*" it may be left out.
         key: Its name among the values; "" for `name` without its dashes.
         suggest: What the tab key offers for it; None leaves the choice to the notebook's own completers.
     """
@@ -123,7 +123,7 @@ def parser(prog: str, summary: str, arguments: Sequence[Argument], *, epilog: st
             known["action"] = "store_true"
         else:
             known["metavar"] = argument.metavar
-            count = "+" if argument.joined else argument.count
+            count = (argument.count or "+") if argument.joined else argument.count
             if count is not None:
                 known["nargs"] = count
         if argument.is_option:
@@ -151,6 +151,9 @@ def parse(
     for argument in arguments:
         raw = getattr(given, argument.key)
         if argument.read is None or raw is None:
+            continue
+        if argument.joined and not raw:
+            setattr(given, argument.key, None)
             continue
         if isinstance(raw, list) and not argument.joined:
             value: Any = [argument.read(session, word) for word in raw]

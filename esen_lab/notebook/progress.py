@@ -146,6 +146,11 @@ class Slow:
             self._live.update(view)
         self._next_s = self._clock() + self.LEAST_S
 
+    def stop(self) -> None:
+        """Say that the work has ended without a result, so that nobody takes the display for a living one."""
+        if self._live is not None:
+            self._live.update(View(title=f"{self._title}: stopped"), last=True)
+
     def finish(self, view: View) -> None:
         """Show the result, in the place of the progress where there was some."""
         if self._live is None:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, MutableMapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from esen_lab.notebook.progress import Follower, Live
+from esen_lab.notebook.progress import Follower, Live, Slow
 from esen_lab.notebook.views import View
 
 if TYPE_CHECKING:
@@ -132,6 +132,29 @@ class Session:
         button = None if job.done else self._stop_button(job)
         live = self.front.live(first)
         return self.follower.follow(job, _Ending(live, button) if button else live, draw, shown=first)
+
+    def attend(
+        self, title: str, work: Callable[[Callable[[int, int, str], None]], Any], draw: Callable[[Any], View]
+    ) -> Any:
+        """Do work in the running cell: show how far it is once it takes noticeable time, and its result in that place.
+
+        Args:
+            title: What is going on.
+            work: Called with what it tells (done, all, what is going on); gives the record.
+            draw: The record's view.
+
+        Returns:
+            The record, marked as shown.
+        """
+        display = Slow(title, self.front.show, self.front.live)
+        try:
+            found = work(display.tell)
+        except BaseException:
+            display.stop()
+            raise
+        display.finish(draw(found))
+        self.front.mark_shown(found)
+        return found
 
     def _stop_button(self, job: Any) -> _Button | None:
         """A button that cancels the job, above its display; None where there are no widgets."""

@@ -17,6 +17,7 @@ QUANTILES = ("median", "q90")
 STRATEGIES = ("sequential", "unlimited", "equal", "threads", "vmap")
 DEVICES = ("cpu",)
 MECHANISMS = ("mps", "green")
+WAYS = ("eager", "compile", "graph")
 STEPS = (
     *("propose", "apply", "measure", "undo", "redo", "reset", "cancel", "save", "export"),
     *("move", "split", "merge", "oversubscribe"),
@@ -62,6 +63,11 @@ def factors(session: Session) -> tuple[str, ...]:  # noqa: ARG001
 def strategies(session: Session) -> tuple[str, ...]:  # noqa: ARG001
     """What a plan can be compared with."""
     return STRATEGIES
+
+
+def ways(session: Session) -> tuple[str, ...]:  # noqa: ARG001
+    """Ways to execute a sub-model."""
+    return WAYS
 
 
 def devices(session: Session) -> tuple[str, ...]:  # noqa: ARG001

@@ -32,7 +32,6 @@ from esen_lab.notebook.line import (
     whole_numbers,
     word,
 )
-from esen_lab.notebook.progress import Slow
 from esen_lab.notebook.session import Session
 from esen_lab.notebook.tuning_verbs import read_share, share, tune
 from esen_lab.notebook.views import Details, Table, View
@@ -288,34 +287,19 @@ def _run_ensemble(session: Session, given: Given) -> Any:
 
 def _compare(session: Session, given: Given) -> Any:
     lab = session.lab()
-    display = Slow("Comparing", session.front.show, session.front.live)
     options = {"rounds": given.rounds, "strategies": given.strategies}
-    found = lab.compare(
-        given.input,
-        on_progress=display.tell,
-        **{key: value for key, value in options.items() if value is not None},
+    asked = {key: value for key, value in options.items() if value is not None}
+    return session.attend(
+        "Comparing", lambda tell: lab.compare(given.input, on_progress=tell, **asked), views.comparison
     )
-    display.finish(views.comparison(found))
-    session.front.mark_shown(found)
-    return found
 
 
 def _numerics(session: Session, given: Given) -> Any:
-    display = Slow("Checking answers", session.front.show, session.front.live)
-    options = {} if given.runs is None else {"runs": given.runs}
-    found = session.lab().check_numerics(given.input, on_progress=display.tell, **options)
-    display.finish(views.numerics(found))
-    session.front.mark_shown(found)
-    return found
-
-
-def _mechanisms(session: Session, given: Given) -> Any:
-    display = Slow("Trying ways to execute", session.front.show, session.front.live)
-    options = {} if given.budget is None else {"budget_s": given.budget}
-    found = session.lab().choose_mechanisms(on_progress=display.tell, **options)
-    display.finish(views.mechanisms(found))
-    session.front.mark_shown(found)
-    return found
+    lab = session.lab()
+    asked = {} if given.runs is None else {"runs": given.runs}
+    return session.attend(
+        "Checking numerics", lambda tell: lab.check_numerics(given.input, on_progress=tell, **asked), views.numerics
+    )
 
 
 def _show_again(session: Session, given: Given) -> Any:
@@ -325,7 +309,7 @@ def _show_again(session: Session, given: Given) -> Any:
     find, draw = _SHOWN[given.what]
     found = find(lab)
     if found is None:
-        raise UsageError(f"There is no {given.what} to show yet", hint="`%esen` says what comes next.")
+        raise UsageError(f"There is nothing to show yet for {given.what}", hint="`%esen` says what comes next.")
     view = views.profile(found, _fitted(lab)) if given.what == "profile" else draw(found)
     return _show(session, found, view)
 
@@ -339,6 +323,8 @@ _SHOWN: Mapping[str, tuple[Callable[[Any], Any], Callable[[Any], View]]] = {
     "search": (lambda lab: lab.tune().found, views.allocation),
     "report": (lambda lab: lab.report, views.report),
     "comparison": (lambda lab: lab.comparison, views.comparison),
+    "numerics": (lambda lab: lab.numerics, views.numerics),
+    "mechanisms": (lambda lab: lab.mechanisms, views.mechanisms),
 }
 
 
@@ -559,6 +545,13 @@ VERBS: Mapping[str, Verb] = {
         example="%esen refine x --rounds 3",
         interrupted="Interrupted before the first plan was measured. The plan in force stays.",
     ),
+    "mechanisms": Verb(
+        summary="run each sub-model of the plan eagerly, compiled or as a CUDA graph: what is fastest at its share",
+        act=choosing.mechanisms,
+        arguments=choosing.MECHANISMS,
+        example="%esen mechanisms --only eager,compile",
+        interrupted="Interrupted: nothing was chosen. The plan in force stays.",
+    ),
     "members": Verb(
         summary="which members at all: accuracy on validation data against JCT; any point can be the plan",
         act=choosing.members,
@@ -639,25 +632,27 @@ VERBS: Mapping[str, Verb] = {
         interrupted="Interrupted: nothing was compared. The lab stays usable.",
     ),
     "numerics": Verb(
-        summary="whether every sub-model answers under the plan as it does with the whole device",
+        summary="whether every sub-model answers at its share as it does on the whole device, all lanes at work",
         act=_numerics,
         arguments=(
-            Argument(name="--input", metavar="EXPR", read=expression, help="the batch (default: the example)"),
-            Argument(name="--runs", metavar="N", read=whole_number, help="how many runs are compared (default: 5)"),
-        ),
-        example="%esen numerics --input x --runs 20",
-        interrupted="Interrupted: nothing was compared. The lab stays usable.",
-    ),
-    "mechanisms": Verb(
-        summary="try each sub-model eagerly, by torch.compile and as a CUDA graph; the fastest is kept in the plan",
-        act=_mechanisms,
-        arguments=(
             Argument(
-                name="--budget", metavar="S", read=seconds, help="seconds of repeats for each (compiling comes on top)"
+                name="input",
+                metavar="EXPR",
+                read=expression,
+                count="*",
+                joined=True,
+                suggest=suggestions.tensors,
+                help="the batch: any Python expression (default: the example)",
+            ),
+            Argument(
+                name="--runs",
+                metavar="N",
+                read=whole_number,
+                help="how many runs are compared (default: 5); what is wrong may be wrong only now and then",
             ),
         ),
-        example="%esen mechanisms --budget 1s",
-        interrupted="Interrupted: the plan stays as it was. The lab stays usable.",
+        example="%esen numerics x --runs 20",
+        interrupted="Interrupted: nothing was judged. The lab stays usable; broken lanes start afresh.",
     ),
     "show": Verb(
         summary="show again what there is",

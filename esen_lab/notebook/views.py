@@ -208,6 +208,8 @@ def plan(record: Any) -> View:
         ("made at", record.created_at),
     )
     notes = tuple(record.notes)
+    if not all(lane.all_eager for lane in record.lanes):
+        notes = (*notes, "Predicted as if every sub-model ran eagerly: `%esen compare x` measures the plan as it is.")
     if record.oversubscribed:
         notes = (*notes, "The shares sum to more than the device: lanes compete for it.")
     title = "Plan: one lane, one after another" if record.is_sequential else f"Plan: {record.describe()}"
@@ -232,10 +234,10 @@ def _shares(record: Any, unit: str) -> Shares:
 
 
 def _members(lane: Any) -> str:
-    parts = [
-        name if active == lane.units else f"{name} (on {active})"
-        for name, active in zip(lane.members, lane.active_units, strict=True)
-    ]
+    parts = []
+    for name, active, way in zip(lane.members, lane.active_units, lane.mechanisms, strict=True):
+        said = [way] * (way != "eager") + [f"on {active}"] * (active != lane.units)
+        parts.append(f"{name} ({', '.join(said)})" if said else name)
     how = {"serial": " → ", "threads": " | ", "vmap": " + "}.get(lane.mode, ", ")
     return how.join(parts) + ("" if lane.mode == "serial" else f" ({lane.mode})")
 
@@ -489,53 +491,6 @@ def refined(record: Any) -> View:
     return View(title=title, blocks=(rounds, *shown.blocks), notes=(*shown.notes, f"It ended: {record.reason}."))
 
 
-def numerics(record: Any) -> View:
-    """A `GateVerdict`: whether shares change answers."""
-    columns = ("sub-model", "lane", "share", "in force", "wrong", "largest difference")
-    rows = tuple(
-        (
-            row.name,
-            str(row.lane + 1),
-            str(row.units),
-            row.in_force,
-            f"{row.wrong} of {row.runs} runs",
-            "none" if row.worst.agrees and row.worst.error == 0 else str(row.worst),
-        )
-        for row in record.rows
-    )
-    table = Table(columns=columns, rows=rows, numbers=("lane", "share"))
-    title = "Answers: the same up to rounding" if record.passed else "Answers: WRONG at some shares"
-    cure = "Give these sub-models other shares (`%esen share`), and check again."
-    notes = () if record.passed else (record.text, cure)
-    return View(title=title, blocks=(table,), notes=notes)
-
-
-def mechanisms(record: Any) -> View:
-    """A `MechanismTable`: how each sub-model is executed fastest."""
-    eager_s = {point.name: point.median_s for point in record.points if point.mechanism == "eager"}
-    rows = tuple(
-        (
-            point.name,
-            str(point.units),
-            f"{point.mechanism} (taken)" if point.chosen else point.mechanism,
-            _given(point.median_s),
-            _given(point.spread_s),
-            _times(point.median_s, eager_s.get(point.name)),
-            point.why,
-        )
-        for point in record.points
-    )
-    columns = ("sub-model", "share", "executed", "median", "spread", "/ eager", "why not")
-    table = Table(columns=columns, rows=rows, numbers=("share", "median", "spread", "/ eager"))
-    faster = sorted(name for name, way in record.chosen.items() if way != "eager")
-    told = f"Faster otherwise: {', '.join(faster)}." if faster else "Nothing is clearly faster than eager execution."
-    return View(title="Ways to execute", blocks=(table,), notes=(f"{told} The plan keeps it.",))
-
-
-def _times(part_s: float | None, whole_s: float | None) -> str:
-    return "-" if part_s is None or not whole_s else f"{part_s / whole_s:.2f}×"
-
-
 def front(record: Any) -> View:
     """A `Front`: which members are worth having."""
     rows = tuple(
@@ -698,6 +653,103 @@ def _row(row: Any, baselines: Sequence[str]) -> tuple[str, ...]:
         _ratio(row.ratio_to_bound),
         row.agreement,
     )
+
+
+def numerics(record: Any) -> View:
+    """A `GateVerdict`: who answered as on the whole device, who did not, and what to do then."""
+    columns = ("sub-model", "lane", "share", "in force", "executed", "same answer", "furthest off", "rounding allows")
+    rows = tuple(
+        (
+            row.name,
+            str(row.lane + 1),
+            share(row.units, record.units or row.units, record.unit),
+            row.in_force,
+            row.mechanism,
+            _same_answer(row),
+            row.worst.amount,
+            row.worst.limit,
+        )
+        for row in record.rows
+    )
+    found = "passed" if record.passed else "WRONG ANSWERS" if record.wrong else "not judged for all"
+    return View(
+        title=f"Numerics: {found}" + (f" (on {record.batch})" if record.batch else ""),
+        blocks=(Table(columns=columns, rows=rows, numbers=("furthest off", "rounding allows")),),
+        notes=(*record.sentences, *record.notes, *_after_numerics(record)),
+    )
+
+
+def _same_answer(row: Any) -> str:
+    if row.wrong and not row.repeats:
+        return "changes each time"
+    return f"{row.runs - row.wrong} of {row.runs} runs" + (", WRONG" if row.wrong else "")
+
+
+def _after_numerics(record: Any) -> list[str]:
+    """What to do next, a sentence each."""
+    if record.passed:
+        return ["This holds for this batch and these shares: check again after a new plan."]
+    told = []
+    other = [row.name for row in record.wrong if row.mechanism != "eager"]
+    if other:
+        told.append(
+            f"Have {', '.join(other)} executed eagerly again with `%esen mechanisms --only eager`, then check again."
+        )
+    eager = [row for row in record.wrong if row.mechanism == "eager"]
+    narrow = [row for row in eager if row.units < record.units]
+    if narrow:
+        least = ",".join(f"{row.name}={row.units + 1}" for row in narrow)
+        told.append(f"Look for other shares with `%esen search --min {least}`, then check again.")
+    if len(narrow) < len(eager):
+        told.append("`%esen search --lanes 1` finds the plan that shares nothing.")
+    if record.unsteady:
+        told.append(
+            "An answer that changes comes from random numbers (such as dropout that stays on) or from a state kept "
+            "between calls: without them the share can be judged."
+        )
+    return told
+
+
+def mechanisms(record: Any) -> View:
+    """A `MechanismTable`: what every way takes, which one is taken, and why."""
+    if not record.points:
+        return View(
+            title="Mechanisms: nothing to choose",
+            notes=("The plan's sub-models run together in batched calls, which are always eager.",),
+        )
+    rows = tuple(
+        (
+            name,
+            share(mine["eager"].units, record.units or mine["eager"].units, record.unit),
+            *(_median(mine[each]) for each in record.ways),
+            way,
+            record.reason(name),
+        )
+        for name, way in record.chosen.items()
+        for mine in [record.of(name)]
+    )
+    columns = ("sub-model", "share", *record.ways, "taken", "because")
+    faster = [name for name, way in record.chosen.items() if way != "eager"]
+    if faster:
+        title = f"Mechanisms: {len(faster)} of {_count(len(rows), 'sub-model')} faster than eager"
+        then = (
+            "They are in the plan: the next run starts its lanes anew. "
+            "Next: `%esen numerics` checks the answers, `%esen compare x` what it gains."
+        )
+    else:
+        title = "Mechanisms: every sub-model runs eagerly"
+        then = "The plan runs them all eagerly."
+    return View(
+        title=title,
+        blocks=(Table(columns=columns, rows=rows, numbers=record.ways),),
+        notes=(*record.hindrances, then),
+    )
+
+
+def _median(point: Any) -> str:
+    if point.median_s is None:
+        return "-"
+    return f"{format_seconds(point.median_s)} ± {format_seconds(point.spread_s)}"
 
 
 def tuning(record: Any) -> View:

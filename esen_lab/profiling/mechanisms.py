@@ -8,10 +8,10 @@ from typing import Any
 
 from esen_lab.devices import Device
 from esen_lab.ensemble import SubModel
-from esen_lab.errors import ModelError, WorkerDied, WorkerTimeout
+from esen_lab.errors import ModelError, UsageError, WorkerDied, WorkerTimeout
 from esen_lab.profiling.timing import Timing
 from esen_lab.showing import Shown
-from esen_lab.units import format_seconds, format_table
+from esen_lab.units import format_percent, format_seconds, format_table
 from esen_lab.workers import LaneWorker, Nursery
 
 MECHANISMS = ("eager", "compile", "graph")
@@ -44,33 +44,83 @@ class MechanismPoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MechanismTable(Shown):
-    """All that was measured."""
+    """All that was measured.
+
+    Attributes:
+        points: Every sub-model with every way, a sub-model's points side by side.
+        units: All that the device has.
+        unit: What a unit is, such as "core".
+    """
 
     points: tuple[MechanismPoint, ...]
+    units: int = 0
+    unit: str = "unit"
 
     @property
     def chosen(self) -> Mapping[str, str]:
         """For each sub-model the way to take."""
         return {point.name: point.mechanism for point in self.points if point.chosen}
 
+    @property
+    def ways(self) -> tuple[str, ...]:
+        """The ways that were tried, eager first."""
+        return tuple(dict.fromkeys(point.mechanism for point in self.points))
+
+    @property
+    def hindrances(self) -> tuple[str, ...]:
+        """Why ways could not be taken, a sentence each; names no sub-model where it is so for all of them."""
+        found: dict[tuple[str, str], list[str]] = {}
+        for point in self.points:
+            if point.why:
+                found.setdefault((point.mechanism, point.why), []).append(point.name)
+        everyone = len(self.chosen)
+        return tuple(
+            f"No {way}{'' if len(names) == everyone else ' for ' + ', '.join(names)}: {why.rstrip('.')}."
+            for (way, why), names in found.items()
+        )
+
+    def of(self, name: str) -> Mapping[str, MechanismPoint]:
+        """The points of one sub-model by way; empty where it was not measured."""
+        return {point.mechanism: point for point in self.points if point.name == name}
+
+    def reason(self, name: str) -> str:
+        """Why a sub-model's way was taken, in a few words.
+
+        Args:
+            name: One of `chosen`.
+        """
+        mine = self.of(name)
+        taken = mine[self.chosen[name]]
+        others = {way: point.median_s for way, point in mine.items() if point is not taken and point.median_s}
+        if taken.median_s is None or not others:
+            return "no other way could be taken" if len(mine) > 1 else "no other way was asked for"
+        if taken.mechanism != "eager":
+            return f"takes {format_percent(1 - taken.median_s / others['eager'])} less time than eager"
+        best = min(others, key=lambda way: others[way])
+        part = others[best] / taken.median_s
+        if part >= 1:
+            return f"{best} takes {part:.2f}× as long"
+        return f"{best} takes only {format_percent(1 - part)} less time, too little to count"
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
-        return {"points": [asdict(point) for point in self.points]}
+        return {"points": [asdict(point) for point in self.points], "units": self.units, "unit": self.unit}
 
     def __str__(self) -> str:
         """For a terminal."""
         rows = [
             (
-                point.name,
-                str(point.units),
-                point.mechanism,
-                "" if point.median_s is None else format_seconds(point.median_s),
-                "" if point.spread_s is None else format_seconds(point.spread_s),
-                "taken" if point.chosen else point.why,
+                name,
+                str(mine["eager"].units),
+                *(format_seconds(mine[way].median_s) for way in self.ways),
+                way,
+                self.reason(name),
             )
-            for point in self.points
+            for name, way in self.chosen.items()
+            for mine in [self.of(name)]
         ]
-        return format_table(("sub-model", "share", "executed", "median", "spread", ""), rows)
+        table = format_table(("sub-model", "share", *self.ways, "taken", "because"), rows)
+        return "\n".join([table, *self.hindrances])
 
 
 def measure_mechanisms(
@@ -92,20 +142,25 @@ def measure_mechanisms(
         mechanisms: Which ways; "eager" is always among them.
         budget_s: Seconds of repeats for each point; compiling comes on top.
         timeout_s: Deadline for loading one, compiling included.
-        on_progress: Called with (points measured, all, what is measured now).
+        on_progress: Called with (done, all, what is going on).
 
     Raises:
+        UsageError: There is no such mechanism.
         EsenError: A sub-model cannot be run eagerly either, or there is no worker.
     """
-    ways = ["eager", *(way for way in mechanisms if way != "eager")]
+    unknown = [way for way in mechanisms if way not in MECHANISMS]
+    if unknown:
+        raise UsageError(f"A mechanism is one of {', '.join(MECHANISMS)}", given=", ".join(unknown))
+    ways = [way for way in MECHANISMS if way == "eager" or way in mechanisms]
     points: list[MechanismPoint] = []
     for number, (submodel, units) in enumerate(submodels):
         worker: LaneWorker | None = None
         measured: list[MechanismPoint] = []
         try:
-            for place, way in enumerate(ways):
+            for step, way in enumerate(ways, number * len(ways)):
                 if on_progress is not None:
-                    on_progress(number * len(ways) + place, len(submodels) * len(ways), f"{submodel.name}, {way}")
+                    patience = ", which takes a while" if way == "compile" else ""
+                    on_progress(step, len(submodels) * len(ways), f"{submodel.name}: {way}{patience}")
                 if worker is None or not worker.alive:
                     worker = nursery.worker(device.place([units])[0], label=f"mechanisms of {submodel.name}")
                 measured.append(_measured(submodel, units, way, worker, budget_s, timeout_s))
@@ -113,13 +168,13 @@ def measure_mechanisms(
             if worker is not None:
                 worker.close()
         points += choose(measured)
-    return MechanismTable(points=tuple(points))
+    return MechanismTable(points=tuple(points), units=device.units, unit=device.identity.unit)
 
 
 def _measured(
     submodel: SubModel, units: int, way: str, worker: LaneWorker, budget_s: float, timeout_s: float
 ) -> MechanismPoint:
-    from esen_lab.workers.mechanisms import why_not, wrapped
+    from esen_lab.workers.mechanisms import refusal, why_not, wrapped
 
     where = getattr(worker.in_force, "torch_device", "cpu")
     point = MechanismPoint(name=submodel.name, units=units, mechanism=way)
@@ -131,7 +186,7 @@ def _measured(
     except (ModelError, WorkerDied, WorkerTimeout) as problem:
         if way == "eager":
             raise
-        return replace(point, why=problem.rule)
+        return replace(point, why=refusal(problem))
     assert isinstance(found, Timing)
     return replace(point, median_s=found.median_s, spread_s=found.spread_s)
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from select import POLLIN, poll
 from typing import Any
@@ -56,6 +56,7 @@ class Executor:
         *,
         core_to_spare: bool = False,
         notes: tuple[str, ...] = (),
+        fallen_back: Mapping[str, str] | None = None,
     ) -> None:
         """Use `start`."""
         self.plan = plan
@@ -70,7 +71,8 @@ class Executor:
         self._reserved: Reserved | None = None  # memory for the next output
         self._prepared_for: tuple[list[int], Combine | None] = ([], None)
         self._core_to_spare = core_to_spare
-        self._standing_notes = notes  # in every report
+        self._fallen_back = dict(fallen_back or {})  # sub-model -> why it is executed eagerly against the plan
+        self._standing_notes = (*notes, *self._fallen_back.values())  # in every report
         self._lasted_s = 0.0  # from the wake-ups to the last answer, last time; 0: not known for this input
         self._slowest_first = list(range(len(workers)))
         self._watch_only_the_living()
@@ -108,9 +110,8 @@ class Executor:
                 workers.append(nursery.worker(place, label=f"lane {index + 1}"))
             fallen_back = _fill(workers, plan, ensemble, on_progress or _silent, load_timeout_s)
             standing = () if device.identity.kind == "cpu" else device.notes  # simulated; what disturbs lanes now
-            notes = (*standing, *fallen_back)
             spare = _core_to_spare(plan, device)
-            executor = cls(plan, ensemble, tuple(workers), core_to_spare=spare, notes=notes)
+            executor = cls(plan, ensemble, tuple(workers), core_to_spare=spare, notes=standing, fallen_back=fallen_back)
             executor.run(example_of(ensemble))
         except BaseException:
             for worker in workers:
@@ -134,6 +135,20 @@ class Executor:
     def in_force(self) -> tuple[str, ...]:
         """For each lane, what its worker found in force."""
         return tuple(worker.in_force.description for worker in self._workers)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What every report says: what disturbs lanes, and who is not executed as the plan says."""
+        return self._standing_notes
+
+    @property
+    def executed(self) -> Mapping[str, str]:
+        """For each sub-model how it is really executed: "eager" where what the plan says could not be had."""
+        return {
+            name: "eager" if name in self._fallen_back else how
+            for lane in self.plan.lanes
+            for name, how in zip(lane.members, lane.mechanisms, strict=True)
+        }
 
     @property
     def broken(self) -> str:
@@ -436,15 +451,15 @@ def _fill(
     ensemble: Ensemble,
     tell: Callable[[int, int], None],
     timeout_s: float,
-) -> tuple[str, ...]:
+) -> Mapping[str, str]:
     """Load every lane's sub-models, the lanes side by side, and tell each lane what a run means.
 
     Returns:
-        What a report must say: sub-models that could not be executed as the plan says, and why.
+        What a report must say: sub-models that could not be executed as the plan says, each with a sentence why.
     """
     counting = threading.Lock()
     loaded = 0
-    notes: list[str] = []
+    fallen_back: dict[str, str] = {}
 
     def fill(index: int) -> None:
         nonlocal loaded
@@ -454,7 +469,7 @@ def _fill(
             payload = model.payload()
             done = False
             if how != "eager":
-                from esen_lab.workers.mechanisms import wrapped
+                from esen_lab.workers.mechanisms import refusal, wrapped
 
                 try:
                     faster = wrapped(payload, how)
@@ -462,7 +477,8 @@ def _fill(
                     done = True
                 except ModelError as problem:
                     with counting:
-                        notes.append(f"{name} runs eagerly, not as the plan says ({how}): {problem.rule}")
+                        told = f"{name} runs eagerly, not as the plan says ({how}): {refusal(problem)}"
+                        fallen_back[name] = told
             if not done:
                 workers[index].load(name, payload, model.example, active_units=active, timeout_s=timeout_s)
             with counting:
@@ -478,7 +494,7 @@ def _fill(
             for worker in workers:
                 worker.kill()  # or the pool would wait for loads that nobody wants any more
             raise
-    return tuple(notes)
+    return fallen_back
 
 
 def _silent(done: int, total: int) -> None:

@@ -42,11 +42,23 @@ class Difference:
         """Whether rounding explains it."""
         return not self.why and self.error <= self.tolerance
 
+    @property
+    def amount(self) -> str:
+        """The error alone, for a cell of a table."""
+        return self.why or (f"{self.error:.1e}" if self.error else "0")
+
+    @property
+    def limit(self) -> str:
+        """The tolerance, for a cell of a table."""
+        return f"{self.tolerance:.0e} ({self.dtype})" if self.tolerance else "0"
+
     def __str__(self) -> str:
         """For people."""
         if self.why:
             return self.why
-        return f"{self.error:.1e} of the largest value, {self.dtype} may {self.tolerance:.0e}"
+        if not self.error:
+            return "equal"
+        return f"{self.error:.1e} of the largest value, {self.dtype} may be off by {self.tolerance:.0e}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data; an infinite error is None."""

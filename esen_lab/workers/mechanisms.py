@@ -17,7 +17,7 @@ import cloudpickle
 import torch
 from torch import nn
 
-from esen_lab.errors import DeviceError, UsageError
+from esen_lab.errors import DeviceError, EsenError, UsageError
 from esen_lab.trees import flatten, unflatten
 from esen_lab.workers.agreement import difference
 
@@ -37,6 +37,12 @@ def why_not(mechanism: str, torch_device: str = "cpu") -> str:
     if mechanism == "graph":
         return "" if torch_device.startswith("cuda") else "CUDA graphs exist on NVIDIA GPUs only"
     raise UsageError("A mechanism is one of eager, compile, graph", given=mechanism)
+
+
+def refusal(problem: EsenError) -> str:
+    """Why a wrapped sub-model could not be loaded, in words: what its wrapper said, where it was the wrapper."""
+    # A worker tells the error of a module with its class before it; here the module is ours.
+    return problem.rule.partition(f"raised {DeviceError.__module__}.{DeviceError.__qualname__}: ")[2] or problem.rule
 
 
 def wrapped(payload: bytes, mechanism: str) -> bytes:

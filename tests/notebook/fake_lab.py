@@ -151,6 +151,8 @@ class FakeLab:
         self.plan: Plan | None = None
         self.report: RunReport | None = None
         self.comparison: Comparison | None = None
+        self.numerics: GateVerdict | None = None
+        self.mechanisms: MechanismTable | None = None
         self._tuning: Tuning | None = None
         self.closed = threading.Event()
         self.raises: BaseException | None = None
@@ -237,11 +239,13 @@ class FakeLab:
 
     def check_numerics(self, x: Any = None, *, on_progress: Any = None, **options: Any) -> GateVerdict:
         self._asked("check_numerics", x, options)
-        return a_verdict()
+        self.numerics = a_verdict()
+        return self.numerics
 
     def choose_mechanisms(self, *, on_progress: Any = None, **options: Any) -> MechanismTable:
         self._asked("choose_mechanisms", options)
-        return some_mechanisms()
+        self.mechanisms = some_mechanisms()
+        return self.mechanisms
 
     def members(self, x: Any, y: Any, **options: Any) -> Front:
         self._asked("members", x, y, options)
@@ -357,10 +361,15 @@ def a_plan(**known: Any) -> Plan:
     return replace(made, **known)
 
 
-def a_verdict(error: float = 3e-7) -> GateVerdict:
+def a_verdict(error: float = 3e-7, **known: Any) -> GateVerdict:
+    """Of two sub-models, the second of which was off by `error` in one run of two; `known` is for `judge`."""
     same, other = Difference(dtype="float32", error=0.0), Difference(dtype="float32", error=error)
     return GateVerdict(
-        rows=(judge("wide", 0, 3, "cores 0-2", [same, same]), judge("slim", 1, 1, "core 3", [same, other]))
+        rows=(judge("wide", 0, 3, "cores 0-2", [same, same]), judge("slim", 1, 1, "core 3", [same, other], **known)),
+        units=4,
+        unit="core",
+        batch="float32[8, 4]",
+        notes=("a remark",),
     )
 
 
@@ -372,7 +381,10 @@ def some_mechanisms() -> MechanismTable:
             MechanismPoint(name="wide", units=3, mechanism="graph", why="CUDA graphs need a GPU"),
             MechanismPoint(name="slim", units=1, mechanism="eager", median_s=0.002, spread_s=0.0001, chosen=True),
             MechanismPoint(name="slim", units=1, mechanism="compile", why="it raised"),
-        )
+            MechanismPoint(name="slim", units=1, mechanism="graph", why="CUDA graphs need a GPU"),
+        ),
+        units=4,
+        unit="core",
     )
 
 

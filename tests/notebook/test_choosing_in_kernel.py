@@ -98,3 +98,22 @@ def test_members_devices_and_stages(ready: Kernel) -> None:
     assert ran.status == "ok", ran.error
     assert "Cascade of" in ran.text
     assert ready.run("%esen search --wait").status == "ok"
+
+
+def test_the_plan_in_force_is_checked_and_its_mechanisms_are_measured(ready: Kernel) -> None:
+    assert ready.run("%esen search --one-each --oversubscribe unlimited --wait").status == "ok"
+    ran = ready.run("%esen mechanisms --only eager --budget 20ms")
+    assert ran.status == "ok", ran.error
+    assert "Mechanisms: every sub-model runs eagerly" in ran.text
+    ran = ready.run("%esen numerics x * 2 --runs 3")
+    assert ran.status == "ok", ran.error
+    assert "Numerics: passed (on float32[8, 16])" in ran.text
+    assert ran.text.count("3 of 3 runs") == 3
+    assert value(ready, "lab.numerics.passed") == "True"
+
+
+def test_ctrl_c_ends_the_check_and_the_lab_stays_usable(ready: Kernel) -> None:
+    ran = ready.run("threading.Timer(1, signal.raise_signal, [signal.SIGINT]).start()\n%esen numerics --runs 10000000")
+    assert ran.status == "error"
+    assert "Interrupted: nothing was judged." in ran.error
+    assert ready.run("y = %esen run x").status == "ok"

@@ -12,6 +12,7 @@ from esen_lab.notebook import suggestions
 from esen_lab.notebook.completion import complete
 from esen_lab.notebook.session import Session
 from esen_lab.notebook.verbs import VERBS
+from esen_lab.profiling.mechanisms import MECHANISMS as WAYS
 from esen_lab.runtime import STRATEGIES
 from esen_lab.search import SEARCHERS
 
@@ -60,6 +61,9 @@ def registered(lab: FakeLab, front: FakeFront) -> None:
         ("%esen compare batch --strategies equal,th", ["threads"]),
         ("%esen run ", ["batch", "pair"]),
         ("%esen run b", ["batch"]),
+        ("%esen numerics b", ["batch"]),
+        ("%esen numerics batch --r", ["--runs"]),
+        ("%esen mechanisms --only eager,co", ["compile"]),
         ("%esen run batch.", None),
         ("%esen run f(b", None),
         ("%esen register n", ["net"]),
@@ -96,5 +100,6 @@ def test_the_fixed_choices_are_the_real_tables() -> None:
     assert tuple(QUANTILES) == suggestions.QUANTILES
     assert tuple(DEVICES) == suggestions.DEVICES
     assert tuple(MECHANISMS) == suggestions.MECHANISMS
+    assert WAYS == suggestions.WAYS
     for rule in suggestions.RULES:
         assert make_combine(rule, weights=[1.0] if rule == "weighted" else None).name == rule

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from esen_lab.errors import UsageError
@@ -40,6 +42,13 @@ def test_what_is_left_open_is_refused(given: str) -> None:
 def test_an_expression_with_spaces_needs_no_quotes(session: Session) -> None:
     given = parse(session, "%esen run", "", (INPUT, ROUNDS), ["x", "+", "[3]", "--rounds", "7"])
     assert (given.input, given.rounds) == ([1, 2, 3], 7)
+
+
+def test_an_expression_that_may_be_left_out_is_none_then(session: Session) -> None:
+    optional = replace(INPUT, count="*")
+    given = parse(session, "%esen numerics", "", (optional, ROUNDS), ["--rounds", "7"])
+    assert (given.input, given.rounds) == (None, 7)
+    assert parse(session, "%esen numerics", "", (optional,), ["x", "+", "[3]"]).input == [1, 2, 3]
 
 
 def test_words_may_stand_on_both_sides_of_options(session: Session) -> None:

@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import pytest
 from fake_front import FakeFront
 from fake_lab import FakeLab
 
+from esen_lab.notebook.progress import Slow
 from esen_lab.notebook.session import Session
+from esen_lab.notebook.views import View
 
 
 def test_the_lab_is_made_at_the_first_need_and_named_lab(session: Session, front: FakeFront) -> None:
@@ -51,3 +56,35 @@ def test_closing_ends_the_lab_and_leaves_the_variable(session: Session, front: F
     session.close()
     assert made.closed.is_set()
     assert front.names["lab"] is made
+
+
+def test_slow_work_shows_how_far_it_is_and_then_its_result_in_that_place(
+    session: Session, front: FakeFront, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Slow, "PATIENCE_S", 0.0)
+
+    def work(tell: Callable[[int, int, str], None]) -> str:
+        tell(1, 4, "the second quarter")
+        assert "the second quarter" in front.lives[0].text
+        return "a record"
+
+    assert session.attend("Working", work, lambda record: View(title=f"Done: {record}")) == "a record"
+    assert front.marked == ["a record"]
+    assert front.lives[0].text == "Done: a record"
+    assert front.shown == []
+
+
+def test_work_that_ends_without_a_result_does_not_look_alive(
+    session: Session, front: FakeFront, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Slow, "PATIENCE_S", 0.0)
+
+    def work(tell: Callable[[int, int, str], None]) -> None:
+        tell(1, 4, "the second quarter")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        session.attend("Working", work, lambda record: View())
+    assert front.lives[0].text == "Working: stopped"
+    assert front.lives[0].last
+    assert front.marked == []

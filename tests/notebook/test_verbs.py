@@ -5,13 +5,11 @@ from typing import Any
 
 import pytest
 from fake_front import FakeFront
-from fake_lab import FakeJob, FakeLab, a_verdict
+from fake_lab import FakeJob, FakeLab
 
 from esen_lab.errors import Cancelled, EsenError, UsageError
-from esen_lab.notebook import views
-from esen_lab.notebook.html import to_text
 from esen_lab.notebook.session import Session
-from esen_lab.notebook.verbs import CELL_VERBS, VERBS, run_cell, run_line
+from esen_lab.notebook.verbs import CELL_VERBS, VERBS, interrupted, run_cell, run_line
 
 CALLS = [
     ("register wide --example x", ("register", "wide", "a module", [1, 2])),
@@ -41,6 +39,13 @@ CALLS = [
     (
         "compare x --rounds 3 --strategies equal,threads",
         ("compare", [1, 2], {"rounds": 3, "strategies": ["equal", "threads"]}),
+    ),
+    ("numerics", ("check_numerics", None, {})),
+    ("numerics x + [3] --runs 7", ("check_numerics", [1, 2, 3], {"runs": 7})),
+    ("mechanisms", ("choose_mechanisms", {})),
+    (
+        "mechanisms --only eager,compile --budget 250ms",
+        ("choose_mechanisms", {"mechanisms": ["eager", "compile"], "budget_s": 0.25}),
     ),
     ('save "{stem}.json"', ("save", "mine.json")),
     ("load plan.json", ("load", "plan.json")),
@@ -91,6 +96,10 @@ def test_other_cells_are_refused(session: Session, line: str) -> None:
         ("cancel", "There is nothing to cancel"),
         ("unregister ghost", "knows its own sub-models"),
         ("search --seed one", "A whole number"),
+        ("numerics --runs few", "A whole number"),
+        ("numerics --input x", "%esen numerics has no option --input"),
+        ("mechanisms --budget soon", "positive number of seconds"),
+        ("mechanisms wide", "unrecognized arguments: wide"),
         ("search --option sampler", "NAME=VALUE"),
         ("device abacus", "A device is one of"),
     ],
@@ -147,17 +156,19 @@ def test_run_returns_the_output_and_a_semicolon_hides_it(session: Session, front
 
 
 def test_what_was_shown_is_returned_and_marked(session: Session, front: FakeFront, lab: FakeLab) -> None:
-    for verb in ("search", "plan", "compare x"):
+    for verb in ("search", "plan", "compare x", "numerics", "mechanisms"):
         assert run_line(session, verb) is front.marked[-1]
-    assert front.marked == [lab.plan, lab.plan, lab.comparison]
+    assert front.marked == [lab.plan, lab.plan, lab.comparison, lab.numerics, lab.mechanisms]
 
 
-@pytest.mark.parametrize("what", ["lab", "ensemble", "plan", "tuning", "search", "report", "comparison"])
+@pytest.mark.parametrize(
+    "what", ["lab", "ensemble", "plan", "tuning", "search", "report", "comparison", "numerics", "mechanisms"]
+)
 def test_show_shows_again(session: Session, front: FakeFront, lab: FakeLab, what: str) -> None:
-    if what in ("plan", "report", "comparison", "search"):
-        with pytest.raises(UsageError, match=f"There is no {what} to show yet"):
+    if what not in ("lab", "ensemble", "tuning"):
+        with pytest.raises(UsageError, match=f"There is nothing to show yet for {what}"):
             run_line(session, f"show {what}")
-    for line in ("search;", "run x;", "compare x;", "tune propose;"):
+    for line in ("search;", "run x;", "compare x;", "tune propose;", "numerics;", "mechanisms;"):
         run_line(session, line)
     front.shown.clear()
     assert run_line(session, f"show {what}") is front.marked[-1]
@@ -253,29 +264,12 @@ def test_every_cell_verb_is_in_the_table_for_help() -> None:
     assert set(CELL_VERBS) <= set(VERBS)
 
 
-def test_numerics_compares_the_batch_that_is_named_or_the_example(
-    session: Session, front: FakeFront, lab: FakeLab
+@pytest.mark.parametrize("verb", ["compare x", "numerics", "mechanisms"])
+def test_ctrl_c_while_it_measures_is_passed_on_and_the_plan_stays(
+    session: Session, front: FakeFront, lab: FakeLab, verb: str
 ) -> None:
-    found = run_line(session, "numerics --input x+[3] --runs 7")
-    run_line(session, "numerics;")
-    assert lab.calls == [("check_numerics", [1, 2, 3], {"runs": 7}), ("check_numerics", None, {})]
-    assert front.marked[0] is found
-    assert "Answers: the same up to rounding" in front.text
-    assert "3.0e-07 of the largest value" in front.text
-
-
-def test_wrong_answers_are_said_loudly_with_what_to_do(session: Session, front: FakeFront) -> None:
-    told = to_text(views.numerics(a_verdict(error=0.5)))
-    assert told.startswith("Answers: WRONG at some shares")
-    assert "slim with 1 unit, 1 of 2 runs" in told
-    assert "%esen share" in told
-
-
-def test_mechanisms_are_shown_with_their_gain_and_why_some_are_not_taken(
-    session: Session, front: FakeFront, lab: FakeLab
-) -> None:
-    found = run_line(session, "mechanisms --budget 250ms")
-    assert lab.calls == [("choose_mechanisms", {"budget_s": 0.25})]
-    assert front.marked == [found]
-    for said in ("compile (taken)", "0.75×", "CUDA graphs need a GPU", "Faster otherwise: wide.", "eager (taken)"):
-        assert said in front.text
+    lab.raises = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        run_line(session, verb)
+    assert (front.shown, front.marked, lab.plan) == ([], [], None)
+    assert "Interrupted: nothing was" in interrupted(verb)

@@ -5,10 +5,11 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from fake_lab import IDENTITY, a_comparison, a_plan, a_report, failed_point, point, progress
+from fake_lab import IDENTITY, a_comparison, a_plan, a_report, a_verdict, failed_point, point, progress, some_mechanisms
 
 from esen_lab.fitting.model import CostModel
 from esen_lab.notebook import views
+from esen_lab.notebook.html import to_text
 from esen_lab.notebook.views import Details, Progress, Segment, Table, Timeline
 from esen_lab.profiling.progress import JobState
 from esen_lab.profiling.records import Profile
@@ -149,3 +150,86 @@ def test_a_lane_that_is_not_serial_has_no_summed_prediction() -> None:
     table = views.plan(a_plan(lanes=(lane, a_plan().lanes[1]))).blocks[0]
     assert isinstance(table, Table)
     assert table.rows[0][2:] == ("wide | deep (threads)", "-")
+
+
+def told(view: views.View) -> str:
+    return " ".join(to_text(view).split())
+
+
+def test_a_gate_that_passed_shows_every_share_and_for_what_it_holds() -> None:
+    view = views.numerics(a_verdict())
+    table = view.blocks[0]
+    assert isinstance(table, Table)
+    assert table.rows == (
+        ("wide", "1", "3 cores (75 %)", "cores 0-2", "eager", "2 of 2 runs", "0", "5e-03 (float32)"),
+        ("slim", "2", "1 core (25 %)", "core 3", "eager", "2 of 2 runs", "3.0e-07", "5e-03 (float32)"),
+    )
+    assert view.title == "Numerics: passed (on float32[8, 4])"
+    assert "furthest off is slim: 3.0e-07 of the largest value" in view.notes[0]
+    assert view.notes[1:] == ("a remark", "This holds for this batch and these shares: check again after a new plan.")
+
+
+def test_wrong_answers_are_said_loudly_with_where_and_what_to_do() -> None:
+    view = views.numerics(a_verdict(0.5))
+    assert view.title.startswith("Numerics: WRONG ANSWERS")
+    assert "1 of 2 runs, WRONG" in told(view)
+    assert "slim with 1 core, 1 of 2 runs" in told(view)
+    assert view.notes[-1] == "Look for other shares with `%esen search --min slim=2`, then check again."
+
+
+def test_a_wrong_answer_of_a_compiled_sub_model_is_tried_eagerly_before_its_share_is_blamed() -> None:
+    view = views.numerics(a_verdict(0.5, mechanism="compile"))
+    assert "Have slim executed eagerly again with %esen mechanisms --only eager" in told(view)
+    assert "--min" not in told(view)
+
+
+def test_a_wrong_answer_with_the_whole_device_leads_to_a_plan_that_shares_nothing() -> None:
+    verdict = a_verdict(0.5)
+    view = views.numerics(replace(verdict, rows=(verdict.rows[0], replace(verdict.rows[1], units=4))))
+    assert "%esen search --lanes 1" in told(view)
+    assert "--min" not in told(view)
+
+
+def test_a_sub_model_that_never_answers_the_same_is_not_blamed_on_its_share() -> None:
+    view = views.numerics(a_verdict(0.5, repeats=False))
+    assert view.title == "Numerics: not judged for all (on float32[8, 4])"
+    assert "changes each time" in told(view)
+    assert "random numbers" in view.notes[-1]
+    assert "WRONG" not in told(view)
+
+
+def test_mechanisms_show_each_way_the_one_taken_and_why() -> None:
+    view = views.mechanisms(some_mechanisms())
+    table = view.blocks[0]
+    assert isinstance(table, Table)
+    assert table.columns == ("sub-model", "share", "eager", "compile", "graph", "taken", "because")
+    assert table.rows == (
+        (
+            *("wide", "3 cores (75 %)", "4.00 ms ± 100 µs", "3.00 ms ± 100 µs", "-"),
+            *("compile", "takes 25.0 % less time than eager"),
+        ),
+        ("slim", "1 core (25 %)", "2.00 ms ± 100 µs", "-", "-", "eager", "no other way could be taken"),
+    )
+    assert view.title == "Mechanisms: 1 of 2 sub-models faster than eager"
+    assert view.notes[:2] == ("No graph: CUDA graphs need a GPU.", "No compile for slim: it raised.")
+    assert "`%esen numerics` checks the answers" in view.notes[2]
+
+
+def test_mechanisms_without_a_gain_say_that_all_stays_eager() -> None:
+    slim = tuple(point for point in some_mechanisms().points if point.name == "slim")
+    view = views.mechanisms(replace(some_mechanisms(), points=slim))
+    assert view.title == "Mechanisms: every sub-model runs eagerly"
+    assert view.notes[-1] == "The plan runs them all eagerly."
+
+
+def test_a_plan_of_batched_calls_has_no_mechanisms_to_choose() -> None:
+    assert "always eager" in views.mechanisms(replace(some_mechanisms(), points=())).notes[0]
+
+
+def test_a_plan_says_who_is_not_executed_eagerly_and_that_it_is_predicted_as_if() -> None:
+    view = views.plan(a_plan().with_mechanisms({"deep": "compile", "slim": "graph"}))
+    lanes = view.blocks[0]
+    assert isinstance(lanes, Table)
+    assert [row[2] for row in lanes.rows] == ["wide → deep (compile, on 2)", "slim (graph)"]
+    assert any(note.startswith("Predicted as if every sub-model ran eagerly") for note in view.notes)
+    assert not any("eagerly" in note for note in views.plan(a_plan()).notes)

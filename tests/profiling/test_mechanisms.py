@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from models import mlp
 from esen_lab.ensemble import Ensemble, make_combine, make_submodel
 from esen_lab.errors import DeviceError, StoreError, UsageError
 from esen_lab.planning import Lane, Plan, sequential_plan
-from esen_lab.profiling.mechanisms import MechanismPoint, choose, measure_mechanisms
+from esen_lab.profiling.mechanisms import MechanismPoint, MechanismTable, choose, measure_mechanisms
 from esen_lab.runtime import Executor, Nursery
 from esen_lab.workers.mechanisms import Checked, Compiled, Graphed, why_not, wrapped
 
@@ -40,6 +41,77 @@ def test_the_fastest_is_taken_and_eager_where_nothing_is_clearly_faster(
 ) -> None:
     found = choose([point(way, median) for way, median in medians.items()])
     assert [p.mechanism for p in found if p.chosen] == [taken]
+
+
+@pytest.mark.parametrize(
+    ("medians", "reason"),
+    [
+        ({"eager": 1.0, "compile": 0.7}, "takes 30.0 % less time than eager"),
+        ({"eager": 1.0, "compile": 2.0, "graph": 1.5}, "graph takes 1.50× as long"),
+        ({"eager": 1.0, "compile": 0.98}, "compile takes only 2.0 % less time, too little to count"),
+        ({"eager": 1.0, "compile": None, "graph": None}, "no other way could be taken"),
+        ({"eager": 1.0}, "no other way was asked for"),
+    ],
+)
+def test_what_is_taken_says_why(medians: dict[str, float | None], reason: str) -> None:
+    table = MechanismTable(points=choose([point(way, median) for way, median in medians.items()]))
+    assert table.reason("a") == reason
+    assert reason in str(table)
+
+
+def test_a_hindrance_names_the_sub_models_it_is_not_the_same_for() -> None:
+    points = [
+        replace(point(way, 1.0 if way == "eager" else None), name=name, why=why, chosen=way == "eager")
+        for name, way, why in (
+            ("a", "eager", ""),
+            ("a", "compile", "it raised."),
+            ("a", "graph", "no GPU"),
+            ("b", "eager", ""),
+            ("b", "graph", "no GPU"),
+        )
+    ]
+    table = MechanismTable(points=tuple(points))
+    assert table.hindrances == ("No compile for a: it raised.", "No graph: no GPU.")
+
+
+def test_only_what_is_asked_for_is_measured_with_eager_always_among_it() -> None:
+    told: list[tuple[int, int, str]] = []
+    measured = [(make_submodel(name, mlp(), X), 1) for name in ("a", "b")]
+    table = measure_mechanisms(
+        measured,
+        InProcessDouble(),
+        Nursery(),
+        mechanisms=("graph",),
+        budget_s=0.02,
+        on_progress=lambda *now: told.append(now),
+    )
+    assert table.ways == ("eager", "graph")
+    assert told == [(0, 4, "a: eager"), (1, 4, "a: graph"), (2, 4, "b: eager"), (3, 4, "b: graph")]
+    assert (table.units, table.unit) == (4, "unit")
+
+
+def test_an_unknown_mechanism_is_refused_before_anything_starts() -> None:
+    with pytest.raises(UsageError, match=r"one of eager, compile, graph\. Given: fast"):
+        measure_mechanisms([(make_submodel("a", mlp(), X), 1)], InProcessDouble(), Nursery(), mechanisms=("fast",))
+
+
+class Unrepeatable(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.rand(())
+
+
+@needs_compiler
+def test_a_way_that_answers_differently_is_left_and_says_so_in_the_wrapper_s_words() -> None:
+    table = measure_mechanisms(
+        [(make_submodel("a", Unrepeatable(), X), 1)],
+        InProcessDouble(),
+        Nursery(),
+        mechanisms=("compile",),
+        budget_s=0.02,
+    )
+    assert table.chosen == {"a": "eager"}
+    (why,) = table.hindrances
+    assert why.startswith("No compile: A sub-model that is compiled answers as it does eagerly. Given: ")
 
 
 def test_a_missing_compiler_and_a_missing_gpu_are_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,14 +35,27 @@ def test_what_is_beyond_its_tolerance_is_worse_than_a_larger_error_within_anothe
     assert judge("a", 0, 1, "", [within, beyond]).worst is beyond
 
 
+def test_one_that_changes_on_the_whole_device_too_is_not_judged_and_does_not_pass() -> None:
+    verdict = GateVerdict(rows=(judge("dropout", 0, 1, "", [half(0.5)], repeats=False),))
+    assert not verdict.passed
+    assert verdict.wrong == ()
+    assert verdict.text == "Not judged, since the answer changes each time, on the whole device too: dropout."
+
+
+def test_an_exact_verdict_says_equal_and_another_how_far_off() -> None:
+    exact, rounded = judge("a", 0, 1, "", [half(0.0)]), judge("b", 0, 1, "", [half(1e-3)])
+    assert GateVerdict(rows=(exact,)).text == "All answers equal those of the whole device."
+    assert "up to rounding; furthest off is b: 1.0e-03" in GateVerdict(rows=(exact, rounded)).text
+
+
 class RightOnlyAlone(nn.Module):
-    """A double of wrong kernels under a cap: wrong from its sixth call on, so the reference is right."""
+    """A double of wrong kernels under a cap: wrong from its eighth call on, so the reference is right."""
 
     calls = 0
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         type(self).calls += 1
-        return x * (1.0 if type(self).calls < 6 else 1.2)
+        return x * (1.0 if type(self).calls < 8 else 1.2)
 
 
 def test_a_plan_that_answers_as_the_whole_device_passes() -> None:
@@ -55,7 +68,8 @@ def test_a_plan_that_answers_as_the_whole_device_passes() -> None:
     )
     assert verdict.passed
     assert [(row.name, row.lane, row.runs) for row in verdict.rows] == [("a", 0, 2), ("b", 1, 2)]
-    assert "up to rounding" in str(verdict)
+    assert "those of the whole device" in str(verdict)
+    assert (verdict.units, verdict.unit, verdict.batch) == (4, "unit", "float32[4, 8]")
 
 
 def test_a_plan_that_answers_wrongly_fails() -> None:
@@ -69,6 +83,48 @@ def test_a_plan_that_answers_wrongly_fails() -> None:
     )
     assert not verdict.passed
     assert "wrong with 1 unit" in verdict.text
+
+
+class Changing(nn.Module):
+    """Draws random numbers at every call."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * torch.rand(())
+
+
+def test_a_sub_model_that_draws_random_numbers_is_told_from_a_wrong_share() -> None:
+    verdict = check_numerics(
+        plan_of(("a",), ("random",), units=4),
+        ensemble_of(a=mlp(outputs=8), random=Changing()),
+        InProcessDouble(),
+        Nursery(),
+        runs=2,
+    )
+    assert [row.name for row in verdict.unsteady] == ["random"]
+    assert verdict.wrong == ()
+
+
+def test_it_tells_how_far_it_is() -> None:
+    told: list[tuple[int, int, str]] = []
+    check_numerics(
+        plan_of(("a",)),
+        ensemble_of(a=mlp()),
+        InProcessDouble(),
+        Nursery(),
+        runs=2,
+        on_progress=lambda *now: told.append(now),
+    )
+    assert [(done, total) for done, total, _ in told] == [(0, 3), (1, 3), (2, 3)]
+    assert told[0][2] == "the whole device, one sub-model after another"
+    assert told[2][2].startswith("run 2 of 2")
+
+
+def test_what_could_not_be_executed_as_planned_is_said_and_judged_as_what_it_is() -> None:
+    plan = plan_of(("a",), units=4).with_mechanisms({"a": "graph"})
+    verdict = check_numerics(plan, ensemble_of(a=mlp()), InProcessDouble(), Nursery(), runs=1)
+    assert [row.mechanism for row in verdict.rows] == ["eager"]
+    (note,) = verdict.notes
+    assert note.startswith("a runs eagerly, not as the plan says (graph): A sub-model that is graphed runs as before")
 
 
 def test_no_run_is_no_check() -> None:

@@ -12,6 +12,7 @@ def test_equal_answers_agree_without_an_error() -> None:
     tree = {"a": torch.ones(3), "b": [torch.arange(3)]}
     found = difference(tree, tree)
     assert (found.error, found.agrees) == (0.0, True)
+    assert str(found) == "equal"
 
 
 @pytest.mark.parametrize(
@@ -34,7 +35,8 @@ def test_the_tolerance_depends_on_the_dtype(dtype: torch.dtype, error: float, ag
 
 
 def test_whole_numbers_must_be_the_same() -> None:
-    assert not difference(torch.tensor([1, 2]), torch.tensor([1, 3])).agrees
+    found = difference(torch.tensor([1, 2]), torch.tensor([1, 3]))
+    assert (found.agrees, found.amount, found.limit) == (False, "3.3e-01", "0")
 
 
 def test_nan_in_other_places_and_other_shapes_never_agree() -> None:
