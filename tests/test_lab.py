@@ -16,13 +16,13 @@ import leaks
 import pytest
 import torch
 from models import KillsItself, MakesNan, Raises, Sleeper, mlp
+from points import POINT
 from torch import nn
 
 from esen_lab import FakeDevice, Lab, Plan
 from esen_lab.errors import EsenError, ModelError, StoreError, UsageError, WorkerDied
 from esen_lab.planning import Lane
 from esen_lab.profiling import ProfileStore
-from esen_lab.profiling.records import Point
 from esen_lab.profiling.store import PointKey, device_key, library_versions
 
 X = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
@@ -393,18 +393,6 @@ def test_a_process_that_ends_in_the_middle_leaves_nothing(tmp_path: Path, end: s
 def test_a_sub_model_known_at_few_shares_is_predicted_by_what_the_store_knows_of_the_device(tmp_path: Path) -> None:
     device = FakeDevice({"a": {2: 0.006, 8: 0.003, 16: 0.0025}}, units=16)
     store = ProfileStore(tmp_path / "points.sqlite3")
-    point = Point(
-        name="known",
-        units=1,
-        median_s=1.0,
-        spread_s=0.0,
-        quantile_90_s=1.0,
-        repeats=9,
-        warmups=2,
-        settled=True,
-        peak_memory_bytes=None,
-        measured_at="2026-01-01T00:00:00+00:00",
-    )
     for index in range(20):  # networks that all like 11 units
         for units in range(1, 17):
             key = PointKey(
@@ -415,7 +403,7 @@ def test_a_sub_model_known_at_few_shares_is_predicted_by_what_the_store_knows_of
                 units=units,
             )
             median_s = (1e-3 + (1 + index) * 1e-3 / units) * (0.8 if units == 11 else 1.0)
-            store.put(key, replace(point, units=units, median_s=median_s))
+            store.put(key, replace(POINT, units=units, median_s=median_s))
     with Lab(device, store=store.path) as lab:
         lab.register("a", mlp(), example=X)
         lab.profile(shares=[2, 8, 16], budget_s=0.05).result(60)

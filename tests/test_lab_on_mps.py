@@ -74,7 +74,7 @@ def test_profile_search_run_and_compare_go_all_the_way(lab: Lab, scripted: Path)
     assert not (scripted / "terminated").exists(), "every lane left by itself"
 
 
-def test_a_share_with_wrong_answers_is_a_failure_and_no_plan_rests_on_it(lab: Lab) -> None:
+def test_a_share_with_wrong_answers_is_a_failure_that_says_what_to_do(lab: Lab) -> None:
     torch.manual_seed(0)
     lab.register("wrong", WrongAt(60), torch.ones(2, 8))
     profile = lab.profile(["wrong"], shares=[30, 60, 100], budget_s=0.05).result(120)
@@ -82,6 +82,7 @@ def test_a_share_with_wrong_answers_is_a_failure_and_no_plan_rests_on_it(lab: La
     (failure,) = profile.failures
     assert failure.units == 60
     assert "WRONG ANSWERS" in failure.message
+    assert "%esen numerics" in failure.message
     assert "0.33" in failure.message or "3.3e-01" in failure.message or "5.0e-01" in failure.message
     again = lab.profile(["wrong"], shares=[30, 60], budget_s=0.05).result(120)
     assert [failure.units for failure in again.failures] == [60], "the answers of the whole device are had again"

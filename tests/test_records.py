@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from IPython.core.formatters import DisplayFormatter
 from IPython.lib.pretty import pretty
+from points import POINT
 
 from esen_lab.errors import UsageError
 from esen_lab.fitting import fit_points
@@ -19,7 +20,7 @@ from esen_lab.notebook.html import text_of
 from esen_lab.notebook.views import RECORDS as VIEWS
 from esen_lab.planning import Lane, Plan
 from esen_lab.profiling.mechanisms import MechanismPoint, MechanismTable
-from esen_lab.profiling.records import Failure, Point, Profile
+from esen_lab.profiling.records import Failure, Profile
 from esen_lab.runtime.comparison import Comparison, Row
 from esen_lab.runtime.gate import GateVerdict, judge
 from esen_lab.runtime.report import LaneReport, RunReport, Span
@@ -27,18 +28,6 @@ from esen_lab.showing import Shown
 from esen_lab.tuning import Tuning
 from esen_lab.workers.agreement import Difference
 
-POINT = Point(
-    name="wide",
-    units=2,
-    median_s=0.004,
-    spread_s=0.0001,
-    quantile_90_s=0.005,
-    repeats=9,
-    warmups=2,
-    settled=True,
-    peak_memory_bytes=None,
-    measured_at="2026-11-01T12:00:00+00:00",
-)
 PLAN = Plan(
     lanes=(Lane(units=3, members=("wide", "deep"), active_units=(3, 2)), Lane(units=1, members=("slim",))),
     units=4,

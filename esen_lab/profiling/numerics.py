@@ -1,8 +1,9 @@
 """The numerics gate of a profile: at every share of a GPU, a sub-model's answers against those of the whole device.
 
 There is a public report that limits of NVIDIA MPS made half-precision products silently wrong at some numbers of SMs,
-depending on their shape. So a point whose answers are not those of the whole device up to rounding is a failure, and
-no plan rests on it. `runtime/gate.py` does the same for a plan whose lanes work at the same time.
+depending on their shape. So a point whose answers are not those of the whole device up to rounding is a failure. That
+keeps its latency out of the fit; it keeps no plan from that share, which is predicted from others. So what is chosen is
+checked again, with all lanes at work: `runtime/gate.py`.
 
 A sub-model whose answers differ between two runs on the whole device draws random numbers: nothing can be said of it.
 """
@@ -89,6 +90,6 @@ class AnswersGate:
             raise DeviceError(
                 "WRONG ANSWERS: at this share they are not those of the whole device",
                 given=str(found),
-                hint="No plan uses this share for it. Where most shares fail, share the device in another way.",
+                hint="Keep it off this share (`%esen search --min` or `--max`), and check the plan: `%esen numerics`.",
             )
         return {"answers_error": found.error}

@@ -6,14 +6,16 @@ import csv
 import zlib
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from points import POINT
 
 from esen_lab.fitting import Experience, fit, fit_points
 from esen_lab.fitting.experience import LEAST_CURVES
-from esen_lab.profiling.records import Point, Profile
+from esen_lab.profiling.records import Profile
 
 RECORDED = Path(__file__).parents[1] / "data" / "muxserve_a100_mps.csv"
 MEASURED = (30, 60, 100)
@@ -138,21 +140,8 @@ def test_measured_tables_and_upper_quantiles_are_left_alone() -> None:
     whole = {share: 1.0 + 8 / share for share in range(1, 17)}
     assert fit_points("a", whole, 16, known=known).notes == ()
     assert fit_points("a", {8: 1.0}, 16, known=known) == fit_points("a", {8: 1.0}, 16)
-    points = tuple(
-        Point(
-            name="a",
-            units=units,
-            median_s=median_s,
-            spread_s=0.0,
-            quantile_90_s=median_s,
-            repeats=9,
-            warmups=2,
-            settled=True,
-            peak_memory_bytes=None,
-            measured_at="2026-01-01T00:00:00+00:00",
-        )
-        for units, median_s in ((2, 6.0), (8, 3.0), (16, 2.5))
-    )
+    curve = ((2, 6.0), (8, 3.0), (16, 2.5))
+    points = tuple(replace(POINT, name="a", units=s, median_s=t, quantile_90_s=t) for s, t in curve)
     measured = Profile(device={}, units=16, points=points, fingerprints={"a": "f"}, examples={"a": "e"})
     assert fit(measured, known=known)["a"].notes[0].startswith("corrected")
     assert fit(measured, known=known, quantile="q90") == fit(measured, quantile="q90")
