@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import importlib.util
 import json
 import math
 import os
+import re
 import sqlite3
 import sys
 import threading
@@ -115,8 +117,15 @@ def library_versions() -> str:
     """The versions that stored points depend on: torch's, and that of our way of measuring."""
     try:
         torch = importlib.metadata.version("torch")
+        # A wheel called 2.13.0 may hold 2.13.0+cu130. Read, since importing takes seconds.
+        where = importlib.util.find_spec("torch")
+        text = Path(where.origin).with_name("version.py").read_text(encoding="utf-8") if where and where.origin else ""
+        said = re.search(r"^__version__ = ['\"]([^'\"]+)", text, re.MULTILINE)
+        torch = said[1] if said else torch
     except importlib.metadata.PackageNotFoundError:
         torch = "unknown"
+    except OSError:
+        pass  # a torch without that file: its own name for itself stands
     return f"torch {torch}, measuring {MEASURING_VERSION}"
 
 
