@@ -213,6 +213,22 @@ def test_a_restart_and_a_refresh_recover(notebook: Any, page: Any) -> None:
     panel.says("Ensemble of 4", 60)
     opened.run_code("%unload_ext esen_lab")
     panel.says("unloaded")
+    # A question of the panel that gets lost, as may happen while a kernel restarts, is asked anew.
+    page.evaluate(
+        """() => {
+            const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
+            const execute = kernel.requestExecute;
+            kernel.requestExecute = (content, ...more) => {
+                if (!content.user_expressions) return execute.call(kernel, content, ...more);
+                kernel.requestExecute = execute;
+                window.esenLost = true;
+                return { done: new Promise(() => undefined) };
+            };
+        }"""
+    )
+    opened.run_code("%load_ext esen_lab")
+    until(lambda: page.evaluate("window.esenLost === true"), 20)
+    panel.says("Ensemble of 4", 20)
 
 
 def test_the_launcher_opens_the_quickstart_shortcuts_and_toolbar_open_the_panel_and_settings_are_kept(

@@ -36,6 +36,7 @@ class Monitor:
     def __init__(self) -> None:
         self.messages: list[dict[str, Any]] = []
         self.closed = False
+        self.broken = False
 
     def bokeh(self) -> tuple[str, str]:
         return "the source", "3.9"
@@ -44,6 +45,8 @@ class Monitor:
         return {"number": 1}
 
     def fresh(self) -> dict[str, Any] | None:
+        if self.broken:
+            raise OSError("the readings are gone")
         return self.messages.pop(0) if self.messages else None
 
     def close(self) -> None:
@@ -59,8 +62,11 @@ class Subject:
         self.stopped: list[str | None] = []
         self.monitor = Monitor()
         self.refuses = ""
+        self.unreadable = False
 
     def sections(self) -> dict[str, Any]:
+        if self.unreadable:
+            raise KeyError("in the middle of a change")
         return dict(self.state)
 
     def busy(self) -> bool:
@@ -107,6 +113,43 @@ def test_a_page_gets_a_hello_and_then_everything(conversation: Conversation) -> 
     hello, state = comm.sent
     assert (hello["kind"], hello["protocol"], hello["seq"]) == ("hello", PROTOCOL, 0)
     assert (state["kind"], state["seq"], state["sections"]) == ("state", 1, conversation.subject.state)
+
+
+def test_a_lab_that_cannot_be_read_for_a_moment_is_read_at_the_next_look(conversation: Conversation) -> None:
+    comm = conversation.page()
+    conversation.subject.unreadable = True
+    assert conversation.look() == BUSY_LOOK_S
+    assert comm.sent == []
+    conversation.subject.unreadable = False
+    conversation.look(after_s=BUSY_LOOK_S)
+    assert comm.kinds() == ["hello", "state"]
+
+
+def test_a_lab_that_cannot_be_read_for_long_is_told_once_with_the_reason(conversation: Conversation) -> None:
+    comm = conversation.page()
+    conversation.subject.unreadable = True
+    for _ in range(5):
+        conversation.look(after_s=1)
+    assert comm.kinds() == ["hello", "said"]
+    assert "KeyError: 'in the middle of a change'" in comm.sent[1]["text"]
+    conversation.subject.unreadable = False
+    conversation.look(after_s=1)
+    assert comm.kinds()[2:] == ["state"]
+
+
+def test_plots_that_fail_are_ended_with_the_reason_and_the_rest_goes_on(conversation: Conversation) -> None:
+    comm = conversation.page()
+    conversation.look()
+    conversation.talk.command("p", {"kind": "monitor", "on": True})
+    conversation.look(after_s=1)
+    conversation.subject.monitor.broken = True
+    conversation.subject.state["plan"] = {"jct_s": 1.0}
+    conversation.look(after_s=1)
+    assert comm.kinds()[-2:] == ["patch", "monitor"]
+    assert (comm.sent[-1]["what"], comm.sent[-1]["text"]) == ("none", "the readings are gone")
+    assert conversation.subject.monitor.closed
+    conversation.look(after_s=1)
+    assert comm.kinds()[-1] == "monitor"
 
 
 def test_only_sections_that_changed_are_sent_and_nothing_when_none_did(conversation: Conversation) -> None:

@@ -27,6 +27,7 @@ _MONITOR_LOOK_S = 0.25
 # Readings change at every look: told this often, and never in the way of news.
 _READINGS = {"device"}
 _READINGS_S = 1.0
+_PATIENCE_S = 2.0  # a lab that changes may be unreadable for a moment; for longer is worth a word
 
 
 class Comm(Protocol):
@@ -108,6 +109,7 @@ class Talk:
         self._pages: dict[str, _Page] = {}
         self._news = threading.Event()
         self._closing = False
+        self._unreadable: list[float] = []  # when the subject could first not be read, and when that was told
         self._thread: threading.Thread | None = None
 
     # --- from the pages, in whatever thread a comm is heard -------------------------------------------------------
@@ -221,9 +223,13 @@ class Talk:
             pages = list(self._pages.values())
         now = self._clock()
         sections: dict[str, Any] = {}
-        with contextlib.suppress(Exception):  # a lab in the middle of a change: the next look sees it whole
+        pause = BUSY_LOOK_S
+        try:
             sections = dict(self._subject.sections())
-        pause = BUSY_LOOK_S if self._subject.busy() else IDLE_LOOK_S
+            pause = BUSY_LOOK_S if self._subject.busy() else IDLE_LOOK_S
+            self._unreadable.clear()
+        except Exception as problem:  # a lab in the middle of a change: the next look sees it whole
+            self._cannot_read(problem, pages, now)
         for page in pages:
             if sections:
                 pause = min(pause, self._tell(page, sections, now))
@@ -236,6 +242,22 @@ class Talk:
                 pause = min(pause, _MONITOR_LOOK_S)
         return pause
 
+    def _cannot_read(self, problem: Exception, pages: list[_Page], now: float) -> None:
+        """Tell the pages once, if it lasts: what is broken must not look like a kernel that does not answer."""
+        self._unreadable = self._unreadable or [now]
+        if len(self._unreadable) > 1 or now - self._unreadable[0] < _PATIENCE_S:
+            return
+        self._unreadable.append(now)
+        why = " ".join(f"{type(problem).__name__}: {problem}".split())
+        for page in pages:
+            self._greet(page)
+            self._send(page, {"kind": "said", "level": "error", "text": f"The lab cannot be shown at present: {why}"})
+
+    def _greet(self, page: _Page) -> None:
+        if page.seq < 0:
+            hello = {"protocol": PROTOCOL, "version": __version__, "kernel": self._kernel, "control": self.control}
+            self._send(page, {"kind": "hello", **hello})
+
     def _taken(self, page: _Page) -> list[dict[str, Any]]:
         with self._lock:
             asked, page.asked = page.asked, []
@@ -243,9 +265,7 @@ class Talk:
 
     def _tell(self, page: _Page, sections: dict[str, Any], now: float) -> float:
         """Send what is new to a page, if it is time; returns the seconds until it is."""
-        if page.seq < 0:
-            hello = {"protocol": PROTOCOL, "version": __version__, "kernel": self._kernel, "control": self.control}
-            self._send(page, {"kind": "hello", **hello})
+        self._greet(page)
         changed = {name: value for name, value in sections.items() if page.known.get(name, _UNTOLD) != value}
         if not page.whole:
             # News go as often as the page asked; readings alone once a second, so that news never wait behind them.
@@ -277,7 +297,7 @@ class Talk:
                 interval_s, history_s = float(asked.get("interval_s", 0.5)), float(asked.get("history_s", 1800.0))
                 page.monitor = self._subject.open_monitor(interval_s, history_s)
             source, version = page.monitor.bokeh()
-        except (EsenError, ImportError, TypeError, ValueError) as problem:
+        except Exception as problem:
             self._send(page, {"kind": "monitor", "what": "none", "text": " ".join(str(problem).split())})
             return
         if version not in asked.get("have", ()):
@@ -286,14 +306,18 @@ class Talk:
 
     def _plots(self, page: _Page) -> None:
         assert page.monitor is not None
-        message = page.monitor.fresh()
-        if message is None:
+        try:
+            message = page.monitor.fresh()
+            if message is not None and message["kind"] == "doc":
+                message = {"what": "doc", "bokeh": page.monitor.bokeh()[1], "doc": message["doc"]}
+            elif message is not None:
+                message = {**message, "what": "rows"}
+        except Exception as problem:  # whatever it is, the pages are told other things than plots as well
+            _let_go(page)
+            self._send(page, {"kind": "monitor", "what": "none", "text": " ".join(str(problem).split())})
             return
-        if message["kind"] == "doc":
-            version = page.monitor.bokeh()[1]
-            self._send(page, {"kind": "monitor", "what": "doc", "bokeh": version, "doc": message["doc"]})
-        else:
-            self._send(page, {**message, "kind": "monitor", "what": "rows"})
+        if message is not None:
+            self._send(page, {**message, "kind": "monitor"})
 
     def _do(self, act: Callable[[], None], name: str) -> None:
         try:

@@ -7,6 +7,9 @@
  *      │   └──► waiting       a cell runs: comms that are opened now would be heard only after it
  *      └──────► opening ──► live ──► absent (unloaded) | looking (restarted) | lost (connection)
  *                   └──► mismatch
+ *
+ * What is on its way while a kernel restarts may get lost, or be answered by the kernel that ends: a question or an
+ * opening that an idle kernel does not answer is given up and begun anew.
  */
 
 import {
@@ -54,6 +57,8 @@ export interface Options {
 /** Who listens to the monitor's messages. */
 export type MonitorListener = (message: Message) => void;
 
+/** How long an idle kernel may leave a question unanswered; after twice as long at most it is asked anew. */
+export const PATIENCE_MS = 2000;
 const LEAST_RATE_HZ = 0.5;
 const MOST_RATE_HZ = 10;
 
@@ -66,7 +71,7 @@ export class Connection {
   version = "";
   /** True after the kernel was restarted and until it is live again. */
   restarted = false;
-  /** When the last whole or partial state came (`Date.now`), for tests of latency. */
+  /** When the last whole or partial state came (`Date.now`); 0 before the first one. */
   heard = 0;
 
   private listeners = new Set<() => void>();
@@ -77,7 +82,11 @@ export class Connection {
   private seq = -1;
   private resyncing = false;
   private asking = false;
-  private restarts = 0;
+  /** Grows when what was asked counts no more: its answer is not believed. */
+  private question = 0;
+  /** Whether the kernel's status has changed since the vigil looked last. */
+  private stirred = false;
+  private vigil: ReturnType<typeof setInterval> | null = null;
   private disposed = false;
   private monitorWanted: Record<string, unknown> | null = null;
 
@@ -100,9 +109,13 @@ export class Connection {
     if (status === "dead") return this.become("dead");
     if (!this.kernel.connected()) return this.become(this.phase === "looking" ? "looking" : "lost");
     this.asking = true;
-    const restarts = this.restarts;
+    const question = this.question;
+    const outdated = () => question !== this.question || this.disposed || this.isOpen();
+    this.keepVigil();
     try {
-      if ((await this.kernel.language()).toLowerCase() !== "python") return this.become("foreign");
+      const language = await this.kernel.language();
+      if (outdated()) return;
+      if (language.toLowerCase() !== "python") return this.become("foreign");
       const now = this.kernel.status();
       if (now !== "idle") {
         // A mismatch, or that it is not loaded, stays true while a cell runs.
@@ -110,21 +123,22 @@ export class Connection {
         return this.become(now === "busy" ? "waiting" : "looking");
       }
       const loaded = await this.kernel.loaded();
-      if (restarts !== this.restarts || this.disposed || this.isOpen()) return;
+      if (outdated()) return;
       if (loaded) this.open();
       else this.become("absent");
     } catch {
       // The kernel went away meanwhile: its status says so soon.
     } finally {
-      this.asking = false;
+      if (question === this.question) this.asking = false;
     }
   }
 
   /** The kernel's status changed. */
   statusChanged(status: string): void {
+    this.stirred = true;
     if (status === "restarting" || status === "autorestarting") {
       this.drop();
-      this.restarts += 1;
+      this.forget();
       this.restarted = true;
       this.become("looking");
     } else if (status === "dead" || status === "terminating") {
@@ -141,7 +155,8 @@ export class Connection {
   /** A cell with this source was begun somewhere: does it have to do with loading or unloading? */
   codeRan(code: string): void {
     if (!this.isOpen() && /\besen/.test(code)) {
-      // Looked at again when the kernel is idle: `statusChanged` does it.
+      // Looked at again when the kernel is idle: `statusChanged` does it. What was asked before the cell says nothing.
+      this.forget();
       this.become("looking");
     }
   }
@@ -152,7 +167,7 @@ export class Connection {
       return;
     }
     if (this.isOpen()) {
-      this.become("live");
+      this.become(this.heard ? "live" : "opening");
       this.resync();
     } else {
       void this.look();
@@ -195,6 +210,7 @@ export class Connection {
     if (this.disposed) return;
     this.send({ kind: "bye" });
     this.disposed = true;
+    if (this.vigil !== null) clearInterval(this.vigil);
     this.drop();
     this.listeners.clear();
     this.monitors.clear();
@@ -204,11 +220,42 @@ export class Connection {
     return this.state !== null;
   }
 
+  // --- questions without an answer -----------------------------------------------------------------------------
+
+  private forget(): void {
+    this.question += 1;
+    this.asking = false;
+  }
+
+  private keepVigil(): void {
+    if (this.vigil !== null || this.disposed) return;
+    this.stirred = true;
+    this.vigil = setInterval(() => this.lookAfter(), PATIENCE_MS);
+  }
+
+  private lookAfter(): void {
+    const opening = this.isOpen() && (this.phase === "opening" || this.resyncing);
+    if (!opening && !this.asking && this.phase !== "looking") {
+      if (this.vigil !== null) clearInterval(this.vigil);
+      this.vigil = null;
+    } else if (this.stirred || this.kernel.status() !== "idle" || !this.kernel.connected()) {
+      this.stirred = false; // it does something, or cannot hear
+    } else {
+      this.forget();
+      if (opening) {
+        this.drop();
+        this.become("looking");
+      }
+      void this.look();
+    }
+  }
+
   // --- the comms -----------------------------------------------------------------------------------------------
 
   private open(): void {
     const { page, client, rateHz } = this.options;
     this.seq = -1;
+    this.heard = 0;
     this.resyncing = false;
     this.byControl = false;
     const state = (this.state = this.kernel.comm(STATE_TARGET));
@@ -257,6 +304,7 @@ export class Connection {
 
   private resync(): void {
     this.resyncing = true;
+    this.keepVigil();
     this.send({ kind: "resync" });
   }
 
@@ -319,6 +367,7 @@ export class Connection {
   private become(phase: Phase, anyway = false): void {
     if (this.phase === phase && !anyway) return;
     this.phase = phase;
+    if (phase === "looking" || phase === "opening") this.keepVigil();
     this.tell();
   }
 

@@ -51,8 +51,9 @@ export function emptyState(seen: Seen): Empty | null {
   const load: Cure = { label: "Load it", line: LOAD_LINE };
   switch (seen.phase) {
     case "looking":
-    case "opening":
       return { cause: "Asking the kernel …" };
+    case "opening":
+      return { cause: seen.text || "Asking the kernel …" };
     case "waiting":
       return { cause: "A cell is running. The panel attaches when it is done." };
     case "absent":

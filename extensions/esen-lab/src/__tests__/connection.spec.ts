@@ -1,4 +1,4 @@
-import { CommLike, Connection, KernelLike } from "../connection";
+import { CommLike, Connection, KernelLike, PATIENCE_MS } from "../connection";
 import { COMMANDS_TARGET, Message, PROTOCOL, STATE_TARGET } from "../protocol";
 
 /** A comm that writes down what is sent: a test double. */
@@ -235,6 +235,78 @@ test("unloading is said, and the end of a kernel too", async () => {
   expect([connection.phase, connection.text]).toEqual(["absent", "esen_lab was unloaded."]);
   connection.statusChanged("dead");
   expect(connection.phase).toBe("dead");
+});
+
+describe("what an idle kernel does not answer is asked anew:", () => {
+  beforeEach(() => jest.useFakeTimers());
+  afterEach(() => jest.useRealTimers());
+  const never = () => new Promise<boolean>(() => undefined);
+  const pass = () => jest.advanceTimersByTimeAsync(2 * PATIENCE_MS);
+
+  test("a question that got lost while the kernel restarted", async () => {
+    const { kernel, connection } = begin();
+    kernel.loaded = never;
+    void connection.look();
+    await jest.advanceTimersByTimeAsync(0);
+    kernel.loaded = async () => true;
+    await pass();
+    expect(connection.phase).toBe("opening");
+  });
+
+  test("comms that were opened to a kernel that ended", async () => {
+    const { kernel, connection } = begin();
+    await connection.look();
+    const lost = kernel.state;
+    await pass();
+    expect(lost.closed).toBe(true);
+    expect(kernel.state).not.toBe(lost);
+    kernel.state.says({ kind: "hello", seq: 0, protocol: PROTOCOL });
+    kernel.state.says({ kind: "state", seq: 1, sections: {} });
+    await pass();
+    expect(connection.phase).toBe("live");
+    expect(jest.getTimerCount()).toBe(0);
+  });
+
+  test("a kernel that was restarted while the page had no connection", async () => {
+    const { kernel, connection } = begin();
+    await connection.look();
+    kernel.state.says({ kind: "hello", seq: 0, protocol: PROTOCOL });
+    kernel.state.says({ kind: "state", seq: 1, sections: { busy: { cell: true } } });
+    connection.connectionChanged(false);
+    kernel.hasIt = false;
+    connection.connectionChanged(true);
+    await pass();
+    expect(connection.phase).toBe("absent");
+    expect(connection.sections.busy).toBeNull();
+  });
+
+  test("but a kernel that works is given its time", async () => {
+    const { kernel, connection } = begin();
+    await connection.look();
+    const first = kernel.state;
+    kernel.now = "busy";
+    connection.statusChanged("busy");
+    await jest.advanceTimersByTimeAsync(60 * PATIENCE_MS);
+    expect(kernel.state).toBe(first);
+    connection.dispose();
+    expect(jest.getTimerCount()).toBe(0);
+  });
+});
+
+test("an answer to what was asked before a cell loaded esen_lab is not believed", async () => {
+  const { kernel, connection } = begin();
+  let answer: (has: boolean) => void = () => undefined;
+  kernel.loaded = () => new Promise((resolve) => (answer = resolve));
+  const looking = connection.look();
+  await settled();
+  connection.codeRan("%load_ext esen_lab");
+  answer(false);
+  await looking;
+  expect(connection.phase).toBe("looking");
+  kernel.loaded = async () => true;
+  connection.statusChanged("idle");
+  await settled();
+  expect(connection.phase).toBe("opening");
 });
 
 test("stop, rate and goodbye are commands", async () => {
