@@ -64,22 +64,31 @@ def engine_for(placement: Placement, in_force: InForce) -> Engine:
 
 
 def _answer_all(sock: socket.socket, engine: Engine) -> None:
+    number = 0
     while True:
-        frame = wire.receive(sock)
+        # Cold caches make every step dear between waking and running: the next run's frame is known beforehand.
+        expected = wire.header(wire.RUN, number + 1)
+        begun = wire.receive_part(sock, wire.HEADER_BYTES)
+        frame = None
+        if begun[0] == expected:
+            number += 1
+        else:
+            frame = wire.receive(sock, begun=begun)
+            number = frame.number
         try:
-            if frame.kind == wire.RUN:
-                _run(sock, engine, frame.number)
+            if frame is None or frame.kind == wire.RUN:
+                _run(sock, engine, number)
             else:
                 answer = _handle(engine, frame.record(), frame.fds)
-                wire.send_record(sock, wire.REPLY, answer, frame.number)
+                wire.send_record(sock, wire.REPLY, answer, number)
         except wire.Closed:
             return
         except Exception as problem:
             if engine.lost():
-                wire.send_record(sock, wire.FAILED, replace(described(problem), kind="lost"), frame.number)
+                wire.send_record(sock, wire.FAILED, replace(described(problem), kind="lost"), number)
                 return
-            wire.send_record(sock, wire.FAILED, described(problem), frame.number)
-        if frame.number % 256 == 0:
+            wire.send_record(sock, wire.FAILED, described(problem), number)
+        if number % 256 == 0:
             _keep_log_short()
 
 

@@ -95,6 +95,12 @@ def test_a_damaged_file_shows_what_one_looks_like(tmp_path: Path, text: str) -> 
         FakeDevice.load(tmp_path / "none.json")
 
 
+def _jct_s(lab: Lab, x: torch.Tensor) -> float:
+    lab.run(x)
+    assert lab.report is not None
+    return lab.report.jct_s
+
+
 def test_the_whole_tour_works_on_a_simulated_gpu_and_every_record_is_labelled(tmp_path: Path) -> None:
     x = torch.randn(4, 8)
     a, b = mlp(seed=1), mlp(seed=2)
@@ -112,7 +118,8 @@ def test_the_whole_tour_works_on_a_simulated_gpu_and_every_record_is_labelled(tm
         report = lab.report
         assert report is not None
         assert any("Simulated" in note for note in report.notes)
-        assert report.jct_s == pytest.approx(plan.jct_s, rel=0.3)
+        # Its lanes are paced by the curves; what else this machine does can only make a run longer.
+        assert min(_jct_s(lab, x) for _ in range(8)) == pytest.approx(plan.jct_s, rel=0.3)
         table = lab.compare(x, rounds=3)
         assert any("Simulated" in note for note in table.notes)
         assert json.dumps(table.to_dict())

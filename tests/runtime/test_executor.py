@@ -78,9 +78,9 @@ def test_with_a_core_to_spare_an_early_or_late_lane_is_still_waited_for(start: S
 
 def test_lanes_run_at_the_same_time(start: Start) -> None:
     executor = start(plan_of(("a",), ("b",), ("c",)), ensemble_of(a=Sleeper(0.05), b=Sleeper(0.05), c=Sleeper(0.05)))
-    _, report = executor.run(X)
-    assert report.jct_s < 0.12
-    assert report.overlap > 0.5
+    best = min((executor.run(X)[1] for _ in range(4)), key=lambda report: report.jct_s)  # load can only add time
+    assert best.jct_s < 0.12
+    assert best.overlap > 0.5
 
 
 def test_members_of_one_lane_run_one_after_another(start: Start) -> None:
