@@ -190,6 +190,8 @@ class Lab(Shown):
         self._report: RunReport | None = None
         self._comparison: Comparison | None = None
         self._numerics: GateVerdict | None = None
+        # (device, sub-model, fingerprint) -> shares with wrong answers
+        self._wrong: dict[tuple[str, str, str], set[int]] = {}
         self._mechanisms: MechanismTable | None = None
         self.marks = MarkLog()
         self._sampler: Sampler | None = None
@@ -478,23 +480,9 @@ class Lab(Shown):
         found = _finished(self._job)
         if found is not None and found not in parts:
             parts.append(found)
-        points: dict[tuple[str, int], Any] = {}
-        failures: dict[tuple[str, int], Any] = {}
-        examples: dict[str, str] = {}
-        for part in parts:
-            for name in self._ensemble.names:
-                if part.fingerprints.get(name) != fingerprints[name]:
-                    continue
-                example = part.examples.get(name, "")
-                if name in examples and examples[name] != example:
-                    points = {key: value for key, value in points.items() if key[0] != name}
-                examples[name] = example
-                for point in part.of(name):
-                    points[name, point.units] = point
-                    failures.pop((name, point.units), None)
-                failures.update({(f.name, f.units): f for f in part.failures if f.name == name})
         if not parts:
             return
+        points, failures, examples = _merged(parts, fingerprints)
         order = {name: index for index, name in enumerate(self._ensemble.names)}
         ordered = sorted(points, key=lambda key: (order[key[0]], key[1]))
         self._measured = replace(
@@ -527,7 +515,21 @@ class Lab(Shown):
                 given=f"no finished measurement of {', '.join(missing)}",
                 hint="Profiling is still running: wait for it." if busy else "Run lab.profile(), or %esen profile.",
             )
-        return fit(profile, self.device.units, quantile=quantile, known=self._experience(profile))
+        known = self._experience(profile)
+        return fit(profile, self.device.units, quantile=quantile, known=known, wrong=self._wrong_shares())
+
+    def _wrong_shares(self) -> dict[str, set[int]]:
+        """For a sub-model, shares at which its answers were wrong: in a check of a plan, or when it was profiled."""
+        found: dict[str, set[int]] = {}
+        with self._lock:
+            here = device_key(self.device.identity)
+            for name, fingerprint in self._ensemble.fingerprints.items():
+                found[name] = set(self._wrong.get((here, name, fingerprint), ()))
+        profile = self.measurements
+        for failure in () if profile is None else profile.failures:
+            if failure.wrong_answers and failure.name in found:
+                found[failure.name].add(failure.units)
+        return {name: shares for name, shares in found.items() if shares}
 
     def _experience(self, profile: Profile) -> Experience | None:
         """What the store knows of this device, where something is left to predict."""
@@ -986,6 +988,17 @@ class Lab(Shown):
         """What happened in the last run."""
         return self._report
 
+    def _warn_of(self, plan: Plan) -> tuple[str, ...]:
+        """What a report says of a plan that uses shares with wrong answers all the same."""
+        wrong = self._wrong_shares()
+        unit = self.device.identity.unit
+        return tuple(
+            f"WRONG ANSWERS were found for {name} with {format_units(lane.units, unit)}: search again, or move it."
+            for lane in plan.lanes
+            for name in lane.members
+            if lane.units in wrong.get(name, ())
+        )
+
     def _ready_executor(self) -> tuple[Executor, tuple[str, ...]]:
         """Warm lanes for the plan in force, started or swapped in as needed, and remarks for the report.
 
@@ -1007,6 +1020,7 @@ class Lab(Shown):
             changed = [name for name in plan.names if plan.fingerprints.get(name, ours[name]) != ours[name]]
             if changed:
                 notes = (f"The plan was made before {', '.join(changed)} changed: profile and search again.",)
+        notes = (*notes, *self._warn_of(plan))
         if current is not None and current.broken:
             current.close()
             current = None
@@ -1121,6 +1135,8 @@ class Lab(Shown):
     ) -> GateVerdict:
         """Compare every sub-model's answers under the plan with those of the whole device, all lanes at work.
 
+        A share with wrong answers is used by no later search, for this sub-model on this device in this lab.
+
         Args:
             x: The input; None for the example.
             runs: How many runs are compared, at least 1.
@@ -1143,6 +1159,12 @@ class Lab(Shown):
                 executor=executor,
                 on_progress=on_progress,
             )
+        with self._lock:
+            here, fingerprints = device_key(self.device.identity), self._ensemble.fingerprints
+            for row in found.wrong:
+                self._wrong.setdefault((here, row.name, fingerprints[row.name]), set()).add(row.units)
+        if found.wrong:
+            notes = (*notes, "Searches keep off these shares from now on: search again.")
         self._numerics = replace(found, notes=(*notes, *found.notes))
         return self._numerics
 
@@ -1456,6 +1478,35 @@ def _meaning(profiled: Mapping[str, int], put_away: Plan | None, plan: Plan | No
     if plan is not None:
         found.append("The plan that this device had is in force again.")
     return found
+
+
+def _merged(
+    parts: Sequence[Profile], fingerprints: Mapping[str, str]
+) -> tuple[dict[tuple[str, int], Any], dict[tuple[str, int], Any], dict[str, str]]:
+    """Points and failures by (sub-model, share), and examples, of those sub-models that have not changed since.
+
+    Later parts count for more; points measured with another example than the last one are left out.
+    """
+    points: dict[tuple[str, int], Any] = {}
+    failures: dict[tuple[str, int], Any] = {}
+    examples: dict[str, str] = {}
+    for part in parts:
+        for name, fingerprint in fingerprints.items():
+            if part.fingerprints.get(name) != fingerprint:
+                continue
+            example = part.examples.get(name, "")
+            if name in examples and examples[name] != example:
+                points = {key: value for key, value in points.items() if key[0] != name}
+            examples[name] = example
+            for point in part.of(name):
+                points[name, point.units] = point
+                failures.pop((name, point.units), None)
+            for failure in part.failures:
+                if failure.name == name:
+                    failures[name, failure.units] = failure
+                    if failure.wrong_answers:  # whatever it took before
+                        points.pop((name, failure.units), None)
+    return points, failures, examples
 
 
 def _same_work(executor: Executor, plan: Plan, ensemble: Ensemble) -> bool:

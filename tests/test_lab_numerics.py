@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from models import mlp
+from torch import nn
 
 from esen_lab import Lab
 from esen_lab.devices import CpuDevice
@@ -46,3 +47,33 @@ def test_without_a_plan_the_verdict_says_that_nothing_is_shared() -> None:
     with Lab(device=CpuDevice(cores=[(0,)])) as lab:
         lab.register("a", mlp(), example=torch.randn(4, 8))
         assert any(note.startswith("No plan yet") for note in lab.check_numerics(runs=1).notes)
+
+
+class WrongOnOneThread(nn.Module):
+    """A double of a kernel that is wrong at some shares."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * (1.2 if torch.get_num_threads() == 1 else 1.0)
+
+
+def test_a_share_that_fails_the_check_is_used_by_no_later_search() -> None:
+    x = torch.randn(4, 8)
+    with Lab(device=CpuDevice(cores=[(0,), (0,)])) as lab:
+        lab.register("a", WrongOnOneThread(), example=x)
+        lab.register("b", WrongOnOneThread(), example=x)
+        lab.profile(budget_s=0.05).result(timeout=60)
+        lab.plan = Plan(lanes=(Lane(units=1, members=("a",)), Lane(units=1, members=("b",))), units=2)
+        verdict = lab.check_numerics(x, runs=1)
+        assert {(row.name, row.units) for row in verdict.wrong} == {("a", 1), ("b", 1)}
+        assert any("Searches keep off these shares" in note for note in verdict.notes)
+        assert {name: model.avoid for name, model in lab.fit().items()} == {"a": (1,), "b": (1,)}
+        lab.run(x)
+        assert lab.report is not None
+        assert sum("WRONG ANSWERS" in note for note in lab.report.notes) == 2
+        plan = lab.search("optuna", n_trials=5)
+        assert [(lane.units, set(lane.members)) for lane in plan.lanes] == [(2, {"a", "b"})]
+        lab.run(x)
+        assert not any("WRONG ANSWERS" in note for note in lab.report.notes)
+        lab.register("a", mlp(), example=x)
+        lab.profile(["a"], budget_s=0.05).result(timeout=60)
+        assert lab.fit()["a"].avoid == (), "another sub-model under that name"

@@ -22,7 +22,7 @@ from models import Draws, WrongAt, mlp
 from esen_lab import Lab
 from esen_lab.devices.cuda_mps import CudaMpsDevice
 from esen_lab.devices.mps_control import MpsDaemon
-from esen_lab.errors import DeviceError
+from esen_lab.errors import DeviceError, InfeasibleError
 from esen_lab.planning import Lane, Plan
 from esen_lab.profiling.numerics import RANDOM
 
@@ -87,6 +87,21 @@ def test_a_share_with_wrong_answers_is_a_failure_that_says_what_to_do(lab: Lab) 
     again = lab.profile(["wrong"], shares=[30, 60], budget_s=0.05).result(120)
     assert [failure.units for failure in again.failures] == [60], "the answers of the whole device are had again"
     assert [point.reused for point in again.points if point.units == 30] == [True]
+
+
+def test_no_search_uses_a_share_with_wrong_answers_and_a_plan_by_hand_is_warned_of(lab: Lab) -> None:
+    for name in ("a", "b"):
+        lab.unregister(name)
+    lab.register("wrong", WrongAt(60), torch.ones(2, 8))
+    lab.profile(shares=[30, 60, 100], budget_s=0.05).result(120)
+    assert lab.fit()["wrong"].avoid == (60,)
+    assert "wrong: kept off 60 units, where its answers were wrong" in lab.search().notes
+    with pytest.raises(InfeasibleError, match=r"share that is not ruled out.*none of 60 to 60"):
+        lab.search(limits={"pinned": {"wrong": 60}})
+    lab.plan = Plan(lanes=(Lane(units=60, members=("wrong",)),), units=100)
+    lab.run(torch.ones(2, 8))
+    assert lab.report is not None
+    assert any("WRONG ANSWERS were found for wrong with 60 " in note for note in lab.report.notes)
 
 
 def test_answers_that_are_random_are_not_compared(lab: Lab) -> None:

@@ -183,7 +183,13 @@ class AdaptiveProfileJob(Shown):
         measured: dict[str, dict[int, float]] = {name: {} for name in self._names}
         for (name, share), point in self._points.items():
             measured[name][share] = point.median_s
-        step = next_points(measured, self._units, self._candidates, within=self._within, limits=self._limits)
+        wrong: dict[str, list[int]] = {}
+        for failure in self._failures.values():
+            if failure.wrong_answers:
+                wrong.setdefault(failure.name, []).append(failure.units)
+        step = next_points(
+            measured, self._units, self._candidates, within=self._within, limits=self._limits, wrong=wrong
+        )
         wanted = [point for point in step.points if point not in self._failures]
         reason = step.reason
         if step.points and not wanted:

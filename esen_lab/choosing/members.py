@@ -20,6 +20,7 @@ from esen_lab.search import (
     DeviceTables,
     Front,
     Placement,
+    Table,
     accuracy_of,
     cascade,
     check_threshold,
@@ -33,9 +34,9 @@ _MANY = 6
 """With more members than this, each of the many stages of a cascade is searched for a shorter time."""
 
 
-def tables_of(models: Mapping[str, CostModel]) -> dict[str, tuple[float, ...]]:
-    """Seconds at 1..units units, for each sub-model."""
-    return {name: model.latency_s for name, model in models.items()}
+def tables_of(models: Mapping[str, CostModel]) -> dict[str, Table]:
+    """Seconds at 1..units units, for each sub-model; None at shares to avoid."""
+    return {name: model.table(model.units) for name, model in models.items()}
 
 
 def front_of_members(
@@ -190,7 +191,7 @@ def cascade_of_members(
     names = tuple(tables)
     accuracy = None if labels is None else accuracy_of(answers.outputs, labels, answers.combined)
     if order is None:
-        orders = {"fastest first": sorted(names, key=lambda name: tables[name][-1])}
+        orders = {"fastest first": sorted(names, key=lambda name: models[name].latency_s[-1])}
         if accuracy is not None:
             alone = {name: accuracy((name,)) for name in names}
             orders["most accurate first"] = sorted(names, key=lambda name: -alone[name])

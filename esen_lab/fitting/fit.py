@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -27,6 +27,7 @@ def fit(
     *,
     quantile: Quantile = "median",
     known: Experience | None = None,
+    wrong: Mapping[str, Collection[int]] | None = None,
 ) -> dict[str, CostModel]:
     """One cost model per sub-model of `profile`, in its order.
 
@@ -35,6 +36,7 @@ def fit(
         units: Up to which share to predict; all units of the profile's device when None.
         quantile: What to plan with: "median", or "q90" (the 90th percentile) for noisy profiles.
         known: Complete curves of the same device, which correct predicted medians where that has proven itself.
+        wrong: For a sub-model, shares at which its answers were wrong, besides those of which the profile says so.
 
     Raises:
         UsageError: A sub-model has no measured point (the message quotes its first failure), a latency is not a
@@ -58,7 +60,10 @@ def fit(
                 hint="Profile it again, or unregister it.",
             )
         key = (profile.fingerprints.get(name, ""), profile.examples.get(name, ""))
-        models[name] = fit_points(name, points, units, known=known if quantile == "median" else None, of=key)
+        avoid = {failure.units for failure in profile.failures if failure.name == name and failure.wrong_answers}
+        avoid |= set((wrong or {}).get(name, ()))
+        corrected = known if quantile == "median" else None
+        models[name] = fit_points(name, points, units, known=corrected, of=key, avoid=avoid)
     return models
 
 
@@ -69,6 +74,7 @@ def fit_points(
     *,
     known: Experience | None = None,
     of: Key = ("", ""),
+    avoid: Collection[int] = (),
 ) -> CostModel:
     """The cost model of one sub-model from its measured latencies.
 
@@ -82,6 +88,7 @@ def fit_points(
         units: Up to which share to predict.
         known: Complete curves of the same device, which correct the prediction where that has proven itself.
         of: The fingerprint and example of the sub-model, by which curves of its own are told from strangers'.
+        avoid: Shares at which its answers were wrong.
 
     Raises:
         UsageError: No point, a share below 1, or a latency that is not a positive number.
@@ -104,7 +111,8 @@ def fit_points(
         corrected = known.correction(of, measured, at, lambda *given: _predict(method, *given), method)
     if corrected is not None:
         raw = raw * corrected.factors
-    table_s, active_units = _running_minimum(raw, {share for share, _ in measured})
+    avoid = sorted(share for share in avoid if share <= units)
+    table_s, active_units = _running_minimum(raw, {share for share, _ in measured}, avoid)
     return CostModel(
         name=name,
         latency_s=table_s,
@@ -112,7 +120,8 @@ def fit_points(
         method=method,
         error=_leave_one_out(method, measured) if corrected is None else corrected.error,
         points=measured,
-        notes=_notes(method, measured, units, corrected),
+        notes=(*_wrong(avoid), *_notes(method, measured, units, corrected)),
+        avoid=tuple(avoid),
     )
 
 
@@ -136,13 +145,17 @@ def _predict(method: Method, measured: tuple[tuple[int, float], ...], at: Array)
     return (amdahl(shares, latencies_s, at) + interpolate(shares, latencies_s, at)) / 2
 
 
-def _running_minimum(raw: Array, measured: set[int]) -> tuple[tuple[float, ...], tuple[int, ...]]:
+def _running_minimum(
+    raw: Array, measured: set[int], avoid: Collection[int]
+) -> tuple[tuple[float, ...], tuple[int, ...]]:
     latency_s: list[float] = []
     active_units: list[int] = []
     best, attained = math.inf, 1
     for share, latency in enumerate(raw.tolist(), start=1):
         ties = best < math.inf and abs(latency - best) <= TIE * best
-        if latency < best and not ties:
+        if share in avoid and best < math.inf:
+            pass  # a wider lane must not run as this share does
+        elif latency < best and not ties:
             best, attained = latency, share
         elif ties and (share in measured or attained not in measured):
             attained = share
@@ -160,6 +173,11 @@ def _leave_one_out(method: Method, measured: tuple[tuple[int, float], ...]) -> f
         predicted = _predict(method, others, np.array([float(left_out[0])]))[0]
         errors.append(abs(predicted / left_out[1] - 1))
     return float(np.mean(errors))
+
+
+def _wrong(avoid: Sequence[int]) -> tuple[str, ...]:
+    shares = ", ".join(map(str, avoid))
+    return (f"kept off {shares} units, where its answers were wrong",) if avoid else ()
 
 
 def _notes(

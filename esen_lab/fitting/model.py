@@ -31,6 +31,7 @@ class CostModel(Shown):
             a table predicts nothing.
         points: What it was fitted to: (units, seconds), by ascending units.
         notes: What a reader should know about it.
+        avoid: Shares at which its answers were wrong: no lane that it is in may have one, whatever is predicted there.
     """
 
     name: str
@@ -40,6 +41,11 @@ class CostModel(Shown):
     error: float | None
     points: tuple[tuple[int, float], ...]
     notes: tuple[str, ...] = ()
+    avoid: tuple[int, ...] = ()
+
+    def table(self, units: int) -> tuple[float | None, ...]:
+        """Seconds at 1..units units as searches take them: None at shares to avoid."""
+        return tuple(None if k in self.avoid else t for k, t in enumerate(self.latency_s[:units], start=1))
 
     @property
     def units(self) -> int:
@@ -56,4 +62,5 @@ class CostModel(Shown):
             "error": self.error,
             "points": [list(point) for point in self.points],
             "notes": list(self.notes),
+            "avoid": list(self.avoid),
         }

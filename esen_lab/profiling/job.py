@@ -44,7 +44,7 @@ from typing import TYPE_CHECKING
 
 from esen_lab.errors import Cancelled, EsenError, ModelError, UsageError, WorkerDied, WorkerError, WorkerTimeout
 from esen_lab.profiling.machine_lock import MachineLock
-from esen_lab.profiling.numerics import AnswersGate
+from esen_lab.profiling.numerics import AnswersGate, WrongAnswers
 from esen_lab.profiling.order import default_shares, measuring_order
 from esen_lab.profiling.progress import JobState, ProfileProgress
 from esen_lab.profiling.records import Failure, Point, Profile
@@ -575,6 +575,7 @@ class ProfileJob(Shown):
             message=f"{task.submodel.name} at {self._share(task.units)}: {text}",
             worker_traceback=problem.worker_traceback if isinstance(problem, WorkerError) else "",
             log=problem.log if isinstance(problem, WorkerError) else "",
+            wrong_answers=isinstance(problem, WrongAnswers),
         )
         with self._lock:
             self._failures.append(failure)

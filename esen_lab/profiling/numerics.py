@@ -1,9 +1,9 @@
 """The numerics gate of a profile: at every share of a GPU, a sub-model's answers against those of the whole device.
 
 There is a public report that limits of NVIDIA MPS made half-precision products silently wrong at some numbers of SMs,
-depending on their shape. So a point whose answers are not those of the whole device up to rounding is a failure. That
-keeps its latency out of the fit; it keeps no plan from that share, which is predicted from others. So what is chosen is
-checked again, with all lanes at work: `runtime/gate.py`.
+depending on their shape. So a point whose answers are not those of the whole device up to rounding is a failure, and no
+search gives the sub-model a lane of that share. Shares that were not measured were not compared either, and lanes may
+disturb each other: so what is chosen is checked again, with all lanes at work: `runtime/gate.py`.
 
 A sub-model whose answers differ between two runs on the whole device draws random numbers: nothing can be said of it.
 """
@@ -26,6 +26,10 @@ RUNS = 3
 RANDOM = "two runs on the whole device differ, so it draws random numbers: not compared"
 _REFERENCE = "esen_lab.profiling.numerics:reference"
 _AGAINST = "esen_lab.profiling.numerics:against"
+
+
+class WrongAnswers(DeviceError):  # noqa: N818  what happened
+    """At some share, a sub-model's answers are not those of the whole device."""
 
 
 class Answering(Protocol):
@@ -69,7 +73,7 @@ class AnswersGate:
             The reading "answers_error": the largest error relative to the largest answer, or why there is none.
 
         Raises:
-            DeviceError: The answers are wrong at this share.
+            WrongAnswers: They are, at this share.
             EsenError: They could not be had.
         """
 
@@ -87,9 +91,9 @@ class AnswersGate:
         found = worker.call(_AGAINST, name, timeout_s=timeout_s, cancelled=cancelled, wanted=wanted)
         assert isinstance(found, Difference)
         if not found.agrees:
-            raise DeviceError(
+            raise WrongAnswers(
                 "WRONG ANSWERS: at this share they are not those of the whole device",
                 given=str(found),
-                hint="Keep it off this share (`%esen search --min` or `--max`), and check the plan: `%esen numerics`.",
+                hint="Searches keep off this share. Check the plan that they find: `%esen numerics`.",
             )
         return {"answers_error": found.error}

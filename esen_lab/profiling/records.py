@@ -55,13 +55,22 @@ class Point:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """A point that could not be measured, and why."""
+    """A point that could not be measured, and why.
+
+    Attributes:
+        name: The sub-model.
+        units: The share.
+        message: For people.
+        worker_traceback, log: What the worker left.
+        wrong_answers: Its answers were not those of the whole device: no plan may use this share for it.
+    """
 
     name: str
     units: int
     message: str
     worker_traceback: str = ""
     log: str = ""
+    wrong_answers: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from esen_lab.search.job import SearchJob
 from esen_lab.search.limits import UNLIMITED, Limits
 from esen_lab.search.members import Choice, Front, accuracy_of, member_front
 from esen_lab.search.placement import DeviceTables, Placement, place
+from esen_lab.search.problem import Table
 from esen_lab.search.refine import Measured, Refinement, refine
 from esen_lab.search.watch import Progress
 
@@ -35,6 +36,7 @@ __all__ = [
     "Refinement",
     "SearchJob",
     "Stage",
+    "Table",
     "accuracy_of",
     "allocate",
     "cascade",

@@ -14,7 +14,7 @@ So points go where plans would be, and none is spent on shares that no good plan
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +58,7 @@ def next_points(
     least_error: float = 0.02,
     most_part: float = 0.5,
     limits: Limits | Mapping[str, Any] | None = None,
+    wrong: Mapping[str, Collection[int]] | None = None,
     **options: Any,
 ) -> NextPoints:
     """Decide what to measure next.
@@ -71,6 +72,7 @@ def next_points(
         most_part: Of all points (sub-models x candidates), never ask for more than this part, where there are so many
             candidates (`MANY`) that their first ones are well below it.
         limits: As for `search`.
+        wrong: For a sub-model, shares at which its answers were wrong: no plan rests on them.
         **options: Of the exact searcher.
 
     Raises:
@@ -85,7 +87,8 @@ def next_points(
     first = tuple((name, s) for name, points in measured.items() for s in _first(shares) if s not in points)
     if first:
         return NextPoints(points=first, plan=None, left=None, reason="every sub-model is measured at its first shares")
-    models = {name: fit_points(name, points, units) for name, points in measured.items()}
+    avoid = wrong or {}
+    models = {name: fit_points(name, points, units, avoid=avoid.get(name, ())) for name, points in measured.items()}
     plan = search(models, units, limits=limits, **options)
     hopeful = {name: _hopeful(model, measured[name], least_error) for name, model in models.items()}
     hoped = allocate(hopeful, units, limits=limits, **options)
@@ -127,10 +130,10 @@ def _first(shares: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted({low, middle, high}))
 
 
-def _hopeful(model: CostModel, points: Mapping[int, float], least_error: float) -> list[float]:
+def _hopeful(model: CostModel, points: Mapping[int, float], least_error: float) -> list[float | None]:
     error = min(max(least_error, model.error or 0.0), 0.5)
     table = [t if s in points else t * (1 - error) for s, t in enumerate(model.latency_s, start=1)]
-    return [min(table[: s + 1]) for s in range(len(table))]
+    return [None if s + 1 in model.avoid else min(table[: s + 1]) for s in range(len(table))]
 
 
 def _rests_on(plan: Allocation, measured: Points, shares: Sequence[int]) -> tuple[tuple[str, int], ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from importlib import import_module
 from typing import Any, Protocol, TypeAlias
 
@@ -19,7 +19,7 @@ from esen_lab.search.allocation import Allocation
 from esen_lab.search.bounds import schedule_bound_s
 from esen_lab.search.infeasible import why_infeasible
 from esen_lab.search.limits import Limits
-from esen_lab.search.problem import Problem, make_problem, with_capacity
+from esen_lab.search.problem import Problem, Table, make_problem, with_capacity
 from esen_lab.search.watch import Found, Progress, Watch
 from esen_lab.units import format_seconds
 
@@ -60,7 +60,7 @@ SEARCHERS: Mapping[str, Callable[[], Callable[..., Searcher]]] = {
 
 
 def allocate(
-    latencies: Mapping[str, Sequence[float]],
+    latencies: Mapping[str, Table],
     units: int,
     searcher: str = "exact",
     *,
@@ -74,8 +74,8 @@ def allocate(
     """Choose lanes and shares for the shortest predicted JCT, from bare latency tables.
 
     Args:
-        latencies: For each sub-model, seconds at 1..units units. A table need not fall: more units are never slower,
-            because a lane may use fewer than it has.
+        latencies: For each sub-model, seconds at 1..units units; None where no lane that it is in may have that share.
+            A table need not fall: more units are never slower, because a lane may use fewer than it has.
         units: Units of the device; the lanes' shares sum to at most this.
         searcher: A name in `SEARCHERS`.
         limits: What the plan must keep to: a `Limits`, or a mapping of its attributes.
@@ -251,7 +251,7 @@ def search(
                 given=f"{model.units} for {name!r}",
                 hint=f"Fit again with units={units}.",
             )
-    latencies = {name: model.latency_s[:units] for name, model in models.items()}
+    latencies = {name: model.table(units) for name, model in models.items()}
 
     def measured_shares(found: Allocation) -> Allocation:
         active = tuple(tuple(models[name].active_units[share - 1] for name in names) for share, names in found.lanes)

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from esen_lab.errors import UsageError
 from esen_lab.search.allocate import allocate
 from esen_lab.search.allocation import Allocation
+from esen_lab.search.problem import Table
 from esen_lab.showing import Shown
 from esen_lab.units import format_percent
 
@@ -71,7 +72,7 @@ class Cascade(Shown):
 
 
 def cascade(
-    latencies: Mapping[str, Sequence[float]],
+    latencies: Mapping[str, Table],
     units: int,
     order: Sequence[str],
     reach: Sequence[float],

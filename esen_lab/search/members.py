@@ -9,7 +9,7 @@ Evol. Comp. 6, 2002) evolves subsets with the searcher's fast answer, and what s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -20,7 +20,7 @@ from esen_lab.errors import UsageError
 from esen_lab.search.allocate import allocate
 from esen_lab.search.allocation import Allocation
 from esen_lab.search.cover import SubsetCover
-from esen_lab.search.problem import make_problem
+from esen_lab.search.problem import Table, make_problem
 from esen_lab.search.watch import EXACTLY
 from esen_lab.showing import Shown
 
@@ -65,7 +65,7 @@ class Front(Shown):
 
 
 def member_front(
-    latencies: Mapping[str, Sequence[float]],
+    latencies: Mapping[str, Table],
     units: int,
     accuracy: Accuracy,
     *,
@@ -155,7 +155,7 @@ def accuracy_of(
 
 
 def _exact_front(
-    latencies: Mapping[str, Sequence[float]],
+    latencies: Mapping[str, Table],
     units: int,
     accuracy: Callable[[int], float],
     plan: Callable[[int], Allocation],

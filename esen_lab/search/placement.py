@@ -23,7 +23,7 @@ from esen_lab.errors import UsageError
 from esen_lab.search.allocate import allocate
 from esen_lab.search.allocation import Allocation
 from esen_lab.search.cover import SubsetCover, unions
-from esen_lab.search.problem import Array, Problem, make_problem
+from esen_lab.search.problem import Array, Problem, Table, make_problem
 from esen_lab.search.watch import EXACTLY
 from esen_lab.showing import Shown
 from esen_lab.units import check_name
@@ -43,7 +43,7 @@ class DeviceTables:
 
     name: str
     units: int
-    latencies: Mapping[str, Sequence[float]]
+    latencies: Mapping[str, Table]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,7 +176,7 @@ class _Search:
 
     def area_bound_s(self) -> float:
         """The smallest T that areas and critical paths allow, by bisection from below: what it returns is proven."""
-        low, high = 0.0, float(sum(table[:, 0].sum() for table in self.tables))
+        low, high = 0.0, float(sum(np.where(np.isfinite(table), table, 0).max(axis=1).sum() for table in self.tables))
         for _ in range(100):
             middle = (low + high) / 2
             low, high = (low, middle) if self._is_possible(middle) else (middle, high)

@@ -25,6 +25,8 @@ from esen_lab.search.watch import Groups
 from esen_lab.units import check_name
 
 Array = NDArray[np.float64]
+Table = Sequence[float | None]
+"""Seconds at 1..units units of one sub-model; None: no lane that it is in may have that share."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -84,12 +86,13 @@ def breaks_limit(problem: Problem, groups: Groups) -> bool:
     )
 
 
-def check_latencies(latencies: Mapping[str, Sequence[float]], units: int) -> Array:
-    """The raw tables, shape (len(latencies), units), in the order given.
+def check_latencies(latencies: Mapping[str, Table], units: int) -> Array:
+    """The raw tables, shape (len(latencies), units), in the order given; inf where a share is ruled out.
 
     Raises:
         UsageError: No sub-model, a bad name, fewer than one unit, a table that does not have one latency per share,
             or a latency that is not a positive finite number; the message names the sub-model and the share.
+        InfeasibleError: Every share of a sub-model is ruled out.
     """
     if isinstance(units, bool) or not isinstance(units, (int, np.integer)) or units < 1:
         raise UsageError("A device has at least 1 unit, a whole number", given=f"{units!r} units")
@@ -112,23 +115,26 @@ def check_latencies(latencies: Mapping[str, Sequence[float]], units: int) -> Arr
         if values.shape != (units,):
             given = f"{len(values)} of {units}" if values.ndim == 1 else f"an array of shape {values.shape}"
             raise UsageError("A table holds one latency for each share from 1 to units", given=f"{given} for {name!r}")
-        wrong = np.flatnonzero(~(np.isfinite(values) & (values > 0)))
+        ruled_out = np.array([latency is None for latency in row])
+        if ruled_out.all():
+            raise InfeasibleError(f"A share is left for {name!r}", given=f"all {units} are ruled out")
+        wrong = np.flatnonzero(~(np.isfinite(values) & (values > 0)) & ~ruled_out)
         if len(wrong):
             raise UsageError(
                 "A latency is a positive finite number of seconds",
                 given=f"{values[wrong[0]]} at {wrong[0] + 1} units for {name!r}",
                 hint="Measure that point again, or leave it to the fit.",
             )
-        rows.append(values)
+        rows.append(np.where(ruled_out, np.inf, values))
     return np.stack(rows)
 
 
-def make_problem(latencies: Mapping[str, Sequence[float]], units: int, limits: Limits | None = None) -> Problem:
+def make_problem(latencies: Mapping[str, Table], units: int, limits: Limits | None = None) -> Problem:
     """Check the input and bring it into canonical form.
 
     Args:
-        latencies: For each sub-model, seconds at 1..units units. Need not fall: a lane may use fewer units than it has,
-            so the running minimum counts.
+        latencies: For each sub-model, seconds at 1..units units, None where it may not be in a lane of that share. Need
+            not fall: a lane may use fewer units than it has, so the running minimum counts.
         units: Units of the device.
         limits: What plans must keep to.
 
@@ -140,13 +146,19 @@ def make_problem(latencies: Mapping[str, Sequence[float]], units: int, limits: L
     raw = check_latencies(latencies, units)
     names = tuple(latencies)
     limits.check(names, units)
-    running = np.minimum.accumulate(raw, axis=1)
+    running = np.where(np.isfinite(raw), np.minimum.accumulate(raw, axis=1), np.inf)
     groups = _joined(names, limits.together)
     table = np.stack([running[list(group)].sum(axis=0) for group in groups])
     shares = np.arange(1, units + 1)
     for row, group in zip(table, groups, strict=True):
         least, most = limits.range_of([names[i] for i in group], units)
         row[(shares < least) | (shares > most)] = np.inf
+        if not np.isfinite(row).any():
+            raise InfeasibleError(
+                f"A lane of {', '.join(names[i] for i in group)} has a share that is not ruled out",
+                given=f"none of {least} to {most}",
+                hint="Loosen what limits its share, or what keeps them together.",
+            )
     order = sorted(range(len(groups)), key=lambda k: (tuple(-table[k]), names[groups[k][0]]))
     items = tuple(groups[k] for k in order)
     lanes = limits.most_lanes(names, len(items))
@@ -200,4 +212,4 @@ def running_argmin(raw: Array) -> NDArray[np.intp]:
     """For each share, the share of at most as many units that is fastest (of ties, the widest), from 1."""
     table = np.minimum.accumulate(raw, axis=1)
     shares = np.arange(1, raw.shape[1] + 1)
-    return np.maximum.accumulate(np.where(raw <= table, shares, 0), axis=1)
+    return np.maximum.accumulate(np.where((raw <= table) & np.isfinite(raw), shares, 0), axis=1)

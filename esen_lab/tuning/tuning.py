@@ -28,7 +28,7 @@ from esen_lab.showing import Shown
 from esen_lab.tuning import moves
 from esen_lab.tuning.draft import Draft, DraftLane, LaneKey, bound_for, forecast
 from esen_lab.tuning.state import Measured, TunedLane, TuningState
-from esen_lab.units import format_seconds
+from esen_lab.units import format_seconds, format_units
 
 HISTORY = 200  # moves that can be taken back
 
@@ -150,6 +150,7 @@ class Tuning(Shown):
             for lane, seconds in zip(draft.lanes, seen.lane_s, strict=True)
         )
         job = self._job
+        wrong = self._wrong(draft)
         return TuningState(
             revision=self._revision,
             lanes=lanes,
@@ -167,9 +168,19 @@ class Tuning(Shown):
             searching=None if job is None else job.snapshot(),
             doing=self._doing,
             measured=self._measured,
-            message=self._message,
-            failed=self._failed,
+            message=" ".join(filter(None, (wrong, self._message))),
+            failed=self._failed or bool(wrong),
         )
+
+    def _wrong(self, draft: Draft) -> str:
+        """Which lanes have a share at which answers were wrong, or ""."""
+        found = [
+            f"{name} with {format_units(lane.units, self._unit)}"
+            for lane in draft.lanes
+            for name in lane.members
+            if lane.units in self._models[name].avoid
+        ]
+        return f"WRONG ANSWERS were found for {', '.join(found)}: give it another share." if found else ""
 
     def _bound_s(self, draft: Draft) -> float:
         total = max(draft.total_units, draft.units)
@@ -417,7 +428,9 @@ class Tuning(Shown):
                 self._say(f"The search failed: {problem}", failed=True)
             else:
                 self._found = found
+                # What is proven for plans that keep off some shares does not hold for a draft that need not.
                 free = not any(lane.pinned for lane in draft.lanes) and not draft.oversubscribe
+                free = free and not any(model.avoid for model in models.values())
                 if free and models == self._models:
                     self._proven_s = max(self._proven_s, found.bound_s)
                 if draft != self._draft:

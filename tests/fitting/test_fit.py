@@ -47,6 +47,16 @@ def test_a_table_holds_the_measurements_and_uses_fewer_units_where_fewer_are_fas
     assert model.notes == ()
 
 
+def test_a_share_with_wrong_answers_is_kept_off_and_no_wider_lane_runs_as_it_does() -> None:
+    model = fit_points("a", {1: 4.0, 2: 1.0, 3: 3.0, 4: 2.0}, 4, avoid=[2, 9])
+    assert model.avoid == (2,)
+    assert model.table(4) == (4.0, None, 3.0, 2.0)
+    assert model.active_units == (1, 1, 3, 4)
+    assert model.notes == ("kept off 2 units, where its answers were wrong",)
+    assert model.to_dict()["avoid"] == [2]
+    assert fit_points("a", {1: 4.0, 2: 1.0}, 2, avoid=[1]).table(2) == (None, 1.0)
+
+
 def test_of_equal_shares_a_measured_one_is_used_and_of_those_the_widest() -> None:
     model = fit_points("a", {2: 3.0, 4: 3.0}, 6)
     assert model.latency_s == pytest.approx((3.0,) * 6)

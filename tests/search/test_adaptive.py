@@ -105,6 +105,16 @@ def test_it_always_ends_and_never_asks_twice() -> None:
     assert step.reason == "the plan rests on measured points, and so does any better one" or step.left == 0.0
 
 
+def test_neither_plans_nor_hopes_rest_on_a_share_with_wrong_answers() -> None:
+    measured = {name: {1: 8.0, 2: 5.0, 10: 1.0} for name in "ab"}
+    wrong = {"a": [5], "b": [5]}
+    assert all(share == 5 for _, share in next_points(measured, 10, range(1, 11)).points)
+    step = next_points(measured, 10, range(1, 11), wrong=wrong)
+    assert step.plan is not None
+    assert all(share != 5 for share, _ in step.plan.lanes)
+    assert all(share != 5 for _, share in step.points)
+
+
 def test_what_makes_no_sense_is_refused() -> None:
     with pytest.raises(UsageError, match="0 sub-models"):
         next_points({}, 4, [1])

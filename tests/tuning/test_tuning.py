@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,19 @@ def test_the_prediction_is_that_of_the_search(tuning: Tuning) -> None:
     assert tuning.state.jct_s == pytest.approx(found.jct_s)
     assert plan.jct_s is not None
     assert tuning.plan().jct_s == pytest.approx(found.jct_s)
+
+
+def test_a_share_with_wrong_answers_is_said_at_once_and_not_proposed() -> None:
+    known = {name: replace(model, avoid=(4,)) for name, model in models(a=1, b=1).items()}
+    tuning = Tuning(known, UNITS)
+    state = tuning.split("b")
+    assert state.failed
+    assert state.message.startswith("WRONG ANSWERS were found for a with 4 units, b with 4 units")
+    assert "WRONG" not in tuning.share({"a": 3, "b": 5}).message
+    tuning.propose().result(timeout=20)
+    assert all(lane.units != 4 for lane in tuning.state.lanes)
+    assert not tuning.state.failed
+    assert tuning.share({"a": 4, "b": 4}).gap >= 0
 
 
 def test_undo_and_redo_walk_through_the_moves(tuning: Tuning) -> None:
