@@ -27,6 +27,7 @@ from esen_lab.choosing import (
     answers,
     cascade_of_members,
     device_tables,
+    executed,
     front_of_members,
     labels_of,
     measured_defaults,
@@ -190,6 +191,8 @@ class Lab(Shown):
         self._report: RunReport | None = None
         self._comparison: Comparison | None = None
         self._numerics: GateVerdict | None = None
+        # (device, sub-model, fingerprint) -> how it is executed, where not eagerly, see `_ways_now`
+        self._ways: dict[tuple[str, str, str], tuple[str, float, int]] = {}
         # (device, sub-model, fingerprint) -> shares with wrong answers
         self._wrong: dict[tuple[str, str, str], set[int]] = {}
         self._mechanisms: MechanismTable | None = None
@@ -518,6 +521,22 @@ class Lab(Shown):
         known = self._experience(profile)
         return fit(profile, self.device.units, quantile=quantile, known=known, wrong=self._wrong_shares())
 
+    def _ways_now(self) -> dict[str, tuple[str, float, int]]:
+        """For sub-models that are not executed eagerly: how, at what part of the eager time, and where measured."""
+        with self._lock:
+            here = device_key(self.device.identity)
+            ways = {n: self._ways.get((here, n, fingerprint)) for n, fingerprint in self._ensemble.fingerprints.items()}
+        return {name: way for name, way in ways.items() if way is not None}
+
+    def _models(self, quantile: Quantile = "median") -> dict[str, CostModel]:
+        """What plans are made from: the cost models of sub-models as they are executed."""
+        ways = self._ways_now()
+        models = self.fit(quantile)
+        return {name: model.executed(*ways[name]) if name in ways else model for name, model in models.items()}
+
+    def _as_executed(self, plan: Plan) -> Plan:
+        return plan.with_mechanisms({name: way for name, (way, _, _) in self._ways_now().items()})
+
     def _wrong_shares(self) -> dict[str, set[int]]:
         """For a sub-model, shares at which its answers were wrong: in a check of a plan, or when it was profiled."""
         found: dict[str, set[int]] = {}
@@ -653,7 +672,7 @@ class Lab(Shown):
         options: Mapping[str, Any],
     ) -> Callable[..., Plan]:
         """A search with everything bound and checked that can be checked before it begins."""
-        models = self.fit(quantile)
+        models = self._models(quantile)
         ensemble = self._ensemble
         measure: Measure | None = None
         if objective == "measured":
@@ -718,7 +737,7 @@ class Lab(Shown):
             UsageError: Something is not profiled, or a number is not possible.
             EsenError: The plan could not be run.
         """
-        models = self.fit(self._last_quantile)
+        models = self._models(self._last_quantile)
         ensemble = self._ensemble if self.plan is None else self._active(self.plan)
         models = {name: models[name] for name in ensemble.names}
         asked = self._last_limits if limits is None else Limits.of(limits)
@@ -768,7 +787,7 @@ class Lab(Shown):
                 not those of a classifier.
             EsenError: A member could not be run.
         """
-        models = self.fit(quantile)
+        models = self._models(quantile)
         found = self._answers(x, batch)
         return front_of_members(models, self.device.units, found, labels_of(y, found.samples), seed=seed)
 
@@ -786,7 +805,7 @@ class Lab(Shown):
         Raises:
             UsageError: Something is not profiled, or a device does not know every sub-model.
         """
-        models = self.fit(quantile)
+        models = self._models(quantile)
         return place(device_tables(devices, models, self.device.units, quantile))
 
     def cascade(
@@ -815,7 +834,7 @@ class Lab(Shown):
             UsageError: Something is not profiled, an argument is not possible, or the combine rule gives no scores.
             EsenError: A member could not be run.
         """
-        models = self.fit(quantile)
+        models = self._models(quantile)
         found = self._answers(x, batch)
         if stage_overhead_s is None:
             stage_overhead_s = 0.0 if self._report is None else max(0.0, self._report.overhead_s)
@@ -840,12 +859,12 @@ class Lab(Shown):
         if isinstance(found, Choice):
             ensemble = self._ensemble.only(found.names)
             known = {**self._known_of_plans(ensemble), "created_at": created_at}
-            return plan_of_choice(found, names, self.device.units, **known)
+            return self._as_executed(plan_of_choice(found, names, self.device.units, **known))
         known = {**self._known_of_plans(self._ensemble), "created_at": created_at}
         if isinstance(found, Placement):
-            return plan_of_placement(found, **known)
+            return self._as_executed(plan_of_placement(found, **known))
         if isinstance(found, Cascade):
-            return plan_of_cascade(found, self.device.units, **known)
+            return self._as_executed(plan_of_cascade(found, self.device.units, **known))
         raise UsageError(
             "A plan is made of a choice of members, a placement or a cascade",
             given=type(found).__name__,
@@ -904,7 +923,7 @@ class Lab(Shown):
         Raises:
             UsageError: Some sub-model has not been measured.
         """
-        models = self.fit()
+        models = self._models()
         with self._lock:
             left_out = () if self._plan is None else self._plan.left_out
             models = {name: model for name, model in models.items() if name not in left_out}
@@ -1097,7 +1116,8 @@ class Lab(Shown):
     ) -> MechanismTable:
         """Measure how each sub-model of the plan is executed fastest at its share, and keep that in the plan.
 
-        Eagerly, by `torch.compile`, or as a CUDA graph; each must answer as it does eagerly.
+        Eagerly, by `torch.compile`, or as a CUDA graph; each must answer as it does eagerly. Later plans of this lab
+        execute a sub-model in the way chosen here too, and predict with the time that it takes.
 
         Args:
             mechanisms: Which of "eager", "compile" and "graph"; None: all. "eager" is always among them, so that
@@ -1121,8 +1141,18 @@ class Lab(Shown):
                 budget_s=budget_s,
                 on_progress=on_progress,
             )
-        self.plan = plan.with_mechanisms(found.chosen)
-        self._mechanisms = found
+        with self._lock:
+            current = self._plan  # a search may have found a better one meanwhile
+            plan = current if current is not None and set(current.names) == set(plan.names) else plan
+            before = {name: part for name, (_, part, _) in self._ways_now().items()}
+            here, fingerprints, at = device_key(self.device.identity), self._ensemble.fingerprints, dict(shares)
+            for name, way in found.chosen.items():
+                if way == "eager":
+                    self._ways.pop((here, name, fingerprints[name]), None)
+                else:
+                    self._ways[here, name, fingerprints[name]] = (way, found.part(name), at[name])
+            self.plan = executed(plan, found, before)
+            self._mechanisms = found
         return found
 
     @property

@@ -15,7 +15,7 @@ from esen_lab.choosing.members import (
     plan_of_choice,
     plan_of_placement,
 )
-from esen_lab.choosing.plans import plan_of_allocation
+from esen_lab.choosing.plans import executed, plan_of_allocation
 from esen_lab.choosing.refining import Refined, Round, refine_plan
 from esen_lab.choosing.runs import LaneRuns, measured_defaults
 from esen_lab.choosing.validation import Answers, answers, labels_of
@@ -29,6 +29,7 @@ __all__ = [
     "answers",
     "cascade_of_members",
     "device_tables",
+    "executed",
     "front_of_members",
     "labels_of",
     "measured_defaults",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from esen_lab.showing import Shown
+from esen_lab.units import format_percent
 
 Method: TypeAlias = Literal["table", "interpolated", "parametric", "constant"]
 
@@ -32,6 +33,7 @@ class CostModel(Shown):
         points: What it was fitted to: (units, seconds), by ascending units.
         notes: What a reader should know about it.
         avoid: Shares at which its answers were wrong: no lane that it is in may have one, whatever is predicted there.
+        mechanism: How it is executed: "eager" as it was profiled, or as `executed` says.
     """
 
     name: str
@@ -42,6 +44,23 @@ class CostModel(Shown):
     points: tuple[tuple[int, float], ...]
     notes: tuple[str, ...] = ()
     avoid: tuple[int, ...] = ()
+    mechanism: str = "eager"
+
+    def executed(self, mechanism: str, part: float, units: int) -> CostModel:
+        """The model of the same sub-model executed in another way, which was measured at one share.
+
+        Args:
+            mechanism: The way.
+            part: Its time as a part of the eager one, above 0.
+            units: The share at which that was measured; it is taken to be so at every share.
+        """
+        told = f"by {mechanism}: {format_percent(part)} of its eager time, as measured at a share of {units}"
+        return replace(
+            self,
+            latency_s=tuple(part * latency for latency in self.latency_s),
+            notes=(*self.notes, told),
+            mechanism=mechanism,
+        )
 
     def table(self, units: int) -> tuple[float | None, ...]:
         """Seconds at 1..units units as searches take them: None at shares to avoid."""
@@ -63,4 +82,5 @@ class CostModel(Shown):
             "points": [list(point) for point in self.points],
             "notes": list(self.notes),
             "avoid": list(self.avoid),
+            "mechanism": self.mechanism,
         }

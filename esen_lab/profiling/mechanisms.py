@@ -61,6 +61,14 @@ class MechanismTable(Shown):
         """For each sub-model the way to take."""
         return {point.name: point.mechanism for point in self.points if point.chosen}
 
+    def part(self, name: str) -> float:
+        """The time that the way taken needs, as a part of the eager one; `name` is one of `chosen`."""
+        mine = self.of(name)
+        taken, eager = mine[self.chosen[name]].median_s, mine["eager"].median_s
+        assert taken is not None
+        assert eager is not None
+        return taken / eager
+
     @property
     def ways(self) -> tuple[str, ...]:
         """The ways that were tried, eager first."""

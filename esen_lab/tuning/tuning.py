@@ -458,6 +458,7 @@ class Tuning(Shown):
                 units=lane.units,
                 members=lane.members,
                 active_units=tuple(models[name].active_units[lane.units - 1] for name in lane.members),
+                mechanisms=tuple(models[name].mechanism for name in lane.members),
             )
             for lane in draft.lanes
         )
