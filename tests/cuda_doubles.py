@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from esen_lab.devices.cuda_mps import MpsPlacement
 from esen_lab.devices.gpus import Gpu, Machine
@@ -75,8 +76,8 @@ class _Event:
 
     from_ipc_handle = EventDouble.from_ipc_handle
 
-    def __call__(self, enable_timing: bool = False, interprocess: bool = False) -> EventDouble:
-        assert enable_timing != interprocess, "an event for another process has no timing"
+    def __call__(self, enable_timing: bool = False, interprocess: bool = False, external: bool = False) -> EventDouble:
+        assert not (enable_timing and interprocess), "an event for another process has no timing"
         return EventDouble()
 
 
@@ -147,6 +148,61 @@ class CudaDouble:
             return 0
 
         return SimpleNamespace(cudaHostRegister=register, cudaHostUnregister=unregister)
+
+
+class RecordedGraph:
+    """Stands for a CUDA graph: replaying does all recorded steps again and writes to the same tensors."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[Any, Any, Any, Any]] = []
+        self.replays = 0
+        self.breaks = ""
+
+    def replay(self) -> None:
+        if self.breaks:
+            raise RuntimeError(self.breaks)
+        self.replays += 1
+        for step, args, kwargs, before in self.steps:
+            again = step(*args, **kwargs)
+            if isinstance(before, torch.Tensor) and again is not before:
+                before.copy_(again)
+
+
+class _Recorder(TorchDispatchMode):
+    def __init__(self, graph: RecordedGraph) -> None:
+        super().__init__()
+        self.graph = graph
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        aten = torch.ops.aten
+        if func in (aten._local_scalar_dense.default, aten.item.default, aten.equal.default):  # they look at values
+            raise RuntimeError("operation not permitted when stream is capturing")
+        made = func(*args, **(kwargs or {}))
+        self.graph.steps.append((func, args, kwargs or {}, made))
+        return made
+
+
+class GraphingCuda(CudaDouble):
+    """A double of `torch.cuda` that captures: what is done inside `graph` is recorded, with the tensors it made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.graphs: list[RecordedGraph] = []
+
+    def CUDAGraph(self) -> RecordedGraph:  # noqa: N802  torch's own name
+        made = RecordedGraph()
+        self.graphs.append(made)
+        return made
+
+    def current_stream(self) -> StreamDouble:
+        return StreamDouble(self)
+
+    @contextlib.contextmanager
+    def graph(self, graph: RecordedGraph, *, stream: Any, capture_error_mode: str) -> Iterator[None]:
+        assert capture_error_mode == "thread_local"
+        assert isinstance(stream, StreamDouble)
+        with _Recorder(graph):
+            yield
 
 
 class DoubleOfCuda(CudaDouble):

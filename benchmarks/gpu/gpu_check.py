@@ -335,6 +335,8 @@ def _on_device(mechanism: str, models: dict[str, Any], x: Any, rehearse: bool) -
 
 def _timed(lab: Any, plan: Any, x: Any, rehearse: bool) -> dict[str, Any]:
     """Median JCT of a plan run by itself, with what its report remarks: a graph that fell back is no graph."""
+    from esen_lab.runtime.executor import AS_ONE_GRAPH
+
     lab.plan = plan
     reports = []
     for _ in range(3 if rehearse else 30):
@@ -346,6 +348,7 @@ def _timed(lab: Any, plan: Any, x: Any, rehearse: bool) -> dict[str, Any]:
         "spread_s": sorted(times)[3 * len(times) // 4] - sorted(times)[len(times) // 4],
         "overhead_s": statistics.median(report.overhead_s for report in reports),
         "notes": list(reports[-1].notes),
+        "one_graph": AS_ONE_GRAPH in reports[-1].notes,
         "fell_back": any("runs eagerly" in note for note in reports[-1].notes),
     }
 

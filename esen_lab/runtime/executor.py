@@ -17,20 +17,22 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from select import POLLIN, poll
 from typing import Any
 
 from esen_lab.devices import Device
 from esen_lab.devices.in_process import InProcess
 from esen_lab.ensemble import Combine, Ensemble, Reserved, SmallMean
-from esen_lab.errors import EsenError, ModelError, UsageError, WorkerDied, WorkerTimeout
+from esen_lab.errors import DeviceError, EsenError, ModelError, UsageError, WorkerDied, WorkerTimeout
 from esen_lab.planning import Plan
+from esen_lab.runtime.plan_graph import PlanGraph, PlanGraphs
 from esen_lab.runtime.report import LaneReport, RunReport, Span
-from esen_lab.trees import Tree, TreeSpec, flatten, map_tensors, select
+from esen_lab.trees import Tree, TreeSpec, flatten, map_tensors, select, tree_spec
 from esen_lab.units import format_seconds, format_units
-from esen_lab.workers import LaneWorker, Nursery, ProcessWorker, RunTimings
+from esen_lab.workers import LaneWorker, LocalWorker, Nursery, ProcessWorker, RunTimings
 from esen_lab.workers.arena import Block, TreeArena, spec_of
 from esen_lab.workers.shared_input import GATE_BYTES
 
@@ -43,6 +45,7 @@ _LOOK_MOST_S = 0.001
 _LOOK_FROM_S = 0.003  # after a shorter sleep there is nothing to gain
 _WORTH_SHARING_BYTES = 1 << 20  # a smaller input reaches each GPU lane sooner than lanes can wait for each other
 DEFAULT_TIMEOUT_S = 600.0
+AS_ONE_GRAPH = "All lanes ran as one CUDA graph."
 
 
 class Executor:
@@ -75,6 +78,7 @@ class Executor:
         self._standing_notes = (*notes, *self._fallen_back.values())  # in every report
         self._lasted_s = 0.0  # from the wake-ups to the last answer, last time; 0: not known for this input
         self._slowest_first = list(range(len(workers)))
+        self._graphs = _graphs_of(workers)
         self._watch_only_the_living()
 
     @classmethod
@@ -178,22 +182,52 @@ class Executor:
         """
         with self._lock:
             begin = time.perf_counter_ns()
-            spec = self._hand_over(x)
-            copied = time.perf_counter_ns()
-            ahead, reserved = self._prepared, self._reserved
-            timings = self._collect(timeout_s)
-            done = time.perf_counter_ns()
-            self._lasted_s = (done - copied) / 1e9
-            if ahead is not None and reserved is not None and self._ahead() is ahead:
-                output = ahead.into(reserved)
-            else:
-                output = self._combine(self._outputs())
-            end = time.perf_counter_ns()
-            # For the next run, now that nobody waits: while lanes run, their cores are theirs.
-            ahead = self._ahead()
-            self._reserved = None if ahead is None else ahead.reserve()
-            unpacked = [RunTimings.unpack(packed) for packed in timings]
-            return output, self._report(unpacked, spec, begin, copied, done, end)
+            if self._graphs is not None:
+                return self._run_as_graph(self._graphs, as_tensors(x), begin, timeout_s)
+            return self._run_in_lanes(x, begin, timeout_s)
+
+    def _run_in_lanes(self, x: Tree, begin: int, timeout_s: float) -> tuple[Tree, RunReport]:
+        spec = self._hand_over(x)
+        copied = time.perf_counter_ns()
+        ahead, reserved = self._prepared, self._reserved
+        timings = self._collect(timeout_s)
+        done = time.perf_counter_ns()
+        self._lasted_s = (done - copied) / 1e9
+        if ahead is not None and reserved is not None and self._ahead() is ahead:
+            output = ahead.into(reserved)
+        else:
+            output = self._combine(self._outputs())
+        end = time.perf_counter_ns()
+        # For the next run, now that nobody waits: while lanes run, their cores are theirs.
+        ahead = self._ahead()
+        self._reserved = None if ahead is None else ahead.reserve()
+        unpacked = [RunTimings.unpack(packed) for packed in timings]
+        return output, self._report(unpacked, spec, begin, copied, done, end)
+
+    def _run_as_graph(self, graphs: PlanGraphs, x: Tree, begin: int, timeout_s: float) -> tuple[Tree, RunReport]:
+        """Replay the plan's graph; an input of a new shape runs lane by lane, and its graph is made from that."""
+        rule, spec = self.ensemble.combine, tree_spec(x)
+        found = graphs.find(rule, spec)
+        if not isinstance(found, PlanGraph) or self.broken:
+            output, report = self._run_in_lanes(x, begin, timeout_s)
+            why = graphs.make(rule, x, output) if found is None else str(found)
+            return output, replace(report, notes=(*report.notes, f"Not as one graph: {why}")) if why else report
+        try:
+            ran = found.run(x)
+        except DeviceError:
+            self._broken = "its graph failed on the GPU"
+            raise
+        end = time.perf_counter_ns()
+        timings = [
+            RunTimings(
+                start_ns=tuple(ran.spans_ns[name][0] for name in lane.members),
+                end_ns=tuple(ran.spans_ns[name][1] for name in lane.members),
+                nan=tuple(name in ran.nan for name in lane.members),
+            )
+            for lane in self.plan.lanes
+        ]
+        report = self._report(timings, spec, begin, ran.copied_ns, ran.done_ns, end)
+        return ran.output, replace(report, notes=(*report.notes, AS_ONE_GRAPH))
 
     def run_members(self, x: Tree, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> tuple[Tree, dict[str, Tree]]:
         """Run once and return the combined output and a copy of each sub-model's own; raises as `run` does."""
@@ -207,6 +241,8 @@ class Executor:
     def close(self) -> None:
         """End the lanes. May be called again."""
         self._broken = self._broken or "it was closed"
+        if self._graphs is not None:
+            self._graphs.close()  # before the streams that they were captured on
         for worker in self._workers:
             worker.close(timeout_s=0.5)
         with self._lock:
@@ -495,6 +531,13 @@ def _fill(
                 worker.kill()  # or the pool would wait for loads that nobody wants any more
             raise
     return fallen_back
+
+
+def _graphs_of(workers: Sequence[LaneWorker]) -> PlanGraphs | None:
+    """What makes one graph of all lanes, where they are streams of this process and all sub-models graphs."""
+    lanes = [worker.graph_lane() if isinstance(worker, LocalWorker) else None for worker in workers]
+    known = [lane for lane in lanes if lane is not None]
+    return PlanGraphs(known) if known and len(known) == len(workers) else None
 
 
 def _silent(done: int, total: int) -> None:

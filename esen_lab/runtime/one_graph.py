@@ -26,6 +26,7 @@ class OneGraph:
         lanes: For each lane its stream (None: a new one) and its sub-models by name, each on the GPU.
         combine: Makes one output of all of them, on the GPU.
         x: An input on the GPU; every later one looks like it.
+        timed: Whether each replay notes when every sub-model begins and ends (see `spans_s`).
         cuda: `torch.cuda`; tests give a double.
 
     Raises:
@@ -39,6 +40,7 @@ class OneGraph:
         combine: Callable[[dict[str, Tree]], Tree],
         x: Tree,
         *,
+        timed: bool = False,
         cuda: Any = None,
     ) -> None:
         if cuda is None:
@@ -49,6 +51,9 @@ class OneGraph:
         if not names or len(set(names)) < len(names):
             raise UsageError("Every sub-model of a graph is in one lane", given=", ".join(names) or "none")
         self._cuda = cuda
+        self._timed = timed
+        self._begin: Any = None
+        self._marks: dict[str, tuple[Any, Any]] = {}
         self._main = cuda.Stream()
         self._lanes = [(cuda.Stream() if stream is None else stream, members) for stream, members in lanes]
         leaves, structure = flatten(x)
@@ -72,6 +77,7 @@ class OneGraph:
             ) from problem
 
     def _capture(self, given: Tree, combine: Callable[[dict[str, Tree]], Tree]) -> Tree:
+        self._begin = self._mark(self._main)
         fork = self._cuda.Event()
         fork.record(self._main)
         # Kept: memory of an output must not be given to another lane before it is combined.
@@ -81,13 +87,34 @@ class OneGraph:
             with self._cuda.stream(stream):
                 stream.wait_event(fork)
                 for name, member in members.items():
+                    start = self._mark(stream)
                     self._outputs[name] = member(given)
+                    self._marks[name] = (start, self._mark(stream))
                 join = self._cuda.Event()
                 join.record(stream)
                 joins.append(join)
         for join in joins:
             self._main.wait_event(join)
         return combine(self._outputs)
+
+    def _mark(self, stream: Any) -> Any:
+        """A point in the graph whose time each replay notes; None where that is not asked for."""
+        if not self._timed:
+            return None
+        # External: a node of the graph. An event as usual is an edge, and has no time.
+        mark = self._cuda.Event(enable_timing=True, external=True)
+        mark.record(stream)
+        return mark
+
+    def spans_s(self) -> dict[str, tuple[float, float]]:
+        """When each sub-model began and ended in the last run, in seconds after its fork, on the GPU's own clock.
+
+        Only of a `timed` graph, after `synchronize`.
+        """
+        return {
+            name: (self._begin.elapsed_time(start) / 1000, self._begin.elapsed_time(end) / 1000)
+            for name, (start, end) in self._marks.items()
+        }
 
     def run(self, x: Tree) -> Tree:
         """Queue one run and return at once.
@@ -104,6 +131,12 @@ class OneGraph:
                 there.copy_(here, non_blocking=True)
             self._graph.replay()
         return self.output
+
+    def fetch(self, there: Sequence[Any], here: Sequence[Any]) -> None:
+        """Queue copies of tensors of the last run to the host, behind it."""
+        with self._cuda.stream(self._main):
+            for target, source in zip(here, there, strict=True):
+                target.copy_(source, non_blocking=True)
 
     def synchronize(self) -> None:
         """Wait for the last run."""

@@ -25,6 +25,14 @@ class Compute(Protocol):
     def device(self) -> torch.device:
         """Where tensors live."""
 
+    @property
+    def stream(self) -> Any:
+        """The stream."""
+
+    @property
+    def cuda(self) -> Any:
+        """`torch.cuda`, or what stands for it."""
+
     def entered(self) -> AbstractContextManager[Any]:
         """Inside, work of this thread is queued here."""
 
@@ -97,8 +105,13 @@ class CudaCompute:
 
     @property
     def stream(self) -> Any:
-        """The stream."""
+        """See `Compute.stream`."""
         return self._stream
+
+    @property
+    def cuda(self) -> Any:
+        """See `Compute.cuda`."""
+        return self._cuda
 
     def entered(self) -> AbstractContextManager[Any]:
         """See `Compute.entered`."""

@@ -17,11 +17,12 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from esen_lab.trees import Structure, Tree, flatten, map_tensors, select, unflatten
+from esen_lab.trees import Structure, Tree, call_with, flatten, map_tensors, select, unflatten
 from esen_lab.workers.arena import Block, Layout
 from esen_lab.workers.engine import Engine, InSubModel, Kept, Loaded, Timed
 from esen_lab.workers.shared_input import Borrowing, Gate, Lending
@@ -260,6 +261,22 @@ class DeviceEngine(Engine):
         alone._choose_inputs()
         return DeviceStep(engine=alone, gpu=str(getattr(self._placement, "gpu", "")))
 
+    def graph_lane(self) -> GraphLane | None:
+        """This lane for a graph of the whole plan; None where not all of its sub-models are executed as graphs."""
+        from esen_lab.workers.mechanisms import Graphed
+
+        if self._mode != "serial" or not all(isinstance(member.module, Graphed) for member in self._arrangement):
+            return None
+        return GraphLane(
+            compute=self.compute,
+            members={member.name: partial(self._captured, member) for member in self._arrangement},
+        )
+
+    def _captured(self, member: Loaded, tree: Tree) -> Tree:
+        # What is inside: the graph of one sub-model cannot be captured into another.
+        inside: nn.Module = member.module.module  # type: ignore[assignment]
+        return call_with(inside, self._input_for(member, select(tree, member.keys)))
+
     # --- the end -------------------------------------------------------------------------------------------------
 
     def lost(self) -> bool:
@@ -272,6 +289,19 @@ class DeviceEngine(Engine):
             for what in list(self._pinned):
                 self._unpin(what)
             self.compute.synchronize()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphLane:
+    """A lane as a part of one graph.
+
+    Attributes:
+        compute: Its stream.
+        members: Its sub-models in order; each takes the ensemble's input on the GPU.
+    """
+
+    compute: Compute
+    members: Mapping[str, Callable[[Tree], Tree]]
 
 
 @dataclass(frozen=True, slots=True)

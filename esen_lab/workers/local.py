@@ -29,6 +29,7 @@ from esen_lab.trees import Tree
 from esen_lab.units import format_seconds
 from esen_lab.workers.arena import Block, Layout
 from esen_lab.workers.child import described, engine_for
+from esen_lab.workers.device_engine import DeviceEngine, GraphLane
 from esen_lab.workers.engine import Engine
 from esen_lab.workers.process import error_from
 
@@ -251,6 +252,10 @@ class LocalWorker:
         assert self._engine is not None
         arena = self._engine.outputs
         return [arena.read(index) for index in range(len(arena.layouts))]
+
+    def graph_lane(self) -> GraphLane | None:
+        """The lane for a graph of the whole plan, where it is one of a GPU whose sub-models are executed as graphs."""
+        return self._engine.graph_lane() if isinstance(self._engine, DeviceEngine) else None
 
     # --- the end -------------------------------------------------------------------------------------------------
 

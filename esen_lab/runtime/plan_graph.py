@@ -1,0 +1,181 @@
+"""A plan whose lanes are streams of one process, run as one graph from host memory to host memory.
+
+A call, once the graph is there:
+
+    1. The input is copied into pinned host memory.
+    2. Queued on one stream: its way to the GPU, the replay of the graph (fork, lanes, join, combine), and the way back.
+    3. One wait; the answer is copied out, and the times of the sub-models are read from marks inside the graph.
+
+No lane's thread takes part. Whether the graph answers as the lanes do is checked when it is made.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from esen_lab.errors import DeviceError, EsenError
+from esen_lab.runtime.one_graph import OneGraph
+from esen_lab.trees import Tree, TreeSpec, flatten, tree_spec, unflatten
+from esen_lab.workers.agreement import difference
+from esen_lab.workers.device_engine import GraphLane
+
+MOST_GRAPHS = 4
+"""Shapes of input and combine rules that a plan keeps graphs for, each with memory of its own on the GPU."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphRun:
+    """One run.
+
+    Attributes:
+        output: The combined output, the caller's own.
+        copied_ns: When the input was in place, on `time.perf_counter_ns`.
+        done_ns: When the GPU was done.
+        spans_ns: For each sub-model, when it began and ended, on the same clock.
+        nan: Sub-models whose output holds NaN.
+    """
+
+    output: Tree
+    copied_ns: int
+    done_ns: int
+    spans_ns: Mapping[str, tuple[int, int]]
+    nan: frozenset[str]
+
+
+class PlanGraph:
+    """One plan for inputs of one shape and one combine rule.
+
+    Args:
+        lanes: The lanes, each with its stream and sub-models.
+        combine: The combine rule; it is captured, so it must not look at values.
+        x: An input on the host.
+
+    Raises:
+        DeviceError: Something cannot be captured, or the output is no tree of tensors.
+    """
+
+    def __init__(self, lanes: Sequence[GraphLane], combine: Callable[[dict[str, Tree]], Tree], x: Tree) -> None:
+        import torch
+
+        compute = lanes[0].compute
+        leaves, structure = flatten(x)
+        self.spec = tree_spec(x)
+        self._names = [name for lane in lanes for name in lane.members]
+        self._pinned = [compute.pinned(leaf) for leaf in leaves]
+        self._staging = unflatten(structure, self._pinned)
+
+        flags: dict[str, Any] = {}
+
+        def watched(name: str, member: Callable[[Tree], Tree]) -> Callable[[Tree], Tree]:
+            def run(tree: Tree) -> Tree:
+                output = member(tree)
+                flags[name] = _any_nan(output)  # in its lane, not behind the join
+                return output
+
+            return run
+
+        def combined(outputs: dict[str, Tree]) -> Tree:
+            return {"output": combine(outputs), "nan": torch.stack([flags[name] for name in self._names])}
+
+        parts = [
+            (lane.compute.stream, {name: watched(name, member) for name, member in lane.members.items()})
+            for lane in lanes
+        ]
+
+        with torch.inference_mode():
+            there = unflatten(structure, [leaf.to(compute.device, copy=True) for leaf in leaves])
+            self._graph = OneGraph(parts, combined, there, timed=True, cuda=compute.cuda)
+            try:
+                self._there, self._structure = flatten(self._graph.output, "the combined output")
+            except EsenError as problem:
+                raise DeviceError("A plan that runs as one graph combines to tensors", given=str(problem)) from problem
+            self._here = [compute.pinned(leaf.cpu()) for leaf in self._there]
+
+    def run(self, x: Tree) -> GraphRun:
+        """Run once.
+
+        Args:
+            x: An input that looks like the first.
+
+        Raises:
+            DeviceError: The GPU failed.
+        """
+        import torch
+
+        with torch.inference_mode():
+            for pinned, leaf in zip(self._pinned, flatten(x)[0], strict=True):
+                pinned.copy_(leaf)
+            copied = time.perf_counter_ns()
+            try:
+                self._graph.run(self._staging)
+                self._graph.fetch(self._there, self._here)
+                self._graph.synchronize()
+                spans = self._graph.spans_s()
+            except RuntimeError as problem:
+                told = str(problem).strip().splitlines() or [""]
+                raise DeviceError("A captured plan can be replayed", given=told[0]) from problem
+            done = time.perf_counter_ns()
+        # Outside of inference_mode: the caller may train on what it gets.
+        tree = unflatten(self._structure, [leaf.clone() for leaf in self._here])
+        assert isinstance(tree, dict)
+        flags = tree["nan"]
+        assert isinstance(flags, torch.Tensor)
+        return GraphRun(
+            output=tree["output"],
+            copied_ns=copied,
+            done_ns=done,
+            spans_ns={
+                name: (min(copied + int(start * 1e9), done), min(copied + int(end * 1e9), done))
+                for name, (start, end) in spans.items()
+            },
+            nan=frozenset(name for name, nan in zip(self._names, flags.tolist(), strict=True) if nan),
+        )
+
+
+class PlanGraphs:
+    """The graphs of one plan, made when an input of a new shape has run lane by lane, and dropped before the lanes end.
+
+    Args:
+        lanes: See `PlanGraph`.
+    """
+
+    def __init__(self, lanes: Sequence[GraphLane]) -> None:
+        self._lanes = lanes
+        self._kept: list[tuple[object, TreeSpec, PlanGraph | str]] = []
+
+    def find(self, rule: object, spec: TreeSpec) -> PlanGraph | str | None:
+        """The graph for this rule and shape, why there is none, or None where that is not known yet."""
+        return next((made for r, s, made in self._kept if r is rule and s == spec), None)
+
+    def make(self, rule: Callable[[dict[str, Tree]], Tree], x: Tree, answer: Tree) -> str:
+        """Capture the plan for inputs like `x`, whose answer lane by lane is known.
+
+        Returns:
+            Why it goes on lane by lane, or "".
+        """
+        made: PlanGraph | str
+        try:
+            made = PlanGraph(self._lanes, rule, x)
+            found = difference(made.run(x).output, answer)
+            if not found.agrees:
+                made = f"as one graph it answers differently ({found})"
+        except EsenError as problem:
+            made = " ".join(str(problem).split())
+        self._kept = [(rule, tree_spec(x), made), *self._kept][:MOST_GRAPHS]
+        return made if isinstance(made, str) else ""
+
+    def close(self) -> None:
+        """Let go of all graphs: the streams that they were captured on must outlive them."""
+        self._kept.clear()
+
+
+def _any_nan(tree: Tree) -> Any:
+    import torch
+
+    leaves = [leaf for leaf in flatten(tree)[0] if leaf.is_floating_point() or leaf.is_complex()]
+    if not leaves:
+        return torch.zeros((), dtype=torch.bool, device=flatten(tree)[0][0].device)
+    return torch.stack([leaf.isnan().any() for leaf in leaves]).any()

@@ -1,0 +1,162 @@
+"""A plan as one graph in the executor, on lanes of this process and a `torch.cuda` double that records and replays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from cuda_doubles import GraphingCuda
+from in_process_doubles import InProcessDouble
+from models import MakesNan, mlp
+from torch import nn
+
+from esen_lab.ensemble import Ensemble, make_combine, make_submodel
+from esen_lab.errors import DeviceError
+from esen_lab.planning import Lane, Plan
+from esen_lab.runtime import Executor, Nursery
+from esen_lab.runtime.executor import AS_ONE_GRAPH
+from esen_lab.runtime.plan_graph import MOST_GRAPHS
+
+X = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> GraphingCuda:
+    made = GraphingCuda()
+    for name in ("CUDAGraph", "graph", "current_stream"):  # what a single sub-model is captured with
+        monkeypatch.setattr(torch.cuda, name, getattr(made, name))
+    return made
+
+
+@pytest.fixture
+def nursery() -> Iterator[Nursery]:
+    made = Nursery()
+    yield made
+    made.close()
+
+
+def started(cuda: GraphingCuda, nursery: Nursery, combine: object = "mean", **modules: nn.Module) -> Executor:
+    submodels = tuple(make_submodel(name, module, X) for name, module in modules.items())
+    names = list(modules)
+    lanes = tuple(
+        Lane(units=2, members=tuple(members), mechanisms=("graph",) * len(members))
+        for members in (names[:2], names[2:])
+        if members
+    )
+    ensemble = Ensemble(submodels=submodels, combine=make_combine(combine))
+    return Executor.start(Plan(lanes=lanes, units=4), ensemble, InProcessDouble(cuda=cuda), nursery)
+
+
+def modules() -> dict[str, nn.Module]:
+    return {"a": mlp(seed=1), "b": mlp(seed=2), "c": mlp(seed=3)}
+
+
+def expected(x: torch.Tensor) -> torch.Tensor:
+    with torch.inference_mode():
+        return torch.stack([module(x) for module in modules().values()]).mean(0)
+
+
+def test_runs_are_replays_of_one_graph_that_answers_for_every_input(cuda: GraphingCuda, nursery: Nursery) -> None:
+    executor = started(cuda, nursery, **modules())
+    whole = cuda.graphs[-1]
+    replays = whole.replays
+    for seed in range(3):
+        x = torch.randn(4, 8, generator=torch.Generator().manual_seed(seed))
+        output, report = executor.run(x)
+        torch.testing.assert_close(output, expected(x))
+        assert AS_ONE_GRAPH in report.notes
+        assert [span.name for span in report.spans] == ["a", "b", "c"]
+        assert all(0 < span.start_s <= span.end_s <= report.jct_s for span in report.spans)
+    assert whole.replays == replays + 3
+    executor.close()
+
+
+def test_an_output_is_the_callers_own(cuda: GraphingCuda, nursery: Nursery) -> None:
+    executor = started(cuda, nursery, **modules())
+    first, _ = executor.run(X)
+    assert isinstance(first, torch.Tensor)
+    kept = first.clone()
+    executor.run(X + 1)
+    assert torch.equal(first, kept)
+    first.requires_grad_()
+    executor.close()
+
+
+def test_another_shape_or_rule_runs_in_lanes_once_and_then_as_its_own_graph(
+    cuda: GraphingCuda, nursery: Nursery
+) -> None:
+    executor = started(cuda, nursery, **modules())
+    wide = torch.randn(9, 8)
+    for turn in range(2):
+        output, report = executor.run(wide)
+        torch.testing.assert_close(output, expected(wide))
+        assert (AS_ONE_GRAPH in report.notes) == (turn == 1)
+    executor.ensemble = Ensemble(submodels=executor.ensemble.submodels, combine=make_combine("stack"))
+    for turn in range(2):
+        output, report = executor.run(X)
+        assert isinstance(output, torch.Tensor)
+        assert output.shape == (3, *expected(X).shape)
+        assert (AS_ONE_GRAPH in report.notes) == (turn == 1)
+    assert executor._graphs is not None
+    for rows in range(10, 10 + 2 * MOST_GRAPHS):
+        executor.run(torch.randn(rows, 8))
+    assert len(executor._graphs._kept) == MOST_GRAPHS
+    executor.close()
+    assert executor._graphs._kept == [], "before the streams that they were captured on"
+
+
+def test_each_sub_models_own_output_can_still_be_had(cuda: GraphingCuda, nursery: Nursery) -> None:
+    executor = started(cuda, nursery, **modules())
+    _, members = executor.run_members(X)
+    with torch.inference_mode():
+        torch.testing.assert_close(members["b"], modules()["b"](X))
+    executor.close()
+
+
+def test_nan_is_reported_with_its_sub_model(cuda: GraphingCuda, nursery: Nursery) -> None:
+    executor = started(cuda, nursery, a=mlp(outputs=8), b=MakesNan())
+    _, report = executor.run(X)
+    assert AS_ONE_GRAPH in report.notes
+    assert report.nan == ("b",)
+    executor.close()
+
+
+def test_a_rule_that_looks_at_values_runs_lane_by_lane_and_the_report_says_why(
+    cuda: GraphingCuda, nursery: Nursery
+) -> None:
+    def best(outputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        return max(outputs.values(), key=lambda output: float(output.sum()))
+
+    executor = started(cuda, nursery, combine=best, **modules())
+    output, report = executor.run(X)
+    with torch.inference_mode():
+        torch.testing.assert_close(output, best({name: module(X) for name, module in modules().items()}))
+    assert any(note.startswith("Not as one graph") and "stream is capturing" in note for note in report.notes)
+    executor.close()
+
+
+def test_a_graph_that_answers_otherwise_than_the_lanes_is_not_used(cuda: GraphingCuda, nursery: Nursery) -> None:
+    executor = started(cuda, nursery, a=mlp(outputs=8), b=mlp(outputs=8, seed=2))
+    assert executor._graphs is not None
+    why = executor._graphs.make(executor.ensemble.combine, X, torch.zeros(4, 8))
+    assert "answers differently" in why
+    executor.close()
+
+
+def test_a_plan_with_an_eager_sub_model_is_no_graph(cuda: GraphingCuda, nursery: Nursery) -> None:
+    lanes = (Lane(units=2, members=("a",), mechanisms=("graph",)), Lane(units=2, members=("b",)))
+    submodels = (make_submodel("a", mlp(), X), make_submodel("b", mlp(seed=2), X))
+    ensemble = Ensemble(submodels=submodels, combine=make_combine("mean"))
+    executor = Executor.start(Plan(lanes=lanes, units=4), ensemble, InProcessDouble(cuda=cuda), nursery)
+    assert executor._graphs is None
+    executor.close()
+
+
+def test_a_replay_that_fails_breaks_the_executor_and_says_so(cuda: GraphingCuda, nursery: Nursery) -> None:
+    executor = started(cuda, nursery, **modules())
+    cuda.graphs[-1].breaks = "CUDA error: an illegal memory access was encountered"
+    with pytest.raises(DeviceError, match="illegal memory access"):
+        executor.run(X)
+    assert executor.broken == "its graph failed on the GPU"
+    executor.close()
