@@ -73,9 +73,12 @@ def test_lanes_beyond_the_device_all_slow_down() -> None:
 def test_a_place_travels_to_a_worker_and_paces_there() -> None:
     place = pickle.loads(pickle.dumps(FakeDevice(CURVES).place([50])[0]))
     assert isinstance(place, FakePlacement)
-    began = time.perf_counter_ns()
-    place.pace("a", 50, began)
-    assert 0.02 <= (time.perf_counter_ns() - began) / 1e9 < 0.05
+    took = []
+    for _ in range(5):
+        began = time.perf_counter_ns()
+        place.pace("a", 50, began)
+        took.append((time.perf_counter_ns() - began) / 1e9)
+    assert 0.02 <= min(took) < 0.05
 
 
 def test_curves_survive_a_file(tmp_path: Path) -> None:

@@ -132,6 +132,9 @@ def test_a_lab_that_cannot_be_read_for_long_is_told_once_with_the_reason(convers
         conversation.look(after_s=1)
     assert comm.kinds() == ["hello", "said"]
     assert "KeyError: 'in the middle of a change'" in comm.sent[1]["text"]
+    later = conversation.page("later")
+    conversation.look(after_s=1)
+    assert later.kinds() == ["hello", "said"], "a page that comes then is told too"
     conversation.subject.unreadable = False
     conversation.look(after_s=1)
     assert comm.kinds()[2:] == ["state"]

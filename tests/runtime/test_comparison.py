@@ -35,14 +35,14 @@ def test_every_strategy_runs_the_same_input_and_agrees(nursery: Nursery) -> None
 
 
 def test_a_plan_that_wins_is_said_to_win_and_by_how_much(nursery: Nursery) -> None:
-    ensemble = ensemble_of(a=Sleeper(0.03), b=Sleeper(0.03))
+    ensemble = ensemble_of(a=Sleeper(0.08), b=Sleeper(0.08))
     table = compared(plan_of(("a",), ("b",)), ensemble, nursery, strategies=["sequential"])
     assert table.row("plan").ratio_to["sequential"] < 0.8
     assert "faster than the best baseline, sequential" in table.verdict
 
 
 def test_a_plan_that_loses_is_said_to_lose(nursery: Nursery) -> None:
-    ensemble = ensemble_of(a=Sleeper(0.03), b=Sleeper(0.03))
+    ensemble = ensemble_of(a=Sleeper(0.08), b=Sleeper(0.08))
     table = compared(plan_of(("a", "b"), units=2), ensemble, nursery, strategies=["unlimited"])
     assert table.row("plan").ratio_to["unlimited"] > 1.2
     assert table.verdict.startswith("The plan loses")

@@ -88,6 +88,7 @@ class _Page:
     due_s: float = 0.0  # when it may be told news
     readings_due_s: float = 0.0
     whole: bool = True  # it is owed everything
+    warned: bool = False  # it knows that the lab cannot be read at present
     monitor: Monitor | None = None
     asked: list[dict[str, Any]] = field(default_factory=list)  # what it wants done, in order
 
@@ -109,7 +110,7 @@ class Talk:
         self._pages: dict[str, _Page] = {}
         self._news = threading.Event()
         self._closing = False
-        self._unreadable: list[float] = []  # when the subject could first not be read, and when that was told
+        self._unreadable_since: float | None = None
         self._thread: threading.Thread | None = None
 
     # --- from the pages, in whatever thread a comm is heard -------------------------------------------------------
@@ -227,7 +228,9 @@ class Talk:
         try:
             sections = dict(self._subject.sections())
             pause = BUSY_LOOK_S if self._subject.busy() else IDLE_LOOK_S
-            self._unreadable.clear()
+            self._unreadable_since = None
+            for page in pages:
+                page.warned = False
         except Exception as problem:  # a lab in the middle of a change: the next look sees it whole
             self._cannot_read(problem, pages, now)
         for page in pages:
@@ -244,12 +247,15 @@ class Talk:
 
     def _cannot_read(self, problem: Exception, pages: list[_Page], now: float) -> None:
         """Tell the pages once, if it lasts: what is broken must not look like a kernel that does not answer."""
-        self._unreadable = self._unreadable or [now]
-        if len(self._unreadable) > 1 or now - self._unreadable[0] < _PATIENCE_S:
+        if self._unreadable_since is None:
+            self._unreadable_since = now
+        if now - self._unreadable_since < _PATIENCE_S:
             return
-        self._unreadable.append(now)
         why = " ".join(f"{type(problem).__name__}: {problem}".split())
         for page in pages:
+            if page.warned:
+                continue
+            page.warned = True
             self._greet(page)
             self._send(page, {"kind": "said", "level": "error", "text": f"The lab cannot be shown at present: {why}"})
 
