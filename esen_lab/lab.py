@@ -1130,6 +1130,7 @@ class Lab(Shown):
             EsenError: A sub-model could not be run eagerly either.
         """
         plan = self._need_plan("execute in other ways")
+        fingerprints = self._ensemble.fingerprints
         shares = [(name, lane.units) for lane in plan.lanes if lane.mode != "vmap" for name in lane.members]
         with self._gate, self.marks.around("mechanisms"):
             models = [(self._ensemble.get(name), units) for name, units in shares]
@@ -1145,7 +1146,7 @@ class Lab(Shown):
             current = self._plan  # a search may have found a better one meanwhile
             plan = current if current is not None and set(current.names) == set(plan.names) else plan
             before = {name: part for name, (_, part, _) in self._ways_now().items()}
-            here, fingerprints, at = device_key(self.device.identity), self._ensemble.fingerprints, dict(shares)
+            here, at = device_key(self.device.identity), dict(shares)
             for name, way in found.chosen.items():
                 if way == "eager":
                     self._ways.pop((here, name, fingerprints[name]), None)
@@ -1179,6 +1180,7 @@ class Lab(Shown):
         self._need_submodels("check the answers of")
         with self._gate, self.marks.around("check"):
             executor, notes = self._ready_executor()
+            fingerprints = executor.ensemble.fingerprints
             found = check_numerics(
                 executor.plan,
                 executor.ensemble,
@@ -1190,7 +1192,7 @@ class Lab(Shown):
                 on_progress=on_progress,
             )
         with self._lock:
-            here, fingerprints = device_key(self.device.identity), self._ensemble.fingerprints
+            here = device_key(self.device.identity)
             for row in found.wrong:
                 self._wrong.setdefault((here, row.name, fingerprints[row.name]), set()).add(row.units)
         if found.wrong:

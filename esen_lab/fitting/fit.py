@@ -155,7 +155,7 @@ def _running_minimum(
         ties = best < math.inf and abs(latency - best) <= TIE * best
         if share in avoid and best < math.inf:
             pass  # a wider lane must not run as this share does
-        elif latency < best and not ties:
+        elif (latency < best and not ties) or attained in avoid:
             best, attained = latency, share
         elif ties and (share in measured or attained not in measured):
             attained = share

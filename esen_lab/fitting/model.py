@@ -20,7 +20,8 @@ class CostModel(Shown):
 
     Attributes:
         name: The sub-model.
-        latency_s: Predicted seconds of one step in a lane of k units, at index k - 1. Never increasing.
+        latency_s: Predicted seconds of one step in a lane of k units, at index k - 1. Never increasing, save after
+            shares to avoid at the very beginning.
         active_units: The share of at most k units that attains `latency_s[k - 1]`, at index k - 1; of several, one
             that was really measured where there is such a one, and the largest.
         method: "table": every share was measured and nothing is predicted. "interpolated": between measured shares.

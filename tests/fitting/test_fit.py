@@ -55,6 +55,8 @@ def test_a_share_with_wrong_answers_is_kept_off_and_no_wider_lane_runs_as_it_doe
     assert model.notes == ("kept off 2 units, where its answers were wrong",)
     assert model.to_dict()["avoid"] == [2]
     assert fit_points("a", {1: 4.0, 2: 1.0}, 2, avoid=[1]).table(2) == (None, 1.0)
+    first = fit_points("a", {1: 1.0, 2: 3.0, 3: 2.0}, 3, avoid=[1])
+    assert (first.table(3), first.active_units) == ((None, 3.0, 2.0), (1, 2, 3)), "nor is it predicted to"
 
 
 def test_of_equal_shares_a_measured_one_is_used_and_of_those_the_widest() -> None:
