@@ -54,6 +54,7 @@ from esen_lab.profiling import (
     stored_profile,
 )
 from esen_lab.profiling.mechanisms import MECHANISMS, MechanismTable, measure_mechanisms
+from esen_lab.profiling.records import wrong_shares
 from esen_lab.profiling.store import device_key
 from esen_lab.runtime import Comparison, Executor, Nursery, RunReport, compare
 from esen_lab.runtime.executor import DEFAULT_TIMEOUT_S, example_of
@@ -519,7 +520,7 @@ class Lab(Shown):
                 hint="Profiling is still running: wait for it." if busy else "Run lab.profile(), or %esen profile.",
             )
         known = self._experience(profile)
-        return fit(profile, self.device.units, quantile=quantile, known=known, wrong=self._wrong_shares())
+        return fit(profile, self.device.units, quantile=quantile, known=known, wrong=self._found_wrong())
 
     def _ways_now(self) -> dict[str, tuple[str, float, int]]:
         """For sub-models that are not executed eagerly: how, at what part of the eager time, and where measured."""
@@ -537,18 +538,11 @@ class Lab(Shown):
     def _as_executed(self, plan: Plan) -> Plan:
         return plan.with_mechanisms({name: way for name, (way, _, _) in self._ways_now().items()})
 
-    def _wrong_shares(self) -> dict[str, set[int]]:
-        """For a sub-model, shares at which its answers were wrong: in a check of a plan, or when it was profiled."""
-        found: dict[str, set[int]] = {}
+    def _found_wrong(self) -> dict[str, set[int]]:
+        """For each sub-model, the shares at which checks of plans found its answers wrong."""
         with self._lock:
             here = device_key(self.device.identity)
-            for name, fingerprint in self._ensemble.fingerprints.items():
-                found[name] = set(self._wrong.get((here, name, fingerprint), ()))
-        profile = self.measurements
-        for failure in () if profile is None else profile.failures:
-            if failure.wrong_answers and failure.name in found:
-                found[failure.name].add(failure.units)
-        return {name: shares for name, shares in found.items() if shares}
+            return {n: self._wrong.get((here, n, given), set()) for n, given in self._ensemble.fingerprints.items()}
 
     def _experience(self, profile: Profile) -> Experience | None:
         """What the store knows of this device, where something is left to predict."""
@@ -1009,13 +1003,14 @@ class Lab(Shown):
 
     def _warn_of(self, plan: Plan) -> tuple[str, ...]:
         """What a report says of a plan that uses shares with wrong answers all the same."""
-        wrong = self._wrong_shares()
+        checked, profile = self._found_wrong(), self.measurements
+        profiled = {} if profile is None else wrong_shares(profile.failures)
         unit = self.device.identity.unit
         return tuple(
             f"WRONG ANSWERS were found for {name} with {format_units(lane.units, unit)}: search again, or move it."
             for lane in plan.lanes
             for name in lane.members
-            if lane.units in wrong.get(name, ())
+            if lane.units in checked.get(name, set()) | profiled.get(name, set())
         )
 
     def _ready_executor(self) -> tuple[Executor, tuple[str, ...]]:

@@ -15,7 +15,7 @@ from typing import Any
 from esen_lab.errors import Cancelled, EsenError, UsageError, WorkerTimeout
 from esen_lab.profiling import Profile, ProfileJob
 from esen_lab.profiling.progress import JobState, ProfileProgress
-from esen_lab.profiling.records import Failure, Point
+from esen_lab.profiling.records import Failure, Point, wrong_shares
 from esen_lab.search import Limits, next_points
 from esen_lab.showing import Shown
 
@@ -183,10 +183,7 @@ class AdaptiveProfileJob(Shown):
         measured: dict[str, dict[int, float]] = {name: {} for name in self._names}
         for (name, share), point in self._points.items():
             measured[name][share] = point.median_s
-        wrong: dict[str, list[int]] = {}
-        for failure in self._failures.values():
-            if failure.wrong_answers:
-                wrong.setdefault(failure.name, []).append(failure.units)
+        wrong = wrong_shares(self._failures.values())
         step = next_points(
             measured, self._units, self._candidates, within=self._within, limits=self._limits, wrong=wrong
         )

@@ -12,7 +12,7 @@ from esen_lab.errors import UsageError
 from esen_lab.fitting.curves import Array, amdahl, interpolate
 from esen_lab.fitting.experience import Correction, Experience, Key
 from esen_lab.fitting.model import CostModel, Method
-from esen_lab.profiling.records import Profile
+from esen_lab.profiling.records import Profile, wrong_shares
 from esen_lab.units import check_units, format_percent, format_seconds
 
 Quantile: TypeAlias = Literal["median", "q90"]
@@ -49,6 +49,7 @@ def fit(
     names = tuple(dict.fromkeys((*profile.fingerprints, *profile.examples, *profile.names, *failed)))
     if not names:
         raise UsageError("A fit needs a profile of at least one sub-model", given="none", hint="Profile first.")
+    found_wrong = wrong_shares(profile.failures)
     models = {}
     for name in names:
         points = {point.units: getattr(point, QUANTILES[quantile]) for point in profile.of(name)}
@@ -60,8 +61,7 @@ def fit(
                 hint="Profile it again, or unregister it.",
             )
         key = (profile.fingerprints.get(name, ""), profile.examples.get(name, ""))
-        avoid = {failure.units for failure in profile.failures if failure.name == name and failure.wrong_answers}
-        avoid |= set((wrong or {}).get(name, ()))
+        avoid = found_wrong.get(name, set()) | set((wrong or {}).get(name, ()))
         corrected = known if quantile == "median" else None
         models[name] = fit_points(name, points, units, known=corrected, of=key, avoid=avoid)
     return models

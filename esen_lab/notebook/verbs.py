@@ -11,7 +11,7 @@ import argparse
 import builtins
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from esen_lab.errors import UsageError
@@ -635,15 +635,7 @@ VERBS: Mapping[str, Verb] = {
         summary="whether every sub-model answers at its share as it does on the whole device, all lanes at work",
         act=_numerics,
         arguments=(
-            Argument(
-                name="input",
-                metavar="EXPR",
-                read=expression,
-                count="*",
-                joined=True,
-                suggest=suggestions.tensors,
-                help="the batch: any Python expression (default: the example)",
-            ),
+            replace(_INPUT, count="*", help=f"{_INPUT.help} (default: the example)"),
             Argument(
                 name="--runs",
                 metavar="N",

@@ -6,7 +6,7 @@ n   repeats that count, after the warm-up
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -71,6 +71,15 @@ class Failure:
     worker_traceback: str = ""
     log: str = ""
     wrong_answers: bool = False
+
+
+def wrong_shares(failures: Iterable[Failure]) -> dict[str, set[int]]:
+    """For each sub-model, the shares at which its answers were wrong."""
+    found: dict[str, set[int]] = {}
+    for failure in failures:
+        if failure.wrong_answers:
+            found.setdefault(failure.name, set()).add(failure.units)
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -136,6 +136,22 @@ def test_a_rule_that_looks_at_values_runs_lane_by_lane_and_the_report_says_why(
     executor.close()
 
 
+def test_whatever_keeps_a_graph_from_being_made_costs_no_answer(
+    cuda: GraphingCuda, nursery: Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = started(cuda, nursery, **modules())
+
+    def full(device: object = None) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(cuda, "synchronize", full)
+    wide = torch.randn(9, 8)
+    output, report = executor.run(wide)
+    torch.testing.assert_close(output, expected(wide))
+    assert "Not as one graph: OutOfMemoryError: CUDA out of memory" in report.notes
+    executor.close()
+
+
 def test_a_graph_that_answers_otherwise_than_the_lanes_is_not_used(cuda: GraphingCuda, nursery: Nursery) -> None:
     executor = started(cuda, nursery, a=mlp(outputs=8), b=mlp(outputs=8, seed=2))
     assert executor._graphs is not None
