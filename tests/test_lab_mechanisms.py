@@ -10,7 +10,7 @@ import pytest
 import torch
 from models import Sleeper, mlp
 
-import esen_lab.lab
+import esen_lab.lab.lab
 from esen_lab import Lab
 from esen_lab.devices import CpuDevice
 from esen_lab.planning import Lane, Plan
@@ -45,7 +45,7 @@ def lab() -> Iterator[Lab]:
 
 
 def chosen(lab: Lab, monkeypatch: pytest.MonkeyPatch, **parts: float) -> MechanismTable:
-    monkeypatch.setattr(esen_lab.lab, "measure_mechanisms", Scripted(**parts))
+    monkeypatch.setattr(esen_lab.lab.lab, "measure_mechanisms", Scripted(**parts))
     return lab.choose_mechanisms()
 
 
@@ -110,7 +110,7 @@ def test_a_better_plan_that_a_search_found_meanwhile_is_kept(lab: Lab, monkeypat
             lab.plan = better
             return super().__call__(*given, **more)
 
-    monkeypatch.setattr(esen_lab.lab, "measure_mechanisms", Slow(a=0.5))
+    monkeypatch.setattr(esen_lab.lab.lab, "measure_mechanisms", Slow(a=0.5))
     lab.choose_mechanisms()
     assert lab.plan is not None
     assert lab.plan.lanes[0].members == ("b", "a")

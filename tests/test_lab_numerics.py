@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from choosing_lab import with_points
 from models import mlp
 from torch import nn
 
@@ -11,6 +12,8 @@ from esen_lab import Lab
 from esen_lab.devices import CpuDevice
 from esen_lab.errors import UsageError
 from esen_lab.planning import Lane, Plan
+from esen_lab.runtime.gate import Gated
+from esen_lab.workers.agreement import Difference
 
 
 def test_the_plan_in_force_is_checked_and_its_mechanisms_are_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,3 +80,41 @@ def test_a_share_that_fails_the_check_is_used_by_no_later_search() -> None:
         lab.register("a", mlp(), example=x)
         lab.profile(["a"], budget_s=0.05).result(timeout=60)
         assert lab.fit()["a"].avoid == (), "another sub-model under that name"
+
+
+def test_what_was_found_wrong_can_be_forgotten_by_name() -> None:
+    x = torch.randn(4, 8)
+    with Lab(device=CpuDevice(cores=[(0,), (0,)])) as lab:
+        lab.register("a", WrongOnOneThread(), example=x)
+        lab.register("b", WrongOnOneThread(), example=x)
+        with_points(lab, {"a": [2e-3, 1e-3], "b": [2e-3, 1e-3]})
+        lab.plan = Plan(lanes=(Lane(units=1, members=("a",)), Lane(units=1, members=("b",))), units=2)
+        lab.check_numerics(x, runs=1)
+        assert lab.forget_wrong(["a"]) == {"a": (1,)}
+        assert {name: model.avoid for name, model in lab.fit().items()} == {"a": (), "b": (1,)}
+        assert lab.forget_wrong() == {"b": (1,)}
+        assert lab.forget_wrong() == {}
+        with pytest.raises(UsageError, match="knows its own sub-models"):
+            lab.forget_wrong(["c"])
+
+
+def test_a_way_of_execution_that_answers_wrong_does_not_rule_the_share_out_for_others() -> None:
+    x = torch.randn(4, 8)
+    with Lab(device=CpuDevice(cores=[(0,), (0,)])) as lab:
+        lab.register("a", mlp(), example=x)
+        with_points(lab, {"a": [2e-3, 1e-3]})
+        plan = Plan(lanes=(Lane(units=1, members=("a",), mechanisms=("compile",)),), units=2)
+        found = Gated(
+            name="a",
+            lane=0,
+            units=1,
+            in_force="1 core",
+            worst=Difference(dtype="torch.float32", error=0.2),
+            wrong=1,
+            runs=1,
+            mechanism="compile",
+        )
+        lab._here.keep_wrong([found], lab.ensemble.fingerprints)
+        assert lab.fit()["a"].avoid == (), "a search would execute it eagerly"
+        assert lab._here.warns_of(plan, lab.ensemble) == [("a", 1)]
+        assert lab._here.warns_of(plan.with_mechanisms({"a": "eager"}), lab.ensemble) == []

@@ -88,6 +88,7 @@ def test_an_orphan_is_found_by_its_mark() -> None:
     assert [words.startswith(f"process {orphan}: ") for words in found] == [True]
 
 
+@pytest.mark.timing
 def test_a_snapshot_is_fast() -> None:
     took = []
     for _ in range(20):

@@ -1,8 +1,10 @@
-"""All tests, in two runs side by side: those with browsers, kernels and scripts of their own mostly wait for them.
+"""All tests: two runs side by side, then those that hold something to a time (marked `timing`), alone.
+
+The second of the two has the tests with browsers, kernels and scripts of their own, which mostly wait for them.
 
     python tools/run_tests.py [arguments of pytest]
 
-With arguments there is one run, as pytest does it. What the second run prints comes when both are done.
+With arguments there is one run, as pytest does it. What the second run prints comes when the first is done.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTEST = [sys.executable, "-m", "pytest"]
+UNTIMED = ["-m", "not timing"]
 # About as long as all others together, on two cores.
 WAITING = ("browser", "notebooks", "notebook", "export")
 
@@ -31,14 +34,14 @@ def main(arguments: list[str]) -> int:
         # By what is left out: named one by one, the folders' conftest.py files would be mixed up.
         rest = [path.name for path in (ROOT / "tests").iterdir() if path.is_dir() or path.name.startswith("test_")]
         waiting = subprocess.Popen(
-            [*PYTEST, *_without(sorted(set(rest) - set(WAITING)))],
+            [*PYTEST, *UNTIMED, *_without(sorted(set(rest) - set(WAITING)))],
             cwd=ROOT,
             env=environment,
             stdout=printed,
             stderr=subprocess.STDOUT,
         )
         try:
-            others = subprocess.run([*PYTEST, *_without(WAITING)], cwd=ROOT, check=False).returncode
+            others = subprocess.run([*PYTEST, *UNTIMED, *_without(WAITING)], cwd=ROOT, check=False).returncode
             print(f"\nThe tests of {', '.join(WAITING)}, which ran beside these:\n", flush=True)
             waited = waiting.wait()
         finally:
@@ -47,8 +50,10 @@ def main(arguments: list[str]) -> int:
                 waiting.wait()
             printed.seek(0)
             sys.stdout.write(printed.read().decode(errors="replace"))
-    print(f"\nBoth runs took {(time.monotonic() - began) / 60:.1f} minutes.")
-    return others or waited
+    print("\nThe tests that hold something to a time, alone:\n", flush=True)
+    timed = subprocess.run([*PYTEST, "-m", "timing"], cwd=ROOT, check=False).returncode
+    print(f"\nAll runs took {(time.monotonic() - began) / 60:.1f} minutes.")
+    return others or waited or timed
 
 
 def _without(names: Iterable[str]) -> list[str]:

@@ -296,6 +296,9 @@ def _compare(session: Session, given: Given) -> Any:
 
 def _numerics(session: Session, given: Given) -> Any:
     lab = session.lab()
+    if given.forget is not None:
+        session.front.show(views.forgotten(lab.forget_wrong(given.forget), lab.device.identity.unit))
+        return None
     asked = {} if given.runs is None else {"runs": given.runs}
     return session.attend(
         "Checking numerics", lambda tell: lab.check_numerics(given.input, on_progress=tell, **asked), views.numerics
@@ -641,6 +644,13 @@ VERBS: Mapping[str, Verb] = {
                 metavar="N",
                 read=whole_number,
                 help="how many runs are compared (default: 5); what is wrong may be wrong only now and then",
+            ),
+            Argument(
+                name="--forget",
+                metavar="A,B",
+                read=names,
+                suggest=suggestions.submodels,
+                help="check nothing: let searches use the shares again at which these were found wrong",
             ),
         ),
         example="%esen numerics x --runs 20",

@@ -679,6 +679,14 @@ def numerics(record: Any) -> View:
     )
 
 
+def forgotten(shares: Mapping[str, Sequence[int]], unit: str) -> View:
+    """What `forget_wrong` lifted."""
+    told = [f"{name} with {' or '.join(map(str, units))} {unit}s" for name, units in shares.items()]
+    if not told:
+        return View(notes=("No check had found wrong answers there.",))
+    return View(notes=(f"Searches may use again: {'; '.join(told)}.", "Next: `%esen search`, then `%esen numerics`."))
+
+
 def _same_answer(row: Any) -> str:
     if row.wrong and not row.repeats:
         return "changes each time"
@@ -872,9 +880,9 @@ def device_text(identity: Mapping[str, Any]) -> str:
 
 
 RECORDS: Mapping[str, Callable[[Any], View]] = {
-    "esen_lab.lab.Lab": lambda lab: status(lab.status()),
-    "esen_lab.lab.Status": status,
-    "esen_lab.lab.DeviceChange": device_change,
+    "esen_lab.lab.lab.Lab": lambda lab: status(lab.status()),
+    "esen_lab.lab.records.Status": status,
+    "esen_lab.lab.records.DeviceChange": device_change,
     "esen_lab.ensemble.ensemble.Ensemble": ensemble,
     "esen_lab.ensemble.submodel.SubModel": submodel,
     "esen_lab.profiling.records.Profile": profile,

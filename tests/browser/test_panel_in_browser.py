@@ -80,6 +80,7 @@ def test_progress_moves_and_stop_works_while_a_cell_is_busy(live: Notebook) -> N
     opened.wait_until_ran(2)
 
 
+@pytest.mark.timing
 def test_a_change_in_the_kernel_shows_within_a_fifth_of_a_second_and_typing_does_not_wait(
     live: Notebook, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -168,6 +168,7 @@ def test_nothing_is_searched_before_it_is_measured(make: Callable[..., Lab]) -> 
 # --- in the background --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.timing
 def test_the_first_answer_becomes_the_plan_within_two_seconds_and_the_proof_follows(make: Callable[..., Lab]) -> None:
     lab = make(18)
     begun_s = time.monotonic()

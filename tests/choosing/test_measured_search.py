@@ -162,6 +162,7 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
         yield with_points(lab, {"a": slow_alone, "b": slow_alone})
 
 
+@pytest.mark.timing
 def test_real_lanes_are_the_objective_and_the_measured_jct_is_in_the_plan(lab: Lab) -> None:
     if lab.device.units < 2:
         pytest.skip("two lanes need two cores")

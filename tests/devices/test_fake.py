@@ -70,6 +70,7 @@ def test_lanes_beyond_the_device_all_slow_down() -> None:
     assert device.place([100, 100])[0].waits_s["a"][99] == pytest.approx(0.024)
 
 
+@pytest.mark.timing
 def test_a_place_travels_to_a_worker_and_paces_there() -> None:
     place = pickle.loads(pickle.dumps(FakeDevice(CURVES).place([50])[0]))
     assert isinstance(place, FakePlacement)

@@ -67,6 +67,7 @@ def test_same_bits_takes_nan_for_equal_and_lengths_for_different() -> None:
     assert not same_bits([torch.tensor([0.0])], [torch.tensor([-0.0])])
 
 
+@pytest.mark.timing
 def test_half_a_gigabyte_takes_few_seconds() -> None:
     weights = {f"w{i}": torch.empty(12_500_000).fill_(i) for i in range(10)}
     begin = time.perf_counter()

@@ -140,7 +140,8 @@ class FakeLab:
     def __init__(self, device: Any = None) -> None:
         self.calls: list[tuple[Any, ...]] = []
         self.device = SimpleNamespace(
-            identity=SimpleNamespace(kind=device or "cpu", name="fake CPU", to_dict=lambda: IDENTITY), notes=()
+            identity=SimpleNamespace(kind=device or "cpu", name="fake CPU", unit="core", to_dict=lambda: IDENTITY),
+            notes=(),
         )
         self._members: dict[str, FakeSubModel] = {}
         self._rule = "mean"
@@ -241,6 +242,10 @@ class FakeLab:
         self._asked("check_numerics", x, options)
         self.numerics = a_verdict()
         return self.numerics
+
+    def forget_wrong(self, names: Any = None) -> dict[str, tuple[int, ...]]:
+        self._asked("forget_wrong", names)
+        return {"a": (1, 3)}
 
     def choose_mechanisms(self, *, on_progress: Any = None, **options: Any) -> MechanismTable:
         self._asked("choose_mechanisms", options)

@@ -65,6 +65,7 @@ def test_unloading_closes_the_lab(magics: SimpleNamespace) -> None:
     assert lab.closed.is_set()
 
 
+@pytest.mark.timing
 def test_loading_is_quick_and_brings_neither_torch_nor_the_lab() -> None:
     code = (
         "import sys, time; from IPython.core.interactiveshell import InteractiveShell\n"

@@ -42,6 +42,7 @@ CALLS = [
     ),
     ("numerics", ("check_numerics", None, {})),
     ("numerics x + [3] --runs 7", ("check_numerics", [1, 2, 3], {"runs": 7})),
+    ("numerics --forget a,b", ("forget_wrong", ["a", "b"])),
     ("mechanisms", ("choose_mechanisms", {})),
     (
         "mechanisms --only eager,compile --budget 250ms",
@@ -65,6 +66,11 @@ def test_a_verb_is_one_call_on_the_lab_and_shows_something(
 def test_alone_it_shows_the_status_and_the_next_step(session: Session, front: FakeFront) -> None:
     run_line(session, "")
     assert "Next: Measure the sub-models" in front.text
+
+
+def test_forgetting_wrong_answers_says_which_shares_searches_may_use_again(session: Session, front: FakeFront) -> None:
+    run_line(session, "numerics --forget a,b")
+    assert "Searches may use again: a with 1 or 3 cores." in front.text
 
 
 def test_a_cell_registers_its_text_with_the_names_of_the_notebook(

@@ -455,6 +455,7 @@ def test_cancelling_a_finished_job_changes_nothing(start: Start) -> None:
     assert job.snapshot().state is JobState.FINISHED
 
 
+@pytest.mark.timing
 def test_cancelling_while_another_process_measures_is_prompt(start: Start) -> None:
     other = start(shares=[1])
     other.result(WAIT_S)

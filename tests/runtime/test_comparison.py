@@ -34,6 +34,7 @@ def test_every_strategy_runs_the_same_input_and_agrees(nursery: Nursery) -> None
     assert json.loads(json.dumps(table.to_dict())) == table.to_dict()
 
 
+@pytest.mark.timing
 def test_a_plan_that_wins_is_said_to_win_and_by_how_much(nursery: Nursery) -> None:
     ensemble = ensemble_of(a=Sleeper(0.08), b=Sleeper(0.08))
     table = compared(plan_of(("a",), ("b",)), ensemble, nursery, strategies=["sequential"])
@@ -41,6 +42,7 @@ def test_a_plan_that_wins_is_said_to_win_and_by_how_much(nursery: Nursery) -> No
     assert "faster than the best baseline, sequential" in table.verdict
 
 
+@pytest.mark.timing
 def test_a_plan_that_loses_is_said_to_lose(nursery: Nursery) -> None:
     ensemble = ensemble_of(a=Sleeper(0.08), b=Sleeper(0.08))
     table = compared(plan_of(("a", "b"), units=2), ensemble, nursery, strategies=["unlimited"])

@@ -76,6 +76,7 @@ def test_with_a_core_to_spare_an_early_or_late_lane_is_still_waited_for(start: S
         torch.testing.assert_close(output, torch.full((4, 8), seconds * 2))
 
 
+@pytest.mark.timing
 def test_lanes_run_at_the_same_time(start: Start) -> None:
     executor = start(plan_of(("a",), ("b",), ("c",)), ensemble_of(a=Sleeper(0.05), b=Sleeper(0.05), c=Sleeper(0.05)))
     best = min((executor.run(X)[1] for _ in range(4)), key=lambda report: report.jct_s)  # load can only add time
@@ -277,6 +278,7 @@ def _lane(units: int) -> dict[str, object]:
     return {"units": units, "members": ["a"], "active_units": [units], "mode": "serial"}
 
 
+@pytest.mark.timing
 def test_the_overhead_over_the_slowest_lane_is_small(start: Start) -> None:
     # Sleeping sub-models overlap on any number of cores, so what is left is ours: copies, wake-ups, combining.
     names = ("a", "b", "c", "d")

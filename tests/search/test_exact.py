@@ -89,6 +89,7 @@ def test_one_sub_model_less_is_never_slower(tables: list[list[float]]) -> None:
     assert allocate(named(tables[1:]), units, sequential_within=0.0).jct_s <= all_of_them.jct_s * (1 + 1e-9)
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize(("n", "units"), [(12, 16), (16, 16)])
 def test_sixteen_sub_models_on_sixteen_units_are_proven_within_the_default_time(
     latencies: Callable[..., Latencies], n: int, units: int

@@ -6,6 +6,7 @@ import itertools
 import math
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -56,6 +57,7 @@ def test_leftover_units_make_other_lanes_faster_and_no_lane_slower(tables: list[
         assert problem.rows[i][wider - 1] == problem.rows[i][share - 1]
 
 
+@pytest.mark.timing
 def test_eight_sub_models_on_sixteen_units_take_a_few_milliseconds() -> None:
     random = np.random.default_rng(0)
     latencies = {f"m{i}": np.sort(random.uniform(1, 10, 16))[::-1].tolist() for i in range(8)}

@@ -115,6 +115,7 @@ def test_oversubscription_is_shown_and_bounded_for_what_is_used(tuning: Tuning) 
     assert state.bound_s <= state.jct_s
 
 
+@pytest.mark.timing
 def test_a_move_is_predicted_in_well_under_fifty_milliseconds() -> None:
     many = {f"m{i}": 0.01 * (i + 1) for i in range(16)}
     tuning = Tuning(models(132, **many), 132)

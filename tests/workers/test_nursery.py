@@ -38,6 +38,7 @@ def test_nothing_runs_before_the_first_worker() -> None:
     nursery.close()
 
 
+@pytest.mark.timing
 def test_a_worker_after_the_first_starts_in_a_fraction_of_a_second(nursery: Nursery) -> None:
     begin = time.monotonic()
     worker = nursery.worker(PLACE)

@@ -1,4 +1,4 @@
-"""The lab: one ensemble on one device, one short method per stage. The only mutable object of the package.
+"""The lab itself: one short method per stage.
 
     register -> profile -> fit -> search -> run / compare -> save / export
 
@@ -11,11 +11,8 @@ import contextlib
 import os
 import re
 import threading
-import time
-import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from esen_lab.choosing import (
@@ -30,7 +27,6 @@ from esen_lab.choosing import (
     executed,
     front_of_members,
     labels_of,
-    measured_defaults,
     plan_of_allocation,
     plan_of_cascade,
     plan_of_choice,
@@ -38,10 +34,17 @@ from esen_lab.choosing import (
     refine_plan,
     with_memory,
 )
-from esen_lab.devices import Device, MarkLog, Offer, Sampler, offers, open_device, open_meter
+from esen_lab.devices import Device, MarkLog, Offer, Sampler, offers, open_device
 from esen_lab.ensemble import Combine, Ensemble, SubModel, make_combine, make_submodel
-from esen_lab.errors import DeviceError, EsenError, UsageError
-from esen_lab.fitting import CostModel, Experience, Quantile, fit, fit_points
+from esen_lab.errors import EsenError, UsageError
+from esen_lab.fitting import CostModel, Quantile
+from esen_lab.lab.bench import LabBench
+from esen_lab.lab.knowledge import Knowledge, fit_so_far
+from esen_lab.lab.originals import Originals
+from esen_lab.lab.plans import changed_since, check_fits, differences, fits, members_run_by, origin, same_work
+from esen_lab.lab.records import DeviceChange, Status, meaning_of_change
+from esen_lab.lab.searching import Asked, bind_search, now
+from esen_lab.lab.watching import Watching
 from esen_lab.planning import Lane, Plan, sequential_plan
 from esen_lab.profiling import (
     Profile,
@@ -50,18 +53,16 @@ from esen_lab.profiling import (
     default_shares,
     default_store_path,
     start_profile,
-    stored_curves,
     stored_profile,
 )
 from esen_lab.profiling.mechanisms import MECHANISMS, MechanismTable, measure_mechanisms
-from esen_lab.profiling.records import wrong_shares
 from esen_lab.profiling.store import device_key
 from esen_lab.runtime import Comparison, Executor, Nursery, RunReport, compare
-from esen_lab.runtime.executor import DEFAULT_TIMEOUT_S, example_of
+from esen_lab.runtime.executor import DEFAULT_TIMEOUT_S
 from esen_lab.runtime.gate import GateVerdict, check_numerics
-from esen_lab.search import Cascade, Choice, Front, Limits, Placement, SearchJob, make_searcher, place, search
+from esen_lab.search import Cascade, Choice, Front, Limits, Placement, SearchJob, place
 from esen_lab.showing import Shown
-from esen_lab.trees import Tree, tree_spec
+from esen_lab.trees import Tree
 from esen_lab.tuning import Tuning
 from esen_lab.units import format_units
 
@@ -70,87 +71,10 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from esen_lab.export import Exported
-    from esen_lab.search import Allocation, Measure, Progress
+    from esen_lab.search import Allocation, Progress
 
-_GLANCE_S = 0.5
 BACKGROUND_SEARCH_S = 60.0
 """For how long the exact searcher improves and proves in the background."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Status(Shown):
-    """Where a lab stands, as plain data.
-
-    Attributes:
-        device: The device's identity.
-        device_notes: What limits shares on it.
-        submodels: Plain rows, one per sub-model.
-        combine: The combine rule.
-        profiled: For each sub-model, how many shares have been measured.
-        job: What the last profile job says, or "".
-        plan: The plan in force, or None.
-        running: Whether its lanes are warm.
-        next_step: The next sensible thing to do, in words.
-    """
-
-    device: Mapping[str, Any]
-    device_notes: tuple[str, ...]
-    submodels: tuple[Mapping[str, Any], ...]
-    combine: str
-    profiled: Mapping[str, int]
-    job: str
-    plan: Plan | None
-    running: bool
-    next_step: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return {
-            "device": dict(self.device),
-            "device_notes": list(self.device_notes),
-            "submodels": [dict(row) for row in self.submodels],
-            "combine": self.combine,
-            "profiled": dict(self.profiled),
-            "job": self.job,
-            "plan": None if self.plan is None else self.plan.to_dict(),
-            "running": self.running,
-            "next_step": self.next_step,
-        }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceChange(Shown):
-    """What choosing another device meant.
-
-    Attributes:
-        before: The identity of the device that was left.
-        after: That of the one chosen.
-        device_notes: What limits or disturbs shares on it.
-        profiled: For each sub-model, at how many shares measurements for the new device are known already.
-        plan: The plan that is in force now, or None.
-        put_away: The plan that was in force, where it cannot go on; it comes back with its device.
-        notes: All that in words.
-    """
-
-    before: Mapping[str, Any]
-    after: Mapping[str, Any]
-    device_notes: tuple[str, ...] = ()
-    profiled: Mapping[str, int]
-    plan: Plan | None = None
-    put_away: Plan | None = None
-    notes: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return {
-            "before": dict(self.before),
-            "after": dict(self.after),
-            "device_notes": list(self.device_notes),
-            "profiled": dict(self.profiled),
-            "plan": None if self.plan is None else self.plan.to_dict(),
-            "put_away": None if self.put_away is None else self.put_away.to_dict(),
-            "notes": list(self.notes),
-        }
 
 
 class Lab(Shown):
@@ -180,8 +104,7 @@ class Lab(Shown):
         self._lock = threading.RLock()  # the fields below
         self._gate = threading.Lock()  # the device: a measured point and a run exclude each other
         self._job: ProfileJob | AdaptiveProfileJob | None = None
-        self._measured: Profile | None = None
-        self._known: tuple[Profile | None, Experience | None] = (None, None)  # what the store knew when it was asked
+        self._knowledge: dict[str, Knowledge] = {}  # by device: what is known stays when its device is left
         self._plan: Plan | None = None
         self._previous_plan: Plan | None = None
         self._search_job: SearchJob[Plan] | None = None
@@ -192,18 +115,13 @@ class Lab(Shown):
         self._report: RunReport | None = None
         self._comparison: Comparison | None = None
         self._numerics: GateVerdict | None = None
-        # (device, sub-model, fingerprint) -> how it is executed, where not eagerly, see `_ways_now`
-        self._ways: dict[tuple[str, str, str], tuple[str, float, int]] = {}
-        # (device, sub-model, fingerprint) -> shares with wrong answers
-        self._wrong: dict[tuple[str, str, str], set[int]] = {}
         self._mechanisms: MechanismTable | None = None
         self.marks = MarkLog()
-        self._sampler: Sampler | None = None
-        self._glances: Sampler | None = None
+        self._watching = Watching(lambda: self.device, self._workers_now)
         self._unmarked: Any = None  # the profile job whose end has no mark yet
         self._tuning: Tuning | None = None
-        self._originals: dict[str, weakref.ref[Any]] = {}  # live modules of the notebook, as long as it keeps them
-        self._left: dict[str, tuple[Profile | None, Plan | None]] = {}  # what devices that were left had
+        self._originals = Originals()
+        self._put_away: dict[str, Plan | None] = {}  # by device: the plan that was in force when it was left
 
     # --- where ---------------------------------------------------------------------------------------------------
 
@@ -238,16 +156,12 @@ class Lab(Shown):
             with self._lock:
                 before = self.device
                 same = before.identity == chosen.identity
-                measured, plan = self.measurements, self._plan
+                plan = self._put_away[device_key(before.identity)] = self._plan
+                self._keep_finished()
                 executor, self._executor = self._executor, None
-                samplers = [self._sampler, self._glances]
-                self._sampler = self._glances = None
-                self._left[device_key(before.identity)] = (measured, plan)
             if executor is not None:
                 executor.close()
-            for sampler in samplers:
-                if sampler is not None:
-                    sampler.close()
+            self._watching.close()
             if before is not chosen:
                 before.close()
             with self._lock:
@@ -255,11 +169,13 @@ class Lab(Shown):
                 self._plan_from_job = self._previous_plan = None
                 self._report = self._comparison = self._numerics = self._mechanisms = None
                 if not same:
-                    kept, back = self._left.get(device_key(chosen.identity), (None, None))
                     self._job = None
                     self._tuning = None
-                    self._measured = kept if kept is not None else self._stored()
-                    self._plan = back if back is not None and self._fits_here(back) else None
+                    if self._keep_finished() is None and self._ensemble.submodels:
+                        stored = stored_profile(self._ensemble, chosen, self._opened_store())
+                        self._here.measured(self._ensemble, stored)
+                    back = self._put_away.get(device_key(chosen.identity))
+                    self._plan = back if back is not None and fits(back, self._ensemble, chosen) else None
         known = self.measurements
         profiled = {name: 0 if known is None else len(known.of(name)) for name in self._ensemble.names}
         put_away = plan if not same and plan is not None else None
@@ -270,25 +186,13 @@ class Lab(Shown):
             profiled=profiled,
             plan=self._plan,
             put_away=put_away,
-            notes=tuple(_meaning(profiled, put_away, self._plan, same=same)),
+            notes=tuple(meaning_of_change(profiled, put_away, self._plan, same=same)),
         )
-
-    def _stored(self) -> Profile | None:
-        if not self._ensemble.submodels:
-            return None
-        return stored_profile(self._ensemble, self.device, self._opened_store())
 
     def _opened_store(self) -> ProfileStore:
         if self._store is None:
             self._store = ProfileStore(self._store_path or default_store_path())
         return self._store
-
-    def _fits_here(self, plan: Plan) -> bool:
-        try:
-            self._check_fits(plan)
-        except UsageError:
-            return False
-        return True
 
     def leave_gpu(self) -> tuple[str, ...]:
         """Move the notebook's own registered modules from GPUs to the CPU; lanes have copies of their own.
@@ -299,23 +203,7 @@ class Lab(Shown):
         Returns:
             The names of the sub-models whose modules were moved.
         """
-        import gc
-
-        import torch
-
-        moved = []
-        for name, reference in self._originals.items():
-            module = reference()
-            if module is None:
-                continue
-            tensors = [*module.parameters(), *module.buffers()]
-            if any(tensor.device.type == "cuda" for tensor in tensors):
-                module.to("cpu")
-                moved.append(name)
-        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-            gc.collect()
-            torch.cuda.empty_cache()
-        return tuple(moved)
+        return self._originals.leave_gpu()
 
     # --- who -----------------------------------------------------------------------------------------------------
 
@@ -360,9 +248,7 @@ class Lab(Shown):
         submodel = make_submodel(name, source, example, args=args, kwargs=kwargs, namespace=namespace)
         with self._lock:
             self._ensemble = self._ensemble.with_submodel(submodel)
-            self._originals.pop(name, None)
-            if hasattr(source, "named_parameters"):  # a live module; not held, only known while the notebook has it
-                self._originals[name] = weakref.ref(source)
+            self._originals.replace(name, source)
         self._nursery.warm()  # imports torch in the background while the user goes on
         return submodel
 
@@ -374,7 +260,7 @@ class Lab(Shown):
         """
         with self._lock:
             self._ensemble = self._ensemble.without(name)
-            self._originals.pop(name, None)
+            self._originals.replace(name)
 
     def combine(self, rule: str | Callable[..., Any], weights: Any = None) -> Combine:
         """Choose how outputs become one.
@@ -473,29 +359,18 @@ class Lab(Shown):
     @property
     def measurements(self) -> Profile | None:
         """All points of finished jobs that still fit the registered sub-models, or None."""
-        with self._lock:
-            self._keep_finished()
-            return self._measured
+        return self._keep_finished()
 
-    def _keep_finished(self) -> None:
-        """Merge a finished job's points, and drop those of sub-models that have changed or gone."""
-        fingerprints = self._ensemble.fingerprints
-        parts = [] if self._measured is None else [self._measured]
-        found = _finished(self._job)
-        if found is not None and found not in parts:
-            parts.append(found)
-        if not parts:
-            return
-        points, failures, examples = _merged(parts, fingerprints)
-        order = {name: index for index, name in enumerate(self._ensemble.names)}
-        ordered = sorted(points, key=lambda key: (order[key[0]], key[1]))
-        self._measured = replace(
-            parts[-1],
-            points=tuple(points[key] for key in ordered),
-            failures=tuple(failure for key, failure in failures.items() if key not in points),
-            examples=examples,
-            fingerprints={name: fingerprints[name] for name in examples},
-        )
+    @property
+    def _here(self) -> Knowledge:
+        """What is known on the device in use."""
+        with self._lock:
+            return self._knowledge.setdefault(device_key(self.device.identity), Knowledge())
+
+    def _keep_finished(self) -> Profile | None:
+        """All points that are known here, those of a finished job among them."""
+        with self._lock:
+            return self._here.measured(self._ensemble, _finished(self._job))
 
     # --- choose --------------------------------------------------------------------------------------------------
 
@@ -519,55 +394,21 @@ class Lab(Shown):
                 given=f"no finished measurement of {', '.join(missing)}",
                 hint="Profiling is still running: wait for it." if busy else "Run lab.profile(), or %esen profile.",
             )
-        known = self._experience(profile)
-        return fit(profile, self.device.units, quantile=quantile, known=known, wrong=self._found_wrong())
-
-    def _ways_now(self) -> dict[str, tuple[str, float, int]]:
-        """For sub-models that are not executed eagerly: how, at what part of the eager time, and where measured."""
-        with self._lock:
-            here = device_key(self.device.identity)
-            ways = {n: self._ways.get((here, n, fingerprint)) for n, fingerprint in self._ensemble.fingerprints.items()}
-        return {name: way for name, way in ways.items() if way is not None}
+        return self._here.fit(profile, self._ensemble, self.device, self._opened_store(), quantile)
 
     def _models(self, quantile: Quantile = "median") -> dict[str, CostModel]:
         """What plans are made from: the cost models of sub-models as they are executed."""
-        ways = self._ways_now()
-        models = self.fit(quantile)
-        return {name: model.executed(*ways[name]) if name in ways else model for name, model in models.items()}
+        return self._here.executed(self.fit(quantile), self._ensemble)
 
     def _as_executed(self, plan: Plan) -> Plan:
-        return plan.with_mechanisms({name: way for name, (way, _, _) in self._ways_now().items()})
-
-    def _found_wrong(self) -> dict[str, set[int]]:
-        """For each sub-model, the shares at which checks of plans found its answers wrong."""
-        with self._lock:
-            here = device_key(self.device.identity)
-            return {n: self._wrong.get((here, n, given), set()) for n, given in self._ensemble.fingerprints.items()}
-
-    def _experience(self, profile: Profile) -> Experience | None:
-        """What the store knows of this device, where something is left to predict."""
-        shares: dict[str, int] = {}
-        for point in profile.points:
-            shares[point.name] = shares.get(point.name, 0) + 1
-        if min(shares.values()) >= self.device.units:
-            return None
-        with self._lock:
-            asked, known = self._known
-            if asked != profile:
-                known = Experience(stored_curves(self.device, self._opened_store()))
-                self._known = (profile, known)
-        return known
+        return plan.with_mechanisms({name: way for name, (way, _, _) in self._here.ways(self._ensemble).items()})
 
     def fit_so_far(self) -> dict[str, CostModel]:
         """Cost models of the sub-models that two points or more are known of, those of a running job included."""
         measured, job = self.measurements, self._job
         points = [] if measured is None else list(measured.points)
         points += [] if job is None else job.snapshot().points
-        known: dict[str, dict[int, float]] = {}
-        for point in points:
-            if point.name in self._ensemble.names:
-                known.setdefault(point.name, {})[point.units] = point.median_s
-        return {name: fit_points(name, at, self.device.units) for name, at in known.items() if len(at) > 1}
+        return fit_so_far(points, self._ensemble, self.device.units)
 
     def search(
         self,
@@ -600,8 +441,10 @@ class Lab(Shown):
             InfeasibleError: No plan keeps every limit; the message says which one fails, and by how much.
             KeyboardInterrupt: It came before there was any plan; later, the best so far is returned, and says so.
         """
-        search = self._searching(searcher, limits, quantile, objective, x, runs, options)
-        plan = search(on_progress=on_progress)
+        asked = Asked(
+            searcher=searcher, limits=limits, quantile=quantile, objective=objective, x=x, runs=runs, options=options
+        )
+        plan = self._bound(asked)(on_progress=on_progress)
         with self._lock:
             self.plan = plan
             self._last_limits, self._last_quantile = Limits.of(limits), quantile
@@ -629,7 +472,10 @@ class Lab(Shown):
         """
         if searcher == "exact":
             options = {"time_limit_s": BACKGROUND_SEARCH_S, **options}
-        run = self._searching(searcher, limits, quantile, objective, x, runs, options)
+        asked = Asked(
+            searcher=searcher, limits=limits, quantile=quantile, objective=objective, x=x, runs=runs, options=options
+        )
+        run = self._bound(asked)
         mine = object()
 
         def keep(plan: Plan) -> None:
@@ -655,53 +501,13 @@ class Lab(Shown):
             self._search_job = SearchJob(work)
             return self._search_job
 
-    def _searching(
-        self,
-        searcher: str,
-        limits: Limits | Mapping[str, Any] | None,
-        quantile: Quantile,
-        objective: str,
-        x: Tree,
-        runs: int,
-        options: Mapping[str, Any],
-    ) -> Callable[..., Plan]:
-        """A search with everything bound and checked that can be checked before it begins."""
-        models = self._models(quantile)
-        ensemble = self._ensemble
-        measure: Measure | None = None
-        if objective == "measured":
-            options = {**measured_defaults(searcher), **options}
-            lanes = LaneRuns(ensemble, self.device, self._nursery, lambda: self._gate, x=x, runs=runs)
-            measure = lanes.measuring(models)
-        elif objective != "predicted":
-            raise UsageError("An objective is 'predicted' or 'measured'", given=objective)
-        make_searcher(searcher, **options)
-        held, notes = with_memory(Limits.of(limits), ensemble, self.measurements)
-        held.check(ensemble.names, self.device.units)
-        if quantile != "median":
-            notes = (*notes, "planned with 90th percentiles, not medians")
-        known = self._known_of_plans(ensemble)
+    def _bound(self, asked: Asked) -> Callable[..., Plan]:
+        models = self._models(asked.quantile)
+        return bind_search(asked, models, self._ensemble, self.device, self.measurements, self._lane_runs)
 
-        def as_plan(found: Allocation) -> Plan:
-            created_at = datetime.now(UTC).isoformat(timespec="seconds")
-            return plan_of_allocation(found, models, self.device.units, notes=notes, created_at=created_at, **known)
-
-        def run(on_better: Callable[[Plan], None] | None = None, **watched: Any) -> Plan:
-            better = None if on_better is None else lambda found: on_better(as_plan(found))
-            return as_plan(
-                search(
-                    models,
-                    self.device.units,
-                    searcher,
-                    limits=held,
-                    on_better=better,
-                    measure=measure,
-                    **watched,
-                    **options,
-                )
-            )
-
-        return run
+    def _lane_runs(self, ensemble: Ensemble, x: Tree, runs: int) -> LaneRuns:
+        """What runs plans to measure them, as nothing else runs."""
+        return LaneRuns(ensemble, self.device, self._nursery, lambda: self._gate, x=x, runs=runs)
 
     def refine(
         self,
@@ -732,20 +538,19 @@ class Lab(Shown):
             EsenError: The plan could not be run.
         """
         models = self._models(self._last_quantile)
-        ensemble = self._ensemble if self.plan is None else self._active(self.plan)
+        ensemble = self._ensemble if self.plan is None else members_run_by(self.plan, self._ensemble)
         models = {name: models[name] for name in ensemble.names}
         asked = self._last_limits if limits is None else Limits.of(limits)
         held, notes = with_memory(asked, ensemble, self.measurements)
         held.check(ensemble.names, self.device.units)
-        lanes = LaneRuns(ensemble, self.device, self._nursery, lambda: self._gate, x=x, runs=runs)
+        lanes = self._lane_runs(ensemble, x, runs)
         first = self.plan or self.search(limits=asked, quantile=self._last_quantile)
         self._check_fits(first)
-        known = {**self._known_of_plans(ensemble), "left_out": first.left_out}
+        known = {**origin(ensemble, self.device), "left_out": first.left_out}
 
         def as_plan(found: Allocation, corrected: Mapping[str, CostModel]) -> Plan:
-            created_at = datetime.now(UTC).isoformat(timespec="seconds")
             told = (*notes, "predicted by cost models corrected by measured runs")
-            return plan_of_allocation(found, corrected, self.device.units, notes=told, created_at=created_at, **known)
+            return plan_of_allocation(found, corrected, self.device.units, notes=told, created_at=now(), **known)
 
         refined = refine_plan(
             first,
@@ -849,12 +654,10 @@ class Lab(Shown):
             UsageError: It is none of these, or one of other sub-models.
         """
         names = self._ensemble.names
-        created_at = datetime.now(UTC).isoformat(timespec="seconds")
         if isinstance(found, Choice):
-            ensemble = self._ensemble.only(found.names)
-            known = {**self._known_of_plans(ensemble), "created_at": created_at}
+            known = {**origin(self._ensemble.only(found.names), self.device), "created_at": now()}
             return self._as_executed(plan_of_choice(found, names, self.device.units, **known))
-        known = {**self._known_of_plans(self._ensemble), "created_at": created_at}
+        known = {**origin(self._ensemble, self.device), "created_at": now()}
         if isinstance(found, Placement):
             return self._as_executed(plan_of_placement(found, **known))
         if isinstance(found, Cascade):
@@ -873,15 +676,6 @@ class Lab(Shown):
         """
         self.plan = plan = self.plan_of(choice)
         return plan
-
-    def _known_of_plans(self, ensemble: Ensemble) -> dict[str, Any]:
-        """What every plan made here says of where it comes from."""
-        return {
-            "device": self.device.identity.to_dict(),
-            "fingerprints": ensemble.fingerprints,
-            "example": self._example_text(),
-            "combine": ensemble.combine.describe(),
-        }
 
     @property
     def search_job(self) -> SearchJob[Plan] | None:
@@ -923,7 +717,7 @@ class Lab(Shown):
             models = {name: model for name, model in models.items() if name not in left_out}
             tuning = self._tuning
             if tuning is None:
-                self._tuning = Tuning(models, self.device.units, start=self._plan, bench=_Bench(self))
+                self._tuning = Tuning(models, self.device.units, start=self._plan, bench=LabBench(self))
                 return self._tuning
         tuning.renew(models)
         return tuning
@@ -947,29 +741,8 @@ class Lab(Shown):
                         self._plan = before
                 raise
 
-    def _active(self, plan: Plan) -> Ensemble:
-        """The members that a plan runs."""
-        return self._ensemble.only(plan.names) if plan.left_out else self._ensemble
-
     def _check_fits(self, plan: Plan) -> None:
-        plan.check_runnable()
-        names = set(self._ensemble.names)
-        missing = sorted(set(plan.names) - names)
-        extra = sorted(names - set(plan.names) - set(plan.left_out))
-        if missing or extra:
-            parts = [f"{', '.join(missing)} not registered"] if missing else []
-            parts += [f"{', '.join(extra)} not in the plan"] if extra else []
-            raise UsageError(
-                "A plan covers exactly the registered sub-models",
-                given="; ".join(parts),
-                hint="Register the same sub-models, or search again.",
-            )
-        if plan.units > self.device.units:
-            raise UsageError(
-                f"This device has {format_units(self.device.units, self.device.identity.unit)}",
-                given=f"a plan for {plan.units} ({plan.device.get('name', 'unknown device')})",
-                hint="Search again here: plans for larger devices do not fit.",
-            )
+        check_fits(plan, self._ensemble, self.device)
 
     # --- run -----------------------------------------------------------------------------------------------------
 
@@ -1003,14 +776,10 @@ class Lab(Shown):
 
     def _warn_of(self, plan: Plan) -> tuple[str, ...]:
         """What a report says of a plan that uses shares with wrong answers all the same."""
-        checked, profile = self._found_wrong(), self.measurements
-        profiled = {} if profile is None else wrong_shares(profile.failures)
         unit = self.device.identity.unit
         return tuple(
-            f"WRONG ANSWERS were found for {name} with {format_units(lane.units, unit)}: search again, or move it."
-            for lane in plan.lanes
-            for name in lane.members
-            if lane.units in checked.get(name, set()) | profiled.get(name, set())
+            f"WRONG ANSWERS were found for {name} with {format_units(units, unit)}: search again, or move it."
+            for name, units in self._here.warns_of(plan, self._ensemble)
         )
 
     def _ready_executor(self) -> tuple[Executor, tuple[str, ...]]:
@@ -1029,16 +798,15 @@ class Lab(Shown):
             notes = ("No plan yet: the sub-models run one after another. Profile and search for a better one.",)
         else:
             self._check_fits(plan)
-            ours = ensemble.fingerprints
-            ensemble = self._active(plan)
-            changed = [name for name in plan.names if plan.fingerprints.get(name, ours[name]) != ours[name]]
+            changed = changed_since(plan, ensemble)
+            ensemble = members_run_by(plan, ensemble)
             if changed:
                 notes = (f"The plan was made before {', '.join(changed)} changed: profile and search again.",)
         notes = (*notes, *self._warn_of(plan))
         if current is not None and current.broken:
             current.close()
             current = None
-        if current is not None and _same_work(current, plan, ensemble):
+        if current is not None and same_work(current, plan, ensemble):
             current.ensemble = ensemble  # the combine rule may be another
             current.plan = plan
             return current, notes
@@ -1140,13 +908,8 @@ class Lab(Shown):
         with self._lock:
             current = self._plan  # a search may have found a better one meanwhile
             plan = current if current is not None and set(current.names) == set(plan.names) else plan
-            before = {name: part for name, (_, part, _) in self._ways_now().items()}
-            here, at = device_key(self.device.identity), dict(shares)
-            for name, way in found.chosen.items():
-                if way == "eager":
-                    self._ways.pop((here, name, fingerprints[name]), None)
-                else:
-                    self._ways[here, name, fingerprints[name]] = (way, found.part(name), at[name])
+            before = {name: part for name, (_, part, _) in self._here.ways(self._ensemble).items()}
+            self._here.choose(found, fingerprints, dict(shares))
             self.plan = executed(plan, found, before)
             self._mechanisms = found
         return found
@@ -1161,7 +924,9 @@ class Lab(Shown):
     ) -> GateVerdict:
         """Compare every sub-model's answers under the plan with those of the whole device, all lanes at work.
 
-        A share with wrong answers is used by no later search, for this sub-model on this device in this lab.
+        A share with wrong answers is used by no later search, for this sub-model on this device in this lab, as long
+        as it is executed in the way that was wrong; eager answers that are wrong rule a share out for all ways.
+        `forget_wrong` lifts that.
 
         Args:
             x: The input; None for the example.
@@ -1186,14 +951,27 @@ class Lab(Shown):
                 executor=executor,
                 on_progress=on_progress,
             )
-        with self._lock:
-            here = device_key(self.device.identity)
-            for row in found.wrong:
-                self._wrong.setdefault((here, row.name, fingerprints[row.name]), set()).add(row.units)
+        self._here.keep_wrong(found.wrong, fingerprints)
         if found.wrong:
             notes = (*notes, "Searches keep off these shares from now on: search again.")
         self._numerics = replace(found, notes=(*notes, *found.notes))
         return self._numerics
+
+    def forget_wrong(self, names: Sequence[str] | None = None) -> dict[str, tuple[int, ...]]:
+        """Let searches use shares again at which `check_numerics` found wrong answers, such as after an update.
+
+        What a profile found wrong is measured anew with `profile(fresh=True)`.
+
+        Args:
+            names: Of which sub-models; None: of all.
+
+        Returns:
+            For each of them that had such shares, which, in units.
+
+        Raises:
+            UsageError: A name is unknown.
+        """
+        return self._here.forget_wrong(self._ensemble, self._ensemble.names if names is None else names)
 
     @property
     def numerics(self) -> GateVerdict | None:
@@ -1220,29 +998,11 @@ class Lab(Shown):
         """
         plan = Plan.load(path)
         self._check_fits(plan)
-        news = [difference for difference in self._differences(plan) if difference not in plan.notes]
+        here = differences(plan, self._ensemble, self.device)
+        news = [difference for difference in here if difference not in plan.notes]
         plan = replace(plan, notes=(*plan.notes, *news))
         self.plan = plan
         return plan
-
-    def _differences(self, plan: Plan) -> list[str]:
-        """What is not as it was when a plan was made."""
-        here = self.device.identity.to_dict()
-        found = [
-            f"Made on another device: {key} {plan.device.get(key)!r} there, {here[key]!r} here."
-            for key in ("kind", "name", "units")
-            if plan.device and plan.device.get(key) != here[key]
-        ]
-        ours = self._ensemble.fingerprints
-        changed = [name for name in plan.names if plan.fingerprints.get(name, ours[name]) != ours[name]]
-        if changed:
-            found.append(f"Made for another version of {', '.join(changed)} (weights, structure or source differ).")
-        if plan.example and plan.example != self._example_text():
-            found.append(f"Profiled for {plan.example}; the examples here are {self._example_text()}.")
-        rule = self._active(plan).combine.describe()
-        if plan.combine and plan.combine != rule:
-            found.append(f"Made with combine rule {plan.combine}; here it is {rule}.")
-        return found
 
     def export(self, path: str | os.PathLike[str], plan: Plan | None = None) -> Exported:
         """Write the plan as a script that runs without Jupyter, with everything it needs beside it.
@@ -1259,7 +1019,7 @@ class Lab(Shown):
 
         plan = self._need_plan("export") if plan is None else plan
         self._check_fits(plan)
-        return export_plan(plan, self._active(plan), path)
+        return export_plan(plan, members_run_by(plan, self._ensemble), path)
 
     # --- the lab itself ------------------------------------------------------------------------------------------
 
@@ -1311,34 +1071,16 @@ class Lab(Shown):
             UsageError: An argument is out of range, or others watch at another rate.
             DeviceError: Nothing can be read here.
         """
-        with self._lock:
-            sampler = self._sampler
-            if sampler is not None and (sampler.interval_s, sampler.history_s) != (interval_s, history_s):
-                if sampler.running:
-                    raise UsageError(
-                        f"A device is watched at one rate: every {sampler.interval_s:g} s at present",
-                        given=f"{interval_s:g} s",
-                        hint="End the other views first: %esen watch --stop, or lab.unwatch().",
-                    )
-                sampler.close()
-                sampler = None
-            if sampler is None:
-                meter = open_meter(self.device, self._workers_now)
-                sampler = self._sampler = Sampler(meter, interval_s=interval_s, history_s=history_s)
-        sampler.watch()
-        return sampler
+        return self._watching.begin(interval_s, history_s)
 
     @property
     def watched(self) -> tuple[float, float] | None:
         """The interval and the history, in seconds, at which the device is watched; None when nobody does."""
-        sampler = self._sampler
-        return None if sampler is None or not sampler.running else (sampler.interval_s, sampler.history_s)
+        return self._watching.rate
 
     def unwatch(self) -> None:
         """One viewer less; the last one ends the sampling. The history stays until `close`."""
-        sampler = self._sampler
-        if sampler is not None:
-            sampler.unwatch()
+        self._watching.end()
 
     def glance(self) -> dict[str, float]:
         """What the device is doing now, by channel: from those who watch, else a reading of its own.
@@ -1346,21 +1088,7 @@ class Lab(Shown):
         Cheap enough for a few calls a second; readings of its own are at least half a second apart. A percentage is
         over the time since the reading before, so the first call may have none. Empty where nothing can be read.
         """
-        sampler = self._sampler
-        if sampler is None or not sampler.running:
-            with self._lock:
-                if self._glances is None:
-                    try:
-                        meter = open_meter(self.device, self._workers_now)
-                    except DeviceError:
-                        return {}
-                    self._glances = Sampler(meter, history_s=1.0)
-                sampler = self._glances
-            last = sampler.last
-            if last is None or not 0 <= time.time() - last.at_s < _GLANCE_S:
-                sampler.take()
-        last = sampler.last
-        return {} if last is None else dict(last.values)
+        return self._watching.glance()
 
     def free_bytes(self) -> int | None:
         """The device's free memory, or None where it cannot be told."""
@@ -1396,12 +1124,7 @@ class Lab(Shown):
 
     def close(self) -> None:
         """End every process and job of this lab. It may be used again afterwards."""
-        with self._lock:
-            samplers = [self._sampler, self._glances]
-            self._sampler = self._glances = None
-        for sampler in samplers:
-            if sampler is not None:
-                sampler.close()
+        self._watching.close()
         job = self._job
         if job is not None and not job.done:
             job.cancel()
@@ -1453,95 +1176,6 @@ class Lab(Shown):
                 hint="Profile and search first: lab.profile().result(); lab.search().",
             )
         return self._plan
-
-    def _example_text(self) -> str:
-        return str(tree_spec(example_of(self._ensemble))) if self._ensemble.submodels else ""
-
-
-class _Bench:
-    """`esen_lab.tuning.Bench` on a lab."""
-
-    def __init__(self, lab: Lab) -> None:
-        self._lab = lab
-
-    def in_force(self) -> Plan | None:
-        return self._lab.plan
-
-    def facts(self) -> dict[str, Any]:
-        ensemble = self._lab.ensemble
-        return {
-            "device": self._lab.device.identity.to_dict(),
-            "fingerprints": ensemble.fingerprints,
-            "example": str(tree_spec(example_of(ensemble))) if ensemble.submodels else "",
-            "combine": ensemble.combine.describe(),
-        }
-
-    def apply(self, plan: Plan) -> None:
-        self._lab.apply(plan)
-
-    def measure(self, repeats: int) -> list[float]:
-        times = []
-        for _ in range(repeats):
-            self._lab.run(example_of(self._lab.ensemble))
-            report = self._lab.report
-            assert report is not None  # a run that returned has left one
-            times.append(report.jct_s)
-        return times
-
-    def export(self, plan: Plan, path: str | os.PathLike[str]) -> Exported:
-        return self._lab.export(path, plan)
-
-
-def _meaning(profiled: Mapping[str, int], put_away: Plan | None, plan: Plan | None, *, same: bool) -> Sequence[str]:
-    """What a change of the device means, in words."""
-    if same:
-        return ("It is the same kind of device: measurements and plan stay.",)
-    found = []
-    if profiled:
-        known = [f"{name} at {count} shares" for name, count in profiled.items() if count]
-        found.append(f"Measured on it already: {', '.join(known)}." if known else "Nothing is measured on it yet.")
-    if put_away is not None:
-        found.append("The plan for the device before is put away; it comes back with its device.")
-    if plan is not None:
-        found.append("The plan that this device had is in force again.")
-    return found
-
-
-def _merged(
-    parts: Sequence[Profile], fingerprints: Mapping[str, str]
-) -> tuple[dict[tuple[str, int], Any], dict[tuple[str, int], Any], dict[str, str]]:
-    """Points and failures by (sub-model, share), and examples, of those sub-models that have not changed since.
-
-    Later parts count for more; points measured with another example than the last one are left out.
-    """
-    points: dict[tuple[str, int], Any] = {}
-    failures: dict[tuple[str, int], Any] = {}
-    examples: dict[str, str] = {}
-    for part in parts:
-        for name, fingerprint in fingerprints.items():
-            if part.fingerprints.get(name) != fingerprint:
-                continue
-            example = part.examples.get(name, "")
-            if name in examples and examples[name] != example:
-                points = {key: value for key, value in points.items() if key[0] != name}
-            examples[name] = example
-            for point in part.of(name):
-                points[name, point.units] = point
-                failures.pop((name, point.units), None)
-            for failure in part.failures:
-                if failure.name == name:
-                    failures[name, failure.units] = failure
-                    if failure.wrong_answers:  # whatever it took before
-                        points.pop((name, failure.units), None)
-    return points, failures, examples
-
-
-def _same_work(executor: Executor, plan: Plan, ensemble: Ensemble) -> bool:
-    """Whether warm lanes do just what a plan asks for now."""
-    return executor.plan.lanes == plan.lanes and all(
-        name in executor.ensemble.names and executor.ensemble.get(name).fingerprint == ensemble.get(name).fingerprint
-        for name in plan.names
-    )
 
 
 def _finished(job: ProfileJob | AdaptiveProfileJob | None) -> Profile | None:
