@@ -18,11 +18,10 @@ from typing import Any
 from esen_lab.errors import StoreError, UsageError
 from esen_lab.frames import to_frame
 from esen_lab.showing import Shown
-from esen_lab.units import check_name, check_units, format_percent, format_seconds, format_table
+from esen_lab.units import MECHANISMS, check_name, check_units, format_percent, format_seconds, format_table
 
 SCHEMA_VERSION = 1
 MODES = ("serial", "threads", "vmap")
-MECHANISMS = ("eager", "compile", "graph")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The few checks and number formats used everywhere.
+"""The few names, checks and number formats used everywhere.
 
 Inside the package there is one unit each: seconds for time, bytes for memory, integer device units for shares. They
 are converted here, once, at the edge where people read them.
@@ -12,6 +12,8 @@ from collections.abc import Sequence
 
 from esen_lab.errors import UsageError
 
+MECHANISMS = ("eager", "compile", "graph")
+"""How a sub-model is executed: as PyTorch does it, by `torch.compile`, or as a CUDA graph."""
 NAME_RULE = "A name starts with a letter or underscore and goes on with letters, digits, '_', '-' or '.', 64 at most"
 _TIMES = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 _SIZES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B"))

@@ -47,6 +47,11 @@ class StreamDouble:
         if self.cuda.broken:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
+    def query(self) -> bool:
+        if self.cuda.broken:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return not self.cuda.hangs
+
     def wait_event(self, event: Any) -> None:
         self.cuda.said.append("wait for event")
 
@@ -97,6 +102,7 @@ class CudaDouble:
         self.refuses_ipc = False
         self.scripted_folder: Path | None = None
         self.broken = False
+        self.hangs = False
         self.held = 1000
 
     def Stream(self, device: Any = None) -> StreamDouble:  # noqa: N802  torch's own names

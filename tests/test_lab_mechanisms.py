@@ -16,6 +16,8 @@ from esen_lab.devices import CpuDevice
 from esen_lab.planning import Lane, Plan
 from esen_lab.profiling.mechanisms import MechanismPoint, MechanismTable, choose
 
+pytestmark = pytest.mark.timing  # what sleeping sub-models were measured to take is compared with their sleep
+
 X = torch.randn(4, 8)
 BY_HAND = Plan(lanes=(Lane(units=1, members=("a",)), Lane(units=1, members=("b",))), units=2)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from choosing_lab import with_points
 from models import mlp
 from torch import nn
 
@@ -40,6 +41,21 @@ def test_there_is_one_tuning_and_it_follows_the_labs_plan(lab: Lab) -> None:
     plan = lab.search()
     assert tuning.state.describe() == plan.describe()
     assert tuning.state.in_force
+
+
+def test_sliders_show_the_bound_that_the_labs_search_proved_whichever_came_first() -> None:
+    with Lab(device=CpuDevice(cores=[(0,), (0,)])) as lab:
+        for seed, name in enumerate("abc"):
+            lab.register(name, mlp(seed=seed), example=X)
+        with_points(lab, {name: [1e-3, 0.9e-3] for name in "abc"})
+        lab.search(limits={"one_each": False, "max_lanes": 1})
+        quick_s = lab.tune().state.bound_s
+        plan = lab.search()
+        assert plan.bound_s is not None
+        assert plan.bound_s > quick_s * 1.01, "else this test shows nothing"
+        assert lab.tune().state.bound_s == plan.bound_s
+        lab._tuning = None
+        assert lab.tune().state.bound_s == plan.bound_s
 
 
 def test_applying_swaps_the_lanes_and_measuring_runs_them(lab: Lab) -> None:

@@ -8,19 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import shutil
-import subprocess
 import sys
 import tempfile
-import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+from real_lab import ROOT, LabServer, browser_path
+
 IMAGES = ROOT / "docs" / "images"
 THEMES = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}
 MOST_BYTES = 200_000
@@ -34,7 +28,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=IMAGES, help="where they go (default: docs/images)")
     parser.add_argument("--timeout", type=float, default=240.0, metavar="S", help="for one run of the notebook")
     given = parser.parse_args()
-    chromium = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
+    chromium = browser_path()
     if chromium is None:
         print("No Chromium or Chrome is on the path: install Debian's package chromium.", file=sys.stderr)
         return 1
@@ -46,10 +40,14 @@ def main() -> int:
         notebooks.mkdir()
         _without_its_end(ROOT / "notebooks" / "tuning.ipynb", notebooks / "tuning.ipynb")
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        for theme in THEMES:
-            with jupyterlab(Path(folder), notebooks, theme) as address:
+        for theme, name in THEMES.items():
+            settings = {
+                "apputils-extension/themes": {"theme": name},
+                "notebook-extension/tracker": {"windowingMode": "none"},  # all cells are on the page, seen or not
+            }
+            with LabServer(Path(folder) / theme, notebooks, settings=settings) as server:
                 page = browser.new_page(viewport={"width": 1200, "height": 1400})
-                photograph(page, address, theme, given.out, given.timeout)
+                photograph(page, server.url, theme, given.out, given.timeout)
                 page.close()
         browser.close()
     too_large = [path.name for path in given.out.glob("*.png") if path.stat().st_size > MOST_BYTES]
@@ -65,74 +63,9 @@ def _without_its_end(source: Path, target: Path) -> None:
     target.write_text(json.dumps(notebook), encoding="utf-8")
 
 
-@contextmanager
-def jupyterlab(folder: Path, root: Path, theme: str) -> Iterator[str]:
-    """A JupyterLab that serves `root` with everything it keeps in `folder`; yields its address."""
-    home = folder / theme
-    wanted = {
-        "apputils-extension/themes": {"theme": THEMES[theme]},
-        "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
-        "notebook-extension/tracker": {"windowingMode": "none"},  # all cells are on the page, seen or not
-    }
-    for name, values in wanted.items():
-        settings = home / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
-        settings.parent.mkdir(parents=True, exist_ok=True)
-        settings.write_text(json.dumps(values), encoding="utf-8")
-    environment = {
-        **os.environ,
-        "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
-        "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
-        "JUPYTER_CONFIG_DIR": str(home / "config"),
-        "JUPYTER_DATA_DIR": str(home / "data"),
-        "JUPYTER_RUNTIME_DIR": str(home / "run"),
-        "IPYTHONDIR": str(home / "ipython"),
-        "ESEN_LAB_HOME": str(home / "esen_lab"),
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
-        "JUPYTER_PATH": str(home / "path"),
-    }
-    extensions = home / "path" / "labextensions"
-    extensions.mkdir(parents=True, exist_ok=True)
-    (extensions / "esen-lab").symlink_to(ROOT / "esen_lab" / "labextension")  # this checkout's panel
-    options = [
-        "--no-browser",
-        "--allow-root",
-        "--expose-app-in-browser",
-        "--port=0",
-        "--ServerApp.token=",
-        "--IdentityProvider.token=",
-    ]
-    command = [sys.executable, "-m", "jupyterlab", *options, f"--ServerApp.root_dir={root}"]
-    log = home / "server.log"
-    with log.open("w") as written:
-        server = subprocess.Popen(command, env=environment, stdout=written, stderr=written)
-    try:
-        yield _address(server, home / "run", log)
-    finally:
-        server.terminate()
-        try:
-            server.wait(20)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
-
-
-def _address(server: subprocess.Popen[bytes], runtime: Path, log: Path) -> str:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and server.poll() is None:
-        for found in runtime.glob("jpserver-*.json"):
-            try:
-                address = str(json.loads(found.read_text(encoding="utf-8"))["url"])
-                urllib.request.urlopen(f"{address}api", timeout=5).close()  # noqa: S310  our own server
-            except (OSError, ValueError, KeyError):
-                continue
-            return address
-        time.sleep(0.2)
-    raise SystemExit(f"JupyterLab did not start:\n{log.read_text(encoding='utf-8')[-2000:]}")
-
-
 def open_and_run(page: Any, address: str, timeout_s: float) -> None:
     """Open tuning.ipynb, and run all its cells; returns when all are done."""
-    page.goto(f"{address}lab/tree/tuning.ipynb?reset")
+    page.goto(f"{address}/lab/tree/tuning.ipynb?reset")
     page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
     select = page.locator(".jp-Dialog button.jp-mod-accept")  # "Select Kernel"
     ready = page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]")

@@ -55,7 +55,7 @@ from esen_lab.profiling import (
     start_profile,
     stored_profile,
 )
-from esen_lab.profiling.mechanisms import MECHANISMS, MechanismTable, measure_mechanisms
+from esen_lab.profiling.mechanisms import MechanismTable, measure_mechanisms
 from esen_lab.profiling.store import device_key
 from esen_lab.runtime import Comparison, Executor, Nursery, RunReport, compare
 from esen_lab.runtime.executor import DEFAULT_TIMEOUT_S
@@ -64,7 +64,7 @@ from esen_lab.search import Cascade, Choice, Front, Limits, Placement, SearchJob
 from esen_lab.showing import Shown
 from esen_lab.trees import Tree
 from esen_lab.tuning import Tuning
-from esen_lab.units import format_units
+from esen_lab.units import MECHANISMS, format_units
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -107,6 +107,7 @@ class Lab(Shown):
         self._knowledge: dict[str, Knowledge] = {}  # by device: what is known stays when its device is left
         self._plan: Plan | None = None
         self._previous_plan: Plan | None = None
+        self._proof: tuple[Mapping[str, CostModel], float] | None = None  # the last bound for all plans, and of what
         self._search_job: SearchJob[Plan] | None = None
         self._last_limits = Limits()  # of the last plan that was searched: what it keeps to, refinement keeps to
         self._last_quantile: Quantile = "median"
@@ -170,7 +171,7 @@ class Lab(Shown):
                 self._report = self._comparison = self._numerics = self._mechanisms = None
                 if not same:
                     self._job = None
-                    self._tuning = None
+                    self._tuning = self._proof = None
                     if self._keep_finished() is None and self._ensemble.submodels:
                         stored = stored_profile(self._ensemble, chosen, self._opened_store())
                         self._here.measured(self._ensemble, stored)
@@ -503,7 +504,18 @@ class Lab(Shown):
 
     def _bound(self, asked: Asked) -> Callable[..., Plan]:
         models = self._models(asked.quantile)
-        return bind_search(asked, models, self._ensemble, self.device, self.measurements, self._lane_runs)
+        run = bind_search(asked, models, self._ensemble, self.device, self.measurements, self._lane_runs)
+
+        def proving(**watched: Any) -> Plan:
+            plan = run(**watched)
+            if asked.free and plan.bound_s is not None:
+                with self._lock:
+                    self._proof, tuning = (models, plan.bound_s), self._tuning
+                if tuning is not None:
+                    tuning.proved(models, plan.bound_s)
+            return plan
+
+        return proving
 
     def _lane_runs(self, ensemble: Ensemble, x: Tree, runs: int) -> LaneRuns:
         """What runs plans to measure them, as nothing else runs."""
@@ -717,9 +729,11 @@ class Lab(Shown):
             models = {name: model for name, model in models.items() if name not in left_out}
             tuning = self._tuning
             if tuning is None:
-                self._tuning = Tuning(models, self.device.units, start=self._plan, bench=LabBench(self))
-                return self._tuning
+                tuning = self._tuning = Tuning(models, self.device.units, start=self._plan, bench=LabBench(self))
+            proof = self._proof
         tuning.renew(models)
+        if proof is not None:
+            tuning.proved(*proof)
         return tuning
 
     def apply(self, plan: Plan) -> None:
@@ -774,8 +788,8 @@ class Lab(Shown):
         """What happened in the last run."""
         return self._report
 
-    def _warn_of(self, plan: Plan) -> tuple[str, ...]:
-        """What a report says of a plan that uses shares with wrong answers all the same."""
+    def wrong_answers(self, plan: Plan) -> tuple[str, ...]:
+        """For each sub-model that a plan gives a share at which its answers were found wrong, a sentence."""
         unit = self.device.identity.unit
         return tuple(
             f"WRONG ANSWERS were found for {name} with {format_units(units, unit)}: search again, or move it."
@@ -802,7 +816,7 @@ class Lab(Shown):
             ensemble = members_run_by(plan, ensemble)
             if changed:
                 notes = (f"The plan was made before {', '.join(changed)} changed: profile and search again.",)
-        notes = (*notes, *self._warn_of(plan))
+        notes = (*notes, *self.wrong_answers(plan))
         if current is not None and current.broken:
             current.close()
             current = None

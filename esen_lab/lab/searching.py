@@ -34,6 +34,11 @@ class Asked:
     runs: int
     options: Mapping[str, Any]
 
+    @property
+    def free(self) -> bool:
+        """Whether what is proven holds for every plan: no limit, and predicted as sliders predict."""
+        return Limits.of(self.limits) == Limits() and self.objective == "predicted" and self.quantile == "median"
+
 
 def bind_search(
     asked: Asked,

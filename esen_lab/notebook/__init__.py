@@ -6,7 +6,7 @@ line.py        a magic's line -> words -> values, with one-line errors
 session.py     what one notebook has open: its lab, its live displays
 completion.py  what the tab key offers
 progress.py    the one thread that keeps live displays current
-views.py       records -> plain rows
+views/         records -> plain rows
 html.py        plain rows -> HTML and its text twin
 pictures/      plain rows -> static SVG
 tuning_verbs.py  what `%esen share` and `%esen tune` understand

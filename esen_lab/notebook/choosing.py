@@ -13,6 +13,7 @@ from esen_lab.notebook import suggestions, views
 from esen_lab.notebook.line import Argument, expression, names, seconds, size, text, whole_number, whole_numbers_by_name
 from esen_lab.notebook.session import Session
 from esen_lab.notebook.views import View
+from esen_lab.units import MECHANISMS as WAYS
 
 Given: TypeAlias = argparse.Namespace
 FIRST_ANSWER_S = 2.0
@@ -305,7 +306,7 @@ MECHANISMS: tuple[Argument, ...] = (
         metavar="A,B",
         read=names,
         suggest=suggestions.ways,
-        help=f"which of {', '.join(suggestions.WAYS)} (default: all); eager is always among them, "
+        help=f"which of {', '.join(WAYS)} (default: all); eager is always among them, "
         "so that --only eager puts all back to it",
     ),
     Argument(

@@ -10,6 +10,7 @@ import sys
 from typing import Any
 
 from esen_lab.notebook.session import Session
+from esen_lab.units import MECHANISMS as WAYS
 
 RULES = ("mean", "softmax-mean", "weighted", "majority", "stack")
 SEARCHERS = ("exact", "optuna", "brute", "random", "equal", "proportional", "knee", "sequential")
@@ -17,7 +18,6 @@ QUANTILES = ("median", "q90")
 STRATEGIES = ("sequential", "unlimited", "equal", "threads", "vmap")
 DEVICES = ("cpu",)
 MECHANISMS = ("mps", "green")
-WAYS = ("eager", "compile", "graph")
 STEPS = (
     *("propose", "apply", "measure", "undo", "redo", "reset", "cancel", "save", "export"),
     *("move", "split", "merge", "oversubscribe"),

@@ -11,10 +11,9 @@ from esen_lab.ensemble import SubModel
 from esen_lab.errors import ModelError, UsageError, WorkerDied, WorkerTimeout
 from esen_lab.profiling.timing import Timing
 from esen_lab.showing import Shown
-from esen_lab.units import format_percent, format_seconds, format_table
+from esen_lab.units import MECHANISMS, format_percent, format_seconds, format_table
 from esen_lab.workers import LaneWorker, Nursery
 
-MECHANISMS = ("eager", "compile", "graph")
 WORTH = 0.97  # another way than eager is taken when it needs at most this part of the time
 _MEASURE = "esen_lab.profiling.timing:measure"
 

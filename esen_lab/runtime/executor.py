@@ -210,12 +210,19 @@ class Executor:
         found = graphs.find(rule, spec)
         if not isinstance(found, PlanGraph) or self.broken:
             output, report = self._run_in_lanes(x, begin, timeout_s)
-            why = graphs.make(rule, x, output) if found is None else str(found)
+            why = graphs.make(rule, x, output, timeout_s) if found is None else str(found)
             return output, replace(report, notes=(*report.notes, f"Not as one graph: {why}")) if why else report
         try:
-            ran = found.run(x)
+            ran = found.run(x, timeout_s)
         except DeviceError:
             self._broken = "its graph failed on the GPU"
+            raise
+        except WorkerTimeout:
+            self._broken = "its graph did not answer in time"
+            raise
+        except BaseException:  # an interrupt: nothing new is queued behind what may hang
+            if not found.settled(_SETTLE_S):
+                self._broken = "it was interrupted, and its graph did not end"
             raise
         end = time.perf_counter_ns()
         timings = [

@@ -10,10 +10,12 @@ runs on that context's SMs. The streams must outlive the graph.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from esen_lab.errors import DeviceError, UsageError
+from esen_lab.runtime.awaiting import wait_until
 from esen_lab.trees import Tree, flatten, unflatten
 
 _WARM_UPS = 3
@@ -55,6 +57,7 @@ class OneGraph:
         self._begin: Any = None
         self._marks: dict[str, tuple[Any, Any]] = {}
         self._main = cuda.Stream()
+        self._lasted_s = 0.0
         self._lanes = [(cuda.Stream() if stream is None else stream, members) for stream, members in lanes]
         leaves, structure = flatten(x)
         self._inputs = [leaf.clone() for leaf in leaves]
@@ -109,7 +112,7 @@ class OneGraph:
     def spans_s(self) -> dict[str, tuple[float, float]]:
         """When each sub-model began and ended in the last run, in seconds after its fork, on the GPU's own clock.
 
-        Only of a `timed` graph, after `synchronize`.
+        Only of a `timed` graph, after `wait`.
         """
         return {
             name: (self._begin.elapsed_time(start) / 1000, self._begin.elapsed_time(end) / 1000)
@@ -123,7 +126,7 @@ class OneGraph:
             x: An input like the first; it may be on the host.
 
         Returns:
-            The combined output, complete after `synchronize`; the next run overwrites it.
+            The combined output, complete after `wait`; the next run overwrites it.
         """
         leaves, _ = flatten(x)
         with self._cuda.stream(self._main):
@@ -138,6 +141,10 @@ class OneGraph:
             for target, source in zip(here, there, strict=True):
                 target.copy_(source, non_blocking=True)
 
-    def synchronize(self) -> None:
-        """Wait for the last run."""
-        self._main.synchronize()
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for the last run; whether it was done in time. An interrupt ends the waiting, not the run."""
+        began = time.perf_counter()
+        done = wait_until(self._main.query, self._lasted_s, timeout_s)
+        if done:
+            self._lasted_s = time.perf_counter() - began
+        return done

@@ -16,9 +16,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from esen_lab.errors import DeviceError, EsenError
+from esen_lab.errors import DeviceError, EsenError, WorkerTimeout
 from esen_lab.runtime.one_graph import OneGraph
 from esen_lab.trees import Tree, TreeSpec, flatten, tree_spec, unflatten
+from esen_lab.units import format_seconds
 from esen_lab.workers.agreement import difference
 from esen_lab.workers.device_engine import GraphLane
 
@@ -91,14 +92,16 @@ class PlanGraph:
                 raise DeviceError("A plan that runs as one graph combines to tensors", given=str(problem)) from problem
             self._here = [compute.pinned(leaf.cpu()) for leaf in self._there]
 
-    def run(self, x: Tree) -> GraphRun:
+    def run(self, x: Tree, timeout_s: float) -> GraphRun:
         """Run once.
 
         Args:
             x: An input that looks like the first.
+            timeout_s: Deadline.
 
         Raises:
             DeviceError: The GPU failed.
+            WorkerTimeout: The deadline passed; what was begun goes on, see `settled`.
         """
         import torch
 
@@ -109,7 +112,12 @@ class PlanGraph:
             try:
                 self._graph.run(self._staging)
                 self._graph.fetch(self._there, self._here)
-                self._graph.synchronize()
+                if not self._graph.wait(timeout_s):
+                    raise WorkerTimeout(
+                        f"A plan that runs as one graph answers within {format_seconds(timeout_s)}",
+                        given="no answer yet: what a GPU has begun cannot be ended from outside",
+                        hint="Allow more time with timeout_s; if the GPU stays busy, restart the kernel.",
+                    )
                 spans = self._graph.spans_s()
             except RuntimeError as problem:
                 told = str(problem).strip().splitlines() or [""]
@@ -131,6 +139,13 @@ class PlanGraph:
             nan=frozenset(name for name, nan in zip(self._names, flags.tolist(), strict=True) if nan),
         )
 
+    def settled(self, timeout_s: float) -> bool:
+        """Whether what was begun and not waited for ends within so many seconds."""
+        try:
+            return self._graph.wait(timeout_s)
+        except RuntimeError:  # the GPU failed
+            return False
+
 
 class PlanGraphs:
     """The graphs of one plan, made when an input of a new shape has run lane by lane, and dropped before the lanes end.
@@ -147,8 +162,8 @@ class PlanGraphs:
         """The graph for this rule and shape, why there is none, or None where that is not known yet."""
         return next((made for r, s, made in self._kept if r is rule and s == spec), None)
 
-    def make(self, rule: Callable[[dict[str, Tree]], Tree], x: Tree, answer: Tree) -> str:
-        """Capture the plan for inputs like `x`, whose answer lane by lane is known.
+    def make(self, rule: Callable[[dict[str, Tree]], Tree], x: Tree, answer: Tree, timeout_s: float) -> str:
+        """Capture the plan for inputs like `x`, whose answer lane by lane is known; one run must answer in time.
 
         Returns:
             Why it goes on lane by lane, or "".
@@ -156,7 +171,7 @@ class PlanGraphs:
         made: PlanGraph | str
         try:
             made = PlanGraph(self._lanes, rule, x)
-            found = difference(made.run(x).output, answer)
+            found = difference(made.run(x, timeout_s).output, answer)
             if not found.agrees:
                 made = f"as one graph it answers differently ({found})"
         except Exception as problem:  # out of memory, a rule that fails while captured: the answer is there already

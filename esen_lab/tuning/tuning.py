@@ -361,6 +361,26 @@ class Tuning(Shown):
                 self._gesture = None
         self._tell()
 
+    def proved(self, models: Mapping[str, CostModel], bound_s: float) -> None:
+        """A search of all plans of one device's units proved that none is faster; it counts if it had these models.
+
+        Args:
+            models: What it planned with.
+            bound_s: What it proved, in seconds.
+        """
+        with self._lock:
+            news = self._take_proof(models, bound_s)
+        if news:
+            self._tell()
+
+    def _take_proof(self, models: Mapping[str, CostModel], bound_s: float) -> bool:
+        # What is proven for plans that keep off some shares does not hold for a draft that need not.
+        holds = dict(models) == self._models and not any(model.avoid for model in models.values())
+        if not holds or bound_s <= self._proven_s:
+            return False
+        self._proven_s = bound_s
+        return True
+
     # --- search --------------------------------------------------------------------------------------------------
 
     def propose(self, searcher: str = "exact", **options: Any) -> SearchJob[Allocation]:
@@ -428,11 +448,8 @@ class Tuning(Shown):
                 self._say(f"The search failed: {problem}", failed=True)
             else:
                 self._found = found
-                # What is proven for plans that keep off some shares does not hold for a draft that need not.
-                free = not any(lane.pinned for lane in draft.lanes) and not draft.oversubscribe
-                free = free and not any(model.avoid for model in models.values())
-                if free and models == self._models:
-                    self._proven_s = max(self._proven_s, found.bound_s)
+                if not any(lane.pinned for lane in draft.lanes) and not draft.oversubscribe:
+                    self._take_proof(models, found.bound_s)
                 if draft != self._draft:
                     jct = format_seconds(found.jct_s)
                     self._say(f"Found {jct}, but there were moves meanwhile, and they stay. Propose again from here.")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -20,8 +18,9 @@ from typing import Any
 import nbformat
 import pytest
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-ROOT = Path(__file__).parents[2]
+sys.path.append(str(Path(__file__).parents[2] / "tools"))
+from real_lab import BROWSERS, LabServer, browser_path
+
 # The notebook of a path, whatever else is in front.
 _FIND = """(path) => [...(window.jupyterapp?.shell.widgets("main") ?? [])].find((w) => w.context?.path === path)"""
 
@@ -33,13 +32,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.browser)
             item.add_marker(pytest.mark.slow)  # each starts a kernel in a browser
             if browser_path() is None:
-                item.add_marker(pytest.mark.skip(reason=f"no browser here: none of {', '.join(NAMES)} on PATH"))
-
-
-def browser_path() -> str | None:
-    """The browser to use: ESEN_LAB_BROWSER, else the first that is on PATH."""
-    given = os.environ.get("ESEN_LAB_BROWSER")
-    return given or next((path for name in NAMES if (path := shutil.which(name))), None)
+                item.add_marker(pytest.mark.skip(reason=f"no browser here: none of {', '.join(BROWSERS)} on PATH"))
 
 
 class Notebook:
@@ -132,8 +125,8 @@ def _ran(prompt: Any) -> bool:
     return str(prompt.inner_text()).strip("[]: ").isdigit()
 
 
-class Server:
-    """JupyterLab on a free port of this machine, with folders of its own.
+class Server(LabServer):
+    """JupyterLab, the notebooks that it serves, and their kernels.
 
     Args:
         folder: For its files.
@@ -142,60 +135,10 @@ class Server:
     """
 
     def __init__(self, folder: Path, before: str = "", application: str = "jupyterlab") -> None:
-        self.folder = folder
         self.kept: set[str] = set()  # notebooks that outlive a test
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.log = (folder / "server.log").open("wb")
-        paths = {name: str(folder / name.lower()) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_RUNTIME_DIR")}
-        # The checkout's own bundle, not the one that was installed when the environment was made.
-        extensions = folder / "jupyter" / "labextensions"
-        extensions.mkdir(parents=True)
-        (extensions / "esen-lab").symlink_to(ROOT / "esen_lab" / "labextension")
-        environment = {
-            **os.environ,
-            **paths,
-            "JUPYTER_PATH": str(extensions.parent),
-            "ESEN_LAB_HOME": str(folder / "home"),
-            "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), before])),
-        }
-        settings = folder / "settings" / "@jupyterlab" / "apputils-extension"
-        settings.mkdir(parents=True)
-        (settings / "notification.jupyterlab-settings").write_text('{"fetchNews": "false", "checkForUpdates": false}')
-        environment["JUPYTERLAB_SETTINGS_DIR"] = str(folder / "settings")
         self.work = folder / "work"
         self.work.mkdir()
-        self.popen = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                application,
-                "--no-browser",
-                "--allow-root",
-                "--expose-app-in-browser",
-                "--ip=127.0.0.1",
-                f"--port={self.port}",
-                "--IdentityProvider.token=",
-                "--ServerApp.password=",
-                "--ServerApp.disable_check_xsrf=True",
-                f"--ServerApp.root_dir={self.work}",
-                "--FileContentsManager.delete_to_trash=False",
-            ],
-            env=environment,
-            stdout=self.log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        until(self._answers, 60, lambda: (folder / "server.log").read_text(errors="replace")[-2000:])
-
-    def _answers(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.url}/api", timeout=2) as answer:
-                return bool(answer.status == 200)
-        except OSError:
-            return False
+        super().__init__(folder, self.work, application=application, before=before)
 
     def ask(self, path: str, method: str = "GET", body: object = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
@@ -230,15 +173,6 @@ class Server:
             return not left()
 
         until(none_left, 20, lambda: self.ask("sessions"))
-
-    def stop(self) -> None:
-        self.popen.terminate()
-        try:
-            self.popen.wait(timeout=15)
-        except subprocess.TimeoutExpired:
-            self.popen.kill()
-            self.popen.wait()
-        self.log.close()
 
 
 def until(condition: Callable[[], Any], timeout_s: float, told: Callable[[], object] = lambda: "") -> Any:

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from conftest import Notebook, Server, opened_for_a_module
 
 from esen_lab.devices.cpu import CpuDevice
 
-ROOT = Path(__file__).parents[2]
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
 playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.slow,  # starts a JupyterLab, a kernel and a browser
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium or Chrome is on the path"),
-    pytest.mark.skipif(CpuDevice().units < 2, reason="a slider moves where there are two cores"),
-]
+pytestmark = pytest.mark.skipif(CpuDevice().units < 2, reason="a slider moves where there are two cores")
 
 CELLS = (
     """import torch
@@ -41,36 +30,18 @@ profile = %esen profile --budget 50ms --wait""",
 
 
 @pytest.fixture(scope="module")
-def screenshots() -> ModuleType:
-    """The program that takes the README's pictures: it starts a JupyterLab of its own."""
-    spec = importlib.util.spec_from_file_location("screenshots", ROOT / "tools" / "screenshots.py")
-    assert spec is not None
-    assert spec.loader is not None
-    made = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(made)
-    return made
-
-
-@pytest.fixture(scope="module")
-def page(screenshots: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def tuned(browser: Any, server: Server) -> Iterator[Notebook]:
     """The notebook with its panel, executed."""
-    folder = tmp_path_factory.mktemp("browser")
-    root = folder / "notebooks"
-    root.mkdir()
-    cells = [
-        {"cell_type": "code", "id": f"c{i}", "metadata": {}, "execution_count": None, "outputs": [], "source": text}
-        for i, text in enumerate(CELLS)
-    ]
-    kernel = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
-    notebook = {"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}
-    (root / "tuning.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
-    with screenshots.jupyterlab(folder, root, "light") as address, playwright_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        made = browser.new_page(viewport={"width": 1200, "height": 1400})
-        screenshots.open_and_run(made, address, 120)
-        made.wait_for_selector(".widget-slider", timeout=30_000)
-        yield made
-        browser.close()
+    with opened_for_a_module(browser, server, "tuning", CELLS) as opened:
+        opened.run(0)
+        opened.run(1)
+        opened.page.wait_for_selector(".widget-slider", timeout=30_000)
+        yield opened
+
+
+@pytest.fixture
+def page(tuned: Notebook) -> Any:
+    return tuned.page
 
 
 def wait_for(page: Any, text: str, seconds: float = 30) -> None:
@@ -130,13 +101,12 @@ def test_a_member_moves_to_a_lane_of_its_own_and_back(page: Any) -> None:
     page.wait_for_function("() => document.querySelectorAll('.widget-slider').length == 1", timeout=20_000)
 
 
-def test_a_slider_moved_while_a_cell_is_busy_moves_the_prediction_at_the_latest_after_it(page: Any) -> None:
+def test_a_slider_moved_while_a_cell_is_busy_moves_the_prediction_at_the_latest_after_it(
+    tuned: Notebook, page: Any
+) -> None:
     page.get_by_role("checkbox").last.check()
     before = page.locator(".esen-tuning").inner_text()
-    page.locator(".jp-CodeCell .jp-InputArea-editor").nth(2).click()
-    page.keyboard.press("Control+Enter")
-    busy = "() => [...document.querySelectorAll('.jp-InputPrompt')].some(e => e.textContent.includes('*'))"
-    page.wait_for_function(busy, timeout=10_000)
+    tuned.run(2, wait_s=None)
     handle = page.locator(".widget-slider .noUi-handle:visible").first
     handle.focus()
     page.keyboard.press("ArrowLeft" if float(handle.get_attribute("aria-valuenow")) > 1 else "ArrowRight")

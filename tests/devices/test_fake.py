@@ -105,6 +105,7 @@ def _jct_s(lab: Lab, x: torch.Tensor) -> float:
     return lab.report.jct_s
 
 
+@pytest.mark.timing
 def test_the_whole_tour_works_on_a_simulated_gpu_and_every_record_is_labelled(tmp_path: Path) -> None:
     x = torch.randn(4, 8)
     a, b = mlp(seed=1), mlp(seed=2)

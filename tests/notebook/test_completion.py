@@ -12,7 +12,6 @@ from esen_lab.notebook import suggestions
 from esen_lab.notebook.completion import complete
 from esen_lab.notebook.session import Session
 from esen_lab.notebook.verbs import VERBS
-from esen_lab.profiling.mechanisms import MECHANISMS as WAYS
 from esen_lab.runtime import STRATEGIES
 from esen_lab.search import SEARCHERS
 
@@ -100,6 +99,5 @@ def test_the_fixed_choices_are_the_real_tables() -> None:
     assert tuple(QUANTILES) == suggestions.QUANTILES
     assert tuple(DEVICES) == suggestions.DEVICES
     assert tuple(MECHANISMS) == suggestions.MECHANISMS
-    assert WAYS == suggestions.WAYS
     for rule in suggestions.RULES:
         assert make_combine(rule, weights=[1.0] if rule == "weighted" else None).name == rule

@@ -7,7 +7,8 @@ from fake_lab import a_comparison, a_plan, a_report, failed_point, progress
 
 from esen_lab.notebook import views
 from esen_lab.notebook.html import BAR_COLUMNS, bundle, to_html, to_text
-from esen_lab.notebook.views import Details, Progress, Segment, Table, Timeline, View
+from esen_lab.notebook.pictures.rows import Segment, Timeline
+from esen_lab.notebook.views import Details, Progress, Table, View
 
 EVERYTHING = [
     views.plan(a_plan()),

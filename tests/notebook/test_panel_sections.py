@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,8 +13,9 @@ import torch
 from torch import nn
 
 from esen_lab import Lab
-from esen_lab.devices import DeviceIdentity
+from esen_lab.devices import CpuDevice, DeviceIdentity
 from esen_lab.notebook.panel.sections import NAMES, _utilization, running_jobs, sections
+from esen_lab.planning import Lane, Plan
 
 
 @pytest.fixture
@@ -76,6 +78,35 @@ def test_every_stage_shows_and_opens_the_next_action(lab: Lab) -> None:
     assert found["comparison"]["rows"][0]["strategy"] == "sequential"
     assert sum(row["best"] for row in found["comparison"]["rows"]) >= 1
     assert found["next_step"]["action"] == "export"
+
+
+class WrongOnOneThread(nn.Module):
+    """A double of a kernel that is wrong at some shares."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * (1.2 if torch.get_num_threads() == 1 else 1.0)
+
+
+def test_answers_under_the_plan_are_unchecked_then_the_same_or_wrong(tmp_path: Path) -> None:
+    x = torch.randn(4, 8)
+    with Lab(CpuDevice(cores=[(0,), (0,)]), store=tmp_path / "points.sqlite") as lab:
+        lab.register("right", nn.ReLU(), example=x)
+        lab.register("wrong", WrongOnOneThread(), example=x)
+        lab.plan = Plan(lanes=(Lane(units=2, members=("right", "wrong")),), units=2)
+        assert look(lab)["plan"]["answers"] == {"state": "unchecked", "text": ""}
+        assert {"numerics", "export"} <= enabled(look(lab)), "a plan by hand or from a file needs no profile"
+        lab.check_numerics(runs=1)
+        assert look(lab)["plan"]["answers"]["state"] == "same"
+        lab.plan = Plan(lanes=tuple(Lane(units=1, members=(name,)) for name in ("right", "wrong")), units=2)
+        assert look(lab)["plan"]["answers"]["state"] == "unchecked", "the verdict is on other lanes"
+        lab.check_numerics(runs=1)
+        answers = look(lab)["plan"]["answers"]
+        assert answers["state"] == "wrong"
+        assert "wrong with 1 core" in answers["text"]
+        assert [member["mechanism"] for lane in look(lab)["plan"]["lanes"] for member in lane["submodels"]] == [
+            "eager",
+            "eager",
+        ]
 
 
 def test_a_strategy_that_failed_has_no_figures(lab: Lab) -> None:

@@ -10,7 +10,8 @@ from fake_lab import IDENTITY, a_comparison, a_plan, a_report, a_verdict, failed
 from esen_lab.fitting.model import CostModel
 from esen_lab.notebook import views
 from esen_lab.notebook.html import to_text
-from esen_lab.notebook.views import Details, Progress, Segment, Table, Timeline
+from esen_lab.notebook.pictures.rows import Segment, Timeline
+from esen_lab.notebook.views import Details, Progress, Table
 from esen_lab.profiling.progress import JobState
 from esen_lab.profiling.records import Profile
 from esen_lab.search import allocate

@@ -30,8 +30,9 @@ class CudaDouble:
             def wait_event(self, event: Any) -> None:
                 double.log.append(f"{self.name} waits for {event.of}")
 
-            def synchronize(self) -> None:
-                double.log.append(f"{self.name} synchronizes")
+            def query(self) -> bool:
+                double.log.append(f"{self.name} is asked")
+                return True
 
         class Event:
             of = ""
@@ -88,8 +89,8 @@ def test_lanes_fork_from_the_main_stream_and_join_before_the_combine() -> None:
     assert torch.equal(graph.output, torch.full((2,), 3.0))
     cuda.log.clear()
     assert graph.run(torch.zeros(2)) is graph.output
-    graph.synchronize()
-    assert cuda.log == ["on s2", "replay", "s2 synchronizes"]
+    assert graph.wait(10)
+    assert cuda.log == ["on s2", "replay", "s2 is asked"]
 
 
 def test_what_cannot_be_captured_says_why() -> None:

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from cuda_doubles import GraphingCuda
+from cuda_doubles import GraphingCuda, StreamDouble
 from in_process_doubles import InProcessDouble
 from models import MakesNan, mlp
 from torch import nn
 
 from esen_lab.ensemble import Ensemble, make_combine, make_submodel
-from esen_lab.errors import DeviceError
+from esen_lab.errors import DeviceError, WorkerTimeout
 from esen_lab.planning import Lane, Plan
 from esen_lab.runtime import Executor, Nursery
 from esen_lab.runtime.executor import AS_ONE_GRAPH
@@ -155,7 +155,7 @@ def test_whatever_keeps_a_graph_from_being_made_costs_no_answer(
 def test_a_graph_that_answers_otherwise_than_the_lanes_is_not_used(cuda: GraphingCuda, nursery: Nursery) -> None:
     executor = started(cuda, nursery, a=mlp(outputs=8), b=mlp(outputs=8, seed=2))
     assert executor._graphs is not None
-    why = executor._graphs.make(executor.ensemble.combine, X, torch.zeros(4, 8))
+    why = executor._graphs.make(executor.ensemble.combine, X, torch.zeros(4, 8), 10.0)
     assert "answers differently" in why
     executor.close()
 
@@ -175,4 +175,39 @@ def test_a_replay_that_fails_breaks_the_executor_and_says_so(cuda: GraphingCuda,
     with pytest.raises(DeviceError, match="illegal memory access"):
         executor.run(X)
     assert executor.broken == "its graph failed on the GPU"
+    executor.close()
+
+
+def test_a_replay_that_does_not_end_keeps_to_the_deadline_and_breaks_the_executor(
+    cuda: GraphingCuda, nursery: Nursery
+) -> None:
+    executor = started(cuda, nursery, **modules())
+    cuda.hangs = True
+    with pytest.raises(WorkerTimeout, match=r"answers within 50\.0 ms"):
+        executor.run(X, timeout_s=0.05)
+    assert executor.broken == "its graph did not answer in time"
+    executor.close()
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_an_interrupt_is_seen_while_the_gpu_is_at_work_and_lanes_that_end_stay_warm(
+    cuda: GraphingCuda, nursery: Nursery, monkeypatch: pytest.MonkeyPatch, ends: bool
+) -> None:
+    executor = started(cuda, nursery, **modules())
+    monkeypatch.setattr("esen_lab.runtime.executor._SETTLE_S", 0.01)
+    answer, first = StreamDouble.query, []
+
+    def interrupted(stream: StreamDouble) -> bool:
+        if not first:
+            first.append(stream)
+            raise KeyboardInterrupt
+        return answer(stream)
+
+    monkeypatch.setattr(StreamDouble, "query", interrupted)
+    cuda.hangs = not ends
+    with pytest.raises(KeyboardInterrupt):
+        executor.run(X)
+    assert bool(executor.broken) != ends
+    if ends:
+        torch.testing.assert_close(executor.run(X + 1)[0], expected(X + 1))
     executor.close()

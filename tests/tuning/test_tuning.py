@@ -52,6 +52,23 @@ def test_the_prediction_is_that_of_the_search(tuning: Tuning) -> None:
     assert tuning.plan().jct_s == pytest.approx(found.jct_s)
 
 
+def test_what_a_search_elsewhere_proved_of_the_same_models_is_the_bound_here_too(bench: FakeBench) -> None:
+    tuning = Tuning(models(a=1, b=1, c=1), UNITS, bench=bench)
+    before = tuning.state.bound_s
+    proven = (before + tuning.state.jct_s) / 2
+    seen: list[TuningState] = []
+    tuning.listen(seen.append)
+    tuning.proved(models(a=2, b=1, c=1), proven)
+    assert tuning.state.bound_s == before, "it planned with other models"
+    tuning.proved(models(a=1, b=1, c=1), proven)
+    assert tuning.state.bound_s == proven
+    assert seen, "panels are told"
+    tuning.proved(models(a=1, b=1, c=1), before)
+    assert tuning.state.bound_s == proven, "a bound never gets worse"
+    tuning.renew(models(a=2, b=1, c=1))
+    assert tuning.state.bound_s != proven
+
+
 def test_a_share_with_wrong_answers_is_said_at_once_and_not_proposed() -> None:
     known = {name: replace(model, avoid=(4,)) for name, model in models(a=1, b=1).items()}
     tuning = Tuning(known, UNITS)

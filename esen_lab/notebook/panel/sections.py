@@ -182,7 +182,10 @@ def _search_text(reached: Any, error: BaseException | None) -> str:
 def _plan(lab: Any, plan: Any) -> Section:
     lanes = []
     for lane in plan.lanes:
-        members = [{"name": name, "predicted_s": plan.predicted_s.get(name)} for name in lane.members]
+        members = [
+            {"name": name, "predicted_s": plan.predicted_s.get(name), "mechanism": way}
+            for name, way in zip(lane.members, lane.mechanisms, strict=True)
+        ]
         lanes.append(
             {
                 "units": lane.units,
@@ -207,8 +210,26 @@ def _plan(lab: Any, plan: Any) -> Section:
         "total_units": sum(lane.units for lane in plan.lanes),
         "units": plan.units,
         "lanes": lanes,
+        "answers": _answers(lab, plan),
         "text": " ".join(plan.notes),
     }
+
+
+def _answers(lab: Any, plan: Any) -> Section:
+    """What is known of the answers under a plan: a verdict counts for the very lanes that it judged."""
+    wrong = lab.wrong_answers(plan)
+    if wrong:
+        return {"state": "wrong", "text": " ".join(wrong)}
+    verdict = lab.numerics
+    lanes = [
+        (number, lane.units, name, way)
+        for number, lane in enumerate(plan.lanes)
+        for name, way in zip(lane.members, lane.mechanisms, strict=True)
+    ]
+    if verdict is None or [(row.lane, row.units, row.name, row.mechanism) for row in verdict.rows] != lanes:
+        return {"state": "unchecked", "text": ""}
+    state = "same" if verdict.passed else "wrong" if verdict.wrong else "unsteady"
+    return {"state": state, "text": verdict.text}
 
 
 def _comparison(comparison: Any) -> Section:
@@ -246,7 +267,7 @@ def _actions(lab: Any, status: Any, input_name: str) -> list[Section]:
     profiling = lab is not None and lab.job is not None and not lab.job.done
     need_members = "" if members else "Register a sub-model first."
     need_points = need_members or ("" if measured else "Profile the sub-models first.")
-    need_plan = need_points or ("" if plan else "Search for a plan first.")
+    need_plan = need_members or ("" if plan else need_points or "Search for a plan first.")  # one may be loaded
     need_input = need_members or (
         "" if input_name else "No variable of the notebook holds the example input: write %esen run YOUR_INPUT."
     )
@@ -258,6 +279,7 @@ def _actions(lab: Any, status: Any, input_name: str) -> list[Section]:
         ("tune", "Tune", "%esen tune", need_points),
         ("run", "Run", f"y = %esen run {given}", need_input),
         ("compare", "Compare", f"%esen compare {given}", need_plan or need_input),
+        ("numerics", "Check answers", "%esen numerics", need_plan),
         ("export", "Export", "%esen export plan.py", need_plan),
         ("watch", "Watch", "%esen watch", ""),
         ("doctor", "Doctor", "%run -m esen_lab doctor", ""),

@@ -6,6 +6,7 @@
 import { Child, h } from "./dom";
 import { bytes, count, percent, seconds, shares } from "./format";
 import {
+  AnswersRow,
   ComparisonSection,
   DeviceSection,
   EnsembleSection,
@@ -203,9 +204,15 @@ export function drawPlan(plan: PlanSection): HTMLElement {
                 "div.esen-lane-member",
                 {
                   style: `flex-grow:${Math.max((member.predicted_s ?? 0) / slowest, 0.02).toFixed(3)}`,
-                  title: `${member.name}: ${seconds(member.predicted_s)}`,
+                  title: [
+                    `${member.name}: ${seconds(member.predicted_s)}`,
+                    executed(member.mechanism),
+                  ]
+                    .filter(Boolean)
+                    .join(", "),
                 },
                 member.name,
+                executed(member.mechanism) && h("span.esen-way", {}, member.mechanism ?? ""),
               ),
             ),
             h("div.esen-lane-idle", {
@@ -216,8 +223,27 @@ export function drawPlan(plan: PlanSection): HTMLElement {
         ),
       ),
     ),
+    drawAnswers(plan.answers),
     plan.text ? h("div.esen-faint", {}, plan.text) : null,
   );
+}
+
+const WAYS: Record<string, string> = {
+  compile: "executed by torch.compile",
+  graph: "executed as a CUDA graph",
+};
+
+/** How a sub-model is executed, where that is not the usual way. */
+function executed(mechanism: string | undefined): string {
+  return mechanism === undefined ? "" : (WAYS[mechanism] ?? "");
+}
+
+/** Nothing where nothing was checked; wrong answers are an alert. */
+function drawAnswers(answers: AnswersRow | undefined): HTMLElement | null {
+  if (!answers || answers.text === "") return null;
+  return answers.state === "wrong"
+    ? h("div.esen-answers.esen-said-error", { role: "alert" }, answers.text)
+    : h("div.esen-answers.esen-faint", {}, answers.text);
 }
 
 export function drawComparison(comparison: ComparisonSection): HTMLElement {

@@ -55,7 +55,13 @@ export interface LaneRow {
   percent: number;
   jct_s: number;
   limiting: boolean;
-  submodels: { name: string; predicted_s: number | null }[];
+  submodels: { name: string; predicted_s: number | null; mechanism?: string }[];
+}
+
+/** Whether answers under the plan are those of the whole device. */
+export interface AnswersRow {
+  state: "unchecked" | "same" | "wrong" | "unsteady";
+  text: string;
 }
 
 export interface PlanSection {
@@ -69,6 +75,7 @@ export interface PlanSection {
   total_units: number;
   units: number;
   lanes: LaneRow[];
+  answers?: AnswersRow;
   text: string;
 }
 

@@ -9,7 +9,7 @@ import {
   drawSections,
 } from "../draw";
 import { bytes, count, percent, seconds, shares } from "../format";
-import { NOTHING, PlanSection, Sections } from "../protocol";
+import { AnswersRow, NOTHING, PlanSection, Sections } from "../protocol";
 import { emptyState, Seen, statusText } from "../states";
 
 const PLAN: PlanSection = {
@@ -74,6 +74,32 @@ test("the slowest lane is marked, and lanes are as wide as their shares", () => 
   const lanes = [...drawPlan(PLAN).querySelectorAll<HTMLElement>(".esen-lane")];
   expect(lanes.map((lane) => lane.classList.contains("esen-limiting"))).toEqual([false, true]);
   expect(lanes.map((lane) => lane.style.flexGrow)).toEqual(["1", "3"]);
+});
+
+test("a sub-model that is not executed eagerly says how", () => {
+  const [lane] = PLAN.lanes;
+  const ways = ["eager", "graph", undefined].map((mechanism) => ({
+    ...lane.submodels[0],
+    mechanism,
+  }));
+  const drawn = drawPlan({ ...PLAN, lanes: [{ ...lane, submodels: ways }] });
+  const members = [...drawn.querySelectorAll<HTMLElement>(".esen-lane-member")];
+  expect(members.map((member) => member.querySelector(".esen-way")?.textContent)).toEqual([
+    undefined,
+    "graph",
+    undefined,
+  ]);
+  expect(members[1].title).toContain("executed as a CUDA graph");
+});
+
+test("wrong answers are an alert, the same ones a line, and unchecked ones nothing", () => {
+  const answered = (state: AnswersRow["state"], text: string) =>
+    drawPlan({ ...PLAN, answers: { state, text } }).querySelector(".esen-answers");
+  expect(answered("wrong", "WRONG ANSWERS: a")?.getAttribute("role")).toBe("alert");
+  expect(answered("same", "All answers equal.")?.getAttribute("role")).toBeNull();
+  expect(answered("same", "All answers equal.")?.textContent).toBe("All answers equal.");
+  expect(answered("unchecked", "")).toBeNull();
+  expect(drawPlan(PLAN).querySelector(".esen-answers")).toBeNull();
 });
 
 test("a measured JCT comes first, with the prediction beside it", () => {

@@ -104,6 +104,10 @@
   text-align: left;
 }
 
+.esen-table td:first-child {
+  min-width: 8ch; /* a short name stays in one piece */
+}
+
 .esen-table th:not(:first-child),
 .esen-table td:not(:first-child) {
   white-space: nowrap;
@@ -177,6 +181,12 @@
   padding: 1px 4px;
   text-overflow: ellipsis;
   white-space: nowrap;
+}
+
+.esen-way {
+  color: var(--jp-ui-font-color2);
+  font-size: var(--jp-ui-font-size0);
+  margin-left: 4px;
 }
 
 .esen-lane-idle {
