@@ -61,7 +61,7 @@ def names_of(group: str) -> set[str]:
 
 def foreign_imports(folder: Path) -> dict[str, str]:
     """Distributions that the Python files of a folder import, each with one file that does."""
-    ours = {"esen_lab", "conftest", *(path.stem for path in (ROOT / "tests").rglob("*.py"))}
+    ours = {"esen_lab", *(path.stem for own in ("tests", "tools") for path in (ROOT / own).rglob("*.py"))}
     found: dict[str, str] = {}
     for source in folder.rglob("*.py"):
         for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
@@ -168,7 +168,7 @@ def test_what_the_package_imports_is_declared() -> None:
     assert {name: file for name, file in imported.items() if name not in names_of("notebook")} == {}
 
 
-@pytest.mark.parametrize("folder", ["tests", "notebooks", "benchmarks"])
+@pytest.mark.parametrize("folder", ["tests", "tools", "notebooks", "benchmarks"])
 def test_what_is_imported_around_it_is_declared(folder: str) -> None:
     imported = foreign_imports(ROOT / folder)
     assert {name: file for name, file in imported.items() if name not in names_of("dev")} == {}
