@@ -90,12 +90,12 @@ def test_what_was_found_wrong_can_be_forgotten_by_name() -> None:
         with_points(lab, {"a": [2e-3, 1e-3], "b": [2e-3, 1e-3]})
         lab.plan = Plan(lanes=(Lane(units=1, members=("a",)), Lane(units=1, members=("b",))), units=2)
         lab.check_numerics(x, runs=1)
+        with pytest.raises(UsageError, match="knows its own sub-models"):
+            lab.forget_wrong(["a", "c"])
         assert lab.forget_wrong(["a"]) == {"a": (1,)}
         assert {name: model.avoid for name, model in lab.fit().items()} == {"a": (), "b": (1,)}
         assert lab.forget_wrong() == {"b": (1,)}
         assert lab.forget_wrong() == {}
-        with pytest.raises(UsageError, match="knows its own sub-models"):
-            lab.forget_wrong(["c"])
 
 
 def test_a_way_of_execution_that_answers_wrong_does_not_rule_the_share_out_for_others() -> None:
@@ -116,5 +116,5 @@ def test_a_way_of_execution_that_answers_wrong_does_not_rule_the_share_out_for_o
         )
         lab._here.keep_wrong([found], lab.ensemble.fingerprints)
         assert lab.fit()["a"].avoid == (), "a search would execute it eagerly"
-        assert lab._here.warns_of(plan, lab.ensemble) == [("a", 1)]
-        assert lab._here.warns_of(plan.with_mechanisms({"a": "eager"}), lab.ensemble) == []
+        assert lab._here.wrong_in(plan, lab.ensemble) == [("a", 1)]
+        assert lab._here.wrong_in(plan.with_mechanisms({"a": "eager"}), lab.ensemble) == []

@@ -24,14 +24,11 @@ class Knowledge:
     """What is known of sub-models on one device; safe to ask and to tell from several threads.
 
     All of it holds for a sub-model as it was registered: one that changed is known anew.
-
-    Args:
-        measured: Points that are known from the beginning.
     """
 
-    def __init__(self, measured: Profile | None = None) -> None:
-        self._lock = threading.RLock()  # the innermost one: nothing that takes another lock is called under it
-        self._measured = measured
+    def __init__(self) -> None:
+        self._lock = threading.RLock()  # the innermost one: nothing that takes the lab's is called under it
+        self._measured: Profile | None = None
         self._experience: tuple[Profile | None, Experience | None] = (None, None)  # and the points it was asked for
         # (sub-model, fingerprint) -> how it is executed, at what part of the eager time, and at which share that was
         self._ways: dict[tuple[str, str], tuple[str, float, int]] = {}
@@ -73,7 +70,7 @@ class Knowledge:
     def ways(self, ensemble: Ensemble) -> dict[str, tuple[str, float, int]]:
         """For sub-models that are not executed eagerly: how, at what part of the eager time, and where measured."""
         with self._lock:
-            known = {name: self._ways.get((name, print_)) for name, print_ in ensemble.fingerprints.items()}
+            known = {key[0]: self._ways.get(key) for key in ensemble.fingerprints.items()}
         return {name: way for name, way in known.items() if way is not None}
 
     def executed(self, models: Mapping[str, CostModel], ensemble: Ensemble) -> dict[str, CostModel]:
@@ -101,7 +98,7 @@ class Knowledge:
             for name, found in self._found_wrong(ensemble).items()
         }
 
-    def warns_of(self, plan: Plan, ensemble: Ensemble) -> list[tuple[str, int]]:
+    def wrong_in(self, plan: Plan, ensemble: Ensemble) -> list[tuple[str, int]]:
         """The (sub-model, share) of a plan at which a check or a profile found wrong answers."""
         profile = self.measured(ensemble)
         profiled = {} if profile is None else wrong_shares(profile.failures)
@@ -115,7 +112,7 @@ class Knowledge:
 
     def _found_wrong(self, ensemble: Ensemble) -> dict[str, set[tuple[str, int]]]:
         with self._lock:
-            return {name: set(self._wrong.get((name, print_), ())) for name, print_ in ensemble.fingerprints.items()}
+            return {key[0]: set(self._wrong.get(key, ())) for key in ensemble.fingerprints.items()}
 
     def keep_wrong(self, rows: Iterable[Gated], fingerprints: Mapping[str, str]) -> None:
         """Keep what a check of a plan found wrong."""
@@ -125,8 +122,9 @@ class Knowledge:
 
     def forget_wrong(self, ensemble: Ensemble, names: Iterable[str]) -> dict[str, tuple[int, ...]]:
         """Forget what checks of plans found wrong of these sub-models; returns the shares, where there were any."""
+        keys = [(name, ensemble.get(name).fingerprint) for name in names]
         with self._lock:
-            found = {name: self._wrong.pop((name, ensemble.get(name).fingerprint), set()) for name in names}
+            found = {key[0]: self._wrong.pop(key, set()) for key in keys}
         return {name: tuple(sorted({share for _, share in pairs})) for name, pairs in found.items() if pairs}
 
 

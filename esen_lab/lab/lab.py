@@ -793,7 +793,7 @@ class Lab(Shown):
         unit = self.device.identity.unit
         return tuple(
             f"WRONG ANSWERS were found for {name} with {format_units(units, unit)}: search again, or move it."
-            for name, units in self._here.warns_of(plan, self._ensemble)
+            for name, units in self._here.wrong_in(plan, self._ensemble)
         )
 
     def _ready_executor(self) -> tuple[Executor, tuple[str, ...]]:
