@@ -399,6 +399,7 @@ class Lab(Shown):
 
     def _models(self, quantile: Quantile = "median") -> dict[str, CostModel]:
         """What plans are made from: the cost models of sub-models as they are executed."""
+        self._need_submodels("plan")
         return self._here.executed(self.fit(quantile), self._ensemble)
 
     def _as_executed(self, plan: Plan) -> Plan:

@@ -12,6 +12,7 @@ import { INotebookTracker } from "@jupyterlab/notebook";
 import { ISettingRegistry } from "@jupyterlab/settingregistry";
 import { IStatusBar } from "@jupyterlab/statusbar";
 import { LabIcon } from "@jupyterlab/ui-components";
+import type { Widget } from "@lumino/widgets";
 
 import { insertCell } from "./cells";
 import { Focus } from "./focus";
@@ -83,6 +84,19 @@ const plugin: JupyterFrontEndPlugin<void> = {
       if (panel) void insertCell(panel, source, settings.run);
     };
 
+    /** Bring a widget to the front. */
+    const show = (widget: Widget) => {
+      if (labShell) {
+        shell.activateById(widget.id);
+        return;
+      }
+      // Notebook 7: some versions show the side area when a widget in it is activated, others do not; and to be asked
+      // for what is shown already hides it in some.
+      const { expandRight } = shell as unknown as { expandRight?: (id?: string) => void };
+      if (!widget.isVisible) shell.activateById(widget.id);
+      if (!widget.isVisible) expandRight?.call(shell, widget.id);
+    };
+
     // --- the panel -------------------------------------------------------------------------------------------
 
     let keepShowLines: (on: boolean) => void = (on) => {
@@ -124,7 +138,7 @@ const plugin: JupyterFrontEndPlugin<void> = {
         if (labShell) shell.add(tab, "main", { mode: "split-right", activate: false });
         else shell.add(tab, "right", { rank: 901 });
       }
-      shell.activateById(tab.id);
+      show(tab);
     };
     void restorer?.restore(monitors, { command: COMMANDS.monitor, name: () => "monitor" });
 
@@ -135,9 +149,7 @@ const plugin: JupyterFrontEndPlugin<void> = {
       caption: "Device, ensemble, jobs and plan of the notebook in front",
       icon,
       execute: () => {
-        const right = shell as unknown as { expandRight?: (id?: string) => void };
-        if (!labShell) right.expandRight?.(panel.id);
-        shell.activateById(panel.id);
+        show(panel);
       },
     });
     commands.addCommand(COMMANDS.monitor, {
