@@ -36,5 +36,5 @@ def with_points(lab: Lab, tables: Mapping[str, Sequence[float]], **known: object
         examples=dict.fromkeys(tables, "float32[4, 8]"),
         fingerprints=lab.ensemble.fingerprints,
     )
-    lab._here.measured(lab.ensemble, profile)
+    lab._here.merge(lab.ensemble, profile)
     return lab

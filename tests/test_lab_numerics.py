@@ -115,6 +115,7 @@ def test_a_way_of_execution_that_answers_wrong_does_not_rule_the_share_out_for_o
             mechanism="compile",
         )
         lab._here.keep_wrong([found], lab.ensemble.fingerprints)
+        assert lab._here.wrong(lab.ensemble) == {"a": set()}
         assert lab.fit()["a"].avoid == (), "a search would execute it eagerly"
         assert lab._here.wrong_in(plan, lab.ensemble) == [("a", 1)]
         assert lab._here.wrong_in(plan.with_mechanisms({"a": "eager"}), lab.ensemble) == []

@@ -37,8 +37,13 @@ class Knowledge:
 
     # --- points --------------------------------------------------------------------------------------------------
 
-    def measured(self, ensemble: Ensemble, found: Profile | None = None) -> Profile | None:
-        """All points that fit the registered sub-models, `found` merged in, or None."""
+    @property
+    def measured(self) -> Profile | None:
+        """All points that fitted the sub-models of the last `merge`, or None."""
+        return self._measured
+
+    def merge(self, ensemble: Ensemble, found: Profile | None = None) -> Profile | None:
+        """Take in what was found, and let go of points that do not fit the registered sub-models; returns the rest."""
         with self._lock:
             parts = [] if self._measured is None else [self._measured]
             if found is not None and found not in parts:
@@ -94,20 +99,20 @@ class Knowledge:
         """For each sub-model, the shares at which checks of plans found it wrong, executed as it is now or eagerly."""
         ways = self.ways(ensemble)
         return {
-            name: {share for way, share in found if way in ("eager", ways.get(name, ("eager",))[0])}
+            name: _shares(found, ways[name][0] if name in ways else "eager")
             for name, found in self._found_wrong(ensemble).items()
         }
 
     def wrong_in(self, plan: Plan, ensemble: Ensemble) -> list[tuple[str, int]]:
         """The (sub-model, share) of a plan at which a check or a profile found wrong answers."""
-        profile = self.measured(ensemble)
+        profile = self._measured
         profiled = {} if profile is None else wrong_shares(profile.failures)
         checked = self._found_wrong(ensemble)
         return [
             (name, lane.units)
             for lane in plan.lanes
             for name, way in zip(lane.members, lane.mechanisms, strict=True)
-            if {("eager", lane.units), (way, lane.units)} & checked[name] or lane.units in profiled.get(name, set())
+            if lane.units in _shares(checked[name], way) | profiled.get(name, set())
         ]
 
     def _found_wrong(self, ensemble: Ensemble) -> dict[str, set[tuple[str, int]]]:
@@ -126,6 +131,11 @@ class Knowledge:
         with self._lock:
             found = {key[0]: self._wrong.pop(key, set()) for key in keys}
         return {name: tuple(sorted({share for _, share in pairs})) for name, pairs in found.items() if pairs}
+
+
+def _shares(found: Iterable[tuple[str, int]], way: str) -> set[int]:
+    """The shares that wrong answers rule out for a way of execution: eager ones that are wrong do for every way."""
+    return {share for found_as, share in found if found_as in ("eager", way)}
 
 
 def fit_so_far(points: Sequence[Point], ensemble: Ensemble, units: int) -> dict[str, CostModel]:

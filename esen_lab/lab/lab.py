@@ -41,9 +41,9 @@ from esen_lab.fitting import CostModel, Quantile
 from esen_lab.lab.bench import LabBench
 from esen_lab.lab.knowledge import Knowledge, fit_so_far
 from esen_lab.lab.originals import Originals
-from esen_lab.lab.plans import changed_since, check_fits, differences, fits, members_run_by, origin, same_work
+from esen_lab.lab.plans import changed_since, check_fits, differences, fits, members_run_by, now, origin, same_work
 from esen_lab.lab.records import DeviceChange, Status, meaning_of_change
-from esen_lab.lab.searching import Asked, bind_search, now
+from esen_lab.lab.searching import Asked, bind_search
 from esen_lab.lab.watching import Watching
 from esen_lab.planning import Lane, Plan, sequential_plan
 from esen_lab.profiling import (
@@ -105,6 +105,11 @@ class Lab(Shown):
         self._gate = threading.Lock()  # the device: a measured point and a run exclude each other
         self._job: ProfileJob | AdaptiveProfileJob | None = None
         self._knowledge: dict[str, Knowledge] = {}  # by device: what is known stays when its device is left
+        self._kept: tuple[object, object, object] = (
+            None,
+            None,
+            None,
+        )  # (job, ensemble, knowledge) merged last
         self._plan: Plan | None = None
         self._previous_plan: Plan | None = None
         self._proof: tuple[Mapping[str, CostModel], float] | None = None  # the last bound for all plans, and of what
@@ -174,7 +179,7 @@ class Lab(Shown):
                     self._tuning = self._proof = None
                     if self._keep_finished() is None and self._ensemble.submodels:
                         stored = stored_profile(self._ensemble, chosen, self._opened_store())
-                        self._here.measured(self._ensemble, stored)
+                        self._here.merge(self._ensemble, stored)
                     back = self._put_away.get(device_key(chosen.identity))
                     self._plan = back if back is not None and fits(back, self._ensemble, chosen) else None
         known = self.measurements
@@ -371,7 +376,12 @@ class Lab(Shown):
     def _keep_finished(self) -> Profile | None:
         """All points that are known here, those of a finished job among them."""
         with self._lock:
-            return self._here.measured(self._ensemble, _finished(self._job))
+            job = self._job if self._job is not None and self._job.done else None
+            state = job, self._ensemble, self._here
+            if any(new is not old for new, old in zip(state, self._kept, strict=True)):  # asked at every look
+                self._here.merge(self._ensemble, _result_of(job))
+                self._kept = state
+            return self._here.measured
 
     # --- choose --------------------------------------------------------------------------------------------------
 
@@ -447,9 +457,7 @@ class Lab(Shown):
             searcher=searcher, limits=limits, quantile=quantile, objective=objective, x=x, runs=runs, options=options
         )
         plan = self._bound(asked)(on_progress=on_progress)
-        with self._lock:
-            self.plan = plan
-            self._last_limits, self._last_quantile = Limits.of(limits), quantile
+        self._take_found(plan, asked)
         return plan
 
     def start_search(
@@ -483,9 +491,8 @@ class Lab(Shown):
         def keep(plan: Plan) -> None:
             with self._lock:
                 if self._plan_from_job is mine:
-                    self.plan = plan
+                    self._take_found(plan, asked)
                     self._plan_from_job = mine
-                    self._last_limits, self._last_quantile = Limits.of(limits), quantile
 
         def work(on_better: Callable[[Plan], None], **watched: Any) -> Plan:
             def better(plan: Plan) -> None:
@@ -503,7 +510,13 @@ class Lab(Shown):
             self._search_job = SearchJob(work)
             return self._search_job
 
+    def _take_found(self, plan: Plan, asked: Asked) -> None:
+        with self._lock:
+            self.plan = plan
+            self._last_limits, self._last_quantile = Limits.of(asked.limits), asked.quantile
+
     def _bound(self, asked: Asked) -> Callable[..., Plan]:
+        """The search with everything bound; what it proves of all plans is kept for the sliders."""
         models = self._models(asked.quantile)
         run = bind_search(asked, models, self._ensemble, self.device, self.measurements, self._lane_runs)
 
@@ -791,6 +804,7 @@ class Lab(Shown):
 
     def wrong_answers(self, plan: Plan) -> tuple[str, ...]:
         """For each sub-model that a plan gives a share at which its answers were found wrong, a sentence."""
+        self._keep_finished()
         unit = self.device.identity.unit
         return tuple(
             f"WRONG ANSWERS were found for {name} with {format_units(units, unit)}: search again, or move it."
@@ -954,6 +968,7 @@ class Lab(Shown):
         """
         self._need_submodels("check the answers of")
         with self._gate, self.marks.around("check"):
+            here = self._here  # the device may be another when the gate is open again
             executor, notes = self._ready_executor()
             fingerprints = executor.ensemble.fingerprints
             found = check_numerics(
@@ -966,8 +981,9 @@ class Lab(Shown):
                 executor=executor,
                 on_progress=on_progress,
             )
-        self._here.keep_wrong(found.wrong, fingerprints)
-        if found.wrong:
+        here.keep_wrong(found.wrong, fingerprints)
+        ruled_out = here.wrong(self._ensemble)
+        if any(row.units in ruled_out.get(row.name, set()) for row in found.wrong):
             notes = (*notes, "Searches keep off these shares from now on: search again.")
         self._numerics = replace(found, notes=(*notes, *found.notes))
         return self._numerics
@@ -1193,9 +1209,9 @@ class Lab(Shown):
         return self._plan
 
 
-def _finished(job: ProfileJob | AdaptiveProfileJob | None) -> Profile | None:
+def _result_of(job: ProfileJob | AdaptiveProfileJob | None) -> Profile | None:
     """What a finished job measured, or None."""
-    if job is None or not job.done:
+    if job is None:
         return None
     try:
         return job.result(timeout=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from esen_lab.errors import UsageError
@@ -24,6 +25,11 @@ def origin(ensemble: Ensemble, device: Device) -> dict[str, Any]:
         "example": _example_text(ensemble),
         "combine": ensemble.combine.describe(),
     }
+
+
+def now() -> str:
+    """The time as plans tell it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _example_text(ensemble: Ensemble) -> str:

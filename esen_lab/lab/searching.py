@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from esen_lab.choosing import LaneRuns, measured_defaults, plan_of_allocation, with_memory
 from esen_lab.errors import UsageError
-from esen_lab.lab.plans import origin
+from esen_lab.lab.plans import now, origin
 from esen_lab.search import Limits, make_searcher, search
 
 if TYPE_CHECKING:
@@ -93,8 +92,3 @@ def bind_search(
         return as_plan(found)
 
     return run
-
-
-def now() -> str:
-    """The time as plans tell it."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
