@@ -6,6 +6,7 @@ them. Nothing here says anything about a GPU.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -22,9 +23,10 @@ from models import Draws, WrongAt, mlp
 from esen_lab import Lab
 from esen_lab.devices.cuda_mps import CudaMpsDevice
 from esen_lab.devices.mps_control import MpsDaemon
-from esen_lab.errors import DeviceError, InfeasibleError
+from esen_lab.errors import DeviceError, InfeasibleError, WorkerDied
 from esen_lab.planning import Lane, Plan
 from esen_lab.profiling.numerics import RANDOM
+from esen_lab.runtime.device_combine import ON_THE_GPU, CombineTrial, WhereToCombine
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="NVIDIA MPS exists on Linux only")
 
@@ -136,6 +138,60 @@ def test_a_large_input_is_brought_once_and_lent_to_the_other_lanes(lab: Lab, scr
     assert not shared(lab), "where memory cannot be lent, each lane brings its own"
     with torch.inference_mode():
         torch.testing.assert_close(y, (first(x) + second(x)) / 2)
+
+
+class GpuIsFaster(CombineTrial):
+    """A double: the GPU from the second call on, whatever the clock says."""
+
+    @property
+    def wants_gpu(self) -> bool:
+        return not self.refused
+
+
+def test_outputs_that_stay_on_the_gpu_are_combined_by_one_lane_which_reads_those_of_the_others(
+    lab: Lab, scripted: Path
+) -> None:
+    lab.plan = two_lanes()
+    first, second = mlp(seed=1), mlp(seed=2, width=64)
+
+    def run(turn: int) -> bool:
+        x = torch.randn(6, 8, generator=torch.Generator().manual_seed(turn))
+        y = lab.run(x)
+        with torch.inference_mode():
+            torch.testing.assert_close(y, (first(x) + second(x)) / 2)
+        assert lab.report is not None
+        return ON_THE_GPU in lab.report.notes
+
+    def choose_anew() -> None:
+        assert lab._executor is not None
+        lab._executor._where.stop()
+        lab._executor._where = WhereToCombine(lab._executor._workers, GpuIsFaster)
+
+    run(0)
+    choose_anew()
+    assert [run(turn) for turn in range(4)] == [False, True, True, True]
+    choose_anew()
+    (scripted / "no_ipc").touch()
+    assert [run(turn) for turn in range(4)] == [False, False, False, False]
+    assert lab.report is not None
+    assert any("combined on the CPU" in note and "not supported" in note for note in lab.report.notes)
+
+
+def test_a_lane_that_combines_and_dies_is_replaced(lab: Lab) -> None:
+    lab.plan = two_lanes()
+    x = torch.randn(6, 8)
+    want = lab.run(x)
+    assert lab._executor is not None
+    executor = lab._executor
+    executor._where = WhereToCombine(executor._workers, GpuIsFaster)
+    lab.run(x)
+    lab.run(x)
+    assert executor._where.on_gpu
+    for worker in executor._workers:
+        os.kill(worker.pid, signal.SIGKILL)
+    with contextlib.suppress(WorkerDied):  # seen at once or with the first word to it
+        lab.run(x)
+    torch.testing.assert_close(lab.run(x), want)
 
 
 def test_a_lane_that_does_not_leave_is_ended_by_the_daemon_before_anything_kills_it(lab: Lab, scripted: Path) -> None:

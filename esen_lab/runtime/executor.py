@@ -5,7 +5,8 @@ The path of every call, for an input that looks like the last one:
     1. The input's tensors are copied into one block of shared memory that every lane has mapped.
     2. Each lane gets a 16-byte wake-up; they start at once.
     3. Each lane writes its outputs into its own block and answers with packed times (17 bytes per sub-model).
-    4. The combine rule reads the outputs where they lie and makes a new tensor, which is the caller's own.
+    4. The combine rule reads the outputs where they lie and makes a new tensor, which is the caller's own. On a GPU,
+       where that was measured to be faster, the outputs stay there and one lane combines them (`device_combine.py`).
 
 An input of another shape costs one more message per lane, once.
 
@@ -28,6 +29,7 @@ from esen_lab.devices.in_process import InProcess
 from esen_lab.ensemble import Combine, Ensemble, Reserved, SmallMean
 from esen_lab.errors import DeviceError, EsenError, ModelError, UsageError, WorkerDied, WorkerTimeout
 from esen_lab.planning import Plan
+from esen_lab.runtime.device_combine import WhereToCombine
 from esen_lab.runtime.plan_graph import PlanGraph, PlanGraphs
 from esen_lab.runtime.report import LaneReport, RunReport, Span
 from esen_lab.trees import Tree, TreeSpec, flatten, map_tensors, select, tree_spec
@@ -79,6 +81,7 @@ class Executor:
         self._lasted_s = 0.0  # from the wake-ups to the last answer, last time; 0: not known for this input
         self._slowest_first = list(range(len(workers)))
         self._graphs = _graphs_of(workers)
+        self._where = WhereToCombine(workers)
         self._watch_only_the_living()
 
     @classmethod
@@ -193,24 +196,29 @@ class Executor:
         timings = self._collect(timeout_s)
         done = time.perf_counter_ns()
         self._lasted_s = (done - copied) / 1e9
-        if ahead is not None and reserved is not None and self._ahead() is ahead:
-            output = ahead.into(reserved)
-        else:
-            output = self._combine(self._outputs())
+        output = self._where.combined(self.ensemble, self._combined_here, timeout_s)
+        if output is None:
+            if ahead is not None and reserved is not None and self._ahead() is ahead:
+                output = ahead.into(reserved)
+            else:
+                output = self._combined_here()
         end = time.perf_counter_ns()
         # For the next run, now that nobody waits: while lanes run, their cores are theirs.
-        ahead = self._ahead()
-        self._reserved = None if ahead is None else ahead.reserve()
         unpacked = [RunTimings.unpack(packed) for packed in timings]
-        return output, self._report(unpacked, spec, begin, copied, done, end)
+        report = self._report(unpacked, spec, begin, copied, done, end)
+        self._where.after_run(self.ensemble, output, report.jct_s, self._slowest_first[0])
+        ahead = None if self._where.on_gpu else self._ahead()
+        self._reserved = None if ahead is None else ahead.reserve()
+        note = self._where.note
+        return output, replace(report, notes=(*report.notes, note)) if note else report
 
     def _run_as_graph(self, graphs: PlanGraphs, x: Tree, begin: int, timeout_s: float) -> tuple[Tree, RunReport]:
         """Replay the plan's graph; an input of a new shape runs lane by lane, and its graph is made from that."""
-        rule, spec = self.ensemble.combine, tree_spec(x)
-        found = graphs.find(rule, spec)
+        spec = tree_spec(x)
+        found = graphs.find(self.ensemble, spec)
         if not isinstance(found, PlanGraph) or self.broken:
             output, report = self._run_in_lanes(x, begin, timeout_s)
-            why = graphs.make(rule, x, output, timeout_s) if found is None else str(found)
+            why = graphs.make(self.ensemble, x, output, timeout_s) if found is None else str(found)
             return output, replace(report, notes=(*report.notes, f"Not as one graph: {why}")) if why else report
         try:
             ran = found.run(x, timeout_s)
@@ -241,9 +249,10 @@ class Executor:
         with self._lock:
             self._hand_over(x)
             self._collect(timeout_s)
+            self._where.bring()
             outputs = self._outputs()
             members = {name: map_tensors(lambda tensor: tensor.clone(), tree) for name, tree in outputs.items()}
-            return self._combine(outputs), members
+            return self._combined_here(), members
 
     def close(self) -> None:
         """End the lanes. May be called again."""
@@ -254,6 +263,7 @@ class Executor:
             worker.close(timeout_s=0.5)
         with self._lock:
             self._input.close()
+            self._where.close()
 
     # --- the parts of a run --------------------------------------------------------------------------------------
 
@@ -285,6 +295,7 @@ class Executor:
             raise UsageError("The input holds at least one tensor", given=str(spec))
         for submodel in self.ensemble.submodels:
             select_keys(x, submodel.input_keys, submodel.name)
+        self._where.stop()  # outputs may look different
         self._lasted_s = 0.0
         grown = self._input.prepare([spec])
         for worker in self._workers:
@@ -413,11 +424,11 @@ class Executor:
             self._prepared_for = (looks, rule)
         return self._prepared
 
-    def _combine(self, outputs: dict[str, Tree]) -> Tree:
+    def _combined_here(self) -> Tree:
         import torch
 
         with torch.no_grad():
-            return self.ensemble.combine(outputs)
+            return self.ensemble.combine(self._outputs())
 
     def _report(
         self, timings: list[RunTimings], spec: TreeSpec, begin: int, copied: int, done: int, end: int

@@ -6,7 +6,9 @@ A call, once the graph is there:
     2. Queued on one stream: its way to the GPU, the replay of the graph (fork, lanes, join, combine), and the way back.
     3. One wait; the answer is copied out, and the times of the sub-models are read from marks inside the graph.
 
-No lane's thread takes part. Whether the graph answers as the lanes do is checked when it is made.
+No lane's thread takes part. Whether the graph answers as the lanes do is checked when it is made. A combine function of
+the user's is no part of the graph, which would freeze what it reads and which way it takes: all outputs come back, and
+it is called with them.
 """
 
 from __future__ import annotations
@@ -14,14 +16,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
+from esen_lab.ensemble import Combine, Ensemble
 from esen_lab.errors import DeviceError, EsenError, WorkerTimeout
 from esen_lab.runtime.one_graph import OneGraph
 from esen_lab.trees import Tree, TreeSpec, flatten, tree_spec, unflatten
 from esen_lab.units import format_seconds
 from esen_lab.workers.agreement import difference
 from esen_lab.workers.device_engine import GraphLane
+from esen_lab.workers.kept_outputs import any_nan
 
 MOST_GRAPHS = 4
 """Shapes of input and combine rules that a plan keeps graphs for, each with memory of its own on the GPU."""
@@ -51,19 +55,20 @@ class PlanGraph:
 
     Args:
         lanes: The lanes, each with its stream and sub-models.
-        combine: The combine rule; it is captured, so it must not look at values.
+        ensemble: Has the combine rule and the order of the sub-models.
         x: An input on the host.
 
     Raises:
         DeviceError: Something cannot be captured, or the output is no tree of tensors.
     """
 
-    def __init__(self, lanes: Sequence[GraphLane], combine: Callable[[dict[str, Tree]], Tree], x: Tree) -> None:
+    def __init__(self, lanes: Sequence[GraphLane], ensemble: Ensemble, x: Tree) -> None:
         import torch
 
         compute = lanes[0].compute
         leaves, structure = flatten(x)
-        self._names = [name for lane in lanes for name in lane.members]
+        members = {name for lane in lanes for name in lane.members}
+        self._names = [name for name in ensemble.names if name in members]
         self._pinned = [compute.pinned(leaf) for leaf in leaves]
         self._staging = unflatten(structure, self._pinned)
         flags: dict[str, Any] = {}
@@ -71,13 +76,18 @@ class PlanGraph:
         def watched(name: str, member: Callable[[Tree], Tree]) -> Callable[[Tree], Tree]:
             def run(tree: Tree) -> Tree:
                 output = member(tree)
-                flags[name] = _any_nan(output)  # in its lane, not behind the join
+                flags[name] = any_nan(flatten(output)[0], compute.device)  # in its lane, not behind the join
                 return output
 
             return run
 
+        combine = ensemble.combine
+        self._after = combine if combine.function is not None else None
+
         def combined(outputs: dict[str, Tree]) -> Tree:
-            return {"output": combine(outputs), "nan": torch.stack([flags[name] for name in self._names])}
+            outputs = {name: outputs[name] for name in self._names}  # not lane by lane
+            output = combine(outputs) if self._after is None else outputs
+            return {"output": output, "nan": torch.stack([flags[name] for name in self._names])}
 
         parts = [
             (lane.compute.stream, {name: watched(name, member) for name, member in lane.members.items()})
@@ -126,10 +136,13 @@ class PlanGraph:
         # Outside of inference_mode: the caller may train on what it gets.
         tree = unflatten(self._structure, [leaf.clone() for leaf in self._here])
         assert isinstance(tree, dict)
-        flags = tree["nan"]
+        flags, output = tree["nan"], tree["output"]
         assert isinstance(flags, torch.Tensor)
+        if self._after is not None:
+            assert isinstance(output, dict)
+            output = self._after(output)
         return GraphRun(
-            output=tree["output"],
+            output=output,
             copied_ns=copied,
             done_ns=done,
             spans_ns={
@@ -147,6 +160,9 @@ class PlanGraph:
             return False
 
 
+_Key: TypeAlias = tuple[Combine, tuple[str, ...], TreeSpec]
+
+
 class PlanGraphs:
     """The graphs of one plan, made when an input of a new shape has run lane by lane, and dropped before the lanes end.
 
@@ -156,13 +172,14 @@ class PlanGraphs:
 
     def __init__(self, lanes: Sequence[GraphLane]) -> None:
         self._lanes = lanes
-        self._kept: list[tuple[object, TreeSpec, PlanGraph | str]] = []
+        self._kept: list[tuple[_Key, PlanGraph | str]] = []
 
-    def find(self, rule: object, spec: TreeSpec) -> PlanGraph | str | None:
-        """The graph for this rule and shape, why there is none, or None where that is not known yet."""
-        return next((made for r, s, made in self._kept if r is rule and s == spec), None)
+    def find(self, ensemble: Ensemble, spec: TreeSpec) -> PlanGraph | str | None:
+        """The graph for this combine rule and shape, why there is none, or None where that is not known yet."""
+        key = (ensemble.combine, ensemble.names, spec)
+        return next((made for known, made in self._kept if known == key), None)
 
-    def make(self, rule: Callable[[dict[str, Tree]], Tree], x: Tree, answer: Tree, timeout_s: float) -> str:
+    def make(self, ensemble: Ensemble, x: Tree, answer: Tree, timeout_s: float) -> str:
         """Capture the plan for inputs like `x`, whose answer lane by lane is known; one run must answer in time.
 
         Returns:
@@ -170,25 +187,17 @@ class PlanGraphs:
         """
         made: PlanGraph | str
         try:
-            made = PlanGraph(self._lanes, rule, x)
+            made = PlanGraph(self._lanes, ensemble, x)
             found = difference(made.run(x, timeout_s).output, answer)
             if not found.agrees:
                 made = f"as one graph it answers differently ({found})"
         except Exception as problem:  # out of memory, a rule that fails while captured: the answer is there already
             told = str(problem) if isinstance(problem, EsenError) else f"{type(problem).__name__}: {problem}"
             made = " ".join(told.split())
-        self._kept = [(rule, tree_spec(x), made), *self._kept][:MOST_GRAPHS]
+        key = (ensemble.combine, ensemble.names, tree_spec(x))
+        self._kept = [(key, made), *self._kept][:MOST_GRAPHS]
         return made if isinstance(made, str) else ""
 
     def close(self) -> None:
         """Let go of all graphs: the streams that they were captured on must outlive them."""
         self._kept.clear()
-
-
-def _any_nan(tree: Tree) -> Any:
-    import torch
-
-    leaves = [leaf for leaf in flatten(tree)[0] if leaf.is_floating_point() or leaf.is_complex()]
-    if not leaves:
-        return torch.zeros((), dtype=torch.bool, device=flatten(tree)[0][0].device)
-    return torch.stack([leaf.isnan().any() for leaf in leaves]).any()

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from esen_lab.devices import InForce, Placement
-from esen_lab.errors import DeviceError, EsenError
+from esen_lab.errors import DeviceError, EsenError, UsageError
 from esen_lab.workers import wire
 from esen_lab.workers.arena import Block
 from esen_lab.workers.compute import CudaCompute
@@ -23,7 +23,11 @@ from esen_lab.workers.engine import Engine, InSubModel
 from esen_lab.workers.messages import (
     Arrange,
     BorrowInput,
+    BringOutputs,
     Call,
+    CombineNow,
+    CombineOutputs,
+    KeepOutputs,
     LendInput,
     Load,
     NewOutputs,
@@ -126,15 +130,38 @@ def _handle(engine: Engine, record: Any, fds: tuple[int, ...]) -> Any:
         case SetInput():
             block = Block(fds[0], record.block_bytes) if record.block_bytes is not None else None
             engine.set_input(record.layout, block)
+        case Call():
+            return engine.call(record.function, record.name, record.kwargs)
+        case _:
+            return _handle_on_gpu(on_gpu(engine), record, fds)
+    return None
+
+
+def _handle_on_gpu(engine: DeviceEngine, record: Any, fds: tuple[int, ...]) -> Any:
+    match record:
         case LendInput():
             return engine.lend_input(Block(fds[0], GATE_BYTES))
         case BorrowInput():
             engine.borrow_input(record.lent, Block(fds[0], GATE_BYTES))
-        case Call():
-            return engine.call(record.function, record.name, record.kwargs)
+        case KeepOutputs():
+            return engine.keep_outputs(to_processes=True)
+        case CombineOutputs():
+            block = Block(fds[0], record.block_bytes)
+            engine.combine_outputs(record.rule, record.order, record.others, record.layout, block)
+        case CombineNow():
+            engine.combine()
+        case BringOutputs():
+            engine.bring_outputs(stay=record.stay)
         case _:
             raise TypeError(f"no worker answers {type(record).__name__}")
     return None
+
+
+def on_gpu(engine: Engine | None) -> DeviceEngine:
+    """The engine of a lane that must be one on a GPU."""
+    if not isinstance(engine, DeviceEngine):
+        raise UsageError("Lanes on a GPU share its memory", given="a lane on the CPU")
+    return engine
 
 
 def described(problem: Exception) -> Problem:

@@ -4,7 +4,8 @@ One run, everything queued on the lane's stream without waiting in between:
 
     1. The input crosses from shared host memory to the device, once for all members; a large one once for all lanes
        (see `shared_input.py`).
-    2. Each member runs on it, and its outputs cross back into shared host memory.
+    2. Each member runs on it, and its outputs cross back into shared host memory; or they stay on the GPU, to be
+       combined there (see `kept_outputs.py`).
     3. The lane waits for the stream, once; then it looks for NaN and answers.
 
 Shared host memory is pinned where CUDA takes it, so that copies are asynchronous and fast. When a member began and
@@ -22,9 +23,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from esen_lab.errors import UsageError
 from esen_lab.trees import Structure, Tree, call_with, flatten, map_tensors, select, unflatten
-from esen_lab.workers.arena import Block, Layout
+from esen_lab.workers.arena import Block, Layout, TreeArena
 from esen_lab.workers.engine import Engine, InSubModel, Kept, Loaded, Timed
+from esen_lab.workers.kept_outputs import Combining, KeptOutputs, Lent, Rule
 from esen_lab.workers.shared_input import Borrowing, Gate, Lending
 
 if TYPE_CHECKING:
@@ -52,6 +55,9 @@ class DeviceEngine(Engine):
         self._branches: list[Compute] = []
         self._pinned: dict[str, int] = {}
         self._shared: Lending | Borrowing | None = None
+        self._here: KeptOutputs | None = None  # where outputs stay on the GPU
+        self._combining: Combining | None = None
+        self._combined = TreeArena()
         self.last_run_s = 0.0  # between the first and the last mark of the last run
 
     # --- setting up ----------------------------------------------------------------------------------------------
@@ -75,6 +81,7 @@ class DeviceEngine(Engine):
 
     def arrange(self, members: Sequence[str], mode: str) -> None:
         """Choose what `run` runs."""
+        self._send_again()
         self._unpin("outputs")
         super().arrange(members, mode)
         self._branches = [self.compute.another() for _ in members] if mode == "threads" else []
@@ -161,6 +168,8 @@ class DeviceEngine(Engine):
                 self._queue_batched(kept)
                 self._mark(1)
                 spans, marks = [(0, 1)] * count, self._marks
+            if self._here is not None:
+                self._here.tell_nan()
         self._wait()
         ended = time.perf_counter_ns()
         last = max(end for _, end in spans)
@@ -169,11 +178,15 @@ class DeviceEngine(Engine):
         for index, outputs in enumerate(kept):
             if outputs is not None:
                 kept[index] = ([leaf.cpu() for leaf in outputs[0]], outputs[1])
-        timed = []
-        for index, (start, end) in enumerate(spans):
-            leaves = outputs[0] if (outputs := kept[index]) is not None else self._arena.tensors[index]
-            timed.append(Timed(min(at[start], ended), min(at[end], ended), self._has_nan(leaves)))
-        return timed
+        return [
+            Timed(min(at[start], ended), min(at[end], ended), self._found_nan(index, kept[index]))
+            for index, (start, end) in enumerate(spans)
+        ]
+
+    def _found_nan(self, index: int, changed: Kept | None) -> bool:
+        if changed is None and self._here is not None:
+            return self._here.has_nan(index)
+        return self._has_nan(self._arena.tensors[index] if changed is None else changed[0])
 
     def _queue(self, index: int, kept: list[Kept | None]) -> None:
         """Queue one member and its outputs' way back, and a mark at its end."""
@@ -193,6 +206,9 @@ class DeviceEngine(Engine):
     def _send_back(self, index: int, leaves: list[torch.Tensor], structure: Any, kept: list[Kept | None]) -> None:
         if not self._arena.fits(index, leaves, structure):
             kept[index] = (leaves, structure)
+            return
+        if self._here is not None:
+            self._here.keep(index, leaves)
             return
         for view, leaf in zip(self._arena.tensors[index], leaves, strict=True):
             view.copy_(leaf, non_blocking=True)
@@ -235,11 +251,56 @@ class DeviceEngine(Engine):
             raise InSubModel(" or ".join(member.name for member in self._arrangement)) from problem
 
     def _relay(self, kept: list[Kept | None]) -> bool:
+        self.bring_outputs(stay=False)  # the others' are laid out anew together with what changed
         self._unpin("outputs")
         grown = super()._relay(kept)
         if self._arena.block is not None:
             self._pin("outputs", self._arena.block)
         return grown
+
+    # --- outputs that stay on the GPU ----------------------------------------------------------------------------
+
+    def keep_outputs(self, *, to_processes: bool) -> Lent:
+        """From the next run on, leave outputs on the GPU; returns what the lane that combines reads them with.
+
+        Args:
+            to_processes: Whether that lane may be in another process.
+        """
+        if len(self._arena.layouts) != len(self._arrangement):
+            raise UsageError("A lane keeps its outputs once a run has shown how they look", given="no run yet")
+        self._here = KeptOutputs(self.compute, [member.name for member in self._arrangement], self._arena)
+        return self._here.lent(to_processes=to_processes)
+
+    def combine_outputs(
+        self, rule: Rule, order: Sequence[str], others: Sequence[Lent], layout: Layout, block: Block
+    ) -> None:
+        """Be the lane that combines: `others` with its own, into `block`."""
+        if self._here is None:
+            raise UsageError("The lane that combines keeps its own outputs too", given="a lane that sends them")
+        self._combined.adopt(block, (layout,))
+        self._pin("combined", block)
+        lanes = [self._here.lent(to_processes=False), *others]
+        self._combining = Combining(self.compute, rule, order, lanes, self._combined)
+
+    def combine(self) -> None:
+        """Combine the outputs of the last run, when all lanes have answered."""
+        if self._combining is None:
+            raise UsageError("A lane is told how to combine before it does", given="nothing")
+        self._combining.run()
+
+    def bring_outputs(self, *, stay: bool) -> None:
+        """Send the outputs of the last run to the host after all, and with `stay` only this once."""
+        if self._here is not None:
+            with self.compute.entered():
+                self._here.bring_back(self._arena)
+            self.compute.synchronize()
+        if not stay:
+            self._send_again()
+
+    def _send_again(self) -> None:
+        self._here = self._combining = None
+        self._unpin("combined")
+        self._combined.close()
 
     # --- measuring -----------------------------------------------------------------------------------------------
 
@@ -285,6 +346,7 @@ class DeviceEngine(Engine):
 
     def close(self) -> None:
         """Let the GPU finish what it is at: a client of MPS must not leave with work in flight."""
+        self._combining = None
         with contextlib.suppress(Exception):  # it is the end: an error has been said before, or concerns nobody
             for what in list(self._pinned):
                 self._unpin(what)

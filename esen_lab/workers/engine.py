@@ -159,14 +159,6 @@ class Engine:
         self._input = self._input_arena.read(0)
         self._choose_inputs()
 
-    def lend_input(self, gate: Block) -> bytes:  # noqa: ARG002
-        """Bring the input for all lanes from now on; returns what the others borrow it with."""
-        raise UsageError("Lanes on a GPU lend their input", given="a lane on the CPU")
-
-    def borrow_input(self, lent: bytes, gate: Block) -> None:  # noqa: ARG002
-        """Read the input where another lane brings it."""
-        raise UsageError("Lanes on a GPU borrow their input", given="a lane on the CPU")
-
     def _choose_inputs(self) -> None:
         if self._input is not None:
             self._inputs = [select(self._input, member.keys) for member in self._arrangement]

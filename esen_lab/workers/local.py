@@ -28,9 +28,10 @@ from esen_lab.errors import Cancelled, EsenError, WorkerDied, WorkerTimeout
 from esen_lab.trees import Tree
 from esen_lab.units import format_seconds
 from esen_lab.workers.arena import Block, Layout
-from esen_lab.workers.child import described, engine_for
+from esen_lab.workers.child import described, engine_for, on_gpu
 from esen_lab.workers.device_engine import DeviceEngine, GraphLane
 from esen_lab.workers.engine import Engine
+from esen_lab.workers.kept_outputs import Lent, Rule
 from esen_lab.workers.process import error_from
 
 EngineMaker = Callable[[Placement, InForce], Engine]
@@ -142,9 +143,32 @@ class LocalWorker:
 
     def set_input(self, layout: Layout, block: Block | None) -> None:
         """See `Worker.set_input`."""
-        # Its own view of the same memory: the caller closes its block when it likes.
-        own = None if block is None else Block(os.dup(block.fd), block.size)
+        own = None if block is None else _own(block)
         self._ask(lambda engine: engine.set_input(layout, own), "take a new input", 30)
+
+    def keep_outputs(self) -> Lent:
+        """See `DeviceEngine.keep_outputs`."""
+        lent: Lent = self._ask(lambda engine: on_gpu(engine).keep_outputs(to_processes=False), "keep its outputs", 30)
+        return lent
+
+    def combine_outputs(
+        self, rule: Rule, order: tuple[str, ...], others: tuple[Lent, ...], layout: Layout, block: Block
+    ) -> None:
+        """See `DeviceEngine.combine_outputs`; the caller closes its block when it likes."""
+        own = _own(block)
+        self._ask(
+            lambda engine: on_gpu(engine).combine_outputs(rule, order, others, layout, own),
+            "take the others' outputs",
+            30,
+        )
+
+    def combine(self, timeout_s: float) -> None:
+        """See `DeviceEngine.combine`."""
+        self._ask(lambda engine: on_gpu(engine).combine(), "combine", timeout_s)
+
+    def bring_outputs(self, *, stay: bool) -> None:
+        """See `DeviceEngine.bring_outputs`."""
+        self._ask(lambda engine: on_gpu(engine).bring_outputs(stay=stay), "bring its outputs", 30)
 
     def _ask(
         self,
@@ -327,3 +351,8 @@ class LocalWorker:
         self._answers.append((number, outcome))
         with contextlib.suppress(OSError):
             os.write(self._tell, b"!")
+
+
+def _own(block: Block) -> Block:
+    """The lane's own view of the same memory: the caller closes its block when it likes."""
+    return Block(os.dup(block.fd), block.size)

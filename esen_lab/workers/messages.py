@@ -12,6 +12,7 @@ from typing import Any
 from esen_lab.devices import InForce, Placement
 from esen_lab.trees import Tree
 from esen_lab.workers.arena import Layout
+from esen_lab.workers.kept_outputs import Lent, Rule
 
 # --- to a worker -------------------------------------------------------------------------------------------------
 
@@ -61,6 +62,34 @@ class BorrowInput:
     """Read the input where another lane brings it: `lent` is what that one answered. The gate's descriptor follows."""
 
     lent: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeepOutputs:
+    """Leave outputs on the GPU from the next run on. Answered with a `Lent`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CombineOutputs:
+    """Be the lane that combines. The descriptor of the block for the combined output follows."""
+
+    rule: Rule
+    order: tuple[str, ...]
+    others: tuple[Lent, ...]
+    layout: Layout
+    block_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CombineNow:
+    """All lanes have answered: combine."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BringOutputs:
+    """Send the outputs of the last run to the host after all, and with `stay` only this once."""
+
+    stay: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

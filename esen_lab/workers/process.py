@@ -27,10 +27,15 @@ from esen_lab.trees import Tree
 from esen_lab.workers import wire
 from esen_lab.workers.arena import Block, Layout, TreeArena
 from esen_lab.workers.base import TIMING
+from esen_lab.workers.kept_outputs import Lent, Rule
 from esen_lab.workers.messages import (
     Arrange,
     BorrowInput,
+    BringOutputs,
     Call,
+    CombineNow,
+    CombineOutputs,
+    KeepOutputs,
     LendInput,
     Load,
     NewOutputs,
@@ -170,6 +175,26 @@ class ProcessWorker:
     def borrow_input(self, lent: bytes, gate: Block) -> None:
         """Have this lane read the input where another one brings it."""
         self._ask(BorrowInput(lent=lent), "borrow its input", 30, fds=[gate.fd])
+
+    def keep_outputs(self) -> Lent:
+        """See `DeviceEngine.keep_outputs`."""
+        lent: Lent = self._ask(KeepOutputs(), "keep its outputs", 30)
+        return lent
+
+    def combine_outputs(
+        self, rule: Rule, order: tuple[str, ...], others: tuple[Lent, ...], layout: Layout, block: Block
+    ) -> None:
+        """See `DeviceEngine.combine_outputs`; the caller closes its block when it likes."""
+        record = CombineOutputs(rule=rule, order=order, others=others, layout=layout, block_bytes=block.size)
+        self._ask(record, "take the others' outputs", 30, fds=[block.fd])
+
+    def combine(self, timeout_s: float) -> None:
+        """See `DeviceEngine.combine`."""
+        self._ask(CombineNow(), "combine", timeout_s)
+
+    def bring_outputs(self, *, stay: bool) -> None:
+        """See `DeviceEngine.bring_outputs`."""
+        self._ask(BringOutputs(stay=stay), "bring its outputs", 30)
 
     def _ask(
         self,

@@ -122,17 +122,52 @@ def test_nan_is_reported_with_its_sub_model(cuda: GraphingCuda, nursery: Nursery
     executor.close()
 
 
-def test_a_rule_that_looks_at_values_runs_lane_by_lane_and_the_report_says_why(
+def test_a_function_of_the_users_may_look_at_values_and_reads_what_they_change(
     cuda: GraphingCuda, nursery: Nursery
 ) -> None:
+    factor = [1.0]
+
     def best(outputs: dict[str, torch.Tensor]) -> torch.Tensor:
-        return max(outputs.values(), key=lambda output: float(output.sum()))
+        return factor[0] * max(outputs.values(), key=lambda output: float(output.sum()))
 
     executor = started(cuda, nursery, combine=best, **modules())
+    for turn in range(3):
+        factor[0] = 1.0 + turn
+        output, report = executor.run(X + turn)
+        assert AS_ONE_GRAPH in report.notes, "the sub-models are replayed, the function is called"
+        with torch.inference_mode():
+            wanted = best({name: module(X + turn) for name, module in modules().items()})
+        torch.testing.assert_close(output, wanted)
+    executor.close()
+
+
+def test_outputs_are_combined_in_the_order_of_the_ensemble_whatever_the_lanes(
+    cuda: GraphingCuda, nursery: Nursery
+) -> None:
+    submodels = tuple(make_submodel(name, module, X) for name, module in modules().items())
+    weighted = make_combine("weighted", weights=[0.7, 0.2, 0.1])
+    lanes = (
+        Lane(units=2, members=("c",), mechanisms=("graph",)),
+        Lane(units=2, members=("b", "a"), mechanisms=("graph", "graph")),
+    )
+    executor = Executor.start(
+        Plan(lanes=lanes, units=4),
+        Ensemble(submodels=submodels, combine=weighted),
+        InProcessDouble(cuda=cuda),
+        nursery,
+    )
     output, report = executor.run(X)
+    assert AS_ONE_GRAPH in report.notes
     with torch.inference_mode():
-        torch.testing.assert_close(output, best({name: module(X) for name, module in modules().items()}))
-    assert any(note.startswith("Not as one graph") and "stream is capturing" in note for note in report.notes)
+        torch.testing.assert_close(output, weighted({name: module(X) for name, module in modules().items()}))
+    turned = Ensemble(submodels=submodels[::-1], combine=weighted)
+    executor.ensemble = turned
+    for _ in range(2):
+        output, report = executor.run(X)
+        with torch.inference_mode():
+            wanted = weighted({name: modules()[name](X) for name in turned.names})
+        torch.testing.assert_close(output, wanted)
+    assert AS_ONE_GRAPH in report.notes
     executor.close()
 
 
@@ -155,7 +190,7 @@ def test_whatever_keeps_a_graph_from_being_made_costs_no_answer(
 def test_a_graph_that_answers_otherwise_than_the_lanes_is_not_used(cuda: GraphingCuda, nursery: Nursery) -> None:
     executor = started(cuda, nursery, a=mlp(outputs=8), b=mlp(outputs=8, seed=2))
     assert executor._graphs is not None
-    why = executor._graphs.make(executor.ensemble.combine, X, torch.zeros(4, 8), 10.0)
+    why = executor._graphs.make(executor.ensemble, X, torch.zeros(4, 8), 10.0)
     assert "answers differently" in why
     executor.close()
 
