@@ -79,6 +79,9 @@ def test_the_python_face_end_to_end(tmp_path: Path) -> None:
     assert table.to_dict()["rows"][-1]["strategy"] == "plan"
     lab.save(tmp_path / "plan.json")
     assert replace(lab.load(tmp_path / "plan.json"), notes=()) == replace(plan, notes=())
+    plans = {"saved": tmp_path / "plan.json", "by hand": replace(plan, searcher="hand")}
+    table = lab.compare(X, rounds=1, strategies=["sequential"], plans=plans)
+    assert [row.strategy for row in table.rows] == ["sequential", "saved", "by hand", "plan"]
     exported = lab.export(tmp_path / "plan.py")
     assert Path(exported.script).exists()
     lab.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from esen_lab.devices.base import Device, DeviceIdentity, InForce, Placement, Retiring
+from esen_lab.devices.base import Crowded, Device, DeviceIdentity, InForce, Placement, Retiring
 from esen_lab.devices.catalogue import DEVICES, MECHANISMS, name_for, offers, open_device, this_machine
 from esen_lab.devices.cpu import CpuDevice
 from esen_lab.devices.fake import FakeDevice, FakePlacement
@@ -15,6 +15,7 @@ __all__ = [
     "MECHANISMS",
     "Channel",
     "CpuDevice",
+    "Crowded",
     "Device",
     "DeviceIdentity",
     "FakeDevice",

@@ -87,6 +87,15 @@ class Retiring(Protocol):
         """Have a process that did not leave in time ended in an orderly way. Called by its parent before it kills."""
 
 
+@runtime_checkable
+class Crowded(Protocol):
+    """A device that serves only so many lanes at a time, whoever started them."""
+
+    @property
+    def most_lanes(self) -> int:
+        """How many."""
+
+
 class Device(Protocol):
     """Where shares are enforced. Stateless towards lanes: who runs where is the caller's to keep.
 

@@ -223,6 +223,11 @@ class CudaMpsDevice:
         return UNITS
 
     @property
+    def most_lanes(self) -> int:
+        """How many processes the daemon serves at a time."""
+        return MOST_CLIENTS
+
+    @property
     def gpu(self) -> Gpu:
         """The GPU."""
         return self._gpu

@@ -860,6 +860,7 @@ class Lab(Shown):
         *,
         rounds: int = 20,
         strategies: Sequence[str] | None = None,
+        plans: Mapping[str, Plan | str | os.PathLike[str]] | None = None,
         budget_s: float = 120.0,
         on_progress: Callable[[int, int, str], None] | None = None,
     ) -> Comparison:
@@ -869,14 +870,19 @@ class Lab(Shown):
             x: The input.
             rounds: How many rounds.
             strategies: Which baselines (see `esen_lab.runtime.STRATEGIES`); None: all.
+            plans: Further plans to compare with, by names of your own: a draft of `tune`, one of another searcher, or
+                the path of one that was saved.
             budget_s: No further round starts after this many seconds.
             on_progress: Called with (done, all, what is going on).
 
         Raises:
-            UsageError: A strategy is unknown, or there is nothing to compare.
+            UsageError: A strategy is unknown, there is nothing to compare, or a plan is not one for these sub-models.
             EsenError: The plan could not be run.
         """
         self._need_submodels("compare")
+        others = {name: p if isinstance(p, Plan) else Plan.load(p) for name, p in (plans or {}).items()}
+        for other in others.values():
+            self._check_fits(other)
         with self._gate, self.marks.around("compare"):
             executor, notes = self._ready_executor()
             found = compare(
@@ -887,6 +893,7 @@ class Lab(Shown):
                 self._nursery,
                 rounds=rounds,
                 strategies=strategies,
+                plans=others,
                 budget_s=budget_s,
                 chosen=executor,
                 on_progress=on_progress,

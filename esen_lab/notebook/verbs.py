@@ -287,7 +287,8 @@ def _run_ensemble(session: Session, given: Given) -> Any:
 
 def _compare(session: Session, given: Given) -> Any:
     lab = session.lab()
-    options = {"rounds": given.rounds, "strategies": given.strategies}
+    plans = None if given.plans is None else {path: path for path in given.plans}
+    options = {"rounds": given.rounds, "strategies": given.strategies, "plans": plans}
     asked = {key: value for key, value in options.items() if value is not None}
     return session.attend(
         "Comparing", lambda tell: lab.compare(given.input, on_progress=tell, **asked), views.comparison
@@ -630,6 +631,7 @@ VERBS: Mapping[str, Verb] = {
                 suggest=suggestions.strategies,
                 help=f"which of {', '.join(suggestions.STRATEGIES)} (default: all)",
             ),
+            Argument(name="--plans", metavar="FILE,FILE", read=names, help="saved plans to compare with as well"),
         ),
         example="%esen compare x --rounds 50 --strategies sequential,equal",
         interrupted="Interrupted: nothing was compared. The lab stays usable.",

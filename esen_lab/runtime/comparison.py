@@ -2,6 +2,7 @@
 
 Every strategy's lanes are started first and stay warm; then each round runs every strategy once, in an order drawn
 anew, so that a machine that slows down slows all of them. Ratios are taken within rounds and their median reported.
+Where a device serves fewer lanes than all strategies have, they are compared in groups, the plan in each.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from esen_lab.devices import Device
+from esen_lab.devices import Crowded, Device
 from esen_lab.ensemble import Ensemble
 from esen_lab.errors import EsenError, UsageError
 from esen_lab.frames import to_frame
@@ -25,11 +26,13 @@ from esen_lab.showing import Shown
 from esen_lab.trees import Tree, flatten
 from esen_lab.units import format_percent, format_seconds, format_table
 from esen_lab.workers import Nursery
+from esen_lab.workers.agreement import difference
 
 if TYPE_CHECKING:
     import torch
 
 CHOSEN = "plan"
+_Times: TypeAlias = "Mapping[str, list[float]]"  # the JCTs of one group: of every strategy one for each round
 # Relative and absolute tolerance by dtype: what a different order of summation may change.
 _TOLERANCE = {
     "float64": (1e-9, 1e-12),
@@ -50,7 +53,8 @@ class Row:
         lanes: Its lanes and shares, for people.
         median_s: Median JCT in seconds; NaN when it failed.
         spread_s: Interquartile range of the JCT in seconds.
-        ratio_to: Median over rounds of this JCT / the other strategy's JCT in the same round. Below 1: faster.
+        ratio_to: Median over rounds of this JCT / the other strategy's JCT in the same round. Below 1: faster. Absent
+            for strategies that were never in the same round.
         ratio_to_bound: Median JCT / the proven bound of the plan, or None.
         agreement: How the outputs compare with the sequential reference, for people.
         max_abs_diff: Largest absolute difference of any sub-model's output or the combined one; NaN when it failed.
@@ -165,6 +169,7 @@ def compare(
     *,
     rounds: int = 20,
     strategies: Sequence[str] | None = None,
+    plans: Mapping[str, Plan] | None = None,
     budget_s: float = 120.0,
     seed: int = 0,
     chosen: Executor | None = None,
@@ -180,64 +185,142 @@ def compare(
         nursery: Starts the workers.
         rounds: How many rounds, at least 1.
         strategies: Baselines by name (see `STRATEGIES`); None: all. "sequential" is always run: it is the reference.
+        plans: Further plans to compare with, by names of your own.
         budget_s: After this many seconds no further round starts (at least 5 do).
         seed: Of the order within rounds.
         chosen: An executor that already runs `plan`; it is used and left running.
         on_progress: Called with (done, all, what is going on).
 
     Raises:
-        UsageError: A strategy is unknown, or `rounds` is not positive.
+        UsageError: A strategy is unknown, a plan has the name of one, or `rounds` is not positive.
         EsenError: The plan itself, or the sequential reference, could not be run.
     """
+    made, failed = _plans_to_compare(strategies, plans or {}, ensemble, device)
+    if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
+        raise UsageError("A comparison has at least one round", given=rounds)
+    tell = on_progress or _silent
+    groups = _groups({name: len(other.lanes) for name, other in made.items()}, len(plan.lanes), device)
+    side = _SideBySide(lambda name: Executor.start(made.get(name, plan), ensemble, device, nursery), x, chosen)
+    measured: list[_Times] = []
+    notes: list[str] = []
+    try:
+        for number, group in enumerate(groups):
+            failed |= side.start(group, lambda name: tell(side.started, len(made) + 1, f"starting {name}"))
+            times, said = _rounds(side.running, x, rounds, budget_s / len(groups), seed + number, tell)
+            measured.append(times)
+            notes += said
+            side.close(group)
+        batch = side.running[CHOSEN].run(x)[1].batch
+    finally:
+        side.close(list(side.running))
+    bound = plan.bound_s if not plan.example or plan.example == batch else None
+    if plan.bound_s is not None and bound is None:
+        notes.append(f"The bound is for {plan.example}; this batch is {batch}, so no ratio to it is given.")
+    if len(groups) > 1:
+        notes.append(f"Compared in {len(groups)} groups, the plan in each: the device serves no more lanes at a time.")
+    rows = [
+        _row(name, made.get(name, plan if name == CHOSEN else None), measured, side.agreement.get(name), failed, bound)
+        for name in [*dict.fromkeys([*made, *failed]), CHOSEN]
+    ]
+    order = ["sequential", *(name for name in STRATEGIES if name != "sequential"), *(plans or {}), CHOSEN]
+    rows.sort(key=lambda row: order.index(row.strategy))
+    return Comparison(
+        rows=tuple(rows),
+        rounds=min(len(times[CHOSEN]) for times in measured),
+        verdict=_verdict(rows, measured),
+        bound_s=bound,
+        batch=batch,
+        device=device.identity.name,
+        notes=(*(device.notes if device.identity.simulated else ()), *dict.fromkeys(notes)),
+    )
+
+
+def _plans_to_compare(
+    strategies: Sequence[str] | None, plans: Mapping[str, Plan], ensemble: Ensemble, device: Device
+) -> tuple[dict[str, Plan], dict[str, str]]:
+    """What is compared with the chosen plan, the reference first; and which strategies cannot be, and why."""
     names = list(STRATEGIES) if strategies is None else list(dict.fromkeys(["sequential", *strategies]))
     unknown = [name for name in names if name not in STRATEGIES and name != CHOSEN]
     if unknown:
         raise UsageError(f"A strategy is one of: {', '.join(STRATEGIES)}", given=", ".join(unknown))
-    names = [name for name in names if name != CHOSEN]
-    if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
-        raise UsageError("A comparison has at least one round", given=rounds)
-    tell = on_progress or _silent
-    executors: dict[str, Executor] = {}
+    taken = [name for name in plans if name in STRATEGIES or name == CHOSEN]
+    if taken:
+        raise UsageError(f"A plan to compare with has a name that no strategy has: {', '.join(taken)}", given=taken[0])
+    made: dict[str, Plan] = {}
     failed: dict[str, str] = {}
-    plans: dict[str, Plan] = {}
-    try:
-        for step, name in enumerate([*names, CHOSEN]):
-            tell(step, len(names) + 1, f"starting {name}")
+    for name in names:
+        if name == CHOSEN:
+            continue
+        try:
+            made[name] = STRATEGIES[name](ensemble, device.units)
+        except EsenError as problem:
+            failed[name] = _why(problem)
+    return {**made, **plans}, failed
+
+
+def _why(problem: EsenError) -> str:
+    return problem.rule.rstrip(".") + (f" ({problem.given})" if problem.given else "")
+
+
+class _SideBySide:
+    """The executors that are warm at present, and how the answers of all that were compare with the reference.
+
+    Args:
+        start: Starts what is compared, by name.
+        x: The input.
+        chosen: The chosen plan's executor, where it runs already; it is left running.
+    """
+
+    def __init__(self, start: Callable[[str], Executor], x: Tree, chosen: Executor | None) -> None:
+        self._start = start
+        self._x = x
+        self._chosen = chosen
+        self._reference: tuple[Tree, Mapping[str, Tree]] | None = None
+        self.running = {} if chosen is None else {CHOSEN: chosen}
+        self.started = 0
+        self.agreement: dict[str, tuple[str, float, bool]] = {}
+
+    def start(self, group: Sequence[str], tell: Callable[[str], None]) -> dict[str, str]:
+        """Start a group, and the plan if it doesn't run, and check their answers. Returns why some did not start."""
+        failed = {}
+        for name in group if CHOSEN in self.running else (*group, CHOSEN):
+            tell(name)
+            self.started += 1
             try:
-                if name == CHOSEN:
-                    plans[name] = plan
-                    executors[name] = chosen or Executor.start(plan, ensemble, device, nursery)
-                else:
-                    plans[name] = STRATEGIES[name](ensemble, device.units)
-                    executors[name] = Executor.start(plans[name], ensemble, device, nursery)
+                self.running[name] = self._start(name)
             except EsenError as problem:
                 if name in (CHOSEN, "sequential"):
                     raise
-                failed[name] = f"{problem.rule.rstrip('.')}" + (f" ({problem.given})" if problem.given else "")
-        reference = executors["sequential"].run_members(x)
-        agreement = {name: _agreement(executor.run_members(x), reference) for name, executor in executors.items()}
-        times, done, notes = _rounds(executors, x, rounds, budget_s, seed, tell)
-        batch = executors[CHOSEN].run(x)[1].batch
-    finally:
-        for executor in executors.values():
-            if executor is not chosen:
+                failed[name] = _why(problem)
+        if self._reference is None:
+            self._reference = self.running["sequential"].run_members(self._x)
+        for name, executor in self.running.items():
+            if name not in self.agreement:
+                found = executor.run_members(self._x)
+                self.agreement[name] = _agreement(found, self._reference, on_gpu=executor.on_gpu)
+        return failed
+
+    def close(self, names: Sequence[str]) -> None:
+        """End the lanes of these, where they run and are ours."""
+        for name in names:
+            executor = self.running.get(name)
+            if executor is not None and executor is not self._chosen:
+                del self.running[name]
                 executor.close()
-    bound = plan.bound_s if not plan.example or plan.example == batch else None
-    if plan.bound_s is not None and bound is None:
-        notes.append(f"The bound is for {plan.example}; this batch is {batch}, so no ratio to it is given.")
-    rows = [
-        _row(name, plans.get(name), times, agreement.get(name), failed.get(name, ""), bound)
-        for name in [*names, CHOSEN]
-    ]
-    return Comparison(
-        rows=tuple(rows),
-        rounds=done,
-        verdict=_verdict(rows),
-        bound_s=bound,
-        batch=batch,
-        device=device.identity.name,
-        notes=(*(device.notes if device.identity.simulated else ()), *notes),
-    )
+
+
+def _groups(lanes: Mapping[str, int], of_plan: int, device: Device) -> list[list[str]]:
+    """Which strategies run in the same rounds: all, or as many as the device has lanes for beside those of the plan."""
+    most = device.most_lanes if isinstance(device, Crowded) else math.inf
+    groups: list[list[str]] = []
+    left = 0.0
+    for name, count in lanes.items():
+        if not groups or count > left:
+            groups.append([])
+            left = most - of_plan
+        groups[-1].append(name)
+        left -= count
+    return groups
 
 
 def _rounds(
@@ -247,18 +330,14 @@ def _rounds(
     budget_s: float,
     seed: int,
     tell: Callable[[int, int, str], None],
-) -> tuple[dict[str, list[float]], int, list[str]]:
+) -> tuple[_Times, list[str]]:
     order = list(executors)
     shuffle = random.Random(seed)  # noqa: S311  an order, not a secret
     times: dict[str, list[float]] = {name: [] for name in order}
     started = time.monotonic()
     for done in range(rounds):
         if done >= _LEAST_ROUNDS and time.monotonic() - started > budget_s:
-            return (
-                times,
-                done,
-                [f"Stopped after {done} of {rounds} rounds: the time budget of {budget_s:g} s ended."],
-            )
+            return times, [f"Stopped after {done} of {rounds} rounds: the time budget of {budget_s:g} s ended."]
         tell(done, rounds, f"round {done + 1} of {rounds}")
         shuffle.shuffle(order)
         for name in order:
@@ -266,15 +345,25 @@ def _rounds(
             executors[name].run(x, timeout_s=DEFAULT_TIMEOUT_S)  # brings its weights back into the caches
             times[name].append(executors[name].run(x, timeout_s=DEFAULT_TIMEOUT_S)[1].jct_s)
     tell(rounds, rounds, "done")
-    return times, rounds, []
+    return times, []
+
+
+def _ratios(name: str, other: str, measured: Sequence[_Times]) -> list[float]:
+    """JCT of one over that of another, for every round that both were in."""
+    return [
+        a / b
+        for times in measured
+        if name in times and other in times
+        for a, b in zip(times[name], times[other], strict=True)
+    ]
 
 
 def _row(
     name: str,
     plan: Plan | None,
-    times: Mapping[str, Sequence[float]],
+    measured: Sequence[_Times],
     agreement: tuple[str, float, bool] | None,
-    failed: str,
+    failed: Mapping[str, str],
     bound_s: float | None,
 ) -> Row:
     if plan is None or agreement is None:
@@ -283,9 +372,10 @@ def _row(
             lanes="-",
             median_s=math.nan,
             spread_s=math.nan,
-            failed=failed or "it did not start",
+            failed=failed.get(name) or "it did not start",
         )
-    own = times[name]
+    own = [jct_s for times in measured for jct_s in times.get(name, ())]
+    others = {other for times in measured for other in times if other != name}
     median = statistics.median(own)
     text, difference, agrees = agreement
     return Row(
@@ -294,15 +384,12 @@ def _row(
         median_s=median,
         spread_s=_spread(own),
         ratio_to={
-            other: statistics.median(a / b for a, b in zip(own, theirs, strict=True))
-            for other, theirs in times.items()
-            if other != name
+            other: statistics.median(ratios) for other in sorted(others) if (ratios := _ratios(name, other, measured))
         },
         ratio_to_bound=median / bound_s if bound_s else None,
         agreement=text,
         max_abs_diff=difference,
         agrees=agrees,
-        failed=failed,
         times_s=tuple(own),
     )
 
@@ -314,7 +401,7 @@ def _spread(values: Sequence[float]) -> float:
     return high - low
 
 
-def _verdict(rows: Sequence[Row]) -> str:
+def _verdict(rows: Sequence[Row], measured: Sequence[_Times]) -> str:
     """Whether the plan wins, against the fastest baseline whose outputs agree."""
     plan, reference = rows[-1], next(row for row in rows if row.strategy == "sequential")
     if not reference.agrees:
@@ -326,7 +413,7 @@ def _verdict(rows: Sequence[Row]) -> str:
         return f"The plan's outputs differ from the sequential reference ({plan.agreement}): its speed does not count."
     others = [row for row in rows[:-1] if not row.failed and row.agrees]
     best = min(others, key=lambda row: row.median_s)
-    ratios = sorted(a / b for a, b in zip(plan.times_s, best.times_s, strict=True))
+    ratios = sorted(_ratios(CHOSEN, best.strategy, measured))
     low, high = _median_interval(ratios)
     ratio = plan.ratio_to[best.strategy]
     if high < 1:
@@ -356,9 +443,13 @@ def _median_interval(ordered: Sequence[float]) -> tuple[float, float]:
 
 
 def _agreement(
-    found: tuple[Tree, Mapping[str, Tree]], reference: tuple[Tree, Mapping[str, Tree]]
+    found: tuple[Tree, Mapping[str, Tree]], reference: tuple[Tree, Mapping[str, Tree]], *, on_gpu: bool = False
 ) -> tuple[str, float, bool]:
-    """How outputs compare: text, the largest absolute difference, and whether it is within tolerance."""
+    """How outputs compare: text, the largest absolute difference, and whether it is within tolerance.
+
+    On a GPU a library chooses other kernels for another number of SMs, TF32 among them, so what rounding explains is
+    there what the numerics gate allows.
+    """
     import torch
 
     worst = 0.0
@@ -373,12 +464,16 @@ def _agreement(
         if structure != wanted_structure or [t.shape for t in leaves] != [t.shape for t in wanted]:
             return f"{name}: other shapes", math.inf, False
         for leaf, want in zip(leaves, wanted, strict=True):
-            difference = _difference(leaf, want)
+            gap = _difference(leaf, want)
             relative, absolute = _TOLERANCE.get(str(want.dtype).removeprefix("torch."), (0.0, 0.0))
-            if not torch.allclose(leaf, want, rtol=relative, atol=absolute, equal_nan=True):
+            if not (
+                difference(leaf, want).agrees
+                if on_gpu
+                else torch.allclose(leaf, want, rtol=relative, atol=absolute, equal_nan=True)
+            ):
                 agrees = False
-            if difference > worst:
-                worst, where = difference, name
+            if gap > worst:
+                worst, where = gap, name
     if worst == 0.0:
         return "bit-equal", 0.0, True
     return (f"within {worst:.1e}" if agrees else f"DIFFERS by {worst:.1e} ({where})"), worst, agrees

@@ -144,6 +144,11 @@ class Executor:
         return tuple(worker.in_force.description for worker in self._workers)
 
     @property
+    def on_gpu(self) -> bool:
+        """Whether its sub-models compute on a GPU."""
+        return any(worker.in_force.torch_device != "cpu" for worker in self._workers)
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What every report says: what disturbs lanes, and who is not executed as the plan says."""
         return self._standing_notes

@@ -40,6 +40,10 @@ CALLS = [
         "compare x --rounds 3 --strategies equal,threads",
         ("compare", [1, 2], {"rounds": 3, "strategies": ["equal", "threads"]}),
     ),
+    (
+        "compare x --plans plan.json,old/plan.json",
+        ("compare", [1, 2], {"plans": {"plan.json": "plan.json", "old/plan.json": "old/plan.json"}}),
+    ),
     ("numerics", ("check_numerics", None, {})),
     ("numerics x + [3] --runs 7", ("check_numerics", [1, 2, 3], {"runs": 7})),
     ("numerics --forget a,b", ("forget_wrong", ["a", "b"])),

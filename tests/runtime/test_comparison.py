@@ -16,7 +16,7 @@ from esen_lab.devices import CpuDevice
 from esen_lab.ensemble import Ensemble
 from esen_lab.errors import UsageError
 from esen_lab.planning import Plan
-from esen_lab.runtime import Comparison, Nursery, compare
+from esen_lab.runtime import Comparison, Executor, Nursery, compare
 
 DEVICE = CpuDevice(cores=[(0,), (0,)])
 
@@ -75,7 +75,7 @@ def test_outputs_that_differ_from_the_reference_void_the_speed(nursery: Nursery)
 
     table = compared(plan_of(("a",)), ensemble_of(a=mlp()), nursery, strategies=["sequential"])
     wrong = replace(table.row("plan"), agrees=False, agreement="DIFFERS by 1.0e+00 (a)")
-    assert "its speed does not count" in _verdict([table.rows[0], wrong])
+    assert "its speed does not count" in _verdict([table.rows[0], wrong], [])
 
 
 def test_sub_models_that_answer_differently_each_time_are_said_to_be_beyond_checking(nursery: Nursery) -> None:
@@ -122,6 +122,63 @@ def test_unknown_strategies_and_zero_rounds_are_refused(nursery: Nursery) -> Non
         compared(plan_of(("a",)), ensemble_of(a=mlp()), nursery, strategies=["magic"])
     with pytest.raises(UsageError, match="one round"):
         compared(plan_of(("a",)), ensemble_of(a=mlp()), nursery, rounds=0)
+
+
+def test_plans_of_ones_own_are_compared_in_the_same_rounds_before_the_chosen_one(nursery: Nursery) -> None:
+    ensemble = ensemble_of(a=mlp(seed=1), b=mlp(seed=2))
+    other = plan_of(("b", "a"), units=2)
+    table = compared(plan_of(("a",), ("b",)), ensemble, nursery, strategies=["equal"], plans={"one lane": other})
+    assert [row.strategy for row in table.rows] == ["sequential", "equal", "one lane", "plan"]
+    assert table.row("one lane").agrees
+    assert set(table.row("plan").ratio_to) == {"sequential", "equal", "one lane"}
+    with pytest.raises(UsageError, match="name that no strategy has: equal, plan"):
+        compared(plan_of(("a",), ("b",)), ensemble, nursery, plans={"equal": other, "plan": other})
+
+
+class FewLanes(CpuDevice):
+    """A double of a device that serves three lanes at a time, as NVIDIA MPS serves 48."""
+
+    most_lanes = 3
+
+    def __init__(self) -> None:
+        super().__init__(cores=[(0,), (0,)])
+
+
+def test_more_strategies_than_the_device_has_lanes_for_are_compared_in_groups_with_the_plan_in_each(
+    nursery: Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ensemble = ensemble_of(a=mlp(seed=1), b=mlp(seed=2))
+    most = []
+    start = Executor.start
+
+    def counted(*args: object, **kwargs: object) -> Executor:
+        made = start(*args, **kwargs)  # type: ignore[arg-type]
+        most.append(sum(worker.alive for worker in nursery._workers))
+        return made
+
+    monkeypatch.setattr(Executor, "start", counted)
+    plan = plan_of(("a", "b"), units=2)
+    strategies = ["sequential", "unlimited", "equal"]
+    table = compare(X, plan, ensemble, FewLanes(), nursery, rounds=2, strategies=strategies)
+    assert max(most) == 3
+    assert [row.strategy for row in table.rows] == ["sequential", "unlimited", "equal", "plan"]
+    assert all(row.agrees and not row.failed for row in table.rows)
+    assert [len(row.times_s) for row in table.rows] == [2, 2, 2, 6]
+    assert table.rounds == 2
+    assert set(table.row("plan").ratio_to) == {"sequential", "unlimited", "equal"}
+    assert set(table.row("equal").ratio_to) == {"plan"}, "it was never in one round with the others"
+    assert any("3 groups, the plan in each" in note for note in table.notes)
+    assert {worker for worker in nursery._workers if worker.alive} == set()
+
+
+def test_on_a_gpu_answers_may_differ_by_what_other_kernels_explain() -> None:
+    from esen_lab.runtime.comparison import _agreement
+
+    want = torch.tensor([1.0, 100.0])
+    tf32 = want + torch.tensor([0.01, 0.0])  # 1 % of the small one, 1e-4 of the largest
+    assert not _agreement((tf32, {}), (want, {}))[2]
+    assert _agreement((tf32, {}), (want, {}), on_gpu=True)[2]
+    assert not _agreement((want * 1.01, {}), (want, {}), on_gpu=True)[2]
 
 
 def test_nothing_stays_running_after_a_comparison(nursery: Nursery) -> None:
