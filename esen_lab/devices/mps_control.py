@@ -20,6 +20,7 @@ counts only once it is listed.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import subprocess
@@ -27,7 +28,7 @@ import sys
 import tempfile
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -223,16 +224,17 @@ class MpsDaemon:
             DeviceError: It does not answer in time, or refuses; the message carries its words.
         """
         try:
-            done = subprocess.run(
-                [str(self._control)],
-                input=f"{command}\n",
-                capture_output=True,
-                text=True,
-                timeout=timeout_s,
-                env={**os.environ, **client_environment(self._folder)},
-                start_new_session=True,  # a notebook's interrupt must not cut a conversation in two
-                check=False,
-            )
+            with self._turn(command):
+                done = subprocess.run(
+                    [str(self._control)],
+                    input=f"{command}\n",
+                    capture_output=True,
+                    text=True,
+                    timeout=timeout_s,
+                    env={**os.environ, **client_environment(self._folder)},
+                    start_new_session=True,  # a notebook's interrupt must not cut a conversation in two
+                    check=False,
+                )
         except subprocess.TimeoutExpired:
             raise DeviceError(
                 f"The MPS daemon answers {command.split(maxsplit=1)[0]!r} within {timeout_s:g} s",
@@ -249,6 +251,20 @@ class MpsDaemon:
                 hint=self._what_to_do(),
             )
         return done.stdout.strip()
+
+    @contextlib.contextmanager
+    def _turn(self, command: str) -> Iterator[None]:
+        """Lanes that start side by side ask one after another: nothing says that the daemon takes two at a time."""
+        # A client that is being ended may take long, and others must be able to look meanwhile.
+        if command.startswith("terminate_client") or not self._folder.is_dir():
+            yield
+            return
+        folder = os.open(self._folder, os.O_RDONLY)  # locked itself: nothing is written into what may be another's
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(folder)
 
     def servers(self) -> tuple[int, ...]:
         """Process ids of its servers (one per user; none before the first client or `start_server`)."""

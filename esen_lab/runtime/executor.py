@@ -24,7 +24,7 @@ from dataclasses import replace
 from select import POLLIN, poll
 from typing import Any
 
-from esen_lab.devices import Device
+from esen_lab.devices import Device, Placement
 from esen_lab.devices.in_process import InProcess
 from esen_lab.ensemble import Combine, Ensemble, Reserved, SmallMean
 from esen_lab.errors import DeviceError, EsenError, ModelError, UsageError, WorkerDied, WorkerTimeout
@@ -110,11 +110,8 @@ class Executor:
             EsenError: A lane could not be started; everything that was started has been ended again.
         """
         _check_fits(plan, ensemble, device)
-        workers: list[LaneWorker] = []
-        places = device.place([lane.units for lane in plan.lanes])
+        workers = _start_lanes(device.place([lane.units for lane in plan.lanes]), nursery)
         try:
-            for index, place in enumerate(places):
-                workers.append(nursery.worker(place, label=f"lane {index + 1}"))
             fallen_back = _fill(workers, plan, ensemble, on_progress or _silent, load_timeout_s)
             standing = () if device.identity.kind == "cpu" else device.notes  # simulated; what disturbs lanes now
             spare = _core_to_spare(plan, device)
@@ -123,9 +120,6 @@ class Executor:
         except BaseException:
             for worker in workers:
                 worker.close(timeout_s=0)
-            for place in places[len(workers) :]:
-                if isinstance(place, InProcess):
-                    place.release()  # its neighbours' groups of SMs wait for it
             raise
         return executor
 
@@ -502,6 +496,44 @@ def _core_to_spare(plan: Plan, device: Device) -> bool:
     if device.identity.simulated:
         return False  # its lanes compute on cores that nobody counted
     return device.identity.kind != "cpu" or sum(lane.units for lane in plan.lanes) < device.units
+
+
+def _start_lanes(places: Sequence[Placement], nursery: Nursery) -> list[LaneWorker]:
+    """A worker in each place. Processes start side by side, since CUDA takes its time to start in each.
+
+    Raises:
+        EsenError: One could not be started; the others have been ended again.
+    """
+    started: dict[int, LaneWorker] = {}
+    given_up = threading.Event()
+
+    def start(index: int) -> None:
+        worker = nursery.worker(places[index], label=f"lane {index + 1}")
+        started[index] = worker
+        if given_up.is_set():
+            worker.close(timeout_s=0)
+
+    own = [index for index, place in enumerate(places) if isinstance(place, InProcess)]
+    others = [index for index in range(len(places)) if index not in own]
+    pool = ThreadPoolExecutor(max_workers=len(others) or 1, thread_name_prefix="esen-start")
+    try:
+        for index in own:
+            start(index)  # their contexts are made on one driver of this process: one at a time
+        for future in [pool.submit(start, index) for index in others]:
+            future.result()
+    except BaseException as problem:
+        given_up.set()
+        # After an interrupt nothing is waited for: a lane that hangs while it starts would hold the caller up.
+        pool.shutdown(wait=isinstance(problem, EsenError), cancel_futures=True)
+        for worker in list(started.values()):
+            worker.close(timeout_s=0)
+        for index in own:
+            place = places[index]
+            if index not in started and isinstance(place, InProcess):
+                place.release()  # its neighbours' groups of SMs wait for it
+        raise
+    pool.shutdown()
+    return [started[index] for index in range(len(places))]
 
 
 def _fill(

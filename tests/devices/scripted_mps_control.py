@@ -6,7 +6,8 @@
 
 What it does wrong is said in `script.json` beside this file: {"refuses_to_start", "hangs_on", "ignores_quit",
 "fault_until_clients_gone", "fault_for_ever", "clients", "ignores_terminate"}. A double of CUDA makes its process a
-client by adding its process id to the file `connected` there; a process that has ended is no client any more.
+client by adding its process id to the file `connected` there; a process that has ended is no client any more. Two who
+ask at a time leave the file `overlapped`.
 """
 
 from __future__ import annotations
@@ -96,6 +97,19 @@ def connected() -> list[int]:
 
 def pass_on() -> int:
     command = sys.stdin.readline()
+    asking = HERE / "asking"
+    try:
+        asking.touch(exist_ok=False)
+    except FileExistsError:
+        if not command.startswith("terminate_client"):
+            (HERE / "overlapped").touch()
+    try:
+        return passed_on(command)
+    finally:
+        asking.unlink(missing_ok=True)
+
+
+def passed_on(command: str) -> int:
     try:
         with socket.socket(socket.AF_UNIX) as daemon:
             daemon.connect(str(SOCKET))

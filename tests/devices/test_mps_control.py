@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -243,3 +244,13 @@ def test_a_folder_too_deep_for_sockets_is_refused_before_anything_starts(program
     with pytest.raises(UsageError, match="107 bytes"):
         MpsDaemon.start(GPU, programs=programs, parent=deep)
     assert list(deep.iterdir()) == []
+
+
+def test_those_who_ask_at_the_same_time_are_let_in_one_after_another(start: Start, programs: MpsPrograms) -> None:
+    daemon = start(clients=[7])
+    other = MpsDaemon.at(daemon.folder, GPU, programs=programs)  # as lanes see it, from processes of their own
+    with ThreadPoolExecutor(max_workers=6) as pool:
+        found = list(pool.map(lambda one: one.clients(), [daemon, other] * 3))
+    assert found == [(7,)] * 6
+    assert not (programs.control.parent / "overlapped").exists()
+    assert sorted(path.name for path in daemon.folder.iterdir()) == ["control"], "nothing is written there"

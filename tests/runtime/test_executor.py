@@ -8,18 +8,21 @@ import signal
 import statistics
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
+import starting_doubles
 import torch
 from models import ByKeyword, KillsItself, MakesNan, Raises, Sleeper, mlp
 from runtime_cases import X, ensemble_of, plan_of
+from starting_doubles import SideBySide
 from torch import nn
 
 from esen_lab.devices import CpuDevice
 from esen_lab.ensemble import Ensemble, make_combine
-from esen_lab.errors import ModelError, UsageError, WorkerDied, WorkerTimeout
+from esen_lab.errors import DeviceError, ModelError, UsageError, WorkerDied, WorkerTimeout
 from esen_lab.planning import Plan
 from esen_lab.runtime import Executor, Nursery
 
@@ -285,3 +288,26 @@ def test_the_overhead_over_the_slowest_lane_is_small(start: Start) -> None:
     executor = start(plan_of(*((name,) for name in names)), ensemble_of(**{name: Sleeper(0.01) for name in names}))
     overheads = [executor.run(X)[1].overhead_s for _ in range(50)]
     assert statistics.median(overheads) < 0.003  # ten times the goal: other work may share this machine's cores
+
+
+@pytest.fixture
+def knowing(monkeypatch: pytest.MonkeyPatch) -> Iterator[Nursery]:
+    """A nursery that finds the doubles."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(starting_doubles.__file__).parent))
+    made = Nursery()
+    yield made
+    made.close()
+
+
+def test_processes_of_lanes_start_side_by_side(knowing: Nursery, tmp_path: Path) -> None:
+    plan, ensemble = plan_of(("a",), ("b",), ("c",)), ensemble_of(a=mlp(seed=1), b=mlp(seed=2), c=mlp(seed=3))
+    executor = Executor.start(plan, ensemble, SideBySide(tmp_path), knowing)
+    assert [worker.label for worker in executor._workers] == ["lane 1", "lane 2", "lane 3"]
+    executor.close()
+
+
+def test_one_lane_that_is_refused_ends_those_that_started_beside_it(knowing: Nursery, tmp_path: Path) -> None:
+    plan, ensemble = plan_of(("a",), ("b",), ("c",)), ensemble_of(a=mlp(seed=1), b=mlp(seed=2), c=mlp(seed=3))
+    with pytest.raises(DeviceError, match="told to refuse"):
+        Executor.start(plan, ensemble, SideBySide(tmp_path, refuses=1), knowing)
+    assert not [worker for worker in knowing._workers if worker.alive]
