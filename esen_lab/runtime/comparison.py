@@ -209,6 +209,9 @@ def compare(
             times, said = _rounds(side.running, x, rounds, budget_s / len(groups), seed + number, tell)
             measured.append(times)
             notes += said
+            for name in group:  # what the chosen plan's own report says is said there
+                if name in side.running:
+                    notes += [f"{name}: {told}" for told in side.running[name].fallen_back.values()]
             side.close(group)
         batch = side.running[CHOSEN].run(x)[1].batch
     finally:

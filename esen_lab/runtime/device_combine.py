@@ -30,27 +30,29 @@ class CombineTrial:
 
     Attributes:
         refused: Why it cannot be on the GPU, or "".
+        on_cpu_s: The JCTs of the calls that combined on the CPU, as far as they count.
+        on_gpu_s: Those of the calls that combined on the GPU.
     """
 
     def __init__(self) -> None:
         self.refused = ""
         self._seen = 0
-        self._on_cpu: list[float] = []
-        self._on_gpu: list[float] = []
+        self.on_cpu_s: list[float] = []
+        self.on_gpu_s: list[float] = []
 
     @property
     def wants_gpu(self) -> bool:
         """Whether the next call should combine on the GPU: to try it, or because it was faster."""
-        if self.refused or len(self._on_cpu) < RUNS_EACH:
+        if self.refused or len(self.on_cpu_s) < RUNS_EACH:
             return False
-        if len(self._on_gpu) < RUNS_EACH:
+        if len(self.on_gpu_s) < RUNS_EACH:
             return True
-        return statistics.median(self._on_gpu) < statistics.median(self._on_cpu)
+        return statistics.median(self.on_gpu_s) < statistics.median(self.on_cpu_s)
 
     def take(self, jct_s: float, *, on_gpu: bool) -> None:
         """Note the time of one call."""
         self._seen += 1
-        times = self._on_gpu if on_gpu else self._on_cpu
+        times = self.on_gpu_s if on_gpu else self.on_cpu_s
         if self._seen > 1 and len(times) < RUNS_EACH:
             times.append(jct_s)
 
@@ -153,6 +155,11 @@ class WhereToCombine:
         self._comparable = True  # whether this run takes as long as others of its way
         self.note = ""
         """What the report of this run says about it."""
+
+    @property
+    def trial(self) -> CombineTrial:
+        """What was tried so far."""
+        return self._trial
 
     @property
     def on_gpu(self) -> bool:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from select import POLLIN, poll
@@ -29,10 +29,10 @@ from esen_lab.devices.in_process import InProcess
 from esen_lab.ensemble import Combine, Ensemble, Reserved, SmallMean
 from esen_lab.errors import DeviceError, EsenError, ModelError, UsageError, WorkerDied, WorkerTimeout
 from esen_lab.planning import Plan
-from esen_lab.runtime.device_combine import WhereToCombine
+from esen_lab.runtime.device_combine import CombineTrial, WhereToCombine
 from esen_lab.runtime.plan_graph import PlanGraph, PlanGraphs
-from esen_lab.runtime.report import LaneReport, RunReport, Span
-from esen_lab.trees import Tree, TreeSpec, flatten, map_tensors, select, tree_spec
+from esen_lab.runtime.report import RunReport, spans_and_lanes
+from esen_lab.trees import Tree, TreeSpec, flatten, map_tensors, select
 from esen_lab.units import format_seconds, format_units
 from esen_lab.workers import LaneWorker, LocalWorker, Nursery, ProcessWorker, RunTimings
 from esen_lab.workers.arena import Block, TreeArena, spec_of
@@ -82,6 +82,7 @@ class Executor:
         self._slowest_first = list(range(len(workers)))
         self._graphs = _graphs_of(workers)
         self._where = WhereToCombine(workers)
+        self._in_force = tuple(worker.in_force.description for worker in workers)
         self._watch_only_the_living()
 
     @classmethod
@@ -135,7 +136,7 @@ class Executor:
     @property
     def in_force(self) -> tuple[str, ...]:
         """For each lane, what its worker found in force."""
-        return tuple(worker.in_force.description for worker in self._workers)
+        return self._in_force
 
     @property
     def on_gpu(self) -> bool:
@@ -146,6 +147,16 @@ class Executor:
     def notes(self) -> tuple[str, ...]:
         """What every report says: what disturbs lanes, and who is not executed as the plan says."""
         return self._standing_notes
+
+    @property
+    def fallen_back(self) -> Mapping[str, str]:
+        """For each sub-model that is executed eagerly against the plan, a sentence why."""
+        return dict(self._fallen_back)
+
+    @property
+    def combine_trial(self) -> CombineTrial:
+        """What was measured of combining outputs on the CPU and on the GPU, for the last shape."""
+        return self._where.trial
 
     @property
     def executed(self) -> Mapping[str, str]:
@@ -203,24 +214,45 @@ class Executor:
                 output = self._combined_here()
         end = time.perf_counter_ns()
         # For the next run, now that nobody waits: while lanes run, their cores are theirs.
-        unpacked = [RunTimings.unpack(packed) for packed in timings]
-        report = self._report(unpacked, spec, begin, copied, done, end)
-        self._where.after_run(self.ensemble, output, report.jct_s, self._slowest_first[0])
+        at: dict[str, tuple[float, float]] = {}
+        nan = []
+        for lane, packed in zip(self.plan.lanes, timings, strict=True):
+            timing = RunTimings.unpack(packed)
+            for name, start, stop, is_nan in zip(lane.members, timing.start_ns, timing.end_ns, timing.nan, strict=True):
+                at[name] = ((start - begin) / 1e9, (stop - begin) / 1e9)
+                if is_nan:
+                    nan.append(name)
+        starts, ends = (
+            [edge(at[name][side] for name in lane.members) for lane in self.plan.lanes]
+            for side, edge in ((0, min), (1, max))
+        )
+        self._slowest_first.sort(key=lambda index: starts[index] - ends[index])
+        jct_s = (end - begin) / 1e9
+        self._where.after_run(self.ensemble, output, jct_s, last=ends.index(max(ends)))
         ahead = None if self._where.on_gpu else self._ahead()
         self._reserved = None if ahead is None else ahead.reserve()
-        note = self._where.note
-        return output, replace(report, notes=(*report.notes, note)) if note else report
+        report = self._report(
+            at,
+            nan,
+            str(spec),
+            jct_s=jct_s,
+            copy_s=(copied - begin) / 1e9,
+            combine_s=(end - done) / 1e9,
+            notes=(self._where.note,) if self._where.note else (),
+        )
+        return output, report
 
     def _run_as_graph(self, graphs: PlanGraphs, x: Tree, begin: int, timeout_s: float) -> tuple[Tree, RunReport]:
         """Replay the plan's graph; an input of a new shape runs lane by lane, and its graph is made from that."""
-        spec = tree_spec(x)
-        found = graphs.find(self.ensemble, spec)
+        found = graphs.find(self.ensemble, x)
         if not isinstance(found, PlanGraph) or self.broken:
             output, report = self._run_in_lanes(x, begin, timeout_s)
             why = graphs.make(self.ensemble, x, output, timeout_s) if found is None else str(found)
             return output, replace(report, notes=(*report.notes, f"Not as one graph: {why}")) if why else report
         try:
             ran = found.run(x, timeout_s)
+            end = time.perf_counter_ns()
+            spans_s = found.spans_s()  # now: the next run overwrites them
         except DeviceError:
             self._broken = "its graph failed on the GPU"
             raise
@@ -231,17 +263,20 @@ class Executor:
             if not found.settled(_SETTLE_S):
                 self._broken = "it was interrupted, and its graph did not end"
             raise
-        end = time.perf_counter_ns()
-        timings = [
-            RunTimings(
-                start_ns=tuple(ran.spans_ns[name][0] for name in lane.members),
-                end_ns=tuple(ran.spans_ns[name][1] for name in lane.members),
-                nan=tuple(name in ran.nan for name in lane.members),
-            )
-            for lane in self.plan.lanes
-        ]
-        report = self._report(timings, spec, begin, ran.copied_ns, ran.done_ns, end)
-        return ran.output, replace(report, notes=(*report.notes, AS_ONE_GRAPH))
+        copy_s, done_s = (ran.copied_ns - begin) / 1e9, (ran.done_ns - begin) / 1e9
+        report = self._report(
+            {
+                name: (min(copy_s + start, done_s), min(copy_s + stop, done_s))
+                for name, (start, stop) in spans_s.items()
+            },
+            ran.nan,
+            found.batch,
+            jct_s=(end - begin) / 1e9,
+            copy_s=copy_s,
+            combine_s=(end - ran.done_ns) / 1e9,
+            notes=(AS_ONE_GRAPH,),
+        )
+        return ran.output, report
 
     def run_members(self, x: Tree, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> tuple[Tree, dict[str, Tree]]:
         """Run once and return the combined output and a copy of each sub-model's own; raises as `run` does."""
@@ -430,46 +465,33 @@ class Executor:
             return self.ensemble.combine(self._outputs())
 
     def _report(
-        self, timings: list[RunTimings], spec: TreeSpec, begin: int, copied: int, done: int, end: int
+        self,
+        at_s: Mapping[str, tuple[float, float]],
+        nan: Collection[str],
+        batch: str,
+        *,
+        jct_s: float,
+        copy_s: float,
+        combine_s: float,
+        notes: tuple[str, ...],
     ) -> RunReport:
-        batch = str(spec)
-        same_shape = not self.plan.example or batch == self.plan.example
-        predicted = self.plan.predicted_s if same_shape else {}
-        spans = []
-        lanes = []
-        nan = []
-        for index, (lane, worker, timing) in enumerate(zip(self.plan.lanes, self._workers, timings, strict=True)):
-            for member, name in enumerate(lane.members):
-                start_s = (timing.start_ns[member] - begin) / 1e9
-                end_s = (timing.end_ns[member] - begin) / 1e9
-                spans.append(Span(name=name, lane=index, start_s=start_s, end_s=end_s, predicted_s=predicted.get(name)))
-                if timing.nan[member]:
-                    nan.append(name)
-            lanes.append(
-                LaneReport(
-                    units=lane.units,
-                    in_force=worker.in_force.description,
-                    members=lane.members,
-                    start_s=(min(timing.start_ns) - begin) / 1e9,
-                    end_s=(max(timing.end_ns) - begin) / 1e9,
-                )
-            )
-        self._slowest_first.sort(key=lambda index: lanes[index].start_s - lanes[index].end_s)
-        notes = []
+        plan, in_force = self.plan, self._in_force
+        same_shape = not plan.example or batch == plan.example
+        told = list(self._standing_notes)
         if not same_shape:
-            notes.append(f"The plan was profiled for {self.plan.example}; this batch is {batch}.")
-        if nan:
-            notes.append(f"NaN in the output of {', '.join(nan)}.")
-        return RunReport(
-            jct_s=(end - begin) / 1e9,
-            spans=tuple(spans),
-            lanes=tuple(lanes),
-            copy_s=(copied - begin) / 1e9,
-            combine_s=(end - done) / 1e9,
-            predicted_s=self.plan.jct_s if same_shape else None,
+            told.append(f"The plan was profiled for {plan.example}; this batch is {batch}.")
+        found = tuple(name for name in plan.names if name in nan) if nan else ()
+        if found:
+            told.append(f"NaN in the output of {', '.join(found)}.")
+        return RunReport.late(
+            lambda: spans_and_lanes(plan, in_force, at_s, same_shape=same_shape),
+            jct_s=jct_s,
+            copy_s=copy_s,
+            combine_s=combine_s,
+            predicted_s=plan.jct_s if same_shape else None,
             batch=batch,
-            nan=tuple(nan),
-            notes=(*self._standing_notes, *notes),
+            nan=found,
+            notes=(*told, *notes),
         )
 
 

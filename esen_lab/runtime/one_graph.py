@@ -55,7 +55,7 @@ class OneGraph:
         self._cuda = cuda
         self._timed = timed
         self._begin: Any = None
-        self._marks: dict[str, tuple[Any, Any]] = {}
+        self._marks: list[tuple[str, int, Any]] = []  # sub-model, the mark where it begins, the mark where it ends
         self._main = cuda.Stream()
         self._lasted_s = 0.0
         self._lanes = [(cuda.Stream() if stream is None else stream, members) for stream, members in lanes]
@@ -89,10 +89,11 @@ class OneGraph:
         for stream, members in self._lanes:
             with self._cuda.stream(stream):
                 stream.wait_event(fork)
+                start = len(self._marks)
+                self._marks.append(("", start, self._mark(stream)))
                 for name, member in members.items():
-                    start = self._mark(stream)
                     self._outputs[name] = member(given)
-                    self._marks[name] = (start, self._mark(stream))
+                    self._marks.append((name, len(self._marks) - 1, self._mark(stream)))
                 join = self._cuda.Event()
                 join.record(stream)
                 joins.append(join)
@@ -112,12 +113,11 @@ class OneGraph:
     def spans_s(self) -> dict[str, tuple[float, float]]:
         """When each sub-model began and ended in the last run, in seconds after its fork, on the GPU's own clock.
 
-        Only of a `timed` graph, after `wait`.
+        Within a lane one begins where the one before it ended. Only of a `timed` graph, after `wait`.
         """
-        return {
-            name: (self._begin.elapsed_time(start) / 1000, self._begin.elapsed_time(end) / 1000)
-            for name, (start, end) in self._marks.items()
-        }
+        begin = self._begin
+        at = [begin.elapsed_time(mark) / 1000 for _, _, mark in self._marks]  # CUDA says milliseconds
+        return {name: (at[before], at[own]) for own, (name, before, _) in enumerate(self._marks) if name}
 
     def run(self, x: Tree) -> Tree:
         """Queue one run and return at once.

@@ -14,7 +14,7 @@ it is called with them.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -39,14 +39,12 @@ class GraphRun:
         output: The combined output, the caller's own.
         copied_ns: When the input was in place, on `time.perf_counter_ns`.
         done_ns: When the GPU was done.
-        spans_ns: For each sub-model, when it began and ended, on the same clock.
         nan: Sub-models whose output holds NaN.
     """
 
     output: Tree
     copied_ns: int
     done_ns: int
-    spans_ns: Mapping[str, tuple[int, int]]
     nan: frozenset[str]
 
 
@@ -71,6 +69,10 @@ class PlanGraph:
         self._names = [name for name in ensemble.names if name in members]
         self._pinned = [compute.pinned(leaf) for leaf in leaves]
         self._staging = unflatten(structure, self._pinned)
+        # Not of four dimensions: there the layout of channels belongs to the looks too.
+        self._plain = leaves[0] if structure == ("tensor",) and leaves[0].dim() != 4 else None
+        self.batch = str(tree_spec(x))
+        """What its inputs look like."""
         flags: dict[str, Any] = {}
 
         def watched(name: str, member: Callable[[Tree], Tree]) -> Callable[[Tree], Tree]:
@@ -96,11 +98,19 @@ class PlanGraph:
         with torch.inference_mode():
             there = unflatten(structure, [leaf.to(compute.device, copy=True) for leaf in leaves])
             self._graph = OneGraph(parts, combined, there, timed=True, cuda=compute.cuda)
+            made = self._graph.output
+            assert isinstance(made, dict)
             try:
-                self._there, self._structure = flatten(self._graph.output, "the combined output")
+                outputs, self._structure = flatten(made["output"], "the combined output")
             except EsenError as problem:
                 raise DeviceError("A plan that runs as one graph combines to tensors", given=str(problem)) from problem
+            self._there = [*outputs, made["nan"]]
             self._here = [compute.pinned(leaf.cpu()) for leaf in self._there]
+
+    def takes(self, x: Tree) -> bool:
+        """Whether this is known of `x` at a glance: a lone tensor that looks as the first did."""
+        known = self._plain
+        return known is not None and type(x) is type(known) and x.dtype is known.dtype and x.shape == known.shape
 
     def run(self, x: Tree, timeout_s: float) -> GraphRun:
         """Run once.
@@ -128,29 +138,29 @@ class PlanGraph:
                         given="no answer yet: what a GPU has begun cannot be ended from outside",
                         hint="Allow more time with timeout_s; if the GPU stays busy, restart the kernel.",
                     )
-                spans = self._graph.spans_s()
+                done = time.perf_counter_ns()
             except RuntimeError as problem:
-                told = str(problem).strip().splitlines() or [""]
-                raise DeviceError("A captured plan can be replayed", given=told[0]) from problem
-            done = time.perf_counter_ns()
+                raise _failed(problem) from problem
         # Outside of inference_mode: the caller may train on what it gets.
-        tree = unflatten(self._structure, [leaf.clone() for leaf in self._here])
-        assert isinstance(tree, dict)
-        flags, output = tree["nan"], tree["output"]
-        assert isinstance(flags, torch.Tensor)
+        *outputs, flags = self._here
+        output = unflatten(self._structure, [leaf.clone() for leaf in outputs])
         if self._after is not None:
             assert isinstance(output, dict)
             output = self._after(output)
-        return GraphRun(
-            output=output,
-            copied_ns=copied,
-            done_ns=done,
-            spans_ns={
-                name: (min(copied + int(start * 1e9), done), min(copied + int(end * 1e9), done))
-                for name, (start, end) in spans.items()
-            },
-            nan=frozenset(name for name, nan in zip(self._names, flags.tolist(), strict=True) if nan),
-        )
+        nan = flags.tolist()
+        found = frozenset(name for name, one in zip(self._names, nan, strict=True) if one) if True in nan else _NONE
+        return GraphRun(output=output, copied_ns=copied, done_ns=done, nan=found)
+
+    def spans_s(self) -> dict[str, tuple[float, float]]:
+        """When each sub-model of the last run began and ended, in seconds after its input was in place.
+
+        Raises:
+            DeviceError: The GPU failed.
+        """
+        try:
+            return self._graph.spans_s()
+        except RuntimeError as problem:
+            raise _failed(problem) from problem
 
     def settled(self, timeout_s: float) -> bool:
         """Whether what was begun and not waited for ends within so many seconds."""
@@ -160,7 +170,21 @@ class PlanGraph:
             return False
 
 
+def _failed(problem: RuntimeError) -> DeviceError:
+    told = str(problem).strip().splitlines() or [""]
+    return DeviceError("A captured plan can be replayed", given=told[0])
+
+
+_NONE: frozenset[str] = frozenset()
 _Key: TypeAlias = tuple[Combine, tuple[str, ...], TreeSpec]
+
+
+@dataclass(frozen=True, slots=True)
+class _Last:
+    """What was found the last time."""
+
+    ensemble: Ensemble
+    made: PlanGraph
 
 
 class PlanGraphs:
@@ -173,11 +197,17 @@ class PlanGraphs:
     def __init__(self, lanes: Sequence[GraphLane]) -> None:
         self._lanes = lanes
         self._kept: list[tuple[_Key, PlanGraph | str]] = []
+        self._last: _Last | None = None
 
-    def find(self, ensemble: Ensemble, spec: TreeSpec) -> PlanGraph | str | None:
+    def find(self, ensemble: Ensemble, x: Tree) -> PlanGraph | str | None:
         """The graph for this combine rule and shape, why there is none, or None where that is not known yet."""
-        key = (ensemble.combine, ensemble.names, spec)
-        return next((made for known, made in self._kept if known == key), None)
+        last = self._last
+        if last is not None and ensemble is last.ensemble and last.made.takes(x):
+            return last.made
+        key = (ensemble.combine, ensemble.names, tree_spec(x))
+        made = next((made for known, made in self._kept if known == key), None)
+        self._last = _Last(ensemble, made) if isinstance(made, PlanGraph) else None
+        return made
 
     def make(self, ensemble: Ensemble, x: Tree, answer: Tree, timeout_s: float) -> str:
         """Capture the plan for inputs like `x`, whose answer lane by lane is known; one run must answer in time.
@@ -201,3 +231,4 @@ class PlanGraphs:
     def close(self) -> None:
         """Let go of all graphs: the streams that they were captured on must outlive them."""
         self._kept.clear()
+        self._last = None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from esen_lab.frames import to_frame
+from esen_lab.planning import Plan
 from esen_lab.showing import Shown
 from esen_lab.units import format_percent, format_seconds
 
@@ -68,6 +69,38 @@ class RunReport(Shown):
     batch: str = ""
     nan: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    _make: Callable[[], tuple[tuple[Span, ...], tuple[LaneReport, ...]]] | None = field(
+        default=None, repr=False, compare=False
+    )
+
+    @classmethod
+    def late(
+        cls,
+        make: Callable[[], tuple[tuple[Span, ...], tuple[LaneReport, ...]]],
+        **known: Any,
+    ) -> RunReport:
+        """A report whose spans and lanes are made when somebody looks at them: most runs' nobody does.
+
+        Args:
+            make: Makes both, once.
+            **known: All other attributes.
+        """
+        report = cls(spans=(), lanes=(), _make=make, **known)
+        for name in ("spans", "lanes"):
+            object.__delattr__(report, name)
+        return report
+
+    def __getattr__(self, name: str) -> Any:
+        """Called for what is not there yet."""
+        if name not in ("spans", "lanes"):
+            raise AttributeError(f"a report has no {name!r}")
+        make = self._make
+        if make is not None:  # else another thread has just made them
+            spans, lanes = make()
+            object.__setattr__(self, "spans", spans)
+            object.__setattr__(self, "lanes", lanes)
+            object.__setattr__(self, "_make", None)
+        return object.__getattribute__(self, name)
 
     @property
     def slowest_lane_s(self) -> float:
@@ -141,6 +174,38 @@ class RunReport(Shown):
             f"overlap {format_percent(self.overlap)}"
         )
         return "\n".join([first, *self.notes])
+
+
+def spans_and_lanes(
+    plan: Plan, in_force: Sequence[str], at_s: Mapping[str, tuple[float, float]], *, same_shape: bool
+) -> tuple[tuple[Span, ...], tuple[LaneReport, ...]]:
+    """The spans and lanes of a report.
+
+    Args:
+        plan: What ran.
+        in_force: For each lane, what its worker found in force.
+        at_s: For each sub-model, when it began and ended, in seconds since the batch was handed over.
+        same_shape: Whether the batch looked as what the plan predicts for.
+    """
+    predicted = plan.predicted_s if same_shape else {}
+    spans = []
+    lanes = []
+    for index, (lane, description) in enumerate(zip(plan.lanes, in_force, strict=True)):
+        own = [at_s[name] for name in lane.members]
+        spans += [
+            Span(name=name, lane=index, start_s=start, end_s=end, predicted_s=predicted.get(name))
+            for name, (start, end) in zip(lane.members, own, strict=True)
+        ]
+        lanes.append(
+            LaneReport(
+                units=lane.units,
+                in_force=description,
+                members=lane.members,
+                start_s=min(start for start, _ in own),
+                end_s=max(end for _, end in own),
+            )
+        )
+    return tuple(spans), tuple(lanes)
 
 
 def _time_at_least(spans: Sequence[Span], depth: int) -> float:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import pickle
+from dataclasses import fields, replace
 
 import pytest
 
@@ -47,3 +49,25 @@ def test_overhead_is_what_the_run_cost_beyond_its_slowest_lane() -> None:
 def test_a_report_is_plain_data() -> None:
     data = report((0, 0, 4), (1, 2, 6)).to_dict()
     assert json.loads(json.dumps(data)) == data
+
+
+def test_a_late_report_makes_its_spans_and_lanes_once_and_is_then_like_any_other() -> None:
+    early = report((0, 1.0, 3.0), (1, 2.0, 4.0))
+    made = []
+
+    def make() -> tuple[tuple[Span, ...], tuple[LaneReport, ...]]:
+        made.append(1)
+        return early.spans, early.lanes
+
+    known = {field.name: getattr(early, field.name) for field in fields(early)}
+    late = RunReport.late(make, **{key: known[key] for key in known if key not in ("spans", "lanes", "_make")})
+    assert late.jct_s == early.jct_s
+    assert not made, "nobody has looked"
+    assert late.slowest_lane_s == early.slowest_lane_s
+    assert late.to_dict() == early.to_dict()
+    assert late == early
+    assert replace(late, notes=("one",)).spans == early.spans
+    assert pickle.loads(pickle.dumps(late)) == early
+    assert made == [1]
+    with pytest.raises(AttributeError, match="no 'lane'"):
+        late.lane  # type: ignore[attr-defined]  # noqa: B018
