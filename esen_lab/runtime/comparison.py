@@ -210,8 +210,8 @@ def compare(
             measured.append(times)
             notes += said
             for name in group:  # what the chosen plan's own report says is said there
-                if name in side.running:
-                    notes += [f"{name}: {told}" for told in side.running[name].fallen_back.values()]
+                if name in side.running and (fallen := side.running[name].fallen_back):
+                    notes.append(f"{name}: not executed as it says, but eagerly: {', '.join(fallen)}.")
             side.close(group)
         batch = side.running[CHOSEN].run(x)[1].batch
     finally:

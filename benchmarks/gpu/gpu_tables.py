@@ -1,0 +1,100 @@
+"""What `make gpu-check` measured, as tables in Markdown. Plain data in, text out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+
+def tables(result: Mapping[str, Any]) -> str:
+    """All tables of one result.
+
+    Args:
+        result: What `gpu_check.py` wrote.
+    """
+    where = ", ".join(filter(None, [", ".join(result.get("gpus") or []), result.get("driver"), result.get("commit")]))
+    parts = [f"{result['kind']}: {where}, {result['began_at']}"]
+    found = result["sections"]
+    parts += [_limits(found["limits"])] if found.get("limits", {}).get("in_force") else []
+    parts += [_gate(found["gate"])] if "gate" in found else []
+    parts += [_hosts(found["one-graph"])] if "one-graph" in found else []
+    parts += [_ensemble(name, one) for name, one in found.items() if "/" in name]
+    parts.append(_failed(found))
+    return "\n\n".join(filter(None, parts))
+
+
+def _limits(found: Mapping[str, Any]) -> str:
+    return _table(("share", "in force"), [(f"{share} %", told) for share, told in found["in_force"].items()])
+
+
+def _gate(found: Mapping[str, Any]) -> str:
+    rows = [
+        (mechanism, dtype, _verdict(verdict))
+        for mechanism, verdicts in found.items()
+        if isinstance(verdicts, Mapping)
+        for dtype, verdict in verdicts.items()
+        if dtype != "device" and isinstance(verdict, Mapping)
+    ]
+    return _table(("mechanism", "dtype", "gate"), rows)
+
+
+def _verdict(found: Mapping[str, Any]) -> str:
+    return str(found["failed"]) if "failed" in found else "passed" if found.get("passed") else "FAILED"
+
+
+def _hosts(found: Mapping[str, Any]) -> str:
+    rows = [
+        (name, _ms(one.get("jct_median_s")), _us(one.get("host_median_s")), "yes" if one.get("one_graph") else "no")
+        for name, one in found.items()
+        if isinstance(one, Mapping) and "jct_median_s" in one
+    ]
+    return _table(("ensemble", "JCT ms", "host µs", "one graph"), rows) if rows else ""
+
+
+def _ensemble(name: str, found: Mapping[str, Any]) -> str:
+    """Every way to run one ensemble, the losing ones too."""
+    rows = found.get("compared", {}).get("rows", {})
+    read = found.get("utilization", {})
+    lines = [
+        (
+            way,
+            _ms(row.get("median_s")),
+            _ms(row.get("spread_s")),
+            _ratio(row.get("ratio_to_unlimited")),
+            _ratio(row.get("ratio_to_bound")),
+            _activity(read.get(way, {})),
+            str(row.get("failed") or ("ran eagerly" if row.get("fell_back") else row.get("agreement"))),
+        )
+        for way, row in rows.items()
+    ]
+    heads = ("way", "JCT ms", "spread ms", "/ unlimited", "/ bound", "SM activity %", "outputs")
+    goals = ", ".join(f"{goal}: {value}" for goal, value in found.get("goals", {}).items())
+    body = _table(heads, lines) if lines else f"no comparison: {found.get('failed') or found.get('compared')}"
+    return f"### {name}\n\n{body}" + (f"\n\n{goals}" if goals else "")
+
+
+def _activity(found: Mapping[str, Any]) -> str:
+    percent = found.get("percent", {})
+    return next((f"{value:.0f}" for label, value in percent.items() if "SM activity" in label and value), "-")
+
+
+def _failed(found: Mapping[str, Any]) -> str:
+    rows = [(name, str(one["failed"]).splitlines()[0][:120]) for name, one in found.items() if "failed" in one]
+    return _table(("section", "not whole"), rows) if rows else ""
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value * 1e3:.3f}"
+
+
+def _us(value: float | None) -> str:
+    return "-" if value is None else f"{value * 1e6:.0f}"
+
+
+def _ratio(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(" ".join(str(cell).split()) for cell in line) + " |" for line in lines)
