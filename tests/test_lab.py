@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -414,3 +415,21 @@ def test_a_sub_model_known_at_few_shares_is_predicted_by_what_the_store_knows_of
         assert model.notes[0].startswith("corrected by 20 complete curves of this device")
         assert model.active_units[11] == 11
         assert lab.fit("q90")["a"].active_units[11] != 11
+
+
+def test_what_was_measured_is_recorded_and_planned_with_elsewhere(lab: Lab, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="has been measured"):
+        lab.record(tmp_path / "here.json")
+    profile = measured(two(lab)).measurements
+    assert profile is not None
+    path = lab.record(tmp_path / "here.json")
+    assert json.loads(path.read_text())["measured"]["examples"] == dict(profile.examples)
+    with Lab(device=f"fake:{path}", store=tmp_path / "elsewhere.sqlite") as elsewhere:
+        two(elsewhere).profile(budget_s=0.05).result(timeout=60)
+        assert elsewhere.device.identity.simulated
+        assert elsewhere.device.identity.name.startswith(lab.device.identity.name)
+        plan = elsewhere.search()
+        assert plan.units == lab.device.units
+        elsewhere.run(X)
+    with pytest.raises(StoreError, match="record can be written"):
+        lab.record(tmp_path / "no such folder" / "here.json")

@@ -382,19 +382,8 @@ def _profiled(lab: Any, device: Any, rehearse: bool) -> dict[str, Any]:
     # A few shares: what is between is interpolated, and what the plan takes is measured by the comparison.
     shares = sorted({max(1, device.units * part // 16) for part in (1, 2, 4, 8, 12, 16)})
     profile = lab.profile(shares=shares, budget_s=0.02 if rehearse else 0.1, fresh=True).result(timeout=200)
-    latencies = {
-        name: {str(point.units): point.median_s for point in profile.of(name)} for name in dict.fromkeys(profile.names)
-    }
-    return {
-        **profile.to_dict(),
-        # What `FakeDevice.load` reads, to plan with on any machine.
-        "recorded": {
-            "name": device.identity.name,
-            "units": device.units,
-            "unit": device.identity.unit,
-            "latency_s": latencies,
-        },
-    }
+    # What `FakeDevice.load` reads, to plan with on any machine.
+    return {**profile.to_dict(), "recorded": profile.recorded()}
 
 
 def _usual(lab: Any, device: Any) -> dict[str, Any]:

@@ -8,11 +8,13 @@ Every method works from plain Python and from several threads; the notebook's ma
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from esen_lab.choosing import (
@@ -36,7 +38,7 @@ from esen_lab.choosing import (
 )
 from esen_lab.devices import Device, MarkLog, Offer, Sampler, offers, open_device
 from esen_lab.ensemble import Combine, Ensemble, SubModel, make_combine, make_submodel
-from esen_lab.errors import EsenError, UsageError
+from esen_lab.errors import EsenError, StoreError, UsageError
 from esen_lab.fitting import CostModel, Quantile
 from esen_lab.lab.bench import LabBench
 from esen_lab.lab.knowledge import Knowledge, fit_so_far
@@ -67,7 +69,6 @@ from esen_lab.tuning import Tuning
 from esen_lab.units import MECHANISMS, format_units
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from types import TracebackType
 
     from esen_lab.export import Exported
@@ -1041,6 +1042,23 @@ class Lab(Shown):
         plan = replace(plan, notes=(*plan.notes, *news))
         self.plan = plan
         return plan
+
+    def record(self, path: str | os.PathLike[str]) -> Path:
+        """Write the measured latencies as JSON, to plan for this device elsewhere: `Lab(device="fake:PATH")` there.
+
+        Raises:
+            UsageError: Nothing has been measured.
+            StoreError: The file cannot be written.
+        """
+        measured = self.measurements
+        if measured is None or not measured.points:
+            raise UsageError("What is recorded has been measured", given="no point", hint="Profile first.")
+        target = Path(path)
+        try:
+            target.write_text(json.dumps(measured.recorded(), indent=1) + "\n", encoding="utf-8")
+        except OSError as problem:
+            raise StoreError(f"A record can be written: {problem.strerror}", given=str(path)) from problem
+        return target
 
     def export(self, path: str | os.PathLike[str], plan: Plan | None = None) -> Exported:
         """Write the plan as a script that runs without Jupyter, with everything it needs beside it.

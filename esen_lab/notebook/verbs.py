@@ -343,6 +343,13 @@ def _save(session: Session, given: Given) -> None:
     session.front.show(View(title=f"Plan saved to {session.lab().save(given.path)}"))
 
 
+def _record(session: Session, given: Given) -> None:
+    path = session.lab().record(given.path)
+    session.front.show(
+        View(title=f"Latencies recorded in {path}", notes=(f"Elsewhere: `%esen device fake:{path}` plans with them.",))
+    )
+
+
 def _load(session: Session, given: Given) -> Any:
     found = session.lab().load(given.path)
     return _show(session, found, views.plan(found))
@@ -675,6 +682,12 @@ VERBS: Mapping[str, Verb] = {
     "save": Verb(summary="write the plan as JSON", act=_save, arguments=(_PLAN_FILE,), example="%esen save plan.json"),
     "load": Verb(
         summary="read a plan; it is put in force", act=_load, arguments=(_PLAN_FILE,), example="%esen load plan.json"
+    ),
+    "record": Verb(
+        summary="write the measured latencies, to plan for this device on another machine",
+        act=_record,
+        arguments=(Argument(name="path", metavar="PATH", read=text, help="the file, such as h100.json"),),
+        example="%esen record h100.json",
     ),
     "export": Verb(
         summary="write the plan as a script that runs without Jupyter",

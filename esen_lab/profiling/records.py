@@ -118,6 +118,23 @@ class Profile(Shown):
             "fingerprints": dict(self.fingerprints),
         }
 
+    def recorded(self) -> dict[str, Any]:
+        """The medians as plain data that `FakeDevice.load` reads from JSON, to plan for this device on any machine.
+
+        What the device was, the examples and when it was measured go along, for people.
+        """
+        return {
+            "name": str(self.device.get("name", "unknown device")),
+            "units": self.units,
+            "unit": str(self.device.get("unit", "unit")),
+            "latency_s": {name: {str(p.units): p.median_s for p in self.of(name)} for name in self.names},
+            "measured": {
+                "device": dict(self.device),
+                "examples": dict(self.examples),
+                "until": max((point.measured_at for point in self.points), default=""),
+            },
+        }
+
     def to_frame(self) -> Any:
         """A pandas table with a row per measured point.
 

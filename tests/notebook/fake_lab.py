@@ -323,6 +323,10 @@ class FakeLab:
         self._asked("save", path)
         return Path(path)
 
+    def record(self, path: Any) -> Path:
+        self._asked("record", path)
+        return Path(path)
+
     def load(self, path: Any) -> Plan:
         self._asked("load", path)
         return a_plan()

@@ -52,6 +52,7 @@ CALLS = [
         "mechanisms --only eager,compile --budget 250ms",
         ("choose_mechanisms", {"mechanisms": ["eager", "compile"], "budget_s": 0.25}),
     ),
+    ("record h100.json", ("record", "h100.json")),
     ('save "{stem}.json"', ("save", "mine.json")),
     ("load plan.json", ("load", "plan.json")),
     ("export plan.py", ("export", "plan.py")),
