@@ -178,10 +178,16 @@ class FakeCudaDriver:
         self._get("green", context)
         return self._new("stream", context)
 
+    def _needs_current(self) -> None:
+        if not self.current:  # the thread that asks has no context
+            raise _Refused(Result.CUDA_ERROR_INVALID_CONTEXT)
+
     def _cuStreamSynchronize(self, stream: int) -> None:
+        self._needs_current()
         self._get("stream", stream)
 
     def _cuStreamDestroy(self, stream: int) -> None:
+        self._needs_current()
         self._end("stream", stream)
 
     def _cuGreenCtxDestroy(self, context: int) -> None:
@@ -213,6 +219,7 @@ class FakeCudaDriver:
         self._end("module", module)
 
     def _cuMemAlloc(self, size: int) -> int:
+        self._needs_current()
         return self._new("memory", bytearray(size))
 
     def _cuMemFree(self, memory: int) -> None:

@@ -16,6 +16,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from esen_lab.devices.base import DeviceIdentity, InForce
@@ -285,12 +286,12 @@ class GreenDevice:
             if driver is None:
                 return
             problems: list[DeviceError] = []
-            drops: list[tuple[Callable[[Any], None], Any]] = []
-            drops += [(driver.drop_stream, lane.stream) for lane in lanes if lane.stream is not None]
-            drops += [(driver.drop_context, lane.context) for lane in lanes if lane.context is not None]
-            for drop, what in drops:
+            drops: list[Callable[[], None]] = []
+            drops += [partial(driver.drop_stream, x.stream, x.context) for x in lanes if x.stream is not None]
+            drops += [partial(driver.drop_context, x.context) for x in lanes if x.context is not None]
+            for drop in drops:
                 try:
-                    drop(what)
+                    drop()
                 except DeviceError as problem:
                     problems.append(problem)
             if problems:

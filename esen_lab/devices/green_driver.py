@@ -129,12 +129,13 @@ class GreenDriver:
         flags = self._cuda.CUstream_flags.CU_STREAM_NON_BLOCKING
         return self._ask("cuGreenCtxStreamCreate", context, int(flags), 0)
 
-    def drop_stream(self, stream: Any) -> None:
-        """Wait for a stream and destroy it."""
-        try:
-            self._ask("cuStreamSynchronize", stream)
-        finally:
-            self._ask("cuStreamDestroy", stream)
+    def drop_stream(self, stream: Any, context: Any) -> None:
+        """Wait for a stream of a green context and destroy it, from whatever thread."""
+        with self._current(context):  # the thread that closes a device may have no context of its own
+            try:
+                self._ask("cuStreamSynchronize", stream)
+            finally:
+                self._ask("cuStreamDestroy", stream)
 
     def drop_context(self, context: Any) -> None:
         """Destroy a green context whose streams are gone."""

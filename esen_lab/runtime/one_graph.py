@@ -17,6 +17,7 @@ from typing import Any
 from esen_lab.errors import DeviceError, UsageError
 from esen_lab.runtime.awaiting import wait_until
 from esen_lab.trees import Tree, flatten, unflatten
+from esen_lab.workers.capturing import CAPTURING
 
 _WARM_UPS = 3
 
@@ -61,7 +62,11 @@ class OneGraph:
         self._lanes = [(cuda.Stream() if stream is None else stream, members) for stream, members in lanes]
         leaves, structure = flatten(x)
         self._inputs = [leaf.clone() for leaf in leaves]
-        given = unflatten(structure, self._inputs)
+        with CAPTURING:
+            self._make(unflatten(structure, self._inputs), combine)
+
+    def _make(self, given: Tree, combine: Callable[[dict[str, Tree]], Tree]) -> None:
+        cuda = self._cuda
         cuda.synchronize()  # the copies were made on another stream
         for stream, members in self._lanes:
             with cuda.stream(stream):

@@ -20,6 +20,7 @@ from torch import nn
 from esen_lab.errors import DeviceError, EsenError, UsageError
 from esen_lab.trees import flatten, unflatten
 from esen_lab.workers.agreement import difference
+from esen_lab.workers.capturing import CAPTURING
 
 _WARM_UPS = 3
 _SHAPES_KEPT = 8
@@ -81,6 +82,10 @@ class Checked(nn.Module):
         looks = (repr(structure), *((leaf.shape, leaf.dtype, leaf.device) for leaf in leaves))
         if looks in self._known:
             return self._fast(looks, args, kwargs)
+        with CAPTURING:
+            return self._first(looks, leaves, structure, args, kwargs)
+
+    def _first(self, looks: object, leaves: list[torch.Tensor], structure: Any, args: Any, kwargs: Any) -> Any:
         # Copies: a module that overwrites its input must not be compared on what it made of it.
         kept = unflatten(structure, [leaf.clone() for leaf in leaves])
         wanted = self.module(*kept[0], **kept[1])

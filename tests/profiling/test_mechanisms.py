@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from cuda_doubles import GraphingCuda
 from in_process_doubles import InProcessDouble
 from models import mlp
 
@@ -239,6 +242,42 @@ def test_a_graph_is_captured_once_per_shape_on_the_lanes_own_stream_and_replayed
         assert torch.equal(graphed(torch.full((4, 8), 3.0)), torch.full((4, 8), 6.0))
     assert cuda.calls == ["thread_local"]
     assert module.seen is module.captured
+
+
+class OneCaptureAtATime(GraphingCuda):
+    """A double that refuses a second capture of the process while one is under way, as CUDA does by its device wait."""
+
+    underway = 0
+
+    @contextlib.contextmanager
+    def graph(self, graph: Any, **options: Any) -> Iterator[None]:
+        if self.underway:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        self.underway += 1
+        time.sleep(0.05)  # the other threads come by meanwhile
+        try:
+            with super().graph(graph, **options):
+                yield
+        finally:
+            self.underway -= 1
+
+
+def test_lanes_of_one_process_capture_one_after_another() -> None:
+    cuda = OneCaptureAtATime()
+    lanes = [Graphed(mlp(seed=seed), cuda) for seed in range(4)]
+    x = torch.randn(4, 8)
+
+    def first(lane: Graphed) -> torch.Tensor:
+        with torch.inference_mode():
+            answer: torch.Tensor = lane(x)
+            return answer.clone()
+
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        answers = list(pool.map(first, lanes))
+    for seed, answer in enumerate(answers):
+        with torch.inference_mode():
+            torch.testing.assert_close(answer, mlp(seed=seed)(x))
+    assert len(cuda.graphs) == 4
 
 
 def test_mechanisms_are_kept_in_plans_and_plans_without_them_still_load() -> None:
