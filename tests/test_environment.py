@@ -61,7 +61,7 @@ def names_of(group: str) -> set[str]:
 
 def foreign_imports(folder: Path) -> dict[str, str]:
     """Distributions that the Python files of a folder import, each with one file that does."""
-    ours = {"esen_lab", *(path.stem for own in ("tests", "tools") for path in (ROOT / own).rglob("*.py"))}
+    ours = {"esen_lab", *(path.stem for own in ("tests", "tools", "benchmarks") for path in (ROOT / own).rglob("*.py"))}
     found: dict[str, str] = {}
     for source in folder.rglob("*.py"):
         for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):

@@ -10,4 +10,4 @@ from __future__ import annotations
 import threading
 
 CAPTURING = threading.RLock()
-"""Held by whoever captures a graph, or compiles, which may wait for the whole device too."""
+"""Held by whoever captures a graph, compiles, or loads a sub-model: the others may wait for the whole device too."""

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from esen_lab.errors import UsageError
 from esen_lab.trees import Structure, Tree, call_with, flatten, map_tensors, select, unflatten
 from esen_lab.workers.arena import Block, Layout, TreeArena
+from esen_lab.workers.capturing import CAPTURING
 from esen_lab.workers.engine import Engine, InSubModel, Kept, Loaded, Timed
 from esen_lab.workers.kept_outputs import Combining, KeptOutputs, Lent, Rule
 from esen_lab.workers.shared_input import Borrowing, Gate, Lending
@@ -70,9 +71,11 @@ class DeviceEngine(Engine):
 
     @contextlib.contextmanager
     def _loading(self) -> Iterator[None]:
-        with self.compute.entered():
-            yield
-        self.compute.synchronize()
+        # What libraries do when they start may wait for the whole device, which no capture beside it survives.
+        with CAPTURING:
+            with self.compute.entered():
+                yield
+            self.compute.synchronize()
 
     def unload(self, name: str) -> None:
         """Forget a sub-model, and give its memory back."""
