@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from combine_doubles import combine_on_the_gpu
 from cuda_doubles import GPU, MACHINE, DoubleOfMpsPlacement, DoubleOutsideMps, scripted_programs
 from models import Draws, WrongAt, mlp
 
@@ -26,7 +27,7 @@ from esen_lab.devices.mps_control import MpsDaemon
 from esen_lab.errors import DeviceError, InfeasibleError, WorkerDied
 from esen_lab.planning import Lane, Plan
 from esen_lab.profiling.numerics import RANDOM
-from esen_lab.runtime.device_combine import ON_THE_GPU, CombineTrial, WhereToCombine
+from esen_lab.runtime.device_combine import ON_THE_GPU
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="NVIDIA MPS exists on Linux only")
 
@@ -140,14 +141,6 @@ def test_a_large_input_is_brought_once_and_lent_to_the_other_lanes(lab: Lab, scr
         torch.testing.assert_close(y, (first(x) + second(x)) / 2)
 
 
-class GpuIsFaster(CombineTrial):
-    """A double: the GPU from the second call on, whatever the clock says."""
-
-    @property
-    def wants_gpu(self) -> bool:
-        return not self.refused
-
-
 def test_outputs_that_stay_on_the_gpu_are_combined_by_one_lane_which_reads_those_of_the_others(
     lab: Lab, scripted: Path
 ) -> None:
@@ -164,8 +157,7 @@ def test_outputs_that_stay_on_the_gpu_are_combined_by_one_lane_which_reads_those
 
     def choose_anew() -> None:
         assert lab._executor is not None
-        lab._executor._where.stop()
-        lab._executor._where = WhereToCombine(lab._executor._workers, GpuIsFaster)
+        combine_on_the_gpu(lab._executor)
 
     run(0)
     choose_anew()
@@ -183,7 +175,7 @@ def test_a_lane_that_combines_and_dies_is_replaced(lab: Lab) -> None:
     want = lab.run(x)
     assert lab._executor is not None
     executor = lab._executor
-    executor._where = WhereToCombine(executor._workers, GpuIsFaster)
+    combine_on_the_gpu(executor)
     lab.run(x)
     lab.run(x)
     assert executor._where.on_gpu

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from combine_doubles import combine_on_the_gpu
 from models import mlp
 
 from esen_lab import Lab
@@ -15,6 +16,7 @@ from esen_lab.devices import this_machine
 from esen_lab.devices.cuda_mps import CudaMpsDevice, most_sms
 from esen_lab.devices.mps_trial import try_lane
 from esen_lab.planning import Lane, Plan
+from esen_lab.runtime.device_combine import ON_THE_GPU
 
 OFFER = next(offer for offer in this_machine().offers(test=False) if offer.name.startswith("cuda:0 mps"))
 pytestmark = [
@@ -66,3 +68,31 @@ def test_a_profile_holds_the_gpus_own_readings(lab: Lab) -> None:
         assert isinstance(point.readings["events_median_s"], float)
         assert 0 < point.readings["events_median_s"] < point.median_s
         assert isinstance(point.readings["sm_percent"], float) == (device.gpu.gpm is True)
+
+
+def test_outputs_that_stay_on_the_gpu_are_combined_as_on_the_cpu(lab: Lab) -> None:
+    lab.plan = Plan(
+        lanes=(Lane(units=50, members=("b",)), Lane(units=50, members=("a",))), units=100, searcher="by hand"
+    )
+    lab.run(torch.randn(2000, 8))
+    assert lab._executor is not None
+    combine_on_the_gpu(lab._executor)
+    for turn in range(6):
+        x = torch.randn(2000, 8)
+        with torch.inference_mode():
+            expected = (mlp(seed=1, width=512)(x) + mlp(seed=2, width=1024)(x)) / 2
+        torch.testing.assert_close(lab.run(x), expected, rtol=1e-3, atol=1e-4)
+        assert lab.report is not None
+        assert (ON_THE_GPU in lab.report.notes) == (turn > 0), lab.report.notes
+
+
+def test_a_sub_model_as_a_graph_answers_as_it_does_eagerly(lab: Lab) -> None:
+    lane = Lane(units=50, members=("a", "b"), mechanisms=("graph", "graph"))
+    lab.plan = Plan(lanes=(lane,), units=100, searcher="by hand")
+    for _ in range(3):
+        x = torch.randn(16, 8)
+        with torch.inference_mode():
+            expected = (mlp(seed=1, width=512)(x) + mlp(seed=2, width=1024)(x)) / 2
+        torch.testing.assert_close(lab.run(x), expected, rtol=1e-3, atol=1e-4)
+    assert lab.report is not None
+    assert not [note for note in lab.report.notes if "eagerly" in note]

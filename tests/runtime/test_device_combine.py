@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from combine_doubles import combine_on_the_gpu
 from cuda_doubles import CudaDouble
 from in_process_doubles import InProcessDouble
 from models import ByKeyword, MakesNan, mlp
@@ -16,18 +17,10 @@ from esen_lab.ensemble import Ensemble, make_combine, make_submodel
 from esen_lab.errors import ModelError
 from esen_lab.planning import Lane, Plan
 from esen_lab.runtime import Executor, Nursery
-from esen_lab.runtime.device_combine import ON_THE_GPU, RUNS_EACH, CombineTrial, WhereToCombine
+from esen_lab.runtime.device_combine import ON_THE_GPU, RUNS_EACH, CombineTrial
 from esen_lab.workers.kept_outputs import Combining
 
 X = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
-
-
-class GpuIsFaster(CombineTrial):
-    """A double: the GPU from the second call on, whatever the clock says."""
-
-    @property
-    def wants_gpu(self) -> bool:
-        return not self.refused
 
 
 @pytest.fixture
@@ -57,7 +50,7 @@ def started(nursery: Nursery) -> Iterator[Starter]:
         ensemble = Ensemble(submodels=submodels, combine=make_combine(combine))
         device = InProcessDouble(cuda=cuda or CudaDouble())
         executor = Executor.start(Plan(lanes=lanes, units=4), ensemble, device, nursery)
-        executor._where = WhereToCombine(executor._workers, GpuIsFaster)
+        combine_on_the_gpu(executor)
         running.append(executor)
         return executor
 
