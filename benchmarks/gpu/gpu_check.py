@@ -1,14 +1,15 @@
 """What `make gpu-check` runs on a machine with an NVIDIA GPU: everything the package claims there, as JSON.
 
     python benchmarks/gpu/gpu_check.py [--out gpu_check.json] [--seconds 470] [--only NAME ...] [--resume] [--rehearse]
-    python benchmarks/gpu/gpu_check.py --table gpu_check.json
+    python benchmarks/gpu/gpu_check.py --table gpu_check.json [--profiles FOLDER]
 
 Each section runs in a process of its own with a deadline, so that a crash or a hang costs one section and no section
 holds a CUDA context while another measures. What a section had done when it was cut off is kept. With --resume the
 sections that are whole in --out are kept too, when they are of the same commit, driver and GPU, so that several short
 calls make one table. Needs torch, numpy and the package.
 
---table prints what was measured as tables for the documentation, and measures nothing.
+--table prints what was measured as tables for the documentation, and measures nothing; --profiles writes the measured
+latencies of each ensemble beside it, as `FakeDevice.load` and `%esen device fake:FILE` read them on any machine.
 
 --rehearse runs the same program with tiny sizes on the CPU device, to test the program itself. Nothing in its output
 is a figure of a GPU, and every part of it says so.
@@ -152,15 +153,20 @@ def main(arguments: Sequence[str] | None = None, *, gpu: Callable[[], bool] = ha
     words.add_argument("--seconds", type=float, default=470.0, help="for everything together")
     words.add_argument("--only", nargs="*", metavar="NAME", help="only these sections")
     words.add_argument("--resume", action="store_true", help="keep the sections of --out that are whole")
+    words.add_argument("--commit", help="of the sources, where they are a copy without git")
     words.add_argument("--rehearse", action="store_true", help="tiny, on the CPU: tests this program")
     words.add_argument("--table", metavar="FILE", help="print what was measured as tables")
+    words.add_argument("--profiles", metavar="FOLDER", help="with --table: write the measured latencies there")
     words.add_argument("--section", help=argparse.SUPPRESS)
     given = words.parse_args(arguments)
     out = Path(given.out)
     if given.table:
-        from gpu_tables import tables
+        from gpu_tables import tables, write_profiles
 
-        print(tables(json.loads(Path(given.table).read_text(encoding="utf-8"))))
+        measured = json.loads(Path(given.table).read_text(encoding="utf-8"))
+        print(tables(measured))
+        for path in write_profiles(measured, Path(given.profiles)) if given.profiles else ():
+            print(f"written: {path}")
         return 0
     if given.section:
         from gpu_sections import run_section
@@ -182,7 +188,7 @@ def main(arguments: Sequence[str] | None = None, *, gpu: Callable[[], bool] = ha
         return NO_GPU
     result: dict[str, Any] = {
         "kind": REHEARSAL if given.rehearse else "measured",
-        "commit": commit(),
+        "commit": given.commit or commit(),
         "driver": driver(),
         "gpus": gpus(),
         "machine": platform.platform(),

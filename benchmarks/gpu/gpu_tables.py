@@ -1,8 +1,10 @@
-"""What `make gpu-check` measured, as tables in Markdown. Plain data in, text out."""
+"""What `make gpu-check` measured, as tables in Markdown and as files of latencies."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 
@@ -21,6 +23,25 @@ def tables(result: Mapping[str, Any]) -> str:
     parts += [_ensemble(name, one) for name, one in found.items() if "/" in name]
     parts.append(_failed(found))
     return "\n\n".join(filter(None, parts))
+
+
+def write_profiles(result: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Write the latencies that each ensemble's profile measured, one file each; returns the files.
+
+    Args:
+        result: What `gpu_check.py` wrote.
+        folder: Where to; made when it is not there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, found in result["sections"].items():
+        recorded = found.get("profile", {}).get("recorded")
+        if recorded:
+            of = {key: result.get(key) for key in ("kind", "driver", "commit", "machine", "began_at")}
+            path = folder / f"{name.replace('/', '-')}.json"
+            path.write_text(json.dumps({**recorded, "of": of}, indent=1) + "\n", encoding="utf-8")
+            written.append(path)
+    return written
 
 
 def _limits(found: Mapping[str, Any]) -> str:

@@ -48,19 +48,22 @@ def test_a_rehearsal_runs_the_program_and_says_in_every_part_that_it_is_none_of_
     assert "| plan + graphs |" in tables(found)
 
 
-def test_what_was_measured_is_recorded_so_that_any_machine_can_plan_with_it(tmp_path: Path) -> None:
+def test_what_was_measured_becomes_tables_and_files_to_plan_with_on_any_machine(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from esen_lab import FakeDevice
 
-    out = tmp_path / "section.json"
-    steps = Steps(out, 60, rehearse=True)
-    from gpu_sections import run_section
-
-    run_section("eight-equal@1/cpu", steps)
-    recorded = json.loads(out.read_text())["profile"]["recorded"]
-    (tmp_path / "device.json").write_text(json.dumps(recorded))
-    device = FakeDevice.load(tmp_path / "device.json")
+    out, folder = tmp_path / "check.json", tmp_path / "profiles"
+    assert main(["--rehearse", "--out", str(out), "--only", "facts", "eight-equal@1/cpu"]) == 0
+    assert main(["--table", str(out), "--profiles", str(folder)]) == 0
+    told = capsys.readouterr().out
+    assert "### eight-equal@1/cpu" in told
+    (written,) = folder.iterdir()
+    assert str(written) in told
+    device = FakeDevice.load(written)
     assert set(device.latency_s) == {"member0", "member1"}
     assert device.units == 2
+    assert json.loads(written.read_text())["of"]["kind"] == REHEARSAL
 
 
 def test_a_section_that_takes_too_long_is_cut_off_and_the_others_run(tmp_path: Path) -> None:
