@@ -48,6 +48,7 @@ USUAL_FOLDERS = (
 LONGEST_SOCKET_PATH = 107  # of sockaddr_un, without its closing zero
 _SOCKET_NAME = "control_privileged"  # the longest that the daemon makes in its folder
 _LOOK_S = 0.05
+_LISTED_WITHIN_S = 1.0
 _COMES_UP_S = 20.0  # a new daemon's, on a busy machine
 
 
@@ -283,11 +284,16 @@ class MpsDaemon:
     def check_client(self, pid: int) -> None:
         """Make sure that a lane is under MPS.
 
+        A client that has just started may take a moment to be listed.
+
         Raises:
             DeviceError: It is not listed: it would run without any limit.
         """
-        listed = self.clients()
-        if pid not in listed:
+        until = self._clock() + _LISTED_WITHIN_S
+        while pid not in (listed := self.clients()):
+            if self._clock() < until:
+                time.sleep(_LOOK_S)
+                continue
             raise DeviceError(
                 "A lane under NVIDIA MPS is listed by the daemon once it has started CUDA",
                 given=f"process {pid} is not among {list(listed) or 'no clients'}",

@@ -198,6 +198,17 @@ def test_a_kernel_without_it_is_offered_to_load_it_and_buttons_insert_the_cells_
     assert any("%esen search" in cell for cell in cells), "what a button did stands in the notebook"
 
 
+def test_run_all_on_a_fresh_kernel_is_shown_while_its_cells_run(notebook: Any, page: Any) -> None:
+    load, rest = LOAD.split("\n", 1)
+    opened = notebook([load, rest, "time.sleep(60)"])
+    panel = Panel(page)
+    panel.says("not loaded")
+    page.evaluate("() => void window.jupyterapp.commands.execute('notebook:run-all-cells')")  # not waited for
+    panel.says("Ensemble of 4", 45)
+    prompt = opened.cell(2).locator(".jp-InputPrompt")
+    assert "*" in prompt.inner_text(), "the last cell is not done"
+
+
 def test_a_restart_and_a_refresh_recover(notebook: Any, page: Any) -> None:
     opened = notebook([LOAD])
     panel = Panel(page)

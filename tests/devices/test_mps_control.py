@@ -9,6 +9,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -110,6 +111,14 @@ def test_a_lane_that_the_daemon_does_not_list_is_refused(start: Start) -> None:
     daemon.check_client(101)
     with pytest.raises(DeviceError, match=r"process 999 is not among \[101, 102\].*without its limit"):
         daemon.check_client(999)
+
+
+def test_a_lane_that_is_listed_a_moment_late_is_not_refused(start: Start, programs: MpsPrograms) -> None:
+    daemon = start(clients=[101])
+    late = threading.Timer(0.2, (programs.control.parent / "connected").write_text, (f"{os.getpid()}\n",))
+    late.start()
+    daemon.check_client(os.getpid())
+    late.join()
 
 
 def test_a_client_is_ended_by_the_daemon(start: Start) -> None:

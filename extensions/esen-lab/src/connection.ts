@@ -4,9 +4,12 @@
  * Nothing here touches the DOM or JupyterLab's widgets; `KernelLike` is the little of a kernel connection that is used.
  *
  *   looking ──► absent        the kernel is idle and has not loaded esen_lab
- *      │   └──► waiting       a cell runs: comms that are opened now would be heard only after it
+ *      │   └──► waiting       a cell runs: a question that is asked now would be answered only after it
  *      └──────► opening ──► live ──► absent (unloaded) | looking (restarted) | lost (connection)
  *                   └──► mismatch
+ *
+ * When cells run one after another (Run All), the kernel is not idle for long after it has loaded esen_lab. So the comms
+ * are opened, unasked, as soon as the cell after that one begins. Kernels with subshells hear that at once.
  *
  * What is on its way while a kernel restarts may get lost, or be answered by the kernel that ends: a question or an
  * opening that an idle kernel does not answer is given up and begun anew.
@@ -32,6 +35,8 @@ export interface CommLike {
   open(data?: any): unknown;
   send(data: any): unknown;
   close(): unknown;
+  /** Resolves when the kernel reads this comm also while a cell runs; never, or missing, where it cannot. */
+  readonly subshellStarted?: Promise<unknown>;
 }
 
 export interface KernelLike {
@@ -59,6 +64,9 @@ export type MonitorListener = (message: Message) => void;
 
 /** How long an idle kernel may leave a question unanswered; after twice as long at most it is asked anew. */
 export const PATIENCE_MS = 2000;
+const LOADS = /^\s*%(load|reload)_ext\s+esen_lab\b/m;
+const BUSY =
+  "A cell is running. The panel attaches at once where the kernel can hear it, else when the cells are done.";
 const LEAST_RATE_HZ = 0.5;
 const MOST_RATE_HZ = 10;
 
@@ -86,6 +94,8 @@ export class Connection {
   private question = 0;
   /** Whether the kernel's status has changed since the vigil looked last. */
   private stirred = false;
+  /** Whether a cell that loads esen_lab has begun; the next one shows that it has ended. */
+  private loading = false;
   private vigil: ReturnType<typeof setInterval> | null = null;
   private disposed = false;
   private monitorWanted: Record<string, unknown> | null = null;
@@ -124,6 +134,7 @@ export class Connection {
       }
       const loaded = await this.kernel.loaded();
       if (outdated()) return;
+      this.loading = false;
       if (loaded) this.open();
       else this.become("absent");
     } catch {
@@ -139,6 +150,7 @@ export class Connection {
     if (status === "restarting" || status === "autorestarting") {
       this.drop();
       this.forget();
+      this.loading = false;
       this.restarted = true;
       this.become("looking");
     } else if (status === "dead" || status === "terminating") {
@@ -154,7 +166,15 @@ export class Connection {
 
   /** A cell with this source was begun somewhere: does it have to do with loading or unloading? */
   codeRan(code: string): void {
-    if (!this.isOpen() && /\besen/.test(code)) {
+    if (this.isOpen() || this.disposed) return;
+    const loaded = this.loading;
+    this.loading = LOADS.test(code);
+    if (loaded && this.kernel.status() === "busy" && this.kernel.connected()) {
+      this.forget();
+      this.text = BUSY;
+      this.level = "info";
+      this.open(true);
+    } else if (/\besen/.test(code)) {
       // Looked at again when the kernel is idle: `statusChanged` does it. What was asked before the cell says nothing.
       this.forget();
       this.become("looking");
@@ -252,10 +272,11 @@ export class Connection {
 
   // --- the comms -----------------------------------------------------------------------------------------------
 
-  private open(): void {
+  private open(whileBusy = false): void {
     const { page, client, rateHz } = this.options;
     this.seq = -1;
     this.heard = 0;
+    this.loading = false;
     this.resyncing = false;
     this.byControl = false;
     const state = (this.state = this.kernel.comm(STATE_TARGET));
@@ -270,14 +291,24 @@ export class Connection {
       if (this.commands === commands) this.commands = null;
     };
     this.become("opening");
-    // The commands first: when the state comes, they can be answered at once.
-    commands.open({ protocol: PROTOCOL, page });
-    state.open({ protocol: PROTOCOL, client, page, rate_hz: rateHz });
+    const send = () => {
+      if (this.state !== state || this.disposed) return;
+      // The commands first: when the state comes, they can be answered at once.
+      commands.open({ protocol: PROTOCOL, page });
+      state.open({ protocol: PROTOCOL, client, page, rate_hz: rateHz });
+    };
+    if (!whileBusy) return send();
+    // Sent before it has a way of its own, it would wait behind all cells; after that time it may as well.
+    const own = Promise.all([commands.subshellStarted, state.subshellStarted]);
+    const patience = new Promise((resolve) => setTimeout(resolve, PATIENCE_MS));
+    void Promise.race([own, patience]).then(send);
   }
 
   private closed(): void {
     this.drop();
-    if (this.phase !== "mismatch") this.become("absent");
+    if (this.phase === "mismatch") return;
+    if (this.text === BUSY) this.text = "";
+    this.become("absent");
   }
 
   private drop(): void {

@@ -26,7 +26,7 @@ function likeOf(kernel: Kernel.IKernelConnection): KernelLike {
       const found = (reply.content as any).user_expressions?.loaded;
       return found?.status === "ok" && found.data?.["text/plain"] === "True";
     },
-    comm: (target) => kernel.createComm(target),
+    comm: (target) => kernel.createComm(target), // newer ones than the types here know of `subshellStarted`
     control: (comm, data) => {
       // Not one of the types that belong on this channel: esen_lab's kernel side takes it all the same.
       const options: any = { channel: "control", msgType: "comm_msg" };

@@ -3,6 +3,7 @@ import { COMMANDS_TARGET, Message, PROTOCOL, STATE_TARGET } from "../protocol";
 
 /** A comm that writes down what is sent: a test double. */
 class Comm implements CommLike {
+  subshellStarted?: Promise<unknown>;
   onMsg: (message: any) => any = () => undefined;
   onClose: (message: any) => any = () => undefined;
   opened: any = null;
@@ -165,6 +166,114 @@ test("a busy kernel is waited for, not asked", async () => {
   kernel.now = "idle";
   connection.statusChanged("idle");
   await settled();
+  expect(connection.phase).toBe("opening");
+});
+
+test("when cells follow the one that loads it, it is spoken to as soon as the next begins", async () => {
+  const { kernel, connection } = begin();
+  kernel.hasIt = false;
+  await connection.look();
+  kernel.now = "busy";
+  connection.statusChanged("busy");
+  connection.codeRan("import torch\n%load_ext esen_lab\nx = 1");
+  expect(connection.isOpen()).toBe(false);
+  connection.codeRan("%esen register net --example x");
+  expect(connection.phase).toBe("opening");
+  expect(connection.text).toContain("A cell is running");
+  expect(kernel.asked).toBe(1);
+  await settled();
+  expect(kernel.state.opened).toMatchObject({ page: "p" });
+  kernel.state.says({ kind: "hello", seq: 0, protocol: PROTOCOL });
+  kernel.state.says({ kind: "state", seq: 1, sections: {} });
+  expect(connection.phase).toBe("live");
+  expect(connection.text).toBe("");
+});
+
+test("comms that are opened while cells run wait for a way of their own, but not for ever", async () => {
+  jest.useFakeTimers();
+  try {
+    for (const starts of [true, false]) {
+      const { kernel, connection } = begin();
+      kernel.now = "busy";
+      await connection.look();
+      let start: (value: unknown) => void = () => undefined;
+      const started = new Promise((resolve) => (start = resolve));
+      const comm = kernel.comm.bind(kernel);
+      kernel.comm = (target) => Object.assign(comm(target), { subshellStarted: started });
+      connection.codeRan("%load_ext esen_lab");
+      connection.codeRan("x = 1");
+      await jest.advanceTimersByTimeAsync(PATIENCE_MS / 2);
+      expect(kernel.state.opened).toBeNull();
+      if (starts) start(null);
+      await jest.advanceTimersByTimeAsync(starts ? 0 : PATIENCE_MS);
+      expect(kernel.commands.opened).toMatchObject({ page: "p" });
+      expect(kernel.state.opened).toMatchObject({ page: "p" });
+      connection.dispose();
+    }
+  } finally {
+    jest.useRealTimers();
+  }
+});
+
+test("a kernel that hears it only when its cells are done is waited for", async () => {
+  jest.useFakeTimers();
+  try {
+    const { kernel, connection } = begin();
+    kernel.now = "busy";
+    await connection.look();
+    connection.codeRan("%load_ext esen_lab");
+    connection.codeRan("import time");
+    const state = kernel.state;
+    jest.advanceTimersByTime(60 * PATIENCE_MS);
+    expect(kernel.state).toBe(state);
+    expect(state.closed).toBe(false);
+    state.says({ kind: "hello", seq: 0, protocol: PROTOCOL });
+    state.says({ kind: "state", seq: 1, sections: {} });
+    expect(connection.phase).toBe("live");
+  } finally {
+    jest.useRealTimers();
+  }
+});
+
+test("a cell that loaded it once is not remembered when it is loaded again later", async () => {
+  for (const first of [true, false]) {
+    const { kernel, connection } = begin();
+    kernel.now = "busy";
+    await connection.look();
+    connection.codeRan("%load_ext esen_lab");
+    kernel.now = "idle";
+    kernel.hasIt = first;
+    connection.statusChanged("idle");
+    await settled();
+    if (first) kernel.state.says({ kind: "bye", seq: 0, text: "unloaded" });
+    expect(connection.phase).toBe("absent");
+    kernel.now = "busy";
+    connection.codeRan("%load_ext esen_lab");
+    expect(connection.isOpen()).toBe(false);
+    expect(connection.phase).toBe("looking");
+  }
+});
+
+test("a load that failed is absent, and says nothing of cells", async () => {
+  const { kernel, connection } = begin();
+  kernel.now = "busy";
+  await connection.look();
+  connection.codeRan("%load_ext esen_lab");
+  connection.codeRan("x = 1");
+  kernel.state.onClose({});
+  expect(connection.phase).toBe("absent");
+  expect(connection.text).toBe("");
+});
+
+test("a cell that loads it and ends is asked after, as ever", async () => {
+  const { kernel, connection } = begin();
+  kernel.now = "busy";
+  await connection.look();
+  connection.codeRan("%load_ext esen_lab");
+  kernel.now = "idle";
+  connection.statusChanged("idle");
+  await settled();
+  expect(kernel.asked).toBe(1);
   expect(connection.phase).toBe("opening");
 });
 
