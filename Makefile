@@ -6,20 +6,28 @@ STAMP := .venv/.ready
 SHELL := bash
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-extension extension lint lab bench test-ipykernels bench-search gpu-check screenshots clean
+.PHONY: help setup run test test-all test-pythons test-extension extension house lint lab bench fuzz chaos test-ipykernels bench-search bench-peers gpu-check screenshots clean
+.PHONY: bench-pair
 .DELETE_ON_ERROR:
 
 help:  ## this list
 	@printf 'make run                     execute notebooks/quickstart.ipynb and print its result table (results in out/)\n'
-	@printf 'make test [PYTEST_ARGS=...]  run the tests: PYTEST_ARGS="-m '\''not slow'\''" for the quick ones\n'
+	@printf 'make test [PYTEST_ARGS=...]  run the tests that are not slow; PYTEST_ARGS="tests/planner -x" for a part\n'
+	@printf 'make test-all                run all tests, those with a browser too (half an hour)\n'
+	@printf 'make test-pythons            the quick tests on Python 3.12 and 3.13, where they are found\n'
 	@printf 'make test-extension          the unit tests of the JupyterLab extension (says so where there is no Node)\n'
 	@printf 'make extension               build the JupyterLab extension anew (needs Node 20 or newer)\n'
 	@printf 'make lab [LAB_ARGS=...]      open JupyterLab on the quickstart (as root: LAB_ARGS=--allow-root)\n'
 	@printf 'make test-ipykernels         the browser tests of busy cells and of stopping, on ipykernel 6.31, 7.3 and 7.4\n'
 	@printf 'make lint                    ruff (check and format) and mypy\n'
+	@printf 'make house [HOUSE_ARGS=...]  measure the package itself: files, functions, cycles, journeys\n'
 	@printf 'make bench [BENCH=name]      run the programs in benchmarks/\n'
+	@printf 'make fuzz [FUZZ_ARGS=...]    spoilt files and messages: none may raise what is no EsenError, or take a second\n'
+	@printf 'make chaos [CHAOS_ARGS=...]  signals at random instants, full disks, small limits: CHAOS_ARGS="--minutes 5 --seed 1"\n'
+	@printf 'make bench-pair BASE=REV     what users wait for, here and at a revision, in pairs: what became slower\n'
 	@printf 'make gpu-check               everything claimed about an NVIDIA GPU, as JSON; BENCH_ARGS=--rehearse without one\n'
 	@printf 'make bench-search            compare the searchers; BENCH_ARGS=--quick in seconds, --minutes N in parts\n'
+	@printf 'make bench-peers             plans against OpenVINO, ONNX Runtime, torch.compile, Ray and others (hours; BENCH_ARGS=--quick)\n'
 	@printf 'make screenshots             take the README'\''s pictures anew, in a real JupyterLab (needs Chromium)\n'
 	@printf 'make setup                   only set up .venv (PYTHON=/path/to/python3.12 chooses the Python)\n'
 	@printf 'make clean                   remove .venv, out/, builds and caches\n'
@@ -42,6 +50,12 @@ run: $(STAMP)
 test: $(STAMP)
 	@$(PY) tools/run_tests.py $(PYTEST_ARGS)
 
+test-all: $(STAMP)
+	@$(PY) tools/run_tests.py --all
+
+test-pythons: $(STAMP)
+	@bash tools/test_pythons.sh
+
 test-extension: $(STAMP)
 	@$(PY) tools/extension.py test
 
@@ -53,6 +67,9 @@ lint: $(STAMP)
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
 
+house: $(STAMP)
+	@$(PY) tools/house.py $(HOUSE_ARGS)
+
 lab: $(STAMP)
 	@$(PY) -m jupyterlab notebooks/quickstart.ipynb $(LAB_ARGS)
 
@@ -61,11 +78,23 @@ bench: $(STAMP)
 		[ -e "$$program" ] || { echo "No such program: $$program"; exit 1; }; \
 		echo "== $$program"; $(PY) "$$program"; done
 
+fuzz: $(STAMP)
+	@$(PY) tools/fuzz.py $(FUZZ_ARGS)
+
+chaos: $(STAMP)
+	@$(PY) tools/chaos.py $(CHAOS_ARGS)
+
 test-ipykernels: $(STAMP)
 	@ESEN_LAB_TEST_IPYKERNELS="6.31.0 7.3.0" $(PY) -m pytest tests/browser -k "busy or interrupt or refresh"
 
 bench-search: $(STAMP)
 	@$(PY) benchmarks/bench_search.py $(BENCH_ARGS)
+
+bench-peers: $(STAMP)
+	@$(PY) benchmarks/peers/bench_peers.py $(BENCH_ARGS)
+
+bench-pair: $(STAMP)
+	@$(PY) tools/bench_pair.py $(or $(BASE),HEAD~1) $(BENCH_ARGS)
 
 gpu-check: $(STAMP)
 	@$(PY) benchmarks/gpu/gpu_check.py $(BENCH_ARGS)

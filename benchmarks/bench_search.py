@@ -32,8 +32,8 @@ from typing import Any
 
 import numpy as np
 
-from esen_lab.fitting import fit_points
-from esen_lab.search import allocate
+from esen_lab.cost_model import fit_points
+from esen_lab.planner import allocate
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -114,11 +114,8 @@ def searches(n: int, first: bool, quick: bool) -> Iterator[tuple[int, str, str, 
     yield 0, "exact, fast answer only", "exact", {**plain, "proof": False}
     if not quick:
         yield 0, "exact, one minute", "exact", {**plain, "time_limit_s": 60.0}
-    yield 0, "random 2000", "random", {"n_trials": 2000}
-    for rule in ("equal", "proportional", "knee", "sequential"):
-        yield 0, rule, rule, {}
-    if n <= 8:
-        yield 0, "brute", "brute", {}
+    for baseline in ("equal", "sequential"):
+        yield 0, baseline, baseline, {}
     for trials in OPTUNA_TRIALS[:1] if quick else OPTUNA_TRIALS:
         work = trials * n
         if first or work <= 6_000:
@@ -329,7 +326,7 @@ def lines(title: str, x_axis: str, y_axis: str, series: Mapping[str, Sequence[tu
 
 def by_size(rows: Sequence[Record]) -> dict[str, list[tuple[float, float]]]:
     """For some searchers, (sub-models, mean percent above the best known)."""
-    shown = (EXACT, "optuna tpe 2000", "optuna tpe 500", "optuna tpe 100", "optuna nsga2 500", "random 2000", "knee")
+    shown = (EXACT, "optuna tpe 2000", "optuna tpe 500", "optuna tpe 100", "optuna nsga2 500", "equal", "sequential")
     series: dict[str, list[tuple[float, float]]] = {}
     for label in shown:
         sizes: dict[int, list[float]] = defaultdict(list)

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from esen_lab.devices import FakeDevice, offers
     from esen_lab.lab import Lab
-    from esen_lab.planning import Plan
-    from esen_lab.search import allocate
-    from esen_lab.tuning import Tuning
+    from esen_lab.planner import allocate
+    from esen_lab.planner.editor import PlanEditor
+    from esen_lab.planner.plan import Plan
 
 __version__ = "0.1.0"
 __all__ = [
     "FakeDevice",
     "Lab",
     "Plan",
-    "Tuning",
+    "PlanEditor",
     "__version__",
     "allocate",
     "load_ipython_extension",
@@ -32,9 +32,9 @@ __all__ = [
 _HOME = {
     "FakeDevice": "esen_lab.devices",
     "Lab": "esen_lab.lab",
-    "Plan": "esen_lab.planning",
-    "Tuning": "esen_lab.tuning",
-    "allocate": "esen_lab.search",
+    "Plan": "esen_lab.planner.plan",
+    "PlanEditor": "esen_lab.planner.editor",
+    "allocate": "esen_lab.planner",
     "offers": "esen_lab.devices",
 }
 
@@ -51,13 +51,13 @@ def __dir__() -> list[str]:
 
 def load_ipython_extension(shell: Any) -> None:
     """Register the magics: what `%load_ext esen_lab` calls."""
-    from esen_lab.notebook import load
+    from esen_lab.ui import load
 
     load(shell)
 
 
 def unload_ipython_extension(shell: Any) -> None:
     """Undo everything that loading did: what `%unload_ext esen_lab` calls."""
-    from esen_lab.notebook import unload
+    from esen_lab.ui import unload
 
     unload(shell)

@@ -2,6 +2,7 @@
 
     python -m esen_lab doctor                        what is here, what is in force, what is missing
     python -m esen_lab run plan_files --repeat 100   an exported plan; its options are those of the exported script
+    python -m esen_lab run their_files --trust       one that somebody else exported: it is code, and runs when trusted
 
 Exit status: 0 done, 1 it could not be done (one line on standard error says why), 2 the command line is wrong.
 """
@@ -17,12 +18,14 @@ import sqlite3
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from esen_lab import __version__
+from esen_lab.common.units import format_bytes
 from esen_lab.errors import EsenError, StoreError, UsageError
-from esen_lab.units import format_bytes
+from esen_lab.terminal import tell, visible_line
 
 if TYPE_CHECKING:
     from esen_lab.export import Running
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 # What each part of the package needs; the notebook's are optional.
 REQUIRED = ("torch", "numpy", "safetensors", "cloudpickle")
 OPTIONAL = ("ipython", "ipykernel", "jupyterlab", "bokeh", "ipywidgets", "anywidget", "optuna", "psutil")
+ENGINES = ("openvino", "onnxruntime", "scikit-learn", "xgboost", "xgboost-cpu", "lightgbm")
 _LEAST_SHARED_BYTES = 64_000_000  # inputs and outputs of all lanes live there
 
 
@@ -47,10 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         command: Callable[[argparse.Namespace], int] = options.command
         return command(options)
     except EsenError as problem:
-        print(f"esen-lab: {' '.join(str(problem).split())}", file=sys.stderr)
+        tell(f"esen-lab: {' '.join(str(problem).split())}", sys.stderr)
         return 2 if isinstance(problem, UsageError) else 1
     except KeyboardInterrupt:
-        print("esen-lab: interrupted", file=sys.stderr)
+        tell("esen-lab: interrupted", sys.stderr)
         return 1
 
 
@@ -68,10 +72,12 @@ def _parser() -> argparse.ArgumentParser:
         "run",
         help="run and time an exported plan",
         add_help=False,
-        description="Run and time an exported plan. What follows PLAN are options of the exported script.",
+        description="Run and time an exported plan. What follows PLAN are options of the exported script. An exported "
+        "plan is code, as a script is: one that you did not export here is described, and run only with --trust.",
     )
     run.add_argument("plan", metavar="PLAN", nargs="?", help="an exported folder, its plan.json, or its script")
     run.add_argument("rest", metavar="OPTION", nargs=argparse.REMAINDER, help="for the exported script")
+    run.add_argument("--trust", action="store_true", help="run the code in PLAN although you did not export it here")
     run.add_argument("-h", "--help", action="store_true", help="this help, and the options of the exported script")
     run.set_defaults(command=_run, parser=run)
     return parser
@@ -85,22 +91,24 @@ def _run(options: argparse.Namespace) -> int:
 
     if options.help:
         options.parser.print_help()
-        print("\nOptions of the exported script:")
+        tell("\nOptions of the exported script:")
         return run_command(lambda device=None: _start(Path(), device), ["--help"])
     if options.plan is None:
         raise UsageError("`esen-lab run` takes an exported plan", hint="Name its folder, such as plan_files.")
     folder = bundle_folder(Path(options.plan))
-    return run_command(lambda device=None: _start(folder, device), options.rest)
+    rest = ["--trust", *options.rest] if options.trust else options.rest
+    return run_command(lambda device=None, trust=False: _start(folder, device, trust=trust), rest)
 
 
-def _start(folder: Path, device: str | None) -> Running:
+def _start(folder: Path, device: str | None, *, trust: bool = False) -> Running:
     from esen_lab.devices import name_for, open_device
-    from esen_lab.export import Running, load_bundle
-    from esen_lab.runtime import Executor, Nursery
+    from esen_lab.export import Running, open_bundle
+    from esen_lab.run import Executor, ForkServer
 
-    plan, ensemble = load_bundle(folder)
-    chosen = open_device(device or name_for(str(plan.device.get("kind", ""))))
-    return Running.start(plan, ensemble, chosen, nursery=Nursery(), start=Executor.start)
+    found = open_bundle(folder, trust=trust)
+    chosen = open_device(device or name_for(found.plan.device))
+    start = partial(Executor.start, graphs=found.graphs)
+    return Running.start(found.plan, found.ensemble, chosen, fork_server=ForkServer(), start=start)
 
 
 def bundle_folder(given: Path) -> Path:
@@ -128,10 +136,10 @@ def bundle_folder(given: Path) -> Path:
 def _doctor(options: argparse.Namespace) -> int:
     missing: list[str] = []
     for label, text in _findings(options, missing):
-        print(f"{label:20}{text}")
+        tell(f"{visible_line(label):20}{visible_line(text)}")
     for name in missing:
-        print(f"{'MISSING':20}{name}")
-    print("Something needed is missing." if missing else "Ready.")
+        tell(f"{'MISSING':20}{visible_line(name)}")
+    tell("Something needed is missing." if missing else "Ready.")
     return 1 if missing else 0
 
 
@@ -143,6 +151,8 @@ def _findings(options: argparse.Namespace, missing: list[str]) -> Iterator[tuple
         if version is None and name in REQUIRED:
             missing.append(f"{name}: pip install {name}")
         yield name, version or ("-" if name in REQUIRED else "- (only the notebook needs it)")
+    engines = [f"{name} {found}" for name in ENGINES if (found := _version(name))]
+    yield "engines", ", ".join(engines) or "none besides torch"
     yield from _limits(missing)
     yield "profile store", _store_state()
     yield from _gpus()
@@ -160,10 +170,15 @@ def _version(package: str) -> str | None:
 
 def _limits(missing: list[str]) -> Iterator[tuple[str, str]]:
     """CPU time and memory that this process may use, and where lanes share their inputs and outputs."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    from esen_lab.devices.cpu.affinity import allowed_cpus
+    from esen_lab.devices.cpu.control_groups import ControlGroups
+
+    allowed = len(allowed_cpus().cpus) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     yield "logical CPUs", f"{allowed} allowed of {os.cpu_count()}"
-    for label, name in (("CPU time limit", "cpu.max"), ("memory limit", "memory.max")):
-        yield label, _control_group(name) or "no limit of a control group"
+    groups = ControlGroups()
+    cpus, memory_bytes = groups.cpus(), groups.memory_bytes()
+    yield "CPU time limit", "no limit of a control group" if cpus is None else f"{cpus:g} CPUs"
+    yield "memory limit", "no limit of a control group" if memory_bytes is None else format_bytes(memory_bytes)
     if hasattr(os, "memfd_create"):
         yield "shared memory", f"memory files, from {_available()} of free memory"
         return
@@ -174,21 +189,8 @@ def _limits(missing: list[str]) -> Iterator[tuple[str, str]]:
         missing.append(f"shared memory: less than {format_bytes(_LEAST_SHARED_BYTES)} free in {folder}")
 
 
-def _control_group(name: str) -> str:
-    """A limit of this process's control group (version 2) in words, or ""."""
-    try:
-        line = next(line for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
-        here = Path("/sys/fs/cgroup", line.removeprefix("0::").lstrip("/"), name)
-        words = (here if here.exists() else Path("/sys/fs/cgroup", name)).read_text().split()
-    except (OSError, StopIteration):
-        return ""
-    if not words or words[0] == "max":
-        return ""
-    return f"{int(words[0]) / int(words[1]):g} CPUs" if name == "cpu.max" else format_bytes(int(words[0]))
-
-
 def _available() -> str:
-    from esen_lab.devices.cpu import available_bytes
+    from esen_lab.devices.cpu.device import available_bytes
 
     found = available_bytes()
     return "an unknown amount" if found is None else format_bytes(found)
@@ -196,7 +198,7 @@ def _available() -> str:
 
 def _store_state() -> str:
     """Where measured points are kept, and whether that works; changes nothing."""
-    from esen_lab.profiling import default_store_path
+    from esen_lab.profiler import default_store_path
 
     path = default_store_path()
     if not path.exists():
@@ -219,8 +221,8 @@ def _store_state() -> str:
 def _gpus() -> Iterator[tuple[str, str]]:
     """The driver, each GPU, and the state of NVIDIA MPS; starts no CUDA."""
     from esen_lab.devices import this_machine
-    from esen_lab.devices.cuda_mps import DEFAULT_PIPE_FOLDER
-    from esen_lab.devices.mps_control import daemon_state, find_programs
+    from esen_lab.devices.cuda.mps import DEFAULT_PIPE_FOLDER
+    from esen_lab.devices.cuda.mps_control import daemon_state, find_programs
 
     machine = this_machine().machine
     yield "NVIDIA driver", machine.driver + (f", CUDA {machine.cuda_driver}" if machine.cuda_driver else "") or "-"
@@ -268,20 +270,25 @@ def _device(options: argparse.Namespace, missing: list[str]) -> Iterator[tuple[s
     yield "units", f"{device.units} x {identity.unit}"
     for key, value in identity.details.items():
         yield f"  {key.replace('_', ' ')}", str(value)
+    bandwidth = None if options.no_worker else device.interference(measure=True)  # which `describe` then says
+    for label, text in device.describe():
+        yield f"  {label}", text
+    if bandwidth is None and len(device.cores) > 1 and not options.no_worker:
+        yield "  memory bandwidth", "not measured: these cores are busy, or memory is short"
     for note in device.notes:
         yield "note", note
     if options.no_worker:
         return
-    from esen_lab.runtime import Nursery
+    from esen_lab.run import ForkServer
 
-    nursery = Nursery()
+    fork_server = ForkServer()
     try:
-        found = nursery.worker(device.place([1])[0], label="doctor").in_force
+        found = fork_server.worker(device.place([1])[0], label="doctor").in_force
         yield "share in force", f"a worker that asked for 1 {identity.unit} found {found.description}"
         if found.units != 1:
             missing.append(f"limits: a worker that was given 1 {identity.unit} found {found.units}")
     except EsenError as problem:
         missing.append(f"workers: {' '.join(str(problem).split())}")
     finally:
-        nursery.close()
+        fork_server.close()
         device.close()

@@ -2,7 +2,9 @@
 
     EsenError
     ├── UsageError          what was asked for cannot be: change the call
+    │   └── NotTrusted      a folder holds code, and nobody said that it may run
     ├── DeviceError         the device cannot do it: another device, or mend this one
+    │   └── Busy            too many calls wait for it: call again later
     ├── InfeasibleError     no plan keeps every limit: loosen the one that is named
     ├── StoreError          a file cannot be read, written or trusted
     ├── WorkerError         a worker failed; carries its traceback and the end of its log
@@ -11,10 +13,13 @@
     │   └── WorkerTimeout   no answer before the deadline
     └── Cancelled           somebody asked for it to stop
 
-A message states the rule, then what was given, then what to do next.
+A message states the rule, then what was given, then what to do next. Names and texts in it may come from anywhere:
+what would steer a terminal is made visible here, for every error.
 """
 
 from __future__ import annotations
+
+from esen_lab.terminal import visible
 
 
 class EsenError(Exception):
@@ -35,15 +40,31 @@ class EsenError(Exception):
             parts.append(f"Given: {self.given}." if not self.given.endswith(".") else f"Given: {self.given}")
         if hint:
             parts.append(hint)
-        super().__init__(" ".join(parts))
+        super().__init__(visible(" ".join(parts)))
 
 
 class UsageError(EsenError):
     """What was asked for cannot be; change the call."""
 
 
+class NotTrusted(UsageError):  # noqa: N818  what it is, in the words of the docs
+    """Files hold code that nobody has said may run; nothing of it has run.
+
+    Attributes:
+        runs: What loading and running them would run, line by line, ready to be shown.
+    """
+
+    def __init__(self, rule: str, *, given: object = None, hint: str = "", runs: tuple[str, ...] = ()) -> None:
+        super().__init__(rule, given=given, hint=hint)
+        self.runs = runs
+
+
 class DeviceError(EsenError):
     """The device cannot do what is asked."""
+
+
+class Busy(DeviceError):  # noqa: N818  what it is, in the words of a queue
+    """As many calls wait for the device as may; this one has done nothing, and may be made again later."""
 
 
 class InfeasibleError(EsenError):
@@ -80,7 +101,7 @@ class WorkerError(EsenError):
             parts.append(f"In the worker:\n{self.worker_traceback.rstrip()}")
         if self.log:
             parts.append(f"The worker printed:\n{self.log.rstrip()}")
-        return "\n".join(parts)
+        return visible("\n".join(parts))
 
 
 class ModelError(WorkerError):
@@ -93,3 +114,8 @@ class WorkerDied(WorkerError):  # noqa: N818  what happened, in the words of a l
 
 class WorkerTimeout(WorkerError):  # noqa: N818  what happened, in the words of a log
     """The worker did not answer before the deadline."""
+
+
+def first_line(problem: BaseException) -> str:
+    """The first line of what an exception says, or its type where it says nothing."""
+    return (str(problem).strip().splitlines() or [type(problem).__name__])[0]

@@ -23,7 +23,7 @@ from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
-from esen_lab.units import format_percent, format_seconds
+from esen_lab.common.units import format_percent, format_seconds
 
 HERE = Path(__file__).resolve().parent
 EXECUTED = "quickstart_executed.ipynb"
@@ -124,18 +124,22 @@ def summary(found: Mapping[str, Any]) -> list[str]:
     lines += text_table(comparison_cells(table["rows"]))
     notes = [row["strategy"] + ": " + row["failed"] for row in table["rows"] if row["failed"]]
     lines += ["", "× X: the row's time divided by that of X, in the same rounds; below 1 is faster.", table["verdict"]]
+    notes += [f"{row['strategy']}: {row['setting']}" for row in table["rows"] if row["setting"]]
     return lines + [f"- {note}" for note in [*notes, *table["notes"]]]
 
 
 def comparison_cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """The table as text cells, the heading first. Baselines that failed get no column."""
-    others = [row["strategy"] for row in rows if row["strategy"] != "plan" and not row["failed"]]
+    """The table as text cells, the heading first; columns for sequential running and for what was fastest."""
+    right = [row for row in rows if row["strategy"] != "plan" and row["agrees"]]
+    fastest = min(right, key=lambda row: row["median_s"], default={"strategy": "sequential"})
+    others = list(dict.fromkeys(["sequential", fastest["strategy"]]))
     heading = ["strategy", "lanes (cores: sub-models)", "median", "spread"]
     heading += [f"× {name}" for name in others] + ["× bound", "outputs"]
     cells = [heading]
     for row in rows:
         ratios = [_ratio(row["ratio_to"].get(name)) for name in others]
-        agreement = "failed" if row["failed"] else row["agreement"]
+        missing = "failed" if row["applicable"] else "not applicable"
+        agreement = missing if row["failed"] else row["agreement"]
         times = [format_seconds(row["median_s"]), format_seconds(row["spread_s"])]
         cells.append([row["strategy"], row["lanes"] or "-", *times, *ratios, _ratio(row["ratio_to_bound"]), agreement])
     return cells

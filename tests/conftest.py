@@ -33,6 +33,8 @@ def pytest_configure(config: pytest.Config) -> None:
         "TMPDIR": str(temporary),
         "PYTEST_DEBUG_TEMPROOT": common,  # `tmp_path` stays where people look for it after a failure
         "ESEN_LAB_HOME": str(home / "esen_lab"),
+        "ESEN_LAB_BACKENDS": "eager",  # engines take seconds for each sub-model; tests of them ask for them
+        "ESEN_LAB_LOCKS": str(home / "locks"),  # else two runs at a time would measure in turns
         "XDG_CACHE_HOME": str(home / "cache"),
         "IPYTHONDIR": str(home / "ipython"),
         "JUPYTER_CONFIG_DIR": str(home / "jupyter-config"),
@@ -54,6 +56,20 @@ def pytest_unconfigure(config: pytest.Config) -> None:
             os.environ[name] = value
     tempfile.tempdir = None
     shutil.rmtree(config.stash.get(_FOLDER, None) or "", ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # A context of CUDA stays with the process and is time-sliced against clients of MPS: who makes one comes last.
+    items.sort(key=lambda item: any(mark.args for mark in item.iter_markers("gpu")))
+
+
+@pytest.fixture(autouse=True)
+def however_busy_the_machine_is(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Tests run beside others: what they measure counts as measured on a quiet machine, save in tests of load."""
+    with pytest.MonkeyPatch.context() as patch:  # its own: a test's `monkeypatch` must end before what the test started
+        if request.node.get_closest_marker("load") is None:
+            patch.setattr("esen_lab.profiler.records.LOADED", 1.0)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

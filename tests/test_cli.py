@@ -11,6 +11,7 @@ from cuda_doubles import MACHINE, scripted_programs
 
 from esen_lab import Lab, __version__
 from esen_lab.cli import main
+from esen_lab.devices import CpuDevice
 from esen_lab.devices.catalogue import Catalogue
 from esen_lab.devices.offer import Verdict
 
@@ -29,10 +30,11 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The script of an ensemble of two, exported."""
     import torch
 
-    from esen_lab.planning import sequential_plan
+    from esen_lab.planner.plan import sequential_plan
 
     folder = tmp_path_factory.mktemp("exported")
-    with Lab(device="cpu") as lab:
+    with pytest.MonkeyPatch.context() as patch, Lab(device="cpu") as lab:
+        patch.setenv("ESEN_LAB_HOME", str(folder / "home"))
         for name in ("a", "b"):
             lab.register(name, torch.nn.Linear(4, 2), example=torch.randn(3, 4))
         lab.plan = sequential_plan(["a", "b"], lab.device.units)
@@ -95,6 +97,8 @@ def test_the_doctor_names_device_limits_store_and_what_is_in_force(capsys: Captu
     assert "cuda:0 mps" in " ".join(told)
     assert told["profile store"] == f"{own_store} (will be made)"
     assert "asked for 1 core found" in told["share in force"]
+    assert "core" in told["inside"]
+    assert CpuDevice().units < 2 or "memory bandwidth" in told, "measured, or why not"
     assert "Ready." in told
     assert not own_store.exists()
 
@@ -136,22 +140,34 @@ def test_the_doctor_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, capsys
 
 def test_an_unknown_device_is_named(capsys: Capture) -> None:
     assert main(["doctor", "--device", "abacus"]) == 2
-    assert (
-        capsys.readouterr().err
-        == "esen-lab: A device is one of: cpu, cuda:0 mps, cuda:0 green, fake:FILE. Given: abacus.\n"
-    )
+    known = "cpu, cpu:all, cpu:fast, cpu:slow, cuda:0 mps, cuda:0 green, fake:FILE"
+    assert capsys.readouterr().err == f"esen-lab: A device is one of: {known}. Given: abacus.\n"
 
 
 @pytest.mark.parametrize("which", ["folder", "plan.json", "script"])
 def test_an_exported_plan_runs_from_each_of_its_names(
-    which: str, exported: Path, capsys: Capture, tmp_path: Path
+    which: str, exported: Path, capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("ESEN_LAB_HOME", str(exported.with_name("home")))  # of whoever exported it
     folder = exported.with_name("plan_files")
     given = {"folder": folder, "plan.json": folder / "plan.json", "script": exported}[which]
     answer = tmp_path / "y.npy"
     assert main(["run", str(given), "--repeat", "2", "--output", str(answer)]) == 0
     assert "2 runs" in capsys.readouterr().out
     assert np.load(answer).shape == (3, 2)
+
+
+@pytest.mark.parametrize("words", [("--trust", "PLAN"), ("PLAN", "--trust")])
+def test_a_plan_that_somebody_else_exported_is_described_and_runs_when_trusted(
+    words: tuple[str, ...], exported: Path, capsys: Capture
+) -> None:
+    plan = str(exported.with_name("plan_files"))
+    assert main(["run", plan]) == 1
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "sub-model 'a': makes what 'submodel_00.json' names: 'torch.nn.modules.linear:Linear'" in told.err
+    assert "--trust" in told.err.splitlines()[-1]
+    assert main(["run", *(plan if word == "PLAN" else word for word in words)]) == 0
 
 
 def test_it_is_a_program() -> None:

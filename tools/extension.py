@@ -18,13 +18,16 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "extensions" / "esen-lab"
 BUNDLE = ROOT / "esen_lab" / "labextension"
 RECORD = SOURCE / "BUILT_FROM"
-ASSETS = ROOT / "esen_lab" / "notebook" / "assets"
+ASSETS = ROOT / "esen_lab" / "ui" / "assets"
 QUICKSTART = ROOT / "notebooks" / "quickstart.ipynb"
+MESSAGES = ROOT / "esen_lab" / "ui" / "panel" / "messages.json"
+GENERATED = ("live.css", "live.js", "sections.ts")
 # In the notebook these two come with the widget; a tab has one conversation for everything.
 _LIVE_HEAD = """const commandsOf = () => undefined;
 const command = (model) => model.ask();
@@ -42,8 +45,8 @@ def sources() -> list[Path]:
     """The files that a bundle is made from."""
     own = [SOURCE / name for name in ("package.json", "yarn.lock", "tsconfig.json")]
     for folder, pattern in (("src", "*.ts"), ("style", "*"), ("schema", "*.json")):
-        own += sorted(path for path in (SOURCE / folder).glob(pattern) if path.name not in ("live.css", "live.js"))
-    return [*own, ASSETS / "live.js", ASSETS / "live.css"]
+        own += sorted(path for path in (SOURCE / folder).glob(pattern) if path.name not in GENERATED)
+    return [*own, ASSETS / "live.js", ASSETS / "live.css", MESSAGES]
 
 
 def digest() -> str:
@@ -147,6 +150,41 @@ def _generate() -> None:
     """Put what comes from elsewhere in the project where the compiler looks for it."""
     (SOURCE / "src" / "quickstart.json").write_text(json.dumps(quickstart()), encoding="utf-8")
     shutil.copyfile(ASSETS / "live.css", SOURCE / "style" / "live.css")
+    shutil.copyfile(MESSAGES, SOURCE / "src" / "messages.json")
+    (SOURCE / "src" / "sections.ts").write_text(types(), encoding="utf-8")
+
+
+def types() -> str:
+    """The types of the panel's sections in TypeScript, from the schema that both sides check messages with."""
+    schema = json.loads(MESSAGES.read_text(encoding="utf-8"))
+    level = _type(schema["to_page"]["said"]["properties"]["level"])
+    sections = _type({"type": "object", "required": [*schema["sections"]], "properties": schema["sections"]})
+    told = [
+        "/** From messages.json: tools/extension.py. */",
+        f"export type Level = {level};",
+        f"export type Sections = {sections};",
+    ]
+    return "\n\n".join(told) + "\n"
+
+
+def _type(rule: dict[str, Any], indent: str = "") -> str:
+    """A rule of the schema as a type: what may be missing is marked "?", what may be null says so."""
+    kinds = [rule["type"]] if isinstance(rule["type"], str) else rule["type"]
+    return " | ".join(_type_of_kind(kind, rule, indent) for kind in kinds)
+
+
+def _type_of_kind(kind: str, rule: dict[str, Any], indent: str) -> str:
+    if kind == "array":
+        return f"Array<{_type(rule['items'], indent)}>"
+    if kind == "string" and "enum" in rule:
+        return " | ".join(json.dumps(word) for word in rule["enum"])
+    if kind != "object":
+        return {"integer": "number"}.get(kind, kind)
+    below = indent + "  "
+    properties = rule.get("properties", {})
+    marks = {name: "" if name in rule.get("required", ()) else "?" for name in properties}
+    lines = [f"{below}{name}{marks[name]}: {_type(each, below)};" for name, each in properties.items()]
+    return "\n".join(["{", *lines, indent + "}"])
 
 
 def _core() -> str:

@@ -1,10 +1,13 @@
-"""All tests: two runs side by side, then those that hold something to a time (marked `timing`), alone.
+"""The tests: two runs side by side, then those that hold something to a time (marked `timing`), alone.
 
-The second of the two has the tests with browsers, kernels and scripts of their own, which mostly wait for them.
+    python tools/run_tests.py                         everything but the tests marked `slow`
+    python tools/run_tests.py --all                   everything
+    python tools/run_tests.py [arguments of pytest]   one run, as pytest does it
 
-    python tools/run_tests.py [arguments of pytest]
-
-With arguments there is one run, as pytest does it. What the second run prints comes when the first is done.
+The second of the two has the tests with browsers, kernels and scripts of their own, which mostly wait for them, and
+those that only compute: no two tests that hold lanes to cores ever run side by side. What the second run prints comes
+when the first is done. Tests of backends come after both, in a process of their own: engines leave threads in it. Each
+run lists what took more than ten seconds: such a test is to be marked `slow`.
 """
 
 from __future__ import annotations
@@ -19,41 +22,47 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTEST = [sys.executable, "-m", "pytest"]
-UNTIMED = ["-m", "not timing"]
-# About as long as all others together, on two cores.
-WAITING = ("browser", "notebooks", "notebook", "export")
+DURATIONS = ["--durations=20", "--durations-min=10"]
+WAITING = ("browser", "notebooks", "ui", "export")
+BACKENDS = "lanes/backends"
+COMPUTING = ("cost_model", "ensemble", "files", "planner", "project")
 
 
 def main(arguments: list[str]) -> int:
     """Run the tests; returns the exit status."""
-    if arguments:
+    if arguments not in ([], ["--all"]):
         return subprocess.run([*PYTEST, *arguments], cwd=ROOT, check=False).returncode
+    kind = "" if arguments else " and not slow"
+    untimed = [*PYTEST, *DURATIONS, "-m", f"not timing{kind}"]
+    beside = WAITING + COMPUTING
     began = time.monotonic()
     with tempfile.TemporaryFile() as printed:
         environment = {**os.environ, "PYTEST_ADDOPTS": f"{os.environ.get('PYTEST_ADDOPTS', '')} -p no:cacheprovider"}
         # By what is left out: named one by one, the folders' conftest.py files would be mixed up.
         rest = [path.name for path in (ROOT / "tests").iterdir() if path.is_dir() or path.name.startswith("test_")]
-        waiting = subprocess.Popen(
-            [*PYTEST, *UNTIMED, *_without(sorted(set(rest) - set(WAITING)))],
+        second = subprocess.Popen(
+            [*untimed, *_without(sorted(set(rest) - set(beside)))],
             cwd=ROOT,
             env=environment,
             stdout=printed,
             stderr=subprocess.STDOUT,
         )
         try:
-            others = subprocess.run([*PYTEST, *UNTIMED, *_without(WAITING)], cwd=ROOT, check=False).returncode
-            print(f"\nThe tests of {', '.join(WAITING)}, which ran beside these:\n", flush=True)
-            waited = waiting.wait()
+            others = subprocess.run([*untimed, *_without((*beside, BACKENDS))], cwd=ROOT, check=False).returncode
+            print(f"\nThe tests of {', '.join(beside)}, which ran beside these:\n", flush=True)
+            beside_status = second.wait()
         finally:
-            if waiting.poll() is None:  # an interrupt
-                waiting.terminate()
-                waiting.wait()
+            if second.poll() is None:  # an interrupt
+                second.terminate()
+                second.wait()
             printed.seek(0)
             sys.stdout.write(printed.read().decode(errors="replace"))
+    print("\nThe tests of backends, whose engines leave threads in the process that loads them:\n", flush=True)
+    engines = subprocess.run([*untimed, f"tests/{BACKENDS}"], cwd=ROOT, check=False).returncode
     print("\nThe tests that hold something to a time, alone:\n", flush=True)
-    timed = subprocess.run([*PYTEST, "-m", "timing"], cwd=ROOT, check=False).returncode
+    timed = subprocess.run([*PYTEST, *DURATIONS, "-m", f"timing{kind}"], cwd=ROOT, check=False).returncode
     print(f"\nAll runs took {(time.monotonic() - began) / 60:.1f} minutes.")
-    return others or waited or timed
+    return others or beside_status or engines or timed
 
 
 def _without(names: Iterable[str]) -> list[str]:

@@ -43,6 +43,12 @@ find_python() {
     return 1
 }
 
+if [ -L "$venv" ]; then  # making it anew would empty the folder that the link points to
+    echo "$venv is a link to $(readlink -f "$venv"), which belongs to another checkout. Given: $here" >&2
+    echo "Remove the link and set up again, or use $python as it is." >&2
+    exit 1
+fi
+
 system_python=$(find_python)
 
 rm -f "$stamp"

@@ -70,6 +70,8 @@ class Product(nn.Module):
 class Passes(nn.Module):
     """Reads all of its input and writes an output of a given size: what crosses is all that costs."""
 
+    base: torch.Tensor
+
     def __init__(self, outputs: int, seed: int) -> None:
         super().__init__()
         self.register_buffer("base", torch.randn(outputs, generator=torch.Generator().manual_seed(seed)))

@@ -3,10 +3,13 @@
 facts        what exists here
 limits       which limit is really in force in a worker at several shares of NVIDIA MPS
 proof        unequal green contexts: their SMs, and that no SM is in two of them
-gate         the numerics gate for each dtype on each mechanism
+gate         the numerics check for each dtype on each backend
 transport    where outputs are combined, and who brings the input, by size
 one-graph    what the host spends on a replay
-NAME@BATCH/MECHANISM   one ensemble: profile, plans, every way to run it, utilization, goals
+NAME@BATCH/SHARING-MODE   one ensemble: profile, plan, the ways that goals are held against in the same rounds,
+                          utilization, every way to run it
+
+Clocks and throttle reasons of the GPU are noted at the begin and the end of each.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import contextlib
 import math
 import os
 import platform
+import random
 import shutil
 import statistics
 import subprocess
@@ -24,11 +28,14 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from gpu_models import BATCHES, ENSEMBLES, Passes, Product, models_of
-from gpu_steps import Steps, or_why
+from gpu_steps import OutOfTime, Steps, or_why
+
+from esen_lab.errors import InfeasibleError, WorkerTimeout
 
 DTYPES = ("float32", "tf32", "float16", "bfloat16")
 MPS_SHARES = (10, 25, 50, 75)
@@ -55,12 +62,17 @@ def run_section(name: str, steps: Steps) -> None:
         "transport": transport,
         "one-graph": one_graph,
     }
+    from esen_lab.devices.cuda.nvml import nvml_states
+
+    # What a GPU's clocks were says whether two sections can be compared.
+    steps.do("gpu_before", nvml_states, needs_s=-10.0, always=True)
     if name in simple:
         simple[name](steps)
     else:
-        which, _, mechanism = name.partition("/")
+        which, _, backend = name.partition("/")
         ensemble, _, batch = which.partition("@")
-        one_ensemble(ensemble, int(batch), mechanism, steps)
+        one_ensemble(ensemble, int(batch), backend, steps)
+    steps.do("gpu_after", nvml_states, needs_s=-10.0, always=True)
 
 
 # --- the machine -------------------------------------------------------------------------------------------------
@@ -98,7 +110,7 @@ def _machine() -> dict[str, Any]:
 
 
 def _doctor() -> list[str]:
-    """What a user would be told, self-tests of every mechanism included."""
+    """What a user would be told, self-tests of every backend included."""
     command = [sys.executable, "-m", "esen_lab", "doctor"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     return [*done.stdout.splitlines(), *done.stderr.splitlines()[-5:]]
@@ -115,23 +127,23 @@ def _torch_sees() -> dict[str, Any]:
 
 
 def _green_contexts() -> bool:
-    from esen_lab.devices.green_driver import GreenDriver
+    from esen_lab.devices.cuda.green_driver import GreenDriver
 
     return bool(GreenDriver())
 
 
 def limits(steps: Steps) -> None:
     """Which limit is really in force in a worker at several shares."""
-    from esen_lab.workers import Nursery
+    from esen_lab.lanes import ForkServer
 
     with _device("mps", steps.rehearse) as device:
         steps.found["device"] = device.identity.to_dict()
         shares = MPS_SHARES if not steps.rehearse else tuple(range(1, device.units + 1))
-        nursery = Nursery()
+        fork_server = ForkServer()
 
         def in_force(share: int) -> str:
             began = time.perf_counter()
-            worker = nursery.worker(device.place([share])[0], label=f"limit {share}")
+            worker = fork_server.worker(device.place([share])[0], label=f"limit {share}")
             took = time.perf_counter() - began
             told = worker.in_force.description
             worker.close()
@@ -141,7 +153,7 @@ def limits(steps: Steps) -> None:
             for share in shares:
                 steps.do(f"in_force.{share}", partial(in_force, share))
         finally:
-            nursery.close()
+            fork_server.close()
 
 
 def proof(steps: Steps) -> None:
@@ -163,24 +175,16 @@ def proof(steps: Steps) -> None:
 
 
 def gate(steps: Steps) -> None:
-    """The numerics gate for each dtype on each mechanism: half of the sub-models beside the other half, twice over."""
-    from esen_lab.runtime import Nursery
-
-    for mechanism in _mechanisms(steps):
-        with contextlib.ExitStack() as held:
-            device = _enter(held, mechanism, steps)
-            if device is None:
-                continue
-            nursery = Nursery()
-            held.callback(nursery.close)
-            for name in DTYPES:
-                steps.do(f"{mechanism}.{name}", partial(_gated, name, device, nursery, steps.rehearse))
+    """The numerics check for each dtype on each backend: half of the sub-models beside the other half, twice over."""
+    for backend, device, fork_server in _each_backend(steps):
+        for name in DTYPES:
+            steps.do(f"{backend}.{name}", partial(_gated, name, device, fork_server, steps.rehearse))
 
 
-def _gated(dtype_name: str, device: Any, nursery: Any, rehearse: bool) -> dict[str, Any]:
+def _gated(dtype_name: str, device: Any, fork_server: Any, rehearse: bool) -> dict[str, Any]:
     from esen_lab.ensemble import Ensemble, make_combine, make_submodel
-    from esen_lab.planning import Lane, Plan
-    from esen_lab.runtime.gate import check_numerics
+    from esen_lab.planner.plan import Lane, Plan
+    from esen_lab.run.numerics import check_numerics
 
     width = 32 if rehearse else 4096
     dtype = torch.float32 if dtype_name == "tf32" else getattr(torch, dtype_name)
@@ -192,7 +196,7 @@ def _gated(dtype_name: str, device: Any, nursery: Any, rehearse: bool) -> dict[s
     lanes = (Lane(units=a, members=("a",)), Lane(units=b, members=("b",)))
     plan = Plan(lanes=lanes, units=device.units)
     ensemble = Ensemble(submodels=submodels, combine=make_combine("mean"))
-    return check_numerics(plan, ensemble, device, nursery, runs=3).to_dict()
+    return check_numerics(plan, ensemble, device, fork_server, runs=3).to_dict()
 
 
 # --- what crosses ------------------------------------------------------------------------------------------------
@@ -200,41 +204,33 @@ def _gated(dtype_name: str, device: Any, nursery: Any, rehearse: bool) -> dict[s
 
 def transport(steps: Steps) -> None:
     """By size: outputs combined on the CPU and on the GPU, and an input that one lane or every lane brings."""
-    from esen_lab.runtime import Nursery
-
-    for mechanism in _mechanisms(steps):
-        with contextlib.ExitStack() as held:
-            device = _enter(held, mechanism, steps)
-            if device is None:
-                continue
-            nursery = Nursery()
-            held.callback(nursery.close)
-            for size in SIZES[:2] if steps.rehearse else SIZES:
-                steps.do(f"{mechanism}.outputs of {size} bytes", partial(_outputs, size, device, nursery), needs_s=3)
-            if mechanism != "green":  # lanes of one process read one input anyway
-                for size in SIZES[:2] if steps.rehearse else SIZES:
-                    steps.do(f"{mechanism}.input of {size} bytes", partial(_inputs, size, device, nursery), needs_s=3)
+    sizes = SIZES[:2] if steps.rehearse else SIZES
+    for backend, device, fork_server in _each_backend(steps):
+        for size in sizes:
+            steps.do(f"{backend}.outputs of {size} bytes", partial(_outputs, size, device, fork_server), needs_s=3)
+        for size in () if backend == "green" else sizes:  # lanes of one process read one input anyway
+            steps.do(f"{backend}.input of {size} bytes", partial(_inputs, size, device, fork_server), needs_s=3)
 
 
-def _four_lanes(inputs: int, outputs: int, device: Any, nursery: Any) -> Any:
+def _four_lanes(inputs: int, outputs: int, device: Any, fork_server: Any) -> Any:
     from esen_lab.ensemble import Ensemble, make_combine, make_submodel
-    from esen_lab.planning import Lane, Plan
-    from esen_lab.runtime import Executor
+    from esen_lab.planner.plan import Lane, Plan
+    from esen_lab.run import Executor
 
     x = torch.randn(max(1, inputs // 4))
     names = "abcd" if device.units >= 4 else "ab"
     submodels = tuple(make_submodel(name, Passes(outputs // 4, seed), x) for seed, name in enumerate(names))
     lanes = tuple(Lane(units=device.units // len(names), members=(name,)) for name in names)
     ensemble = Ensemble(submodels=submodels, combine=make_combine("mean"))
-    return Executor.start(Plan(lanes=lanes, units=device.units), ensemble, device, nursery), x
+    return Executor.start(Plan(lanes=lanes, units=device.units), ensemble, device, fork_server), x
 
 
-def _outputs(size: int, device: Any, nursery: Any) -> dict[str, Any]:
-    executor, x = _four_lanes(1 << 10, size, device, nursery)
+def _outputs(size: int, device: Any, fork_server: Any) -> dict[str, Any]:
+    executor, x = _four_lanes(1 << 10, size, device, fork_server)
     try:
         for _ in range(12):
-            notes = executor.run(x)[1].notes
-        trial = executor.combine_trial
+            notes = executor.run(x).report.notes
+        trial = executor.lanes.where.trial
         return {
             "on_cpu_s": _median(trial.on_cpu_s),
             "on_gpu_s": _median(trial.on_gpu_s),
@@ -245,19 +241,19 @@ def _outputs(size: int, device: Any, nursery: Any) -> dict[str, Any]:
         executor.close()
 
 
-def _inputs(size: int, device: Any, nursery: Any) -> dict[str, Any]:
-    from esen_lab.runtime import executor as module
+def _inputs(size: int, device: Any, fork_server: Any) -> dict[str, Any]:
+    from esen_lab.run import lane_input as module
 
     found: dict[str, Any] = {}
     usual = module._WORTH_SHARING_BYTES
     try:
         for word, least in (("every lane", 1 << 60), ("one lane", 0)):
             module._WORTH_SHARING_BYTES = least
-            executor, x = _four_lanes(size, 1 << 10, device, nursery)
+            executor, x = _four_lanes(size, 1 << 10, device, fork_server)
             try:
                 executor.run(x + 1)
-                times = [executor.run(x)[1].jct_s for _ in range(30)]
-                found[word] = {"median_s": _median(times), "shared": executor.input_shared}
+                times = [executor.run(x).report.jct_s for _ in range(30)]
+                found[word] = {"median_s": _median(times), "shared": executor.lanes.input.shared}
             finally:
                 executor.close()
     finally:
@@ -280,70 +276,97 @@ def one_graph(steps: Steps) -> None:
 
 
 def _one_graph(ensemble: str, batch: int) -> dict[str, Any]:
-    """Two figures of the host: what queueing takes, and a whole call less what the GPU took of it."""
+    """What the host spends: on a replay alone, and on a whole call less what the GPU took of it (copies, combining)."""
     from esen_lab.ensemble import Ensemble, make_combine, make_submodel
-    from esen_lab.planning import Lane, Plan
-    from esen_lab.runtime import Executor, Nursery
-    from esen_lab.runtime.executor import AS_ONE_GRAPH
+    from esen_lab.planner.plan import Lane, Plan
+    from esen_lab.run import Executor, ForkServer
+    from esen_lab.run.graph_runner import AS_ONE_GRAPH
 
     models, x = models_of(ensemble, batch, False)
     submodels = {name: make_submodel(name, module, x) for name, module in models.items()}
     count = min(4, len(models))
     # The largest first, round robin: a plan needs a profile, which the other sections make.
     largest = sorted(models, key=lambda name: -sum(p.numel() for p in models[name].parameters()))
-    nursery = Nursery()
+    fork_server = ForkServer()
     with _device("green", False) as device:
         lanes = tuple(
             Lane(
                 units=device.units // count,
                 members=tuple(largest[number::count]),
-                mechanisms=("graph",) * len(largest[number::count]),
+                backends=("cuda-graph",) * len(largest[number::count]),
             )
             for number in range(count)
         )
         rule = make_combine("mean")
         plan = Plan(lanes=lanes, units=device.units)
         ensemble_of = Ensemble(submodels=tuple(submodels.values()), combine=rule)
-        executor = Executor.start(plan, ensemble_of, device, nursery)
+        executor = Executor.start(plan, ensemble_of, device, fork_server)
         try:
             jct, calls, host = [], [], []
             for _ in range(100):
                 began = time.perf_counter()
-                report = executor.run(x)[1]
+                report = executor.run(x).report
                 called = time.perf_counter() - began
                 on_gpu = max(lane.end_s for lane in report.lanes) - min(lane.start_s for lane in report.lanes)
                 jct.append(report.jct_s)
                 calls.append(called)
                 host.append(called - on_gpu)
+            replays = _replays_host_s(executor, ensemble_of, x)
             return {
                 "lanes": [list(lane.members) for lane in lanes],
                 "one_graph": AS_ONE_GRAPH in report.notes,
                 "notes": list(report.notes),
                 "jct_median_s": _median(jct),
                 "call_median_s": _median(calls),
-                "host_median_s": _median(host),
-                "host_goal_met": statistics.median(host) < GOAL_HOST_S,
+                "call_less_gpu_median_s": _median(host),
+                "host_median_s": _median(replays),
+                "host_goal_met": statistics.median(replays) < GOAL_HOST_S if replays else None,
             }
         finally:
             executor.close()
-            nursery.close()
+            fork_server.close()
+
+
+def _replays_host_s(executor: Any, ensemble: Any, x: Any, *, cuda: Any = None) -> list[float]:
+    """The host's own time around a replay, the GPU idle before each; [] where the plan runs as no graph."""
+    from esen_lab.run.plan_graph import PlanGraph
+
+    runner = executor._graph
+    made = None if runner is None else runner.graphs.find(ensemble, x)
+    if not isinstance(made, PlanGraph):
+        return []
+    cuda = torch.cuda if cuda is None else cuda
+    graph, stream = made._graph._graph, made._graph._main
+    times = []
+    with cuda.stream(stream):
+        for _ in range(200):
+            stream.synchronize()
+            began = time.perf_counter()
+            graph.replay()
+            times.append(time.perf_counter() - began)
+        stream.synchronize()
+    return times
 
 
 # --- an ensemble -------------------------------------------------------------------------------------------------
 
 
-def one_ensemble(ensemble: str, batch: int, mechanism: str, steps: Steps) -> None:
-    """Profile, plan, compare every way to run it in the same rounds, read utilization, check answers."""
+BASE = "MPS default"
+"""Clients of MPS without any limit set: what the plan is held against, under green contexts too."""
+
+
+def one_ensemble(ensemble: str, batch: int, backend: str, steps: Steps) -> None:
+    """Profile and plan; the ways that goals are held against, in the same rounds; utilization; every way to run it."""
     from esen_lab import Lab
 
     rehearse = steps.rehearse
     models, x = models_of(ensemble, batch, rehearse)
-    steps.found |= {"ensemble": ensemble, "batch": batch, "mechanism": mechanism, "members": list(models)}
-    with (
-        _device(mechanism, rehearse) as device,
-        tempfile.TemporaryDirectory() as folder,
-        Lab(device=device, store=f"{folder}/profiles.sqlite") as lab,
-    ):
+    steps.found |= {"ensemble": ensemble, "batch": batch, "backend": backend, "members": list(models)}
+    with contextlib.ExitStack() as held:
+        device = held.enter_context(_device(backend, rehearse))
+        folder = steps.folder or Path(held.enter_context(tempfile.TemporaryDirectory()))
+        name = f"{ensemble}-{batch}-{backend}.sqlite"  # points stay: a later call measures what is missing
+        lab = held.enter_context(Lab(device=device, store=str(folder / name)))
         steps.found["device"] = device.identity.to_dict()
 
         def registered() -> float:
@@ -352,53 +375,142 @@ def one_ensemble(ensemble: str, batch: int, mechanism: str, steps: Steps) -> Non
                 lab.register(name, module, example=x)
             return time.perf_counter() - began
 
-        if steps.do("registering_s", registered) is None:
+        if steps.do("registering_s", registered, always=True) is None:
             return
-        if steps.do("profile", partial(_profiled, lab, device, rehearse)) is None:
+        if steps.do("profile", partial(_profiled, lab, device, steps), always=True) is None:
             return
-        if steps.do("plan", lambda: lab.search().to_dict()) is None:
+        if steps.do("plan", lambda: lab.search().to_dict(), always=True) is None:
             return
         plan = lab.plan
         assert plan is not None
-        shares = or_why(lambda: lab.search(limits={"one_each": True}))
+        steps.do("our shares", partial(_lane_for_each, lab))
         lab.plan = plan
-        own = {"our shares": shares} if not isinstance(shares, dict) else {}
-        steps.found["our shares"] = shares if isinstance(shares, dict) else shares.to_dict()
-        steps.do("compared", partial(_compared, lab, x, plan, own, steps), needs_s=8)
-        graphed = plan.with_mechanisms(dict.fromkeys(plan.names, "graph"))
-        if steps.do("plan as graphs", partial(_timed, lab, graphed, x, rehearse), needs_s=4) is not None:
-            steps.do("utilization.plan + graphs", partial(_utilization, lab, graphed, x, rehearse), needs_s=3)
-        for word, other in {"plan": plan, **_usual(lab, device), **own}.items():
-            steps.do(f"utilization.{word}", partial(_utilization, lab, other, x, rehearse), needs_s=6)
-        lab.plan = plan
+        _against_the_base(lab, x, plan, steps)
         steps.do("gate", lambda: lab.check_numerics(x, runs=3).to_dict(), needs_s=6)
-        rows = steps.found.get("compared", {}).get("rows", {})
-        met = goals(rows, steps.found.get("utilization", {}), plan.gap)
+        steps.do("compared", partial(_compared, lab, x, plan, steps), needs_s=8)
+        met = goals(steps.found.get("paired", {}), steps.found.get("utilization", {}), plan.gap, plan.bound_s)
         # Computed all the same, so that a rehearsal tests it; but a goal is met on a GPU or not at all.
         steps.found["goals"] = dict.fromkeys(met) if rehearse else met
 
 
-def _profiled(lab: Any, device: Any, rehearse: bool) -> dict[str, Any]:
+def _lane_for_each(lab: Any) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = lab.search(limits={"one_each": True}).to_dict()
+    except InfeasibleError as problem:
+        return {"why_none": str(problem)}
+    return found
+
+
+def _profiled(lab: Any, device: Any, steps: Steps) -> dict[str, Any]:
     # A few shares: what is between is interpolated, and what the plan takes is measured by the comparison.
     shares = sorted({max(1, device.units * part // 16) for part in (1, 2, 4, 8, 12, 16)})
-    profile = lab.profile(shares=shares, budget_s=0.02 if rehearse else 0.1, fresh=True).result(timeout=200)
+    job = lab.profile(shares=shares, budget_s=0.02 if steps.rehearse else 0.1)
+    try:
+        profile = job.result(timeout=max(1.0, steps.left_s - 2.0))
+    except WorkerTimeout as problem:
+        raise OutOfTime from problem  # its points are stored
+    finally:
+        job.cancel()
     # What `FakeDevice.load` reads, to plan with on any machine.
     return {**profile.to_dict(), "recorded": profile.recorded()}
 
 
+def _against_the_base(lab: Any, x: Any, plan: Any, steps: Steps) -> None:
+    """The plan, eagerly and as graphs, and one process with streams, each in the same rounds as MPS without limits."""
+    from esen_lab.run import Executor, ForkServer
+    from esen_lab.run.baselines import STRATEGIES
+
+    device, ensemble = lab.device, lab.ensemble
+    if not {"paired", *(f"utilization.{way}" for way in (BASE, "plan"))} - _done(steps):
+        return
+    with contextlib.ExitStack() as held:
+        fork_server = ForkServer()
+        held.callback(fork_server.close)
+        base = device
+        if device.identity.kind == "cuda green":
+            base = held.enter_context(_device("mps", steps.rehearse))
+        ways = {
+            BASE: (base, STRATEGIES["unlimited"](ensemble, base.units)),
+            "plan": (device, plan),
+            "plan + graphs": (device, plan.with_backends(dict.fromkeys(plan.names, "graph"))),
+            "one process with streams": (device, STRATEGIES["threads"](ensemble, device.units)),
+        }
+        running: dict[str, Any] = {}
+        for way, (where, how) in ways.items():
+
+            def opening(way: str = way, where: Any = where, how: Any = how) -> list[str]:
+                running[way] = Executor.start(how, ensemble, where, fork_server)
+                held.callback(running[way].close)
+                report = running[way].run(x).report
+                return [*report.notes, *running[way].run(x).report.notes]
+
+            steps.do(f"started.{way}", opening, needs_s=5, always=True)
+        started = steps.found.get("started", {})
+        eagerly = {way for way in running if any("eagerly" in note for note in started.get(way, ()))}
+        rounds = 3 if steps.rehearse else 40
+        budget_s = max(1.0, steps.left_s * 0.4)
+        steps.do("paired", lambda: paired({w: running[w] for w in running}, x, rounds, budget_s, eagerly), needs_s=3)
+        for way, executor in running.items():
+            steps.do(f"utilization.{way}", partial(_utilization, lab, executor, x, steps.rehearse), needs_s=3)
+
+
+def _done(steps: Steps) -> set[str]:
+    groups = {f"utilization.{way}" for way in steps.found.get("utilization", {})}
+    return {*groups, *(key for key in steps.found if key != "utilization")}
+
+
+def paired(running: Mapping[str, Any], x: Any, rounds: int, budget_s: float, eagerly: set[str]) -> dict[str, Any]:
+    """Each round runs every way once, in an order drawn anew; a ratio is one of the same round.
+
+    Args:
+        running: Executors by name.
+        x: The input.
+        rounds: How many, if `budget_s` allows; five at least.
+        budget_s: Seconds after which no further round begins.
+        eagerly: Those that were to run as graphs and did not.
+    """
+    from esen_lab.common.answers import difference
+
+    order, draw = list(running), random.Random(0)
+    times: dict[str, list[float]] = {way: [] for way in running}
+    answers = {way: executor.run(x).output for way, executor in running.items()}
+    began = time.monotonic()
+    for number in range(rounds):
+        if number >= 5 and time.monotonic() - began > budget_s:
+            break
+        draw.shuffle(order)
+        for way in order:
+            times[way].append(running[way].run(x).report.jct_s)
+    found = {}
+    for way, measured in times.items():
+        ratios = sorted(own / base for own, base in zip(measured, times.get(BASE, ()), strict=False))
+        found[way] = {
+            "median_s": _median(measured),
+            "ratio_to_base": _median(ratios),
+            "ratio_quartiles": [ratios[len(ratios) // 4], ratios[3 * len(ratios) // 4]] if ratios else None,
+            "agrees": difference(answers[way], answers[BASE]).agrees if BASE in answers else None,
+            "fell_back": way in eagerly,
+            "rounds": len(measured),
+        }
+    return found
+
+
 def _usual(lab: Any, device: Any) -> dict[str, Any]:
-    """The usual ways whose utilization is read, the one that ours is held against first."""
-    from esen_lab.runtime.strategies import STRATEGIES
+    """The usual ways that are also run with their sub-models as graphs."""
+    from esen_lab.run.baselines import STRATEGIES
 
     made = {word: or_why(partial(STRATEGIES[word], lab.ensemble, device.units)) for word in ("unlimited", "equal")}
     made["sequential"] = STRATEGIES["sequential"](lab.ensemble, device.units)
     return {word: plan for word, plan in made.items() if not isinstance(plan, dict)}
 
 
-def _compared(lab: Any, x: Any, plan: Any, own: Mapping[str, Any], steps: Steps) -> dict[str, Any]:
+def _compared(lab: Any, x: Any, plan: Any, steps: Steps) -> dict[str, Any]:
     """Every way to run it in the same rounds, each also with its sub-models as CUDA graphs."""
+    shares = or_why(lambda: lab.search(limits={"one_each": True}))
+    lab.plan = plan
+    own = {} if isinstance(shares, dict) else {"our shares": shares}
     eager = {"plan": plan, **_usual(lab, lab.device), **own}
-    graphs = {f"{w} + graphs": p.with_mechanisms(dict.fromkeys(p.names, "graph")) for w, p in eager.items()}
+    graphs = {f"{w} + graphs": p.with_backends(dict.fromkeys(p.names, "graph")) for w, p in eager.items()}
     rounds = 3 if steps.rehearse else 15
     compared = lab.compare(x, rounds=rounds, budget_s=max(2.0, steps.left_s * 0.3), plans={**own, **graphs})
     fell_back = {note.partition(": ")[0] for note in compared.notes if "but eagerly" in note}
@@ -412,7 +524,7 @@ def _compared(lab: Any, x: Any, plan: Any, own: Mapping[str, Any], steps: Steps)
                 "ratio_to_bound": row.ratio_to_bound,
                 "agrees": row.agrees,
                 "agreement": row.agreement,
-                "failed": row.failed,
+                "why_none": row.failed,
                 "fell_back": row.strategy in fell_back,
             }
             for row in compared.rows
@@ -423,39 +535,22 @@ def _compared(lab: Any, x: Any, plan: Any, own: Mapping[str, Any], steps: Steps)
     }
 
 
-def _timed(lab: Any, plan: Any, x: Any, rehearse: bool) -> dict[str, Any]:
-    """A plan run by itself, with what its report remarks: a graph that fell back is no graph."""
-    from esen_lab.runtime.executor import AS_ONE_GRAPH
-
-    lab.plan = plan
-    times, overheads = [], []
-    for _ in range(3 if rehearse else 30):
-        lab.run(x)
-        times.append(lab.report.jct_s)
-        overheads.append(lab.report.overhead_s)
-    return {
-        "median_s": _median(times),
-        "spread_s": sorted(times)[3 * len(times) // 4] - sorted(times)[len(times) // 4],
-        "overhead_s": _median(overheads),
-        "notes": list(lab.report.notes),
-        "one_graph": AS_ONE_GRAPH in lab.report.notes,
-        "fell_back": any("runs eagerly" in note for note in lab.report.notes),
-    }
-
-
-def _utilization(lab: Any, plan: Any, x: Any, rehearse: bool) -> dict[str, Any]:
+def _utilization(lab: Any, executor: Any, x: Any, rehearse: bool) -> dict[str, Any]:
     """Mean of every channel in percent while a plan runs in a loop: SM activity where GPM can be read."""
-    lab.plan = plan
-    lab.run(x)
-    sampler = lab.watch(interval_s=0.2)
+    sampler = lab.readings.watch(interval_s=0.2)
     try:
+        # The sample in which the loop begins covers idle time too: it comes, the loop under way, and is left out.
+        seen = len(sampler.samples())
+        until = time.monotonic() + 5.0
+        while len(sampler.samples()) == seen and time.monotonic() < until:
+            executor.run(x)
         after = len(sampler.samples())
         until = time.monotonic() + (0.5 if rehearse else 1.5)
         while time.monotonic() < until:
-            lab.run(x)
+            executor.run(x)
         samples = sampler.samples()[after:]
     finally:
-        lab.unwatch()
+        lab.readings.unwatch()
     means = {}
     for channel in sampler.channels:
         if channel.unit == "%":
@@ -464,31 +559,39 @@ def _utilization(lab: Any, plan: Any, x: Any, rehearse: bool) -> dict[str, Any]:
     return {"percent": means, "samples": len(samples)}
 
 
-def goals(rows: Mapping[str, Any], utilization: Mapping[str, Any], gap: float | None) -> dict[str, Any]:
-    """The goals as numbers and whether they are met; None where something was not measured."""
+def goals(
+    ways: Mapping[str, Any], utilization: Mapping[str, Any], gap: float | None, bound_s: float | None = None
+) -> dict[str, Any]:
+    """The goals as numbers and whether they are met; None where something was not measured.
 
-    def median(word: str) -> float | None:
-        row = rows.get(word, {})
-        wrong = row.get("failed") or row.get("fell_back") or row.get("agrees") is False
-        return None if wrong else row.get("median_s")
+    Args:
+        ways: What `paired` made.
+        utilization: What was read while each way ran.
+        gap: Of the plan to its bound, as predicted.
+        bound_s: That bound.
+    """
+
+    def lower(word: str) -> float | None:
+        way = ways.get(word, {})
+        wrong = way.get("fell_back") or way.get("agrees") is False or way.get("ratio_to_base") is None
+        return None if wrong else 1 - way["ratio_to_base"]
 
     def active(word: str) -> float | None:
         percent = utilization.get(word, {}).get("percent", {})
         return next((value for label, value in percent.items() if "SM activity" in label), None)
 
-    base, ours, graphed = median("unlimited"), median("plan"), median("plan + graphs")
-    lower = 1 - ours / base if ours and base else None
-    lower_graphs = 1 - graphed / base if graphed and base else None
-    busy, before = active("plan"), active("unlimited")
+    ours, graphed = lower("plan"), lower("plan + graphs")
+    busy, before = active("plan"), active(BASE)
     more = busy / before - 1 if busy is not None and before else None
-    to_bound = rows.get("plan", {}).get("ratio_to_bound") if ours else None
-    measured = None if to_bound is None else to_bound - 1
+    own_s = ways.get("plan", {}).get("median_s")
+    measured = None if ours is None or not bound_s or own_s is None else own_s / bound_s - 1
     return {
-        "jct_lower_than_unlimited": lower,
-        "jct_goal_met": None if lower is None else lower >= GOAL_JCT,
-        "jct_lower_with_graphs": lower_graphs,
-        "graphs_goal_met": None if lower_graphs is None else lower_graphs >= GOAL_JCT_GRAPHS,
-        "sm_activity_more_than_unlimited": more,
+        "jct_lower_than_mps_default": ours,
+        "jct_goal_met": None if ours is None else ours >= GOAL_JCT,
+        "jct_lower_with_graphs": graphed,
+        "graphs_goal_met": None if graphed is None else graphed >= GOAL_JCT_GRAPHS,
+        "streams_lower_than_mps_default": lower("one process with streams"),
+        "sm_activity_more_than_mps_default": more,
         "sm_activity_goal_met": None if more is None else more >= GOAL_UTILIZATION,
         "gap_to_bound": gap,
         "gap_goal_met": None if gap is None else gap <= GOAL_GAP,
@@ -500,33 +603,36 @@ def goals(rows: Mapping[str, Any], utilization: Mapping[str, Any], gap: float | 
 # --- what sections share -----------------------------------------------------------------------------------------
 
 
-def _mechanisms(steps: Steps) -> tuple[str, ...]:
-    return ("cpu",) if steps.rehearse else ("mps", "green")  # the one first that wants no CUDA in this process
+def _each_backend(steps: Steps) -> Iterator[tuple[str, Any, Any]]:
+    """Each way to share this machine, with its device and a fork server; where one can't be had, the steps say why."""
+    from esen_lab.run import ForkServer
 
+    for backend in ("cpu",) if steps.rehearse else ("mps", "green"):  # first what wants no CUDA in this process
+        with contextlib.ExitStack() as held:
+            opened: list[Any] = []
 
-def _enter(held: contextlib.ExitStack, mechanism: str, steps: Steps) -> Any:
-    """A device until `held` ends; None where there is none, and what was found says why."""
-    opened: list[Any] = []
+            def opening(backend: str = backend, held: Any = held, opened: list[Any] = opened) -> dict[str, Any]:
+                opened.append(held.enter_context(_device(backend, steps.rehearse)))
+                found: dict[str, Any] = opened[0].identity.to_dict()
+                return found
 
-    def opening() -> dict[str, Any]:
-        opened.append(held.enter_context(_device(mechanism, steps.rehearse)))
-        found: dict[str, Any] = opened[0].identity.to_dict()
-        return found
-
-    steps.do(f"{mechanism}.device", opening)
-    return opened[0] if opened else None
+            steps.do(f"{backend}.device", opening, always=True)
+            if opened:
+                fork_server = ForkServer()
+                held.callback(fork_server.close)
+                yield backend, opened[0], fork_server
 
 
 @contextlib.contextmanager
-def _device(mechanism: str, rehearse: bool) -> Iterator[Any]:
-    device = _opened(mechanism, rehearse)
+def _device(backend: str, rehearse: bool) -> Iterator[Any]:
+    device = _opened(backend, rehearse)
     try:
         yield device
     finally:
         device.close()
 
 
-def _opened(mechanism: str, rehearse: bool) -> Any:
+def _opened(backend: str, rehearse: bool) -> Any:
     if rehearse:
         from esen_lab.devices import CpuDevice
 
@@ -534,7 +640,7 @@ def _opened(mechanism: str, rehearse: bool) -> Any:
         return CpuDevice(cores=[(cores[0],), (cores[-1],)])
     from esen_lab.devices import open_device
 
-    return open_device(f"cuda:0 {mechanism}")
+    return open_device(f"cuda:0 {backend}")
 
 
 def _unequal(units: int) -> tuple[int, ...]:

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gpu_steps import failures_in
+
 
 def tables(result: Mapping[str, Any]) -> str:
     """All tables of one result.
@@ -50,13 +52,13 @@ def _limits(found: Mapping[str, Any]) -> str:
 
 def _gate(found: Mapping[str, Any]) -> str:
     rows = [
-        (mechanism, dtype, _verdict(verdict))
-        for mechanism, verdicts in found.items()
+        (backend, dtype, _verdict(verdict))
+        for backend, verdicts in found.items()
         if isinstance(verdicts, Mapping)
         for dtype, verdict in verdicts.items()
         if dtype != "device" and isinstance(verdict, Mapping)
     ]
-    return _table(("mechanism", "dtype", "gate"), rows)
+    return _table(("backend", "dtype", "gate"), rows)
 
 
 def _verdict(found: Mapping[str, Any]) -> str:
@@ -65,11 +67,18 @@ def _verdict(found: Mapping[str, Any]) -> str:
 
 def _hosts(found: Mapping[str, Any]) -> str:
     rows = [
-        (name, _ms(one.get("jct_median_s")), _us(one.get("host_median_s")), "yes" if one.get("one_graph") else "no")
+        (
+            name,
+            _ms(one.get("jct_median_s")),
+            _us(one.get("host_median_s")),
+            _us(one.get("call_less_gpu_median_s")),
+            "yes" if one.get("one_graph") else "no",
+        )
         for name, one in found.items()
         if isinstance(one, Mapping) and "jct_median_s" in one
     ]
-    return _table(("ensemble", "JCT ms", "host µs", "one graph"), rows) if rows else ""
+    heads = ("ensemble", "JCT ms", "host around a replay µs", "call less GPU µs", "one graph")
+    return _table(heads, rows) if rows else ""
 
 
 def _ensemble(name: str, found: Mapping[str, Any]) -> str:
@@ -84,14 +93,45 @@ def _ensemble(name: str, found: Mapping[str, Any]) -> str:
             _ratio(row.get("ratio_to_unlimited")),
             _ratio(row.get("ratio_to_bound")),
             _activity(read.get(way, {})),
-            str(row.get("failed") or ("ran eagerly" if row.get("fell_back") else row.get("agreement"))),
+            str(row.get("why_none") or ("ran eagerly" if row.get("fell_back") else row.get("agreement"))),
         )
         for way, row in rows.items()
     ]
     heads = ("way", "JCT ms", "spread ms", "/ unlimited", "/ bound", "SM activity %", "outputs")
     goals = ", ".join(f"{goal}: {value}" for goal, value in found.get("goals", {}).items())
     body = _table(heads, lines) if lines else f"no comparison: {found.get('failed') or found.get('compared')}"
-    return f"### {name}\n\n{body}" + (f"\n\n{goals}" if goals else "")
+    parts = [f"### {name}", _against_the_base(found), body, goals, _clocks(found)]
+    return "\n\n".join(filter(None, parts))
+
+
+def _against_the_base(found: Mapping[str, Any]) -> str:
+    """The ways that the goals are held against, in the same rounds."""
+    read = found.get("utilization", {})
+    rows = [
+        (
+            way,
+            _ms(one.get("median_s")),
+            _ratio(one.get("ratio_to_base")),
+            " to ".join(map(_ratio, one.get("ratio_quartiles") or ())) or "-",
+            _activity(read.get(way, {})),
+            "ran eagerly" if one.get("fell_back") else {True: "agree", False: "DIFFER", None: "-"}[one.get("agrees")],
+        )
+        for way, one in found.get("paired", {}).items()
+        if isinstance(one, Mapping)
+    ]
+    heads = ("way", "JCT ms", "/ MPS default, same round", "quartiles", "SM activity %", "outputs")
+    return _table(heads, rows) if rows else ""
+
+
+def _clocks(found: Mapping[str, Any]) -> str:
+    """SM clocks before and after, and why they were low."""
+    told = []
+    for when in ("gpu_before", "gpu_after"):
+        states = found.get(when)
+        for one in states.values() if isinstance(states, Mapping) else ():
+            why = one.get("throttled")
+            told.append(f"{one.get('sm_mhz')} MHz" + (f" ({', '.join(why)})" if isinstance(why, list) and why else ""))
+    return f"SM clock: {' -> '.join(told)}" if told else ""
 
 
 def _activity(found: Mapping[str, Any]) -> str:
@@ -100,7 +140,10 @@ def _activity(found: Mapping[str, Any]) -> str:
 
 
 def _failed(found: Mapping[str, Any]) -> str:
-    rows = [(name, str(one["failed"]).splitlines()[0][:120]) for name, one in found.items() if "failed" in one]
+    why = {name: one.get("failed") or one.get("not_whole") for name, one in found.items()}
+    rows = [(name, str(told).splitlines()[0][:120]) for name, told in why.items() if told]
+    for name, one in found.items():
+        rows += [(f"{name}: {step}", told[:120]) for step, told in failures_in(one).items() if step]
     return _table(("section", "not whole"), rows) if rows else ""
 
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from esen_lab.devices.base import Crowded, Device, DeviceIdentity, InForce, Placement, Retiring
-from esen_lab.devices.catalogue import DEVICES, MECHANISMS, name_for, offers, open_device, this_machine
-from esen_lab.devices.cpu import CpuDevice
+from esen_lab.devices.base import Device, DeviceIdentity, InForce, Placement
+from esen_lab.devices.catalogue import DEVICES, SHARING_MODES, name_for, offers, open_device, this_machine
+from esen_lab.devices.cpu.device import CpuDevice
 from esen_lab.devices.fake import FakeDevice, FakePlacement
 from esen_lab.devices.meters import open_meter
 from esen_lab.devices.offer import Offer
+from esen_lab.devices.recorded import write_record
 from esen_lab.devices.telemetry import Channel, Mark, MarkLog, Sample, Sampler
 
 __all__ = [
     "DEVICES",
-    "MECHANISMS",
+    "SHARING_MODES",
     "Channel",
     "CpuDevice",
-    "Crowded",
     "Device",
     "DeviceIdentity",
     "FakeDevice",
@@ -25,7 +25,6 @@ __all__ = [
     "MarkLog",
     "Offer",
     "Placement",
-    "Retiring",
     "Sample",
     "Sampler",
     "name_for",
@@ -33,4 +32,5 @@ __all__ = [
     "open_device",
     "open_meter",
     "this_machine",
+    "write_record",
 ]

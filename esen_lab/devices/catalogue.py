@@ -1,33 +1,40 @@
 """The devices of this machine by name, and the choice among them.
 
-    "cpu"             its cores
-    "cuda:0 mps"      a GPU, as torch counts them, shared by one of `MECHANISMS`; what follows the word is its option
+    "cpu"             its cores; the fast ones, where it has slow ones too
+    "cpu:all"         both; "cpu:fast", "cpu:slow": one kind alone
+    "cuda:0 mps"      a GPU, as torch counts them, shared by one of `SHARING_MODES`; what follows the word is its option
     "fake:FILE"       a simulated device that replays recorded latencies
 
-Without a name, the best one that passes its self-test is taken: mechanisms by their rank, the first GPU first, the CPU
-last. What was found out about the machine, and what self-tests said, is kept for the life of the process.
+Without a name, the best one that passes its self-test is taken: sharing modes by their rank, the first GPU first, the
+CPU last. What was found out about the machine, and what self-tests said, is kept for the life of the process.
 """
 
 from __future__ import annotations
 
 import functools
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
+from esen_lab.common.locks import Lock
+from esen_lab.common.units import format_units
 from esen_lab.devices.base import Device
-from esen_lab.devices.cpu import CpuDevice
-from esen_lab.devices.cuda_green import GREEN
-from esen_lab.devices.cuda_mps import MPS
+from esen_lab.devices.cpu.device import CpuDevice
+from esen_lab.devices.cuda.gpus import Gpu, Machine, look_at_machine
+from esen_lab.devices.cuda.green import GREEN
+from esen_lab.devices.cuda.mps import MPS
 from esen_lab.devices.fake import FakeDevice
-from esen_lab.devices.gpus import Gpu, Machine, look_at_machine
-from esen_lab.devices.offer import Mechanism, Offer, Verdict
+from esen_lab.devices.offer import Offer, SharingMode, Verdict
 from esen_lab.devices.self_test import run_self_test
 from esen_lab.errors import DeviceError, UsageError
-from esen_lab.units import format_units
 
-DEVICES: Mapping[str, Callable[[], Device]] = {"cpu": CpuDevice}
-MECHANISMS: Mapping[str, Mechanism] = {MPS.word: MPS, GREEN.word: GREEN}
+DEVICES: Mapping[str, Callable[[], Device]] = {
+    "cpu": CpuDevice,
+    "cpu:all": functools.partial(CpuDevice, wanted="all"),
+    "cpu:fast": functools.partial(CpuDevice, wanted="fast"),
+    "cpu:slow": functools.partial(CpuDevice, wanted="slow"),
+}
+SHARING_MODES: Mapping[str, SharingMode] = {MPS.word: MPS, GREEN.word: GREEN}
 _NO_GPU = "an NVIDIA GPU and its driver"
 _LOOK_FIRST = "%esen device, or python -m esen_lab doctor, lists what this machine offers."
 
@@ -37,20 +44,20 @@ class Catalogue:
 
     Args:
         look: Looks which GPUs there are.
-        mechanisms: The ways to share them, by word.
+        sharing modes: The ways to share them, by word.
         test: Runs the self-test of the device with that name.
     """
 
     def __init__(
         self,
         look: Callable[[], Machine] = look_at_machine,
-        mechanisms: Mapping[str, Mechanism] = MECHANISMS,
+        sharing_modes: Mapping[str, SharingMode] = SHARING_MODES,
         test: Callable[[str], Verdict] = run_self_test,
     ) -> None:
         self._look = look
-        self._mechanisms = mechanisms
+        self._sharing_modes = sharing_modes
         self._test = test
-        self._lock = threading.RLock()
+        self._lock = Lock()
         self._machine: Machine | None = None
         self._verdicts: dict[str, Verdict] = {}
 
@@ -97,8 +104,8 @@ class Catalogue:
         where, _, rest = " ".join(name.split()).partition(" ")
         word, _, option = rest.partition(" ")
         kind, _, number = where.partition(":")
-        if kind != "cuda" or (rest and word not in self._mechanisms) or (number and not number.isdigit()):
-            forms = [f"cuda:0 {word}" for word in self._mechanisms]
+        if kind != "cuda" or (rest and word not in self._sharing_modes) or (number and not number.isdigit()):
+            forms = [f"cuda:0 {word}" for word in self._sharing_modes]
             raise UsageError(f"A device is one of: {', '.join([*DEVICES, *forms])}, fake:FILE", given=name)
         machine = self.machine
         if not machine.gpus:
@@ -111,47 +118,47 @@ class Catalogue:
         gpu = machine.gpus[index]
         if not rest:
             word = self._best_word(machine, gpu)
-        mechanism = self._mechanisms[word]
-        lacks = mechanism.missing(machine, gpu)
+        sharing_mode = self._sharing_modes[word]
+        lacks = sharing_mode.missing(machine, gpu)
         if lacks:
             raise DeviceError(
-                f"'{where} {word}' needs {'; '.join(lacks)}", given=gpu.name, hint=f"{mechanism.how} {_LOOK_FIRST}"
+                f"'{where} {word}' needs {'; '.join(lacks)}", given=gpu.name, hint=f"{sharing_mode.how} {_LOOK_FIRST}"
             )
-        return mechanism.open(machine, gpu, option)
+        return sharing_mode.open(machine, gpu, option)
 
     def try_device(self, name: str) -> str:
         """The self-test of a device, in this process; returns what was seen. Raises what the device raises."""
         device = self.open(name)
         word = name.split()[1] if len(name.split()) > 1 else ""
-        if word not in self._mechanisms:
+        if word not in self._sharing_modes:
             return format_units(device.units, device.identity.unit)
-        return self._mechanisms[word].test(device)
+        return self._sharing_modes[word].test(device)
 
     def _best_word(self, machine: Machine, gpu: Gpu) -> str:
-        """The mechanism for a GPU that was named without one."""
+        """The sharing mode for a GPU that was named without one."""
         ranked = self._ranked()
         return next((m.word for m in ranked if not m.missing(machine, gpu)), ranked[0].word)
 
-    def _ranked(self) -> list[Mechanism]:
-        return sorted(self._mechanisms.values(), key=lambda mechanism: -mechanism.rank)
+    def _ranked(self) -> list[SharingMode]:
+        return sorted(self._sharing_modes.values(), key=lambda sharing_mode: -sharing_mode.rank)
 
     def _offers(self) -> list[Offer]:
         machine = self.machine
         found = []
-        for mechanism in self._ranked():
+        for sharing_mode in self._ranked():
             if not machine.gpus:
-                found.append(_without_gpu(mechanism, machine))
+                found.append(_without_gpu(sharing_mode, machine))
             for gpu in machine.gpus:
-                lacks = mechanism.missing(machine, gpu)
+                lacks = sharing_mode.missing(machine, gpu)
                 found.append(
                     Offer(
-                        name=f"cuda:{gpu.index} {mechanism.word}",
+                        name=f"cuda:{gpu.index} {sharing_mode.word}",
                         hardware=gpu.name,
-                        units=mechanism.units(gpu),
-                        unit=mechanism.unit,
+                        units=sharing_mode.units(gpu),
+                        unit=sharing_mode.unit,
                         available=not lacks,
                         missing=lacks,
-                        how=mechanism.how if lacks else "",
+                        how=sharing_mode.how if lacks else "",
                         verdict="not tried: something is missing" if lacks else "",
                     )
                 )
@@ -183,12 +190,12 @@ class Catalogue:
         return self._with_verdict(offer)
 
 
-def _without_gpu(mechanism: Mechanism, machine: Machine) -> Offer:
+def _without_gpu(sharing_mode: SharingMode, machine: Machine) -> Offer:
     return Offer(
-        name=f"cuda:0 {mechanism.word}",
+        name=f"cuda:0 {sharing_mode.word}",
         hardware="",
         units=None,
-        unit=mechanism.unit,
+        unit=sharing_mode.unit,
         available=False,
         missing=(f"{_NO_GPU}: {machine.why_no_gpu}",),
         how="Use a machine with an NVIDIA GPU; plans for it can be made here from recorded latencies (fake:FILE).",
@@ -230,10 +237,15 @@ def open_device(which: str | Device | None = None) -> Device:
     return this_machine().open(which)
 
 
-def name_for(kind: str) -> str | None:
-    """The name of the device that plans of that kind ("cuda mps") run on here; None where there is none of it."""
+def name_for(device: Mapping[str, Any]) -> str | None:
+    """The name of the device that plans made for one of this identity run on here; None where there is none of it."""
+    kind = str(device.get("kind", ""))
+    details = device.get("details")
+    cores = details.get("cores") if isinstance(details, Mapping) else None
+    if kind == "cpu" and cores in ("all", "slow"):
+        return f"cpu:{cores}"
     word = kind.removeprefix("cuda ")
-    return kind if kind in DEVICES else f"cuda:0 {word}" if word in MECHANISMS and word != kind else None
+    return kind if kind in DEVICES else f"cuda:0 {word}" if word in SHARING_MODES and word != kind else None
 
 
 def try_device(name: str) -> str:

@@ -13,24 +13,26 @@ looking like a device of its own for each lane; it is no measurement.
 
 from __future__ import annotations
 
-import json
+import bisect
 import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from esen_lab.devices.base import DeviceIdentity, InForce
-from esen_lab.errors import StoreError, UsageError
-from esen_lab.units import check_units
+from esen_lab.common.units import MOST_UNITS, check_units
+from esen_lab.devices.base import Device, DeviceIdentity, InForce, Placement
+from esen_lab.devices.recorded import not_a_record, read_record, write_record
+from esen_lab.errors import UsageError
 
 Latencies = Mapping[str, Mapping[int, float]]
+_MOST_SLOWDOWN = 1e6
+_MOST_FIGURES = 50_000  # latencies of all sub-models at all shares: read, filled in and saved in half a second
 NOTE = "Simulated: times are replayed from recorded latencies, nothing here is measured."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FakePlacement:
+class FakePlacement(Placement):
     """One lane's place on a simulated device.
 
     Attributes:
@@ -38,6 +40,8 @@ class FakePlacement:
         unit: What one unit is called.
         waits_s: For each sub-model, how long it takes with 1..share units, in seconds.
     """
+
+    paced = True
 
     share: int
     unit: str
@@ -80,7 +84,7 @@ class FakePlacement:
                 time.sleep(left - 0.0005)
 
 
-class FakeDevice:
+class FakeDevice(Device):
     """A device that replays recorded latencies.
 
     Args:
@@ -107,8 +111,14 @@ class FakeDevice:
     ) -> None:
         if not latencies:
             raise UsageError("A simulated device replays at least one sub-model's latencies", given="none")
-        if not (math.isfinite(slowdown) and slowdown >= 1):
+        if not (isinstance(slowdown, (int, float)) and 1 <= slowdown <= _MOST_SLOWDOWN):
             raise UsageError("The slowdown of a simulated device is a number of at least 1", given=slowdown)
+        check_units(units, MOST_UNITS, "the size of a simulated device")
+        if units * len(latencies) > _MOST_FIGURES:
+            raise UsageError(
+                f"A simulated device replays at most {_MOST_FIGURES:,} latencies",
+                given=f"{len(latencies)} sub-models at {units} shares",
+            )
         self._curves = {who: _filled(who, curve, units) for who, curve in latencies.items()}
         self._slowdown = slowdown
         self._identity = DeviceIdentity(
@@ -127,41 +137,31 @@ class FakeDevice:
         Raises:
             StoreError: The file cannot be read, or is not such a file.
         """
+        record = read_record(path)
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-            latencies = {
-                str(who): {int(share): float(seconds) for share, seconds in curve.items()}
-                for who, curve in data["latency_s"].items()
-            }
-            return cls(
-                latencies,
-                units=int(data["units"]),
-                name=str(data["name"]),
-                unit=str(data.get("unit", "percent")),
-                slowdown=slowdown,
-            )
-        except OSError as problem:
-            raise StoreError(f"A recorded profile can be read: {problem.strerror}", given=str(path)) from problem
-        except (ValueError, KeyError, TypeError, AttributeError, UsageError) as problem:
-            raise StoreError(
-                'A recorded profile is JSON: {"name": "NVIDIA A100", "units": 100, "latency_s": {"a": {"30": 0.02}}}',
-                given=f"{path}: {problem}",
-            ) from problem
+            return cls(record.latency_s, units=record.units, name=record.name, unit=record.unit, slowdown=slowdown)
+        except UsageError as problem:
+            raise not_a_record(path, problem) from problem
 
     def save(self, path: str | Path) -> Path:
-        """Write the curves as JSON that `load` reads."""
-        target = Path(path)
-        data: dict[str, Any] = {
-            "name": self._identity.name.removesuffix(" (simulated)"),
-            "units": self.units,
-            "unit": self._identity.unit,
-            "latency_s": {
-                who: {str(share): seconds for share, seconds in enumerate(curve, start=1)}
-                for who, curve in self._curves.items()
+        """Write the curves as JSON that `load` reads, in the place of another record or of nothing.
+
+        Raises:
+            UsageError: The name is taken by something else.
+            StoreError: The file cannot be written.
+        """
+        return write_record(
+            path,
+            {
+                "name": self._identity.name.removesuffix(" (simulated)"),
+                "units": self.units,
+                "unit": self._identity.unit,
+                "latency_s": {
+                    who: {str(share): seconds for share, seconds in enumerate(curve, start=1)}
+                    for who, curve in self._curves.items()
+                },
             },
-        }
-        target.write_text(json.dumps(data, indent=1), encoding="utf-8")
-        return target
+        )
 
     @property
     def identity(self) -> DeviceIdentity:
@@ -198,9 +198,6 @@ class FakeDevice:
             for share in shares
         )
 
-    def close(self) -> None:
-        """Nothing serves the lanes."""
-
 
 def _filled(who: str, curve: Mapping[int, float], units: int) -> tuple[float, ...]:
     """Latencies at 1..units from those recorded."""
@@ -215,16 +212,24 @@ def _filled(who: str, curve: Mapping[int, float], units: int) -> tuple[float, ..
     for share in sorted(curve):
         best = min(best, curve[share])
         known.append((share, best))
-    return tuple(_between(known, share) for share in range(1, units + 1))
+    shares = [share for share, _ in known]
+    return tuple(_between(known, bisect.bisect_left(shares, share), share) for share in range(1, units + 1))
 
 
-def _between(known: Sequence[tuple[int, float]], share: int) -> float:
-    """Linear in 1/share between neighbours; as 1/share below the first; constant above the last."""
-    below = [pair for pair in known if pair[0] <= share]
-    above = [pair for pair in known if pair[0] >= share]
-    if not below:
-        return above[0][1] * above[0][0] / share
-    if not above or below[-1][0] == share:
-        return below[-1][1]
-    (low, slow), (high, fast) = below[-1], above[0]
+def _between(known: Sequence[tuple[int, float]], place: int, share: int) -> float:
+    """Linear in 1/share between neighbours; as 1/share below the first; constant above the last.
+
+    Args:
+        known: (share, seconds), by share.
+        place: The first of them whose share is not below `share`.
+        share: Where to read.
+    """
+    if place == len(known):
+        return known[-1][1]
+    (high, fast) = known[place]
+    if high == share:
+        return fast
+    if place == 0:
+        return fast * high / share
+    low, slow = known[place - 1]
     return fast + (slow - fast) * (1 / share - 1 / high) / (1 / low - 1 / high)

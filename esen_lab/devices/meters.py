@@ -20,14 +20,14 @@ def open_meter(device: Device, workers: Callable[[], Sequence[tuple[str, int]]])
         DeviceError: The libraries that read the machine are not installed.
     """
     try:
-        from esen_lab.devices.cpu_meter import CpuMeter
+        from esen_lab.devices.cpu.meter import CpuMeter
     except ImportError as problem:
         raise DeviceError(
             f"Watching a device needs psutil: {problem}", hint="Install it: pip install 'esen_lab[notebook]'."
         ) from problem
-    from esen_lab.devices.nvml import NvmlMeter
+    from esen_lab.devices.cuda.nvml import NvmlMeter
 
     gpus = NvmlMeter.open()
-    cores = [cpu for core in getattr(device, "cores", ()) for cpu in core]
+    cores = [cpu for core in device.cores for cpu in core]
     cpu = CpuMeter(workers, cores=cores or None)
     return Joined(gpus, cpu) if gpus is not None else cpu

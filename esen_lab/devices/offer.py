@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from esen_lab.devices.base import Device
-from esen_lab.devices.gpus import Gpu, Machine
+from esen_lab.devices.cuda.gpus import Gpu, Machine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +52,7 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mechanism:
+class SharingMode:
     """One way to share a GPU.
 
     Attributes:
@@ -61,7 +61,7 @@ class Mechanism:
         rank: Of two that pass their self-test, the one with the higher rank is taken by default.
         how: How to get what may be missing.
         missing: What this machine lacks for it, in words; () where nothing. Starts no CUDA and imports no torch.
-        units: How many units a GPU has under it.
+        units: How many units a GPU has under it; None where that is not known.
         open: Makes the device; the text is what followed the word in the name ("adopt"), or "".
         test: Proves that it works, in a process of its own that may use CUDA freely: returns what was seen in one
             line, or raises `DeviceError`.
@@ -72,6 +72,6 @@ class Mechanism:
     rank: int
     how: str
     missing: Callable[[Machine, Gpu], tuple[str, ...]]
-    units: Callable[[Gpu], int]
+    units: Callable[[Gpu], int | None]
     open: Callable[[Machine, Gpu, str], Device]
     test: Callable[[Device], str]

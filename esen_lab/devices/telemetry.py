@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from esen_lab.common.locks import Lock
 from esen_lab.errors import UsageError
 
 DEFAULT_INTERVAL_S = 0.5
@@ -87,7 +88,7 @@ class MarkLog:
         self._marks: deque[Mark] = deque(maxlen=_MOST_MARKS)
         self._count = 0
         self._last: dict[str, float] = {}
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     def add(self, what: str, phase: str = "", *, pause_s: float = 0.0) -> None:
         """Record that `what` begins, ends or happens now.

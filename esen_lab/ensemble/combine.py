@@ -1,34 +1,22 @@
-"""Combine rules: from each sub-model's output to the ensemble's answer.
-
-    M        sub-models, in the order of the ensemble
-    [..., C] a leaf of the output: any leading dimensions, classes last
-
-Trees are combined leaf by leaf. Of dict outputs (Hugging Face style), those keys are combined that every sub-model has
-and whose leaves can be combined; the others are left out, and when none is left the error says why for each.
+"""The combine rule of an ensemble: makes one answer of the outputs of its sub-models.
 
 A result never shares memory with an output: outputs live in shared memory that the next run overwrites.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any
 
-from esen_lab.ensemble.closure import Closure, run_closure
-from esen_lab.ensemble.importable import import_path
+from esen_lab.common.tensors import check_tensor
+from esen_lab.common.trees import Tree, flatten, paths, unflatten
+from esen_lab.ensemble.combine_rules import RULES, Rule, Weighted, Weights, combine_trees, mean, normalised, weights_for
+from esen_lab.ensemble.origin import import_path, imported
 from esen_lab.ensemble.small_mean import SmallMean, small_mean
 from esen_lab.ensemble.source import capture_object
-from esen_lab.errors import EsenError, StoreError, UsageError
-from esen_lab.trees import Tree, flatten, tensor_spec, unflatten
-
-if TYPE_CHECKING:
-    import torch
-
-Weights: TypeAlias = Mapping[str, float] | Sequence[float]
-_Leaves: TypeAlias = "dict[str, torch.Tensor]"
+from esen_lab.ensemble.source.closure import Closure, run_closure
+from esen_lab.errors import StoreError, UsageError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,9 +60,19 @@ class Combine:
         with torch.no_grad():
             if self.function is not None:
                 return _call_own(self.name, self.function, outputs)
+            rule: Rule = RULES.get(self.name, mean)
             if self.weights:
-                return _combine(dict(outputs), _Weighted(_weights_for(self.weights, list(outputs))), "the output")
-            return _combine(dict(outputs), _RULES[self.name], "the output")
+                rule = Weighted(weights_for(self.weights, list(outputs)))
+            return combine_trees(dict(outputs), rule, "the output")
+
+    def check_weights(self, names: Sequence[str]) -> None:
+        """Refuse weights that are not those of `names`, all members of the ensemble in its order.
+
+        Raises:
+            UsageError: They are for another number of members, or for others; the message says which.
+        """
+        if self.weights and names:
+            weights_for(self.weights, list(names))
 
     def ahead(self, outputs: Mapping[str, Tree]) -> SmallMean | None:
         """The rule prepared for outputs that will lie where these lie, equal to the bit; None: there is no gain."""
@@ -92,8 +90,8 @@ class Combine:
         """
         if not self.weights or list(names) == list(of_names):
             return self
-        weights = _weights_for(self.weights, list(of_names))
-        return replace(self, weights=_normalised({name: weights[name] for name in names}))
+        weights = weights_for(self.weights, list(of_names))
+        return replace(self, weights=normalised({name: weights[name] for name in names}))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, the saved form.
@@ -134,7 +132,7 @@ class Combine:
             if rule == "weighted":
                 return cls(name=rule, weights=tuple((str(name), float(weight)) for name, weight in data["weights"]))
             return make_combine(rule)
-        except (EsenError, KeyError, TypeError, ValueError) as problem:
+        except Exception as problem:  # its source is somebody's, and may raise whatever it likes
             raise StoreError(f"The saved combine rule cannot be used: {problem}", given=f"rule {rule!r}") from problem
 
 
@@ -164,11 +162,11 @@ def make_combine(rule: str | Callable[[dict[str, Tree]], Tree] | Combine, *, wei
         made = _own_rule(rule)
     elif isinstance(rule, str) and ":" in rule:
         made = Combine(name=rule, function=_import_rule(rule), path=rule)
-    elif isinstance(rule, str) and (rule in _RULES or rule == "weighted"):
-        made = Combine(name=rule, weights=_normalised(weights) if rule == "weighted" else ())
+    elif isinstance(rule, str) and (rule in RULES or rule == "weighted"):
+        made = Combine(name=rule, weights=normalised(weights) if rule == "weighted" else ())
     else:
         raise UsageError(
-            f"A combine rule is {', '.join(sorted((*_RULES, 'weighted')))}, a function, or 'pkg.module:function'",
+            f"A combine rule is {', '.join(sorted((*RULES, 'weighted')))}, a function, or 'pkg.module:function'",
             given=rule,
         )
     if weights is not None and made.name != "weighted":
@@ -189,11 +187,8 @@ def _own_rule(rule: Callable[[dict[str, Tree]], Tree]) -> Combine:
 
 
 def _import_rule(path: str) -> Callable[[dict[str, Tree]], Tree]:
-    module, _, attribute = path.partition(":")
     try:
-        found: Any = import_module(module)
-        for part in attribute.split("."):
-            found = getattr(found, part)
+        found = imported(path)
     except (ImportError, AttributeError, ValueError) as problem:
         raise UsageError(
             "A combine rule 'package.module:function' can be imported", given=f"{path}: {problem}"
@@ -201,43 +196,6 @@ def _import_rule(path: str) -> Callable[[dict[str, Tree]], Tree]:
     if not callable(found):
         raise UsageError("A combine rule is a function", given=f"{path} is of type {type(found).__name__}")
     return found  # type: ignore[no-any-return]
-
-
-def _normalised(weights: Weights | None) -> tuple[tuple[str, float], ...]:
-    if weights is None:
-        raise UsageError("The rule 'weighted' needs weights", given="none", hint="Give weights={'name': number, ...}.")
-    pairs = list(weights.items()) if isinstance(weights, Mapping) else [("", weight) for weight in weights]
-    for name, weight in pairs:
-        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not math.isfinite(weight) or weight < 0:
-            raise UsageError(
-                "A weight is a finite number of at least 0", given=f"{name}: {weight!r}" if name else weight
-            )
-    total = math.fsum(weight for _, weight in pairs)
-    if total <= 0:
-        raise UsageError("Weights sum to more than 0", given=f"{[weight for _, weight in pairs]}")
-    return tuple((str(name), weight / total) for name, weight in pairs)
-
-
-def _weights_for(weights: tuple[tuple[str, float], ...], names: list[str]) -> dict[str, float]:
-    given = [name for name, _ in weights]
-    if not any(given):
-        if len(weights) != len(names):
-            raise UsageError(
-                f"There is one weight for each of the {len(names)} sub-models: {', '.join(names)}",
-                given=f"{len(weights)} weights",
-            )
-        return dict(zip(names, (weight for _, weight in weights), strict=True))
-    if set(given) != set(names):
-        differ = [
-            *(f"none for {n}" for n in names if n not in given),
-            *(f"one for {n}" for n in given if n not in names),
-        ]
-        raise UsageError(
-            f"There is one weight for each sub-model: {', '.join(names)}",
-            given=", ".join(differ),
-            hint="Set the combine rule again.",
-        )
-    return dict(weights)
 
 
 def _call_own(name: str, function: Callable[[dict[str, Tree]], Tree], outputs: Mapping[str, Tree]) -> Tree:
@@ -249,155 +207,13 @@ def _call_own(name: str, function: Callable[[dict[str, Tree]], Tree], outputs: M
             given=f"{type(problem).__name__}: {problem}",
             hint="It is called with a dict of sub-model name -> output.",
         ) from problem
+    what = f"the result of the combine rule {name!r}"
     taken = {leaf.untyped_storage().data_ptr() for output in outputs.values() for leaf in flatten(output)[0]}
-    leaves, structure = flatten(result, f"the result of the combine rule {name!r}")
-    owned = [leaf.clone() if leaf.untyped_storage().data_ptr() in taken else leaf for leaf in leaves]
+    leaves, structure = flatten(result, what)
+    for leaf, path in zip(leaves, paths(structure, what), strict=True):
+        check_tensor(leaf, path)
+    # Made inside inference_mode, a result could never be changed outside of it: the caller gets an ordinary tensor.
+    owned = [
+        leaf.clone() if leaf.is_inference() or leaf.untyped_storage().data_ptr() in taken else leaf for leaf in leaves
+    ]
     return unflatten(structure, owned)
-
-
-def _combine(outputs: dict[str, Tree], rule: Callable[[_Leaves, str], torch.Tensor], where: str) -> Tree:
-    import torch
-
-    trees = list(outputs.values())
-    if all(isinstance(tree, torch.Tensor) for tree in trees):
-        return rule(outputs, where)
-    if all(isinstance(tree, Mapping) for tree in trees):
-        return _combine_dicts(outputs, rule, where)
-    if all(isinstance(tree, (tuple, list)) for tree in trees) and len({len(tree) for tree in trees}) == 1:
-        children = [
-            _combine({name: tree[i] for name, tree in outputs.items()}, rule, f"{where}[{i}]")
-            for i in range(len(trees[0]))
-        ]
-        return children if isinstance(trees[0], list) else tuple(children)
-    if not any(isinstance(tree, (torch.Tensor, Mapping, tuple, list)) for tree in trees) and all(
-        type(tree) is type(trees[0]) and tree == trees[0] for tree in trees
-    ):
-        return trees[0]
-    kinds = ", ".join(f"{name} {_kind(tree)}" for name, tree in outputs.items())
-    raise UsageError("Outputs that are combined have one structure", given=f"{where}: {kinds}", hint=_OWN)
-
-
-def _combine_dicts(outputs: dict[str, Tree], rule: Callable[[_Leaves, str], torch.Tensor], where: str) -> Tree:
-    first = next(iter(outputs.values()))
-    shared = [key for key in first if all(key in output for output in outputs.values())]
-    result: dict[Any, Tree] = {}
-    problems = []
-    for key in shared:
-        try:
-            result[key] = _combine({name: output[key] for name, output in outputs.items()}, rule, f"{where}[{key!r}]")
-        except UsageError as problem:
-            problems.append(problem.given or problem.rule)
-    if not any(flatten(value)[0] for value in result.values()):
-        keys = "; ".join(f"{name} {list(output)}" for name, output in outputs.items())
-        raise UsageError(
-            "Dict outputs have at least one key that can be combined",
-            given="; ".join(problems) or f"{where}: {keys}",
-            hint=_OWN,
-        )
-    return result
-
-
-def _kind(tree: Tree) -> str:
-    import torch
-
-    if isinstance(tree, torch.Tensor):
-        return str(tensor_spec(tree))
-    return f"{type(tree).__name__} of {len(tree)}" if isinstance(tree, (Mapping, tuple, list)) else repr(tree)
-
-
-_OWN = "Use outputs that fit, or a combine function of your own."
-
-
-def _check(leaves: _Leaves, where: str, *, floating: bool = True, last: bool = False) -> torch.dtype:
-    """The common dtype of `leaves`; raises `UsageError` where they do not fit each other or the rule."""
-    import torch
-
-    tensors = list(leaves.values())
-    rule = ""
-    if any(tensor.shape != tensors[0].shape for tensor in tensors):
-        rule = "Outputs that are combined have one shape"
-    elif floating and not all(tensor.is_floating_point() for tensor in tensors):
-        rule = "Only floating-point outputs have a mean or a vote"
-    elif last and tensors[0].dim() == 0:
-        rule = "This rule works along the last dimension"
-    if rule:
-        given = ", ".join(f"{name} {tensor_spec(tensor)}" for name, tensor in leaves.items())
-        raise UsageError(rule, given=f"{where}: {given}", hint=_OWN)
-    dtype = tensors[0].dtype
-    for tensor in tensors[1:]:
-        dtype = torch.promote_types(dtype, tensor.dtype)
-    return dtype
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    """The dtype to add up in: half precision loses too much."""
-    import torch
-
-    return dtype if dtype in (torch.float32, torch.float64) else torch.float32
-
-
-def _mean(leaves: _Leaves, where: str) -> torch.Tensor:
-    dtype = _check(leaves, where)
-    total = _sum(list(leaves.values()), _wide(dtype))
-    return total.div_(len(leaves)).to(dtype)
-
-
-def _sum(tensors: list[torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
-    total = tensors[0].to(dtype, copy=True)
-    for tensor in tensors[1:]:
-        total.add_(tensor)
-    return total
-
-
-@dataclass(frozen=True, slots=True)
-class _Weighted:
-    weights: Mapping[str, float]
-
-    def __call__(self, leaves: _Leaves, where: str) -> torch.Tensor:
-        dtype = _check(leaves, where)
-        total: torch.Tensor | None = None
-        for name, tensor in leaves.items():
-            if total is None:
-                total = tensor.to(_wide(dtype), copy=True).mul_(self.weights[name])
-            else:
-                total.add_(tensor.to(_wide(dtype)), alpha=self.weights[name])
-        assert total is not None
-        return total.to(dtype)
-
-
-def _softmax_mean(leaves: _Leaves, where: str) -> torch.Tensor:
-    dtype = _check(leaves, where, last=True)
-    return _sum(_probabilities(leaves, dtype), _wide(dtype)).div_(len(leaves)).to(dtype)
-
-
-def _probabilities(leaves: _Leaves, dtype: torch.dtype) -> list[torch.Tensor]:
-    return [tensor.softmax(dim=-1, dtype=_wide(dtype)) for tensor in leaves.values()]
-
-
-def _majority(leaves: _Leaves, where: str) -> torch.Tensor:
-    import torch
-
-    dtype = _check(leaves, where, last=True)
-    first = next(iter(leaves.values()))
-    votes = torch.zeros(first.shape, dtype=torch.int64, device=first.device)  # [..., C]
-    for tensor in leaves.values():
-        choice = tensor.argmax(dim=-1, keepdim=True)
-        votes.scatter_add_(-1, choice, torch.ones_like(choice))
-    mass = _sum(_probabilities(leaves, dtype), _wide(dtype))
-    tied = votes == votes.amax(dim=-1, keepdim=True)
-    return mass.masked_fill(~tied, -1.0).argmax(dim=-1)
-
-
-def _stack(leaves: _Leaves, where: str) -> torch.Tensor:
-    import torch
-
-    dtype = _check(leaves, where, floating=False)
-    return torch.stack([tensor.to(dtype) for tensor in leaves.values()])
-
-
-_RULES: dict[str, Callable[[_Leaves, str], torch.Tensor]] = {
-    "mean": _mean,
-    "softmax-mean": _softmax_mean,
-    "majority": _majority,
-    "stack": _stack,
-}

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from esen_lab.common.display import Shown
+from esen_lab.common.trees import Tree
+from esen_lab.common.units import format_table
 from esen_lab.ensemble.combine import Combine, make_combine
 from esen_lab.ensemble.submodel import SubModel
 from esen_lab.errors import UsageError
-from esen_lab.showing import Shown
-from esen_lab.trees import Tree
-from esen_lab.units import format_table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,19 +1,25 @@
 """A `torch.export` program: the saved form of a module that has no skeleton.
 
-The file is a zip of JSON and raw weights. Where something does not fit that form torch stores a pickle; such a program
-is refused both when it is made and when it is read, because loading must not execute anything.
+Such a file is code, and is loaded only from a folder that is trusted (see `export/bundle.py`). torch says so of its own
+format ("never load data from an untrusted source"), and its reader bears it out: expressions of shapes go to sympy's
+`sympify`, which evaluates them as Python; operators are found by attribute under `torch` and `math`; a payload may be
+marked as a pickle under any name; structures name classes that are imported; views of weights are not held to their
+storage. No list of what may be there would stay complete: the format grows with torch.
+
+What is checked is a smaller thing: that a program holds no pickles, so that an export is text, JSON and raw weights.
 """
 
 from __future__ import annotations
 
 import inspect
 import io
+import json
 import zipfile
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from esen_lab.errors import StoreError, UsageError
-from esen_lab.trees import Tree, flatten
+from esen_lab.common.trees import Tree, flatten
+from esen_lab.errors import StoreError, UsageError, first_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,15 +51,14 @@ def save_program(module: nn.Module, example: Tree) -> bytes:
         torch.export.save(program, buffer)
         check_program(buffer.getvalue())
     except Exception as problem:
-        lines = str(problem).strip().splitlines()
         raise UsageError(
-            "torch.export can take the module", given=f"{type(problem).__name__}: {lines[0] if lines else ''}"
+            "torch.export can take the module", given=f"{type(problem).__name__}: {first_line(problem)}"
         ) from problem
     return buffer.getvalue()
 
 
 def load_program(data: bytes) -> nn.Module:
-    """The module of a program; it is in eval mode and stays so.
+    """The module of a program; in eval mode, and it stays so. Runs what the file says: only for trusted files.
 
     Raises:
         StoreError: It is no program, or holds pickles.
@@ -66,7 +71,7 @@ def load_program(data: bytes) -> nn.Module:
 
 
 def check_program(data: bytes) -> None:
-    """Refuse a .pt2 file that would execute something when it is loaded.
+    """Refuse a .pt2 file that holds pickles: they are no saved form here. It says nothing about who may be trusted.
 
     Raises:
         StoreError: It holds pickles, or is no such file.
@@ -79,15 +84,19 @@ def check_program(data: bytes) -> None:
                 name = entry.rpartition("/")[2]
                 if name.startswith(_PICKLED):
                     raise StoreError("An exported program holds weights and JSON only", given=f"a pickle, {entry}")
+                if name.endswith("_config.json") and _pickled_payloads(json.loads(archive.read(entry))):
+                    raise StoreError("An exported program holds weights and JSON only", given=f"pickles, by {entry}")
                 if name.endswith(".pt"):
                     torch.load(io.BytesIO(archive.read(entry)), weights_only=True)
     except StoreError:
         raise
     except Exception as problem:  # a bad zip, or torch's refusal of a pickle
-        first = str(problem).strip().splitlines()
-        raise StoreError(
-            "An exported program holds weights and JSON only", given=first[0] if first else ""
-        ) from problem
+        raise StoreError("An exported program holds weights and JSON only", given=first_line(problem)) from problem
+
+
+def _pickled_payloads(config: Any) -> bool:
+    """Whether a list of payloads marks one as a pickle, which torch would load as such under any name."""
+    return any(payload.get("use_pickle") for payload in config["config"].values())
 
 
 def _arguments(example: Tree) -> tuple[tuple[Any, ...], dict[str, Any]]:

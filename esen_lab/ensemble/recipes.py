@@ -5,14 +5,19 @@
     LiveRecipe       a picture of the module, for this session's workers; may know a saved form too
     SkeletonRecipe   a module tree as JSON, and the text of its classes    (the saved form of a live module)
     ProgramRecipe    a `torch.export` program                               (where there is no skeleton)
+    GroupRecipe      several equal sub-models as one module                 (for lanes; see `derived.py`)
+    PartRecipe       a sub-model that takes a part of its batch             (for lanes)
+    FileRecipe       files in the format of a library: ONNX, TorchScript, IR, boosters, pickled estimators (`kinds/`)
 
-All but the picture are plain text and weights, and so can be saved. Building gives the values that the weights had
-when the sub-model was registered, whatever chance or training did while building. A recipe holds only plain data, so it
-crosses to a worker as it is; what is the user's is unpacked inside `build`.
+All but the picture and what is for lanes can be saved, and but for pickled estimators what is saved is plain text and
+weights. Building gives the values that the weights had when the sub-model was registered, whatever chance or training
+did while building. A recipe holds only plain data, so it crosses to a worker as it is; what is the user's is unpacked
+inside `build`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import sys
@@ -21,7 +26,8 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
-from esen_lab.ensemble.closure import Closure, execute, module_name, remember_lines
+from esen_lab.ensemble.origin import is_module
+from esen_lab.ensemble.source.closure import Closure, execute, module_name, remember_lines
 from esen_lab.errors import UsageError
 
 if TYPE_CHECKING:
@@ -127,7 +133,8 @@ class LiveRecipe:
 
         for filename, text in self.lines.items():
             remember_lines(filename, text)
-        return load_snapshot(self.snapshot)
+        module: nn.Module = load_snapshot(self.snapshot)
+        return module
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +180,79 @@ class ProgramRecipe:
         return load_program(self.program)
 
 
-Recipe: TypeAlias = ImportRecipe | SourceRecipe | LiveRecipe | SkeletonRecipe | ProgramRecipe
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupRecipe:
+    """Sub-models of one architecture, run as one call; see `batched.py`."""
+
+    kind: ClassVar[str] = "group"
+    members: tuple[Rebuild, ...] = field(repr=False)
+
+    def describe(self) -> str:
+        """Short text for tables."""
+        return f"group of {len(self.members)}"
+
+    def build(self) -> nn.Module:
+        """A module that answers with a tuple: what each of them answers."""
+        from esen_lab.ensemble.batched import Batched
+
+        return Batched([build() for build in self.members])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartRecipe:
+    """A sub-model that runs the rows of one part of its batch; see `batch_part.py`.
+
+    Attributes:
+        whole: Builds the sub-model.
+        part: Which part, from 1.
+        parts: Of how many.
+    """
+
+    kind: ClassVar[str] = "part"
+    whole: Rebuild = field(repr=False)
+    part: int
+    parts: int
+
+    def describe(self) -> str:
+        """Short text for tables."""
+        return f"part {self.part} of {self.parts}"
+
+    def build(self) -> nn.Module:
+        """A module that takes the whole batch and answers for its part of the rows."""
+        from esen_lab.ensemble.batch_part import BatchPart
+
+        return BatchPart(self.whole(), self.part, self.parts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileRecipe:
+    """A member that is no network in Python, in the format of the library that computes it; see `kinds`.
+
+    Attributes:
+        form: One of `file_formats.FORMATS`; "pickle" is code.
+        files: Their content, by suffix.
+        options: How it is called, plain data.
+    """
+
+    kind: ClassVar[str] = "file"
+    form: str
+    files: Mapping[str, bytes] = field(repr=False)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def describe(self) -> str:
+        """Short text for tables."""
+        return self.form
+
+    def build(self) -> nn.Module:
+        """The member as a module."""
+        from esen_lab.ensemble.file_formats import load
+
+        return load(self.form, self.files, self.options)
+
+
+Recipe: TypeAlias = (
+    ImportRecipe | SourceRecipe | LiveRecipe | SkeletonRecipe | ProgramRecipe | GroupRecipe | PartRecipe | FileRecipe
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,17 +263,23 @@ class Rebuild:
         recipe: How to build it.
         search_path: `sys.path` of the session, so that its own modules are found.
         protect_input: Whether the module changes its input in place, which it must not do to shared memory.
+        carried: What imported modules hold in the session; see `Reach.carried`.
+        home: The session's process, where they hold it anyway.
     """
 
     recipe: Recipe
     search_path: tuple[str, ...] = ()
     protect_input: bool = False
+    carried: tuple[tuple[str, str, str, bytes], ...] = ()
+    home: int = 0
 
     def __call__(self) -> nn.Module:
         """Build it."""
         import torch
 
         sys.path.extend(entry for entry in self.search_path if entry not in sys.path)
+        for entry in self.carried if os.getpid() != self.home else ():
+            _set_in_module(*entry)
         with torch.inference_mode(False):  # parameters made inside it take other ways through torch's attention
             module = self.recipe.build()
         if not isinstance(self.recipe, ProgramRecipe):  # a program is in the mode it was exported in
@@ -207,6 +292,16 @@ class Rebuild:
     def to_bytes(self) -> bytes:
         """Itself, pickled; unpickling needs this package only."""
         return pickle.dumps(self, protocol=5)
+
+
+def _set_in_module(module: str, path: str, name: str, value: bytes) -> None:
+    """Set what a module, or a class in it, holds in the session, where this process holds something else."""
+    with contextlib.suppress(Exception):  # then it is another module here, or of another class: answers tell
+        owner: Any = import_module(module)
+        for part in filter(None, path.split(".")):
+            owner = getattr(owner, part)
+        if name not in vars(owner) or pickle.dumps(vars(owner)[name]) != value:
+            setattr(owner, name, pickle.loads(value))  # noqa: S301  from the session, with the network itself
 
 
 def session_path() -> tuple[str, ...]:
@@ -237,15 +332,9 @@ def find_factory(path: str) -> Any:
                 f"The module {module} has what {path!r} names", given=f"no {part}", hint="Check the spelling."
             )
         found = getattr(found, part)
-    if not callable(found) or _is_module(found):
+    if not callable(found) or is_module(found):
         raise UsageError("A factory can be called", given=f"{path} is of type {type(found).__name__}")
     return found
-
-
-def _is_module(thing: Any) -> bool:
-    from torch import nn
-
-    return isinstance(thing, nn.Module)
 
 
 def checked_module(made: Any, what: str) -> nn.Module:
@@ -310,6 +399,6 @@ def _keep_hook_numbers(module: nn.Module) -> None:
 
 
 def _copy_input(module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:  # noqa: ARG001  torch's hook signature
-    from esen_lab.trees import map_tensors
+    from esen_lab.common.trees import map_tensors
 
     return map_tensors(lambda t: t.clone(), tuple(args)), map_tensors(lambda t: t.clone(), dict(kwargs))

@@ -27,16 +27,15 @@ import math
 import types
 from collections import OrderedDict
 from collections.abc import Mapping
-from importlib import import_module
 from typing import Any, cast
 
 import torch
 from torch import nn
 
-from esen_lab.ensemble.closure import Closure, run_closure
-from esen_lab.ensemble.importable import import_path
+from esen_lab.ensemble.origin import import_path, imported
 from esen_lab.ensemble.snapshot import is_parametrized, parametrize, parametrized_parts
 from esen_lab.ensemble.source import capture_objects
+from esen_lab.ensemble.source.closure import Closure, run_closure
 from esen_lab.errors import EsenError, StoreError, UsageError
 
 Json = Any
@@ -350,11 +349,7 @@ class _Decoder:
         kind, name = tree
         if kind == "source":
             return self._names[name]
-        module, _, attribute = name.partition(":")
-        found: Any = import_module(module)
-        for part in attribute.split("."):
-            found = getattr(found, part)
-        return found
+        return imported(name)
 
 
 def _torch_constant(name: str) -> Any:

@@ -1,23 +1,27 @@
-"""A picture of a live module as bytes, for this machine's own workers only: never a saved form.
+"""A live module pickled for this machine's own workers; the saved form of what has no other (`kinds/estimator.py`).
 
 Cloudpickle takes classes of the notebook by value; torch's own container around it takes memory that several tensors
-share once. Loading such bytes executes what they say, so they travel over private pipes and are never written down.
+share once. Loading such bytes executes what they say, so they travel over private pipes, and are written to exported
+folders only, which are code.
 """
 
 from __future__ import annotations
 
+import functools
 import io
 import types
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from esen_lab.ensemble.origin import is_module
 from esen_lab.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-def take_snapshot(module: nn.Module) -> bytes:
-    """`module` as bytes.
+def take_snapshot(module: Any) -> bytes:
+    """A module, or an estimator, as bytes.
 
     Raises:
         UsageError: Something in it cannot leave this process; the message names the attribute.
@@ -33,7 +37,11 @@ def take_snapshot(module: nn.Module) -> bytes:
             if isinstance(thing, nn.Module) and is_parametrized(thing):
                 base, names = parametrized_parts(thing)
                 return (_blank, (base,), (names, vars(thing)), None, None, _fill)
-            return _without_tracker(thing, super().reducer_override(thing))
+            if isinstance(thing, functools.cached_property):  # it holds a lock before Python 3.12
+                return functools.cached_property, (thing.func,)
+            if isinstance(thing, functools._lru_cache_wrapper) and thing.__module__ == "__main__":
+                return _cached, (thing.__wrapped__, thing.cache_parameters())
+            return _with_tracker_of_lanes(thing, super().reducer_override(thing))
 
     holder = types.SimpleNamespace(Pickler=Pickler, __name__="esen_lab_snapshot")
     buffer = io.BytesIO()
@@ -48,12 +56,11 @@ def take_snapshot(module: nn.Module) -> bytes:
     return buffer.getvalue()
 
 
-def load_snapshot(data: bytes) -> nn.Module:
-    """A new module from `take_snapshot`'s bytes, its tensors on the CPU."""
+def load_snapshot(data: bytes) -> Any:
+    """A new one from `take_snapshot`'s bytes, its tensors on the CPU."""
     import torch
 
-    module: nn.Module = torch.load(io.BytesIO(data), map_location="cpu", weights_only=False)
-    return module
+    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=False)
 
 
 def is_parametrized(module: nn.Module) -> bool:
@@ -79,10 +86,12 @@ def parametrize(module: nn.Module, names: tuple[str, ...]) -> None:
         torch_parametrize._inject_property(module, name)
 
 
-def _without_tracker(thing: Any, reduced: Any) -> Any:
-    """Cloudpickle's reduction of a class, less the number by which it would find the class again in this process.
+def _with_tracker_of_lanes(thing: Any, reduced: Any) -> Any:
+    """Cloudpickle's reduction of a class, with another number than the one that finds the class in this process.
 
-    Finding it, cloudpickle overwrites the methods of the user's own class with copies that see other globals.
+    Finding it, cloudpickle would overwrite the methods of the user's own class with copies that see other globals. By a
+    number of its own the class is one and the same for all networks of it that one process is sent, and what is sent
+    last is what its methods are: as here, where all instances follow their class.
     """
     import cloudpickle
 
@@ -92,7 +101,12 @@ def _without_tracker(thing: Any, reduced: Any) -> Any:
     if number is None:
         return reduced
     function, args, *rest = reduced
-    return (function, tuple(None if arg == number else arg for arg in args), *rest)
+    return (function, tuple(f"{number} in lanes" if arg == number else arg for arg in args), *rest)
+
+
+def _cached(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:
+    """A function of the notebook that remembers its results, with nothing remembered yet."""
+    return functools.lru_cache(**parameters)(function)
 
 
 def _blank(base: type[nn.Module]) -> nn.Module:
@@ -105,11 +119,11 @@ def _fill(module: nn.Module, state: tuple[tuple[str, ...], dict[str, Any]]) -> N
     parametrize(module, names)
 
 
-def _culprit(module: nn.Module) -> str:
+def _culprit(module: Any) -> str:
     """The attribute that cannot be pickled, as a path, or the module's class."""
     import cloudpickle
 
-    for path, part in module.named_modules():
+    for path, part in module.named_modules() if is_module(module) else [("", module)]:
         for name, value in vars(part).items():
             if name in ("_parameters", "_buffers", "_modules"):
                 continue

@@ -10,7 +10,12 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
+import msgspec
+
+from esen_lab.common.tensors import fills_its_memory
+from esen_lab.ensemble.fingerprint import view_key
 from esen_lab.errors import StoreError, UsageError
+from esen_lab.files import converted, decode_json
 
 if TYPE_CHECKING:
     import torch
@@ -18,6 +23,8 @@ if TYPE_CHECKING:
     from torch.nn import UninitializedParameter
 
 _KEY = "esen_lab"
+# The dtypes that the format has had from the start; others are kept as bytes.
+_KNOWN = frozenset(("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64"))
 _ALIGNMENT = 64  # bytes, what torch's CPU allocator gives
 
 
@@ -87,24 +94,21 @@ def to_bytes(tensors: Mapping[str, torch.Tensor]) -> bytes:
         value = tensor.detach()
         if value.layout is not torch.strided or value.is_quantized:
             raise UsageError(f"The tensor {name!r} is dense", given=f"{value.layout}, {value.dtype}")
-        same = (
-            (str(value.device), value.data_ptr(), value.dtype, tuple(value.shape), value.stride())
-            if value.numel()
-            else (name,)
-        )
+        same = view_key(value) if value.numel() else (name,)
         if same in seen:
             facts[name] = {"same_as": seen[same]}
             continue
         seen[same] = name
         fact: dict[str, Any] = {}
-        if not value.is_contiguous() and _is_dense(value):
+        if not value.is_contiguous() and fills_its_memory(value):
             fact["stride"] = list(value.stride())
         value = value.cpu().contiguous()
         if value.is_conj() or value.is_neg():
             value = value.resolve_conj().resolve_neg()
-        if value.dtype.is_complex:
+        if value.dtype.is_complex or _dtype_name(value) not in _KNOWN:
             fact["dtype"], fact["shape"] = _dtype_name(value), list(value.shape)
-            value = torch.view_as_real(value).contiguous().view(torch.uint8).reshape(-1)
+            value = torch.view_as_real(value).contiguous() if value.dtype.is_complex else value
+            value = value.reshape(-1).view(torch.uint8)
         if fact:
             facts[name] = fact
         # Two names may be different views of one memory; the format wants each on its own.
@@ -121,30 +125,48 @@ def from_bytes(data: bytes) -> dict[str, torch.Tensor]:
         StoreError: The bytes are not whole safetensors data.
     """
     import safetensors.torch
-    import torch
 
     try:
         plain = safetensors.torch.load(data)
         length = int.from_bytes(data[:8], "little")
-        facts = json.loads(json.loads(data[8 : 8 + length]).get("__metadata__", {}).get(_KEY, "{}"))
+        header = decode_json(data[8 : 8 + length]).get("__metadata__", {})
+        facts = converted(decode_json(header.get(_KEY, "{}").encode()), dict[str, _Fact], "the header")
+        return _as_they_were(plain, facts)
     except Exception as problem:  # the format's own reader raises a type of its own
         raise StoreError("Weights are whole safetensors data", given=str(problem)) from problem
+
+
+class _Fact(msgspec.Struct):
+    """What the header adds to one tensor."""
+
+    same_as: str = ""
+    dtype: str = ""
+    shape: list[int] = []
+    stride: list[int] | None = None
+
+
+def _as_they_were(plain: Mapping[str, torch.Tensor], facts: Mapping[str, _Fact]) -> dict[str, torch.Tensor]:
+    import torch
+
     out: dict[str, torch.Tensor] = {}
     for name in [*plain, *(name for name in facts if name not in plain)]:
-        fact = facts.get(name, {})
-        if "same_as" in fact:
-            out[name] = out[fact["same_as"]]
+        fact = facts.get(name, _Fact())
+        if fact.same_as:
+            out[name] = out[fact.same_as]
             continue
         value = plain[name]
-        if "dtype" in fact:
-            dtype = getattr(torch, fact["dtype"])
-            value = (
-                value.view(dtype).reshape(fact["shape"])
-                if value.numel()
-                else value.new_empty(fact["shape"], dtype=dtype)
-            )
-        if "stride" in fact:
-            value = torch.empty_strided(value.shape, fact["stride"], dtype=value.dtype).copy_(value)
+        if fact.dtype:
+            dtype = getattr(torch, fact.dtype, None)
+            if not isinstance(dtype, torch.dtype):
+                raise StoreError("A tensor has a dtype of torch", given=f"{name}: {fact.dtype}")
+            if not value.numel() and 0 not in fact.shape:
+                raise StoreError("An empty tensor has an empty shape", given=f"{name}: {fact.shape}")
+            value = value.view(dtype).reshape(fact.shape) if value.numel() else value.new_empty(fact.shape, dtype=dtype)
+        if fact.stride is not None:
+            reach = 1 + sum((size - 1) * step for size, step in zip(value.shape, fact.stride, strict=True))
+            if reach != value.numel() or min(fact.stride, default=0) < 0:
+                raise StoreError("A tensor fills its memory", given=f"{name}: strides {fact.stride}")
+            value = torch.empty_strided(value.shape, fact.stride, dtype=value.dtype).copy_(value)
         # Some kernels choose their way, and so their last bits, by the alignment that torch's own memory has.
         out[name] = value.clone() if value.data_ptr() % _ALIGNMENT else value
     return out
@@ -161,13 +183,6 @@ def _dtype_name(tensor: torch.Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def _is_dense(tensor: torch.Tensor) -> bool:
-    """Whether its elements fill their memory once each, in some order."""
-    expected = 1
-    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
-        if size == 1:
-            continue
-        if stride != expected:
-            return False
-        expected *= size
-    return True
+def has_lazy(module: nn.Module) -> bool:
+    """Whether a parameter or buffer of `module` still waits for its shape."""
+    return any(map(is_lazy, state_of(module).values()))

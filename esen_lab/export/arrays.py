@@ -2,32 +2,41 @@
 
     names in .npz      "0", "1", ... for a tuple or list; the keys of a dict; deeper ones joined by "/"
 
-NumPy has no bfloat16 and the like: such tensors are written as float32, which holds each of their values exactly.
+NumPy has no bfloat16 and the like: such tensors are written as float32 (complex32 as complex64), which holds each of
+their values exactly, and an array of float32 is read as such a tensor where it holds nothing else. No number is ever
+rounded: what is read is of the example's dtype, or of whole numbers that fit into it.
 """
 
 from __future__ import annotations
 
 import io
-import os
-import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from esen_lab.common.inputs import as_input
+from esen_lab.common.trees import Tree, flatten, unflatten
+from esen_lab.ensemble.fingerprint import same_bits
 from esen_lab.errors import StoreError, UsageError
-from esen_lab.trees import Tree, flatten, unflatten
+from esen_lab.files import Kind, write_file
 
 if TYPE_CHECKING:
     import numpy
     import torch
 
+ARRAYS_FILE = Kind(
+    what="an array",
+    is_one=lambda head: head.startswith((b"\x93NUMPY", b"PK\x03\x04", b"PK\x05\x06")),
+    example="y.npy",
+)
+
 
 def save_tree(path: Path, tree: Tree) -> None:
-    """Write a tree, whole or not at all.
+    """Write a tree, whole or not at all, in the place of other arrays or of nothing.
 
     Raises:
-        UsageError: Several tensors for a name that does not end with .npz.
+        UsageError: Several tensors for a name that does not end with .npz, or the name is taken by something else.
         StoreError: The file cannot be written.
     """
     data = npz_bytes(tree) if path.suffix == ".npz" else npy_bytes(tree)
@@ -37,37 +46,30 @@ def save_tree(path: Path, tree: Tree) -> None:
             given=f"{str(path)!r} for {', '.join(_names(tree))}",
             hint="Give a name that ends with .npz.",
         )
-    temporary = ""
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as problem:
-        if temporary and os.path.exists(temporary):
-            os.unlink(temporary)
-        raise StoreError(f"{str(path)!r} can be written", given=problem.strerror or str(problem)) from problem
+    write_file(path, data, ARRAYS_FILE)
 
 
 def load_tree(path: Path, example: Tree) -> Tree:
-    """Read an input of the structure that `example` has, in its dtypes.
-
-    Floating-point numbers become the example's floating-point dtype; shapes may differ.
+    """Read an input of the structure and dtypes that `example` has; shapes may differ.
 
     Raises:
         StoreError: The file cannot be read.
-        UsageError: It lacks an array that the example has, or one is of another kind of number.
+        UsageError: It lacks an array that the example has or has others, or one is not of the example's dtype; the
+            message names it. Whole numbers may be of any whole dtype that holds them.
     """
     import numpy
 
     leaves, structure = flatten(example, "the example")
     names = list(_names(example))
     try:
+        if not path.is_file():  # a pipe that nobody writes to would never open
+            raise StoreError(f"{str(path)!r} is an .npy or .npz file", given="it is no file, or not there")
         with open(path, "rb") as file:
             read: Any = numpy.load(file, allow_pickle=False)
             arrays = {"": read} if isinstance(read, numpy.ndarray) else {name: read[name] for name in read.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as problem:
+    except StoreError:
+        raise
+    except Exception as problem:  # NumPy and zipfile raise many kinds for a file that is none of theirs
         raise StoreError(f"{str(path)!r} is an .npy or .npz file", given=str(problem)) from problem
     if len(leaves) == 1 and len(arrays) == 1:
         arrays = dict(zip(names, arrays.values(), strict=True))
@@ -77,7 +79,14 @@ def load_tree(path: Path, example: Tree) -> Tree:
             f"The input has the arrays that the example has: {', '.join(name or 'one array' for name in names)}",
             given=f"{str(path)!r} with {', '.join(name or 'one array' for name in arrays)}",
         )
-    tensors = [_to_tensor(arrays[name], leaf, name) for name, leaf in zip(names, leaves, strict=True)]
+    unknown = [name for name in arrays if name not in names]
+    if unknown:
+        raise UsageError(
+            f"The input has the arrays that the example has, and no others: {', '.join(names)}",
+            given=f"{str(path)!r} with {', '.join(unknown)}",
+            hint="Leave them out.",
+        )
+    tensors = [_to_tensor(arrays[name], leaf, name or "the input") for name, leaf in zip(names, leaves, strict=True)]
     return unflatten(structure, tensors)
 
 
@@ -121,31 +130,36 @@ def _names(tree: Tree, prefix: str = "") -> Iterator[str]:
 
 
 def _to_numpy(tensor: torch.Tensor) -> numpy.ndarray[Any, Any]:
-    value = tensor.detach().cpu()
+    value = tensor.detach().cpu().resolve_conj().resolve_neg()
     try:
         return value.numpy()
     except TypeError:  # a dtype that NumPy lacks
-        return value.float().numpy()
+        return _in_numpys_dtype(value).numpy()
+
+
+def _in_numpys_dtype(tensor: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    return tensor.to(torch.complex64 if tensor.is_complex() else torch.float32)
 
 
 def _to_tensor(array: numpy.ndarray[Any, Any], like: torch.Tensor, name: str) -> torch.Tensor:
-    import numpy
-    import torch
-
-    try:
-        tensor = torch.from_numpy(numpy.array(array))
-    except TypeError as problem:
-        raise UsageError("An input holds numbers that torch knows", given=f"{name or 'it'}: {array.dtype}") from problem
+    tensor: torch.Tensor = as_input(array, name)
     if tensor.dtype == like.dtype:
         return tensor
-    if tensor.is_floating_point() and like.is_floating_point():
-        return tensor.to(like.dtype)
-    if not (tensor.is_floating_point() or tensor.is_complex() or like.is_floating_point() or like.is_complex()):
-        converted = tensor.to(like.dtype)
-        if bool((converted.to(tensor.dtype) == tensor).all()):
+    dtype = str(like.dtype).removeprefix("torch.")
+    written = str(_to_numpy(like).dtype)
+    if str(array.dtype) == written or (_is_whole(tensor) and _is_whole(like)):
+        converted: torch.Tensor = tensor.to(like.dtype)
+        if same_bits([converted.to(tensor.dtype)], [tensor]):
             return converted
-    raise UsageError(
-        f"The input is of the example's kind of numbers, {str(like.dtype).removeprefix('torch.')}",
-        given=f"{name or 'it'}: {array.dtype}",
-        hint="Convert it with astype.",
-    )
+        given = f"{name} with numbers that {dtype} does not have"
+        hint = f"Round them first: torch.from_numpy(x).to(torch.{dtype})." if dtype != written else ""
+    else:
+        given = f"{name}: {array.dtype}"
+        hint = f"Convert it with astype({written!r})."
+    raise UsageError(f"The input is of the example's kind of numbers, {dtype}", given=given, hint=hint)
+
+
+def _is_whole(tensor: torch.Tensor) -> bool:
+    return not (tensor.is_floating_point() or tensor.is_complex())

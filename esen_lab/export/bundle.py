@@ -1,31 +1,23 @@
-"""A plan and its ensemble as a folder of plain files, and back.
+"""A folder that an export wrote, read back: see `bundle_layout.py` for what is in it.
 
-    plan.json                     the plan
-    bundle.json                   the sub-models, the combine rule, and the digest of every other file
-    submodel_00.safetensors       weights            submodel_00.json     a saved module tree
-    submodel_00.py                the cell, or the source of the module's classes
-    submodel_00_uses.py           what the cell uses of the notebook
-    submodel_00.pt2               a torch.export program
-    combine.py                    the source of a combine rule
-    example.npy, example.npz      an example input of the whole ensemble, in the form that the script reads
-    example_00.safetensors        an example input; sub-models with the same one share it
-
-Files are called by number: no name that a user chose becomes a file name. Loading runs the source files, as any script
-would, and nothing else; no pickle is written or read.
+Such a folder is code, as a script is: import paths are called with its arguments, source is run, saved modules and
+programs name what to make. So it is loaded only when it is trusted, and until then it is read as text and JSON only.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from esen_lab.common.trees import TensorSpec, Tree, TreeSpec, unflatten
 from esen_lab.ensemble import (
     Combine,
     Ensemble,
+    FileRecipe,
     ImportRecipe,
     ProgramRecipe,
     Recipe,
@@ -33,79 +25,60 @@ from esen_lab.ensemble import (
     SourceRecipe,
     SubModel,
 )
-from esen_lab.ensemble.closure import Closure
-from esen_lab.errors import EsenError, StoreError, UsageError
-from esen_lab.export.arrays import npy_bytes, npz_bytes
-from esen_lab.export.forms import saved_form
-from esen_lab.planning import Plan
-from esen_lab.trees import TensorSpec, Tree, TreeSpec, flatten, unflatten
+from esen_lab.ensemble.source.closure import Closure
+from esen_lab.ensemble.traits import Traits
+from esen_lab.errors import EsenError, NotTrusted, StoreError, UsageError
+from esen_lab.export.bundle_layout import BUNDLE_VERSION, MANIFEST, PLAN, check_same, digest_of, digests_of_tensors
+from esen_lab.export.inside import what_runs
+from esen_lab.export.manifest import MANIFEST_DEPTH, MOST_JSON_BYTES, TREE_DEPTH, check_manifest, count_tensors
+from esen_lab.export.trust import content_digest, is_remembered
+from esen_lab.files import decode_json, read_bytes
+from esen_lab.planner.plan import Plan
 
-BUNDLE_VERSION = 1
-MANIFEST = "bundle.json"
-PLAN = "plan.json"
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """What an exported folder holds.
 
-def bundle_files(plan: Plan, ensemble: Ensemble) -> dict[str, bytes]:
-    """The content of every file of the bundle, by name.
-
-    Raises:
-        UsageError: The plan is not one of this very ensemble, or a sub-model or the combine rule cannot be saved.
+    Attributes:
+        plan: The plan.
+        ensemble: Its sub-models and combine rule.
+        graphs: For each sub-model what engines have made of it, by name.
     """
-    _check_same(plan, ensemble)
-    files: dict[str, bytes] = {PLAN: _json(plan.to_dict())}
-    examples: dict[str, str] = {}
-    records = []
-    for index, submodel in enumerate(ensemble.submodels):
-        form = saved_form(submodel)
-        record = _write_recipe(form, f"submodel_{index:02}", files)
-        content, structure = _example_bytes(submodel.example)
-        known = examples.setdefault(_digest(content), f"example_{len(examples):02}.safetensors")
-        files[known] = content
-        records.append(
-            {
-                "name": submodel.name,
-                "recipe": record,
-                "example": {"file": known, "structure": structure},
-                "output": _spec_to_json(submodel.output_spec),
-                "parameters": submodel.parameters,
-                "memory_bytes": submodel.memory_bytes,
-                "class_name": submodel.class_name,
-                "fingerprint": submodel.fingerprint,
-                "notes": list(submodel.notes),
-                "protect_input": submodel.protect_input,
-            }
-        )
-    alone = npy_bytes(ensemble.example)
-    if alone is None:
-        files["example.npz"] = npz_bytes(ensemble.example)
-    else:
-        files["example.npy"] = alone
-    combine = ensemble.combine.to_dict()
-    if combine["rule"] == "source":
-        files["combine.py"] = combine["closure"].pop("text").encode()
-    manifest = {
-        "bundle_version": BUNDLE_VERSION,
-        "submodels": records,
-        "combine": combine,
-        "tensors": {name: _tensor_digests(data) for name, data in files.items() if name.endswith(".safetensors")},
-        "files": {name: _digest(data) for name, data in sorted(files.items())},
-    }
-    files[MANIFEST] = _json(manifest)
-    return files
+
+    plan: Plan
+    ensemble: Ensemble
+    graphs: Mapping[str, Mapping[str, bytes]]
 
 
-def load_bundle(folder: str | Path) -> tuple[Plan, Ensemble]:
-    """The plan and the ensemble of a folder that `bundle_files` filled.
+def load_bundle(folder: str | Path, *, trust: bool = False, digest: str = "") -> tuple[Plan, Ensemble]:
+    """The plan and the ensemble of a folder that was exported: see `open_bundle`."""
+    bundle = open_bundle(folder, trust=trust, digest=digest)
+    return bundle.plan, bundle.ensemble
 
-    Source files are checked here and run when a sub-model is built.
+
+def open_bundle(folder: str | Path, *, trust: bool = False, digest: str = "") -> Bundle:
+    """What is in a folder that was exported.
+
+    Trusted means: this user exported these very files on this machine, or the caller says so. The source of a combine
+    rule is run here, everything else when a sub-model is built.
+
+    Args:
+        folder: The folder.
+        trust: Whether whatever is in it may run.
+        digest: What `content_digest` gives for the files that the caller vouches for: an exported script has that of
+            its own folder.
 
     Raises:
+        NotTrusted: It is not trusted; the error says what it would run. Nothing of it has been run.
         StoreError: A file is missing or is not the one that was exported; the message names each, and the tensors that
             differ in a file of weights.
     """
     reader = _Reader(Path(folder))
     reader.check()
-    plan = Plan.from_dict(_from_json(reader.files[PLAN], PLAN))
+    if not trust:
+        _check_trusted(reader, digest)
+    plan = Plan.from_dict(_from_json(reader.of(PLAN), PLAN))
     manifest = reader.manifest
     try:
         ensemble = Ensemble(
@@ -119,88 +92,34 @@ def load_bundle(folder: str | Path) -> tuple[Plan, Ensemble]:
             f"The bundle {str(folder)!r} is whole", given=f"a damaged {MANIFEST} ({type(problem).__name__}: {problem})"
         ) from problem
     try:
-        _check_same(plan, ensemble)
+        check_same(plan, ensemble)
     except UsageError as problem:
         raise StoreError(problem.rule, given=problem.given, hint="Export it again.") from problem
-    return plan, ensemble
+    return Bundle(plan=plan, ensemble=ensemble, graphs=reader.graphs())
 
 
-def _check_same(plan: Plan, ensemble: Ensemble) -> None:
-    missing = [name for name in plan.names if name not in ensemble.names]
-    extra = [name for name in ensemble.names if name not in plan.names]
-    changed = [name for name, known in ensemble.fingerprints.items() if plan.fingerprints.get(name, known) != known]
-    differ = [
-        *(f"{name!r} is in the plan only" for name in missing),
-        *(f"{name!r} is in the ensemble only" for name in extra),
-        *(f"{name!r} has changed since the plan was made" for name in changed),
-    ]
-    if differ:
-        raise UsageError(
-            "A plan and its ensemble hold the same sub-models", given="; ".join(differ), hint="Search for a plan again."
-        )
+def describe_bundle(folder: str | Path) -> tuple[str, ...]:
+    """What loading and running an exported folder would execute, line by line. Runs nothing.
+
+    Raises:
+        StoreError: As for `load_bundle`.
+    """
+    reader = _Reader(Path(folder))
+    reader.check()
+    return what_runs(reader.manifest, reader.files)
 
 
-# --- writing --------------------------------------------------------------------------------------------------------
-
-
-def _write_recipe(recipe: Recipe, stem: str, files: dict[str, bytes]) -> dict[str, Any]:
-    record: dict[str, Any] = {"kind": recipe.kind}
-    match recipe:
-        case ImportRecipe():
-            record |= {"path": recipe.path, "args": list(recipe.args), "kwargs": dict(recipe.kwargs)}
-        case SourceRecipe():
-            files[f"{stem}.py"] = recipe.text.encode()
-            record |= {"name": recipe.name, "text": f"{stem}.py", "modules": list(recipe.context.modules)}
-            if recipe.context.text:
-                files[f"{stem}_uses.py"] = recipe.context.text.encode()
-                record["uses"] = f"{stem}_uses.py"
-        case SkeletonRecipe():
-            source = dict(recipe.skeleton["source"])
-            text = source.pop("text")
-            files[f"{stem}.json"] = _json({**recipe.skeleton, "source": source})
-            record["tree"] = f"{stem}.json"
-            if text:
-                files[f"{stem}.py"] = text.encode()
-                record["text"] = f"{stem}.py"
-        case ProgramRecipe():
-            files[f"{stem}.pt2"] = recipe.program
-            record["program"] = f"{stem}.pt2"
-        case _:
-            raise UsageError("A sub-model is saved as text and weights", given=recipe.describe())
-    if not isinstance(recipe, ProgramRecipe):
-        files[f"{stem}.safetensors"] = recipe.weights
-        record["weights"] = f"{stem}.safetensors"
-    return record
-
-
-def _example_bytes(example: Tree) -> tuple[bytes, Any]:
-    from esen_lab.ensemble.weights import to_bytes
-
-    leaves, structure = flatten(example, "the example")
-    return to_bytes({str(i): leaf for i, leaf in enumerate(leaves)}), structure
-
-
-def _spec_to_json(spec: TreeSpec) -> dict[str, Any]:
-    tensors = [[t.dtype, list(t.shape), t.channels_last] for t in spec.tensors]
-    return {"structure": spec.structure, "tensors": tensors}
-
-
-def _tensor_digests(data: bytes) -> dict[str, str]:
-    from esen_lab.ensemble.fingerprint import tensor_digests
-    from esen_lab.ensemble.weights import from_bytes
-
-    return tensor_digests(from_bytes(data)) if data else {}
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
-
-
-def _json(data: Any) -> bytes:
-    return (json.dumps(data, indent=1) + "\n").encode()
-
-
-# --- reading --------------------------------------------------------------------------------------------------------
+def _check_trusted(reader: _Reader, digest: str) -> None:
+    found = content_digest(reader.everything())
+    if found == digest or is_remembered(found):
+        return
+    runs = what_runs(reader.manifest, reader.files)
+    raise NotTrusted(
+        "An exported folder is code, and is run only when it is trusted: you did not export these very files here",
+        given=f"{str(reader.folder)!r}, which would run: {'; '.join(runs) or 'nothing that this version knows'}",
+        hint="Look at these files; if you trust whoever made them, say so: --trust, or trust=True from Python.",
+        runs=runs,
+    )
 
 
 @dataclass(slots=True)
@@ -210,10 +129,12 @@ class _Reader:
     folder: Path
     files: dict[str, bytes] = field(default_factory=dict)
     manifest: Mapping[str, Any] = field(default_factory=dict)
+    manifest_bytes: bytes = b""
 
     def check(self) -> None:
         """Read every file and compare it with what was exported."""
-        data = _from_json(self._read(MANIFEST), MANIFEST)
+        self.manifest_bytes = self._read(MANIFEST)
+        data = _from_json(self.manifest_bytes, MANIFEST)
         version = data.get("bundle_version") if isinstance(data, Mapping) else None
         if version != BUNDLE_VERSION or not isinstance(data.get("files"), Mapping):
             raise StoreError(
@@ -221,6 +142,7 @@ class _Reader:
                 given=f"bundle_version {version!r} in {str(self.folder / MANIFEST)!r}",
                 hint="Export again, or install the version that wrote it.",
             )
+        check_manifest(data, MANIFEST)
         self.manifest = data
         differ = []
         for name, expected in data["files"].items():
@@ -231,7 +153,7 @@ class _Reader:
             except StoreError:
                 differ.append(f"{name} is missing")
                 continue
-            if _digest(self.files[name]) != expected:
+            if digest_of(self.files[name]) != expected:
                 differ.append(self._what_differs(name))
         if differ:
             raise StoreError(
@@ -240,29 +162,47 @@ class _Reader:
                 hint="Copy the whole folder again, or export again.",
             )
 
+    def everything(self) -> dict[str, bytes]:
+        """Every file that is loaded, as it was read: what is trusted is what is used."""
+        return {**self.files, MANIFEST: self.manifest_bytes}
+
+    def graphs(self) -> dict[str, dict[str, bytes]]:
+        """The graphs that are those that were exported, by sub-model and name."""
+        found: dict[str, dict[str, bytes]] = {}
+        for record in self.manifest.get("graphs", ()):
+            if Path(record["file"]).name == record["file"]:
+                with contextlib.suppress(StoreError):
+                    content = self._read(record["file"])
+                    if hashlib.sha256(content).hexdigest() == record["digest"]:
+                        found.setdefault(record["member"], {})[record["name"]] = content
+        return found
+
     def of(self, name: Any) -> bytes:
         """The content of a file that the manifest lists."""
+        if name not in self.files:
+            raise StoreError(f"A bundle's {MANIFEST} lists all of its files", given=f"no {name!r}")
         return self.files[name]
 
     def text(self, name: Any) -> str:
         """The same as text."""
-        return self.files[name].decode()
+        try:
+            return self.of(name).decode()
+        except UnicodeDecodeError as problem:
+            raise StoreError(f"{name} is text", given=str(problem)) from problem
 
     def _read(self, name: str) -> bytes:
         path = self.folder / name
         try:
-            return path.read_bytes()
-        except OSError as problem:
-            raise StoreError(
-                f"{str(path)!r} can be read", given=problem.strerror, hint="Keep the script beside its folder."
-            ) from problem
+            return read_bytes(path)
+        except EsenError as problem:
+            raise StoreError(problem.rule, given=problem.given, hint="Keep the script beside its folder.") from problem
 
     def _what_differs(self, name: str) -> str:
         known = self.manifest.get("tensors", {}).get(name)
         if known is None:
             return f"{name} has changed"
         try:
-            found = _tensor_digests(self.files[name])
+            found = digests_of_tensors(self.files[name])
         except StoreError as problem:
             return f"{name} is damaged ({problem.given})"
         tensors = sorted(key for key in {*known, *found} if known.get(key) != found.get(key))
@@ -270,22 +210,31 @@ class _Reader:
         return f"{name} has other values in {shown}" if tensors else f"{name} has changed"
 
 
-def _from_json(data: bytes, name: str) -> Any:
+def _from_json(data: bytes, name: str, *, deepest: int = MANIFEST_DEPTH) -> Any:
+    if len(data) > MOST_JSON_BYTES:
+        raise StoreError(f"{name} has at most {MOST_JSON_BYTES:,} bytes", given=f"{len(data):,}")
     try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as problem:
-        raise StoreError(f"{name} is JSON", given=str(problem), hint="Export again.") from problem
+        return decode_json(data, deepest=deepest)
+    except StoreError as problem:
+        raise StoreError(f"{name} is JSON", given=problem.given, hint="Export again.") from problem
+
+
+def _read_tree(record: Mapping[str, Any], reader: _Reader) -> Tree:
+    from esen_lab.ensemble.weights import from_bytes
+
+    leaves = from_bytes(reader.of(record["file"]))
+    if set(leaves) != {str(i) for i in range(count_tensors(record["structure"]))}:
+        raise StoreError("An example has the tensors that its structure has", given=f"{len(leaves)} tensors")
+    return unflatten(_tuples(record["structure"]), [leaves[str(i)] for i in range(len(leaves))])
 
 
 def _read_submodel(record: Mapping[str, Any], reader: _Reader) -> SubModel:
-    from esen_lab.ensemble.weights import from_bytes
-
-    example = record["example"]
-    leaves = from_bytes(reader.of(example["file"]))
+    calibration = record.get("calibration")
     return SubModel(
         name=record["name"],
         recipe=_read_recipe(record["recipe"], reader),
-        example=unflatten(_tuples(example["structure"]), [leaves[str(i)] for i in range(len(leaves))]),
+        example=_read_tree(record["example"], reader),
+        calibration=None if calibration is None else _read_tree(calibration, reader),
         output_spec=TreeSpec(
             structure=_tuples(record["output"]["structure"]),
             tensors=tuple(
@@ -299,6 +248,18 @@ def _read_submodel(record: Mapping[str, Any], reader: _Reader) -> SubModel:
         fingerprint=record["fingerprint"],
         notes=tuple(record["notes"]),
         protect_input=record["protect_input"],
+        traits=_read_traits(record.get("called", {})),
+        kind=record.get("kind", "network"),
+    )
+
+
+def _read_traits(record: Mapping[str, Any]) -> Traits:
+    """How a sub-model is called; folders of earlier versions do not say."""
+    return Traits(
+        grad=record.get("grad", "inference"),
+        state=tuple(record.get("state", ())),
+        random=record.get("random", False),
+        steady=record.get("steady", True),
     )
 
 
@@ -321,11 +282,14 @@ def _read_recipe(record: Mapping[str, Any], reader: _Reader) -> Recipe:
                 weights=reader.of(record["weights"]),
             )
         case "skeleton":
-            skeleton = _from_json(reader.of(record["tree"]), record["tree"])
+            skeleton = _from_json(reader.of(record["tree"]), record["tree"], deepest=TREE_DEPTH)
             skeleton["source"]["text"] = reader.text(record["text"]) if "text" in record else ""
             return SkeletonRecipe(skeleton=skeleton, weights=reader.of(record["weights"]))
         case "program":
             return ProgramRecipe(program=reader.of(record["program"]))
+        case "file":
+            files = {suffix: reader.of(name) for suffix, name in record["content"].items()}
+            return FileRecipe(form=record["form"], files=files, options=record["options"])
     raise StoreError("A bundle holds recipes of known kinds", given=record["kind"])
 
 

@@ -11,15 +11,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from esen_lab.errors import EsenError, UsageError, WorkerError
+from esen_lab.common.statistics import quantile, spread
+from esen_lab.common.trees import tree_spec
+from esen_lab.common.units import format_seconds, marked
+from esen_lab.errors import EsenError, NotTrusted, UsageError, WorkerError
 from esen_lab.export.arrays import load_tree, save_tree
 from esen_lab.export.running import Running
-from esen_lab.trees import tree_spec
-from esen_lab.units import format_seconds
+from esen_lab.terminal import tell, visible_line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Timing:
+class JctTiming:
     """JCTs of repeated runs, in seconds.
 
     Attributes:
@@ -39,16 +41,15 @@ class Timing:
     best_s: float
 
 
-def timing_of(jcts_s: Sequence[float]) -> Timing:
+def timing_of(jcts_s: Sequence[float]) -> JctTiming:
     """The statistics of at least one run; quantiles are interpolated between runs."""
-    ordered = sorted(jcts_s)
-    return Timing(
-        repeats=len(ordered),
-        median_s=statistics.median(ordered),
-        spread_s=_quantile(ordered, 0.75) - _quantile(ordered, 0.25),
-        quantile_90_s=_quantile(ordered, 0.9),
-        quantile_99_s=_quantile(ordered, 0.99),
-        best_s=ordered[0],
+    return JctTiming(
+        repeats=len(jcts_s),
+        median_s=statistics.median(jcts_s),
+        spread_s=spread(jcts_s),
+        quantile_90_s=quantile(jcts_s, 0.9),
+        quantile_99_s=quantile(jcts_s, 0.99),
+        best_s=min(jcts_s),
     )
 
 
@@ -56,24 +57,32 @@ def run_command(load: Callable[..., Running], argv: Sequence[str] | None = None)
     """Run an exported ensemble from the command line.
 
     Args:
-        load: Starts it; called with `device=` a name or None.
+        load: Starts it; called with `device=` a name or None, and with `trust=True` where `--trust` is given.
         argv: Arguments, without the program's name; None takes the process's.
 
     Returns:
-        The exit status: 0, or 1 when it could not be done; then one line on standard error says why.
+        The exit status: 0, or 1 when it could not be done; then one line on standard error says why, and for files that
+        are not trusted one line for each thing that they would run.
     """
     options = _parser().parse_args(argv)
     try:
-        with load(device=options.device) as ensemble:
+        with load(device=options.device, **({"trust": True} if options.trust else {})) as ensemble:
             report = _run(ensemble, options)
+    except NotTrusted as problem:
+        tell(f"{Path(sys.argv[0]).name}: {problem.rule}. It would run:", sys.stderr)
+        for line in problem.runs:
+            tell(f"    {line}", sys.stderr)
+        tell(problem.hint, sys.stderr)
+        return 1
     except EsenError as problem:
-        print(f"{Path(sys.argv[0]).name}: {problem}", file=sys.stderr)  # noqa: T201  a command line
+        tell(f"{Path(sys.argv[0]).name}: {problem}", sys.stderr)
         if isinstance(problem, WorkerError) and problem.details():
-            print(problem.details(), file=sys.stderr)  # noqa: T201  a command line
+            tell(problem.details(), sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
-    print(json.dumps(report, indent=2) if options.json else _text(report))  # noqa: T201  a command line
+    # JSON writes every control character as its own escape but one.
+    tell(json.dumps(report, indent=2).replace("\x7f", "\\u007f") if options.json else _text(report))
     return 0
 
 
@@ -84,6 +93,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--repeat", type=_count(1), default=1, metavar="N", help="timed runs (default 1)")
     parser.add_argument("--warmup", type=_count(0), default=3, metavar="N", help="runs before them (default 3)")
     parser.add_argument("--device", help="a device other than the plan's")
+    parser.add_argument(
+        "--trust", action="store_true", help="run the folder's code although somebody else made it, or it has changed"
+    )
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     return parser
 
@@ -106,10 +118,13 @@ def _run(ensemble: Running, options: argparse.Namespace) -> dict[str, Any]:
     for _ in range(options.warmup):
         ensemble(x)
     jcts_s, y, notes = [], None, dict.fromkeys(ensemble.plan.notes)
+    far: tuple[str, ...] = ()
     for _ in range(options.repeat):
         y = ensemble(x)
         jcts_s.append(ensemble.report.jct_s)
-        notes.update(dict.fromkeys(ensemble.report.notes))
+        far = getattr(ensemble.report, "far", ())  # each run finds other words for how far: the last one's count
+        notes.update(dict.fromkeys(note for note in ensemble.report.notes if note not in far))
+    notes.update(dict.fromkeys(far))
     if options.output:
         save_tree(options.output, y)
     identity = ensemble.device.identity
@@ -123,6 +138,7 @@ def _run(ensemble: Running, options: argparse.Namespace) -> dict[str, Any]:
         "output": str(tree_spec(y, "the output")),
         "timing": asdict(timing_of(jcts_s)),
         "predicted_s": ensemble.plan.jct_s,
+        "unmeasured": dict(ensemble.plan.unmeasured),
         "device": identity.to_dict(),
         "plan": ensemble.plan.describe(),
         "lanes": [
@@ -149,13 +165,6 @@ def _text(report: dict[str, Any]) -> str:
     for number, lane in enumerate(report["lanes"], start=1):
         lines.append(f"lane {number}  {lane['units']}: {' + '.join(lane['members'])} ({lane['in_force']})")
     if report["predicted_s"] is not None:
-        lines.append(f"planned {format_seconds(report['predicted_s'])}")
+        lines.append(f"planned {marked(format_seconds(report['predicted_s']), report['unmeasured'])}")
     lines += [f"note    {note}" for note in report["notes"]]
-    return "\n".join(lines)
-
-
-def _quantile(ordered: Sequence[float], at: float) -> float:
-    position = at * (len(ordered) - 1)
-    low = int(position)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (position - low)
+    return "\n".join(map(visible_line, lines))

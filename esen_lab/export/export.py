@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from esen_lab.common.display import Shown
 from esen_lab.ensemble import Ensemble
 from esen_lab.errors import StoreError, UsageError
-from esen_lab.export.bundle import MANIFEST, bundle_files
+from esen_lab.export.bundle_files import Graph, bundle_files, graph_files
+from esen_lab.export.bundle_layout import MANIFEST, OUR_FILES
 from esen_lab.export.script import MARK, script_text
-from esen_lab.export.swap import replace_folder
-from esen_lab.planning import Plan, write_text_atomically
-from esen_lab.showing import Shown
+from esen_lab.export.trust import content_digest, remember
+from esen_lab.files import Kind, check_free, read_head, write_file, write_folder
+from esen_lab.planner.plan import Plan
+
+SCRIPT_FILE = Kind(
+    what="an exported script",
+    is_one=lambda head: MARK.encode() in head[:4000],
+    example="plan.py",
+    never=frozenset(),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,12 +44,20 @@ class Exported(Shown):
         return f"{self.script} and {len(self.files) - 1} files in {self.folder}"
 
 
-def export_plan(plan: Plan, ensemble: Ensemble, path: str | os.PathLike[str], *, device: str | None = None) -> Exported:
+def export_plan(
+    plan: Plan,
+    ensemble: Ensemble,
+    path: str | os.PathLike[str],
+    *,
+    device: str | None = None,
+    graphs: Sequence[Graph] = (),
+) -> Exported:
     """Write `plan` as a script that runs without a notebook.
 
     The folder is called like the script ("plan.py": "plan_files"). An export that is there already is replaced, first
-    the folder, then the script; each is complete before it appears, and the script does not depend on what the folder
-    holds. Other files are never replaced.
+    the folder, then the script; each is complete before it appears. The script holds the digest of its folder, and
+    runs these very files unasked, anywhere; on this machine they are remembered as this user's. Other files are never
+    replaced.
 
     Args:
         plan: What to run; its sub-models are those of `ensemble`, unchanged.
@@ -47,13 +65,13 @@ def export_plan(plan: Plan, ensemble: Ensemble, path: str | os.PathLike[str], *,
         path: The script, ending with ".py".
         device: The name of the device that the script opens; None takes the plan's where it has a known one ("cpu"),
             else the best one there.
+        graphs: What engines have made of sub-models; where they are put beside the script, it begins sooner.
 
     Raises:
-        UsageError: The path does not end with .py or is taken by something else, the plan is not one of this
-            ensemble, or a sub-model or the combine rule cannot be saved.
+        UsageError: The path does not end with .py or is taken by something else, the folder holds files that no export
+            wrote, the plan is not one of this ensemble, or a sub-model or the combine rule cannot be saved.
         StoreError: It cannot be written; an older export is as it was.
     """
-    plan.check_runnable()
     script = Path(path)
     if script.suffix != ".py" or not script.stem:
         raise UsageError("A script's name ends with .py", given=repr(str(script)))
@@ -62,27 +80,38 @@ def export_plan(plan: Plan, ensemble: Ensemble, path: str | os.PathLike[str], *,
         raise StoreError(f"{str(script)!r} can be written", given="its folder is not there", hint="Make it first.")
     _check_free(script, folder)
     if device is None and plan.device.get("kind") == "cpu":
-        device = "cpu"
-    files = bundle_files(plan, ensemble)
-    written = replace_folder(folder, files)
-    write_text_atomically(script, script_text(stem=script.stem, folder=folder.name, device=device))
+        cores = dict(plan.device.get("details") or {}).get("cores")
+        device = f"cpu:{cores}" if cores in ("all", "slow") else "cpu"
+    files = bundle_files(plan, ensemble, graphs)
+    digest = content_digest(files)
+    remember(digest, str(folder.absolute()))  # before the swap: then an older script runs the new folder, too
+    written = write_folder(folder, {**files, **graph_files(graphs)})
+    text = script_text(stem=script.stem, folder=folder.name, device=device, digest=digest)
+    write_file(script, text.encode(), SCRIPT_FILE)
     return Exported(script=script, folder=folder, files=(script, *written))
 
 
 def _check_free(script: Path, folder: Path) -> None:
-    try:
-        taken_script = script.exists() and MARK not in script.read_text(encoding="utf-8", errors="replace")[:2000]
-    except OSError:
-        taken_script = True
-    if taken_script:
-        raise UsageError(
-            "An export replaces only an export", given=f"{str(script)!r}, which is another file", hint=_OTHER
-        )
-    taken_folder = folder.exists() and not (folder / MANIFEST).is_file()
-    if taken_folder or folder.is_symlink():
+    check_free(script, SCRIPT_FILE)
+    if folder.is_symlink() or (folder.exists() and not _is_bundle(folder)):
         raise UsageError(
             "An export replaces only an export", given=f"{str(folder)!r}, which is another folder", hint=_OTHER
         )
+    if folder.exists():
+        foreign = sorted(path.name for path in folder.iterdir() if not OUR_FILES.fullmatch(path.name))
+        if foreign:
+            raise UsageError(
+                "An export replaces a folder that holds nothing else",
+                given=f"{', '.join(foreign[:4])} in {str(folder)!r}",
+                hint="Move it elsewhere, or choose another name.",
+            )
+
+
+def _is_bundle(folder: Path) -> bool:
+    try:
+        return b'"bundle_version"' in read_head(folder / MANIFEST)
+    except StoreError:
+        return False
 
 
 _OTHER = "Choose another name."

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from esen_lab.ensemble import LiveRecipe, ProgramRecipe, Rebuild, Recipe, SkeletonRecipe, SubModel
+from esen_lab.common.trees import Tree, call_with, flatten, map_tensors
+from esen_lab.ensemble import FileRecipe, LiveRecipe, ProgramRecipe, Rebuild, Recipe, SkeletonRecipe, SubModel
+from esen_lab.ensemble.chance import PROOF_SEED, generators_kept, seed_for, seed_generators
 from esen_lab.ensemble.fingerprint import same_bits
 from esen_lab.errors import EsenError, UsageError
-from esen_lab.trees import Tree, call_with, flatten, map_tensors
 
 if TYPE_CHECKING:
     from torch import nn
@@ -16,8 +18,9 @@ if TYPE_CHECKING:
 def saved_form(submodel: SubModel) -> Recipe:
     """A recipe for `submodel` that can be written down.
 
-    A cell and an import path are that already. A live module becomes a skeleton; where that cannot be, a `torch.export`
-    program; each only when it gives, on the example, the very bits that the sub-model gives.
+    A cell, an import path and a file are that already. A live module becomes a skeleton; where that cannot be, a
+    `torch.export` program; and a function of the notebook that has no such form a pickle. Each only when it gives, on
+    the example, the very bits that the sub-model gives.
 
     Raises:
         UsageError: Neither can be had; the message has both reasons.
@@ -25,12 +28,15 @@ def saved_form(submodel: SubModel) -> Recipe:
     if not isinstance(submodel.recipe, LiveRecipe):
         return submodel.recipe
     module = submodel.build()
-    expected = _run(module, submodel.example)
+    expected = _run(module, submodel)
     reasons = []
-    for attempt in (_skeleton, _program):
+    attempts: list[Callable[[SubModel, LiveRecipe], Recipe]] = [_skeleton, _program]
+    if submodel.kind == "function":
+        attempts.append(_pickle)
+    for attempt in attempts:
         try:
             recipe = attempt(submodel, submodel.recipe)
-            found = _run(Rebuild(recipe=recipe, protect_input=submodel.protect_input)(), submodel.example)
+            found = _run(Rebuild(recipe=recipe, protect_input=submodel.protect_input)(), submodel)
         except EsenError as problem:
             reasons.append(f"{attempt.__doc__}: {problem.given or problem.rule}")
             continue
@@ -64,8 +70,13 @@ def _program(submodel: SubModel, recipe: LiveRecipe) -> Recipe:
     return ProgramRecipe(program=save_program(recipe.build().eval(), submodel.example))
 
 
-def _run(module: nn.Module, example: Tree) -> Tree:
-    import torch
+def _pickle(submodel: SubModel, recipe: LiveRecipe) -> Recipe:  # noqa: ARG001
+    """as a pickle"""  # noqa: D403, D415  read in the middle of a message
+    return FileRecipe(form="pickle", files={"pkl": recipe.snapshot})
 
-    with torch.inference_mode():
-        return call_with(module, map_tensors(lambda t: t.clone(), example))
+
+def _run(module: nn.Module, submodel: SubModel) -> Tree:
+    """Its answer on the example, called as lanes call it, with the random numbers of proofs."""
+    with generators_kept(), submodel.traits.called():
+        seed_generators(seed_for(PROOF_SEED, submodel.name))
+        return call_with(module, map_tensors(lambda t: t.clone(), submodel.example))

@@ -7,23 +7,38 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol
 
+from esen_lab.common.trees import Tree
 from esen_lab.ensemble import Ensemble
-from esen_lab.planning import Plan
-from esen_lab.trees import Tree
+from esen_lab.planner.plan import Plan
+
+
+class Ran(Protocol):
+    """What comes of a run."""
+
+    @property
+    def output(self) -> Tree:
+        """The answer."""
+
+    @property
+    def report(self) -> Any:
+        """What happened."""
 
 
 class Runner(Protocol):
     """What runs a plan; the script brings it, since this part knows no runtime."""
 
-    def run(self, x: Tree) -> tuple[Tree, Any]:
-        """Run once and return the answer and a report."""
+    def run(self, x: Tree, *, timeout_s: float = ...) -> Ran:
+        """Run once, until a deadline of the whole call."""
 
     def close(self) -> None:
         """End the lanes."""
 
 
 class Closing(Protocol):
-    """What is closed with the lanes."""
+    """What is closed with the lanes, and knows what this process has set."""
+
+    def look_at_session(self) -> object:
+        """Take what this thread and process have set now as what lanes must have."""
 
     def close(self) -> None:
         """End everything that it started."""
@@ -44,7 +59,7 @@ class Running:
     ensemble: Ensemble
     device: Any
     runner: Runner
-    nursery: Closing
+    fork_server: Closing
     report: Any = None
 
     @classmethod
@@ -54,7 +69,7 @@ class Running:
         ensemble: Ensemble,
         device: Any,
         *,
-        nursery: Closing,
+        fork_server: Closing,
         start: Callable[[Plan, Ensemble, Any, Any], Runner],
     ) -> Running:
         """Start the lanes; when that fails, nothing stays alive.
@@ -63,30 +78,44 @@ class Running:
             plan: What to run.
             ensemble: Whose sub-models.
             device: An open device.
-            nursery: Starts the workers; closed with the lanes.
+            fork_server: Starts the workers; closed with the lanes.
             start: `Executor.start`.
 
         Raises:
             EsenError: A lane cannot be started.
         """
+        fork_server.look_at_session()
         try:
-            runner = start(plan, ensemble, device, nursery)
+            runner = start(plan, ensemble, device, fork_server)
         except BaseException:
-            nursery.close()
+            fork_server.close()
             raise
-        return cls(plan=plan, ensemble=ensemble, device=device, runner=runner, nursery=nursery)
+        return cls(plan=plan, ensemble=ensemble, device=device, runner=runner, fork_server=fork_server)
 
-    def __call__(self, x: Tree) -> Tree:
-        """The ensemble's answer to `x`; raises as the executor's `run` does."""
-        output, self.report = self.runner.run(x)
-        return output
+    def __call__(self, x: Tree, timeout_s: float | None = None) -> Tree:
+        """The ensemble's answer to `x`, under the switches of torch that this thread has.
+
+        Several threads may call; they take turns, in the order in which they came.
+
+        Args:
+            x: The input.
+            timeout_s: Deadline of the whole call, in seconds, waiting for other threads' calls included; None: ten
+                minutes.
+
+        Raises:
+            EsenError: As the executor's `run` does.
+        """
+        self.fork_server.look_at_session()
+        run = self.runner.run(x) if timeout_s is None else self.runner.run(x, timeout_s=timeout_s)
+        self.report = run.report
+        return run.output
 
     def close(self) -> None:
         """End every process. May be called again."""
         try:
             self.runner.close()
         finally:
-            self.nursery.close()
+            self.fork_server.close()
 
     def __enter__(self) -> Running:
         """Itself."""

@@ -14,25 +14,30 @@ _TEMPLATE = '''\
 
 or from Python: `from {module} import load`, then `with load() as ensemble: y = ensemble(x)`.
 It needs torch, numpy, esen_lab, the folder beside it, and what the sub-models import.
+The folder holds code as well: it runs while it is the one that was written with this script. Files that were changed
+since are shown, and run only with --trust, or load(trust=True).
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
 from esen_lab.devices import open_device
-from esen_lab.export import Running, load_bundle, run_command
-from esen_lab.runtime import Executor
-from esen_lab.workers import Nursery
+from esen_lab.export import Running, open_bundle, run_command
+from esen_lab.run import Executor
+from esen_lab.lanes import ForkServer
 
 FILES = Path(__file__).resolve().parent / {folder}
+DIGEST = {digest}  # of what lies there
 DEVICE = {device}
 
 
-def load(device=None):
+def load(device=None, trust=False):
     """Start the lanes of the plan: a context manager that is called with an input and returns the answer."""
-    plan, ensemble = load_bundle(FILES)
+    found = open_bundle(FILES, trust=trust, digest=DIGEST)
     chosen = open_device(device or DEVICE)
-    return Running.start(plan, ensemble, chosen, nursery=Nursery(), start=Executor.start)
+    start = partial(Executor.start, graphs=found.graphs)
+    return Running.start(found.plan, found.ensemble, chosen, fork_server=ForkServer(), start=start)
 
 
 if __name__ == "__main__":
@@ -40,13 +45,15 @@ if __name__ == "__main__":
 '''
 
 
-def script_text(*, stem: str, folder: str, device: str | None) -> str:
+def script_text(*, stem: str, folder: str, device: str | None, digest: str = "") -> str:
     """The script.
 
     Args:
         stem: Its file name without ".py".
         folder: The name of the folder beside it.
         device: The name of the device it opens, or None for the best one.
+        digest: What `content_digest` gave for the folder's files; "" vouches for none.
     """
     shown = stem if stem.isidentifier() else "plan"  # these two places are only read by people
-    return _TEMPLATE.format(mark=MARK, usage=f"{shown}.py", module=shown, folder=ascii(folder), device=ascii(device))
+    written = {"folder": ascii(folder), "device": ascii(device), "digest": ascii(digest)}
+    return _TEMPLATE.format(mark=MARK, usage=f"{shown}.py", module=shown, **written)

@@ -1,15 +1,44 @@
-"""What a lab says of itself: where it stands, and what a change of the device meant."""
+"""What a lab says of itself: where it stands, what to do next, and what a change of the device meant."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from enum import StrEnum
+from typing import Any
 
-from esen_lab.showing import Shown
+from esen_lab.common.display import Shown
+from esen_lab.files.schemas import plain
+from esen_lab.planner.plan import Plan
 
-if TYPE_CHECKING:
-    from esen_lab.planning import Plan
+
+class Action(StrEnum):
+    """What somebody with a lab may do next."""
+
+    REGISTER = "register"
+    WAIT = "wait"  # for the profile that is running
+    PROFILE = "profile"
+    SEARCH = "search"
+    RUN = "run"
+    COMPARE = "compare"
+    EXPORT = "export"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NextStep:
+    """The next sensible thing to do.
+
+    Attributes:
+        action: What: all but `WAIT` are methods of a lab.
+        why: What speaks for it, a clause.
+    """
+
+    action: Action
+    why: str
+
+    def to_dict(self) -> dict[str, str]:
+        """Plain data."""
+        return plain(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +54,8 @@ class Status(Shown):
         job: What the last profile job says, or "".
         plan: The plan in force, or None.
         running: Whether its lanes are warm.
-        next_step: The next sensible thing to do, in words.
+        next_step: The next sensible thing to do.
+        waiting: How many calls wait for their turn now.
     """
 
     device: Mapping[str, Any]
@@ -36,21 +66,12 @@ class Status(Shown):
     job: str
     plan: Plan | None
     running: bool
-    next_step: str
+    next_step: NextStep
+    waiting: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
-        return {
-            "device": dict(self.device),
-            "device_notes": list(self.device_notes),
-            "submodels": [dict(row) for row in self.submodels],
-            "combine": self.combine,
-            "profiled": dict(self.profiled),
-            "job": self.job,
-            "plan": None if self.plan is None else self.plan.to_dict(),
-            "running": self.running,
-            "next_step": self.next_step,
-        }
+        return {**plain(self), "plan": None if self.plan is None else self.plan.to_dict()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,15 +98,8 @@ class DeviceChange(Shown):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
-        return {
-            "before": dict(self.before),
-            "after": dict(self.after),
-            "device_notes": list(self.device_notes),
-            "profiled": dict(self.profiled),
-            "plan": None if self.plan is None else self.plan.to_dict(),
-            "put_away": None if self.put_away is None else self.put_away.to_dict(),
-            "notes": list(self.notes),
-        }
+        plans = {name: getattr(self, name) for name in ("plan", "put_away")}
+        return {**plain(self), **{name: plan and plan.to_dict() for name, plan in plans.items()}}
 
 
 def meaning_of_change(

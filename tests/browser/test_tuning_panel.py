@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from conftest import Notebook, Server, opened_for_a_module
 
-from esen_lab.devices.cpu import CpuDevice
+from esen_lab.devices.cpu.device import CpuDevice
 
 playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 

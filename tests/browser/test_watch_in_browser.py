@@ -21,7 +21,7 @@ def length(notebook: Notebook) -> int:
 @pytest.fixture(scope="module")
 def watched(browser: Any, server: Server) -> Iterator[Notebook]:
     """A notebook with live plots, for the tests that leave them live."""
-    cells = [LOAD, "import time\ntime.sleep(6)", "lab.marks.add('profile', 'begin')"]
+    cells = [LOAD, "import time\ntime.sleep(6)", "lab.readings.marks.add('profile', 'begin')"]
     with opened_for_a_module(browser, server, "watched", cells) as opened:
         opened.run(0, wait_s=180)
         until(lambda: length(opened) >= 3, 90)

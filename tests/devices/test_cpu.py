@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from esen_lab.devices import CpuDevice, cpu, open_device
-from esen_lab.errors import UsageError
+from esen_lab.devices import CpuDevice, open_device
+from esen_lab.devices.cpu import device as cpu
+from esen_lab.devices.cpu import topology
+from esen_lab.errors import DeviceError, UsageError
 
 FOUR = CpuDevice(cores=[(0, 4), (1, 5), (2, 6), (3, 7)])
 
@@ -28,7 +30,7 @@ def test_the_device_has_the_cores_this_process_may_use() -> None:
 
 def test_hardware_threads_of_one_core_are_one_unit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
-    monkeypatch.setattr(cpu, "_siblings", lambda number: {number % 2, number % 2 + 2})
+    monkeypatch.setattr(topology, "_siblings", lambda number, root: {number % 2, number % 2 + 2})
     monkeypatch.setattr(cpu, "_cgroup_cpus", lambda *paths: None)
     assert CpuDevice().units == 2
     assert cores(CpuDevice(), 1, 1) == [((0, 2),), ((1, 3),)]
@@ -59,11 +61,48 @@ def test_a_control_groups_quota_limits_the_cores_and_is_said(tmp_path: Path, mon
     membership.write_text("0::/a/b\n")
     assert cpu._cgroup_cpus(membership, tmp_path) == 1.5
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
-    monkeypatch.setattr(cpu, "_siblings", lambda number: {number})
+    monkeypatch.setattr(topology, "_siblings", lambda number, root: {number})
     monkeypatch.setattr(cpu, "_cgroup_cpus", lambda *paths: 1.5)
     device = CpuDevice()
     assert device.units == 1
     assert "1.5 of 2 cores' time" in device.notes[0]
+
+
+def test_cores_that_are_taken_away_later_are_noticed_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    mask = {0, 1, 2}
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(mask))
+    monkeypatch.setattr(topology, "_siblings", lambda number, root: {number})
+    monkeypatch.setattr(cpu, "_cgroup_cpus", lambda *paths: None)
+    device = CpuDevice()
+    assert device.lost() == ""
+    mask.discard(2)
+    assert "made of CPUs 0-2; of these this process may use 0-1 now" in device.lost()
+    assert any(device.lost() in note for note in device.notes)
+    with pytest.raises(DeviceError, match="Make the device anew"):
+        device.place([1])
+    assert CpuDevice().units == 2
+    mask.add(2)
+    assert (device.lost(), device.place([3])[0].units) == ("", 3)
+
+
+def test_a_quota_that_shrinks_later_is_noticed_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    quotas = [3.5]
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
+    monkeypatch.setattr(topology, "_siblings", lambda number, root: {number})
+    monkeypatch.setattr(cpu, "_cgroup_cpus", lambda *paths: quotas[0])
+    device = CpuDevice()
+    assert device.place([3])
+    quotas[0] = 1.5
+    assert any("grants 1.5 cores' time now" in note for note in device.notes)
+    with pytest.raises(DeviceError, match="Make the device anew"):
+        device.place([1])
+    assert CpuDevice().units == 1
+
+
+def test_more_cores_than_before_and_cores_that_were_named_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
+    assert CpuDevice(cores=[(0,), (9,)]).lost() == ""
+    assert FOUR.place([4])
 
 
 def test_where_nothing_can_be_pinned_the_device_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
 
-from esen_lab.devices.cpu_meter import CpuMeter
+from esen_lab.devices.cpu import meter as cpu_meter
+from esen_lab.devices.cpu.meter import CpuMeter
 
 
 def test_cores_memory_and_their_mean_are_read() -> None:
@@ -40,16 +42,21 @@ def test_the_first_look_of_another_thread_gives_a_reason_too() -> None:
 
 def test_a_busy_worker_shows_its_core_and_its_memory_and_leaves_when_it_ends() -> None:
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
-        lanes = [("lane 1", busy.pid)]
-        meter = CpuMeter(lambda: lanes)
-        assert meter.read()[f"lane{busy.pid}"] == "just seen for the first time"
-        time.sleep(0.3)
-        readings = meter.read()
-        assert readings[f"lane{busy.pid}"] > 20  # type: ignore[operator]
-        assert readings[f"rss{busy.pid}"] > 1_000_000  # type: ignore[operator]
-        assert [c.label for c in meter.channels if c.group == "lanes"] == ["lane 1, CPU"]
-        busy.kill()
-        busy.wait()
+        try:
+            lanes = [("lane 1", busy.pid)]
+            meter = CpuMeter(lambda: lanes)
+            assert meter.read()[f"lane{busy.pid}"] == "just seen for the first time"
+            for _ in range(100):  # however long it waits for a core
+                time.sleep(0.3)
+                readings = meter.read()
+                if readings[f"lane{busy.pid}"] > 20:  # type: ignore[operator]
+                    break
+            assert readings[f"lane{busy.pid}"] > 20  # type: ignore[operator]
+            assert readings[f"rss{busy.pid}"] > 1_000_000  # type: ignore[operator]
+            assert [c.label for c in meter.channels if c.group == "lanes"] == ["lane 1, CPU"]
+        finally:
+            busy.kill()
+            busy.wait()
     assert "NoSuchProcess" in str(meter.read()[f"lane{busy.pid}"])
     lanes.clear()
     assert f"lane{busy.pid}" not in meter.read()
@@ -60,3 +67,14 @@ def test_a_busy_worker_shows_its_core_and_its_memory_and_leaves_when_it_ends() -
 def test_only_the_devices_own_cores_are_shown(cores: list[int]) -> None:
     meter = CpuMeter(cores=cores)
     assert [c.key for c in meter.channels if c.group == "utilization"] == ["cpu0", "cpu"]
+
+
+def test_a_cpu_keeps_its_number_though_another_is_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_meter, "online_cpus", lambda: (0, 2, 3))
+    monkeypatch.setattr(psutil, "cpu_count", lambda: 3)
+    monkeypatch.setattr(psutil, "cpu_percent", lambda percpu: [10.0, 30.0, 50.0])
+    meter = CpuMeter(cores=[0, 1, 2])
+    meter._looked_in, meter._looked_s = threading.get_ident(), -1.0
+    readings = meter.read()
+    assert (readings["cpu0"], readings["cpu2"], readings["cpu"]) == (10.0, 30.0, 20.0)
+    assert "cpu1" not in readings

@@ -12,14 +12,14 @@ from models import MakesNan, mlp
 
 from esen_lab import Lab
 from esen_lab.devices import this_machine
-from esen_lab.devices.cuda_green import GreenDevice
-from esen_lab.planning import Lane, Plan
-from esen_lab.runtime.device_combine import ON_THE_GPU
-from esen_lab.runtime.executor import AS_ONE_GRAPH
+from esen_lab.devices.cuda.green import GreenDevice
+from esen_lab.planner.plan import Lane, Plan
+from esen_lab.run.device_combine import ON_THE_GPU
+from esen_lab.run.graph_runner import AS_ONE_GRAPH
 
 OFFER = next(offer for offer in this_machine().offers(test=False) if offer.name.startswith("cuda:0 green"))
 pytestmark = [
-    pytest.mark.gpu,
+    pytest.mark.gpu("here"),
     pytest.mark.skipif(not OFFER.available, reason=f"{OFFER.name} needs {'; '.join(OFFER.missing)}"),
 ]
 WIDTHS = {"a": 512, "b": 1024, "c": 256, "d": 128}
@@ -42,8 +42,8 @@ def expected(x: torch.Tensor) -> torch.Tensor:
 def two_lanes(lab: Lab, how: str = "eager") -> None:
     large, small = max(1, lab.device.units // 2), max(1, lab.device.units // 4)
     lanes = (
-        Lane(units=large, members=("b", "c"), mechanisms=(how, how)),
-        Lane(units=small, members=("a", "d"), mechanisms=(how, how)),
+        Lane(units=large, members=("b", "c"), backends=(how, how)),
+        Lane(units=small, members=("a", "d"), backends=(how, how)),
     )
     lab.plan = Plan(lanes=lanes, units=lab.device.units, searcher="by hand")
 
@@ -65,8 +65,8 @@ def test_two_lanes_answer_as_the_cpu_does_and_outputs_may_be_combined_there(lab:
     for rows in (4, 50_000):
         x = torch.randn(rows, 8)
         torch.testing.assert_close(lab.run(x), expected(x), rtol=1e-3, atol=1e-4)
-    assert lab._executor is not None
-    combine_on_the_gpu(lab._executor)
+    assert lab.state.executor is not None
+    combine_on_the_gpu(lab.state.executor)
     for turn in range(6):
         x = torch.randn(50_000, 8)
         torch.testing.assert_close(lab.run(x), expected(x), rtol=1e-3, atol=1e-4)
@@ -75,8 +75,8 @@ def test_two_lanes_answer_as_the_cpu_does_and_outputs_may_be_combined_there(lab:
 
 
 def test_a_plan_of_graphs_is_one_graph_whose_marks_tell_when_each_sub_model_ran(lab: Lab) -> None:
-    two_lanes(lab, "graph")
-    ends = set()
+    two_lanes(lab, "cuda-graph")
+    ends: set[tuple[float, ...]] = set()
     for _ in range(5):
         x = torch.randn(16, 8)
         torch.testing.assert_close(lab.run(x), expected(x), rtol=1e-3, atol=1e-4)
@@ -93,7 +93,7 @@ def test_nan_is_named_in_a_graph_too(lab: Lab) -> None:
     lab.register("fine", mlp(outputs=8), torch.ones(2, 8))
     lab.register("nan", MakesNan(), torch.ones(2, 8))
     half = max(1, lab.device.units // 2)
-    lanes = tuple(Lane(units=half, members=(name,), mechanisms=("graph",)) for name in ("fine", "nan"))
+    lanes = tuple(Lane(units=half, members=(name,), backends=("cuda-graph",)) for name in ("fine", "nan"))
     lab.plan = Plan(lanes=lanes, units=lab.device.units, searcher="by hand")
     for _ in range(2):
         lab.run(torch.ones(2, 8))

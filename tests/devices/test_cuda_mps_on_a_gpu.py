@@ -13,10 +13,10 @@ from models import mlp
 
 from esen_lab import Lab
 from esen_lab.devices import this_machine
-from esen_lab.devices.cuda_mps import CudaMpsDevice, most_sms
-from esen_lab.devices.mps_trial import try_lane
-from esen_lab.planning import Lane, Plan
-from esen_lab.runtime.device_combine import ON_THE_GPU
+from esen_lab.devices.cuda.mps import CudaMpsDevice, most_sms
+from esen_lab.devices.cuda.mps_trial import try_lane
+from esen_lab.planner.plan import Lane, Plan
+from esen_lab.run.device_combine import ON_THE_GPU
 
 OFFER = next(offer for offer in this_machine().offers(test=False) if offer.name.startswith("cuda:0 mps"))
 pytestmark = [
@@ -31,6 +31,12 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
         lab.register("a", mlp(seed=1, width=512), torch.zeros(2, 8))
         lab.register("b", mlp(seed=2, width=1024), torch.zeros(2, 8))
         yield lab
+
+
+def expected(x: torch.Tensor) -> torch.Tensor:
+    with torch.inference_mode():
+        answer: torch.Tensor = (mlp(seed=1, width=512)(x) + mlp(seed=2, width=1024)(x)) / 2
+        return answer
 
 
 @pytest.mark.parametrize("percentage", [10, 25, 50, 75])
@@ -52,11 +58,9 @@ def test_two_lanes_answer_as_the_cpu_does_and_this_process_starts_no_cuda(lab: L
     )
     for rows in (4, 50_000):
         x = torch.randn(rows, 8)
-        with torch.inference_mode():
-            expected = (mlp(seed=1, width=512)(x) + mlp(seed=2, width=1024)(x)) / 2
-        torch.testing.assert_close(lab.run(x), expected, rtol=1e-3, atol=1e-4)
-    assert lab._executor is not None
-    assert lab._executor.input_shared, "a large input crosses once and is lent by CUDA IPC"
+        torch.testing.assert_close(lab.run(x), expected(x), rtol=1e-3, atol=1e-4)
+    assert lab.state.executor is not None
+    assert lab.state.executor.lanes.input.shared, "a large input crosses once and is lent by CUDA IPC"
     assert not torch.cuda.is_initialized()
 
 
@@ -75,24 +79,20 @@ def test_outputs_that_stay_on_the_gpu_are_combined_as_on_the_cpu(lab: Lab) -> No
         lanes=(Lane(units=50, members=("b",)), Lane(units=50, members=("a",))), units=100, searcher="by hand"
     )
     lab.run(torch.randn(2000, 8))
-    assert lab._executor is not None
-    combine_on_the_gpu(lab._executor)
+    assert lab.state.executor is not None
+    combine_on_the_gpu(lab.state.executor)
     for turn in range(6):
         x = torch.randn(2000, 8)
-        with torch.inference_mode():
-            expected = (mlp(seed=1, width=512)(x) + mlp(seed=2, width=1024)(x)) / 2
-        torch.testing.assert_close(lab.run(x), expected, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(lab.run(x), expected(x), rtol=1e-3, atol=1e-4)
         assert lab.report is not None
         assert (ON_THE_GPU in lab.report.notes) == (turn > 0), lab.report.notes
 
 
 def test_a_sub_model_as_a_graph_answers_as_it_does_eagerly(lab: Lab) -> None:
-    lane = Lane(units=50, members=("a", "b"), mechanisms=("graph", "graph"))
+    lane = Lane(units=50, members=("a", "b"), backends=("cuda-graph", "cuda-graph"))
     lab.plan = Plan(lanes=(lane,), units=100, searcher="by hand")
     for _ in range(3):
         x = torch.randn(16, 8)
-        with torch.inference_mode():
-            expected = (mlp(seed=1, width=512)(x) + mlp(seed=2, width=1024)(x)) / 2
-        torch.testing.assert_close(lab.run(x), expected, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(lab.run(x), expected(x), rtol=1e-3, atol=1e-4)
     assert lab.report is not None
     assert not [note for note in lab.report.notes if "eagerly" in note]

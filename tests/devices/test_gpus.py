@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from cuda_doubles import DoubleOfLibcuda
 
-from esen_lab.devices import cuda_probe
-from esen_lab.devices.gpus import look_at_machine
-from esen_lab.devices.nvml import NvmlFacts, nvml_facts
+from esen_lab.devices.cuda import probe as cuda_probe
+from esen_lab.devices.cuda.gpus import look_at_machine
+from esen_lab.devices.cuda.green_split import Grain
+from esen_lab.devices.cuda.nvml import NvmlFacts, nvml_facts
 
 UUID = "GPU-00010203-0405-0607-0809-0a0b0c0d0e0f"
 
@@ -45,9 +46,28 @@ def test_the_driver_is_asked_through_its_c_interface() -> None:
                 "sms": 132,
                 "capability": "9.0",
                 "memory_bytes": 141 << 30,
+                "grain": [8, 16],
+                "fine_grain": [2, 66],
             }
         ],
     }
+
+
+def test_the_grain_of_green_contexts_is_asked_of_the_driver_with_a_context_where_it_wants_one(tmp_path: Path) -> None:
+    cuda = DoubleOfLibcuda(needs_context=True)
+    found = cuda_probe.probe(cuda)
+    assert (found["gpus"][0]["grain"], cuda.contexts) == ([8, 16], 0)
+    (gpu,) = look(tmp_path, nvml=lambda: NvmlFacts(driver="580"), probe=lambda: found).gpus
+    assert gpu.grain == Grain(sms=8, groups=16)
+    assert gpu.fine_grain == Grain(sms=2, groups=66)
+
+
+def test_an_old_driver_that_knows_no_green_contexts_says_no_grain(tmp_path: Path) -> None:
+    class Old(DoubleOfLibcuda):
+        cuDeviceGetDevResource = None  # noqa: N815
+
+    (gpu,) = look(tmp_path, nvml=lambda: NvmlFacts(driver="530"), probe=lambda: cuda_probe.probe(Old())).gpus
+    assert gpu.grain is None
 
 
 def test_a_part_of_a_gpu_is_known_by_its_name(tmp_path: Path) -> None:

@@ -18,10 +18,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from esen_lab.devices.mps_control import CONTROL, SERVER, MpsDaemon, MpsPrograms, find_programs
+from esen_lab.common.children import child_environment
+from esen_lab.devices.cuda.mps_control import CONTROL, SERVER, MpsDaemon, MpsPrograms, find_programs
 from esen_lab.errors import DeviceError, UsageError
 
-SCRIPTED = Path(__file__).with_name("scripted_mps_control.py")
+SCRIPTED = Path(__file__).parents[1] / "doubles" / "scripted_mps_control.py"
 GPU = "GPU-00000000-1111-2222-3333-444444444444"
 Start = Callable[..., MpsDaemon]
 
@@ -218,13 +219,14 @@ def test_nothing_is_left_when_the_notebook_or_the_guard_is_killed(
     parent = Path("/tmp")
     program = (
         "import sys, time\nfrom pathlib import Path\n"
-        "from esen_lab.devices.mps_control import MpsDaemon, find_programs\n"
+        "from esen_lab.devices.cuda.mps_control import MpsDaemon, find_programs\n"
         f"daemon = MpsDaemon.start({GPU!r}, programs=find_programs([{str(programs.control.parent)!r}]),"
         f" parent=Path({str(parent)!r}))\n"
         "print(daemon.environment()['CUDA_MPS_PIPE_DIRECTORY'], flush=True)\n"
         "time.sleep(60)\n"
     )
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as owner:
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, env=child_environment(), stdout=subprocess.PIPE, text=True) as owner:
         assert owner.stdout is not None
         folder = Path(owner.stdout.readline().strip())
         assert folder.is_dir()
@@ -253,6 +255,47 @@ def test_a_folder_too_deep_for_sockets_is_refused_before_anything_starts(program
     with pytest.raises(UsageError, match="107 bytes"):
         MpsDaemon.start(GPU, programs=programs, parent=deep)
     assert list(deep.iterdir()) == []
+
+
+def test_the_server_is_found_where_it_lies_and_no_foreign_limit_gets_to_it(
+    start: Start, programs: MpsPrograms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    monkeypatch.setenv("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", "50")
+    monkeypatch.setenv("CUDA_MPS_PINNED_DEVICE_MEM_LIMIT", "0=1G")
+    daemon = start()
+    environment = seen_by(programs)
+    assert environment["PATH"].split(os.pathsep)[0] == str(programs.server.parent)
+    assert not {"CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", "CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"} & environment.keys()
+    assert daemon.servers() == (4242,)
+
+
+def test_a_server_that_ends_at_once_is_noticed_and_its_status_explained(start: Start, programs: MpsPrograms) -> None:
+    with pytest.raises(DeviceError, match=r"Server 4242 exited with status 100 \(CUDA_ERROR_NO_DEVICE") as caught:
+        start(server_exits=100)
+    assert "Cmd:" not in str(caught.value)
+    assert "2026" not in str(caught.value), "no time stamps"
+    assert gone_within(2, programs)
+
+
+def test_answers_that_are_lost_are_asked_for_again(start: Start, programs: MpsPrograms) -> None:
+    daemon = start(clients=[7], loses_answers=3)
+    assert daemon.clients() == (7,)
+    assert (programs.control.parent / "lost").read_text() == "3"
+
+
+def test_an_answer_that_stays_lost_is_no_answer_and_no_client_was_ended(start: Start, programs: MpsPrograms) -> None:
+    daemon = start(clients=[7])
+    (programs.control.parent / "script.json").write_text(json.dumps({"loses_answers": 10**6}))
+    with pytest.raises(DeviceError, match="'ps'"):
+        daemon.ask("ps", timeout_s=0.3)
+
+
+def test_a_server_that_is_gone_has_no_clients_and_no_fault(start: Start) -> None:
+    daemon = start()
+    assert daemon.status(17) == "GONE"
+    assert daemon._clients_of(17) == ()
+    assert daemon.ask("nonsense") == 'Unknown command "nonsense"'
 
 
 def test_those_who_ask_at_the_same_time_are_let_in_one_after_another(start: Start, programs: MpsPrograms) -> None:

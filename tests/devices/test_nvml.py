@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from esen_lab.devices.nvml import GpmWindow, NvmlMeter
+from esen_lab.devices.cuda.nvml import GpmWindow, NvmlMeter, nvml_states
 
 
 class FakeNvmlError(Exception):
@@ -24,6 +24,28 @@ class FakeNvml:
     NVML_GPM_METRIC_SM_OCCUPANCY = 3
     NVML_GPM_METRIC_ANY_TENSOR_UTIL = 5
     NVML_GPM_METRIC_DRAM_BW_UTIL = 10
+
+    NVML_CLOCK_SM = 1
+    NVML_CLOCK_MEM = 2
+    NVML_TEMPERATURE_GPU = 0
+    nvmlClocksEventReasonGpuIdle = 1  # noqa: N815  NVML's own names
+    nvmlClocksEventReasonSwPowerCap = 4  # noqa: N815
+    nvmlClocksEventReasonSwThermalSlowdown = 32  # noqa: N815
+
+    def nvmlInit(self) -> None:  # noqa: N802
+        self.shut = False
+
+    def nvmlDeviceGetUUID(self, handle: str) -> bytes:  # noqa: N802
+        return b"GPU-1"
+
+    def nvmlDeviceGetClockInfo(self, handle: str, kind: int) -> int:  # noqa: N802
+        return {1: 1980, 2: 3201}[kind]
+
+    def nvmlDeviceGetTemperature(self, handle: str, sensor: int) -> int:  # noqa: N802
+        raise FakeNvmlError("Not Supported")
+
+    def nvmlDeviceGetCurrentClocksEventReasons(self, handle: str) -> int:  # noqa: N802
+        return 1 | 4 | 32
 
     def __init__(self, *, gpm: bool = True, power: bool = True) -> None:
         self.gpm = gpm
@@ -179,6 +201,45 @@ def test_a_window_reads_one_gpu_by_its_uuid_between_two_moments(clock: Clock) ->
     window.close()
     assert nvml.freed == 2
     assert nvml.shut
+
+
+def test_a_window_that_begins_anew_counts_from_then_on(clock: Clock) -> None:
+    nvml = FakeNvml()
+    window = GpmWindow(nvml, "GPU-1", clock)
+    clock.now = 5.0
+    window.begin()
+    assert nvml.taken[0] is nvml.taken[1], "the first sample is taken again"
+    clock.now = 5.05
+    assert window.read()["sm"] == "samples of GPM are more than 100 ms apart"
+    clock.now = 5.3
+    assert window.read()["sm"] == 20.0
+    window.close()
+
+
+def test_clocks_and_why_they_are_low_are_read_for_whoever_measures() -> None:
+    nvml = FakeNvml()
+    assert nvml_states(nvml) == {
+        "GPU-1": {
+            "sm_mhz": 1980,
+            "memory_mhz": 3201,
+            "temperature_c": "Not Supported",
+            "power_w": 300.5,
+            "throttled": ["SwPowerCap", "SwThermalSlowdown"],
+        }
+    }
+    assert nvml.shut
+
+
+def test_the_double_names_what_the_real_module_has() -> None:
+    pynvml = pytest.importorskip("pynvml")
+    names = {name for name in dir(FakeNvml) if name.startswith(("nvml", "NVML_", "c_nvml"))}
+    assert not {name for name in names if not hasattr(pynvml, name)}
+    metrics = {name for name in names if name.startswith(("NVML_GPM_METRIC_", "nvmlClocksEventReason", "NVML_CLOCK"))}
+    assert {name: getattr(FakeNvml, name) for name in metrics} == {name: getattr(pynvml, name) for name in metrics}
+    wanted = pynvml.c_nvmlGpmMetricsGet_t()
+    for field in ("version", "numMetrics", "sample1", "sample2", "metrics"):
+        assert hasattr(wanted, field)
+    assert {"metricId", "nvmlReturn", "value"} <= {name for name, *_ in pynvml.c_nvmlGpmMetric_t._fields_}
 
 
 def test_a_window_on_a_gpu_without_gpm_says_so(clock: Clock) -> None:

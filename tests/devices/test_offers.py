@@ -12,15 +12,15 @@ import pytest
 from cuda_doubles import GPU, MACHINE
 
 from esen_lab.devices.catalogue import Catalogue, name_for, offers, open_device
-from esen_lab.devices.gpus import Machine
-from esen_lab.devices.offer import Mechanism, Verdict
+from esen_lab.devices.cuda.gpus import Machine
+from esen_lab.devices.offer import SharingMode, Verdict
 from esen_lab.devices.self_test import run_self_test
 from esen_lab.errors import DeviceError, UsageError
 
 
-def mechanism(word: str, rank: int, *lacks: str) -> Mechanism:
-    """A mechanism that opens nothing real."""
-    return Mechanism(
+def sharing_mode(word: str, rank: int, *lacks: str) -> SharingMode:
+    """A sharing mode that opens nothing real."""
+    return SharingMode(
         word=word,
         unit="percent",
         rank=rank,
@@ -44,12 +44,12 @@ class CountedTests:
         return Verdict(passed=name not in self.failing, text="broken" if name in self.failing else "66 of 132 SMs")
 
 
-def catalogue(*mechanisms: Mechanism, machine: Machine = MACHINE, tests: CountedTests | None = None) -> Catalogue:
-    return Catalogue(lambda: machine, {m.word: m for m in mechanisms}, tests or CountedTests())
+def catalogue(*sharing_modes: SharingMode, machine: Machine = MACHINE, tests: CountedTests | None = None) -> Catalogue:
+    return Catalogue(lambda: machine, {m.word: m for m in sharing_modes}, tests or CountedTests())
 
 
 def test_a_machine_without_a_gpu_takes_the_cpu_and_says_why() -> None:
-    found = catalogue(mechanism("mps", 2), machine=Machine(why_no_gpu="this machine has no NVIDIA driver"))
+    found = catalogue(sharing_mode("mps", 2), machine=Machine(why_no_gpu="this machine has no NVIDIA driver"))
     gpu, cpu = found.offers()
     assert (gpu.name, gpu.available, gpu.passed) == ("cuda:0 mps", False, None)
     assert gpu.missing == ("an NVIDIA GPU and its driver: this machine has no NVIDIA driver",)
@@ -61,14 +61,14 @@ def test_a_machine_without_a_gpu_takes_the_cpu_and_says_why() -> None:
 
 def test_the_best_that_passes_is_taken_and_those_behind_it_are_not_tried() -> None:
     tests = CountedTests()
-    found = catalogue(mechanism("green", 1), mechanism("mps", 2), tests=tests)
+    found = catalogue(sharing_mode("green", 1), sharing_mode("mps", 2), tests=tests)
     assert found.default() == "cuda:0 mps"
     assert tests.ran == ["cuda:0 mps"]
 
 
 def test_one_that_fails_its_test_is_passed_over_but_can_be_named() -> None:
     tests = CountedTests("cuda:0 mps")
-    found = catalogue(mechanism("green", 1), mechanism("mps", 2), tests=tests)
+    found = catalogue(sharing_mode("green", 1), sharing_mode("mps", 2), tests=tests)
     assert found.default() == "cuda:0 green"
     assert [(offer.name, offer.passed, offer.chosen) for offer in found.offers()] == [
         ("cuda:0 mps", False, False),
@@ -82,7 +82,7 @@ def test_one_that_fails_its_test_is_passed_over_but_can_be_named() -> None:
 
 def test_what_is_missing_is_said_with_how_to_get_it_and_not_tried() -> None:
     tests = CountedTests()
-    found = catalogue(mechanism("mps", 2, "the programs of MPS"), tests=tests)
+    found = catalogue(sharing_mode("mps", 2, "the programs of MPS"), tests=tests)
     offer = found.offers()[0]
     assert (offer.available, offer.missing, offer.how) == (False, ("the programs of MPS",), "Ask somebody.")
     assert tests.ran == []
@@ -92,14 +92,14 @@ def test_what_is_missing_is_said_with_how_to_get_it_and_not_tried() -> None:
 
 def test_without_tests_nothing_is_tried_and_nothing_is_said_to_be_chosen() -> None:
     tests = CountedTests()
-    found = catalogue(mechanism("mps", 2), tests=tests).offers(test=False)
+    found = catalogue(sharing_mode("mps", 2), tests=tests).offers(test=False)
     assert tests.ran == []
     assert found[0].verdict == "not tried yet"
     assert not any(offer.chosen for offer in found)
 
 
-def test_a_name_may_carry_an_option_or_leave_the_mechanism_out() -> None:
-    found = catalogue(mechanism("green", 1), mechanism("mps", 2))
+def test_a_name_may_carry_an_option_or_leave_the_sharing_mode_out() -> None:
+    found = catalogue(sharing_mode("green", 1), sharing_mode("mps", 2))
     opened: Any = found.open("cuda:0  mps adopt /run/mps")
     assert (opened.gpu, opened.option) == (GPU, "adopt /run/mps")
     assert found.open("cuda") is not None
@@ -107,19 +107,22 @@ def test_a_name_may_carry_an_option_or_leave_the_mechanism_out() -> None:
 
 @pytest.mark.parametrize("name", ["tpu", "cuda:0 fast", "cuda:x mps"])
 def test_an_unknown_name_is_answered_with_the_known_ones(name: str) -> None:
-    with pytest.raises(UsageError, match="cpu, cuda:0 mps, fake:FILE"):
-        catalogue(mechanism("mps", 2)).open(name)
+    with pytest.raises(UsageError, match="cpu, cpu:all, cpu:fast, cpu:slow, cuda:0 mps, fake:FILE"):
+        catalogue(sharing_mode("mps", 2)).open(name)
 
 
 def test_a_gpu_that_is_not_there_is_said() -> None:
     with pytest.raises(UsageError, match=r"1 GPU\(s\), counted from 0"):
-        catalogue(mechanism("mps", 2)).open("cuda:1 mps")
+        catalogue(sharing_mode("mps", 2)).open("cuda:1 mps")
 
 
 def test_the_device_of_a_plan_is_known_by_its_kind() -> None:
-    assert name_for("cpu") == "cpu"
-    assert name_for("cuda mps") == "cuda:0 mps"
-    assert name_for("simulated") is None
+    assert name_for({"kind": "cpu", "details": {"pinned": "yes"}}) == "cpu"
+    assert name_for({"kind": "cuda mps"}) == "cuda:0 mps"
+    assert name_for({"kind": "simulated"}) is None
+    assert name_for({"kind": "cpu", "details": {"cores": "fast"}}) == "cpu"
+    assert name_for({"kind": "cpu", "details": {"cores": "slow"}}) == "cpu:slow"
+    assert name_for({"kind": "cpu", "details": {"cores": "all"}}) == "cpu:all"
 
 
 def test_an_offer_is_plain_data() -> None:

@@ -42,7 +42,7 @@ cell("x = torch.randn(2, 4)")
 ns = main.__dict__
 from esen_lab.ensemble import CellSource, Ensemble, make_combine, make_submodel
 from esen_lab.export import export_plan
-from esen_lab.planning import sequential_plan
+from esen_lab.planner.plan import sequential_plan
 
 CELL = "hidden = 5\nnn.Sequential(Block(Config(width=hidden)), nn.Linear(hidden, 6))"
 cell("rule = lambda outputs: sum(outputs.values()) * SCALE")

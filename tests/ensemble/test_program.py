@@ -1,17 +1,19 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import zipfile
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from esen_lab.common.trees import call_with, flatten
 from esen_lab.ensemble.fingerprint import same_bits
 from esen_lab.ensemble.program import check_program, load_program, save_program
 from esen_lab.errors import StoreError, UsageError
-from esen_lab.trees import call_with, flatten
 
 
 class Asks(nn.Module):
@@ -58,7 +60,7 @@ def test_what_torch_export_cannot_take_is_said_in_one_line() -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_would_execute_something_is_refused() -> None:
+def test_a_program_that_holds_a_pickle_is_refused() -> None:
     class Payload:
         def __reduce__(self) -> Any:
             return (print, ("executed",))
@@ -75,6 +77,33 @@ def test_a_file_that_would_execute_something_is_refused() -> None:
             new.writestr(f"archive/data/sample_inputs/{name}", swapped)
         with pytest.raises(StoreError, match="weights and JSON only"):
             load_program(out.getvalue())
+
+
+def test_weights_that_are_marked_as_pickles_are_refused() -> None:
+    good = save_program(nn.Linear(3, 2).eval(), torch.randn(2, 3))
+    with pytest.raises(StoreError, match="pickles, by archive/data/weights"):
+        load_program(replaced(good, b'"use_pickle": false', b'"use_pickle": true'))
+
+
+def test_loading_a_program_runs_what_it_says_which_is_why_programs_are_code(tmp_path: Path) -> None:
+    good = save_program(nn.Linear(3, 2).eval(), torch.randn(2, 3))
+    ran = tmp_path / "ran"
+    code = f"__import__('pathlib').Path('{ran}').touch()"
+    bad = replaced(good, b"Symbol('s31', positive=True, integer=True)", code.encode())
+    assert bad != good, "the name of the first free dimension is another one in this version of torch"
+    check_program(bad)
+    with contextlib.suppress(Exception):
+        load_program(bad)
+    assert ran.exists(), "torch evaluates expressions no more: say so in program.py and docs/security.md"
+
+
+def replaced(program: bytes, old: bytes, new: bytes) -> bytes:
+    """A program with other text in its JSON."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(program)) as was, zipfile.ZipFile(out, "w") as made:
+        for entry in was.namelist():
+            made.writestr(entry, was.read(entry).replace(old, new) if entry.endswith(".json") else was.read(entry))
+    return out.getvalue()
 
 
 @pytest.mark.parametrize("data", [b"", b"PK", b"not a zip"])

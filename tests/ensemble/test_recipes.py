@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from esen_lab.ensemble import CellSource, ImportRecipe, Rebuild, SourceRecipe, make_submodel
-from esen_lab.ensemble.closure import Closure
 from esen_lab.ensemble.recipes import find_factory, run_cell, session_path
+from esen_lab.ensemble.source.closure import Closure
 from esen_lab.errors import UsageError
 
 IMPORTS = Closure(text="from torch import nn\n", modules=("torch",))

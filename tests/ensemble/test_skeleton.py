@@ -9,11 +9,11 @@ import torch
 from module_zoo import ZOO
 from torch import nn
 
+from esen_lab.common.trees import call_with, flatten
 from esen_lab.ensemble.fingerprint import same_bits
 from esen_lab.ensemble.skeleton import decode, encode, tensors_of
 from esen_lab.ensemble.weights import from_bytes, to_bytes
 from esen_lab.errors import StoreError, UsageError
-from esen_lab.trees import call_with, flatten
 
 
 def run(module: nn.Module, x: Any) -> list[torch.Tensor]:

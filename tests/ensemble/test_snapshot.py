@@ -8,10 +8,10 @@ import torch
 from module_zoo import ZOO
 from torch import nn
 
+from esen_lab.common.trees import call_with, flatten
 from esen_lab.ensemble.fingerprint import same_bits
 from esen_lab.ensemble.snapshot import load_snapshot, take_snapshot
 from esen_lab.errors import UsageError
-from esen_lab.trees import call_with, flatten
 
 
 def run(module: nn.Module, x: Any) -> list[torch.Tensor]:

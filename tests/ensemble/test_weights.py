@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+import safetensors.torch
 import torch
 from torch import nn
 
@@ -116,3 +117,34 @@ def test_damaged_bytes_are_refused(data: bytes) -> None:
 def test_a_cut_file_is_refused() -> None:
     with pytest.raises(StoreError):
         from_bytes(to_bytes({"t": torch.ones(100)})[:-1])
+
+
+def test_a_file_names_dtypes_of_torch_and_nothing_else_of_it() -> None:
+    data = to_bytes({"a": torch.zeros(2, dtype=torch.complex64)})
+    for name in ("hub.load", "load", "nn", "nothing"):
+        bad = data.replace(b"complex64", name.ljust(9).encode())
+        with pytest.raises(StoreError, match="dtype of torch"):
+            from_bytes(bad)
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        '{"t": {"stride": [1000000000, 1]}}',
+        '{"t": {"stride": [-1, 1]}}',
+        '{"t": {"stride": [1]}}',
+        '{"t": {"stride": "x"}}',
+        '{"t": {"dtype": "Tensor", "shape": [1]}}',
+        '{"t": {"dtype": "complex64", "shape": [99]}}',
+        '{"t": {"same_as": "u"}}',
+        '{"u": {"same_as": "u"}}',
+        '{"u": {}}',
+        '{"t": 5}',
+        "[" * 1000,
+        "5",
+    ],
+)
+def test_a_header_that_cannot_be_is_refused(facts: str) -> None:
+    data = safetensors.torch.save({"t": torch.ones(2, 3)}, metadata={"esen_lab": facts})
+    with pytest.raises(StoreError, match="whole safetensors"):
+        from_bytes(data)

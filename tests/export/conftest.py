@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from esen_lab.ensemble import CellSource, Ensemble, make_combine, make_submodel
-from esen_lab.planning import Lane, Plan
+from esen_lab.planner.plan import Lane, Plan
 
 X = torch.randn(4, 8)
 CELLS = [

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from esen_lab.common.trees import flatten
 from esen_lab.ensemble.fingerprint import same_bits
 from esen_lab.errors import StoreError, UsageError
 from esen_lab.export.arrays import load_tree, save_tree
-from esen_lab.trees import flatten
 
 A, B = torch.randn(2, 3), torch.arange(4)
 
@@ -25,6 +25,8 @@ A, B = torch.randn(2, 3), torch.arange(4)
         ({"ids": B, "file": A, "deep": (A, {"x": B}), "none": None}, ".npz"),
         ({"a/b": A, "../c": B}, ".npz"),
         (A.bfloat16(), ".npy"),
+        (A.to(torch.float8_e4m3fn), ".npy"),
+        (torch.complex(A, A).to(torch.complex32), ".npy"),
     ],
     ids=str,
 )
@@ -38,12 +40,29 @@ def test_a_tree_comes_back(tmp_path: Path, tree: Any, suffix: str) -> None:
 
 
 def test_numpys_own_files_are_read(tmp_path: Path) -> None:
-    np.save(tmp_path / "x.npy", np.ones((5, 3)))
-    assert load_tree(tmp_path / "x.npy", A).dtype == torch.float32, "double, as numpy makes by default"
     np.savez(tmp_path / "x.npz", ids=np.ones(2, dtype=np.int32), mask=np.ones(2, dtype=np.float32))
     found = load_tree(tmp_path / "x.npz", {"mask": A, "ids": B})
     assert list(found) == ["mask", "ids"]
     assert found["ids"].dtype == torch.int64
+
+
+@pytest.mark.parametrize("like", [A, A.half(), A.bfloat16(), A.to(torch.float8_e5m2)], ids=lambda t: str(t.dtype))
+def test_doubles_are_refused_and_not_rounded(tmp_path: Path, like: torch.Tensor) -> None:
+    np.savez(tmp_path / "x.npz", image=np.ones((5, 3)))
+    with pytest.raises(UsageError, match=r"Given: image: float64\. Convert it with astype"):
+        load_tree(tmp_path / "x.npz", {"image": like})
+
+
+def test_numbers_that_the_dtype_lacks_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.array([1.0, 1.00001, np.nan], dtype=np.float32))
+    with pytest.raises(UsageError, match="the input with numbers that bfloat16 does not have"):
+        load_tree(tmp_path / "x.npy", A.bfloat16())
+
+
+def test_an_array_too_many_is_named(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", ids=B.numpy(), mask=B.numpy())
+    with pytest.raises(UsageError, match="with mask"):
+        load_tree(tmp_path / "x.npz", {"ids": B})
 
 
 def test_a_tree_does_not_fit_an_npy(tmp_path: Path) -> None:

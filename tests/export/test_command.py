@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import types
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,15 @@ class FakeRunner:
     def __init__(self, ensemble: Ensemble) -> None:
         self.ensemble, self.runs = ensemble, 0
 
-    def run(self, x: Any) -> tuple[Any, Any]:
+    def run(self, x: Any) -> types.SimpleNamespace:
         self.runs += 1
         lane = types.SimpleNamespace(units=1, members=("a", "b"), in_force="CPU 0")
         report = types.SimpleNamespace(jct_s=self.runs / 1000, lanes=(lane,), notes=("a note",))
-        return self.ensemble.combine({s.name: s.build()(x) for s in self.ensemble.submodels}), report
+        output = self.ensemble.combine({s.name: s.build()(x) for s in self.ensemble.submodels})
+        return types.SimpleNamespace(output=output, report=report)
+
+    def look_at_session(self) -> None:
+        """Nothing is sent to doubles."""
 
     def close(self) -> None:
         self.runs = -1
@@ -42,7 +47,7 @@ def load(simple: Ensemble, planned: Any) -> Any:
             ensemble=simple,
             device=types.SimpleNamespace(identity=identity),
             runner=runner,
-            nursery=runner,
+            fork_server=runner,
         )
 
     return load
@@ -86,6 +91,32 @@ def test_the_text_names_what_matters(load: Any, capsys: pytest.CaptureFixture[st
         assert part in out
 
 
+def test_hostile_remarks_are_shown_and_json_stays_json(load: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    evil = "".join(map(chr, range(0xA0))) + "\u202e"
+
+    def noted(device: str | None = None) -> Running:
+        made = load()
+        made.plan = made.plan.with_origin(notes=(evil,))
+        return made
+
+    assert run_command(noted, ["--json"]) == 0
+    assert evil in json.loads(capsys.readouterr().out)["notes"]
+    assert run_command(noted, []) == 0
+    assert all(c == "\n" or c.isprintable() for c in capsys.readouterr().out)
+
+
+def test_trust_is_handed_on_only_when_it_is_given(load: Any) -> None:
+    given: list[dict[str, Any]] = []
+
+    def asked(**options: Any) -> Running:
+        given.append(options)
+        return load()
+
+    run_command(asked, [])
+    run_command(asked, ["--trust"])
+    assert given == [{"device": None}, {"device": None, "trust": True}]
+
+
 def test_an_error_is_one_line_and_a_status(load: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert run_command(load, ["--input", str(tmp_path / "gone.npy")]) == 1
     assert run_command(load, ["--output", str(tmp_path / "gone" / "y.npy")]) == 1
@@ -115,3 +146,37 @@ def test_the_device_option_is_handed_on(capsys: pytest.CaptureFixture[str]) -> N
 
     assert run_command(load, ["--device", "toaster"]) == 1
     assert "toaster" in capsys.readouterr().err
+
+
+def test_a_prediction_that_is_extrapolated_is_marked_in_the_printout(
+    load: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def marked(device: str | None = None) -> Running:
+        running: Running = load(device)
+        running.plan = replace(running.plan, unmeasured={"a": "extrapolated"})
+        return running
+
+    assert run_command(marked, []) == 0
+    assert "planned 2.00 ms (extrapolated: a)" in capsys.readouterr().out
+    assert run_command(marked, ["--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["unmeasured"] == {"a": "extrapolated"}
+
+
+def test_of_many_runs_far_from_their_prediction_only_the_last_words_are_printed(
+    load: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def far(device: str | None = None) -> Running:
+        running: Running = load(device)
+        plain = running.runner.run
+
+        def run(x: Any) -> Any:
+            ran = plain(x)
+            ran.report.far = (f"Far from its prediction: {ran.report.jct_s}",)
+            ran.report.notes = (*ran.report.notes, *ran.report.far)
+            return ran
+
+        running.runner.run = run  # type: ignore[method-assign]
+        return running
+
+    assert run_command(far, ["--repeat", "5"]) == 0
+    assert capsys.readouterr().out.count("Far from its prediction") == 1

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from esen_lab.ensemble import Ensemble, make_submodel
+from esen_lab.ensemble import Ensemble, FileRecipe, SkeletonRecipe, make_submodel
 from esen_lab.errors import UsageError
 from esen_lab.export.forms import saved_form
 
@@ -49,3 +49,21 @@ def test_a_form_that_gives_other_bits_is_not_taken(monkeypatch: pytest.MonkeyPat
 def test_a_module_that_writes_into_its_input_is_saved_too() -> None:
     submodel = make_submodel("a", nn.ReLU(inplace=True), torch.tensor([-1.0, 2.0]))
     assert saved_form(submodel).kind == "skeleton"
+
+
+def test_a_function_whose_source_cannot_be_kept_is_pickled_and_gives_the_same_bits() -> None:
+    import numpy as np
+
+    weight = np.ones((8, 3), dtype="float32")
+    submodel = make_submodel("a", lambda table: table @ weight, np.ones((2, 8), dtype="float32"))
+    form = saved_form(submodel)
+    assert isinstance(form, FileRecipe)
+    assert form.form == "pickle"
+    assert torch.equal(form.build()(torch.ones(2, 8)), submodel.answer)
+
+
+def test_a_function_whose_source_can_be_kept_is_saved_as_source() -> None:
+    from other_kinds import Scale
+
+    form = saved_form(make_submodel("a", Scale(2.0), torch.ones(2, 8)))
+    assert isinstance(form, SkeletonRecipe)

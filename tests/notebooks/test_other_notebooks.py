@@ -40,7 +40,7 @@ def kinds(cells: list[Any]) -> set[str]:
 
 
 @pytest.mark.slow  # measures three networks at every share
-def test_the_tuning_notebook_moves_pins_applies_and_measures() -> None:
+def test_the_editor_notebook_moves_pins_applies_and_measures() -> None:
     cells = execute("tuning.ipynb")
     told = text(cells)
     for words in ("predicted JCT", "still pinned: True", "measured JCT", "Run: JCT", "Saved to"):
@@ -52,7 +52,13 @@ def test_the_tuning_notebook_moves_pins_applies_and_measures() -> None:
 def test_the_planning_notebook_needs_no_gpu_and_names_its_source() -> None:
     cells = execute("planning_for_a_gpu.ipynb")
     told = text(cells)
-    for words in ("one after another", "Tuning:", "recorded by MuxServe", "lanes that rest on extrapolation", "bytes"):
+    for words in (
+        "one after another",
+        "Plan editor:",
+        "recorded by MuxServe",
+        "lanes that rest on extrapolation",
+        "bytes",
+    ):
         assert words in told
     assert "application/vnd.jupyter.widget-view+json" in kinds(cells)
 

@@ -1,7 +1,8 @@
 /**
- * One page's conversation with one kernel: two comms that the page opens, numbered messages, and what they add up to.
+ * One page's connection with one kernel: two comms that the page opens, how they come and go, and what is sent on them.
+ * What the kernel's messages add up to is in `replica.ts`.
  *
- * Nothing here touches the DOM or JupyterLab's widgets; `KernelLike` is the little of a kernel connection that is used.
+ * Nothing here touches the DOM or JupyterLab's widgets.
  *
  *   looking ──► absent        the kernel is idle and has not loaded esen_lab
  *      │   └──► waiting       a cell runs: a question that is asked now would be answered only after it
@@ -15,43 +16,21 @@
  * opening that an idle kernel does not answer is given up and begun anew.
  */
 
+import { CommLike, KernelLike } from "./kernel";
 import {
   asMessage,
   COMMANDS_TARGET,
   Level,
   Message,
-  NOTHING,
   PROTOCOL,
+  RATE_HZ,
   Sections,
   STATE_TARGET,
 } from "./protocol";
+import { Replica } from "./replica";
 
 export type Phase =
   "looking" | "waiting" | "absent" | "opening" | "live" | "mismatch" | "foreign" | "lost" | "dead";
-
-export interface CommLike {
-  onMsg: (message: any) => any;
-  onClose: (message: any) => any;
-  open(data?: any): unknown;
-  send(data: any): unknown;
-  close(): unknown;
-  /** Resolves when the kernel reads this comm also while a cell runs; never, or missing, where it cannot. */
-  readonly subshellStarted?: Promise<unknown>;
-}
-
-export interface KernelLike {
-  /** "idle", "busy", "restarting", "dead", ... */
-  status(): string;
-  /** Whether the page has a connection to it at present. */
-  connected(): boolean;
-  /** The kernel's language, as its specification has it. */
-  language(): Promise<string>;
-  /** Whether the magic `%esen` is there; asked only while the kernel is idle. */
-  loaded(): Promise<boolean>;
-  comm(target: string): CommLike;
-  /** Send to the kernel's side of a comm on the control channel, which is read while a cell is busy. */
-  control(comm: CommLike, data: any): void;
-}
 
 export interface Options {
   page: string;
@@ -67,28 +46,17 @@ export const PATIENCE_MS = 2000;
 const LOADS = /^\s*%(load|reload)_ext\s+esen_lab\b/m;
 const BUSY =
   "A cell is running. The panel attaches at once where the kernel can hear it, else when the cells are done.";
-const LEAST_RATE_HZ = 0.5;
-const MOST_RATE_HZ = 10;
 
 export class Connection {
   phase: Phase = "looking";
-  /** What the last message of the kind "said", "mismatch" or "bye" tells people, or "". */
-  text = "";
-  level: Level = "info";
-  sections: Sections = { ...NOTHING };
-  version = "";
   /** True after the kernel was restarted and until it is live again. */
   restarted = false;
-  /** When the last whole or partial state came (`Date.now`); 0 before the first one. */
-  heard = 0;
 
+  private replica = new Replica();
   private listeners = new Set<() => void>();
   private monitors = new Set<MonitorListener>();
   private state: CommLike | null = null;
   private commands: CommLike | null = null;
-  private byControl = false;
-  private seq = -1;
-  private resyncing = false;
   private asking = false;
   /** Grows when what was asked counts no more: its answer is not believed. */
   private question = 0;
@@ -104,6 +72,19 @@ export class Connection {
     readonly kernel: KernelLike,
     private options: Options,
   ) {}
+
+  get sections(): Sections {
+    return this.replica.sections;
+  }
+
+  /** What people are to read beside the sections, or "". */
+  get text(): string {
+    return this.replica.text;
+  }
+
+  get level(): Level {
+    return this.replica.level;
+  }
 
   /** Call `listener` at every change; returns what ends that. */
   listen(listener: () => void): () => void {
@@ -171,8 +152,7 @@ export class Connection {
     this.loading = LOADS.test(code);
     if (loaded && this.kernel.status() === "busy" && this.kernel.connected()) {
       this.forget();
-      this.text = BUSY;
-      this.level = "info";
+      this.replica.say(BUSY, "info");
       this.open(true);
     } else if (/\besen/.test(code)) {
       // Looked at again when the kernel is idle: `statusChanged` does it. What was asked before the cell says nothing.
@@ -187,7 +167,7 @@ export class Connection {
       return;
     }
     if (this.isOpen()) {
-      this.become(this.heard ? "live" : "opening");
+      this.become(this.replica.heard ? "live" : "opening");
       this.resync();
     } else {
       void this.look();
@@ -200,7 +180,7 @@ export class Connection {
   }
 
   setRate(rateHz: number): void {
-    const rate_hz = Math.min(MOST_RATE_HZ, Math.max(LEAST_RATE_HZ, rateHz));
+    const rate_hz = Math.min(RATE_HZ.maximum, Math.max(RATE_HZ.minimum, rateHz));
     if (rate_hz === this.options.rateHz) return;
     this.options = { ...this.options, rateHz: rate_hz };
     this.send({ kind: "rate", rate_hz });
@@ -254,7 +234,7 @@ export class Connection {
   }
 
   private lookAfter(): void {
-    const opening = this.isOpen() && (this.phase === "opening" || this.resyncing);
+    const opening = this.isOpen() && (this.phase === "opening" || this.replica.resyncing);
     if (!opening && !this.asking && this.phase !== "looking") {
       if (this.vigil !== null) clearInterval(this.vigil);
       this.vigil = null;
@@ -274,11 +254,8 @@ export class Connection {
 
   private open(whileBusy = false): void {
     const { page, client, rateHz } = this.options;
-    this.seq = -1;
-    this.heard = 0;
+    this.replica.begin();
     this.loading = false;
-    this.resyncing = false;
-    this.byControl = false;
     const state = (this.state = this.kernel.comm(STATE_TARGET));
     const commands = (this.commands = this.kernel.comm(COMMANDS_TARGET));
     state.onMsg = (message) => {
@@ -306,15 +283,13 @@ export class Connection {
 
   private closed(): void {
     this.drop();
-    if (this.phase === "mismatch") return;
-    if (this.text === BUSY) this.text = "";
-    this.become("absent");
+    if (this.phase !== "mismatch") this.become("absent");
   }
 
   private drop(): void {
     const comms = [this.state, this.commands];
     this.state = this.commands = null;
-    this.sections = { ...NOTHING };
+    this.replica.forget();
     for (const comm of comms) {
       try {
         comm?.close();
@@ -326,7 +301,7 @@ export class Connection {
 
   private send(content: Record<string, unknown>): void {
     try {
-      if (this.commands && this.byControl) this.kernel.control(this.commands, content);
+      if (this.commands && this.replica.byControl) this.kernel.control(this.commands, content);
       else this.commands?.send(content);
     } catch {
       // the connection is being lost: its own signal tells
@@ -334,75 +309,54 @@ export class Connection {
   }
 
   private resync(): void {
-    this.resyncing = true;
+    this.replica.resyncing = true;
     this.keepVigil();
     this.send({ kind: "resync" });
   }
 
   private take(message: Message | null): void {
     if (message === null) return;
-    const gap = message.seq !== this.seq + 1 && message.seq !== 0;
-    this.seq = message.seq;
-    switch (message.kind) {
-      case "hello":
-        this.version = message.version ?? "";
-        this.byControl = message.control === true;
-        if (message.protocol !== PROTOCOL) return this.mismatch(message);
-        break;
-      case "mismatch":
-        return this.mismatch(message);
-      case "state":
-        this.sections = { ...NOTHING, ...message.sections };
-        this.resyncing = false;
+    const { meaning, gap } = this.replica.take(message);
+    switch (meaning) {
+      case "whole":
         this.restarted = false;
-        this.text = "";
-        this.heard = Date.now();
-        if (this.phase !== "live" && this.monitorWanted) {
-          this.send({ kind: "monitor", on: true, ...this.monitorWanted });
-        }
+        if (this.phase !== "live") this.resyncMonitor();
         return this.become("live", true);
-      case "patch":
-        if (!gap && !this.resyncing) {
-          this.sections = { ...this.sections, ...message.sections };
-          this.heard = Date.now();
-          this.tell();
-        }
-        break;
-      case "monitor":
-        for (const listener of this.monitors) listener(message);
-        break;
-      case "said":
-        this.text = message.text ?? "";
-        this.level = message.level ?? "info";
-        this.tell();
-        break;
+      case "mismatch":
+        this.phase = "mismatch"; // before the comms close: that would be an absence
+        this.drop();
+        return this.become("mismatch", true);
       case "bye":
-        this.text = message.text ?? "";
         this.drop();
         return this.become("absent");
+      case "monitor":
+        for (const listener of [...this.monitors]) safely(() => listener(message));
+        break;
+      case "changed":
+        this.tell();
+        break;
     }
-    if (gap && !this.resyncing) this.resync();
-  }
-
-  private mismatch(message: Message): void {
-    const other = message.protocol ?? "another";
-    this.text =
-      message.text ??
-      `This page speaks protocol ${PROTOCOL}, the kernel's esen_lab ${message.version ?? ""} speaks ${other}. ` +
-        "Install the same version of esen_lab where JupyterLab runs and where the kernel runs, then reload.";
-    this.phase = "mismatch";
-    this.drop();
-    this.become("mismatch", true);
+    if (gap) this.resync();
   }
 
   private become(phase: Phase, anyway = false): void {
     if (this.phase === phase && !anyway) return;
     this.phase = phase;
+    if (phase !== "opening" && this.text === BUSY) this.replica.say("", "info"); // it says how an opening stands
     if (phase === "looking" || phase === "opening") this.keepVigil();
     this.tell();
   }
 
   private tell(): void {
-    for (const listener of [...this.listeners]) listener();
+    for (const listener of [...this.listeners]) safely(listener);
+  }
+}
+
+/** One listener's failure is not the others', nor the conversation's. */
+function safely(act: () => void): void {
+  try {
+    act();
+  } catch (failure) {
+    console.error("esen_lab:", failure);
   }
 }

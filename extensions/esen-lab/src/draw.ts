@@ -206,13 +206,13 @@ export function drawPlan(plan: PlanSection): HTMLElement {
                   style: `flex-grow:${Math.max((member.predicted_s ?? 0) / slowest, 0.02).toFixed(3)}`,
                   title: [
                     `${member.name}: ${seconds(member.predicted_s)}`,
-                    executed(member.mechanism),
+                    executed(member.backend),
                   ]
                     .filter(Boolean)
                     .join(", "),
                 },
                 member.name,
-                executed(member.mechanism) && h("span.esen-way", {}, member.mechanism ?? ""),
+                executed(member.backend) && h("span.esen-way", {}, member.backend ?? ""),
               ),
             ),
             h("div.esen-lane-idle", {
@@ -228,14 +228,9 @@ export function drawPlan(plan: PlanSection): HTMLElement {
   );
 }
 
-const WAYS: Record<string, string> = {
-  compile: "executed by torch.compile",
-  graph: "executed as a CUDA graph",
-};
-
 /** How a sub-model is executed, where that is not the usual way. */
-function executed(mechanism: string | undefined): string {
-  return mechanism === undefined ? "" : (WAYS[mechanism] ?? "");
+function executed(backend: string | undefined): string {
+  return backend === undefined || backend === "eager" ? "" : `executed by ${backend}`;
 }
 
 /** Nothing where nothing was checked; wrong answers are an alert. */

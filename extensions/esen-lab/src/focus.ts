@@ -4,7 +4,8 @@ import { INotebookTracker, NotebookPanel } from "@jupyterlab/notebook";
 import { Kernel, KernelMessage } from "@jupyterlab/services";
 import { UUID } from "@lumino/coreutils";
 
-import { Connection, KernelLike } from "./connection";
+import { Connection } from "./connection";
+import { KernelLike } from "./kernel";
 
 export const CLIENT = "0.1.0";
 

@@ -1,4 +1,4 @@
-/** esen_lab/notebook/assets/live.js, as tools/extension.py puts it beside the compiled modules. */
+/** esen_lab/ui/assets/live.js, as tools/extension.py puts it beside the compiled modules. */
 declare const live: {
   initialize(given: { model: unknown }): () => void;
   render(given: { model: unknown; el: HTMLElement }): Promise<() => void>;

@@ -92,10 +92,13 @@ export class Monitor extends Widget {
       this.shown = connection;
       this.say("Waiting for the first readings …");
       this.end.push(
-        connection.monitor((message) => void this.take(message), {
-          have: [...sources.keys()],
-          ...this.settings(),
-        }),
+        connection.monitor(
+          (message) => void this.take(message).catch((failure) => this.failed(failure)),
+          {
+            have: [...sources.keys()],
+            ...this.settings(),
+          },
+        ),
       );
     } else if (
       !isLive &&
@@ -157,6 +160,11 @@ export class Monitor extends Widget {
     };
     if (this.model === model) this.end.push(ended);
     else ended();
+  }
+
+  private failed(failure: unknown): void {
+    console.error("esen_lab:", failure);
+    this.say(`The plots cannot be drawn: ${String(failure)}`);
   }
 
   private clear(): void {

@@ -1,4 +1,7 @@
-import { CommLike, Connection, KernelLike, PATIENCE_MS } from "../connection";
+import { Connection, PATIENCE_MS } from "../connection";
+import { CommLike, KernelLike } from "../kernel";
+import { problem } from "../messages";
+import schema from "../messages.json";
 import { COMMANDS_TARGET, Message, PROTOCOL, STATE_TARGET } from "../protocol";
 
 /** A comm that writes down what is sent: a test double. */
@@ -265,6 +268,25 @@ test("a load that failed is absent, and says nothing of cells", async () => {
   expect(connection.text).toBe("");
 });
 
+test("an opening that an idle kernel never answers leaves nothing said of cells", async () => {
+  jest.useFakeTimers();
+  try {
+    const { kernel, connection } = begin();
+    kernel.now = "busy";
+    await connection.look();
+    connection.codeRan("%load_ext esen_lab");
+    connection.codeRan("%unload_ext esen_lab");
+    expect(connection.text).toContain("A cell is running");
+    kernel.now = "idle";
+    kernel.hasIt = false;
+    await jest.advanceTimersByTimeAsync(4 * PATIENCE_MS);
+    expect(connection.phase).toBe("absent");
+    expect(connection.text).toBe("");
+  } finally {
+    jest.useRealTimers();
+  }
+});
+
 test("a cell that loads it and ends is asked after, as ever", async () => {
   const { kernel, connection } = begin();
   kernel.now = "busy";
@@ -286,8 +308,8 @@ test("a kernel of another language is left alone", async () => {
 });
 
 test.each([
-  { kind: "hello", seq: 0, protocol: 2, version: "9" },
-  { kind: "mismatch", seq: 0, protocol: 2, version: "9", text: "Install the same version." },
+  { kind: "hello", seq: 0, protocol: 99, version: "9" },
+  { kind: "mismatch", seq: 0, protocol: 99, version: "9", text: "Install the same version." },
 ])("another protocol is said, not guessed: %j", async (message) => {
   const { kernel, connection } = begin();
   await connection.look();
@@ -466,4 +488,101 @@ test("what is no message is ignored", async () => {
   kernel.state.says({ kind: "a kind of the future", seq: 2 });
   kernel.state.says({ kind: "patch", seq: 3, sections: { jobs: [] } });
   expect(connection.sections.jobs).toEqual([]);
+});
+
+describe("what is not as the schema has it", () => {
+  test("a section that is wrong is not drawn, the others are, and it is said", async () => {
+    const { kernel, connection } = await live();
+    kernel.state.says({
+      kind: "patch",
+      seq: 2,
+      sections: { jobs: [], plan: { lanes: 5 }, actions: null } as any,
+    });
+    expect(connection.sections).toMatchObject({ jobs: [], plan: null, busy: { cell: false } });
+    expect(connection.text).toContain("plan.searcher: missing");
+    expect(connection.level).toBe("error");
+    kernel.state.says({ kind: "state", seq: 3, sections: { busy: { cell: true } } });
+    expect(connection.text).toBe("");
+  });
+
+  test.each([
+    { kind: "patch" },
+    { kind: "patch", sections: 5 },
+    { kind: "patch", sections: [] },
+    { kind: "state", sections: null },
+    { kind: "said", text: { toString: 1 }, level: "info" },
+    { kind: "said", text: "x".repeat(30000), level: "info" },
+    { kind: "said", text: "x", level: "fatal" },
+    { kind: "hello", protocol: "1" },
+    { kind: "bye", text: 5 },
+    { kind: "monitor", what: 5 },
+    { kind: "monitor", what: "rows", rows: { t: "x" } },
+    { kind: "monitor", what: "doc", bokeh: "3.9", doc: null },
+  ])("%j changes nothing but what is said, and the next message counts", async (odd) => {
+    const { kernel, connection } = await live();
+    const heard: Message[] = [];
+    connection.monitor((message) => heard.push(message), {});
+    kernel.state.says({ ...odd, seq: 2 } as any);
+    expect(connection.phase).toBe("live");
+    expect(connection.sections.busy).toEqual({ cell: false });
+    expect(connection.text).toContain("does not understand");
+    expect(heard).toEqual([]);
+    kernel.state.says({ kind: "patch", seq: 3, sections: { busy: { cell: true } } });
+    expect(connection.sections.busy).toEqual({ cell: true });
+  });
+
+  test.each([NaN, Infinity, -1, 1.5, 2 ** 60, "2", null])(
+    "a number %p is no place in the row",
+    async (seq) => {
+      const { kernel, connection } = await live();
+      kernel.state.says({ kind: "patch", seq, sections: { busy: { cell: true } } } as any);
+      expect(connection.sections.busy).toEqual({ cell: false });
+      kernel.state.says({ kind: "patch", seq: 2, sections: { busy: { cell: true } } });
+      expect(connection.sections.busy).toEqual({ cell: true });
+    },
+  );
+
+  test("kinds, sections and keys of the future are ignored, those of every object too", async () => {
+    const { kernel, connection } = await live();
+    kernel.state.says({ kind: "constructor", seq: 2, what: "toString" });
+    kernel.state.says({ kind: "monitor", seq: 3, what: "hasOwnProperty" });
+    const sections = { busy: { cell: true, more: 1 }, weather: "fine", constructor: 1 } as any;
+    kernel.state.says({ kind: "patch", seq: 4, sections });
+    expect(connection.sections.busy).toMatchObject({ cell: true });
+    expect(connection.sections).not.toHaveProperty("weather");
+    expect(connection.text).toBe("");
+  });
+
+  test("a listener that fails does not keep the others from hearing", async () => {
+    const quiet = jest.spyOn(console, "error").mockImplementation(() => undefined);
+    const { kernel, connection, changes } = await live();
+    connection.listen(() => {
+      throw new Error("cannot draw");
+    });
+    let later = 0;
+    connection.listen(() => (later += 1));
+    const before = changes();
+    kernel.state.says({ kind: "patch", seq: 2, sections: { busy: { cell: true } } });
+    expect([changes() - before, later, quiet.mock.calls.length]).toEqual([1, 1, 1]);
+    quiet.mockRestore();
+  });
+
+  test("what a page sends is what the kernel's schema takes", async () => {
+    const { kernel, connection } = await live();
+    connection.stop();
+    connection.stop("profile");
+    connection.setRate(100);
+    connection.monitor(() => undefined, { have: ["3.9"], interval_s: 0.5, history_s: 1800 })();
+    connection.connectionChanged(true);
+    const { commands, state } = kernel;
+    connection.dispose();
+    expect(commands.sent.map((sent) => sent.kind)).toEqual(
+      "stop stop rate monitor monitor resync bye".split(" "),
+    );
+    for (const sent of commands.sent) {
+      expect(problem(sent, (schema.to_kernel as any)[sent.kind])).toBe("");
+    }
+    expect(problem(state.opened, schema.openings.state as any)).toBe("");
+    expect(problem(commands.opened, schema.openings.commands as any)).toBe("");
+  });
 });

@@ -78,18 +78,18 @@ test("the slowest lane is marked, and lanes are as wide as their shares", () => 
 
 test("a sub-model that is not executed eagerly says how", () => {
   const [lane] = PLAN.lanes;
-  const ways = ["eager", "graph", undefined].map((mechanism) => ({
+  const ways = ["eager", "openvino", undefined].map((backend) => ({
     ...lane.submodels[0],
-    mechanism,
+    backend,
   }));
   const drawn = drawPlan({ ...PLAN, lanes: [{ ...lane, submodels: ways }] });
   const members = [...drawn.querySelectorAll<HTMLElement>(".esen-lane-member")];
   expect(members.map((member) => member.querySelector(".esen-way")?.textContent)).toEqual([
     undefined,
-    "graph",
+    "openvino",
     undefined,
   ]);
-  expect(members[1].title).toContain("executed as a CUDA graph");
+  expect(members[1].title).toContain("executed by openvino");
 });
 
 test("wrong answers are an alert, the same ones a line, and unchecked ones nothing", () => {

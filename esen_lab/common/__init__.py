@@ -1,0 +1,1 @@
+"""What the whole package uses: units, tensors, inputs, the comparison of answers, locks, text for tables."""

@@ -1,0 +1,138 @@
+"""Whether two answers of a network are the same up to rounding.
+
+r       reference, y  answer, both as float64
+apart   max |y - r| over one output tensor
+error   apart / max |r|: relative to its largest value, so that zeros do not count
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from esen_lab.common.trees import Tree, flatten
+
+if TYPE_CHECKING:
+    import torch
+
+# What other kernels, other orders of summation and TF32 on one side only may change, relative to the largest value.
+TOLERANCE: Mapping[str, float] = {"float64": 1e-9, "float32": 5e-3, "float16": 2e-2, "bfloat16": 6e-2}
+# What another order of summation alone may: the same kernels with another number of threads.
+OTHER_ORDER: Mapping[str, float] = {"float64": 1e-10, "float32": 1e-4, "float16": 1e-2, "bfloat16": 2e-2}
+# What another precision may, where that was asked for; a network in float64 stays so. An int8 network is off by 1 to
+# 10 % on data like what it was calibrated with; what is off by more than 25 % computes something else.
+IN_PRECISION: Mapping[str, Mapping[str, float]] = {
+    "": TOLERANCE,
+    "bf16": {**TOLERANCE, "float32": 6e-2},
+    "fp16": {**TOLERANCE, "float32": 2e-2},
+    "int8": {**TOLERANCE, "float32": 0.25},
+}
+WHERE_NAN = "NaN or infinity in other places"
+OTHER_SHAPE = "another shape or dtype"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """How one answer compares with its reference.
+
+    Attributes:
+        dtype: Of the output that is worst.
+        error: Relative to its largest value; 0 where all are equal; infinite where they cannot be compared.
+        apart: The largest difference of any output, absolute; infinite where they cannot be compared.
+        why: What cannot be compared, or "".
+        allowed: The largest error that rounding explains here; None for that of other kernels (`TOLERANCE`).
+    """
+
+    dtype: str
+    error: float
+    apart: float = 0.0
+    why: str = ""
+    allowed: float | None = None
+
+    @property
+    def tolerance(self) -> float:
+        """The largest error that rounding explains; 0 for whole numbers."""
+        return TOLERANCE.get(self.dtype, 0.0) if self.allowed is None else self.allowed
+
+    @property
+    def agrees(self) -> bool:
+        """Whether rounding explains it."""
+        return not self.why and self.error <= self.tolerance
+
+    @property
+    def amount(self) -> str:
+        """The error alone, for a cell of a table."""
+        return self.why or (f"{self.error:.1e}" if self.error else "0")
+
+    @property
+    def limit(self) -> str:
+        """The tolerance, for a cell of a table."""
+        return f"{self.tolerance:.0e} ({self.dtype})" if self.tolerance else "0"
+
+    def __str__(self) -> str:
+        """For people."""
+        if self.why:
+            return self.why
+        if not self.error:
+            return "equal"
+        return f"{self.error:.1e} of the largest value, {self.dtype} may be off by {self.tolerance:.0e}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data; an infinite error is None."""
+        known = self.error if math.isfinite(self.error) else None
+        return {"dtype": self.dtype, "error": known, "why": self.why, "agrees": self.agrees}
+
+
+def difference(answer: Tree, reference: Tree, tolerances: Mapping[str, float] = TOLERANCE) -> Difference:
+    """The worst output tensor of `answer`, against `reference`.
+
+    Args:
+        answer: What was answered.
+        reference: What should have been.
+        tolerances: For each floating dtype, the largest error that rounding explains.
+    """
+    got, structure = flatten(answer)
+    wanted, expected = flatten(reference)
+    if structure != expected:
+        return Difference(dtype="", error=math.inf, apart=math.inf, why=OTHER_SHAPE)
+    first = _name(wanted[0]) if wanted else ""
+    worst = Difference(dtype=first, error=0.0, allowed=tolerances.get(first, 0.0))
+    apart = 0.0
+    for y, r in zip(got, wanted, strict=True):
+        found = _of_tensors(y.detach(), r.detach(), tolerances.get(_name(r), 0.0))
+        apart = max(apart, found.apart)
+        if found.error / (found.tolerance or 1e-300) > worst.error / (worst.tolerance or 1e-300):
+            worst = found
+    return worst if worst.apart == apart else replace(worst, apart=apart)
+
+
+def _of_tensors(y: torch.Tensor, r: torch.Tensor, allowed: float) -> Difference:
+    import torch
+
+    name = _name(r)
+    if y.shape != r.shape or y.dtype != r.dtype:
+        return Difference(dtype=name, error=math.inf, apart=math.inf, why=OTHER_SHAPE, allowed=allowed)
+    wide = torch.complex128 if r.is_complex() else torch.float64
+    if r.itemsize == 1 or r.dtype is torch.complex32:  # some of these torch does not even compare
+        y, r = y.to("cpu", wide), r.to("cpu", wide)
+    if r.numel() == 0 or torch.equal(y, r):
+        return Difference(dtype=name, error=0.0, allowed=allowed)
+    y, r = y.to("cpu", wide), r.to("cpu", wide)
+    fine = torch.isfinite(r)
+    if not torch.equal(fine, torch.isfinite(y)) or not _same_beyond(y[~fine], r[~fine]):
+        return Difference(dtype=name, error=math.inf, apart=math.inf, why=WHERE_NAN, allowed=allowed)
+    apart = torch.where(fine, (y - r).abs(), 0.0).max().item()
+    largest = torch.where(fine, r.abs(), 0.0).max().item()
+    error = apart / largest if largest else (math.inf if apart else 0.0)
+    return Difference(dtype=name, error=error, apart=apart, allowed=allowed)
+
+
+def _same_beyond(y: torch.Tensor, r: torch.Tensor) -> bool:
+    """Whether what is no finite number is NaN in both, or the same infinity."""
+    return bool(((y == r) | (y.isnan() & r.isnan())).all())
+
+
+def _name(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

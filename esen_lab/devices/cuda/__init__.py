@@ -1,0 +1,1 @@
+"""NVIDIA GPUs: shared by MPS or by green contexts, looked for, and read through NVML."""

@@ -1,0 +1,197 @@
+"""OpenVINO: IR (.xml with its .bin), or an `openvino.Model`; computed by OpenVINO on the CPU."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import math
+import os
+import sys
+import tempfile
+from collections import OrderedDict
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from esen_lab.ensemble.kinds.adapted import Adapted, Hidden, SourceWatch, array_of, check_options, needs, watched_files
+from esen_lab.ensemble.kinds.engine_model import EngineModel, chosen
+from esen_lab.ensemble.recipes import FileRecipe
+from esen_lab.errors import UsageError, first_line
+from esen_lab.files import read_bytes
+
+TYPES: Mapping[torch.dtype, str] = {
+    torch.float32: "f32",
+    torch.float64: "f64",
+    torch.float16: "f16",
+    torch.bfloat16: "bf16",
+    torch.int64: "i64",
+    torch.int32: "i32",
+    torch.int16: "i16",
+    torch.int8: "i8",
+    torch.uint8: "u8",
+    torch.bool: "boolean",
+}
+_DTYPES = {name: dtype for dtype, name in TYPES.items()}
+_KIND = "OpenVINO model"
+_LOOKS_KEPT = 8
+
+
+def imported() -> Any:
+    """OpenVINO, loaded without the part that reports each import and each conversion to its makers."""
+    silenced = "openvino_telemetry" not in sys.modules
+    if silenced:
+        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # as if it were not installed
+    try:
+        import openvino
+    finally:
+        if silenced:
+            del sys.modules["openvino_telemetry"]
+    return openvino
+
+
+def properties(threads: int, *, precision: str = "", own_threads: bool = False) -> dict[str, Any]:
+    """How it compiles for a lane.
+
+    Args:
+        threads: How many the lane computes with.
+        precision: "bf16" where products may be computed in it.
+        own_threads: Whether it computes in threads of its own, so that the calling one may have others begin meanwhile.
+    """
+    # Without a stream it computes in the calling thread and its team, whose size is that of the affinity; with one,
+    # in threads of its own, which look for work for a millisecond after each call.
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+    return {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",  # by itself it takes bf16 on AMX
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 0 if affinity == threads and not own_threads else 1,
+        "ENABLE_CPU_PINNING": False,  # the lane pins
+    }
+
+
+class OpenVinoModel(EngineModel):
+    """OpenVINO IR as a module. Sizes that it leaves open are put in for each look of the input, which is faster.
+
+    Args:
+        xml: The graph.
+        weights: Its weights.
+        outputs: Which answers it gives; None: all.
+
+    Raises:
+        UsageError: OpenVINO is missing, or cannot read it.
+    """
+
+    kind = _KIND
+    runs_in = "OpenVINO"
+
+    def __init__(self, xml: bytes, weights: bytes, outputs: Any = None) -> None:
+        super().__init__()
+        needs("openvino", "openvino", f"An {_KIND}")
+        try:
+            core = imported().Core()
+            model = core.read_model(model=xml, weights=weights)
+        except Exception as problem:
+            raise UsageError(f"OpenVINO can read the {_KIND}", given=first_line(problem)) from problem
+        self._core = Hidden(core)
+        self._model = Hidden(model)
+        self._requests = Hidden(OrderedDict())
+        self.inputs = {_name(port, "input", i): _DTYPES.get(_type(port)) for i, port in enumerate(model.inputs)}
+        self.sizes = {name: _sizes(port) for name, port in zip(self.inputs, model.inputs, strict=True)}
+        self.all_outputs = tuple(_name(port, "output", index) for index, port in enumerate(model.outputs))
+        text = {name: "text" for name, port in zip(self.all_outputs, model.outputs, strict=True) if _is_text(port)}
+        self.outputs = chosen(self.all_outputs, outputs, text, self.kind)
+
+    @property
+    def model(self) -> Any:
+        """The `openvino.Model`."""
+        return self._model.value
+
+    def _answers(self, given: Mapping[str, Any]) -> list[torch.Tensor]:
+        arrays = [array_of(given[name]) for name in self.inputs]
+        threads = torch.get_num_threads()
+        look = (threads, *(array.shape for array in arrays))
+        known = self._requests.value
+        request = known.get(look)
+        if request is None:
+            request = self._compiled(threads, [array.shape for array in arrays]).create_infer_request()
+            known[look] = request
+            if len(known) > _LOOKS_KEPT:
+                known.popitem(last=False)
+        found = request.infer(arrays, share_inputs=True)
+        return [torch.as_tensor(found[self.all_outputs.index(name)]) for name in self.outputs]
+
+    def _compiled(self, threads: int, shapes: list[tuple[int, ...]]) -> Any:
+        model = self.model
+        if model.is_dynamic():
+            model = model.clone()
+            model.reshape({index: list(shape) for index, shape in enumerate(shapes)})
+        return self._core.value.compile_model(model, "CPU", properties(threads))
+
+
+def adapt(source: Any, options: Mapping[str, Any]) -> Adapted | None:
+    """A member made of an .xml file, or of a `Model`; None for anything else."""
+    watch: SourceWatch | None = None
+    if isinstance(source, Path) and source.suffix.lower() == ".xml":
+        beside = source.with_suffix(".bin")
+        if not beside.is_file():
+            raise UsageError("OpenVINO IR is two files, .xml and .bin beside it", given=f"no {beside.name}")
+        xml, weights = read_bytes(source), read_bytes(beside)
+        watch = watched_files(source, [source, beside])
+    elif type(source).__name__ == "Model" and type(source).__module__.partition(".")[0] == "openvino":
+        xml, weights = _written(source)
+    else:
+        return None
+    check_options(options, ("outputs",), f"An {_KIND}")
+    module = OpenVinoModel(xml, weights, options.get("outputs"))
+    kept = {} if module.outputs == module.all_outputs else {"outputs": list(module.outputs)}
+    digests = [hashlib.blake2b(part, digest_size=16).hexdigest() for part in (xml, weights)]
+    constants = [op for op in module.model.get_ops() if op.get_type_name() == "Constant"]
+    return Adapted(
+        module=module,
+        recipes=[partial(FileRecipe, form="openvino", files={"xml": xml, "bin": weights}, options=kept)],
+        class_name=_KIND,
+        kind=_KIND,
+        structure=f"{digests[0]} {module.outputs} openvino {importlib.metadata.version('openvino')}",
+        values=" ".join(digests),
+        parameters=sum(math.prod(op.get_output_shape(0)) for op in constants),
+        memory_bytes=len(weights),
+        watch=watch,
+    )
+
+
+def load(files: Mapping[str, bytes], options: Mapping[str, Any]) -> OpenVinoModel:
+    """The module of IR that was kept."""
+    return OpenVinoModel(files["xml"], files["bin"], options.get("outputs"))
+
+
+def _written(model: Any) -> tuple[bytes, bytes]:
+    """A model as IR, its weights as precise as they are."""
+    with tempfile.TemporaryDirectory(prefix="esen_lab_") as folder:
+        path = Path(folder) / "model.xml"
+        imported().save_model(model, str(path), compress_to_fp16=False)
+        return read_bytes(path), read_bytes(path.with_suffix(".bin"))
+
+
+def _name(port: Any, what: str, index: int) -> str:
+    """A port's name; some have none."""
+    names = sorted(port.get_names())
+    return names[0] if names else f"{what}_{index}"
+
+
+def _type(port: Any) -> str:
+    name: str = port.get_element_type().get_type_name()
+    return name
+
+
+def _sizes(port: Any) -> tuple[int | None, ...] | None:
+    shape = port.get_partial_shape()
+    if shape.rank.is_dynamic:
+        return None
+    return tuple(size.get_length() if size.is_static else None for size in shape)
+
+
+def _is_text(port: Any) -> bool:
+    return _type(port) == "string"

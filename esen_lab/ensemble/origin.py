@@ -1,0 +1,144 @@
+"""What an object is and where it comes from: importable elsewhere, installed, a tensor, a network. Imports no torch."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import sys
+import sysconfig
+import types
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import esen_lab
+
+_SEARCHED = ("torch", "torch.nn.functional", "torch.special", "torch.linalg", "math", "operator", "numpy")
+
+
+def import_path(thing: Any) -> str:
+    """Where another process can import the class or function `thing` from, as "package.module:name", or ""."""
+    name = getattr(thing, "__qualname__", None) or getattr(thing, "__name__", None)
+    if not isinstance(name, str) or isinstance(thing, types.MethodType):
+        return ""
+    home = getattr(thing, "__module__", None)
+    for module in (home,) if isinstance(home, str) else ():
+        if reaches(module, name, thing):
+            return f"{module}:{name}"
+    # Functions written in C name a private home, or none.
+    short = name.rpartition(".")[2]
+    if isinstance(thing, types.BuiltinFunctionType):
+        for module in _SEARCHED:
+            if module in sys.modules and reaches(module, short, thing):
+                return f"{module}:{short}"
+    return ""
+
+
+def imported(path: str) -> Any:
+    """What an import path as `import_path` gives it names; raises what importing and looking it up raise."""
+    module, _, attribute = path.partition(":")
+    thing: Any = import_module(module)
+    for part in attribute.split("."):
+        thing = getattr(thing, part)
+    return thing
+
+
+def reaches(module: str, name: str, thing: Any) -> bool:
+    """Whether importing `name` from `module` gives `thing`, in another process too."""
+    found: Any = sys.modules.get(module)
+    if not is_importable(found):
+        return False
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found is thing
+
+
+def is_importable(module: Any) -> bool:
+    """Whether `module` is one that another process can import."""
+    return (
+        isinstance(module, types.ModuleType)
+        and module.__name__ != "__main__"
+        and getattr(module, "__spec__", None) is not None
+        and sys.modules.get(module.__name__) is module
+    )
+
+
+def deepest(module: types.ModuleType, parts: Sequence[str]) -> str:
+    """The name of the innermost module on the way from `module` along `parts`."""
+    here: Any = module
+    for part in parts:
+        deeper: Any = sys.modules.get(f"{here.__name__}.{part}")
+        if deeper is None or getattr(here, part, None) is not deeper or not is_importable(deeper):
+            break
+        here = deeper
+    return str(here.__name__)
+
+
+# --- what is installed ------------------------------------------------------------------------------------------------
+
+
+def home_of(thing: Any) -> str:
+    """The name of the module that a class or function says it was defined in, or ""."""
+    return str(getattr(thing, "__module__", "") or "")
+
+
+def is_installed(thing: Any) -> bool:
+    """Whether a class or function comes from the standard library or an installed package."""
+    if isinstance(thing, types.FunctionType):
+        filename = thing.__code__.co_filename
+        return filename.startswith(("<frozen", *installed_folders()))
+    module = sys.modules.get(home_of(thing))
+    if module is None:
+        return False
+    if home_of(thing) == "__main__":
+        return False
+    file = getattr(module, "__file__", None)
+    return (file is None and not hasattr(module, "__path__")) or (file or "").startswith(installed_folders())
+
+
+def is_as_installed(name: str, value: Any) -> bool:
+    """Whether a name holds what its package has given that name."""
+    if isinstance(value, types.ModuleType):
+        file = getattr(value, "__file__", None)
+        return value.__name__.rpartition(".")[2] == name and (file is None or file.startswith(installed_folders()))
+    named = isinstance(value, (type, types.FunctionType, types.BuiltinFunctionType))
+    return named and value.__name__ == name and (isinstance(value, types.BuiltinFunctionType) or is_installed(value))
+
+
+@functools.cache
+def installed_folders() -> tuple[str, ...]:
+    """Where installed code lies, this package's own included; each ends with a slash."""
+    paths = sysconfig.get_paths()
+    found = {paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib") if paths.get(name)}
+    found |= {entry for entry in sys.path if Path(entry).name in ("site-packages", "dist-packages")}
+    found.add(str(Path(esen_lab.__file__).parent))
+    return tuple(f"{folder.rstrip('/')}/" for folder in found)
+
+
+@functools.cache
+def version_of(root: str) -> str:
+    """The version of the installed package that has the top-level module `root`; "" for a module of the user's own."""
+    try:
+        return importlib.metadata.version(root)
+    except importlib.metadata.PackageNotFoundError:
+        pass
+    module = sys.modules.get(root)
+    if module is None or not (getattr(module, "__file__", "") or "").startswith(installed_folders()):
+        return ""  # a module of the user's own: its code itself is what counts
+    return str(getattr(module, "__version__", ""))
+
+
+# --- tensors and networks ---------------------------------------------------------------------------------------------
+
+
+def is_tensor(value: Any) -> bool:
+    """Whether `value` is a tensor of torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def is_module(value: Any) -> bool:
+    """Whether `value` is an `nn.Module`."""
+    nn = sys.modules.get("torch.nn")
+    return nn is not None and isinstance(value, nn.Module)

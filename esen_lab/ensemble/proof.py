@@ -1,0 +1,217 @@
+"""The proof of a registration: a network is run as the notebook has it and as lanes build it, and must answer alike."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from esen_lab.common.answers import OTHER_ORDER, difference
+from esen_lab.common.inputs import ordinary_tensors
+from esen_lab.common.trees import Tree, call_with, flatten, map_tensors, tree_spec
+from esen_lab.ensemble.chance import PROOF_SEED, generators_kept, seed_for, seed_generators, states
+from esen_lab.ensemble.fingerprint import same_bits
+from esen_lab.ensemble.origin import is_tensor
+from esen_lab.ensemble.recipes import Rebuild
+from esen_lab.ensemble.traits import GRADS, Grad, Traits, calling
+from esen_lab.ensemble.watch import Watch
+from esen_lab.errors import EsenError, ModelError, UsageError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(slots=True, kw_only=True)
+class Call:
+    """One call on the example, and what it did besides.
+
+    Attributes:
+        module: What was called.
+        output: Its output, copied.
+        changes_input: Whether it wrote into its input.
+        random: Whether it drew random numbers.
+        state: What it changed in the network, for people.
+        steady: Whether a second call, begun alike, gave the same output.
+        last_bits: Whether the output differs from the notebook's by rounding.
+    """
+
+    module: nn.Module
+    output: Tree
+    changes_input: bool
+    random: bool
+    state: tuple[str, ...] = ()
+    steady: bool = True
+    last_bits: bool = False
+
+
+def answer_here(name: str, module: nn.Module, x: Tree, *, own: bool = False) -> Tree:
+    """What a copy of `module` answers on `x`, called as this thread and process call it.
+
+    Random numbers are those of `PROOF_SEED`; the session's generators stay where they are, and so does the module.
+
+    Args:
+        name: The sub-model's.
+        module: The module.
+        x: The input.
+        own: Whether the module is the caller's own, so that no copy is needed.
+
+    Raises:
+        ModelError: It raised.
+    """
+    with generators_kept():
+        return call_here(name, module, x, own=own).output
+
+
+def call_here(name: str, module: nn.Module, example: Tree, *, own: bool = False) -> Call:
+    """What a copy of `module` answers, or itself where it is `own`, called as the session calls it."""
+    import torch
+
+    twin = module if own else twin_of(module)
+    try:
+        return _call(name, twin, example, None)
+    except ModelError:
+        if not torch.is_grad_enabled():
+            raise
+        # Some networks change their own parameters in a call, which only works without gradients.
+        try:
+            return _call(name, module if own else twin_of(module), example, "off")
+        except ModelError:
+            pass
+        raise
+
+
+def call_as_lanes_do(name: str, rebuild: Rebuild, own: Call, example: Tree) -> tuple[Grad, Call]:
+    """The cheapest way with gradients in which what is built again answers as the module does here, and its run.
+
+    Raises:
+        UsageError: There is none: it is another network when it is built again.
+    """
+    first: Call | None = None
+    problem: ModelError | None = None
+    for grad in GRADS:
+        module = user_code(name, "while it was built again", rebuild)
+        try:
+            ran = _call(name, module, example, grad)
+        except ModelError as reason:
+            problem = problem or reason
+            continue
+        found = difference(ran.output, own.output, OTHER_ORDER)
+        if found.agrees:
+            ran.last_bits = bool(found.error)
+            return grad, ran
+        first = first or ran
+    if first is None:
+        assert problem is not None
+        raise problem
+    twice = _call(name, user_code(name, "while it was built again", rebuild), example, GRADS[0])
+    if not difference(twice.output, first.output, OTHER_ORDER).agrees:
+        first.steady = False
+        return GRADS[0], first
+    raise UsageError(
+        "Built again, a sub-model gives the same output",
+        given=f"another output on the example ({difference(first.output, own.output, OTHER_ORDER)})",
+        hint="Keep everything that is made by chance or by training in parameters or buffers (register_buffer).",
+    )
+
+
+def _call(name: str, module: nn.Module, example: Tree, grad: Grad | None) -> Call:
+    """Run `module` once on a copy of the example, with the random numbers of proofs; `grad` None: as the session is."""
+    import torch
+
+    watch = Watch(module, state_only=True) if grad != "inference" else None  # there, changes are not counted
+    given = map_tensors(lambda t: t.clone(), example)
+    seed_generators(seed_for(PROOF_SEED, name))
+    chance = states()
+    with nullcontext() if grad is None else calling(grad):
+        output = user_code(name, on_example(example), lambda: call_with(module, given))
+        tree_spec(output, f"the output of {name!r}")
+    drew = states() != chance
+    with ordinary_tensors(), torch.no_grad():
+        # A copy: it may be a view of what the next run overwrites.
+        output = map_tensors(lambda t: t.detach().clone(), output)
+    return Call(
+        module=module,
+        output=output,
+        changes_input=not same_bits(flatten(given)[0], flatten(example)[0]),
+        random=drew,
+        state=watch.what() if watch is not None and watch.changed() else (),
+    )
+
+
+def notes_of(own: Call, again: Call, traits: Traits) -> list[str]:
+    """What the user should know of a network, from the call of it here and that of the one built again."""
+    notes = []
+    if again.changes_input:
+        notes.append("changes its input in place; each run gives it a copy")
+    if not traits.steady:
+        notes.append("gives another output each time it runs on the same input")
+    elif traits.random:
+        notes.append(
+            "draws random numbers, so it gives another output each time it runs on the same input; torch.manual_seed "
+            "before a run repeats it"
+        )
+    if again.last_bits:
+        notes.append("built again, its output differs in the last bits")
+    if traits.keeps_state:
+        notes.append(
+            f"keeps state between calls ({', '.join(traits.state)} changes): a lane starts with the state registered "
+            "and goes on from there, apart from the notebook's own; measuring puts it back"
+        )
+    if traits.grad == "on":
+        notes.append("computes gradients in its forward, which lanes therefore record")
+    floating = [leaf for leaf in flatten(own.output)[0] if leaf.is_floating_point()]
+    if any(bool(leaf.isnan().any()) for leaf in floating):
+        notes.append("its output on the example holds NaN")
+    return notes
+
+
+def twin_of(module: nn.Module) -> nn.Module:
+    """A copy of a live module on the CPU, in eval mode: what is changed in a call is its own."""
+    from torch.nn import UninitializedBuffer
+
+    from esen_lab.ensemble.snapshot import load_snapshot, take_snapshot
+
+    memo: dict[int, Any] = {}
+    for buffer in module.buffers():
+        if isinstance(buffer, UninitializedBuffer):  # as in `nn.LazyBatchNorm1d`: torch cannot copy it
+            blank: Any = UninitializedBuffer
+            memo[id(buffer)] = blank(requires_grad=False, device=buffer.device, dtype=buffer.dtype)
+    for part in module.modules():
+        for value in vars(part).values():
+            if is_tensor(value) and not value.is_leaf:  # which torch does not copy
+                memo[id(value)] = value.detach().clone()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's own, of what it copies
+            twin = copy.deepcopy(module, memo)
+    except Exception:  # whatever an attribute's own __deepcopy__ raises
+        twin = load_snapshot(take_snapshot(module))
+    return twin.cpu().eval()
+
+
+def on_example(example: Tree) -> str:
+    """When the user's code raised, for messages of `user_code`."""
+    return f"on its example {tree_spec(example)}"
+
+
+def user_code(name: str, when: str, call: Callable[[], Any]) -> Any:
+    """`call()`; what the user's code raises becomes a `ModelError` that says when."""
+    try:
+        return call()
+    except EsenError:
+        raise
+    except (Exception, SystemExit) as problem:  # a network that leaves must not take the notebook along
+        hint = (
+            "Check that the example is what the module takes."
+            if "example" in when
+            else "Run it in a cell to see it whole."
+        )
+        last = str(problem).strip().splitlines()
+        raise ModelError(
+            f"Sub-model {name!r} raised {when}",
+            given=f"{type(problem).__name__}: {last[-1] if last else ''}".rstrip(": "),
+            hint=hint,
+        ) from problem

@@ -1,0 +1,348 @@
+"""What a network's answer comes from besides its tensors: the code that runs, wherever it is defined.
+
+From the module, everything that its calls can get to is followed:
+
+    a part of the module      its class and those above it; functions and objects kept in it (hooks, a `forward`)
+    a class or function       the functions in it; global names that their code reads; cells, defaults, decorators
+    a global name             what it holds now: followed in turn, or a plain value that counts itself
+    something installed       not followed: the version of its package stands for it
+
+Two pictures are made of it. `Reach.digest` is the same in every process that has the same code and values, and becomes
+part of the fingerprint. `Reach.names`, `classes` and `functions` are the objects themselves, to look at again later.
+"""
+
+from __future__ import annotations
+
+import functools
+import pickle
+import sys
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from esen_lab.ensemble.fingerprint import code_digest, text_digest, value_digest
+from esen_lab.ensemble.origin import (
+    home_of,
+    installed_folders,
+    is_as_installed,
+    is_installed,
+    is_module,
+    is_tensor,
+    version_of,
+)
+from esen_lab.ensemble.source.definitions import functions_in
+from esen_lab.ensemble.source.names import names_in_code
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+_MOST = 20_000  # things followed, so that a network that reaches a whole program is looked at for a moment only
+_MOST_ITEMS = 1_000  # of one container
+_LARGEST_CARRIED = 1 << 20
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+NOT_ATTRIBUTES = frozenset(
+    {
+        "training",
+        "_parameters",
+        "_buffers",
+        "_modules",
+        "_non_persistent_buffers_set",
+        "_backward_pre_hooks",
+        "_backward_hooks",
+        "_is_full_backward_hook",
+        "_forward_hooks_with_kwargs",
+        "_forward_hooks_always_called",
+        "_forward_pre_hooks_with_kwargs",
+        "_state_dict_hooks",
+        "_state_dict_pre_hooks",
+        "_load_state_dict_pre_hooks",
+        "_load_state_dict_post_hooks",
+    }
+)
+"""What `vars` of a module holds besides attributes: its tables, and torch's own book-keeping."""
+
+
+@dataclass(slots=True)
+class Reach:
+    """What a network reaches; filled while it is followed, read after.
+
+    Attributes:
+        functions: The functions of the user's that can run.
+        classes: The user's classes.
+        names: (where, name, value): global names that the code reads, attributes of modules and of installed classes.
+        tensors: Tensors that are no part of the module: globals, cells, defaults.
+        objects: Objects of the user's classes that are no part of the module.
+        code: For each function of the user's, a digest of what it does, by module and qualified name.
+        values: For each name that is read, and each attribute, a digest of what it holds.
+        packages: For each installed package that is called, its version.
+        held: See `carried`.
+        replaced: Names in imported modules at which there is a function of the session.
+        whole: Whether everything was followed.
+    """
+
+    functions: list[types.FunctionType] = field(default_factory=list)
+    classes: list[type] = field(default_factory=list)
+    names: list[tuple[Mapping[str, Any], str, Any]] = field(default_factory=list)
+    tensors: list[torch.Tensor] = field(default_factory=list)
+    objects: list[Any] = field(default_factory=list)
+    code: dict[str, str] = field(default_factory=dict)
+    values: dict[str, str] = field(default_factory=dict)
+    packages: dict[str, str] = field(default_factory=dict)
+    held: list[tuple[str, str, str, bytes]] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)
+    whole: bool = True
+
+    @property
+    def carried(self) -> tuple[tuple[str, str, str, bytes], ...]:
+        """(module, path of a class in it or "", name, value, pickled): values in modules that another process imports.
+
+        They may have been set at run time here, so whoever builds the network elsewhere sets them there.
+        """
+        return tuple(self.held)
+
+    @property
+    def digest(self) -> str:
+        """Of the code, the values and the packages' versions: the same wherever these are the same."""
+        return text_digest(
+            *(
+                part
+                for table in (self.code, self.values, self.packages)
+                for pair in sorted(table.items())
+                for part in pair
+            )
+        )
+
+    @property
+    def of_files(self) -> dict[str, str]:
+        """The part of `code` that another process would import for itself."""
+        return {
+            key: digest for key, digest in self.code.items() if not key.startswith(("__main__:", "esen_lab_source_"))
+        }
+
+
+def reach_of(module: nn.Module) -> Reach:
+    """What `module` reaches. Runs no code of the user's; takes some milliseconds."""
+    walk = _Walk()
+    for path, part in module.named_modules():
+        walk.add(type(part))
+        for name, value in vars(part).items():
+            if name in _HOOKS:  # by numbers that are others in every process
+                walk.add(list(value.values()))
+                walk.value(f"self:{path}.{name}", list(value.values()))
+            elif name not in NOT_ATTRIBUTES:
+                walk.add(value)
+                walk.value(f"self:{path}.{name}", value)
+    walk.run()
+    return walk.reach
+
+
+class _Walk:
+    """One way through everything that is reached."""
+
+    def __init__(self) -> None:
+        self.reach = Reach()
+        self._seen: set[int] = set()
+        self._named: set[tuple[int, str]] = set()
+        self._kept: list[Any] = []  # what was seen stays alive, or another thing could have its identity
+        self._waiting: list[Any] = []
+
+    def add(self, thing: Any) -> None:
+        """Follow `thing` later, if it was not followed before."""
+        if thing is None or type(thing) in (bool, int, float, complex, str, bytes) or id(thing) in self._seen:
+            return
+        self._seen.add(id(thing))
+        self._kept.append(thing)
+        self._waiting.append(thing)
+
+    def run(self) -> None:
+        """Follow all that waits."""
+        while self._waiting:
+            if len(self._seen) > _MOST:
+                self.reach.whole = False
+                return
+            self._follow(self._waiting.pop())
+
+    def _follow(self, thing: Any) -> None:
+        if isinstance(thing, types.FunctionType):
+            self._function(thing)
+        elif isinstance(thing, type):
+            self._class(thing)
+        elif isinstance(thing, types.BuiltinFunctionType):
+            self._package(str(getattr(thing, "__module__", "") or ""))
+        elif isinstance(thing, types.ModuleType):
+            pass  # what is read of it is followed where it is read
+        elif is_tensor(thing):
+            self.reach.tensors.append(thing)
+        elif (inner := _inner_of(thing)) is not None:
+            self._items(inner, len(inner))
+        else:
+            self._object(thing)
+
+    def _items(self, items: Any, count: int) -> None:
+        if count > _MOST_ITEMS:
+            self.reach.whole = False
+            return
+        for item in list(items):
+            self.add(item)
+
+    def _object(self, thing: Any) -> None:
+        self.add(type(thing))
+        wrapped = getattr(thing, "__wrapped__", None)  # functools.cache and other decorators
+        if isinstance(wrapped, (types.FunctionType, type)):
+            self.add(wrapped)
+        own = getattr(thing, "__dict__", None)
+        if isinstance(own, dict) and (not is_installed(type(thing)) or is_module(thing)):
+            self._items(own.values(), len(own))
+            if not is_module(thing):
+                self.reach.objects.append(thing)
+
+    def _class(self, cls: type) -> None:
+        if is_installed(cls):
+            self._package(cls.__module__)
+            # Somebody may have put a function of his own into it.
+            for base in cls.__mro__:
+                own = vars(base)
+                for name in ("forward", "__call__"):
+                    if name in own and isinstance(own[name], types.FunctionType):
+                        self._name(
+                            own, name, f"{base.__module__}.{base.__qualname__}", follow=not is_installed(own[name])
+                        )
+            return
+        self.reach.classes.append(cls)
+        for base in cls.__bases__:
+            self.add(base)
+        self.add(type(cls))
+        for name, value in vars(cls).items():
+            if name not in ("__dict__", "__weakref__", "__module__", "__doc__", "__annotations__"):
+                self.add(value)
+                self.value(f"{home_of(cls)}:{cls.__qualname__}.{name}", value)
+                if not name.startswith("__"):
+                    self._carry(home_of(cls), cls.__qualname__, name, value)
+
+    def _function(self, function: types.FunctionType) -> None:
+        if is_installed(function):
+            self._package(function.__module__ or "")
+            return
+        self.reach.functions.append(function)
+        key = f"{home_of(function)}:{function.__qualname__}"
+        digest = code_digest(function.__code__)
+        self.reach.code[key] = text_digest(self.reach.code[key], digest) if key in self.reach.code else digest
+        own = (function.__defaults__, function.__kwdefaults__, vars(function))
+        self.value(f"{key} defaults", own)
+        self.add(own)
+        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
+            try:
+                held = cell.cell_contents
+            except ValueError:
+                continue  # not filled yet
+            self.reach.names.append((_Cell(cell), "cell_contents", held))
+            self.value(f"{key} {name}", held)
+            self.add(held)
+        self.add(getattr(function, "__wrapped__", None))
+        for chain in names_in_code(function.__code__):
+            self._chain(function.__globals__, chain, home_of(function))
+
+    def _chain(self, namespace: Mapping[str, Any], chain: tuple[str, ...], home: str) -> None:
+        """A global name, and the attributes that are read of it as long as it is a module or a class."""
+        for name in chain:
+            if name not in namespace:
+                return
+            value = namespace[name]
+            if namespace.get("__name__") != "builtins":
+                self._name(namespace, name, home, follow=True)
+            if isinstance(value, types.ModuleType):
+                namespace, home = vars(value), value.__name__
+                self._package(home)
+            elif isinstance(value, type):
+                namespace, home = vars(value), f"{home_of(value)}:{value.__qualname__}"
+            else:
+                return
+
+    def _name(self, namespace: Mapping[str, Any], name: str, home: str, *, follow: bool) -> None:
+        value = namespace[name]
+        if (id(namespace), name) in self._named:
+            return
+        self._named.add((id(namespace), name))
+        self.reach.names.append((namespace, name, value))
+        if not is_as_installed(name, value):  # what is, may be there or not yet: some packages import when asked
+            self.value(f"{home}:{name}", value)
+        if isinstance(value, types.FunctionType) and value.__module__ == "__main__" and home != "__main__":
+            self.reach.replaced.append(f"{home.replace(':', '.')}.{name}")
+        if namespace is vars(sys.modules.get(home, _Nothing)):
+            self._carry(home, "", name, value)
+        if follow:
+            self.add(value)
+
+    def _carry(self, module: str, path: str, name: str, value: Any) -> None:
+        """Keep a value of a module that another process imports from a file of the user's."""
+        file = getattr(sys.modules.get(module), "__file__", None)
+        if not file or module == "__main__" or file.startswith(installed_folders()) or "<locals>" in path:
+            return
+        data = _carried(value)
+        if data is not None:
+            self.reach.held.append((module, path, name, data))
+
+    def value(self, key: str, value: Any) -> None:
+        """Keep the digest of a value."""
+        self.reach.values[key] = value_digest(value)
+
+    def _package(self, module: str) -> None:
+        root = module.partition(".")[0]
+        if root and root not in self.reach.packages and root not in sys.stdlib_module_names and root not in _OURS:
+            version = version_of(root)
+            if version:
+                self.reach.packages[root] = version
+
+
+_OURS = ("esen_lab", "__main__", "torch", "builtins")  # torch's version is told with every measured point
+
+
+def _inner_of(thing: Any) -> Sequence[Any] | None:
+    """What is in a container or around a function; None for other objects."""
+    if isinstance(thing, (staticmethod, classmethod, property, functools.cached_property)):
+        return list(functions_in(thing))
+    if isinstance(thing, types.MethodType):
+        return [thing.__func__, thing.__self__]
+    if isinstance(thing, functools.partial):
+        return [thing.func, *thing.args, *thing.keywords.values()]
+    if isinstance(thing, (tuple, list, set, frozenset)):
+        return list(thing)
+    return list(thing.values()) if isinstance(thing, Mapping) else None
+
+
+class _Nothing:
+    """Stands for a module that is not there."""
+
+
+class _Cell(Mapping[str, Any]):
+    """A closure's cell as a namespace of one name, so that it is looked at again like any other."""
+
+    __slots__ = ("_cell",)
+
+    def __init__(self, cell: types.CellType) -> None:
+        self._cell = cell
+
+    def __getitem__(self, name: str) -> Any:
+        try:
+            return self._cell.cell_contents
+        except ValueError:
+            raise KeyError(name) from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("cell_contents",))
+
+    def __len__(self) -> int:
+        return 1
+
+
+def _carried(value: Any) -> bytes | None:
+    """A value that can be set in another process, pickled; None for code, and for what is too large or cannot be."""
+    if isinstance(value, (type, types.ModuleType)) or callable(value) or is_module(value):
+        return None
+    try:
+        data = pickle.dumps(value)
+    except Exception:
+        return None
+    return data if len(data) <= _LARGEST_CARRIED else None

@@ -1,0 +1,405 @@
+"""Registration: a network of the notebook becomes a `SubModel`, with the proof that lanes can build it again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from esen_lab.common.inputs import own_example
+from esen_lab.common.trees import Tree, call_with, map_tensors, tensor_spec, tree_spec
+from esen_lab.common.units import check_name, format_seconds
+from esen_lab.ensemble.chance import generators_kept
+from esen_lab.ensemble.fingerprint import fingerprint, tensor_digests, text_digest
+from esen_lab.ensemble.kinds import adapted
+from esen_lab.ensemble.kinds.callables import has_arrays, is_function, name_of, takes_anything
+from esen_lab.ensemble.origin import import_path, is_module
+from esen_lab.ensemble.proof import call_as_lanes_do, call_here, notes_of, on_example, twin_of, user_code
+from esen_lab.ensemble.reach import Reach, reach_of
+from esen_lab.ensemble.recipes import (
+    CellSource,
+    ImportRecipe,
+    LiveRecipe,
+    Rebuild,
+    Recipe,
+    SourceRecipe,
+    checked_module,
+    find_factory,
+    run_cell,
+)
+from esen_lab.ensemble.source import capture_cell
+from esen_lab.ensemble.source.definitions import source_texts
+from esen_lab.ensemble.submodel import Registered, SubModel
+from esen_lab.ensemble.traits import Traits
+from esen_lab.ensemble.watch import Watch
+from esen_lab.errors import EsenError, ModelError, UsageError
+from esen_lab.files import is_model_file
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from esen_lab.ensemble.kinds.adapted import Adapted
+
+_SLOW_CELL_S = 2.0
+_IMPORT_PATH = re.compile(r"[\w.]+:[\w.]+")
+
+
+def make_submodel(
+    name: str,
+    source: Any,
+    example: Tree,
+    *,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    namespace: Mapping[str, Any] | None = None,
+) -> SubModel:
+    """What `register` makes of a network, without a watch over it; arguments and errors are the same."""
+    return register(name, source, example, args=args, kwargs=kwargs, namespace=namespace).submodel
+
+
+def register(
+    name: str,
+    source: Any,
+    example: Tree,
+    *,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    namespace: Mapping[str, Any] | None = None,
+) -> Registered:
+    """Take a picture of a network and prove that it can be built again and then answers as it does here.
+
+    The module given is not changed in any way: what runs here are copies, in eval mode. One runs as the session has it
+    (its gradients, its autocast, ...), and that answer is kept; another, built as lanes build it, must answer alike.
+
+    Args:
+        name: A valid name (see `units.check_name`).
+        source: A module; a factory that returns one; "package.module:factory"; a cell, as a `CellSource` or as its
+            bare text (which has a parenthesis or a line break, or comes with a `namespace`); a member of another kind,
+            or the path of its file (see `kinds`); or a callable that answers to an input.
+        example: An input: a tensor -> `module(x)`, a tuple or list -> `module(*x)`, a dict -> `module(**x)`. A callable
+            gets arrays where the example has arrays.
+        args: Positional arguments for a factory.
+        kwargs: Keyword arguments for a factory, or what a member of another kind is told ("outputs", "method").
+        namespace: For a cell: the notebook's names, of which it may use imports, plain values, classes and functions.
+
+    Raises:
+        UsageError: The name, the example or the source cannot be used; the message names the sub-model.
+        ModelError: The user's code raised while the module was built or run; its error is the `__cause__`.
+    """
+    check_name(name)
+    kwargs = dict(kwargs or {})
+    if isinstance(source, str) and (namespace is not None or not is_model_file(source)) and _is_cell(source, namespace):
+        source = CellSource(text=source)
+    try:
+        own = own_example(example)
+        with generators_kept():
+            found = adapted(source, kwargs)
+            if found is not None:
+                if args:
+                    raise UsageError("Arguments by position belong to a factory", given=f"some for {found.kind}")
+                return _prove_adapted(name, found, own, kwargs)
+            if (args or kwargs) and not (isinstance(source, str) or (callable(source) and not is_module(source))):
+                raise UsageError("Arguments belong to a factory", given=f"arguments for a {_what(source)}")
+            if isinstance(source, CellSource):
+                recipe, module, notes = _built_by_cell(name, source, namespace or {})
+                return _prove(name, recipe, module, own, notes)
+            if is_module(source):
+                return _prove_live(name, source, source, own)
+            return _prove_made(name, source, example, own, tuple(args), kwargs)
+    except ModelError:
+        raise
+    except EsenError as problem:
+        raise UsageError(f"Sub-model {name!r}: {problem.rule}", given=problem.given, hint=problem.hint) from (
+            problem.__cause__ or problem
+        )
+
+
+def _is_cell(text: str, namespace: Mapping[str, Any] | None) -> bool:
+    """Whether a text is a cell's and not (perhaps misspelt) an import path."""
+    return "\n" in text or "(" in text or (namespace is not None and not _IMPORT_PATH.fullmatch(text.strip()))
+
+
+def _built_by_cell(name: str, source: CellSource, namespace: Mapping[str, Any]) -> tuple[Recipe, nn.Module, list[str]]:
+    """A recipe (its weights still to come), the module it gives, and notes."""
+    context = capture_cell(source.text, namespace, f"the cell of {name!r}")
+    cell = SourceRecipe(name=name, context=context, text=source.text, filename=source.filename)
+    started = time.perf_counter()
+    module = user_code(name, "while its cell ran", lambda: run_cell(cell))
+    took = time.perf_counter() - started
+    if took <= _SLOW_CELL_S:
+        return cell, module, []
+    note = (
+        f"its cell took {format_seconds(took)}, and each worker runs it again: "
+        "train in another cell and register the module"
+    )
+    return cell, module, [note]
+
+
+def _prove_made(
+    name: str, source: Any, example: Tree, own: Tree, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Registered:
+    """Of what a factory makes; or of a callable that is none, and answers to an input itself."""
+    factory = find_factory(source) if isinstance(source, str) else source
+    if not callable(factory):
+        raise UsageError(
+            "A sub-model is a torch.nn.Module, a factory that returns one, 'package.module:factory', a cell, a "
+            "callable of tensors or arrays, a fitted estimator, or a model or model file of another kind",
+            given=f"a {_what(source)}",
+        )
+    if is_function(factory, args, kwargs):
+        return _prove_function(name, factory, own, arrays=has_arrays(example))
+    path = source if isinstance(source, str) else import_path(factory)
+    try:
+        made = user_code(name, "in its factory", lambda: factory(*args, **kwargs))
+    except ModelError:
+        if args or kwargs or isinstance(factory, type) or not takes_anything(factory):
+            raise
+        return _prove_function(name, factory, own, arrays=has_arrays(example))
+    found = adapted(made, {})
+    if found is not None:
+        return _prove_adapted(name, found, own, {})
+    module = checked_module(made, path or getattr(factory, "__name__", "the factory"))
+    if path and _is_plain((args, kwargs)):
+        return _prove(name, ImportRecipe(path=path, args=args, kwargs=kwargs), module, own, [])
+    return _prove_live(name, source, module, own)
+
+
+def _prove_function(name: str, function: Any, example: Tree, *, arrays: bool) -> Registered:
+    """Of a callable, given arrays where its example was arrays, or where it takes nothing else."""
+    from esen_lab.ensemble.kinds.function import Function
+
+    function = getattr(function, "_torchdynamo_orig_callable", function)  # of what torch.compile made, which stays here
+
+    try:
+        return _prove_live(name, function, Function(function, arrays=arrays), example)
+    except ModelError as problem:
+        if arrays:
+            raise
+        try:
+            found = _prove_live(name, function, Function(function, arrays=True), example)
+        except EsenError:
+            raise problem from problem.__cause__
+        notes = (*found.submodel.notes, "takes arrays and no tensors, so it is given arrays")
+        return replace(found, submodel=replace(found.submodel, notes=notes))
+
+
+def _prove_live(name: str, source: Any, module: nn.Module, example: Tree) -> Registered:
+    """Of a module that is there."""
+    from esen_lab.ensemble.weights import has_lazy
+
+    notes: list[str] = []
+    module = getattr(module, "_orig_mod", module)  # what torch.compile wraps; a worker runs the module itself
+    if module is not source and is_module(source):
+        notes.append("was compiled; workers run it uncompiled")
+    _check_kind(module)
+    if module.training:
+        notes.append("was in training mode; workers run it in eval mode")
+    if has_lazy(module):
+        module = _with_shapes(name, module, example)
+        notes.append("its lazy parameters took their shapes from the example, and chance values")
+    recipe = LiveRecipe(class_name=_class_name(module), snapshot=b"")  # its picture is taken later
+    return _prove(name, recipe, module, example, notes)
+
+
+def _prove_adapted(name: str, found: Adapted, example: Tree, options: Mapping[str, Any]) -> Registered:
+    """Of what is no network: run here as it is, and as lanes build it from the first of its formats that answers alike.
+
+    Raises:
+        UsageError: None does.
+    """
+    recipes = [make() for make in found.recipes[:1]]  # before a call can change anything
+    before = None if found.state is None else found.state()
+    own = call_here(name, found.module, example, own=True)
+    state = own.state if found.state is None or found.state() == before else (*own.state, "its attributes")
+    problem: UsageError | None = None
+    for number, make in enumerate(found.recipes):
+        recipe = make() if number else recipes[0]
+        try:
+            grad, again = call_as_lanes_do(name, Rebuild(recipe=recipe), own, example)
+        except UsageError as reason:
+            problem = problem or reason
+            continue
+        traits = Traits(grad=grad, state=state, random=own.random, steady=again.steady)
+        return Registered(
+            submodel=SubModel(
+                name=name,
+                recipe=recipe,
+                example=example,
+                output_spec=tree_spec(own.output, f"the output of {name!r}"),
+                parameters=found.parameters,
+                memory_bytes=found.memory_bytes,
+                class_name=found.class_name,
+                fingerprint=text_digest(found.kind, found.structure, found.values),
+                code_fingerprint=text_digest(found.kind, found.structure),
+                notes=(*found.notes, *notes_of(own, again, traits)),
+                protect_input=again.changes_input,
+                traits=traits,
+                answer=own.output,
+                kind=found.kind,
+            ),
+            watch=found.watch,
+            live=found.watch is not None,
+            options=options,
+        )
+    assert problem is not None
+    hint = (
+        f"Check that a copy answers as it does itself (copy.deepcopy, or saved and loaded); it is a {found.class_name}."
+    )
+    raise UsageError(problem.rule, given=problem.given, hint=hint)
+
+
+def _with_shapes(name: str, module: nn.Module, example: Tree) -> nn.Module:
+    """A copy of a module with lazy parameters that has seen the example once."""
+    import torch
+
+    module = twin_of(module)
+    with torch.no_grad():  # not inference_mode: parameters made in it are of another kind
+        user_code(name, on_example(example), lambda: call_with(module, map_tensors(lambda t: t.clone(), example)))
+    return module
+
+
+def _live(module: nn.Module) -> LiveRecipe:
+    from esen_lab.ensemble.skeleton import encode
+    from esen_lab.ensemble.snapshot import take_snapshot
+
+    skeleton, problem = None, ""
+    try:
+        skeleton, _ = encode(module)
+    except UsageError as reason:
+        problem = str(reason)
+    return LiveRecipe(
+        class_name=_class_name(module),
+        snapshot=take_snapshot(module),
+        lines=source_texts({type(part) for part in module.modules()}),
+        skeleton=skeleton,
+        problem=problem,
+    )
+
+
+def _prove(name: str, recipe: Recipe, module: nn.Module, example: Tree, notes: list[str]) -> Registered:
+    """Run `module`, the network as it is here, and what lanes build, and make the record from both."""
+    from esen_lab.ensemble.kinds.function import Function
+    from esen_lab.ensemble.weights import has_lazy, memory_of, state_of, to_bytes
+
+    if isinstance(recipe, (ImportRecipe, SourceRecipe)):
+        if has_lazy(module):
+            module = _with_shapes(name, module, example)
+        recipe = replace(recipe, weights=to_bytes(state_of(module)))
+    reach = reach_of(module)
+    before = Watch(module, reach)
+    # Of a network that is being trained in another thread, one moment: what is sent, run and told apart is one copy.
+    source = module
+    if isinstance(recipe, LiveRecipe):
+        source = twin_of(module)
+        recipe = _live(source)
+    own = call_here(name, source, example)
+    carried = reach.carried
+    built = Rebuild(recipe=recipe)  # in this process modules hold what they hold
+    grad, again = call_as_lanes_do(name, built, own, example)
+    moving = before.moving()
+    traits = Traits(
+        grad=grad,
+        state=tuple(dict.fromkeys((*own.state, *moving))),
+        random=own.random,
+        steady=again.steady,
+        code=reach.of_files,
+        replaced=tuple(dict.fromkeys(reach.replaced)),
+    )
+    notes += notes_of(own, again, traits)
+    watch = None if isinstance(recipe, SourceRecipe) else before.without_moving()
+    fresh = again.module
+    held = module if isinstance(module, Function) else None
+    return Registered(
+        submodel=SubModel(
+            name=name,
+            recipe=recipe,
+            example=example,
+            output_spec=tree_spec(own.output, f"the output of {name!r}"),
+            parameters=sum(parameter.numel() for parameter in fresh.parameters()),
+            memory_bytes=memory_of(fresh),
+            class_name=_class_name(fresh),
+            fingerprint=_fingerprint(recipe, source, reach),
+            code_fingerprint=_fingerprint(recipe, source, reach, values=False),
+            content=_content(recipe, reach),
+            notes=tuple(notes),
+            protect_input=again.changes_input,
+            traits=traits,
+            answer=own.output,
+            carried=carried,
+            kind="network" if held is None else held.kind,
+        ),
+        watch=watch,
+        live=isinstance(recipe, LiveRecipe),
+        held=held,
+    )
+
+
+def _check_kind(module: nn.Module) -> None:
+    """Refuse what cannot be looked into."""
+    import torch
+
+    scripted = [
+        path or "the module itself" for path, part in module.named_modules() if isinstance(part, torch.jit.ScriptModule)
+    ]
+    if scripted:
+        raise UsageError(
+            "A sub-model is a network in Python, all of it",
+            given=f"a scripted or traced part: {scripted[0]}",
+            hint="Register the module that was scripted, or script the whole of it.",
+        )
+
+
+def _content(recipe: Recipe, reach: Reach) -> str:
+    """What tells one picture from another, in this session."""
+    if isinstance(recipe, LiveRecipe):
+        return text_digest(hashlib.blake2b(recipe.snapshot, digest_size=16).hexdigest(), reach.digest)
+    return ""
+
+
+def _fingerprint(recipe: Recipe, module: nn.Module, reach: Reach, *, values: bool = True) -> str:
+    from esen_lab.ensemble.skeleton import tensors_of
+    from esen_lab.ensemble.weights import state_of
+
+    tensors: Mapping[str, torch.Tensor] = state_of(module)
+    structure = "\n".join(f"{path} {_class_path(part)}" for path, part in module.named_modules()) + f"\n{module!r}"
+    source = ""
+    if isinstance(recipe, LiveRecipe) and recipe.skeleton is not None:
+        tensors = tensors_of(module)
+        structure = json.dumps(recipe.skeleton["tree"], sort_keys=True)
+    elif isinstance(recipe, SourceRecipe):
+        source = f"{recipe.context.text}\n{recipe.text}"
+    elif isinstance(recipe, ImportRecipe):
+        source = f"{recipe.path} {recipe.args!r} {sorted(recipe.kwargs.items())!r}"
+    digests = tensor_digests(tensors) if values else {name: str(tensor_spec(t)) for name, t in tensors.items()}
+    return fingerprint(digests, structure, f"{source}\n{reach.digest}")
+
+
+def _class_name(module: nn.Module) -> str:
+    from esen_lab.ensemble.kinds.function import Function
+    from esen_lab.ensemble.snapshot import is_parametrized, parametrized_parts
+
+    if isinstance(module, Function):
+        return name_of(module.function)
+    return (parametrized_parts(module)[0] if is_parametrized(module) else type(module)).__name__
+
+
+def _class_path(module: nn.Module) -> str:
+    cls = type(module)
+    return cls.__qualname__ if cls.__module__ == "__main__" else f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (tuple, list)):
+        return all(_is_plain(item) for item in value)
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    return value is None or type(value) in (bool, int, float, str)
+
+
+def _what(source: Any) -> str:
+    return f"{type(source).__module__}.{type(source).__qualname__}"

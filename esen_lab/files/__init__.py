@@ -1,0 +1,27 @@
+"""What every file of this package goes through: bounded readers, schemas, and the one writer."""
+
+from __future__ import annotations
+
+from esen_lab.files.folders import write_folder
+from esen_lab.files.model_files import PICKLE_SUFFIXES, is_model_file
+from esen_lab.files.reading import decode_json, read_bytes, read_head
+from esen_lab.files.schemas import MOST_SUBMODELS, Name, Seconds, Text, Units, converted
+from esen_lab.files.writing import Kind, check_free, write_file
+
+__all__ = [
+    "MOST_SUBMODELS",
+    "PICKLE_SUFFIXES",
+    "Kind",
+    "Name",
+    "Seconds",
+    "Text",
+    "Units",
+    "check_free",
+    "converted",
+    "decode_json",
+    "is_model_file",
+    "read_bytes",
+    "read_head",
+    "write_file",
+    "write_folder",
+]

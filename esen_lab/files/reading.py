@@ -1,0 +1,105 @@
+"""Read a file that may be anything: only an ordinary one, only so large, and JSON only so deep.
+
+Depth is checked before the parser sees the text: a parser goes as deep as its input, and a notebook may have raised
+Python's own limit far beyond what the stack holds.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+
+from esen_lab.errors import StoreError, UsageError
+
+MOST_DEPTH = 32
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)  # one that is not closed goes to the end
+_ALIKE = bytes.maketrans(b"{}", b"[]")
+_NO_BRACKET = bytes(code for code in range(256) if code not in b"[]{}")
+
+
+def as_path(path: str | os.PathLike[str]) -> Path:
+    """`path` as a path.
+
+    Raises:
+        UsageError: It cannot name a file.
+    """
+    if not isinstance(path, (str, os.PathLike)) or not isinstance(os.fspath(path), str):
+        raise UsageError("A file is named by text or a path", given=f"a {type(path).__name__}")
+    text = os.fspath(path)
+    if not text or "\0" in text:
+        raise UsageError("A file's name has at least one character, and none that is zero", given=text)
+    return Path(text)
+
+
+def read_bytes(path: str | os.PathLike[str], *, most: int | None = None) -> bytes:
+    """The content of an ordinary file.
+
+    Args:
+        path: The file; links are followed.
+        most: How many bytes it may have; None for any number.
+
+    Raises:
+        StoreError: It is missing, unreadable, larger, or a folder, a pipe or a device.
+    """
+    place = as_path(path)
+    try:
+        with _opened(place) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise StoreError(f"{str(place)!r} can be read", given="it is not an ordinary file")
+            data = file.read() if most is None else file.read(most + 1)
+    except (OSError, ValueError) as problem:
+        raise StoreError(f"{str(place)!r} can be read", given=_reason(problem)) from problem
+    if most is not None and len(data) > most:
+        raise StoreError(f"{str(place)!r} has at most {most:,} bytes", given="more")
+    return data
+
+
+def read_head(path: Path, size: int = 65_536) -> bytes:
+    """The first `size` bytes of an ordinary file; raises `StoreError` as `read_bytes` does."""
+    try:
+        with _opened(path) as file:
+            return file.read(size)
+    except (OSError, ValueError) as problem:
+        raise StoreError(f"{str(path)!r} can be read", given=_reason(problem)) from problem
+
+
+def _opened(path: Path) -> BinaryIO:
+    # Without waiting: a pipe that nobody writes to would never open.
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    try:
+        return open(handle, "rb")
+    except BaseException:  # a folder, which `open` refuses and does not close
+        os.close(handle)
+        raise
+
+
+def decode_json(data: bytes, *, deepest: int = MOST_DEPTH) -> Any:
+    """JSON as plain data. Of members with one name the last counts; there is no NaN and no infinity.
+
+    Args:
+        data: UTF-8.
+        deepest: How many lists and objects may lie within each other.
+
+    Raises:
+        StoreError: It is not JSON, or deeper.
+    """
+    brackets = _STRING.sub(b"", data).translate(_ALIKE, _NO_BRACKET)
+    for _ in range(deepest):
+        if not brackets:
+            break
+        brackets = brackets.replace(b"[]", b"")
+    if brackets:
+        raise StoreError("Data is JSON", given=f"more than {deepest} levels, or brackets that do not match")
+    try:
+        return msgspec.json.decode(data)
+    except (ValueError, RecursionError) as problem:
+        raise StoreError("Data is JSON", given=str(problem)) from problem
+
+
+def _reason(problem: OSError | ValueError) -> str:
+    return problem.strerror or str(problem) if isinstance(problem, OSError) else str(problem)

@@ -1,0 +1,147 @@
+"""Runs that asyncio waits for: they queue with all other calls, and one thread of the lab makes them, one at a time.
+
+    event loop      `run`: looks at the caller's settings, takes a place in the queue, waits without blocking
+    the thread      waits for the place to be first, puts the settings, runs, hands the answer back
+
+A task that is cancelled while it waits leaves the queue at once. One that is cancelled while its lanes work lets them
+finish: the answer is dropped, and the lanes stay warm.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from esen_lab.common.trees import Tree
+from esen_lab.errors import Cancelled
+from esen_lab.lanes.settings import Settings, with_threads_own
+from esen_lab.run import Deadline
+from esen_lab.run.turns import Turn
+
+_IDLE_S = 2.0  # then the thread ends; a later run starts another
+_MARGIN_S = 0.05  # beyond the deadline, for the run itself to say what it was waiting for
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """One run that somebody awaits."""
+
+    x: Any
+    deadline: Deadline
+    settings: Settings
+    turn: Turn
+    answer: Future[Any]
+
+
+class AwaitedRuns:
+    """The awaited runs of one lab. May be used from several event loops."""
+
+    def __init__(self, run: Callable[[Tree, Deadline, Turn], Tree]) -> None:
+        self._run = run
+        self._changed = threading.Condition()
+        self._asked: deque[_Asked] = deque()
+        self._thread: threading.Thread | None = None
+
+    async def run(self, x: Tree, deadline: Deadline, settings: Settings, turn: Turn) -> Tree:
+        """Run once.
+
+        Args:
+            x: The input.
+            deadline: Of the whole call.
+            settings: What the caller has set.
+            turn: Not yet placed.
+
+        Raises:
+            Busy: Too many calls wait.
+            WorkerTimeout: The deadline passed.
+            EsenError: As `Lab.run` does.
+        """
+        answer: Future[Any] = Future()
+        asked = _Asked(x=x, deadline=deadline, settings=settings, turn=turn, answer=answer)
+        answer.add_done_callback(lambda done: turn.leave() if done.cancelled() else None)
+        try:
+            self._put(asked)
+            return await self._awaited(asked)
+        except BaseException:
+            answer.cancel()  # where it runs already, it goes on, and nobody takes its answer
+            raise
+
+    async def _awaited(self, asked: _Asked) -> Tree:
+        waiting = asyncio.wrap_future(asked.answer)
+        waiting.add_done_callback(_seen)
+        left_s = asked.deadline.left_s
+        done, _ = await asyncio.wait({waiting}, timeout=None if math.isinf(left_s) else left_s)
+        if not done and not asked.answer.cancel():
+            done, _ = await asyncio.wait({waiting}, timeout=_MARGIN_S)
+        if not done:
+            raise asked.turn.too_late()
+        return waiting.result()
+
+    def _put(self, asked: _Asked) -> None:
+        with self._changed:
+            try:
+                asked.turn.place()  # under this lock, so that both queues have one order
+                self._asked.append(asked)
+            except BaseException:
+                asked.turn.leave()
+                raise
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="esen_lab awaited runs", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Runs that wait are told that the lab was closed, and the thread ends."""
+        with self._changed:
+            waiting, thread = list(self._asked), self._thread
+            self._asked.clear()
+            self._changed.notify()
+        for asked in waiting:
+            asked.turn.leave()
+            if asked.answer.set_running_or_notify_cancel():
+                asked.answer.set_exception(Cancelled("The lab was closed while this run waited for its turn"))
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout=_IDLE_S + 1.0)
+
+    def _work(self) -> None:
+        while (asked := self._next()) is not None:
+            try:
+                came = asked.turn.wait(asked.answer.cancelled)
+            except BaseException as problem:
+                if asked.answer.set_running_or_notify_cancel():
+                    asked.answer.set_exception(problem)
+                continue
+            if came and asked.answer.set_running_or_notify_cancel():
+                self._make(asked)
+            asked.turn.leave()
+
+    def _make(self, asked: _Asked) -> None:
+        try:
+            with with_threads_own(asked.settings):
+                found = self._run(asked.x, asked.deadline, asked.turn)
+        except BaseException as problem:  # the caller's to see
+            asked.answer.set_exception(problem)
+        else:
+            asked.answer.set_result(found)
+
+    def _next(self) -> _Asked | None:
+        with self._changed:
+            if not self._asked:
+                self._changed.wait(_IDLE_S)
+            if not self._asked:
+                self._thread = None
+                return None
+            return self._asked.popleft()
+
+
+def _seen(waiting: asyncio.Future[Any]) -> None:
+    """Have looked at a failure that nobody awaits any more, or asyncio would complain of it."""
+    with contextlib.suppress(asyncio.CancelledError):
+        waiting.exception()

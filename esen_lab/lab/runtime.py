@@ -1,0 +1,213 @@
+"""What the stages of a lab work with: its state and the bell, the device's turns, its processes, its store.
+
+There is one way to change the state: `change`, which puts a new record in the place of the old one, by one assignment,
+and rings. An interrupt leaves the one or the other in force.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from esen_lab.common.bell import Bell, Listeners, dropped
+from esen_lab.common.locks import Lock
+from esen_lab.common.trees import Tree
+from esen_lab.common.units import format_units
+from esen_lab.devices import MarkLog
+from esen_lab.ensemble import Ensemble, FitsTogether
+from esen_lab.errors import UsageError
+from esen_lab.lab.async_runs import AwaitedRuns
+from esen_lab.lab.knowledge import Fits
+from esen_lab.lab.marks import ChangeMarks
+from esen_lab.lab.readings import Readings
+from esen_lab.lab.state import LabState
+from esen_lab.lab.warm_lanes import WarmLanes
+from esen_lab.lanes.forks import not_here, tell_when_forked
+from esen_lab.profiler import ProfileStore, default_store_path
+from esen_lab.run import Deadline, ForkServer, NotebookAnswers, Turns
+from esen_lab.run.turns import Turn
+from esen_lab.studies import LaneRuns
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Runtime:
+    """One per lab. Safe for several threads.
+
+    Args:
+        state: How it begins.
+        most_waiting: How many calls may wait for their turn.
+        store: Where measured points are kept; None: the user's cache folder.
+        run: The stage that makes a run in its turn, for those that asyncio awaits.
+
+    Raises:
+        UsageError: `most_waiting` is no whole number above 0.
+    """
+
+    def __init__(
+        self,
+        state: LabState,
+        most_waiting: int,
+        store: str | os.PathLike[str] | None,
+        run: Callable[[Runtime, Tree, Deadline, Turn], Tree],
+    ) -> None:
+        if isinstance(most_waiting, bool) or not isinstance(most_waiting, int) or most_waiting < 1:
+            raise UsageError("most_waiting is a whole number of calls above 0", given=most_waiting)
+        self._state = state
+        self._run = run
+        self.store_path = store
+        self.together = FitsTogether()
+        self.fits = Fits()
+        self.marks = MarkLog()
+        self.fork_server = ForkServer()  # starts nothing yet
+        self.own_answers = NotebookAnswers(self._module)
+        self.fork_server.own_answers = self.own_answers
+        self._begin(most_waiting)
+        tell_when_forked(self)
+
+    def _module(self, name: str) -> nn.Module | None:
+        return self._state.originals.module(name)
+
+    def _begin(self, most_waiting: int) -> None:
+        self.turns = Turns(most_waiting)  # of the device: a measured point and a run exclude each other
+        self.awaited = AwaitedRuns(partial(self._run, self))
+        self.lock = Lock()
+        self.bell: Bell[LabState] = Bell()
+        self.followers: Listeners[LabState] = Listeners()  # what must know before whoever made the change goes on
+        self.followers.add(ChangeMarks(self.marks))
+        self.lanes = WarmLanes(self)
+        self.readings = Readings(lambda: self._state.device, lambda: self.fork_server.processes, self.marks)
+        self._store: ProfileStore | None = None
+
+    def let_go_in_child(self) -> None:
+        """Called in a forked child. A lab that had nothing at work can be used there; any other refuses everything."""
+        state = self._state
+        at_work = any(thing is not None for thing in (state.executor, state.profile_job, state.search_job))
+        if at_work or self.turns.locked or self.readings.watched is not None:
+            self.__class__ = RuntimeOfAnotherProcess
+            return
+        self._begin(self.turns.most_waiting)  # threads of the parent may hold what was made there
+        self._state = replace(state, editor=None)
+
+    def check_here(self) -> None:
+        """Nothing to refuse.
+
+        Raises:
+            UsageError: In a forked child, where the lab was at work before: as everything else there does.
+        """
+
+    def describe(self) -> str:
+        """Which lab it is, in short."""
+        identity = self._state.device.identity
+        names = ", ".join(self._state.ensemble.names) or "no sub-models yet"
+        return f"on {identity.name} ({format_units(identity.units, identity.unit)}): {names}"
+
+    def close(self) -> None:
+        """See `Lab.close`."""
+        self.readings.close()
+        state = self._state
+        jobs = [job for job in (state.profile_job, state.search_job) if job is not None and not job.done]
+        for job in jobs:
+            job.cancel()
+        self.lanes.give_up_start()
+        self.fork_server.close()  # a run that is under way in another thread fails now and lets go of the device
+        for job in jobs:
+            job.wait(timeout=5.0)  # what became of it is for `job.result` to say
+        self.awaited.close()
+        with self.turns.turn("the end of the lab", refused=False):
+            self.lanes.end()
+            self._close_store()
+        self.fork_server.close()  # whatever was being started meanwhile
+        self._state.device.close()
+
+    # --- the state -----------------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> LabState:
+        """What is so now."""
+        return self._state
+
+    def change(self, change: Callable[[LabState], LabState]) -> LabState:
+        """The one way to change the state: ring, where `change` gives another one than it is given.
+
+        Args:
+            change: Called once, with the lock held; it looks at nothing but the state.
+
+        Returns:
+            The state after it.
+        """
+        with self.lock:
+            before = self._state
+            after = change(before)
+            if after is before:
+                return after
+            self._state = after
+            self.bell.ring(after)  # under the lock, so that states are heard in their order; nobody is waited for
+        self._tell_followers(after)
+        return after
+
+    def set(self, **fields: Any) -> LabState:
+        """Change fields, whatever the state is."""
+        return self.change(lambda state: replace(state, **fields))
+
+    def stir(self, job: object = None) -> None:  # noqa: ARG002  a job tells itself to those who listen
+        """Ring with the state as it is: a job in it has got further."""
+        with self.lock:
+            state = self._state
+            self.bell.ring(state)
+        self._tell_followers(state)
+
+    def _tell_followers(self, state: LabState) -> None:
+        for problem in self.followers.tell(state):
+            dropped("a lab", problem)
+
+    # --- what is shared ------------------------------------------------------------------------------------------
+
+    def store(self) -> ProfileStore:
+        """The store of measured points, opened."""
+        with self.lock:
+            if self._store is None:
+                self._store = ProfileStore(self.store_path or default_store_path())
+            return self._store
+
+    def _close_store(self) -> None:
+        with self.lock:
+            store, self._store = self._store, None
+        if store is not None:
+            store.close()
+
+    def lane_runs(self, ensemble: Ensemble, x: Tree, runs: int) -> LaneRuns:
+        """What runs plans to measure them, as nothing else runs."""
+        return LaneRuns(ensemble, self._state.device, self.fork_server, self.measured_plan, x=x, runs=runs)
+
+    def measured_plan(self) -> Turn:
+        """The turn of a plan that is measured."""
+        return self.turns.turn("a plan that is measured", refused=False)
+
+
+class RuntimeOfAnotherProcess(Runtime):
+    """What the runtime of a lab that was at work is in a forked child: whatever is asked of the lab is refused."""
+
+    def __getattribute__(self, name: str) -> Any:
+        """Refuse.
+
+        Raises:
+            UsageError: Always, but for what Python itself asks.
+        """
+        if name in ("close", "describe", "let_go_in_child") or name.startswith("__"):
+            return object.__getattribute__(self, name)
+        raise not_here("A lab")
+
+    def let_go_in_child(self) -> None:
+        """It has let go already."""
+
+    def describe(self) -> str:
+        """Which lab it is."""
+        return "of the process that this one was forked from"
+
+    def close(self) -> None:
+        """The lab is its own process's to close."""

@@ -1,0 +1,191 @@
+"""What is found out with the lanes at work: how the plan compares, whether answers are right, what is fastest."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from esen_lab.common.trees import Tree, tree_spec
+from esen_lab.common.units import BACKENDS, check_backend
+from esen_lab.devices import Device
+from esen_lab.errors import UsageError
+from esen_lab.lab.backend_choice import possible
+from esen_lab.lab.knowledge import Knowledge
+from esen_lab.lab.precision import refused, variants
+from esen_lab.lab.runtime import Runtime
+from esen_lab.lab.stages.plans import with_plan
+from esen_lab.lab.stages.profile import with_measured
+from esen_lab.lab.stages.run import ready_lanes
+from esen_lab.lab.state import LabState
+from esen_lab.planner.fits import check_fits
+from esen_lab.planner.plan import Plan
+from esen_lab.planner.steps import is_plain
+from esen_lab.profiler import Point, Profile
+from esen_lab.profiler.backends import BackendTable, measure_backends
+from esen_lab.profiler.store import library_versions, point_key
+from esen_lab.run import PEERS, Comparison, peer_of, peers_here
+from esen_lab.run import compare as compare_plans
+from esen_lab.run.numerics import NumericsVerdict
+from esen_lab.run.numerics import check_numerics as check_lanes
+from esen_lab.studies import executed
+
+OnProgress = Callable[[int, int, str], None]
+"""Called with (done, all, what is going on)."""
+_SOON_S = 15.0  # for preparing peers that nobody named
+
+
+def compare(
+    runtime: Runtime,
+    x: Tree,
+    *,
+    rounds: int,
+    strategies: Sequence[str] | None,
+    peers: str | Sequence[str] | None,
+    plans: Mapping[str, Plan | str | os.PathLike[str]] | None,
+    ways: Mapping[str, Callable[[Tree], Tree]] | None,
+    budget_s: float,
+    on_progress: OnProgress | None,
+) -> Comparison:
+    """See `Lab.compare`."""
+    state = runtime.state
+    state.need_submodels("compare")
+    others = {name: p if isinstance(p, Plan) else Plan.load(p) for name, p in (plans or {}).items()}
+    for other in others.values():
+        check_fits(other, state.ensemble, state.device)
+    with runtime.turns.turn("a comparison"), runtime.marks.around("compare"):
+        executor, notes = ready_lanes(runtime, whole=True)
+        found = compare_plans(
+            x,
+            executor.plan,
+            executor.ensemble,
+            runtime.state.device,
+            runtime.fork_server,
+            rounds=rounds,
+            strategies=strategies,
+            peers=_peers(peers, strategies, runtime.state.device),
+            prepare_s=_SOON_S if peers in (None, "soon") else None,
+            plans=others,
+            ways=ways,
+            budget_s=budget_s,
+            chosen=executor,
+            on_progress=on_progress,
+        )
+    found = replace(found, notes=(*notes, *found.notes))
+    runtime.set(comparison=found)
+    return found
+
+
+def _peers(asked: str | Sequence[str] | None, strategies: Sequence[str] | None, device: Device) -> Sequence[str]:
+    """The names of peers that `Lab.compare` is asked for."""
+    if asked is None:
+        asked = "soon" if strategies is None else "none"
+    names = [asked] if isinstance(asked, str) else list(asked)
+    if names == ["none"]:
+        return ()
+    if names in (["soon"], ["all"]):
+        return peers_here(device)
+    unknown = [name for name in names if not isinstance(name, str) or not peer_of(name)]
+    if unknown:
+        raise UsageError(f"Peers are soon, all, none, or some of: {', '.join(PEERS)}", given=unknown[0])
+    return names
+
+
+def check_numerics(runtime: Runtime, x: Tree, *, runs: int, on_progress: OnProgress | None) -> NumericsVerdict:
+    """See `Lab.check_numerics`."""
+    runtime.state.need_submodels("check the answers of")
+    with runtime.turns.turn("a check of answers"), runtime.marks.around("check"):
+        key = runtime.state.device.identity.key  # the device may be another when the turn comes
+        executor, notes = ready_lanes(runtime, whole=True)
+        fingerprints = executor.ensemble.fingerprints
+        found = check_lanes(
+            executor.plan,
+            executor.ensemble,
+            runtime.state.device,
+            runtime.fork_server,
+            x=x,
+            runs=runs,
+            executor=executor,
+            on_progress=on_progress,
+        )
+
+    def learn(state: LabState) -> LabState:
+        known = _known(state, key).with_wrong(found.wrong, fingerprints)
+        return replace(state, known={**state.known, key: known})
+
+    state = runtime.change(learn)
+    ruled_out = _known(state, key).wrong(state.ensemble)
+    if any((row.backend, row.units) in ruled_out.get(row.name, ()) for row in found.wrong):
+        notes = (*notes, "Searches keep off these shares from now on: search again.")
+    found = replace(found, notes=(*notes, *found.notes))
+    runtime.set(numerics=found)
+    return found
+
+
+def _known(state: LabState, key: str) -> Knowledge:
+    return state.known.get(key, Knowledge())
+
+
+def choose_backends(
+    runtime: Runtime, *, backends: Sequence[str] | None, budget_s: float, on_progress: OnProgress | None
+) -> BackendTable:
+    """See `esen_lab.lab.lanes.Lanes.choose_backends`."""
+    state = runtime.state
+    plan = state.need_plan("execute in other ways")
+    fingerprints = state.ensemble.fingerprints
+    serial = [lane for lane in plan.lanes if lane.mode != "vmap"]
+    shares = [(name, lane.units) for lane in serial for name in lane.members if is_plain(name)]
+    if not shares:
+        raise UsageError(
+            "Sub-models that run alone are executed in other ways",
+            given=f"a plan of groups and parts alone: {plan.describe()}",
+            hint="Search with groups=False and parts=False.",
+        )
+    # What the lab was asked for, unless ways are named: then those alone, as far as the check allows them.
+    more = {name: variants(state, name) if backends is None else () for name, _ in shares}
+    with runtime.turns.turn("a choice of backends"), runtime.marks.around("backends"):
+        device = runtime.state.device
+        found = measure_backends(
+            [(runtime.state.ensemble.get(name), units) for name, units in shares],
+            device,
+            runtime.fork_server,
+            backends=BACKENDS if backends is None else backends,
+            more=more,
+            refused={name: refused(state, name) for name, _ in shares},
+            budget_s=budget_s,
+            on_progress=on_progress,
+        )
+    _store(runtime, found.measured)
+    points = Profile(
+        device=device.identity.to_dict(),
+        units=device.units,
+        points=tuple(point for point in found.measured if point.backend == "eager"),
+        examples={name: str(tree_spec(state.ensemble.get(name).example)) for name, _ in shares},
+        fingerprints={name: fingerprints[name] for name, _ in shares},
+        backend_points=tuple(point for point in found.measured if point.backend != "eager"),
+    )
+
+    def change(state: LabState) -> LabState:
+        current = state.plan  # a search may have found a better one meanwhile
+        better = current if current is not None and set(current.steps) == set(plan.steps) else plan
+        only = possible(device) if backends is None else tuple(check_backend(name) for name in backends)
+        state = replace(with_measured(state, points, device), backends=found, only=only)
+        seconds = {p.name: p.median_s for p in found.points if p.chosen and p.median_s is not None}
+        return with_plan(state, executed(better, found.chosen, seconds))
+
+    runtime.change(change)
+    return found
+
+
+def _store(runtime: Runtime, points: Sequence[Point]) -> None:
+    """Keep points for later sessions, but for those that a busy machine spoilt."""
+    state, store = runtime.state, runtime.store()
+    for point in points:
+        if not point.loaded:
+            key = point_key(
+                state.ensemble.get(point.name),
+                state.device.identity.key,
+                library_versions(runtime.fork_server.settings, point.backend),
+                point.units,
+            )
+            store.put(key, point)

@@ -1,0 +1,155 @@
+"""Who is in the ensemble."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from esen_lab.common.trees import Tree, tree_spec
+from esen_lab.ensemble import Combine, Registered, SubModel, check_combine, check_member, make_combine
+from esen_lab.ensemble import register as make_submodel
+from esen_lab.errors import UsageError
+from esen_lab.lab.plan_checks import same_code, with_values_changed
+from esen_lab.lab.precision import in_other_precision, in_own_precision
+from esen_lab.lab.runtime import Runtime
+from esen_lab.lab.state import LabState
+
+
+def register(
+    runtime: Runtime,
+    name: str,
+    source: Any,
+    example: Tree,
+    *,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any] | None,
+    namespace: Mapping[str, Any] | None,
+) -> SubModel:
+    """See `Lab.register`."""
+    ensemble = runtime.state.ensemble
+    if example is None:
+        if not ensemble.submodels:
+            raise UsageError(
+                "The first sub-model needs an example input",
+                given=f"none for {name!r}",
+                hint="Pass example=..., a tensor, or a tuple or dict of tensors.",
+            )
+        example = ensemble.submodels[0].example
+    registered = make_submodel(name, source, example, args=args, kwargs=kwargs, namespace=namespace)
+    submodel = registered.submodel
+    if name not in ensemble.names:  # one that is replaced may come first of several that change together
+        check_member(ensemble.with_submodel(submodel), name)
+
+    options = registered.options
+
+    def again(held: Any) -> Registered:
+        return make_submodel(name, held, submodel.example, kwargs=options)
+
+    runtime.change(lambda state: _with(state, registered, again))
+    runtime.own_answers.keep(submodel, runtime.fork_server.look_at_session())
+    runtime.fork_server.warm()  # imports torch in the background while the user goes on
+    return submodel
+
+
+def _with(state: LabState, registered: Registered, again: Callable[[Any], Registered]) -> LabState:
+    submodel = registered.submodel
+    name = submodel.name
+    if name in state.ensemble.names:
+        before = state.ensemble.get(name)
+        if before.fingerprint != submodel.fingerprint:  # what was checked of it in another precision holds no more
+            state = in_own_precision(state, [name], measured=same_code(before, submodel))
+        if _look_alike(before, submodel):
+            submodel = replace(submodel, calibration=before.calibration)
+    return replace(
+        state,
+        ensemble=state.ensemble.with_submodel(submodel),
+        originals=state.originals.kept(name, registered, again),
+    )
+
+
+def _look_alike(before: SubModel, after: SubModel) -> bool:
+    """Whether two sub-models take the same inputs, but for the number of samples."""
+    specs = [tree_spec(submodel.example) for submodel in (before, after)]
+    looks = [[(tensor.dtype, tensor.shape[1:]) for tensor in spec.tensors] for spec in specs]
+    return specs[0].structure == specs[1].structure and looks[0] == looks[1]
+
+
+def unregister(runtime: Runtime, name: str) -> None:
+    """See `Lab.unregister`."""
+    runtime.change(
+        lambda state: replace(state, ensemble=state.ensemble.without(name), originals=state.originals.dropped(name))
+    )
+
+
+def combine(runtime: Runtime, rule: str | Callable[..., Any], weights: Any) -> Combine:
+    """See `Lab.combine`."""
+    chosen = make_combine(rule, weights=weights)
+
+    def change(state: LabState) -> LabState:
+        ensemble = state.ensemble.with_combine(chosen)
+        check_combine(ensemble)
+        return replace(state, ensemble=ensemble)
+
+    runtime.change(change)
+    return chosen
+
+
+def follow_changes(runtime: Runtime, *, whole: bool = False) -> tuple[str, ...]:
+    """Register again the networks that have changed since they were registered. The caller has the turn.
+
+    Args:
+        runtime: The lab's.
+        whole: See `Watch.changed`.
+
+    Returns:
+        What a report says of it.
+
+    Raises:
+        UsageError: The code that a sub-model was made by has changed, and nothing the user holds can be asked.
+        EsenError: A network that changed cannot be registered any more.
+    """
+    told = []
+    state = runtime.state
+    for name, original in state.originals.those_changed(state.ensemble.names, whole=whole).items():
+        what = ", ".join(original.watch.what())
+        before = state.ensemble.get(name)
+        module, again = original.watch.module, original.again
+        if again is None:
+            raise UsageError(
+                f"The code that sub-model {name!r} is made by is what it was when it was registered",
+                given=f"something else now: {what}",
+                hint="Register it again: it is then built by the code as it is now.",
+            )
+        if module is None:  # nobody holds it any more: what was registered is what there is
+            continue
+        registered = again(module)
+        submodel = registered.submodel
+        if submodel.same_as(before):
+            original.watch.renew()  # the same again, such as a cell that ran twice
+            continue
+        plan = runtime.state.plan
+        lower = plan is not None and name in in_other_precision(plan)
+        runtime.change(partial(_changed, before=before, registered=registered, again=again))
+        runtime.own_answers.keep(submodel, runtime.fork_server.look_at_session())
+        told.append(f"{name} has changed since it was registered ({what}): its lane was given what it is now.")
+        if lower:
+            told.append(f"{name} computes in its own precision until `%esen precision` has checked it as it is now.")
+    return tuple(told)
+
+
+def _changed(
+    state: LabState, *, before: SubModel, registered: Registered, again: Callable[[Any], Registered]
+) -> LabState:
+    """With a network as it is now: points and plan stay where its values alone have changed."""
+    after = registered.submodel
+    state = _with(state, registered, again)
+    if not same_code(before, after):
+        return state
+    changed = after.name, before.fingerprint, after.fingerprint
+    return replace(
+        state,
+        known={device: known.values_changed(*changed) for device, known in state.known.items()},
+        plan=with_values_changed(state.plan, *changed),
+    )

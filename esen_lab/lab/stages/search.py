@@ -1,0 +1,165 @@
+"""Cost models from what was measured, and plans from them, now or in the background."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from esen_lab.cost_model import CostModel, Quantile
+from esen_lab.errors import UsageError
+from esen_lab.lab.backend_choice import allowed
+from esen_lab.lab.runtime import Runtime
+from esen_lab.lab.search_binding import Asked, bind_search
+from esen_lab.lab.stages.plans import with_plan
+from esen_lab.lab.state import LabState
+from esen_lab.planner import Limits, SearchJob
+from esen_lab.planner.fits import fits
+from esen_lab.planner.plan import Plan
+from esen_lab.planner.steps import members_of
+
+BACKGROUND_SEARCH_S = 60.0
+"""For how long the exact searcher improves and proves in the background."""
+
+
+def fit(runtime: Runtime, quantile: Quantile) -> dict[str, CostModel]:
+    """See `Lab.fit`."""
+    state = runtime.state
+    state.need_submodels("fit")
+    profile = state.measured
+    measured = set() if profile is None else set(profile.names)
+    missing = [name for name in state.ensemble.names if name not in measured]
+    if profile is None or missing:
+        raise UsageError(
+            "Every sub-model is profiled before a plan is searched",
+            given=f"no finished measurement of {', '.join(missing)}",
+            hint="Profiling is still running: wait for it."
+            if state.profiling
+            else "Run lab.profile(), or %esen profile.",
+        )
+    wrong = state.here.wrong(state.ensemble)
+    return runtime.fits.fit(
+        profile, state.device, runtime.store(), quantile=quantile, wrong=wrong, backends=allowed(state)
+    )
+
+
+def models(runtime: Runtime, quantile: Quantile = "median") -> dict[str, CostModel]:
+    """What plans are made from."""
+    runtime.state.need_submodels("plan")
+    return fit(runtime, quantile)
+
+
+def by_fastest_backends(runtime: Runtime, plan: Plan) -> Plan:
+    """A plan whose sub-models are executed by what is fastest at their shares, as far as that was measured."""
+    try:
+        known = models(runtime)
+    except UsageError:  # not all are measured
+        return plan
+    return plan.with_backends(
+        {
+            name: known[name].backend(min(lane.units, known[name].units))
+            for lane in plan.lanes
+            if lane.mode != "vmap"
+            for name in lane.members
+            if name in known
+        }
+    )
+
+
+def models_of(runtime: Runtime, steps: Sequence[str], quantile: Quantile = "median") -> dict[str, CostModel]:
+    """The cost models of what the lanes of a plan run, groups and parts among it, and of what it leaves out.
+
+    Raises:
+        UsageError: Something of it has not been measured.
+    """
+    known = models(runtime, quantile)
+    taken = members_of(steps)
+    if taken == tuple(steps):
+        return known
+    state = runtime.state
+    found = {name: model for name, model in known.items() if name not in taken or name in steps}
+    for name in steps:
+        if name not in found:
+            model = state.here.derived_model(name, state.ensemble, state.device.units, quantile)
+            if model is None:
+                raise UsageError(
+                    "Every step of a plan is measured before it is changed",
+                    given=f"no finished measurement of {name}",
+                    hint="Profile with groups and parts, or search for a plan without.",
+                )
+            found[name] = model
+    return found
+
+
+def search(runtime: Runtime, asked: Asked, **watched: Any) -> Plan:
+    """See `Lab.search`."""
+    models, run = _bound(runtime, asked)
+    plan = run(**watched)
+    runtime.change(lambda state: _asked_for(with_plan(_proven(state, plan, asked, models), plan), asked))
+    return plan
+
+
+def start_search(runtime: Runtime, asked: Asked) -> SearchJob[Plan]:
+    """See `Lab.start_search`."""
+    if asked.searcher == "exact":
+        asked = replace(asked, options={"time_limit_s": BACKGROUND_SEARCH_S, **asked.options})
+    models, run = _bound(runtime, asked)
+    job = SearchJob(run, start=False)
+    job.listen(_Improving(runtime, asked, models))
+    with runtime.lock:
+        before = runtime.state.search_job
+        runtime.set(search_job=job, improving=job)
+    if before is not None:
+        before.cancel()
+    job.start()
+    return job
+
+
+def _bound(runtime: Runtime, asked: Asked) -> tuple[dict[str, CostModel], Callable[..., Plan]]:
+    """The search with everything bound, and the cost models that it plans with."""
+    found = models(runtime, asked.quantile)
+    state = runtime.state
+    runtime.together.check(state.ensemble)
+    derived = partial(
+        state.here.derived_model, ensemble=state.ensemble, units=state.device.units, quantile=asked.quantile
+    )
+    run = bind_search(asked, found, state.ensemble, state.device, state.measured, runtime.lane_runs, derived)
+    return found, run
+
+
+class _Improving:
+    """Listens to a search: its best plan is in force, unless somebody has set another one meanwhile."""
+
+    def __init__(self, runtime: Runtime, asked: Asked, models: Mapping[str, CostModel]) -> None:
+        self._runtime = runtime
+        self._asked = asked
+        self._models = models
+        self._best: Plan | None = None
+
+    def __call__(self, job: SearchJob[Plan]) -> None:
+        plan, better = job.best, job.best is not self._best
+        self._best = plan
+        proven = job.state.over and job.error is None
+
+        def change(state: LabState) -> LabState:
+            if plan is None:
+                return state
+            if proven:
+                state = _proven(state, plan, self._asked, self._models)
+            # Not where the sub-models are others by now.
+            if better and state.improving is job and fits(plan, state.ensemble, state.device):
+                state = _asked_for(with_plan(state, plan, improving=job), self._asked)
+            return state
+
+        self._runtime.change(change)
+        self._runtime.stir()
+
+
+def _asked_for(state: LabState, asked: Asked) -> LabState:
+    return replace(state, limits=Limits.of(asked.limits), quantile=asked.quantile)
+
+
+def _proven(state: LabState, plan: Plan, asked: Asked, models: Mapping[str, CostModel]) -> LabState:
+    """With what a search proved of all plans, for the sliders."""
+    return replace(state, proof=(models, plan.bound_s)) if asked.free and plan.bound_s is not None else state

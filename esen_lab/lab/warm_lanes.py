@@ -1,0 +1,207 @@
+"""The warm lanes of a lab: started for the plan in force, swapped when another one takes its place, ended with it.
+
+Whoever asks for them has the turn, so only one thread at a time is in here. The lock of the state is not held while
+lanes start, so that status and sliders stay live.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Protocol
+
+from esen_lab.common.units import format_units
+from esen_lab.ensemble import Ensemble, FitsTogether
+from esen_lab.errors import EsenError
+from esen_lab.lab.lane_start import LaneStart
+from esen_lab.lab.plan_checks import holds, members_run_by, same_lanes
+from esen_lab.lab.state import LabState
+from esen_lab.planner.fits import changed_since, check_fits, fits
+from esen_lab.planner.plan import Plan, sequential_plan
+from esen_lab.run import Deadline, Executor, ForkServer, Turns
+from esen_lab.run.deadline import NEVER
+from esen_lab.run.fidelity import AnswersDiffer
+from esen_lab.run.start import GivenUp
+
+
+class Owner(Protocol):
+    """What holds a lab's state and its processes: see `Runtime`."""
+
+    turns: Turns
+    fork_server: ForkServer
+    together: FitsTogether
+
+    @property
+    def state(self) -> LabState:
+        """What is so now."""
+
+    def change(self, change: Callable[[LabState], LabState]) -> LabState:
+        """See `Runtime.change`."""
+
+    def set(self, **fields: Any) -> LabState:
+        """See `Runtime.set`."""
+
+
+class WarmLanes:
+    """Starts and ends lanes; those in force are in the state."""
+
+    def __init__(self, runtime: Owner) -> None:
+        self._runtime = runtime
+        self._to_end: deque[Executor] = deque()  # lanes that others have replaced
+        self._warned: set[str] = set()  # what lanes were said to answer otherwise, so that it is said once
+        self.starting: LaneStart | None = None
+        """Lanes that start, or started when nobody waited any more."""
+
+    def ready(self, deadline: Deadline = NEVER) -> tuple[Executor, tuple[str, ...]]:
+        """Warm lanes for the plan in force, started or swapped in as needed, and remarks for the report.
+
+        Args:
+            deadline: Of the whole call.
+
+        Raises:
+            UsageError: The plan does not fit the registered sub-models, or they do not fit together.
+            EsenError: Lanes could not start. The plan before it stays in force where its lanes are warm.
+        """
+        executor, notes = self._for_plan(deadline)
+        told = {note for item in executor.unlike.values() if item.wrong for note in [str(item)]}
+        for note in told - self._warned:
+            warnings.warn(note, AnswersDiffer, stacklevel=5)
+        self._warned = told
+        return executor, notes
+
+    def _for_plan(self, deadline: Deadline) -> tuple[Executor, tuple[str, ...]]:
+        plan, ensemble, notes = _to_run(self._runtime.state)
+        self._runtime.together.check(ensemble)
+        self._take_left_start(plan, ensemble)
+        current = self._runtime.state.executor
+        if current is not None and not current.broken and same_lanes(current, plan, ensemble):
+            try:
+                current.at_rest(deadline)
+                current.keep_to(plan, ensemble, deadline=deadline)
+                current.history.doubts = self._doubts
+                return current, notes
+            except EsenError:  # lanes that could not take what changed are broken: started anew
+                deadline.check(f"lanes that take what has changed of {', '.join(plan.names)}")
+        try:
+            started = self._start(plan, ensemble, deadline)
+        except EsenError as problem:
+            self._back_to_plan_before(plan, current, problem)
+            raise
+        started.history.doubts = self._doubts
+        self._put_in_force(started)
+        return started, notes
+
+    def _doubts(self, plan: Plan) -> tuple[str, ...]:
+        """What is known against the measurements that a plan's prediction rests on, sentences."""
+        state = self._runtime.state
+        return state.here.doubts(plan, state.ensemble, state.device)
+
+    def _put_in_force(self, started: Executor) -> None:
+        def change(state: LabState) -> LabState:
+            if state.executor is not None and state.executor is not started:
+                self._to_end.append(state.executor)
+            return replace(state, executor=started, previous_plan=None)
+
+        self._runtime.change(change)
+        self.starting = None
+        self._end_old()
+
+    def _end_old(self) -> None:
+        """End the lanes that others have replaced: an interrupt leaves the rest of it to the next call."""
+        while self._to_end:
+            self._to_end[0].close()
+            self._to_end.popleft()
+
+    def _start(self, plan: Plan, ensemble: Ensemble, deadline: Deadline) -> Executor:
+        """Start lanes in a thread of their own, and wait for them: see `LaneStart`."""
+        runtime = self._runtime
+        current, device = runtime.state.executor, runtime.state.device
+        broken = current is not None and bool(current.broken)
+
+        def start(given_up: GivenUp) -> Executor:
+            if broken and current is not None:
+                current.close()  # its lanes' places are needed
+            return Executor.start(plan, ensemble, device, runtime.fork_server, given_up=given_up)
+
+        starting = self.starting = LaneStart(runtime.turns, start)
+        starting.begin()
+        try:
+            return starting.result(deadline)
+        finally:
+            if starting.done and starting.executor is None:  # what it failed with holds the lanes that had started
+                self.starting = None
+
+    def _take_left_start(self, plan: Plan, ensemble: Ensemble) -> None:
+        """Lanes that started when nobody waited for them any more: they are those in force, or end."""
+        self._end_old()
+        starting = self.starting
+        started = None if starting is None else starting.executor
+        if started is None or started is self._runtime.state.executor:
+            self.starting = None
+        elif not started.broken and same_lanes(started, plan, ensemble):
+            self._put_in_force(started)
+        else:
+            self._end_left_start()
+
+    def _end_left_start(self) -> None:
+        starting = self.starting
+        started = None if starting is None else starting.executor
+        if started is not None and started is not self._runtime.state.executor:
+            self._to_end.append(started)
+        self.starting = None
+        self._end_old()
+
+    def _back_to_plan_before(self, plan: Plan, current: Executor | None, problem: EsenError) -> None:
+        """Lanes of a new plan could not start: the one before it stays, where its lanes are warm."""
+        starting = self.starting is not None and not self.starting.done
+
+        def change(state: LabState) -> LabState:
+            before, known = state.previous_plan, state.ensemble
+            # Only where its lanes still run the registered sub-models, and no new ones may be there soon.
+            if current is None or before is None or state.plan is not plan or current.plan is not before:
+                return state
+            if current.broken or starting or not fits(before, known, state.device):
+                return state
+            return replace(state, plan=before) if holds(current, before, members_run_by(before, known)) else state
+
+        after = self._runtime.change(change)
+        if current is not None and after.plan is current.plan is not plan:
+            problem.add_note("The plan before it stays in force, its lanes warm.")
+
+    def give_up_start(self) -> None:
+        """End lanes that are starting, soon; returns at once."""
+        starting = self.starting
+        if starting is not None:
+            starting.give_up()
+
+    def end(self) -> None:
+        """End all lanes, and those that started when nobody waited any more. The caller has the turn."""
+        executor = self._runtime.state.executor
+        self._runtime.set(executor=None)
+        self._end_left_start()
+        if executor is not None:
+            executor.close()
+
+
+def _to_run(state: LabState) -> tuple[Plan, Ensemble, tuple[str, ...]]:
+    """The plan in force or the one that stands for it, the members that it runs, and remarks."""
+    ensemble, plan = state.ensemble, state.plan
+    if plan is None:
+        plan = sequential_plan(ensemble.names, state.device.units)
+        notes = ("No plan yet: the sub-models run one after another. Profile and search for a better one.",)
+        return plan, ensemble, (*notes, *wrong_answers(state, plan))
+    check_fits(plan, ensemble, state.device)
+    changed = changed_since(plan, ensemble)
+    told = f"The plan was made before {', '.join(changed)} changed: profile and search again."
+    return plan, members_run_by(plan, ensemble), (*([told] if changed else []), *wrong_answers(state, plan))
+
+
+def wrong_answers(state: LabState, plan: Plan) -> tuple[str, ...]:
+    """For each sub-model that a plan gives a share at which its answers were found wrong, a sentence."""
+    unit = state.device.identity.unit
+    return tuple(
+        f"WRONG ANSWERS were found for {name} with {format_units(units, unit)}: search again, or move it."
+        for name, units in state.here.wrong_in(plan, state.ensemble)
+    )

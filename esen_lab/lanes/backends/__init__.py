@@ -1,0 +1,242 @@
+"""Backends: what executes a sub-model. Eager, or an engine that gives the same answer sooner.
+
+A sub-model with a backend is a module around its module (`_executed.py`). It checks itself: the first answer for every
+look of the input is compared with the eager one, and when it differs, or the backend cannot take this module, it
+raises. Whoever loads it then falls back and says why.
+
+A name is that of a backend (`esen_lab.common.units.BACKENDS`), and with a precision after it
+(`esen_lab.common.units.PRECISIONS`) leaves to compute products in that: "openvino", "openvino@bf16".
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING
+
+from esen_lab.common.trees import Tree, call_with, flatten
+from esen_lab.common.units import backend_parts
+from esen_lab.ensemble.fingerprint import tensor_digest, text_digest
+from esen_lab.ensemble.traits import Traits
+from esen_lab.errors import DeviceError, EsenError
+from esen_lab.lanes.backends._protocol import CAN_EXECUTE
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from esen_lab.ensemble import SubModel
+    from esen_lab.lanes.backends._cache import Cache
+    from esen_lab.lanes.backends._protocol import Backend
+
+
+def backend(name: str) -> type[Backend]:
+    """The class of a backend; its engine is loaded when a sub-model is prepared.
+
+    Raises:
+        UsageError: No backend has that name.
+    """
+    file = backend_parts(name)[0].replace("-", "_")
+    found: type[Backend] = importlib.import_module(f"{__name__}.{file}").BACKEND
+    return found
+
+
+def why_not(name: str, torch_device: str = "cpu") -> str:
+    """Why a backend can't be had where lanes compute on `torch_device`, in words; "" where it can.
+
+    Raises:
+        UsageError: No backend has that name.
+    """
+    return backend(name).why_not(torch_device, precision=backend_parts(name)[1])
+
+
+def engine_version(name: str) -> str:
+    """The version of the engine that a backend is; "" where torch itself is it, or it is not installed.
+
+    Raises:
+        UsageError: No backend has that name.
+    """
+    try:
+        return backend(name).version()
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def refused_before(name: str, fingerprint: str, example: str) -> str:
+    """Why a backend did not take a sub-model in an earlier session with the same versions; "" where nobody knows.
+
+    Args:
+        name: The backend.
+        fingerprint: Of the sub-model.
+        example: What its input looks like.
+    """
+    cache = _refusals(name, fingerprint)
+    kept = None if cache is None else cache.take(f"refused {example}")
+    return "" if kept is None else kept.decode(errors="replace")
+
+
+def remember_refusal(name: str, fingerprint: str, example: str, why: str) -> None:
+    """Keep why a backend did not take a sub-model, so that no later session tries in vain; see `refused_before`."""
+    cache = _refusals(name, fingerprint)
+    if cache is not None:
+        cache.keep(f"refused {example}", why.encode())
+
+
+def _refusals(name: str, fingerprint: str) -> Cache | None:
+    from esen_lab.lanes.backends._cache import cache_for
+
+    return cache_for(fingerprint, name, engine_version(name))
+
+
+def refusal(problem: EsenError) -> str:
+    """Why a sub-model could not be loaded with its backend, in words: what the backend said, where it was that."""
+    name, colon, said = problem.rule.partition("': ")
+    if not colon or not name.startswith("Sub-model '"):
+        return problem.rule  # the network itself raised
+    if problem.given and said.endswith(CAN_EXECUTE):  # the rule says nothing more
+        return problem.given
+    return f"{said}. Given: {problem.given}" if problem.given else said
+
+
+def kept_graph(name: str, fingerprint: str, example: Tree) -> tuple[str, bytes] | None:
+    """The graph that a backend has made of a sub-model, where it is kept, and its name: see `wrapped`.
+
+    Args:
+        name: The backend.
+        fingerprint: The sub-model's.
+        example: What the graph is for.
+    """
+    from esen_lab.lanes.backends._cache import cache_for
+    from esen_lab.lanes.backends._protocol import form_of
+
+    if name == "eager" or why_not(name):  # it was chosen elsewhere, where its engine is installed
+        return None
+    cache = cache_for(fingerprint, name, backend(name).version())
+    if cache is None:
+        return None
+    form = form_of(*call_with(lambda *args, **kwargs: flatten((list(args), kwargs)), example))
+    graph = cache.take_graph(form)
+    return None if graph is None else (cache.graph_name(form), graph)
+
+
+def wrapped_submodel(
+    submodel: SubModel, name: str, *, own_threads: bool = False, graphs: Mapping[str, bytes] | None = None
+) -> bytes:
+    """The payload of a sub-model that is executed by a backend: `wrapped`, with all that is known of it."""
+    return wrapped(
+        submodel.payload(),
+        name,
+        traits=submodel.traits,
+        fingerprint=submodel.fingerprint,
+        calibration=submodel.calibration,
+        own_threads=own_threads,
+        graphs=graphs,
+    )
+
+
+def wrapped(
+    payload: bytes,
+    name: str,
+    *,
+    traits: Traits | None = None,
+    fingerprint: str = "",
+    calibration: Tree = None,
+    own_threads: bool = False,
+    graphs: Mapping[str, bytes] | None = None,
+) -> bytes:
+    """The payload of a sub-model (see `Worker.load`) that is executed by a backend.
+
+    Args:
+        payload: That of the sub-model itself.
+        name: The backend.
+        traits: Of the sub-model; without them it is believed to answer the same each time.
+        fingerprint: Of the sub-model; with one, what is prepared is kept for other processes.
+        calibration: For int8: inputs of the sub-model, samples along the first dimension.
+        own_threads: Whether the engine is to compute in threads of its own where it can: see `begin`.
+        graphs: What `kept_graph` gave where the sub-model was exported, by name.
+
+    Raises:
+        UsageError: No backend has that name.
+    """
+    if name == "eager":
+        return payload
+    _, precision = backend_parts(name)
+    import cloudpickle
+
+    inputs = calibration if precision == "int8" else None
+    made: bytes = cloudpickle.dumps(
+        partial(_build, payload, name, traits or Traits(), fingerprint, inputs, own_threads, graphs)
+    )
+    return made
+
+
+def executed_by(module: nn.Module) -> str:
+    """The backend of a sub-model that `wrapped` has built; "eager" for any other module."""
+    from esen_lab.lanes.backends._executed import Executed
+
+    return module.name if isinstance(module, Executed) else "eager"
+
+
+def inside(module: nn.Module) -> nn.Module:
+    """The sub-model itself, without what `wrapped` has put around it."""
+    from esen_lab.lanes.backends._executed import Executed
+
+    return module.module if isinstance(module, Executed) else module
+
+
+def begin(module: nn.Module, x: Tree) -> Callable[[], Tree] | None:
+    """Have the engine of a sub-model begin on an input, while this thread does something else.
+
+    Returns:
+        What waits for the answer; None where the module has to be called, since nothing but this thread executes it.
+    """
+    from esen_lab.lanes.backends._executed import Executed
+
+    return call_with(module.begin, x) if isinstance(module, Executed) else None
+
+
+def _build(
+    payload: bytes,
+    name: str,
+    traits: Traits,
+    fingerprint: str,
+    inputs: Tree,
+    own_threads: bool,
+    graphs: Mapping[str, bytes] | None,
+) -> nn.Module:
+    import cloudpickle
+
+    from esen_lab.ensemble.kinds.adapted import Adapter
+    from esen_lab.lanes.backends._cache import cache_for
+    from esen_lab.lanes.backends._executed import Executed
+    from esen_lab.lanes.backends._protocol import BackendSettings, Calibration
+
+    why = unsteady(traits)
+    if why:
+        raise DeviceError(f"A sub-model that {name} executes answers each call as the last one", given=why)
+    kind = backend(name)
+    precision = backend_parts(name)[1]
+    calibration = None if inputs is None else Calibration.of(inputs)
+    # Other calibration data makes another int8 network.
+    by = "" if calibration is None else text_digest(*map(tensor_digest, calibration.leaves))
+    cache = cache_for(fingerprint, name, kind.version() + by, graphs) if fingerprint else None
+    settings = BackendSettings(precision=precision, calibration=calibration, own_threads=own_threads, cache=cache)
+    module = cloudpickle.loads(payload)()
+    if isinstance(module, Adapter) and not module.convertible and module.kind not in kind.reads:
+        raise DeviceError(
+            f"{name} {CAN_EXECUTE}",
+            given=f"{module.runs_in} computes it as it is ({module.kind})",
+        )
+    return Executed(module, name, kind, settings)
+
+
+def unsteady(traits: Traits) -> str:
+    """Why only eager executes a network: its answers vary, or it needs torch itself; "" where neither is so."""
+    if traits.keeps_state:
+        return f"it keeps state between calls: {', '.join(traits.state)}"
+    if traits.random:
+        return "it draws random numbers"
+    if not traits.steady:
+        return "its answer changes from call to call"
+    return "it computes gradients" if traits.grad == "on" else ""

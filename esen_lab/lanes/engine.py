@@ -1,0 +1,434 @@
+"""What a lane does, without any process around it: holds sub-models, runs them, writes their outputs."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from esen_lab.common.trees import Structure, Tree, call_with, flatten, select, spec_of_leaves, unflatten
+from esen_lab.devices import Placement
+from esen_lab.ensemble.chance import seed_for, seed_generators
+from esen_lab.ensemble.reach import reach_of
+from esen_lab.ensemble.traits import Traits
+from esen_lab.errors import UsageError
+from esen_lab.lanes.arena import Block, Layout, TreeArena
+from esen_lab.lanes.backends import begin, inside
+from esen_lab.lanes.settings import SessionSettings, Settings, put
+from esen_lab.lanes.timings import TIMING
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from esen_lab.ensemble.batched import Batched
+    from esen_lab.lanes.graph_lane import GraphLane
+
+Kept: TypeAlias = "tuple[list[torch.Tensor], Structure]"
+"""Outputs that look different from the last ones: a flattened tree."""
+
+
+class InSubModel(Exception):  # noqa: N818  wraps what the sub-model raised, and says which one it was
+    """The code of a sub-model raised; the cause is its exception."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+
+@dataclass(slots=True, kw_only=True)
+class Loaded:
+    """A sub-model in this lane.
+
+    Attributes:
+        name: Its name.
+        module: The network.
+        example: Its example, on the CPU.
+        active_units: How many units of the share it uses.
+        overwrites_input: Whether it must be given a copy of its input.
+        forward: How it is run on a device other than the CPU: the plain call, or a faster way to the same answer.
+        traits: How it must be called.
+        payload: What builds it anew, where it keeps state between calls.
+    """
+
+    name: str
+    module: nn.Module
+    example: Tree
+    active_units: int
+    overwrites_input: bool
+    forward: Callable[[Tree], Tree]
+    traits: Traits = field(default_factory=Traits)
+    payload: bytes = b""
+
+    @property
+    def keys(self) -> tuple[str, ...] | None:
+        """The keyword arguments it takes of a dict, or None."""
+        return tuple(self.example) if isinstance(self.example, Mapping) else None
+
+
+@dataclass(slots=True)
+class Timed:
+    """When one member ran, and whether NaN came out."""
+
+    start_ns: int
+    end_ns: int
+    nan: bool
+
+
+class Engine:
+    """One lane. Not safe for several threads: the worker's single loop owns it."""
+
+    def __init__(self, placement: Placement) -> None:
+        self._placement = placement
+        self.number = 0  # of the run that is asked for
+        self.seed: int | None = None  # of that run, where a member draws random numbers
+        self._put_away: dict[str, nn.Module] = {}  # members that keep state, as they were before what is measured now
+        self._drawing = threading.Lock()  # members in threads share the generators that are seeded for each
+        self._loaded: dict[str, Loaded] = {}
+        self._arrangement: tuple[Loaded, ...] = ()
+        self._mode = "serial"
+        self._input: Tree = None
+        self._inputs: list[Tree] = []
+        self._arena = TreeArena()
+        self.outputs = self._arena
+        self._input_arena = TreeArena()
+        self._pool: ThreadPoolExecutor | None = None
+        self._batched: Batched | None = None
+
+    # --- setting up ----------------------------------------------------------------------------------------------
+
+    def load(
+        self, name: str, payload: memoryview, example: Tree, active_units: int, traits: Traits | None = None
+    ) -> tuple[str, ...]:
+        """Build a sub-model and run it once on a copy of its example, which also warms it up.
+
+        Returns:
+            Functions that are other code here than in the session, as "module:name".
+        """
+        import torch
+
+        traits = traits or Traits()
+        self._placement.knows(name)
+        try:
+            with self._loading():
+                module = self._built(payload)
+                self._placement.use(active_units)
+                leaves, structure = flatten(example, "the example")
+                copies = [self._copied(leaf) for leaf in leaves]
+                versions = [leaf._version for leaf in copies]
+                # Not inference_mode: elsewhere in-place changes count up a tensor's version.
+                with torch.enable_grad() if traits.grad == "on" else torch.no_grad():
+                    flatten(call_with(module, unflatten(structure, copies)), f"the output of {name!r}")
+                if traits.keeps_state:  # what was registered is what the first run meets
+                    module = self._built(payload)
+        except Exception as problem:
+            raise InSubModel(name) from problem
+        self._put_away.pop(name, None)
+        self._loaded[name] = Loaded(
+            name=name,
+            module=module,
+            example=example,
+            active_units=active_units,
+            # It would change the input under the hands of the other sub-models: such a one gets a copy per run.
+            overwrites_input=versions != [leaf._version for leaf in copies],
+            forward=partial(call_with, module),
+            traits=traits,
+            payload=bytes(payload) if traits.keeps_state else b"",
+        )
+        if not traits.code:
+            return ()
+        here = reach_of(inside(module)).code
+        return tuple(sorted(key for key, digest in traits.code.items() if here.get(key, digest) != digest))
+
+    def _built(self, payload: memoryview | bytes) -> nn.Module:
+        import cloudpickle
+
+        return self._settle(cloudpickle.loads(payload)())
+
+    def put_state(self, how: str) -> None:
+        """Put members that keep state between calls back.
+
+        Args:
+            how: "fresh": as they were registered. "aside": the same, and what they are now is kept; "back": that again.
+        """
+        for member in self._loaded.values():
+            if not member.traits.keeps_state:
+                continue
+            try:
+                if how == "aside":
+                    self._put_away.setdefault(member.name, member.module)
+                if how == "back":
+                    module = self._put_away.pop(member.name, member.module)
+                else:
+                    with self._loading():
+                        module = self._built(member.payload)
+            except Exception as problem:
+                raise InSubModel(member.name) from problem
+            member.module = module
+            member.forward = partial(call_with, module)
+
+    def take_settings(self, settings: Settings, *, whole_process: bool) -> None:
+        """Have what the session has set, or only what holds for a thread where the process is not the lane's own."""
+        put(settings, whole_process=whole_process)
+        if self._mode == "threads":  # threads of members take over what the one that owns the engine has
+            self.arrange([member.name for member in self._arrangement], self._mode)
+
+    # What another place than the CPU does differently while a sub-model is loaded.
+
+    def _settle(self, module: nn.Module) -> nn.Module:
+        from esen_lab.ensemble.kinds.adapted import Adapter
+
+        if isinstance(module, Adapter):
+            module.enter_lane()
+        return module
+
+    def _copied(self, leaf: torch.Tensor) -> torch.Tensor:
+        return leaf.clone()
+
+    def _loading(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    def unload(self, name: str) -> None:
+        """Forget a sub-model."""
+        self._loaded.pop(name, None)
+        if any(member.name == name for member in self._arrangement):
+            self._arrangement = ()
+
+    def arrange(self, members: Sequence[str], mode: str) -> None:
+        """Choose what `run` runs."""
+        if self._placement.paced and mode != "serial":
+            raise UsageError("Lanes of a simulated device run their sub-models one after another", given=f"mode {mode}")
+        self._arrangement = tuple(self._get(name) for name in members)
+        self._mode = mode
+        self._arena.close()
+        self._arena = self.outputs = TreeArena()
+        if self._pool is not None:
+            self._pool.shutdown()
+            self._pool = None
+        self._batched = None
+        if mode == "threads":
+            settings = SessionSettings().now()  # of the thread that owns this engine
+            self._pool = ThreadPoolExecutor(
+                max_workers=len(members),
+                thread_name_prefix="member",
+                initializer=partial(put, settings, whole_process=False),
+            )
+        elif mode == "vmap":
+            from esen_lab.ensemble.batched import Batched
+
+            self._batched = Batched([member.module for member in self._arrangement])
+        self._choose_inputs()
+
+    def set_input(self, layout: Layout, block: Block | None) -> None:
+        """Take the input of runs from `block` (or the same one as before)."""
+        self._input_arena.adopt(block, (layout,))
+        self._input = self._input_arena.read(0)
+        self._choose_inputs()
+
+    def _choose_inputs(self) -> None:
+        if self._input is not None:
+            self._inputs = [select(self._input, member.keys) for member in self._arrangement]
+
+    def _get(self, name: str) -> Loaded:
+        if name not in self._loaded:
+            raise UsageError("A lane runs sub-models that it has loaded", given=name)
+        return self._loaded[name]
+
+    # --- running -------------------------------------------------------------------------------------------------
+
+    def run(self) -> tuple[bytes, bool, bool]:
+        """Run the arrangement once on the current input.
+
+        Returns:
+            Packed timings (`TIMING` per member), whether the outputs' layouts changed, and whether their block is new.
+        """
+        if not self._inputs:
+            raise UsageError("A lane is told its sub-models and its input before it runs", given="neither")
+        kept: list[Kept | None] = [None] * len(self._arrangement)
+        timed = self._run_all(kept)
+        changed = any(outputs is not None for outputs in kept)
+        grown = self._relay(kept) if changed else False
+        return b"".join(TIMING.pack(t.start_ns, t.end_ns, t.nan) for t in timed), changed, grown
+
+    def _run_all(self, kept: list[Kept | None]) -> list[Timed]:
+        """Run every member, and write their outputs or put them into `kept`."""
+        count = len(self._arrangement)
+        if self._mode == "serial":
+            return [self._run_member(index, kept) for index in range(count)]
+        if self._mode == "threads":
+            assert self._pool is not None
+            futures = [self._pool.submit(self._run_member, index, kept) for index in range(count)]
+            return [future.result() for future in futures]
+        return self._run_begun(kept) if self._mode == "async" else self._run_batched(kept)
+
+    def _run_member(self, index: int, kept: list[Kept | None]) -> Timed:
+        import torch
+
+        member = self._arrangement[index]
+        self._placement.use(member.active_units)
+        start = time.perf_counter_ns()
+        try:
+            with torch.inference_mode() if member.traits.grad == "inference" else member.traits.called():
+                if member.traits.random and self.seed is not None:
+                    output = self._drawn(member, self._inputs[index], self.seed)
+                else:
+                    output = call_with(member.module, self._input_for(member, self._inputs[index]))
+                leaves, structure = flatten(output, f"the output of {member.name!r}")
+                if member.traits.grad == "on":
+                    leaves = [leaf.detach() for leaf in leaves]
+                nan = self._store(index, leaves, structure, kept)
+        except Exception as problem:
+            raise InSubModel(member.name) from problem
+        if self._placement.paced:
+            self._placement.pace(member.name, member.active_units, start)
+        return Timed(start, time.perf_counter_ns(), nan)
+
+    def _drawn(self, member: Loaded, tree: Tree, seed: int) -> Tree:
+        """The answer of a member that draws random numbers: those of this run, whatever else the process has drawn."""
+        with self._drawing:
+            seed_generators(seed_for(seed, member.name), gpus=True)
+            return call_with(member.module, self._input_for(member, tree))
+
+    def _run_begun(self, kept: list[Kept | None]) -> list[Timed]:
+        """Have every engine that can begin do so; then run the others here; then wait for what has begun."""
+        import torch
+
+        timed: dict[int, Timed] = {}
+        begun: list[tuple[int, int, Callable[[], Tree]]] = []
+        with torch.inference_mode():
+            for index, member in enumerate(self._arrangement):
+                start = time.perf_counter_ns()
+                try:
+                    end = begin(member.module, self._input_for(member, self._inputs[index]))
+                except Exception as problem:
+                    raise InSubModel(member.name) from problem
+                if end is not None:
+                    begun.append((index, start, end))
+            others = set(range(len(self._arrangement))) - {index for index, _, _ in begun}
+            timed.update((index, self._run_member(index, kept)) for index in sorted(others))
+            for index, start, end in begun:
+                name = self._arrangement[index].name
+                try:
+                    nan = self._store(index, *flatten(end(), f"the output of {name!r}"), kept)
+                except Exception as problem:
+                    raise InSubModel(name) from problem
+                timed[index] = Timed(start, time.perf_counter_ns(), nan)
+        return [timed[index] for index in range(len(timed))]
+
+    def _run_batched(self, kept: list[Kept | None]) -> list[Timed]:
+        import torch
+
+        assert self._batched is not None
+        start = time.perf_counter_ns()
+        try:
+            with torch.inference_mode():
+                answers = call_with(self._batched, self._input_for(self._arrangement[0], self._inputs[0]))
+                nans = [self._store(index, *flatten(answer), kept) for index, answer in enumerate(answers)]
+        except Exception as problem:
+            raise InSubModel(self._arrangement[0].name) from problem
+        end = time.perf_counter_ns()
+        return [Timed(start, end, nan) for nan in nans]
+
+    @staticmethod
+    def _input_for(member: Loaded, tree: Tree) -> Tree:
+        if not member.overwrites_input:
+            return tree
+        leaves, structure = flatten(tree)
+        return unflatten(structure, [leaf.clone() for leaf in leaves])
+
+    def _store(
+        self,
+        index: int,
+        leaves: list[torch.Tensor],
+        structure: Structure,
+        kept: list[Kept | None],
+    ) -> bool:
+        """Write one member's outputs where the last ones were, or keep them when they look different."""
+        what = f"the output of {self._arrangement[index].name!r}"
+        if self._arena.fits(index, leaves, structure):
+            try:
+                self._arena.write(index, leaves)
+            except (RuntimeError, TypeError):
+                spec_of_leaves(leaves, structure, what)  # says it in our words, where it is the tensor's fault
+                raise
+        else:
+            # Before anything reads them: what has no memory of its own would end this process.
+            spec_of_leaves(leaves, structure, what)
+            kept[index] = (leaves, structure)
+        return self._has_nan(leaves)
+
+    @staticmethod
+    def _has_nan(leaves: Sequence[torch.Tensor]) -> bool:
+        return any((leaf.is_floating_point() or leaf.is_complex()) and bool(leaf.isnan().any()) for leaf in leaves)
+
+    def _relay(self, kept: list[Kept | None]) -> bool:
+        """Lay the outputs out anew after at least one changed its looks; returns whether the block is new."""
+        everything = []
+        for index, outputs in enumerate(kept):
+            if outputs is None:
+                # Copied, since the new layout may lie over the old one.
+                old = [view.clone() for view in self._arena.tensors[index]]
+                everything.append((old, self._arena.layouts[index].spec.structure))
+            else:
+                everything.append(outputs)
+        specs = [
+            spec_of_leaves(leaves, structure, f"the output of {member.name!r}")
+            for member, (leaves, structure) in zip(self._arrangement, everything, strict=True)
+        ]
+        grown = self._arena.prepare(specs)
+        for index, (leaves, _) in enumerate(everything):
+            self._arena.write(index, leaves)
+        return grown
+
+    # --- measuring -----------------------------------------------------------------------------------------------
+
+    def call(self, function: str, name: str, kwargs: Mapping[str, Any]) -> Any:
+        """Call "package.module:function" with a step of one loaded sub-model."""
+        module, _, attribute = function.partition(":")
+        target: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+        step = self._step_of(self._get(name))
+        try:
+            return target(step, **kwargs)
+        finally:
+            step.engine.close()
+
+    def _step_of(self, member: Loaded) -> ExampleRun:
+        alone = Engine(self._placement)
+        alone._loaded[member.name] = member
+        alone.arrange((member.name,), "serial")
+        alone._inputs = [member.example]
+        return ExampleRun(engine=alone)
+
+    def graph_lane(self) -> GraphLane | None:
+        """This lane for a graph of the whole plan; None where not all of its sub-models are executed as graphs."""
+        return None
+
+    # --- the end -------------------------------------------------------------------------------------------------
+
+    def lost(self) -> bool:
+        """Whether nothing can run here any more; the worker then leaves."""
+        return False
+
+    def close(self) -> None:
+        """Let go of what must not outlive it; called when nothing is asked of it any more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExampleRun:
+    """A run of one sub-model on its example, with everything that a real run does in the lane.
+
+    Attributes:
+        engine: Holds that sub-model alone.
+    """
+
+    engine: Engine
+
+    def __call__(self) -> None:
+        """Run once."""
+        self.engine.run()

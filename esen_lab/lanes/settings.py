@@ -1,0 +1,412 @@
+"""What a session has switched: torch's global switches, the environment, and what else a lane must have as it has.
+
+A network's answer depends on more than the network: the default dtype, denormals, autocast, a backend's flag. A lane is
+another process (or another thread), so these travel to it: when it starts, and again when they changed since.
+
+    SessionSettings.now()   what is set in this process and thread; the same object while nothing changed
+    put(settings)           make it so here, touching only what differs
+
+Some switches hold for the process, some for the thread that set them (autocast, denormals, the default device): a lane
+in a thread of the notebook's own process needs only those. What shares decide does not travel: numbers of threads,
+affinity, and variables that a lane's place has set.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+# At run time, so that Python does not compute the product while it compiles: the smallest normal double, and a half.
+_TINY, _HALF = 2.2250738585072014e-308, 0.5
+_AUTOCAST = ("cpu", "cuda")
+# Read by CUDA, MPS and OpenMP when they start: part of a lane's share.
+_OF_PLACES = (b"CUDA_MPS_", b"CUDA_VISIBLE_DEVICES", b"CUDA_DEVICE_", b"OMP_", b"GOMP_", b"KMP_", b"MKL_", b"OPENBLAS_")
+_PRECISIONS = (
+    ("generic", "all"),
+    *((backend, work) for backend in ("mkldnn", "cuda") for work in ("all", "matmul", "conv", "rnn")),
+)
+_LOW = ("bf16", "tf32")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What was set at one moment. Plain data.
+
+    Attributes:
+        process: Switches that hold for the process, in the order of `switches`; None where one could not be read.
+        thread: The same for those of a thread.
+        environment: `os.environ` as bytes, without what lanes' places decide.
+        path: `sys.path`.
+        folder: The working directory, "" where it is gone.
+    """
+
+    process: tuple[Any, ...]
+    thread: tuple[Any, ...]
+    environment: Mapping[bytes, bytes] = field(repr=False)
+    path: tuple[str, ...] = field(repr=False)
+    folder: str = ""
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """All of it, hashable."""
+        return (self.process, self.thread, tuple(sorted(self.environment.items())), self.path, self.folder)
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """Every switch by its name."""
+        process, thread = switches()
+        table = zip((*process, *thread), (*self.process, *self.thread), strict=True)
+        return {switch.name: value for switch, value in table}
+
+    @property
+    def unusual(self) -> tuple[str, ...]:
+        """Switches that change how long a network takes, where they are not as a new process has them, for people."""
+        usual = _usual()
+        return tuple(
+            f"{name} {_short(value)}"
+            for name, value in self.values.items()
+            if name in usual and value is not None and value != usual[name]
+        )
+
+    @property
+    def rounds_more(self) -> bool:
+        """Whether products of fp32 are computed with fewer digits than fp32 has."""
+        at = self.values
+        return (
+            any(at[_autocast_name(device)] for device in _AUTOCAST)
+            or any(at.get(_precision_name(*pair)) in _LOW for pair in _PRECISIONS if pair[0] != "cuda")
+            or at["the precision of float32 products"] in ("high", "medium")
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """One switch: its name for people, and how it is read and set."""
+
+    name: str
+    read: Callable[[], Any]
+    write: Callable[[Any], Any]
+
+
+class SessionSettings:
+    """What is set in the session, looked at before every run. Not safe for several threads: its owner takes turns."""
+
+    def __init__(self) -> None:
+        self._last: Settings | None = None
+        self._environment: dict[Any, Any] = {}
+        self._path: list[str] = []
+
+    def now(self) -> Settings:
+        """What is set now in this process and thread: the same object as last time where nothing changed."""
+        process, thread = _readers()
+        found = [_read(read) for read in process]
+        own = [_read(read) for read in thread]
+        folder = _folder()
+        environment = _environment()
+        last = self._last
+        if (
+            last is not None
+            and environment == self._environment
+            and sys.path == self._path
+            and folder == last.folder
+            and tuple(found) == last.process
+            and tuple(own) == last.thread
+        ):
+            return last
+        self._environment, self._path = dict(environment), list(sys.path)
+        made = Settings(
+            process=tuple(found),
+            thread=tuple(own),
+            environment={key: value for key, value in _as_bytes(environment) if not key.startswith(_OF_PLACES)},
+            path=tuple(os.path.abspath(entry) for entry in sys.path),
+            folder=folder,
+        )
+        if made != last:
+            self._last = made
+        assert self._last is not None
+        return self._last
+
+
+def put(settings: Settings, *, whole_process: bool = True) -> None:
+    """Set here what is set there; what already is so is not touched, and what cannot be set here is left alone.
+
+    Args:
+        settings: What the session has.
+        whole_process: Whether this is another process than the session's; else only what a thread has is set.
+    """
+    process, thread = switches()
+    if whole_process:
+        _put_environment(settings.environment)
+        sys.path[:] = settings.path
+        if settings.folder and settings.folder != _folder():
+            with contextlib.suppress(OSError):  # it is gone for both
+                os.chdir(settings.folder)
+        _put_all(process, settings.process)
+    if _put_all(thread, settings.thread):
+        import torch
+
+        torch.clear_autocast_cache()
+        if whole_process:
+            # Threads that exist keep their own way with denormals; new ones have that of the thread that starts them.
+            from esen_lab.lanes.openmp import end_threads
+
+            end_threads()
+
+
+@contextmanager
+def with_threads_own(settings: Settings) -> Iterator[None]:
+    """Have what a thread has set as in `settings`, for a moment, in this thread."""
+    _, thread = switches()
+    before = [_read(switch.read) for switch in thread]
+    _put_all(thread, settings.thread)
+    try:
+        yield
+    finally:
+        _put_all(thread, before)
+
+
+def differences(before: Settings, after: Settings) -> tuple[str, ...]:
+    """What is set otherwise in `after`, for people."""
+    old, new = before.values, after.values
+    told = [f"{name} ({_short(old[name])} before, {_short(new[name])} now)" for name in old if old[name] != new[name]]
+    names = before.environment.keys() | after.environment.keys()
+    told += [
+        f"the environment variable {os.fsdecode(name)}"
+        for name in sorted(names)
+        if before.environment.get(name) != after.environment.get(name)
+    ]
+    told += ["sys.path"] if before.path != after.path else []
+    told += ["the working directory"] if before.folder != after.folder else []
+    return tuple(told)
+
+
+# --- the table --------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def switches() -> tuple[tuple[Switch, ...], tuple[Switch, ...]]:
+    """All switches that this torch has: those of a process, those of a thread."""
+    return tuple(_of_process()), tuple(_of_thread())
+
+
+@functools.cache
+def _usual() -> Mapping[str, Any]:
+    """What a new process has, of what changes how long a network takes."""
+    import torch
+
+    return {
+        "the default dtype": torch.float32,
+        "the precision of float32 products": "highest",
+        "deterministic algorithms": (False, False),
+        "oneDNN": True,
+        "NNPACK": True,
+        "the fast path of attention": True,
+        "flushing of denormals": False,
+        "the default device": "cpu",
+        **{_autocast_name(device): False for device in _AUTOCAST},
+    }
+
+
+@functools.cache
+def _readers() -> tuple[list[Callable[[], Any]], list[Callable[[], Any]]]:
+    process, thread = switches()
+    return [switch.read for switch in process], [switch.read for switch in thread]
+
+
+def _of_process() -> Iterator[Switch]:
+    import torch
+
+    c: Any = torch._C
+    yield Switch("the default dtype", torch.get_default_dtype, torch.set_default_dtype)
+    yield Switch(
+        "the precision of float32 products", torch.get_float32_matmul_precision, torch.set_float32_matmul_precision
+    )
+    yield Switch("deterministic algorithms", _determinism, lambda value: _set_determinism(*value))
+    yield Switch("Python's recursion limit", sys.getrecursionlimit, sys.setrecursionlimit)
+    for name, read, write in _FLAGS:
+        if hasattr(c, read) and hasattr(c, write):
+            yield Switch(name, getattr(c, read), functools.partial(_spread, getattr(c, write)))
+    if hasattr(c, "_get_fp32_precision_getter"):
+        for backend, work in _PRECISIONS:
+            yield Switch(
+                _precision_name(backend, work),
+                functools.partial(c._get_fp32_precision_getter, backend, work),
+                functools.partial(c._set_fp32_precision_setter, backend, work),
+            )
+    fast = torch.backends.mha
+    yield Switch("the fast path of attention", fast.get_fastpath_enabled, fast.set_fastpath_enabled)
+    backends: Any = torch.backends
+    einsum = backends.opt_einsum.m  # around it, a class that looks for the library at every reading
+    for name in ("enabled", "strategy"):
+        yield Switch(
+            f"the order of einsum: {name}",
+            functools.partial(getattr, einsum, name, None),
+            functools.partial(setattr, backends.opt_einsum, name),
+        )
+    yield Switch("the quantized engine", c._get_qengine, c._set_qengine)
+
+
+# Name for people, then how torch reads and sets it.
+_FLAGS = (
+    ("oneDNN", "_get_mkldnn_enabled", "_set_mkldnn_enabled"),
+    ("deterministic oneDNN", "_get_mkldnn_deterministic", "_set_mkldnn_deterministic"),
+    ("NNPACK", "_get_nnpack_enabled", "_set_nnpack_enabled"),
+    (
+        "sums in half precision on the CPU",
+        "_get_cpu_allow_fp16_reduced_precision_reduction",
+        "_set_cpu_allow_fp16_reduced_precision_reduction",
+    ),
+    (
+        "filling of uninitialized memory",
+        "_get_deterministic_fill_uninitialized_memory",
+        "_set_deterministic_fill_uninitialized_memory",
+    ),
+    ("flash attention", "_get_flash_sdp_enabled", "_set_sdp_use_flash"),
+    ("memory-efficient attention", "_get_mem_efficient_sdp_enabled", "_set_sdp_use_mem_efficient"),
+    ("plain attention", "_get_math_sdp_enabled", "_set_sdp_use_math"),
+    ("cuDNN", "_get_cudnn_enabled", "_set_cudnn_enabled"),
+    ("benchmarking of cuDNN", "_get_cudnn_benchmark", "_set_cudnn_benchmark"),
+    ("deterministic cuDNN", "_get_cudnn_deterministic", "_set_cudnn_deterministic"),
+    (
+        "sums of float16 products",
+        "_get_cublas_allow_fp16_reduced_precision_reduction",
+        "_set_cublas_allow_fp16_reduced_precision_reduction",
+    ),
+    (
+        "sums of bfloat16 products",
+        "_get_cublas_allow_bf16_reduced_precision_reduction",
+        "_set_cublas_allow_bf16_reduced_precision_reduction",
+    ),
+    (
+        "accumulating in float16",
+        "_get_cublas_allow_fp16_accumulation",
+        "_set_cublas_allow_fp16_accumulation",
+    ),
+    ("attention of cuDNN", "_get_cudnn_sdp_enabled", "_set_sdp_use_cudnn"),
+    (
+        "plain attention in half precision",
+        "_get_math_sdp_allow_fp16_bf16_reduction",
+        "_set_math_sdp_allow_fp16_bf16_reduction",
+    ),
+    ("the preferred library of linear algebra", "_get_linalg_preferred_backend", "_set_linalg_preferred_backend"),
+    ("the preferred library of products", "_get_blas_preferred_backend", "_set_blas_preferred_backend"),
+)
+
+
+def _of_thread() -> Iterator[Switch]:
+    import torch
+
+    on = functools.partial
+    for device in _AUTOCAST:
+        yield Switch(
+            _autocast_name(device), on(torch.is_autocast_enabled, device), on(torch.set_autocast_enabled, device)
+        )
+        yield Switch(
+            f"the dtype of autocast on {device}",
+            on(torch.get_autocast_dtype, device),
+            on(torch.set_autocast_dtype, device),
+        )
+    yield Switch("autocast's cache", torch.is_autocast_cache_enabled, torch.set_autocast_cache_enabled)
+    yield Switch("flushing of denormals", flushes_denormals, torch.set_flush_denormal)
+    yield Switch("the default device", _default_device, _set_default_device)
+
+
+def flushes_denormals() -> bool:
+    """Whether this thread computes with zero in place of denormal numbers; torch tells nobody what it has set."""
+    return _TINY * _HALF == 0.0
+
+
+def _determinism() -> tuple[bool, bool]:
+    import torch
+
+    return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+
+
+def _set_determinism(mode: bool, warn_only: bool) -> None:
+    import torch
+
+    torch.use_deterministic_algorithms(mode, warn_only=warn_only)
+
+
+def _default_device() -> str:
+    import torch
+
+    # A default is kept as a mode; asking torch for it takes microseconds even where there is none.
+    return str(torch.get_default_device()) if torch._C._len_torch_function_stack() else "cpu"
+
+
+def _set_default_device(name: str) -> None:
+    import torch
+
+    # None and not "cpu": a default that is set makes every call of torch slower.
+    torch.set_default_device(None if name == "cpu" else name)
+
+
+def _autocast_name(device: str) -> str:
+    return f"autocast on {device}"
+
+
+def _precision_name(backend: str, work: str) -> str:
+    return f"the precision of {backend} {work}"
+
+
+def _spread(write: Callable[..., Any], value: Any) -> None:
+    """Set a switch that torch reads as a tuple and takes as arguments."""
+    write(*value) if isinstance(value, tuple) else write(value)
+
+
+# --- reading and setting ----------------------------------------------------------------------------------------------
+
+
+def _read(read: Callable[[], Any]) -> Any:
+    try:
+        return read()
+    except RuntimeError:  # torch refuses to say where its older and newer names were both used
+        return None
+
+
+def _put_all(table: Sequence[Switch], values: Sequence[Any]) -> bool:
+    """Set what differs; whether anything did. Twice, since some switches change others."""
+    changed = False
+    for _ in range(2):
+        for switch, value in zip(table, values, strict=True):
+            if value is not None and _read(switch.read) != value:
+                changed = True
+                with contextlib.suppress(Exception):  # this torch or this machine does not have it
+                    switch.write(value)
+    return changed
+
+
+def _environment() -> Mapping[Any, Any]:
+    data = getattr(os.environ, "_data", None)  # comparing it costs a tenth of comparing `os.environ`
+    return data if isinstance(data, dict) else dict(os.environ)
+
+
+def _as_bytes(environment: Mapping[Any, Any]) -> Iterator[tuple[bytes, bytes]]:
+    for key, value in environment.items():
+        yield os.fsencode(key), os.fsencode(value)
+
+
+def _put_environment(wanted: Mapping[bytes, bytes]) -> None:
+    for key in [key for key in os.environb if not key.startswith(_OF_PLACES) and key not in wanted]:
+        del os.environb[key]
+    for key, value in wanted.items():
+        if os.environb.get(key) != value:
+            os.environb[key] = value
+
+
+def _folder() -> str:
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""
+
+
+def _short(value: Any) -> str:
+    return "on" if value is True else "off" if value is False else str(value).removeprefix("torch.")

@@ -1,0 +1,73 @@
+"""Whether a plan fits an ensemble and a device: asked before anything is started, saved or exported for it.
+
+Whether members make an ensemble at all is asked of them: `esen_lab.ensemble.check_together`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from esen_lab.common.units import format_units
+from esen_lab.errors import UsageError
+from esen_lab.planner.plan import Plan
+
+if TYPE_CHECKING:
+    from esen_lab.ensemble import Ensemble
+
+
+class Sized(Protocol):
+    """What counts of a device."""
+
+    @property
+    def units(self) -> int:
+        """How many it has."""
+
+    @property
+    def identity(self) -> Any:
+        """What it is; its `unit` is what one unit is called."""
+
+
+def check_fits(plan: Plan, ensemble: Ensemble, device: Sized | None = None) -> None:
+    """Refuse a plan that cannot run here.
+
+    Args:
+        plan: The plan.
+        ensemble: It holds the sub-models that the plan runs, and none besides those that it leaves out.
+        device: Where it is to run; None where that is not known yet.
+
+    Raises:
+        UsageError: It is only for planning, covers other sub-models, or was made for a larger device.
+    """
+    plan.check_runnable()
+    ours = set(ensemble.names)
+    differ = [
+        *(f"{name!r} is in the plan only" for name in plan.names if name not in ours),
+        *(f"{name!r} is in the ensemble only" for name in sorted(ours - {*plan.names, *plan.left_out})),
+    ]
+    if differ:
+        raise UsageError(
+            "A plan and its ensemble hold the same sub-models",
+            given="; ".join(differ),
+            hint="Register the same sub-models, or search for a plan again.",
+        )
+    if device is not None and plan.units > device.units:
+        raise UsageError(
+            f"This device has {format_units(device.units, device.identity.unit)}",
+            given=f"a plan for {plan.units} ({plan.device.get('name', 'unknown device')})",
+            hint="Search again here: plans for larger devices do not fit.",
+        )
+
+
+def fits(plan: Plan, ensemble: Ensemble, device: Sized | None = None) -> bool:
+    """Whether a plan can run here; see `check_fits`."""
+    try:
+        check_fits(plan, ensemble, device)
+    except UsageError:
+        return False
+    return True
+
+
+def changed_since(plan: Plan, ensemble: Ensemble) -> list[str]:
+    """Those of a plan's sub-models that are not what they were when it was made."""
+    ours = ensemble.fingerprints
+    return [name for name in plan.names if plan.fingerprints.get(name, ours[name]) != ours[name]]

@@ -1,0 +1,771 @@
+"""The background job that measures an ensemble, point by point, while its owner goes on working.
+
+    point     one sub-model at one share
+    level     all points of one share: they are measured one after another in one worker that has this share
+
+A level's worker is started once and serves every sub-model, so starting costs some tens of milliseconds per share and
+not per point. Levels come in the order of `measuring_order`, so that after two of them every sub-model is known at the
+whole device and at one unit.
+
+What one point goes through:
+
+    1. somebody may have stored it meanwhile: then it is reused;
+    2. the machine-wide lock: no other process of this user measures on this device now;
+    3. the device lock: no run of the ensemble is under way in this process;
+    4. the level's worker is there, or is started, or replaced when the last point killed it;
+    5. the sub-model is built there, measured, on a GPU asked for its answers (`numerics.py`), forgotten;
+    6. the point is stored. Whatever raised in 4 or 5 becomes a `Failure` and the job goes on.
+
+When all eager points are there, other backends are tried, level by level (`backend_trials.py`). What they do not
+execute is no failure but a `Refusal`, which later sessions know of.
+
+A point that was measured while other programs took the cores (`Point.loaded`) is measured again after a moment, up to
+twice, and the quietest of the three counts. Two points in a row for which that did not help end such attempts for this
+job: a machine that stays busy is not waited for. A later job that finds the machine quieter measures a loaded point
+again, and keeps the quieter of the two.
+
+A failed point is not tried again, but its sub-model's other shares may be given up:
+
+    it raised (`ModelError`) and was never measured     all: it raises at every share
+    it timed out                                        smaller shares: they are slower still
+    it killed its worker twice and was never measured   all
+
+Running the profile again tries exactly the missing points, since the others are stored.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from esen_lab.common.jobs import Job, JobState
+from esen_lab.common.trees import tree_spec
+from esen_lab.common.units import check_units, format_seconds
+from esen_lab.devices.cpu.load import busy_part
+from esen_lab.errors import Cancelled, EsenError, ModelError, UsageError, WorkerDied, WorkerError, WorkerTimeout
+from esen_lab.lanes.backends import refusal, refused_before, remember_refusal, unsteady, why_not
+from esen_lab.lanes.plain import as_answer
+from esen_lab.profiler.backend_trials import TRIAL_S, Trials, in_order, is_slow
+from esen_lab.profiler.device_lock import measuring_locks
+from esen_lab.profiler.level import Level, OtherCode, end_building, packed
+from esen_lab.profiler.numerics import AnswersCheck, WrongAnswers
+from esen_lab.profiler.progress import ProfileProgress
+from esen_lab.profiler.records import Failure, Point, Profile, Refusal, doubts_about, is_loaded
+from esen_lab.profiler.share_order import default_shares, measuring_order
+from esen_lab.profiler.store import PointKey, ProfileStore, library_versions, point_key
+from esen_lab.profiler.timing import FEWEST_REPEATS, FEWEST_WARMUPS, Timing, as_point
+
+if TYPE_CHECKING:
+    from esen_lab.devices import Device
+    from esen_lab.ensemble import Ensemble, SubModel
+    from esen_lab.lanes import ForkServer, Worker
+
+MEASURE = "esen_lab.profiler.timing:measure"
+DeviceLock = Callable[[], AbstractContextManager[object]]
+_DEATHS_TOLERATED = 2
+_MOST_ATTEMPTS = 3  # at a point, while the machine is busy
+_MOMENT_S = 0.3  # between them: most bursts of other programs are over then
+_BUSY_HOLDS_S = 5.0  # for so long it is not looked again how busy the machine is
+_QUIETER = 0.5  # a stored loaded point is measured again where the machine is less busy than this part of its load
+_BUSY_TOLERATED = 2  # points in a row that no attempt made quiet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Task:
+    """One point to measure."""
+
+    submodel: SubModel
+    units: int
+    key: PointKey
+
+
+@dataclass(slots=True)
+class _Record:
+    """What happened to one sub-model so far. Owned by the job's thread."""
+
+    measured: int = 0
+    deaths: int = 0
+    hopeless: bool = False  # no other share is tried
+    timed_out_at: int = 0  # the largest share at which it timed out; smaller ones are not tried
+
+
+def start_profile(
+    ensemble: Ensemble,
+    device: Device,
+    fork_server: ForkServer,
+    store: ProfileStore,
+    *,
+    names: Sequence[str] | None = None,
+    shares: Sequence[int] | None = None,
+    budget_s: float = 1.0,
+    point_timeout_s: float = 60.0,
+    fresh: bool = False,
+    backends: Mapping[str, Sequence[str]] | None = None,
+    device_lock: DeviceLock | None = None,
+) -> ProfileJob:
+    """Start measuring in the background; returns at once.
+
+    Args:
+        ensemble: Whose sub-models to measure.
+        device: Where.
+        fork_server: Where workers come from; it stays the caller's to close.
+        store: Finished points are read from it and written to it.
+        names: Which sub-models; None for all.
+        shares: At which shares, in units; None for `default_shares`.
+        budget_s: Seconds of measuring per point; a slow step takes longer (see `timing.measure`). A stored point that
+            is not settled is measured again when this allows more than it had.
+        point_timeout_s: Seconds until a point is given up: building the sub-model and measuring together.
+        fresh: Whether to measure again what is stored.
+        backends: For each sub-model, which backends to try besides eager; None: none.
+        device_lock: Makes a context manager that is held around each measured point, and by what must not disturb it.
+
+    Raises:
+        UsageError: There is no sub-model, a name is unknown, a share is outside the device, a time is not positive.
+    """
+    if not ensemble.submodels:
+        raise UsageError("A profile measures at least one sub-model", given="none", hint="Register a sub-model first.")
+    chosen = _chosen(ensemble, names)
+    levels = _levels(device, shares)
+    for what, seconds in (("budget_s", budget_s), ("point_timeout_s", point_timeout_s)):
+        if not (math.isfinite(seconds) and seconds > 0):
+            raise UsageError(f"{what} is a number of seconds above 0", given=seconds)
+    job = ProfileJob(
+        chosen,
+        device,
+        fork_server,
+        store,
+        levels=levels,
+        budget_s=budget_s,
+        point_timeout_s=point_timeout_s,
+        fresh=fresh,
+        backends=backends or {},
+        device_lock=device_lock or nullcontext,
+    )
+    job.start()
+    return job
+
+
+def _chosen(ensemble: Ensemble, names: Sequence[str] | None) -> tuple[SubModel, ...]:
+    if names is None:
+        return tuple(ensemble.submodels)
+    if isinstance(names, str):
+        names = [names]
+    unknown = [name for name in names if name not in ensemble.names]
+    if unknown or not names:
+        raise UsageError(
+            "A profile measures registered sub-models",
+            given=", ".join(map(str, unknown)) or "none",
+            hint=f"Registered: {', '.join(ensemble.names)}.",
+        )
+    return tuple(submodel for submodel in ensemble.submodels if submodel.name in names)
+
+
+def _levels(device: Device, shares: Sequence[int] | None) -> tuple[int, ...]:
+    if shares is None:
+        return measuring_order(default_shares(device.units, device.steps))
+    if not shares:
+        raise UsageError("A profile measures at one share or more", given="none")
+    return measuring_order([check_units(share, device.units) for share in shares])
+
+
+class ProfileJob(Job[Profile, ProfileProgress]):
+    """A profile being measured. Made by `start_profile`.
+
+    `result` gives the points that are known, also where the job was cancelled or failed after the first; it raises the
+    first failure, with its traceback and log, where no point could be measured.
+    """
+
+    def __init__(
+        self,
+        submodels: tuple[SubModel, ...],
+        device: Device,
+        fork_server: ForkServer,
+        store: ProfileStore,
+        *,
+        levels: tuple[int, ...],
+        budget_s: float,
+        point_timeout_s: float,
+        fresh: bool,
+        backends: Mapping[str, Sequence[str]],
+        device_lock: DeviceLock,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(
+            "profile",
+            unfinished="The profile is not finished yet",
+            hint="It goes on in the background: wait longer, or cancel the job.",
+        )
+        self._submodels = submodels
+        self._device = device
+        self._fork_server = fork_server
+        self._store = store
+        self._levels = levels
+        self._budget_s = budget_s
+        self._point_timeout_s = point_timeout_s
+        self._fresh = fresh
+        self._device_lock = device_lock
+        self._clock = clock
+
+        self._identity = device.identity.key
+        used = ("eager", *(name for names in backends.values() for name in names))
+        self._versions = {name: library_versions(fork_server.settings, name) for name in dict.fromkeys(used)}
+        self._examples = {s.name: str(tree_spec(s.example)) for s in submodels}
+        self._tasks = {
+            units: [_Task(submodel=s, units=units, key=self._key(s, units)) for s in submodels] for units in levels
+        }
+        # A simulated device replays eager latencies.
+        simulated = device.identity.simulated
+        self._trials = {
+            s.name: Trials(asked=() if simulated else in_order(backends.get(s.name, ()))) for s in submodels
+        }
+        self._measuring = measuring_locks(device, store.path)
+        self._records = {s.name: _Record() for s in submodels}
+        # Cores cannot compute wrongly for being few.
+        on_gpu = device.identity.kind != "cpu" and not device.identity.simulated
+        self._answers = AnswersCheck(device.units, self._on_whole) if on_gpu else None
+        self._levels_without_worker = 0  # in a row
+        self._busy: tuple[float, float | None] | None = None  # when the machine was looked at, and how busy it was
+        self._stayed_busy = 0  # points in a row that were loaded at every attempt
+        self._first_problem: EsenError | None = None
+
+        # The rest changes while the job runs, and is read and written under the lock only.
+        self._building: Worker | None = None
+        self._current = ""
+        self._point_began: float | None = None
+        self._began = clock()
+        self._ended: float | None = None
+        self._durations: list[float] = []
+        self._points: list[Point] = []
+        self._failures: list[Failure] = []
+        self._backend_points: dict[tuple[str, str, int], Point] = {}
+        self._refusals: list[Refusal] = []
+        self._skipped = 0
+        self._notes: dict[str, None] = {}
+
+    def _key(self, submodel: SubModel, units: int, backend: str = "eager") -> PointKey:
+        return point_key(submodel, self._identity, self._versions[backend], units)
+
+    # --- the handle -------------------------------------------------------------------------------------------------
+
+    @property
+    def wanted(self) -> dict[str, int]:
+        """For each sub-model, how many points this job is to know at its end."""
+        return {submodel.name: len(self._levels) for submodel in self._submodels}
+
+    def snapshot(self) -> ProfileProgress:
+        """Where the job stands now. Never waits."""
+        with self._lock:
+            total = len(self._submodels) * len(self._levels)
+            reused = sum(point.reused for point in self._points)
+            now = self._clock() if self._ended is None else self._ended
+            progress = ProfileProgress(
+                total=total,
+                done=len(self._points),
+                reused=reused,
+                failed=len(self._failures),
+                skipped=self._skipped,
+                state=self._state,
+                current=self._current,
+                elapsed_s=now - self._began,
+                eta_s=self._eta_s(total, now),
+                points=tuple(self._points),
+                failures=tuple(self._failures),
+                backend_points=tuple(self._backend_points.values()),
+                refusals=tuple(self._refusals),
+                message="",
+                notes=(*self._notes, *doubts_about([*self._points, *self._backend_points.values()])),
+            )
+            return replace(progress, message=self._message(progress))
+
+    def _standing(self) -> str:
+        return self.snapshot().message
+
+    def outcome(self) -> Profile:
+        """The points that are known; raises what came before the first."""
+        with self._lock:
+            if self._error is not None and not isinstance(self._error, EsenError):
+                raise self._error  # a fault of ours
+            if not self._points:
+                raise self._nothing()
+            order = {submodel.name: index for index, submodel in enumerate(self._submodels)}
+            return Profile(
+                device=self._device.identity.to_dict(),
+                units=self._device.units,
+                points=tuple(sorted(self._points, key=lambda p: (order[p.name], p.units))),
+                failures=tuple(sorted(self._failures, key=lambda f: (order[f.name], f.units))),
+                examples=dict(self._examples),
+                fingerprints={s.name: s.fingerprint for s in self._submodels},
+                backend_points=tuple(
+                    sorted(self._backend_points.values(), key=lambda p: (order[p.name], p.backend, p.units))
+                ),
+                refusals=tuple(self._refusals),
+            )
+
+    def cancel(self) -> None:
+        """Stop, in the middle of a point too. Returns at once; finished points are kept, a finished job stays."""
+        super().cancel()
+        with self._lock:
+            if self._building is not None:
+                # Building does not listen to cancellation, and a factory may take for ever.
+                end_building(self._building)
+
+    def _nothing(self) -> EsenError:
+        first = self._first_problem
+        if first is None:
+            return Cancelled("The profile was cancelled before a point was measured")
+        rule = f"No point could be measured: {self._failures[0].message}"
+        hint = "Mend the sub-model (or its example) and profile again."
+        if isinstance(first, WorkerError):
+            error: EsenError = type(first)(rule, hint=hint, worker_traceback=first.worker_traceback, log=first.log)
+        else:
+            error = type(first)(rule, hint=hint)
+        error.__cause__ = first
+        return error
+
+    def _eta_s(self, total: int, now: float) -> float | None:
+        left = total - len(self._points) - len(self._failures) - self._skipped
+        if self._state.over:
+            return 0.0
+        if left == 0:
+            return 0.0 if not any(trials.asked for trials in self._trials.values()) else None
+        if not self._durations:
+            return None
+        usual = sum(self._durations) / len(self._durations)
+        spent = 0.0 if self._point_began is None else now - self._point_began
+        return max(0.0, usual * left - min(spent, usual))
+
+    def _message(self, progress: ProfileProgress) -> str:
+        parts = [f"{progress.done} of {progress.total} points"]
+        if progress.backend_points:
+            parts.append(f"{len(progress.backend_points)} by other backends")
+        if progress.reused:
+            parts.append(f"{progress.reused} stored before")
+        if progress.failed:
+            parts.append(f"{progress.failed} failed")
+        if progress.skipped:
+            parts.append(f"{progress.skipped} not tried")
+        if loaded := sum(point.loaded for point in progress.points):
+            parts.append(f"{loaded} measured on a busy machine")
+        text = ", ".join(parts)
+        if progress.state is JobState.RUNNING and progress.current:
+            eta = "" if progress.eta_s is None else f", about {format_seconds(progress.eta_s)} left"
+            return f"{text}; measuring {progress.current}{eta}"
+        if progress.state is JobState.WAITING:
+            return f"{text}; waiting: another measurement or run is under way on this device"
+        return f"{text}; {progress.state}" if progress.state.over else text
+
+    # --- the thread -------------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        try:
+            self._reuse_stored()
+            for units in self._levels:
+                self._measure_level(units)
+            for units in self._levels:
+                self._try_backends(units)
+        except Cancelled:
+            raise
+        except EsenError as problem:
+            self._first_problem = self._first_problem or problem
+            self._note(f"The job ended early: {problem}")
+            raise
+        except BaseException as problem:
+            self._note(f"The job ended early: {type(problem).__name__}: {problem}")
+            raise
+
+    def _ending(self) -> None:
+        self._current = ""
+        self._point_began = None
+        self._ended = self._clock()
+
+    def _reuse_stored(self) -> None:
+        for units in self._levels:
+            remaining = []
+            for task in self._tasks[units]:
+                self._check_cancelled()
+                if not self._reuse(task):
+                    remaining.append(task)
+            self._tasks[units] = remaining
+
+    def _reuse(self, task: _Task) -> bool:
+        if self._fresh:
+            return False
+        point = self._store.get(task.key)
+        self._note(*self._store.notes)
+        if point is None or not (point.settled or point.budget_s >= self._budget_s):
+            return False
+        if point.loaded and self._quieter_now(point):
+            return False
+        self._keep(replace(point, name=task.submodel.name))
+        return True
+
+    def _measure_level(self, units: int) -> None:
+        with Level(self._device, self._fork_server, units) as level:
+            for task in self._tasks[units]:
+                self._check_cancelled()
+                if self._is_skipped(task):
+                    with self._lock:
+                        self._skipped += 1
+                    continue
+                with self._alone(f"{task.submodel.name} at {self._share(units)}"):
+                    if not self._reuse(task):  # another process may have measured it while this one waited
+                        self._measure(task, level)
+            self._check_device(level)
+
+    def _measure(self, task: _Task, level: Level) -> None:
+        began = self._clock()
+        try:
+            worker = level.worker()
+        except EsenError as problem:
+            self._fail(task, problem)
+            return
+        try:
+            point = self._point(task, worker, began + self._point_timeout_s)
+        except Cancelled:
+            raise
+        except Exception as problem:
+            self._check_cancelled()  # a worker that `cancel` killed is no failure
+            self._fail(task, problem)
+            self._give_up(task, problem)
+        else:
+            self._records[point.name].measured += 1
+            self._keep(self._quieter(task, point))
+            self._note(*self._store.notes)
+        finally:
+            level.forget(task.submodel.name)
+            with self._lock:
+                self._durations.append(self._clock() - began)
+
+    def _point(self, task: _Task, worker: Worker, deadline: float) -> Point:
+        submodel = task.submodel
+        self._load(submodel, submodel.name, packed(submodel), worker, self._point_timeout_s)
+        found = self._timing(submodel.name, worker, deadline)
+        answers: dict[str, float | str] = {}
+        if self._answers is not None:
+            left_s = max(0.0, deadline - self._clock())
+            answers = self._answers.check(submodel.name, task.units, worker, timeout_s=left_s, cancelled=self._stop)
+        return as_point(replace(found, readings={**found.readings, **answers}), submodel, task.units, self._budget_s)
+
+    def _load(self, submodel: SubModel, label: str, payload: bytes, worker: Worker, timeout_s: float) -> None:
+        """Build a sub-model in a worker, which calls it `label` from then on."""
+        with self._lock:
+            if self._stop.is_set():
+                raise Cancelled("The profile was stopped on request")
+            self._building = worker
+        try:
+            other_code = worker.load(label, payload, submodel.example, traits=submodel.traits, timeout_s=timeout_s)
+        finally:
+            with self._lock:
+                self._building = None
+        if other_code:
+            others = ", ".join(other_code[:3]).replace(":", ".")
+            raise OtherCode(
+                f"A point is of the code that runs in this process; {others} is not so elsewhere",
+                given="a file that was edited after it was imported, or a function that was replaced",
+                hint="Reload the module, make the network anew and register it, or restart the kernel.",
+            )
+
+    def _timed(self, name: str, worker: Worker, budget_s: float, deadline: float) -> Timing:
+        answer = worker.call(
+            MEASURE,
+            name,
+            timeout_s=max(0.0, deadline - self._clock()),
+            cancelled=self._stop,
+            budget_s=budget_s,
+            # A simulated device replays its times, whatever the machine does.
+            load=not self._device.identity.simulated,
+            before=not self._device.identity.simulated,
+        )
+        return as_answer(answer, Timing)
+
+    def _timing(self, name: str, worker: Worker, deadline: float) -> Timing:
+        """What was measured; of several attempts on a busy machine, at the quietest one."""
+        attempts: list[Timing] = []
+        while True:
+            began = self._clock()
+            found = self._timed(name, worker, self._budget_s, deadline)
+            attempts.append(found)
+            lasted_s = self._clock() - began
+            if not is_loaded(_load_of(found)):
+                self._stayed_busy = 0
+                return found
+            tired = self._stayed_busy >= _BUSY_TOLERATED or len(attempts) == _MOST_ATTEMPTS
+            if tired or self._clock() + _MOMENT_S + 2 * lasted_s > deadline:
+                self._stayed_busy += 1
+                return min(attempts, key=_load_of)
+            if self._stop.wait(_MOMENT_S):
+                raise Cancelled("The profile was stopped on request")
+
+    # --- other backends ---------------------------------------------------------------------------------------------
+
+    def _try_backends(self, units: int) -> None:
+        with Level(self._device, self._fork_server, units) as level:
+            for submodel in self._submodels:
+                trials = self._trials[submodel.name]
+                eager = next((p for p in self._points if (p.name, p.units) == (submodel.name, units)), None)
+                if eager is None or not trials.asked:
+                    continue
+                trials.eager[units] = eager.median_s
+                self._check_cancelled()
+                self._recall(submodel, trials, units)
+                for backend in trials.to_try(units):
+                    if backend in trials.contenders():  # the ones before may have left it behind
+                        self._try(submodel, backend, units, trials, level)
+                leader = trials.leader(units)
+                # A trial may lead by chance: one that was measured in earnest and is as good stays what is known.
+                if leader is not None and not any(map(self._is_enough, trials.near(leader))):
+                    self._in_earnest(submodel, leader, trials, level)
+
+    def _recall(self, submodel: SubModel, trials: Trials, units: int) -> None:
+        """Take in what earlier sessions found out about the backends of a sub-model at this share."""
+        if why := unsteady(submodel.traits):
+            for backend in trials.asked:
+                self._refuse(submodel, trials, backend, why, remember=False)
+        if self._fresh:
+            return
+        for backend in trials.contenders():
+            if why := refused_before(backend, submodel.fingerprint, self._examples[submodel.name]):
+                self._refuse(submodel, trials, backend, why, remember=False)
+        # Other shares too: what was clearly behind there is not tried here.
+        self._recall_points(
+            submodel, trials, (units, *self._levels, *default_shares(self._device.units, self._device.steps))
+        )
+
+    def _recall_points(self, submodel: SubModel, trials: Trials, shares: Sequence[int]) -> None:
+        for share in shares:
+            if share not in trials.eager and (eager := self._store.get(self._key(submodel, share))):
+                trials.eager[share] = eager.median_s
+        for backend in trials.contenders():
+            for share in dict.fromkeys(shares):
+                if share in trials.eager and (backend, share) not in trials.points:
+                    point = self._store.get(self._key(submodel, share, backend))
+                    if point is not None:
+                        self._keep_backend(replace(point, name=submodel.name, backend=backend), trials)
+
+    def _is_enough(self, point: Point) -> bool:
+        return point.settled or point.budget_s >= self._budget_s
+
+    def _try(self, submodel: SubModel, backend: str, units: int, trials: Trials, level: Level) -> None:
+        """A short measurement with one backend; what hinders it is a refusal."""
+        if why := trials.why_not(backend, units):
+            if backend not in trials.untried:
+                trials.untried.add(backend)
+                self._note(f"{submodel.name}: {backend} is not tried with {self._share(units)}, since {why}.")
+            return
+        slow = is_slow(backend)
+        trial_s = min(TRIAL_S, self._budget_s / 4)
+        label = f"{submodel.name} by {backend}"
+        began = self._clock()
+        try:
+            with self._alone(f"{label}, at {self._share(units)}"):
+                worker = level.worker()
+                if why := why_not(backend, worker.in_force.torch_device):
+                    self._refuse(submodel, trials, backend, why, remember=False)
+                    return
+                payload = packed(submodel, backend)
+                began = self._clock()
+                self._load(submodel, label, payload, worker, min(self._point_timeout_s, trials.prepare_s[slow]))
+                prepare_s = self._clock() - began
+                trials.prepare_s[slow] -= prepare_s
+                found = self._timed(label, worker, trial_s, self._clock() + self._point_timeout_s)
+        except Cancelled:
+            raise
+        except EsenError as problem:
+            self._check_cancelled()
+            trials.prepare_s[slow] -= self._clock() - began
+            why = refusal(problem)
+            if isinstance(problem, WorkerTimeout):
+                why = f"it was not ready within {format_seconds(self._clock() - began)}"
+            # A process that died may have died of something else.
+            self._refuse(submodel, trials, backend, why, remember=isinstance(problem, (ModelError, WorkerTimeout)))
+        else:
+            found = replace(found, readings={**found.readings, "prepare_s": round(prepare_s, 4)})
+            point = as_point(found, submodel, units, trial_s, backend)
+            self._store.put(self._key(submodel, units, backend), point)
+            self._keep_backend(point, trials)
+        finally:
+            level.forget(label)
+
+    def _in_earnest(self, submodel: SubModel, leader: Point, trials: Trials, level: Level) -> None:
+        """Measure the backend that was best in its trial as eager is measured; the trial stands where that fails."""
+        label = f"{submodel.name} by {leader.backend}"
+        try:
+            with self._alone(f"{label}, at {self._share(leader.units)}"):
+                worker = level.worker()
+                self._load(submodel, label, packed(submodel, leader.backend), worker, self._point_timeout_s)
+                found = self._timing(label, worker, self._clock() + self._point_timeout_s)
+        except Cancelled:
+            raise
+        except EsenError as problem:
+            self._check_cancelled()
+            self._note(f"{label}, at {self._share(leader.units)}: known by its trial only, since {refusal(problem)}")
+        else:
+            prepared = {name: value for name, value in leader.readings.items() if name == "prepare_s"}
+            found = replace(found, readings={**found.readings, **prepared})
+            point = as_point(found, submodel, leader.units, self._budget_s, leader.backend)
+            self._store.put(self._key(submodel, leader.units, leader.backend), point)
+            self._keep_backend(point, trials)
+        finally:
+            level.forget(label)
+
+    def _refuse(self, submodel: SubModel, trials: Trials, backend: str, why: str, *, remember: bool) -> None:
+        if remember:
+            remember_refusal(backend, submodel.fingerprint, self._examples[submodel.name], why)
+        if backend not in trials.refused:
+            trials.refused[backend] = why
+            with self._lock:
+                self._refusals.append(Refusal(name=submodel.name, backend=backend, why=why))
+            self._changed()
+
+    def _keep_backend(self, point: Point, trials: Trials) -> None:
+        trials.points[point.backend, point.units] = point
+        with self._lock:
+            self._backend_points[point.name, point.backend, point.units] = point
+        self._changed()
+
+    # --- a busy machine -----------------------------------------------------------------------------------------------
+
+    def _quieter_now(self, point: Point) -> bool:
+        """Whether it is worth measuring a loaded point again; where nobody can tell, it is."""
+        at = self._clock()
+        if self._busy is None or at - self._busy[0] > _BUSY_HOLDS_S:
+            self._busy = (at, self._busy_now())
+        busy = self._busy[1]
+        return busy is None or busy < _QUIETER * (point.load or 0.0)
+
+    def _busy_now(self) -> float | None:
+        cores = self._device.cores
+        return busy_part([cpu for core in cores for cpu in core]) if cores else None
+
+    def _quieter(self, task: _Task, point: Point) -> Point:
+        """Store the point, unless the one it was measured again for was quieter; returns the one that is kept."""
+        stored = None if self._fresh or not point.loaded else self._store.get(task.key)
+        if stored is not None and stored.loaded and (stored.load or 0.0) <= (point.load or 0.0):
+            return replace(stored, name=point.name)
+        self._store.put(task.key, point)
+        return point
+
+    def _on_whole(self, name: str, ask: Callable[[Worker], None]) -> None:
+        """Call `ask` with a worker of its own that has the whole device and has loaded the sub-model."""
+        submodel = next(s for s in self._submodels if s.name == name)
+        with Level(self._device, self._fork_server, self._device.units) as whole:
+            worker = whole.worker()
+            worker.load(
+                name,
+                packed(submodel),
+                submodel.example,
+                traits=submodel.traits,
+                timeout_s=self._point_timeout_s,
+            )
+            ask(worker)
+
+    @contextmanager
+    def _alone(self, current: str) -> Iterator[None]:
+        """Nothing else measures or runs on the device: the machine-wide lock, then the device lock.
+
+        In this order: another process may measure for minutes, and who holds the device lock keeps runs waiting.
+        """
+        with self._measuring.held(self._stop, on_wait=lambda: self._now(JobState.WAITING, current)):
+            if self._measuring.note:
+                self._note(f"Another notebook that measures now would spoil the figures: {self._measuring.note}.")
+            self._now(JobState.WAITING, current)
+            with self._device_lock():
+                self._check_cancelled()
+                self._now(JobState.RUNNING, current)
+                try:
+                    yield
+                finally:
+                    self._now(JobState.RUNNING, "")
+
+    def _is_skipped(self, task: _Task) -> bool:
+        record = self._records[task.submodel.name]
+        return record.hopeless or task.units < record.timed_out_at
+
+    def _give_up(self, task: _Task, problem: Exception) -> None:
+        """Decide, after a failure, which other shares of the sub-model are not worth trying (see the module's top)."""
+        name = task.submodel.name
+        record = self._records[name]
+        if isinstance(problem, WorkerTimeout):
+            record.timed_out_at = max(record.timed_out_at, task.units)
+            self._note(
+                f"{name}: shares below {task.units} are not tried, since it timed out at {self._share(task.units)}."
+            )
+            return
+        if isinstance(problem, WorkerDied):
+            record.deaths += 1
+        if record.measured:
+            return
+        if isinstance(problem, (ModelError, UsageError)):
+            record.hopeless = True
+            self._note(f"{name}: its other shares are not tried, since it raised at {self._share(task.units)}.")
+        elif record.deaths >= _DEATHS_TOLERATED:
+            record.hopeless = True
+            self._note(f"{name}: its other shares are not tried, since it ended its worker {record.deaths} times.")
+
+    def _check_device(self, level: Level) -> None:
+        """End the job when the device gives no worker, level after level: each attempt may take minutes to fail."""
+        if level.problem is None:
+            self._levels_without_worker = 0
+            return
+        self._levels_without_worker += 1
+        if self._levels_without_worker >= 2:
+            raise level.problem
+
+    def _share(self, units: int) -> str:
+        return f"{units} of {self._device.units} units"
+
+    # --- what the handle sees ---------------------------------------------------------------------------------------
+
+    def _now(self, state: JobState, current: str) -> None:
+        with self._lock:
+            self._state = state
+            self._current = current
+            self._point_began = self._clock() if state is JobState.RUNNING and current else None
+        self._changed()
+
+    def _keep(self, point: Point) -> None:
+        with self._lock:
+            self._points.append(point)
+        self._changed()
+
+    def _fail(self, task: _Task, problem: Exception) -> None:
+        if not isinstance(problem, EsenError):
+            trace = "".join(traceback.format_exception(problem))
+            problem = WorkerError(f"unexpected {type(problem).__name__}: {problem}", worker_traceback=trace)
+        text = str(problem)
+        if isinstance(problem, WorkerTimeout):
+            text = (
+                f"no result within {format_seconds(self._point_timeout_s)}, in which it is built and runs at least "
+                f"{FEWEST_WARMUPS + FEWEST_REPEATS} times. Allow more time (point_timeout_s), or use a smaller example."
+            )
+        failure = Failure(
+            name=task.submodel.name,
+            units=task.units,
+            message=f"{task.submodel.name} at {self._share(task.units)}: {text}",
+            worker_traceback=problem.worker_traceback if isinstance(problem, WorkerError) else "",
+            log=problem.log if isinstance(problem, WorkerError) else "",
+            wrong_answers=isinstance(problem, WrongAnswers),
+        )
+        with self._lock:
+            self._failures.append(failure)
+            self._first_problem = self._first_problem or problem
+        self._changed()
+
+    def _note(self, *notes: str) -> None:
+        with self._lock:
+            known = len(self._notes)
+            self._notes.update((note, None) for note in notes if note)
+            news = len(self._notes) > known
+        if news:
+            self._changed()
+
+
+def _load_of(found: Timing) -> float:
+    """The load that a timing was taken under; 0 where that was not read."""
+    load = found.readings.get("load")
+    return load if isinstance(load, float) else 0.0

@@ -1,0 +1,35 @@
+"""RUN A PLAN: the executor, the report of a run, the comparison of plans."""
+
+from __future__ import annotations
+
+from esen_lab.lanes import ForkServer  # whoever runs plans keeps one, and gives it to everything that starts lanes
+from esen_lab.run.baselines import STRATEGIES
+from esen_lab.run.comparison import Comparison, Row
+from esen_lab.run.deadline import Deadline
+from esen_lab.run.executor import Executor
+from esen_lab.run.outcome import MemberRun, Run
+from esen_lab.run.peers import PEERS, peer_of, peers_here
+from esen_lab.run.reference_answers import NotebookAnswers
+from esen_lab.run.report import LaneReport, RunReport, Span
+from esen_lab.run.side_by_side import compare
+from esen_lab.run.turns import Turns
+
+__all__ = [
+    "PEERS",
+    "STRATEGIES",
+    "Comparison",
+    "Deadline",
+    "Executor",
+    "ForkServer",
+    "LaneReport",
+    "MemberRun",
+    "NotebookAnswers",
+    "Row",
+    "Run",
+    "RunReport",
+    "Span",
+    "Turns",
+    "compare",
+    "peer_of",
+    "peers_here",
+]

@@ -1,0 +1,381 @@
+"""Runs one plan: its lanes stay warm from call to call, and calls from several threads take turns.
+
+start.py          how lanes start, and load their sub-models
+lane_group.py     the lanes as one: woken, waited for, ended
+lane_steps.py     what lanes load for groups and parts, and their outputs parted again
+lane_runner.py    one run: hand over, wake, collect, combine
+graph_runner.py   one run of a plan that is one CUDA graph
+run_history.py    what is known from run to run; the reports
+fidelity.py       whether the lanes answer as the notebook does
+member_state.py   what sub-models keep between calls
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import TypeVar
+
+from esen_lab.common.inputs import ordinary_tensors
+from esen_lab.common.trees import Tree
+from esen_lab.devices import Device
+from esen_lab.ensemble import Ensemble
+from esen_lab.ensemble.chance import PROOF_SEED, draw_seed
+from esen_lab.errors import DeviceError, ModelError, UsageError
+from esen_lab.lanes import ForkServer, Worker
+from esen_lab.lanes.forks import tell_when_forked
+from esen_lab.planner.fits import check_fits
+from esen_lab.planner.plan import Plan
+from esen_lab.planner.steps import members_of
+from esen_lab.run.deadline import NEVER, Deadline
+from esen_lab.run.fidelity import Fidelity, Unlike
+from esen_lab.run.graph_runner import GraphRunner, graphs_of
+from esen_lab.run.lane_group import LaneGroup
+from esen_lab.run.lane_runner import LaneRunner
+from esen_lab.run.lane_steps import steps_of
+from esen_lab.run.member_state import MemberState
+from esen_lab.run.outcome import MemberRun, Run
+from esen_lab.run.run_history import RunHistory
+from esen_lab.run.start import (
+    GivenUp,
+    Graphs,
+    Loading,
+    core_to_spare,
+    from_the_system,
+    load_lanes,
+    silent,
+    start_lanes,
+)
+from esen_lab.run.turns import Turns
+
+DEFAULT_TIMEOUT_S = 600.0
+_Done = TypeVar("_Done")
+
+
+class Executor:
+    """The warm lanes of one plan. Made by `start`; may be called from several threads, which then take turns.
+
+    Attributes:
+        plan: What runs.
+        ensemble: Its sub-models, and the combine rule.
+        history: What is known of its runs, and what every report says.
+        fidelity: Whether its lanes answer as the notebook does.
+        lanes: Runs it lane by lane.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        ensemble: Ensemble,
+        workers: tuple[Worker, ...],
+        loading: Loading,
+        device: Device,
+        fork_server: ForkServer,
+    ) -> None:
+        """Use `start`."""
+        import torch
+
+        self._in_inference_mode = torch.is_inference_mode_enabled
+        self.plan = plan
+        self.ensemble = ensemble
+        self._workers = workers
+        self._fork_server = fork_server
+        self._turns = Turns()  # of calls from several threads
+        self._lock = threading.RLock()
+        # Simulated devices, and what disturbs lanes on real ones at present.
+        notes = () if device.identity.kind == "cpu" else device.notes
+        self.history = RunHistory(
+            workers,
+            device=device.identity.to_dict(),
+            notes=(*notes, *device.remarks_on([lane.units for lane in plan.lanes])),
+            fallen_back=loading.fallen_back,
+            interference=partial(device.interference, measure=True),
+        )
+        spare = core_to_spare(plan, device)
+        self._group = LaneGroup(workers, plan.lanes, fork_server, core_to_spare=spare)
+        self.lanes = LaneRunner(workers, self._group, self.history, core_to_spare=spare)
+        graphs = graphs_of(workers)
+        self._graph = None if graphs is None else GraphRunner(graphs, self._group, self.lanes, self.history)
+        self._runner = self._graph or self.lanes
+        self._state = MemberState(workers, plan.lanes)
+        self._state.look(steps_of(plan, ensemble))
+        self.fidelity = Fidelity(
+            fork_server,
+            workers,
+            loading.other_code,
+            on_gpu=self.lanes.where.possible,
+            executed=lambda: self.history.executed(self.plan),
+        )
+        tell_when_forked(self)
+
+    def let_go_in_child(self) -> None:
+        """See `Forked`."""
+        self._turns, self._lock = Turns(), threading.RLock()
+        self._group.give_up("it belongs to the process that this one was forked from")
+
+    @classmethod
+    def start(
+        cls,
+        plan: Plan,
+        ensemble: Ensemble,
+        device: Device,
+        fork_server: ForkServer,
+        *,
+        on_progress: Callable[[int, int], object] = silent,
+        load_timeout_s: float = 300.0,
+        given_up: GivenUp | None = None,
+        graphs: Graphs | None = None,
+    ) -> Executor:
+        """Start a worker per lane, load its sub-models and run the whole plan once on the example.
+
+        Args:
+            plan: What to run; every sub-model of it is in `ensemble`.
+            ensemble: Where the sub-models and the combine rule come from.
+            device: Gives each lane its place.
+            fork_server: Starts the workers.
+            on_progress: Called with (sub-models loaded, all), from the threads that load, one at a time.
+            load_timeout_s: Deadline for loading one sub-model.
+            given_up: Lets another thread end the start.
+            graphs: For each sub-model what engines have made of it where it was exported, by name.
+
+        Raises:
+            UsageError: The plan does not fit the ensemble or the device.
+            Cancelled: It was given up.
+            EsenError: A lane could not be started; everything that was started has been ended again.
+        """
+        check_fits(plan, ensemble, device)
+        steps = steps_of(plan, ensemble)
+        given_up = given_up or GivenUp()
+        with from_the_system():
+            workers = start_lanes(device.place([lane.units for lane in plan.lanes]), fork_server, given_up)
+        try:
+            with from_the_system():
+                loading = load_lanes(workers, plan, steps, timeout_s=load_timeout_s, tell=on_progress, graphs=graphs)
+            executor = cls(plan, ensemble, tuple(workers), loading, device, fork_server)
+            executor._compare_with_notebook(NEVER)
+            executor.history.forget()  # that one was cold
+            given_up.check()
+        except BaseException:
+            for worker in workers:
+                worker.close(timeout_s=0)
+            raise
+        return executor
+
+    # --- what it is ----------------------------------------------------------------------------------------------
+
+    @property
+    def in_force(self) -> tuple[str, ...]:
+        """For each lane, what its worker found in force."""
+        return self.history.in_force
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """The processes of its lanes; a lane in this process has none."""
+        return tuple(worker.pid for worker in self._workers if worker.own_process)
+
+    @property
+    def unlike(self) -> Mapping[str, Unlike]:
+        """The sub-models whose lanes are not what the notebook is, as of the last time that was looked at."""
+        return self.fidelity.unlike
+
+    @property
+    def begins_anew(self) -> bool:
+        """Whether a run must not be made twice: a member keeps state, or draws random numbers."""
+        return bool(self._state.keeping) or self._state.random
+
+    @property
+    def broken(self) -> str:
+        """Why it cannot run any more, or ""."""
+        return self._group.broken
+
+    # --- runs ----------------------------------------------------------------------------------------------------
+
+    def run(
+        self,
+        x: Tree,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        seed: int | None = None,
+        meanwhile: Callable[[], object] | None = None,
+        deadline: Deadline | None = None,
+        in_turn: bool = False,
+    ) -> Run:
+        """Run the ensemble once.
+
+        Args:
+            x: The input: a tensor, a NumPy array, or a tuple, list or dict of them; see `inputs.take_in`.
+            timeout_s: Deadline of the whole call, waiting for other threads' calls included.
+            seed: What random numbers are made of; None draws it from the session's generator where a member needs one.
+            meanwhile: Called while the lanes work.
+            deadline: One that has begun earlier, in the place of `timeout_s`.
+            in_turn: Whether the caller sees to it that no other thread uses these lanes meanwhile.
+
+        Returns:
+            The combined output, of ordinary tensors also inside `torch.inference_mode`, and what happened.
+
+        Raises:
+            UsageError: The input cannot go in, a sub-model raised at dtypes or a structure that the example does not
+                have, or outputs cannot be combined.
+            ModelError: A sub-model raised; the lanes stay warm.
+            WorkerDied: A lane's process is gone; the executor is `broken`.
+            WorkerTimeout: The deadline passed. While lanes worked: they are ended, the executor is `broken`. While it
+                waited for its turn: nothing has happened.
+            Busy: Too many other calls wait.
+            KeyboardInterrupt: Lanes that finish within a second stay warm, else the executor is `broken`.
+        """
+        if self._fork_server.elsewhere:
+            self._fork_server.check_here()
+        deadline = deadline or Deadline(timeout_s)
+        work = partial(self._run, seed=seed, meanwhile=meanwhile)
+        if in_turn:
+            return self._run_now(work, x, deadline)
+        with self._turns.turn("a run", deadline):
+            return self._run_now(work, x, deadline)
+
+    def _run_now(self, work: Callable[[Tree, Deadline], _Done], x: Tree, deadline: Deadline) -> _Done:
+        if self.fidelity.outdated:
+            with self._lock, deadline.ending(self._group.end, "lanes that take the session's settings"):
+                self.fidelity.take_settings()
+            self._compare_with_notebook(deadline)
+        return self._in_lanes(work, x, deadline)
+
+    def _in_lanes(self, work: Callable[[Tree, Deadline], _Done], x: Tree, deadline: Deadline) -> _Done:
+        """Do something with the lanes that nobody else does meanwhile, and that makes ordinary tensors."""
+        if self._in_inference_mode():
+            with ordinary_tensors():
+                return self._in_lanes(work, x, deadline)
+        with self._lock:
+            try:
+                return work(x, deadline)
+            except ModelError as problem:
+                odd = self.lanes.input.unlike(self.ensemble.example)
+                if not odd:
+                    raise
+                raise UsageError(
+                    "An input has the structure and dtypes of the examples, or others that every sub-model takes",
+                    given=f"{odd}; {problem.rule}",
+                    hint="Convert it, such as x.to(torch.float32), or register with an example that looks like it.",
+                ) from problem
+
+    def _run(
+        self, x: Tree, deadline: Deadline, *, seed: int | None, meanwhile: Callable[[], object] | None = None
+    ) -> Run:
+        begin_ns = time.perf_counter_ns()
+        drawn = (draw_seed() if seed is None else seed) if self._state.random else None
+        return self._runner.run(
+            self.plan, self.ensemble, x, deadline, seed=drawn, begin_ns=begin_ns, meanwhile=meanwhile
+        )
+
+    def run_members(self, x: Tree, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> MemberRun:
+        """Run once and answer for each sub-model too; raises as `run` does.
+
+        Sub-models run as they were registered, with the random numbers of `PROOF_SEED`: what they answer can be
+        compared. After it they are what they were before.
+        """
+        deadline = Deadline(timeout_s)
+        with self._turns.turn("a run of members", deadline):
+            return self._in_lanes(self._run_members, x, deadline)
+
+    def _run_members(self, x: Tree, deadline: Deadline) -> MemberRun:
+        with self.measuring():
+            self.fidelity.take_settings()
+            seed = PROOF_SEED if self._state.random else None
+            return self.lanes.run_members(self.ensemble, x, deadline, seed=seed)
+
+    @contextlib.contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Runs inside begin with sub-models as they were registered; after it they are what they were before."""
+        with self._lock:
+            self._state.begin()
+        try:
+            yield
+        finally:
+            # An interrupt may come before this line, and then nothing is put back here: see `at_rest`.
+            with self._lock:
+                self._state.end(put_back=not self.broken)
+
+    def at_rest(self, deadline: Deadline) -> None:
+        """Nobody measures now: what a measurement left that was interrupted at its very end is put back."""
+        if self._state.measuring:
+            with self._lock, deadline.ending(self._group.end, "lanes that get back the state that they had"):
+                self._state.end_all()
+
+    # --- other sub-models, and the end ---------------------------------------------------------------------------
+
+    def keep_to(
+        self, plan: Plan, ensemble: Ensemble, *, load_timeout_s: float = 300.0, deadline: Deadline = NEVER
+    ) -> None:
+        """Go on with a plan of the same lanes; sub-models that are not what the lanes hold are loaded anew.
+
+        Args:
+            plan: Its lanes are those of now.
+            ensemble: Its sub-models, and the combine rule from now on.
+            load_timeout_s: Deadline for loading one sub-model.
+            deadline: Of all of it.
+
+        Raises:
+            EsenError: One could not be loaded, or not in time, or is not what the notebook is in a process that ran
+                before: a new one would import anew what this one holds. The executor is `broken`.
+        """
+        before, self.plan = self.ensemble, plan
+        changed = [name for name in plan.names if not ensemble.get(name).same_as(before.get(name))]
+        if not changed:
+            self.ensemble = ensemble
+            return
+        anew = [name for name in plan.steps if not set(changed).isdisjoint(members_of([name]))]
+        words = f"the lanes of {', '.join(changed)}, which had changed and are loaded anew"
+        with self._lock:
+            try:
+                with from_the_system(), deadline.ending(self._group.end, words):
+                    self.lanes.where.stop()
+                    steps = steps_of(plan, ensemble)
+                    loading = load_lanes(self._workers, plan, steps, timeout_s=load_timeout_s, only=anew)
+            except BaseException:
+                # Some of them may be the old ones, and some the new ones: nobody runs that.
+                self._group.give_up("a sub-model that had changed could not be loaded")
+                raise
+            self.history.loaded_anew(anew, loading.fallen_back)
+            self.fidelity.loaded_anew(members_of(anew), loading.other_code)
+            self.ensemble = ensemble
+            self._state.look(steps)
+            self.lanes.forget()
+        self._compare_with_notebook(deadline)
+        if self.unlike.keys() & set(changed):
+            self._group.give_up("its lanes hold what was imported before a sub-model changed")
+            raise DeviceError("Lanes hold what the notebook holds", given=f"older code of {', '.join(changed)}")
+
+    def _compare_with_notebook(self, deadline: Deadline) -> None:
+        """Run the example once, and compare each answer with the notebook's own; what the run changed is put back.
+
+        Args:
+            deadline: Lanes that are not done then are ended.
+
+        Raises:
+            WorkerTimeout: The deadline passed; the executor is `broken`.
+        """
+        x = self.ensemble.example
+        ran = Deadline(DEFAULT_TIMEOUT_S) if deadline is NEVER else deadline
+        words = "lanes that are compared with the notebook"
+        with self._lock, deadline.ending(self._group.end, words), self.measuring():
+            self.fidelity.take_settings()
+            # As later runs are: what is made for a first one is made now.
+            self._in_lanes(partial(self._run, seed=PROOF_SEED), x, ran)
+            if self._graph is None:
+                answers: Mapping[str, Tree] = self.lanes.members(self.ensemble)
+            else:  # a graph leaves no outputs of members
+                answers = self._in_lanes(self._run_members, x, ran).members
+        self.fidelity.look(answers, self.ensemble, x)
+        self.history.members = (*map(str, self.unlike.values()), *self._state.note)
+
+    def close(self) -> None:
+        """End the lanes. May be called again."""
+        self._group.give_up("it was closed")
+        if self._graph is not None:
+            self._graph.close()  # before the streams that they were captured on
+        for worker in self._workers:
+            worker.close(timeout_s=0.5)
+        with self._lock:
+            self.lanes.close()

@@ -1,0 +1,82 @@
+"""Combining on the host, where the lanes wrote their outputs: the next answer's memory is had before it is due."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import NamedTuple
+
+from esen_lab.common.trees import Tree
+from esen_lab.ensemble import Combine, Ensemble, Reserved, SmallMean
+from esen_lab.lanes import Worker
+from esen_lab.lanes.openmp import CallersThreads
+from esen_lab.run.lane_group import LaneGroup
+
+
+class Prepared(NamedTuple):
+    """A combine rule for outputs that look like the last ones, and memory for one answer."""
+
+    rule: SmallMean
+    memory: Reserved
+
+
+class HostCombine:
+    """Combines what the lanes of one plan wrote. Used by one thread at a time.
+
+    Args:
+        workers: The lanes.
+        group: The same lanes, which have the outputs.
+        threads: Those of the calling process, which are quiet meanwhile.
+    """
+
+    def __init__(self, workers: tuple[Worker, ...], group: LaneGroup, threads: CallersThreads) -> None:
+        self._workers = workers
+        self._group = group
+        self._threads = threads
+        self._rule: SmallMean | None = None
+        self._rule_for: tuple[list[int], Combine | None] = ([], None)
+        self.prepared: Prepared | None = None
+        """For the next answer; taken before the lanes work, since their outputs may look different after."""
+
+    def combined(self, ensemble: Ensemble, prepared: Prepared | None = None) -> Tree:
+        """The combined output, the caller's own.
+
+        Args:
+            ensemble: Has the rule and the order of the sub-models.
+            prepared: What was `prepared` before the lanes ran; taken where their outputs look as then.
+        """
+        if prepared is not None and self._ahead(ensemble) is prepared.rule:
+            return prepared.rule.into(prepared.memory)
+        import torch
+
+        rule = ensemble.combine
+        # A function of the user's own computes as it would outside.
+        with torch.no_grad(), nullcontext() if rule.function is not None else self._threads.alone():
+            return rule(self._group.outputs(ensemble.names))
+
+    def prepare(self, ensemble: Ensemble) -> None:
+        """Have memory for the next answer, now that nobody waits: while lanes run, their cores are theirs."""
+        rule = self._ahead(ensemble)
+        self.prepared = None if rule is None else Prepared(rule, rule.reserve())
+
+    def rehearse(self) -> None:
+        """Combine into the memory of the next answer what lies there now: the real time then finds it in the caches."""
+        if self.prepared is not None:
+            self.prepared.rule.into(self.prepared.memory)
+
+    def forget(self) -> None:
+        """Nothing is prepared: outputs will look different, or are not on the host."""
+        self.prepared = self._rule = None
+        self._rule_for = ([], None)
+
+    def _ahead(self, ensemble: Ensemble) -> SmallMean | None:
+        """The combine rule prepared for outputs that look like the last ones, where it can be."""
+        rule = ensemble.combine
+        looks = [worker.looks for worker in self._workers]
+        if looks != self._rule_for[0] or rule is not self._rule_for[1]:
+            known = all(worker.has_outputs for worker in self._workers)
+            self.prepared = None
+            # What is prepared reads outputs where they lie; answers of groups and parts are put together first.
+            prepare = known and not self._group.derived
+            self._rule = rule.ahead(self._group.outputs(ensemble.names)) if prepare else None
+            self._rule_for = (looks, rule)
+        return self._rule

@@ -1,0 +1,213 @@
+"""One run through warm lanes: hand the input over, wake the lanes, collect their answers, combine.
+
+The path of every call, for an input that looks like the last one:
+
+    1. The input's tensors are copied into one block of shared memory that every lane has mapped.
+    2. Each lane gets a 16-byte wake-up; they start at once.
+    3. Each lane writes its outputs into its own block and answers with packed times (17 bytes per sub-model).
+    4. The combine rule reads the outputs where they lie and makes a new tensor, which is the caller's own. On a GPU,
+       where that was measured to be faster, the outputs stay there and one lane combines them (`device_combine.py`).
+
+An input of another shape costs one more message per lane, once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from esen_lab.common.inputs import take_in
+from esen_lab.common.trees import Tree, TreeSpec, map_tensors, spec_of_leaves, unflatten
+from esen_lab.ensemble import Ensemble
+from esen_lab.lanes import RunTimings, Worker
+from esen_lab.lanes.openmp import CallersThreads
+from esen_lab.planner.plan import Lane, Plan
+from esen_lab.run.deadline import Deadline
+from esen_lab.run.device_combine import WhereToCombine
+from esen_lab.run.host_combine import HostCombine
+from esen_lab.run.lane_group import LaneGroup
+from esen_lab.run.lane_input import LaneInput, check_keys
+from esen_lab.run.outcome import MemberRun, Run
+from esen_lab.run.run_history import RunHistory
+from esen_lab.run.start import from_the_system
+
+
+class LaneRunner:
+    """Runs one input at a time through the lanes of a plan. Under the executor's lock.
+
+    Args:
+        workers: The lanes.
+        group: The same lanes, as one.
+        history: Makes the reports.
+        core_to_spare: Whether this process can stay awake without taking a core from a lane.
+
+    Attributes:
+        where: Combines on the GPU, where lanes leave their outputs there.
+        input: Where the lanes read their input.
+    """
+
+    def __init__(
+        self, workers: tuple[Worker, ...], group: LaneGroup, history: RunHistory, *, core_to_spare: bool
+    ) -> None:
+        self._group = group
+        self._history = history
+        self._threads = CallersThreads()
+        self._host = HostCombine(workers, group, self._threads)
+        self._cores_are_lanes = not core_to_spare and all(worker.own_process for worker in workers)
+        self.where = WhereToCombine(workers)
+        self.input = LaneInput(workers)
+
+    def run(
+        self,
+        plan: Plan,
+        ensemble: Ensemble,
+        x: Tree,
+        deadline: Deadline,
+        *,
+        seed: int | None,
+        begin_ns: int,
+        meanwhile: Callable[[], object] | None = None,
+    ) -> Run:
+        """Run once.
+
+        Args:
+            plan: Of these lanes.
+            ensemble: Its sub-models and combine rule.
+            x: The input.
+            deadline: Of the whole call.
+            seed: Of random numbers; None where no sub-model draws any.
+            begin_ns: When the call began, on `time.perf_counter_ns`.
+            meanwhile: Called while the lanes work.
+
+        Raises:
+            EsenError: See `Executor.run`.
+        """
+        # 1. Before the lanes wake: copying, in this thread alone.
+        spec = self._hand_over(ensemble, x, deadline, seed)
+        copied = time.perf_counter_ns()
+        # 2. While they work, their cores are theirs: here is only what must be done at this very time, and nothing that
+        # writes to the input or reads an output. Whatever it raises, no lane is left at work.
+        if meanwhile is not None:
+            try:
+                meanwhile()
+            except BaseException:
+                self._group.settle()
+                raise
+        prepared = self._host.prepared
+        timings = self._group.collect(deadline, self._host.rehearse)
+        # 3. While the caller waits: the answer, and nothing else.
+        done = time.perf_counter_ns()
+        self._group.lasted_s = (done - copied) / 1e9
+        output = self.where.combined(ensemble, lambda: self._host.combined(ensemble), deadline.left_s)
+        if output is None:
+            output = self._host.combined(ensemble, prepared)
+        # 4. When it is there: reading the times, and all that the next run would have to do.
+        end = time.perf_counter_ns()
+        jct_s = (end - begin_ns) / 1e9
+        times = _times(plan.lanes, timings, begin_ns)
+        self._prepare_next(ensemble, output, jct_s, times)
+        report = self._history.report(
+            plan,
+            times.at_s,
+            times.nan,
+            str(spec),
+            jct_s=jct_s,
+            copy_s=(copied - begin_ns) / 1e9,
+            combine_s=(end - done) / 1e9,
+            notes=self._notes(jct_s),
+        )
+        return Run(output=output, report=report)
+
+    def _notes(self, jct_s: float) -> list[str]:
+        """What is to be said of this run alone."""
+        disturbed = self._threads.disturbed(jct_s) if self._cores_are_lanes else ""
+        return [note for note in (self.where.note, disturbed) if note]
+
+    def _prepare_next(self, ensemble: Ensemble, output: Tree, jct_s: float, times: _Times) -> None:
+        """What the next run would have to do."""
+        self._group.order_by([end - start for start, end in zip(times.starts_s, times.ends_s, strict=True)])
+        last = times.ends_s.index(max(times.ends_s))
+        if not self._group.derived:  # whoever combines there knows outputs of sub-models alone
+            self.where.after_run(ensemble, output, jct_s, last=last)
+        if self.where.on_gpu:
+            self._host.forget()
+        else:
+            self._host.prepare(ensemble)
+
+    def run_members(self, ensemble: Ensemble, x: Tree, deadline: Deadline, *, seed: int | None) -> MemberRun:
+        """Run once, and answer for every sub-model; raises as `run` does."""
+        self._hand_over(ensemble, x, deadline, seed)
+        self._group.collect(deadline, self._host.rehearse)
+        members = self.members(ensemble)
+        return MemberRun(output=self._host.combined(ensemble), members=members)
+
+    def members(self, ensemble: Ensemble) -> dict[str, Tree]:
+        """What each sub-model answered in the last run, copies in the order of the ensemble."""
+        self.where.bring()
+        outputs = self._group.outputs(ensemble.names)
+        with self._threads.alone():
+            return {name: map_tensors(lambda tensor: tensor.clone(), tree) for name, tree in outputs.items()}
+
+    def _hand_over(self, ensemble: Ensemble, x: Tree, deadline: Deadline, seed: int | None) -> TreeSpec:
+        """Copy the input where the lanes read it, and wake them."""
+        self._group.check()
+        with self._threads.alone():
+            if not self.input.write_plain(x):
+                self._write(ensemble, x, deadline)
+        self._threads.quieten()
+        self._group.wake(seed)
+        return self.input.spec
+
+    def _write(self, ensemble: Ensemble, x: Tree, deadline: Deadline) -> None:
+        leaves, structure = take_in(x)
+        if not self.input.fits(leaves, structure):
+            words = "lanes that take an input of another shape"
+            with from_the_system(), deadline.ending(self._group.end, words):
+                spec = spec_of_leaves(leaves, structure, "the input")
+                check_keys(unflatten(spec.structure, spec.tensors), ensemble)
+                self.look_different()
+                self.input.announce(spec)
+        self.input.write(leaves)
+
+    def look_different(self) -> None:
+        """Outputs may look different from now on, and take another time.
+
+        Raises:
+            EsenError: A lane has ended.
+        """
+        self.where.stop()
+        self._group.lasted_s = 0.0
+
+    def forget(self) -> None:
+        """Sub-models or the combine rule are other ones: nothing that was prepared holds."""
+        self._host.forget()
+        self._group.lasted_s = 0.0
+
+    def close(self) -> None:
+        """Let go of the memory; the lanes are ended by others."""
+        self.input.close()
+        self.where.close()
+
+
+class _Times(NamedTuple):
+    """When sub-models and lanes ran, in seconds since the call began, and whose output holds NaN."""
+
+    at_s: dict[str, tuple[float, float]]
+    nan: list[str]
+    starts_s: list[float]
+    ends_s: list[float]
+
+
+def _times(lanes: Sequence[Lane], timings: Sequence[bytes], begin_ns: int) -> _Times:
+    """What the lanes packed."""
+    times = _Times({}, [], [], [])
+    for lane, packed in zip(lanes, timings, strict=True):
+        timing = RunTimings.unpack(packed)
+        for name, start, end, is_nan in zip(lane.members, timing.start_ns, timing.end_ns, timing.nan, strict=True):
+            times.at_s[name] = ((start - begin_ns) / 1e9, (end - begin_ns) / 1e9)
+            if is_nan:
+                times.nan.append(name)
+        times.starts_s.append((min(timing.start_ns) - begin_ns) / 1e9)
+        times.ends_s.append((max(timing.end_ns) - begin_ns) / 1e9)
+    return times

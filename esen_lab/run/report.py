@@ -1,0 +1,250 @@
+"""What happened in one run: who ran when, and what it cost around them. Plain data, no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from esen_lab.common.display import Shown
+from esen_lab.common.records import to_dict
+from esen_lab.common.tables import to_frame
+from esen_lab.common.units import format_percent, format_seconds
+from esen_lab.planner.plan import Plan
+
+_WORTH_SAYING_S = 0.001
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """One sub-model's run, in seconds since the batch was handed over.
+
+    `predicted_s` is what the plan said, or None; `unmeasured` what that is called where it rests on no measurement
+    nearby ("extrapolated"), or "".
+    """
+
+    name: str
+    lane: int
+    start_s: float
+    end_s: float
+    predicted_s: float | None = None
+    unmeasured: str = ""
+
+    @property
+    def duration_s(self) -> float:
+        """How long it ran."""
+        return self.end_s - self.start_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneReport:
+    """One lane: its share, what its worker found in force, and when it was busy."""
+
+    units: int
+    in_force: str
+    members: tuple[str, ...]
+    start_s: float
+    end_s: float
+
+    @property
+    def busy_s(self) -> float:
+        """From its first sub-model's start to its last one's end."""
+        return self.end_s - self.start_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunReport(Shown):
+    """One run of a plan.
+
+    Attributes:
+        jct_s: From handing the batch over to having the combined output, in seconds.
+        spans: One per sub-model, lane by lane.
+        lanes: One per lane.
+        copy_s: Copying the input into shared memory.
+        combine_s: Combining the outputs.
+        predicted_s: The JCT that the plan predicted, or None.
+        batch: What the input looked like.
+        nan: Sub-models whose output held NaN.
+        notes: What else the reader should know, `far` among it.
+        far: Where the last runs are far from their prediction, that, why, and what to do; else empty.
+        unmeasured: Of `predicted_s`: see `Plan.unmeasured`.
+        waited_s: How long the call waited for its turn before all that, in seconds.
+    """
+
+    jct_s: float
+    spans: tuple[Span, ...]
+    lanes: tuple[LaneReport, ...]
+    copy_s: float
+    combine_s: float
+    predicted_s: float | None = None
+    batch: str = ""
+    nan: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    far: tuple[str, ...] = ()
+    unmeasured: Mapping[str, str] = field(default_factory=dict)
+    waited_s: float = 0.0
+    _make: Callable[[], tuple[tuple[Span, ...], tuple[LaneReport, ...]]] | None = field(
+        default=None, repr=False, compare=False
+    )
+    _remark: tuple[tuple[str, ...], Callable[[RunReport], tuple[str, ...]]] | None = field(
+        default=None, repr=False, compare=False
+    )
+
+    @classmethod
+    def late(
+        cls,
+        make: Callable[[], tuple[tuple[Span, ...], tuple[LaneReport, ...]]],
+        *,
+        notes: tuple[str, ...] = (),
+        remark: Callable[[RunReport], tuple[str, ...]] | None = None,
+        **known: Any,
+    ) -> RunReport:
+        """A report whose spans and lanes are made when somebody looks at them: most runs' nobody does.
+
+        Args:
+            make: Makes both, once.
+            notes: Known ones.
+            remark: Makes `far`, once, from the report, when somebody looks at it or at the notes.
+            **known: All other attributes.
+        """
+        if remark is not None:
+            known["_remark"] = (notes, remark)
+        report = cls(spans=(), lanes=(), notes=notes, _make=make, **known)
+        for name in ("spans", "lanes"):
+            object.__delattr__(report, name)
+        if remark is not None:
+            object.__delattr__(report, "notes")
+            object.__delattr__(report, "far")
+        return report
+
+    def __getattr__(self, name: str) -> Any:
+        """Called for what is not there yet."""
+        if name in ("notes", "far"):
+            pending = self._remark
+            if pending is not None:  # else another thread has just made them
+                known, remark = pending
+                far = remark(self)
+                object.__setattr__(self, "far", far)
+                object.__setattr__(self, "notes", (*known, *far))
+                object.__setattr__(self, "_remark", None)
+            return object.__getattribute__(self, name)
+        if name not in ("spans", "lanes"):
+            raise AttributeError(f"a report has no {name!r}")
+        make = self._make
+        if make is not None:  # else another thread has just made them
+            spans, lanes = make()
+            object.__setattr__(self, "spans", spans)
+            object.__setattr__(self, "lanes", lanes)
+            object.__setattr__(self, "_make", None)
+        return object.__getattribute__(self, name)
+
+    def with_notes_before(self, notes: tuple[str, ...]) -> RunReport:
+        """The same report with more notes, ahead of its own; what is made late is still made late."""
+        pending = self._remark
+        if pending is None:
+            return replace(self, notes=(*notes, *self.notes))
+        object.__setattr__(self, "_remark", ((*notes, *pending[0]), pending[1]))
+        return self
+
+    def after_waiting(self, waited_s: float) -> RunReport:
+        """The same report, of a call that had waited so long for its turn."""
+        object.__setattr__(self, "waited_s", waited_s)
+        return self
+
+    @property
+    def slowest_lane_s(self) -> float:
+        """The busy time of the lane that was busy longest."""
+        return max(lane.busy_s for lane in self.lanes)
+
+    @property
+    def overhead_s(self) -> float:
+        """What the run cost beyond its slowest lane: copies, wake-ups, combining."""
+        return self.jct_s - self.slowest_lane_s
+
+    @property
+    def overlap(self) -> float:
+        """The part of the busy time (0..1) in which at least two sub-models ran at once."""
+        return _time_at_least(self.spans, 2) / max(_time_at_least(self.spans, 1), 1e-12)
+
+    @property
+    def concurrency(self) -> float:
+        """Mean number of sub-models running while any ran."""
+        return sum(span.duration_s for span in self.spans) / max(_time_at_least(self.spans, 1), 1e-12)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        derived = ("slowest_lane_s", "overhead_s", "overlap", "concurrency")
+        return {**to_dict(self), **{name: getattr(self, name) for name in derived}}
+
+    def to_frame(self) -> Any:
+        """A pandas table with a row per sub-model.
+
+        Raises:
+            UsageError: pandas is not installed.
+        """
+        return to_frame(self.to_dict()["spans"])
+
+    def __str__(self) -> str:
+        """One line, and one per remark."""
+        first = (
+            f"JCT {format_seconds(self.jct_s)} (slowest lane {format_seconds(self.slowest_lane_s)}, "
+            f"overhead {format_seconds(self.overhead_s)}), {len(self.lanes)} lanes, "
+            f"overlap {format_percent(self.overlap)}"
+        )
+        if self.waited_s >= _WORTH_SAYING_S:
+            first += f", after {format_seconds(self.waited_s)} of waiting for its turn"
+        return "\n".join([first, *self.notes])
+
+
+def spans_and_lanes(
+    plan: Plan, in_force: Sequence[str], at_s: Mapping[str, tuple[float, float]], *, same_shape: bool
+) -> tuple[tuple[Span, ...], tuple[LaneReport, ...]]:
+    """The spans and lanes of a report.
+
+    Args:
+        plan: What ran.
+        in_force: For each lane, what its worker found in force.
+        at_s: For each sub-model, when it began and ended, in seconds since the batch was handed over.
+        same_shape: Whether the batch looked as what the plan predicts for.
+    """
+    predicted = plan.predicted_s if same_shape else {}
+    spans = []
+    lanes = []
+    for index, (lane, description) in enumerate(zip(plan.lanes, in_force, strict=True)):
+        own = [at_s[name] for name in lane.members]
+        spans += [
+            Span(
+                name=name,
+                lane=index,
+                start_s=start,
+                end_s=end,
+                predicted_s=predicted.get(name),
+                unmeasured=plan.unmeasured.get(name, "") if name in predicted else "",
+            )
+            for name, (start, end) in zip(lane.members, own, strict=True)
+        ]
+        lanes.append(
+            LaneReport(
+                units=lane.units,
+                in_force=description,
+                members=lane.members,
+                start_s=min(start for start, _ in own),
+                end_s=max(end for _, end in own),
+            )
+        )
+    return tuple(spans), tuple(lanes)
+
+
+def _time_at_least(spans: Sequence[Span], depth: int) -> float:
+    """For how long at least `depth` of the spans were open at once, in seconds."""
+    # An end sorts before a start at the same moment: touching is not overlapping.
+    events = sorted([(s.start_s, 1) for s in spans] + [(s.end_s, -1) for s in spans])
+    total = 0.0
+    open_spans = 0
+    previous = 0.0
+    for moment, change in events:
+        if open_spans >= depth:
+            total += moment - previous
+        open_spans += change
+        previous = moment
+    return total

@@ -1,0 +1,234 @@
+"""Starting the lanes of a plan: a worker in each place, its sub-models loaded, and the way to give a start up."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeAlias
+
+from esen_lab.common.resources import submit
+from esen_lab.devices import Device, Placement
+from esen_lab.ensemble import Ensemble, SubModel
+from esen_lab.errors import Cancelled, DeviceError, EsenError, ModelError
+from esen_lab.lanes import ForkServer, Worker
+from esen_lab.planner.plan import Plan
+from esen_lab.planner.steps import members_of
+
+Graphs: TypeAlias = "Mapping[str, Mapping[str, bytes]]"
+"""For each sub-model what engines have made of it elsewhere, by name: see `backends.kept_graph`."""
+
+_SLICE_S = 0.25  # of a wait: an interrupt may reach another thread
+
+
+def silent(*done: object) -> None:
+    """Progress that nobody watches."""
+
+
+class GivenUp:
+    """Lets a thread end the start of lanes that another thread waits for. The start asks it; `set` tells it."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self._workers: list[Worker] = []
+
+    def set(self) -> None:
+        """End what has been started, and what is being started as soon as it is there."""
+        self._event.set()
+        for worker in list(self._workers):
+            threading.Thread(target=worker.kill, name="esen_lab end a lane", daemon=True).start()
+
+    def started(self, worker: Worker) -> None:
+        """One more is there."""
+        self._workers.append(worker)
+        if self._event.is_set():
+            worker.close(timeout_s=0)
+
+    @property
+    def is_set(self) -> bool:
+        """Whether somebody has given it up."""
+        return self._event.is_set()
+
+    def check(self) -> None:
+        """Go on only where nobody has given it up.
+
+        Raises:
+            Cancelled: Somebody has.
+        """
+        if self._event.is_set():
+            raise Cancelled("The start of these lanes was stopped on request")
+
+
+def core_to_spare(plan: Plan, device: Device) -> bool:
+    """Whether this process can stay awake without taking a core from a lane."""
+    if device.identity.simulated:
+        return False  # its lanes compute on cores that nobody counted
+    return device.identity.kind != "cpu" or sum(lane.units for lane in plan.lanes) < device.units
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loading:
+    """What loading sub-models into lanes found.
+
+    Attributes:
+        fallen_back: For each sub-model that could not be executed as the plan says, a sentence why.
+        other_code: For each of which functions are other code in its lane than here, these, as "module:name".
+    """
+
+    fallen_back: dict[str, str] = field(default_factory=dict)
+    other_code: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def start_lanes(places: Sequence[Placement], fork_server: ForkServer, given_up: GivenUp) -> list[Worker]:
+    """A worker in each place. Processes start side by side, since CUDA takes its time to start in each.
+
+    Raises:
+        EsenError: One could not be started, or it was given up; the others have been ended again.
+    """
+    started: dict[int, Worker] = {}
+
+    def start(index: int) -> None:
+        worker = fork_server.worker(places[index], label=f"lane {index + 1}")
+        started[index] = worker
+        given_up.started(worker)
+
+    own = [index for index, place in enumerate(places) if place.in_process]
+    others = [index for index in range(len(places)) if index not in own]
+    pool = ThreadPoolExecutor(max_workers=len(others) or 1, thread_name_prefix="esen-start")
+    try:
+        for index in own:
+            start(index)  # their contexts are made on one driver of this process: one at a time
+        pending = {submit(pool, start, index) for index in others}
+        while pending:
+            done, pending = wait_for(pending, timeout=_SLICE_S, return_when=FIRST_EXCEPTION)
+            for future in done:
+                future.result()
+            given_up.check()
+    except BaseException as problem:
+        given_up.set()
+        # After an interrupt nothing is waited for: a lane that hangs while it starts would hold the caller up.
+        pool.shutdown(wait=isinstance(problem, EsenError) and not isinstance(problem, Cancelled), cancel_futures=True)
+        for worker in list(started.values()):
+            worker.close(timeout_s=0)
+        _release([places[index] for index in own if index not in started])
+        raise
+    pool.shutdown()
+    return [started[index] for index in range(len(places))]
+
+
+def _release(places: Sequence[Placement]) -> None:
+    """Give back places in this process that no lane took: their neighbours' groups of SMs wait for them."""
+    for place in places:
+        place.release()
+
+
+def load_lanes(
+    workers: Sequence[Worker],
+    plan: Plan,
+    ensemble: Ensemble,
+    *,
+    timeout_s: float,
+    tell: Callable[[int, int], object] = silent,
+    only: Collection[str] | None = None,
+    graphs: Graphs | None = None,
+) -> Loading:
+    """Load every lane's sub-models, the lanes side by side, and tell each lane what a run means.
+
+    Args:
+        workers: One per lane.
+        plan: Says who is in which lane, and how it is executed.
+        ensemble: Has what its lanes run: see `steps_of`.
+        timeout_s: Deadline for loading one sub-model.
+        tell: Called with (sub-models loaded, all), from the threads that load, one at a time.
+        only: These sub-models alone; lanes of none of them are left alone. None: all.
+        graphs: What engines have been given along.
+
+    Raises:
+        EsenError: One could not be loaded; all lanes are ended.
+    """
+    counting = threading.Lock()
+    loading = Loading()
+    loaded = 0
+
+    def fill(index: int) -> None:
+        nonlocal loaded
+        lane = plan.lanes[index]
+        wanted = [name for name in lane.members if only is None or name in only]
+        for name, active, how in zip(lane.members, lane.active_units, lane.backends, strict=True):
+            if name in wanted:
+                other, why = _load(
+                    workers[index],
+                    ensemble.get(name),
+                    active,
+                    how,
+                    lane.mode == "async",
+                    timeout_s,
+                    (graphs or {}).get(name),
+                )
+                with counting:
+                    loading.fallen_back.update({name: why} if why else {})
+                    loading.other_code.update(dict.fromkeys(members_of([name]), other) if other else {})
+                    loaded += 1
+                    tell(loaded, len(plan.steps))
+        if wanted:
+            workers[index].arrange(lane.members, lane.mode)
+
+    with ThreadPoolExecutor(max_workers=len(workers), thread_name_prefix="esen-load") as pool:
+        try:
+            for future in [submit(pool, fill, index) for index in range(len(workers))]:
+                future.result()
+        except BaseException:
+            for worker in workers:
+                worker.kill()  # or the pool would wait for loads that nobody wants any more
+            raise
+    return loading
+
+
+def _load(
+    worker: Worker,
+    model: SubModel,
+    active_units: int,
+    how: str,
+    own_threads: bool,
+    timeout_s: float,
+    graphs: Mapping[str, bytes] | None,
+) -> tuple[tuple[str, ...], str]:
+    """Load one sub-model; returns functions that are other code there, and why it runs eagerly against the plan."""
+    load = partial(
+        worker.load,
+        model.name,
+        example=model.example,
+        active_units=active_units,
+        traits=model.traits,
+        timeout_s=timeout_s,
+    )
+    if how == "eager":
+        return load(payload=model.payload()), ""
+    from esen_lab.lanes.backends import refusal, wrapped_submodel
+
+    try:
+        return load(payload=wrapped_submodel(model, how, own_threads=own_threads, graphs=graphs)), ""
+    except ModelError as problem:
+        why = f"{model.name} runs eagerly, not as the plan says ({how}): {refusal(problem)}"
+        return load(payload=model.payload()), why
+
+
+@contextlib.contextmanager
+def from_the_system() -> Iterator[None]:
+    """Around what takes descriptors, memory and processes from the system, which may refuse them.
+
+    Raises:
+        DeviceError: It did.
+    """
+    try:
+        yield
+    except OSError as problem:
+        raise DeviceError(
+            "The system gives lanes what they need: descriptors, shared memory and processes",
+            given=f"{type(problem).__name__}: {problem}",
+            hint="Close other programs and files, or raise the limit (ulimit -a shows it); then run again.",
+        ) from problem

@@ -1,0 +1,185 @@
+"""What each member answers on validation data, measured once: the ground on which members and stages are chosen.
+
+Members run one after another on the whole device, in batches, under the device lock; their outputs are kept as arrays.
+
+    n   validation samples        C   classes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from esen_lab.common.inputs import as_input
+from esen_lab.common.trees import Tree, flatten, map_tensors
+from esen_lab.devices import Device
+from esen_lab.ensemble import Ensemble
+from esen_lab.errors import UsageError
+from esen_lab.planner.plan import sequential_plan
+from esen_lab.run import Executor, ForkServer
+
+Floats = NDArray[Any]
+LEAST_BATCH = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Answers:
+    """Each member's outputs on the validation data.
+
+    Attributes:
+        ensemble: The members and the combine rule.
+        outputs: For each member, shape (n, C).
+    """
+
+    ensemble: Ensemble
+    outputs: Mapping[str, Floats]
+
+    @property
+    def samples(self) -> int:
+        """How many there are."""
+        return len(next(iter(self.outputs.values())))
+
+    def combined(self, outputs: Mapping[str, Floats]) -> Floats:
+        """The combine rule on some members' outputs: scores of shape (n, C), or classes of shape (n,).
+
+        Raises:
+            UsageError: The rule gives neither, or it cannot take a part of the members.
+        """
+        import torch
+
+        names = [name for name in self.ensemble.names if name in outputs]
+        rule = self.ensemble.combine.for_members(names, self.ensemble.names)
+        combined = rule({name: torch.from_numpy(outputs[name]) for name in names})
+        if not isinstance(combined, torch.Tensor) or combined.dim() not in (1, 2) or len(combined) != self.samples:
+            given = f"{tuple(combined.shape)}" if isinstance(combined, torch.Tensor) else type(combined).__name__
+            raise UsageError(
+                "Choosing members takes a combine rule that gives scores (samples, classes), or classes (samples,)",
+                given=f"{rule.describe()} gives {given}",
+                hint="Set mean, softmax-mean, weighted or majority with lab.combine(...).",
+            )
+        array: Floats = combined.numpy()
+        return array
+
+    def probabilities(self, outputs: Mapping[str, Floats]) -> Floats:
+        """As `combined`, as probabilities of shape (n, C): by softmax where the rule does not give them itself.
+
+        Raises:
+            UsageError: The rule gives classes, which carry no confidence.
+        """
+        scores = self.combined(outputs)
+        if scores.ndim == 1:
+            raise UsageError(
+                "A cascade asks how sure the combined answer is, so its combine rule gives scores",
+                given=self.ensemble.combine.describe(),
+                hint="Set mean, softmax-mean or weighted with lab.combine(...).",
+            )
+        if (scores >= 0).all() and np.allclose(scores.sum(axis=-1), 1.0, atol=1e-3):
+            return scores
+        risen = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        probabilities: Floats = risen / risen.sum(axis=-1, keepdims=True)
+        return probabilities
+
+
+def labels_of(y: Any, samples: int) -> NDArray[np.int64]:
+    """Labels as an array of shape (samples,).
+
+    Raises:
+        UsageError: They are no whole numbers, or not one per sample.
+    """
+    try:
+        labels = np.asarray(y)
+    except (TypeError, ValueError, RuntimeError) as problem:
+        raise UsageError("Labels are the right class of each sample", given=type(y).__name__) from problem
+    if labels.shape != (samples,) or labels.dtype.kind not in "iu":
+        raise UsageError(
+            f"Labels are one whole number, the right class, for each of the {samples} validation samples",
+            given=f"{labels.dtype}{list(labels.shape)}",
+        )
+    return labels.astype(np.int64)
+
+
+def answers(
+    ensemble: Ensemble,
+    device: Device,
+    fork_server: ForkServer,
+    device_lock: Callable[[], AbstractContextManager[object]],
+    x: Tree,
+    *,
+    batch: int | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Answers:
+    """Run every member on the validation data.
+
+    Args:
+        ensemble: The members.
+        device: Where they run.
+        fork_server: Starts the worker.
+        device_lock: Held while they run.
+        x: The data, samples along the first dimension of every tensor.
+        batch: How many samples at once; None for as many as the example holds, at least `LEAST_BATCH`.
+        on_progress: Called with (samples done, all).
+
+    Raises:
+        UsageError: The data has no samples, or a member's output is not of shape (samples, classes).
+        EsenError: A member raised, or its worker is gone.
+    """
+    x = as_input(x)
+    samples = samples_of(x)
+    size = batch or max(LEAST_BATCH, samples_of(ensemble.example))
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise UsageError("A batch holds at least one sample", given=size)
+    parts: dict[str, list[Floats]] = {name: [] for name in ensemble.names}
+    with device_lock():
+        executor = Executor.start(sequential_plan(ensemble.names, device.units), ensemble, device, fork_server)
+        try:
+            for first in range(0, samples, size):
+                members = executor.run_members(_rows(x, slice(first, first + size))).members
+                for name, output in members.items():
+                    parts[name].append(_array(name, output, min(size, samples - first)))
+                if on_progress is not None:
+                    on_progress(min(first + size, samples), samples)
+        finally:
+            executor.close()
+    outputs = {name: np.concatenate(arrays) for name, arrays in parts.items()}
+    shapes = {output.shape for output in outputs.values()}
+    if len(shapes) > 1:
+        counts = ", ".join(f"{name} {output.shape[1]}" for name, output in outputs.items())
+        raise UsageError("Members of an ensemble tell the same classes apart", given=f"numbers of classes: {counts}")
+    return Answers(ensemble=ensemble, outputs=outputs)
+
+
+def samples_of(x: Tree) -> int:
+    """How many samples an input has.
+
+    Raises:
+        UsageError: Not the same number, at least one, along the first dimension of every tensor.
+    """
+    leaves, _ = flatten(x)
+    sizes = {leaf.shape[0] if leaf.dim() else 0 for leaf in leaves}
+    if len(sizes) != 1 or not min(sizes):
+        raise UsageError(
+            "Validation data has its samples along the first dimension of every tensor",
+            given=f"{sorted(sizes)} samples" if sizes else "no tensor",
+        )
+    return int(sizes.pop())
+
+
+def _rows(x: Tree, rows: slice) -> Tree:
+    return map_tensors(lambda tensor: tensor[rows], x)
+
+
+def _array(name: str, output: Tree, samples: int) -> Floats:
+    import torch
+
+    if isinstance(output, torch.Tensor) and output.dim() == 2 and len(output) == samples:
+        array: Floats = output.to(torch.float32).numpy()
+        return array
+    given = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+    raise UsageError(
+        "Choosing members takes outputs of shape (samples, classes)", given=f"{given} from {name!r} for {samples}"
+    )

@@ -1,0 +1,162 @@
+"""Views as HTML, and the same as text for terminals.
+
+Theme-neutral: nothing sets a text or page colour, tables take the notebook's own style, pictures are images that are
+readable on any page (see `pictures/drawing.py`). Without styles (GitHub strips them) tables, images and text remain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from esen_lab.common.units import format_seconds
+from esen_lab.terminal import visible, visible_line
+from esen_lab.ui.markup import NOTHING, Markup, element, joined
+from esen_lab.ui.pictures import as_image, draw
+from esen_lab.ui.pictures.rows import Timeline
+from esen_lab.ui.views import RECORDS, Block, Details, Progress, Table, View
+
+BAR_COLUMNS = 60  # of a text timeline
+
+
+def bundle(view: View) -> dict[str, str]:
+    """Both forms, keyed by MIME type."""
+    return {"text/html": to_html(view), "text/plain": to_text(view)}
+
+
+def to_html(view: View) -> Markup:
+    """The view as one small HTML fragment; every text in it is escaped."""
+    parts = [element("b", _code(view.title))] if view.title else []
+    parts += [_html_block(block) for block in view.blocks]
+    parts += [element("div", _code(note)) for note in view.notes]
+    return element("div", *parts, class_="esen")
+
+
+def to_text(view: View) -> str:
+    """The view as lines of text for a terminal; what would steer one is made visible."""
+    parts = [visible_line(view.title)] if view.title else []
+    parts += [text for text in map(_text_block, view.blocks) if text]
+    parts += [visible_line(note.replace("`", "")) for note in view.notes]
+    return "\n".join(parts)
+
+
+def _code(text: str) -> Markup:
+    # `like this` is code in both forms of a remark.
+    pieces = text.split("`")
+    if len(pieces) % 2 == 0:
+        return joined([text])
+    return joined(element("code", piece) if i % 2 else piece for i, piece in enumerate(pieces))
+
+
+def _html_block(block: Block) -> Markup:
+    if isinstance(block, Table):
+        return _html_table(block)
+    if isinstance(block, Progress):
+        bar = element("progress", max=max(block.total, 1), value=block.done, style="width:20em")
+        return element("div", bar, " ", block.words)
+    if not isinstance(block, Details):
+        return as_image(draw(block))
+    if not block.text:
+        return element("div", block.summary)
+    if block.unfolded:
+        return element("pre", block.text)
+    return element("details", element("summary", block.summary), element("pre", block.text))
+
+
+def _html_table(table: Table) -> Markup:
+    if not table.rows:
+        return NOTHING
+    aligned = _aligned(table)
+    rows = [_html_row("th", table.columns, aligned)] if table.columns else []
+    rows += [_html_row("td", row, aligned) for row in table.rows]
+    return element("table", *rows)
+
+
+def _html_row(tag: str, cells: Sequence[str], right: Sequence[bool]) -> Markup:
+    # JupyterLab puts plain cells to the right, GitHub puts them where their row says: said once, it is short. So do
+    # browsers with headings, which they would else put in the middle.
+    inside = [
+        element(tag, cell, style=None if to_right else "text-align:left")
+        for cell, to_right in zip(cells, right, strict=True)
+    ]
+    return element("tr", *inside, style="text-align:right" if any(right) else None)
+
+
+def _aligned(table: Table) -> list[bool]:
+    if not table.columns:
+        return [False] * len(table.rows[0])
+    return [column in table.numbers for column in table.columns]
+
+
+def _text_block(block: Block) -> str:
+    if isinstance(block, Table):
+        return _text_table(block)
+    if isinstance(block, Timeline):
+        return _text_timeline(block)
+    if isinstance(block, Progress):
+        filled = round(20 * block.done / max(block.total, 1))
+        return f"[{'#' * filled}{'.' * (20 - filled)}] {visible_line(block.words)}"
+    if not isinstance(block, Details):
+        return ""  # the tables beside a picture say the same
+    summary, text = visible_line(block.summary), visible(block.text)
+    if block.unfolded or not text:
+        return text or summary
+    return summary + "\n" + "\n".join(f"    {line}" for line in text.split("\n"))
+
+
+def _text_table(table: Table) -> str:
+    if not table.rows:
+        return ""
+    keep = [place for place, column in enumerate(table.columns) if column not in table.wide]
+    kept = keep or range(len(table.rows[0]))
+    given = [*([table.columns] if table.columns else []), *table.rows]
+    rows = [[visible_line(row[place]) for place in kept] for row in given]
+    aligned = _aligned(table)
+    right = [aligned[place] for place in kept]
+    widths = [max(len(row[place]) for row in rows) for place in range(len(right))]
+    lines = ["  ".join(_pad(*cell) for cell in zip(row, widths, right, strict=True)).rstrip() for row in rows]
+    if table.columns:
+        lines.insert(1, "  ".join("-" * width for width in widths))
+    lines += map(visible_line, table.below)
+    return "\n".join(f"  {line}" for line in lines)
+
+
+def _pad(cell: str, width: int, right: bool) -> str:
+    return cell.rjust(width) if right else cell.ljust(width)
+
+
+def _text_timeline(timeline: Timeline) -> str:
+    scale = BAR_COLUMNS / max(timeline.total_s, 1e-12)
+    lanes = [(visible_line(label), segments) for label, segments in timeline.lanes]
+    width = max((len(label) for label, _ in lanes), default=0)
+    lines = []
+    for label, segments in lanes:
+        cells = [" "] * BAR_COLUMNS
+        for segment in sorted(segments, key=lambda s: s.start_s):
+            first = min(max(round(segment.start_s * scale), 0), BAR_COLUMNS - 1)
+            last = min(max(round(segment.end_s * scale), first + 1), BAR_COLUMNS)
+            cells[first:last] = _text_bar(visible_line(segment.name), last - first)
+        lines.append(f"  {label.ljust(width)} |{''.join(cells)}|")
+    end = format_seconds(timeline.total_s)
+    lines.append(f"  {' ' * width}  0{end.rjust(BAR_COLUMNS - 1)}")
+    return "\n".join(lines)
+
+
+def _text_bar(name: str, width: int) -> str:
+    if width < 3:
+        return "#" * width
+    return f"[{name[: width - 2].center(width - 2, '=')}]"
+
+
+def html_of(record: object) -> Markup:
+    """One of `views.RECORDS` as HTML."""
+    return to_html(_view(record))
+
+
+def text_of(record: object) -> str:
+    """One of `views.RECORDS` as text."""
+    return to_text(_view(record))
+
+
+def _view(record: object) -> View:
+    names = (f"{kind.__module__}.{kind.__qualname__}" for kind in type(record).__mro__)
+    return next(RECORDS[name] for name in names if name in RECORDS)(record)

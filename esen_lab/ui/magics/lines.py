@@ -1,0 +1,64 @@
+"""Runs `%esen` lines and `%%esen` cells: finds the verb, reads its arguments, calls it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from esen_lab.errors import UsageError
+from esen_lab.ui.magics.arguments import parse, split, unknown
+from esen_lab.ui.magics.verbs import CELL_VERBS, RENAMED, VERBS
+from esen_lab.ui.magics.verbs.help import verb_help
+from esen_lab.ui.magics.verbs.verb import Verb
+from esen_lab.ui.session import Session
+
+
+def run_line(session: Session, line: str) -> Any:
+    """Do what an `%esen` line says.
+
+    Raises:
+        EsenError: With one line for the user.
+        Exception: What the user's own expression raised.
+    """
+    return _run(session, "%esen", VERBS, split(line))
+
+
+def run_cell(session: Session, line: str, cell: str) -> Any:
+    """Do what a `%%esen` cell says; raises as `run_line` does."""
+    words = split(line)
+    if not words or (words[0] not in CELL_VERBS and words[0] in VERBS):
+        raise UsageError(
+            "A cell that begins with %%esen defines a sub-model: `%%esen model NAME`",
+            given=f"%%esen {line.strip()}".strip(),
+            hint="Write the other verbs on a line of their own, with a single %.",
+        )
+    return _run(session, "%%esen", CELL_VERBS, words, cell)
+
+
+def interrupted(line: str) -> str:
+    """What to tell when Ctrl-C ended that line."""
+    verb = VERBS.get((line.split() or ["status"])[0])
+    return (verb or VERBS["status"]).interrupted
+
+
+def _run(session: Session, magic: str, table: Mapping[str, Verb], words: list[str], cell: str | None = None) -> Any:
+    quiet = bool(words) and words[-1].endswith(";")
+    if quiet:
+        words = [*words[:-1], *([words[-1][:-1]] if words[-1] != ";" else [])]
+    name, *rest = words or ["status"]
+    if name in ("-h", "--help"):
+        name = "help"
+    verb = table.get(name)
+    if verb is None and name in RENAMED:
+        now = RENAMED[name]
+        raise UsageError(f"{magic} {name} is called {magic} {now} now", given=name, hint=f"Write `{magic} {now}`.")
+    if verb is None:
+        raise unknown(f"{magic} has no verb {name!r}", name, table, "`%esen help` lists them all.")
+    prog = f"{magic} {name}"
+    if "-h" in rest or "--help" in rest:
+        session.front.show(verb_help(prog, verb))
+        return None
+    given = parse(session, prog, verb.summary, verb.arguments, rest)
+    given.cell = cell
+    result = verb.act(session, given)
+    return None if quiet else result

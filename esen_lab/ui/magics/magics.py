@@ -1,0 +1,270 @@
+"""The IPython extension: `%esen`, `%%esen model`, tab completion, rich display. The only file that imports IPython.
+
+Everything done to the shell is undone by `uninstall`, found again through the registered magic itself: the module
+keeps no state.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import sys
+import traceback
+from collections.abc import Callable, MutableMapping
+from types import TracebackType
+from typing import Any
+from uuid import uuid4
+
+from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMatcherResult, context_matcher
+from IPython.core.magic import no_var_expand
+
+import esen_lab
+from esen_lab.errors import EsenError, ModelError, UsageError, WorkerError
+from esen_lab.terminal import visible_line
+from esen_lab.ui import views
+from esen_lab.ui.html import bundle, to_text
+from esen_lab.ui.magics.completion import complete
+from esen_lab.ui.magics.lines import interrupted, run_cell, run_line
+from esen_lab.ui.panel.targets import Targets
+from esen_lab.ui.session import Session, lab_class
+from esen_lab.ui.views import Details, Progress, View
+from esen_lab.ui.widgets.progress import Live
+
+MAGIC = "esen"
+_PACKAGE = os.path.dirname(os.path.abspath(str(esen_lab.__file__)))
+
+
+def install(shell: Any, lab_class: Callable[[], type[Any]] = lab_class) -> None:
+    """Register everything with `shell`. Once is enough; twice does nothing more.
+
+    Args:
+        shell: An IPython shell.
+        lab_class: Returns the class of labs; called when the first verb needs it.
+    """
+    if _installed(shell) is None:
+        _Extension(shell, lab_class).install()
+
+
+def uninstall(shell: Any) -> None:
+    """Undo `install`; does nothing where it was not installed."""
+    extension = _installed(shell)
+    if extension is not None:
+        extension.uninstall()
+
+
+def _installed(shell: Any) -> _Extension | None:
+    magic = shell.magics_manager.magics["line"].get(MAGIC)
+    owner = getattr(magic, "__self__", None)
+    return owner if isinstance(owner, _Extension) else None
+
+
+class _Extension:
+    """One shell's extension, between `install` and `uninstall`."""
+
+    def __init__(self, shell: Any, lab_class: Callable[[], type[Any]]) -> None:
+        self.shell = shell
+        self.front = _IPythonFront(shell)
+        self.session = Session(self.front, lab_class)
+        self._matcher = self._make_matcher()
+        self._panel = Targets(self.session)
+
+    def install(self) -> None:
+        self.shell.register_magic_function(self.esen, "line_cell", MAGIC)
+        self.shell.Completer.custom_matchers.append(self._matcher)
+        for name in views.RECORDS:
+            home, _, kind = name.rpartition(".")
+            self.shell.display_formatter.ipython_display_formatter.for_type_by_name(home, kind, self.front.skip_shown)
+        self._panel.install(self.shell)
+        atexit.register(self._close)
+
+    def _close(self) -> None:
+        self._panel.close()
+        self.session.close()
+
+    def uninstall(self) -> None:
+        atexit.unregister(self._close)
+        self._panel.uninstall(self.shell)
+        for name in views.RECORDS:
+            self.shell.display_formatter.ipython_display_formatter.pop(name, None)
+        # Only what was put there: other extensions' matchers stay.
+        matchers = self.shell.Completer.custom_matchers
+        matchers[:] = [matcher for matcher in matchers if matcher is not self._matcher]
+        manager = self.shell.magics_manager
+        for kind in ("line", "cell"):
+            manager.magics[kind].pop(MAGIC, None)
+        if hasattr(manager.user_magics, MAGIC):
+            delattr(manager.user_magics, MAGIC)
+        self.session.close()
+
+    @no_var_expand
+    def esen(self, line: str, cell: str | None = None) -> Any:
+        """Share one device between the sub-models of an ensemble: `%esen help` lists the verbs."""
+        try:
+            return run_line(self.session, line) if cell is None else run_cell(self.session, line, cell)
+        except EsenError as error:
+            details = _details(error)
+            if details is not None:
+                self.front.show(View(blocks=(details,)))
+            _show_as(error, _one_line(error))
+            raise
+        except KeyboardInterrupt as stop:
+            _show_as(stop, interrupted(line))
+            raise
+
+    def _make_matcher(self) -> Any:
+        # A function, because IPython writes the priority on it, which a bound method refuses.
+        def matcher(context: CompletionContext) -> SimpleMatcherResult:
+            return self._offers(context)
+
+        return context_matcher(identifier="esen_lab", priority=100)(matcher)
+
+    def _offers(self, context: CompletionContext) -> SimpleMatcherResult:
+        before = context.full_text.split("\n")[context.cursor_line][: context.cursor_position]
+        completion = complete(self.session, before)
+        if completion is None:
+            return {"completions": []}
+        fragment, offers = completion
+        return {
+            "completions": [SimpleCompletion(text=offer, type="magic") for offer in offers],
+            "matched_fragment": fragment,
+            "ordered": True,
+            "suppress": True,  # Python's own completers see no Python on this line
+        }
+
+
+class _IPythonFront:
+    """`session.Notebook` on an IPython shell."""
+
+    def __init__(self, shell: Any) -> None:
+        self._shell = shell
+        self._shown: list[tuple[int, object]] = []  # (execution, record): already on the screen
+
+    @property
+    def namespace(self) -> MutableMapping[str, Any]:
+        names: MutableMapping[str, Any] = self._shell.user_ns
+        return names
+
+    @property
+    def updates_in_place(self) -> bool:
+        return hasattr(self._shell, "kernel")
+
+    def evaluate(self, expression: str) -> Any:
+        # Compiled under a name of IPython's own, so that tracebacks show the expression as they show a cell.
+        name = self._shell.compile.cache(expression, self._shell.execution_count)
+        try:
+            code = compile(expression, name, "eval")
+        except (SyntaxError, ValueError) as error:
+            raise UsageError(
+                "A Python expression is needed here",
+                given=expression,
+                hint=f"Python says: {getattr(error, 'msg', error)}. Names and numbers go as they are, text in quotes.",
+            ) from None
+        try:
+            return self._shell.ev(code)
+        except Exception as error:
+            _show_as(error, *self._users_traceback(error, name))
+            raise
+
+    def _users_traceback(self, error: BaseException, name: str) -> list[str]:
+        # From the user's expression inwards: the frames between the cell and the expression are ours.
+        inner = error.__traceback__
+        while inner is not None and inner.tb_frame.f_code.co_filename != name:
+            inner = inner.tb_next
+        render = self._shell.InteractiveTB.structured_traceback
+        lines: list[str] = render(type(error), error, inner or error.__traceback__)
+        return lines
+
+    def expand(self, text: str) -> str:
+        return _expand(self._shell, text)
+
+    def show(self, view: View) -> None:
+        self._shell.display_pub.publish(data=bundle(view))
+
+    def show_widget(self, widget: Any, view: View) -> Callable[[], None]:
+        shown = widget._repr_mimebundle_()
+        data = dict(shown[0] if isinstance(shown, tuple) else shown or {})  # anywidget gives a pair
+        place = {"display_id": f"esen-{uuid4().hex}"}
+        self._shell.display_pub.publish(data={**data, "text/plain": to_text(view)}, transient=place)
+
+        def take_away() -> None:
+            self._shell.display_pub.publish(data={"text/plain": ""}, transient=place, update=True)
+
+        return take_away
+
+    def live(self, view: View) -> Live:
+        if not self.updates_in_place:
+            return _TerminalLive()
+        made = _NotebookLive(self._shell)
+        made.begin(view)
+        return made
+
+    def mark_shown(self, record: object) -> None:
+        self._shown = [(self._shell.execution_count, record)]
+
+    def skip_shown(self, record: object) -> None:
+        """Formatter that comes before all others: swallows what the running cell has shown already."""
+        now = self._shell.execution_count
+        if any(count == now and shown is record for count, shown in self._shown):
+            self._shown.clear()
+            return
+        raise NotImplementedError  # IPython's sign for "not me": the other formatters get it
+
+
+class _NotebookLive:
+    """One output of a notebook, replaced in place by its display id."""
+
+    def __init__(self, shell: Any) -> None:
+        self._shell = shell
+        self._transient = {"display_id": f"esen-{uuid4().hex}"}
+
+    def begin(self, view: View) -> None:
+        self._shell.display_pub.publish(data=bundle(view), transient=self._transient)
+
+    def update(self, view: View, *, last: bool = False) -> None:  # noqa: ARG002  the last one is like the others here
+        self._shell.display_pub.publish(data=bundle(view), transient=self._transient, update=True)
+
+
+class _TerminalLive:
+    """One line of a terminal, overwritten; the last view is printed whole."""
+
+    def update(self, view: View, *, last: bool = False) -> None:
+        bars = [block for block in view.blocks if isinstance(block, Progress)]
+        if last:
+            sys.stdout.write(f"\r\x1b[K{to_text(view)}\n")
+        elif bars:
+            room = shutil.get_terminal_size().columns - 1  # a longer line would scroll, and could not be overwritten
+            sys.stdout.write(f"\r\x1b[K{to_text(View(blocks=(bars[0],)))[:room]}")
+        sys.stdout.flush()
+
+
+def _expand(_shell: Any, _text: str) -> str:
+    # `var_expand` also looks at the caller's local names: here there are none a user could mean.
+    expanded: str = _shell.var_expand(_text)
+    return expanded
+
+
+def _one_line(error: EsenError) -> str:
+    notes = getattr(error, "__notes__", [])
+    return visible_line(views.one_line(" ".join([f"{type(error).__name__}: {error}", *notes])))
+
+
+def _show_as(error: BaseException, *lines: str) -> None:
+    """Make `error` show as `lines` instead of a traceback; the cell still ends in an error, so Run All stops."""
+    error._render_traceback_ = lambda: list(lines)  # type: ignore[attr-defined]
+
+
+def _details(error: EsenError) -> Details | None:
+    """The long part of an error: the worker's traceback and log, or where the user's own code raised."""
+    if isinstance(error, WorkerError) and error.details():
+        return Details(summary="The worker's traceback", text=error.details())
+    cause = error.__cause__
+    if isinstance(error, ModelError) and cause is not None:
+        lines = [*_foreign_frames(cause.__traceback__), *traceback.format_exception_only(cause)]
+        return Details(summary="Where it was raised", text="".join(lines).rstrip())
+    return None
+
+
+def _foreign_frames(tb: TracebackType | None) -> list[str]:
+    frames = [frame for frame in traceback.extract_tb(tb) if not frame.filename.startswith(_PACKAGE + os.sep)]
+    return traceback.format_list(frames)

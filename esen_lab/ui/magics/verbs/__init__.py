@@ -1,0 +1,80 @@
+"""The table of verbs, in the order of the work. A verb reads its words, calls one `Lab` method and shows the result."""
+
+# ruff: noqa: ARG001  every verb has the same two arguments, whether it needs both or not
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from esen_lab.ui.magics.arguments import Argument, text, unknown
+from esen_lab.ui.magics.verbs import edit, keep, measure, plan, run, setup
+from esen_lab.ui.magics.verbs.help import overview, verb_help
+from esen_lab.ui.magics.verbs.verb import Given, Verb
+from esen_lab.ui.session import Session
+
+__all__ = ["CELL_VERBS", "VERBS", "Verb"]
+
+
+def _help(session: Session, given: Given) -> None:
+    if given.verb is None:
+        session.front.show(overview(VERBS))
+        return
+    table, magic = (CELL_VERBS, "%%esen") if given.verb in CELL_VERBS else (VERBS, "%esen")
+    verb = table.get(given.verb)
+    if verb is None:
+        raise unknown(f"%esen has no verb {given.verb!r}", given.verb, VERBS, "`%esen help` lists them all.")
+    session.front.show(verb_help(f"{magic} {given.verb}", verb))
+
+
+def _verb_names(session: Session) -> tuple[str, ...]:
+    return tuple(VERBS)
+
+
+HELP = Verb(
+    "this list, or what a verb takes",
+    _help,
+    (Argument("verb", "a verb", text, "VERB", count="?", suggest=_verb_names),),
+)
+
+RENAMED: Mapping[str, str] = {"mechanisms": "backends"}
+"""Verbs of earlier versions -> what they are called now."""
+
+CELL_VERBS: Mapping[str, Verb] = {"model": setup.MODEL}
+"""What may follow `%%esen`."""
+
+VERBS: Mapping[str, Verb] = {
+    "status": setup.STATUS,
+    "register": setup.REGISTER,
+    "model": setup.MODEL_ON_A_LINE,
+    "unregister": setup.UNREGISTER,
+    "list": setup.LIST,
+    "combine": setup.COMBINE,
+    "profile": measure.PROFILE,
+    "cancel": measure.CANCEL,
+    "measurements": measure.MEASUREMENTS,
+    "fit": measure.FIT,
+    "search": plan.SEARCH,
+    "refine": plan.REFINE,
+    "backends": plan.CHOOSE_BACKENDS,
+    "precision": plan.PRECISION,
+    "members": plan.MEMBERS,
+    "place": plan.PLACE,
+    "cascade": plan.CASCADE,
+    "plan": plan.PLAN,
+    "share": edit.SHARE,
+    "tune": edit.TUNE,
+    "run": run.RUN,
+    "compare": run.COMPARE,
+    "numerics": run.NUMERICS,
+    "show": keep.SHOW,
+    "save": keep.SAVE,
+    "load": keep.LOAD,
+    "record": keep.RECORD,
+    "export": keep.EXPORT,
+    "watch": measure.WATCH,
+    "device": setup.DEVICE,
+    "close": keep.CLOSE,
+    "stop": keep.STOP,
+    "help": HELP,
+}
+"""What may follow `%esen`."""

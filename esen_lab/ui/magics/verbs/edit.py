@@ -1,0 +1,148 @@
+"""The verbs that change a plan by hand: `share` and `tune`, each one call on the lab's plan editor."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from esen_lab.errors import UsageError
+from esen_lab.ui import views
+from esen_lab.ui.magics import suggestions
+from esen_lab.ui.magics.arguments import Argument, text, unknown
+from esen_lab.ui.magics.verbs.verb import Given, Verb, show
+from esen_lab.ui.session import Session
+from esen_lab.ui.views import View
+
+_SHARE = re.compile(r"(?P<lane>[^=]+)=(?:(?P<pin>pin)(?::(?P<pinned>\d+%?))?|(?P<unpin>unpin)|(?P<units>\d+%?))\Z")
+WAIT_S = 600.0  # for a search that is asked for on a line: Ctrl-C ends the waiting earlier
+
+
+def _read_share(session: Session, word: str) -> tuple[str, str, bool | None]:
+    """`wide=30`, `wide=25%`, `wide=pin:20`, `wide=pin`, `wide=unpin` as (lane, share or "", pinned or None)."""
+    written = _SHARE.match(text(session, word))
+    if written is None:
+        raise UsageError(
+            "A share is written LANE=UNITS, LANE=PERCENT%, LANE=pin:UNITS, LANE=pin or LANE=unpin", given=word
+        )
+    pinned = True if written["pin"] else False if written["unpin"] else None
+    return written["lane"], written["units"] or written["pinned"] or "", pinned
+
+
+def _share(session: Session, given: Given) -> Any:
+    editor = session.lab().tune()
+    of_units = editor.state.units
+    state = editor.share(
+        {lane: _units(written, of_units) for lane, written, _ in given.shares if written},
+        pin=[lane for lane, _, pinned in given.shares if pinned],
+        unpin=[lane for lane, _, pinned in given.shares if pinned is False],
+    )
+    return show(session, state, views.editor(state))
+
+
+def _units(written: str, of_units: int) -> int:
+    if not written.endswith("%"):
+        return int(written)
+    return max(1, round(int(written[:-1]) * of_units / 100))
+
+
+SHARE = Verb(
+    "set shares of the draft that %esen tune shows, pin or free them; predicts, runs nothing",
+    _share,
+    (
+        Argument(
+            "shares",
+            "LANE is a sub-model in it or its number; SHARE is 30, 25%, pin:20, pin (as it is) or unpin",
+            _read_share,
+            "LANE=SHARE",
+            count="+",
+            suggest=suggestions.lanes,
+        ),
+    ),
+    example="%esen share wide=pin:3",
+)
+
+
+def _tune(session: Session, given: Given) -> Any:
+    editor = session.lab().tune()
+    if given.words:
+        _take_step(editor, given.words)
+    state = editor.state
+    view = views.editor(state)
+    if given.words or not session.front.updates_in_place:
+        return show(session, state, view)
+    # The sliders come below a static output, which stays when kernel and widgets are gone; they have its picture.
+    show(session, state, View(title=view.title, blocks=view.blocks[:1], notes=view.notes))
+    if not session.open_panel(editor, view):
+        note = "There are sliders where ipywidgets is installed; `%esen share` and `%esen tune -h` do the same."
+        session.front.show(View(notes=(note,)))
+    return state
+
+
+def _take_step(editor: Any, words: Sequence[str]) -> None:
+    name, *rest = words
+    if name not in STEPS:
+        raise unknown(f"%esen tune has no step {name!r}", name, STEPS, "`%esen tune -h` lists them.")
+    least, most, act = STEPS[name]
+    if not least <= len(rest) <= most:
+        raise UsageError(f"`%esen tune {name}` takes {_count(least, most)}", given=" ".join(rest) or "none")
+    act(editor, rest)
+
+
+def _count(least: int, most: int) -> str:
+    if least == most:
+        return f"{least or 'no'} word{'' if least == 1 else 's'}"
+    return f"{least} words or more" if most >= _MANY else f"{least} to {most} words"
+
+
+def _propose(editor: Any, words: Sequence[str]) -> None:
+    job = editor.propose(*words)
+    try:
+        job.result(timeout=WAIT_S)
+    except KeyboardInterrupt:
+        job.cancel()
+        raise
+
+
+def _switch(editor: Any, words: Sequence[str]) -> None:
+    if words[0] not in ("on", "off"):
+        raise UsageError("Oversubscription is on or off", given=words[0])
+    editor.oversubscribe(words[0] == "on")
+
+
+_MANY = 1000
+STEPS: Mapping[str, tuple[int, int, Callable[[Any, Sequence[str]], Any]]] = {
+    "propose": (0, 1, _propose),
+    "apply": (0, 0, lambda editor, _: editor.apply()),
+    "measure": (0, 0, lambda editor, _: editor.measure()),
+    "undo": (0, 0, lambda editor, _: editor.undo()),
+    "redo": (0, 0, lambda editor, _: editor.redo()),
+    "reset": (0, 0, lambda editor, _: editor.reset()),
+    "cancel": (0, 0, lambda editor, _: editor.cancel()),
+    "save": (1, 1, lambda editor, words: editor.save(words[0])),
+    "export": (1, 1, lambda editor, words: editor.export(words[0])),
+    "move": (1, 2, lambda editor, words: editor.move(*words)),
+    "split": (1, _MANY, lambda editor, words: editor.split(*words)),
+    "merge": (2, _MANY, lambda editor, words: editor.merge(*words)),
+    "oversubscribe": (1, 1, _switch),
+}
+"""Step -> (fewest words, most words, what it does)."""
+
+TUNE = Verb(
+    "tune a plan by hand: what it predicts; with a word, one step",
+    _tune,
+    (
+        Argument(
+            "words",
+            "propose [SEARCHER], apply, measure, undo, redo, reset, cancel, save PATH, export PATH, "
+            "move NAME LANE, move NAME (to a lane of its own), split NAME ..., merge LANE LANE ..., "
+            "oversubscribe on, oversubscribe off",
+            text,
+            "STEP",
+            count="*",
+            suggest=suggestions.editor_steps,
+        ),
+    ),
+    example="%esen tune",
+    interrupted="Interrupted. What was being applied or measured may be half done; the plan in force is whole.",
+)

@@ -1,0 +1,164 @@
+"""The verbs that measure: profiles and the models fitted to them, and live plots of the device."""
+
+# ruff: noqa: ARG001  every verb has the same two arguments, whether it needs both or not
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from esen_lab.errors import UsageError
+from esen_lab.ui import views
+from esen_lab.ui.magics import suggestions
+from esen_lab.ui.magics.arguments import Argument, names, percent, seconds, whole_numbers
+from esen_lab.ui.magics.verbs.verb import Given, Verb, options, show
+from esen_lab.ui.session import Session
+from esen_lab.ui.views import View
+from esen_lab.ui.widgets.watching import Watching
+
+
+def _profile(session: Session, given: Given) -> Any:
+    lab = session.lab()
+    chosen = [name for part in given.names for name in part]
+    job = lab.profile(
+        chosen or None,
+        **options(
+            shares=given.shares,
+            budget_s=given.budget,
+            point_timeout_s=given.timeout,
+            fresh=given.fresh or None,
+            adaptive=given.adaptive or None,
+            within=given.within,
+            backends=given.backends,
+            groups=given.groups or None,
+            parts=given.parts or None,
+        ),
+    )
+    if not given.wait and not session.front.updates_in_place:
+        now = views.progress(job.snapshot())
+        note = "It runs in the background: `%esen` shows how far it is, `%esen cancel` stops it."
+        session.front.show(View(title=now.title, blocks=now.blocks[:1], notes=(note,)))
+        return None
+    ended = session.follow(job, lambda now: views.progress(now, lab.points.fit_so_far()))
+    if not given.wait:
+        return None
+    try:
+        while not ended.wait(0.1):
+            pass
+    except KeyboardInterrupt:
+        if not session.front.updates_in_place:
+            session.follower.close()
+        raise
+    profile = job.result(timeout=5.0)
+    session.front.mark_shown(profile)
+    return profile
+
+
+PROFILE = Verb(
+    "measure the sub-models at several shares, in the background",
+    _profile,
+    (
+        Argument("names", "which sub-models (default: all)", names, "NAME", count="*", suggest=suggestions.submodels),
+        Argument("--shares", "at how many units", whole_numbers, "1,2,4"),
+        Argument("--budget", "seconds for each point after its warm-up", seconds, "S"),
+        Argument("--timeout", "give a point up after so many seconds", seconds, "S"),
+        Argument("--fresh", "measure again what is stored"),
+        Argument("--adaptive", "measure only what the plan rests on, until no other point can change it much"),
+        Argument("--within", "with --adaptive: by how much (default: 2%)", percent, "PERCENT"),
+        Argument(
+            "--backends",
+            "which to try besides eager: of openvino, onnxruntime, ...; eager for no other (default: all)",
+            names,
+            "NAME,...",
+            suggest=suggestions.backends,
+        ),
+        Argument("--groups", "measure equal networks as one call of torch.func too: searches use it"),
+        Argument("--parts", "measure parts of the batch of the heaviest sub-models too: searches use it"),
+        Argument("--wait", "stay in the cell until it is done"),
+    ),
+    example="%esen profile --shares 1,2,4 --wait",
+    interrupted="Interrupted: no longer waiting. The profile goes on in the background; %esen cancel stops it.",
+)
+
+
+CANCEL_S = 10.0  # for so long a job that was cancelled is waited for
+
+
+def _cancel(session: Session, given: Given) -> None:
+    lab = session.known_lab()
+    jobs = [
+        (lab.job if lab else None, "Points that were finished stay in the store."),
+        (lab.search_job if lab else None, "The best plan found until now stays."),
+    ]
+    running = [(job, note) for job, note in jobs if job is not None and not job.done]
+    if not running:
+        raise UsageError("There is nothing to cancel", hint="No profile and no search is running.")
+    for job, _ in running:
+        job.cancel()
+    for job, _ in running:
+        job.wait(CANCEL_S)  # the next cell may be the next profile
+    session.front.show(View(title="Cancelled.", notes=tuple(note for _, note in running)))
+
+
+CANCEL = Verb("stop the profile and the search that are running; what they have found is kept", _cancel)
+
+
+def _measurements(session: Session, given: Given) -> Any:
+    profile = session.lab().measurements
+    if profile is None:
+        raise UsageError("Nothing has been measured yet", hint="`%esen profile` does it.")
+    return show(session, profile, profile_view(session.lab(), profile))
+
+
+def profile_view(lab: Any, profile: Any) -> View:
+    """The points of a profile, with the models fitted to them where every sub-model has a point."""
+    try:
+        models: Mapping[str, Any] = lab.fit()
+    except UsageError:
+        models = {}
+    view = views.profile(profile, models)
+    if not lab.points.derived:
+        return view
+    note = f"Groups and parts were measured besides, and searches use them: {', '.join(lab.points.derived)}."
+    return View(title=view.title, blocks=view.blocks, notes=(*view.notes, note))
+
+
+MEASUREMENTS = Verb("the points measured so far", _measurements)
+
+
+def _fit(session: Session, given: Given) -> None:
+    lab = session.lab()
+    session.front.show(views.cost_models(lab.fit(), lab.measurements))
+
+
+FIT = Verb("the cost models: latency against share, with their error", _fit)
+
+
+def _watch(session: Session, given: Given) -> None:
+    was_on = session.stop_watching()
+    if given.stop:
+        if not was_on:
+            session.front.show(View(notes=("Nothing was being watched. `%esen watch` begins.",)))
+        return
+    watching = Watching(session.lab(), given.every or 0.5, given.history or 1800.0)
+    if not session.front.updates_in_place:
+        session.front.show(watching.table())
+        watching.lab.readings.unwatch()
+        return
+    plots = watching.open_plots()
+    session.watching = watching
+    session.front.show_widget(plots, watching.table())
+    watching.keep_summary(session.front.live(View(notes=("A summary stays here after `%esen watch --stop`.",))))
+
+
+WATCH = Verb(
+    "live plots of utilization, memory and what each worker takes",
+    _watch,
+    (
+        Argument("--every", "how far samples are apart (default: 500ms)", seconds, "SECONDS"),
+        Argument("--history", "how much is kept (default: 1800)", seconds, "SECONDS"),
+        Argument("--stop", "end the plots; a summary stays"),
+    ),
+    example="%esen watch --every 250ms",
+    interrupted="Interrupted. Nothing is being watched.",
+)

@@ -1,0 +1,467 @@
+"""The verbs that find plans: searches, refinement, backends, members, devices, stages; and the plan in force."""
+
+# ruff: noqa: ARG001  every verb has the same two arguments, whether it needs both or not
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from esen_lab.common.units import BACKENDS
+from esen_lab.errors import UsageError
+from esen_lab.planner import searcher_options
+from esen_lab.ui import views
+from esen_lab.ui.magics import suggestions
+from esen_lab.ui.magics.arguments import (
+    Argument,
+    expression,
+    names,
+    percent,
+    seconds,
+    size,
+    split_at_commas,
+    text,
+    whole_number,
+    whole_numbers_by_name,
+)
+from esen_lab.ui.magics.verbs.verb import Given, Verb, options, show
+from esen_lab.ui.session import Session
+from esen_lab.ui.views import View
+
+FIRST_ANSWER_S = 2.0
+"""For how long `%esen search` looks on before it leaves the rest to the background."""
+
+# --- limits: what `search` and `refine` keep to -----------------------------------------------------------------------
+
+
+def _limits(given: Given) -> dict[str, Any] | None:
+    """The limits that a line asks for, as `esen_lab.planner.Limits` takes them; None: it asks for none."""
+    limits = options(
+        min_units=given.min,
+        max_units=given.max,
+        pinned=given.pin,
+        together=given.together,
+        apart=given.apart,
+        one_each=given.one_each or None,
+        max_lanes=given.lanes,
+        oversubscription=given.oversubscribe,
+        memory_limit_bytes=given.memory,
+        lane_bytes=given.lane_memory,
+        target_s=given.target,
+    )
+    return limits or None
+
+
+def _factor(session: Session, word: str) -> float:
+    given = text(session, word).strip().lower()
+    try:
+        return float("inf") if given == "unlimited" else float(given)
+    except ValueError:
+        raise UsageError("An oversubscription factor is a number, at least 1, or unlimited", given=word) from None
+
+
+def _fraction(session: Session, word: str) -> float:
+    try:
+        return float(text(session, word))
+    except ValueError:
+        raise UsageError("A number is needed here, such as 0.9", given=word) from None
+
+
+def _by_name(name: str, what: str) -> Argument:
+    return Argument(name, what, whole_numbers_by_name, "A=2,B=4", suggest=suggestions.submodels)
+
+
+def _groups(name: str, what: str) -> Argument:
+    return Argument(name, what, names, "A,B", count="+", suggest=suggestions.submodels)
+
+
+_LIMITS: tuple[Argument, ...] = (
+    _by_name("--pin", "the share that a sub-model's lane must have"),
+    _by_name("--min", "the smallest share that a sub-model's lane may have"),
+    _by_name("--max", "the largest share that a sub-model's lane may have"),
+    _groups("--together", "sub-models that must share a lane; several groups are allowed"),
+    _groups("--apart", "sub-models no two of which may share a lane"),
+    Argument("--one-each", "a lane of its own for every sub-model"),
+    Argument("--lanes", "at most so many lanes", whole_number, "N"),
+    Argument(
+        "--oversubscribe",
+        "shares may sum to so many times the device: 1, 1.25, 1.5, 2, ..., unlimited",
+        _factor,
+        "FACTOR",
+        suggest=suggestions.factors,
+    ),
+    Argument("--memory", "all of it takes at most so much memory, such as 4GB", size, "SIZE"),
+    Argument("--lane-memory", "what each lane takes besides, such as 550MB", size, "SIZE"),
+    Argument(
+        "--target",
+        "a JCT that is short enough, such as 5ms: the fewest units that reach it, the rest stays free",
+        seconds,
+        "S",
+    ),
+)
+
+# --- search -----------------------------------------------------------------------------------------------------------
+
+
+def _search(session: Session, given: Given) -> Any:
+    chosen = options(n_trials=given.trials, seed=given.seed, time_limit_s=given.time_limit)
+    for name, value in given.option or []:
+        if name not in searcher_options(given.searcher or "exact"):
+            raise UsageError(
+                f"The searcher {given.searcher or 'exact'!r} takes "
+                f"{', '.join(searcher_options(given.searcher or 'exact')) or 'no options'}",
+                given=f"--option {name}={value}",
+            )
+        chosen[name] = value
+    chosen |= options(limits=_limits(given), quantile=given.quantile or None)
+    if given.measure is not None:
+        chosen |= {"objective": "measured", "x": given.measure}
+    chosen |= options(runs=given.runs)
+    chosen |= {name: False for name, off in (("groups", given.no_groups), ("parts", given.no_parts)) if off}
+    job = session.lab().start_search(given.searcher or "exact", **chosen)
+    return _follow(session, job, wait=given.wait)
+
+
+def _follow(session: Session, job: Any, *, wait: bool) -> Any:
+    """Show a search job: until it is done, or for the first moments and then in the background.
+
+    Ctrl-C ends the search and keeps its best so far.
+    """
+    try:
+        job.wait(FIRST_ANSWER_S)
+        if not job.done and (wait or job.best is None) and session.front.updates_in_place:
+            _look_on(session, job, wait)
+            return _result(session, job, shown=True)
+        while not job.done and (wait or job.best is None):
+            job.wait(0.1)
+    except KeyboardInterrupt:
+        job.cancel()
+        job.wait(FIRST_ANSWER_S)
+        if job.best is None:
+            raise
+    if job.done or job.cancelled:
+        return _result(session, job, shown=False)
+    if session.front.updates_in_place:
+        session.follow(job, lambda progress: views.searching(progress, job))
+    else:
+        now = views.searching(job.snapshot(), job)
+        note = "The search goes on: `%esen plan` shows the plan in force, `%esen cancel` stops it."
+        session.front.show(View(title=now.title, blocks=now.blocks, notes=(*now.notes, note)))
+    session.front.mark_shown(job.best)
+    return job.best
+
+
+def _look_on(session: Session, job: Any, wait: bool) -> None:
+    """Keep a live display until the job is done or, without `wait`, has its first plan."""
+    ended = session.follow(job, lambda progress: views.searching(progress, job))
+    while not ended.wait(0.1):
+        if not wait and job.best is not None:
+            return
+
+
+def _result(session: Session, job: Any, *, shown: bool) -> Any:
+    if job.error is not None:
+        raise job.error
+    if not shown:
+        session.front.show(views.plan(job.best))
+    session.front.mark_shown(job.best)
+    return job.best
+
+
+def _option(session: Session, written: str) -> tuple[str, Any]:
+    key, equals, value = written.partition("=")
+    if not equals or not key.isidentifier():
+        raise UsageError("A searcher's option is written NAME=VALUE", given=written)
+    return key, session.front.evaluate(value)
+
+
+SEARCH = Verb(
+    "find a plan from the measured points: the first answer at once, the proof in the background",
+    _search,
+    (
+        Argument(
+            "--searcher",
+            f"{', '.join(suggestions.SEARCHERS)} (default: exact)",
+            text,
+            "NAME",
+            suggest=suggestions.searchers,
+        ),
+        *_LIMITS,
+        Argument(
+            "--quantile",
+            "plan with the median or, for noisy profiles, with q90",
+            text,
+            "NAME",
+            suggest=suggestions.quantiles,
+        ),
+        Argument(
+            "--measure",
+            "run every candidate on this batch: measured JCTs are the objective (--searcher optuna, equal, sequential)",
+            expression,
+            "EXPR",
+            suggest=suggestions.tensors,
+        ),
+        Argument("--runs", "with --measure: runs of each candidate", whole_number, "N"),
+        Argument("--trials", "how many plans a random searcher tries", whole_number, "N"),
+        Argument("--seed", "of a random searcher", whole_number, "N"),
+        Argument("--time-limit", "stop searching after so many seconds", seconds, "S"),
+        Argument("--no-groups", "no equal networks as one, though %esen profile --groups measured them"),
+        Argument("--no-parts", "no batch over several lanes, though %esen profile --parts measured it"),
+        Argument("--option", "other options of the searcher", _option, "NAME=EXPR", count="*"),
+        Argument("--wait", "stay in the cell until the proof is done"),
+    ),
+    example="%esen search --pin wide=2 --apart wide,deep --lanes 3",
+    interrupted="Interrupted: the search has ended before it had a plan. The plan in force stays.",
+)
+
+# --- better plans, and how sub-models are executed --------------------------------------------------------------------
+
+
+def _refine(session: Session, given: Given) -> Any:
+    lab = session.lab()
+    most = given.rounds or 4
+    chosen = options(rounds=given.rounds, runs=given.runs, limits=_limits(given))
+
+    def work(tell: Callable[[int, int, str], None]) -> Any:
+        tell(0, most, "running the plan in force")
+        return lab.studies.refine(
+            given.input, on_round=lambda rounds: tell(len(rounds), most, rounds[-1].decision), **chosen
+        )
+
+    return session.attend("Refining", work, views.refined)
+
+
+REFINE = Verb(
+    "run the plan, correct its predictions by what it took, search again; up to four times",
+    _refine,
+    (
+        Argument(
+            "input",
+            "the batch to run: any Python expression",
+            expression,
+            "EXPR",
+            joined=True,
+            suggest=suggestions.tensors,
+        ),
+        Argument("--rounds", "run at most so many plans (default: 4)", whole_number, "N"),
+        Argument("--runs", "runs of each plan (default: 9)", whole_number, "N"),
+        *_LIMITS,
+    ),
+    example="%esen refine x --rounds 3",
+    interrupted="Interrupted before the first plan was measured. The plan in force stays.",
+)
+
+
+def _backends(session: Session, given: Given) -> Any:
+    lab = session.lab()
+    chosen = options(backends=given.only, budget_s=given.budget)
+    return session.attend(
+        "Choosing backends", lambda tell: lab.lanes.choose_backends(on_progress=tell, **chosen), views.backends
+    )
+
+
+CHOOSE_BACKENDS = Verb(
+    "which backend is fastest for each sub-model of the plan at its share; kept in the plan",
+    _backends,
+    (
+        Argument(
+            "--only",
+            f"which of {', '.join(BACKENDS)} (default: all); eager is always among them, "
+            "so that --only eager puts all back to it",
+            names,
+            "A,B",
+            suggest=suggestions.backends,
+        ),
+        Argument(
+            "--budget", "seconds of repeats for each backend (default: 500ms); preparing comes on top", seconds, "S"
+        ),
+    ),
+    example="%esen backends --only inductor,openvino",
+    interrupted="Interrupted: nothing was chosen. The plan in force stays.",
+)
+
+
+def _precision(session: Session, given: Given) -> Any:
+    lab = session.lab()
+    if given.precision is None:
+        return show(session, lab.lanes.precision, views.precision(lab.lanes.precision))
+    chosen = options(
+        on=given.on, agree=given.agree, error=given.error, backends=given.only, values=given.values or None
+    )
+    return session.attend(
+        f"Checking {given.precision}",
+        lambda tell: lab.lanes.choose_precision(given.precision, on_progress=tell, **chosen),
+        views.precision,
+    )
+
+
+def _data(session: Session, word: str) -> Any:
+    """One expression, the data, or two with a comma between them: data and labels."""
+    found = expression(session, word)
+    return found if isinstance(found, tuple) and len(split_at_commas(word)) == 2 else (found, None)
+
+
+PRECISION = Verb(
+    "let sub-models compute in bf16, fp16 or int8 where their answers are checked to stay what they are",
+    _precision,
+    (
+        Argument(
+            "precision",
+            "bf16, fp16 (on a GPU), int8 (on a CPU), or fp32 to go back; without one: what is chosen",
+            text,
+            "PRECISION",
+            count="?",
+            suggest=suggestions.precisions,
+        ),
+        Argument(
+            "--on",
+            "data like what will come, and the right class of each sample: Python expressions; labels may be "
+            "left out; int8 is calibrated with the data",
+            _data,
+            "X,Y",
+            suggest=suggestions.tensors,
+        ),
+        Argument(
+            "--agree",
+            "for how much of the data the likeliest class must stay, for each sub-model and for the ensemble "
+            "(default: 99.9)",
+            percent,
+            "PERCENT",
+        ),
+        Argument(
+            "--error",
+            "how far an answer may be off, relative to its largest value (default: 6e-2 in bf16, 2e-2 in fp16, "
+            "0.25 in int8)",
+            _fraction,
+            "E",
+        ),
+        Argument("--values", "answers are values of a regression, not scores of classes"),
+        Argument(
+            "--only",
+            "which backends (default: all that have the precision)",
+            names,
+            "A,B",
+            suggest=suggestions.backends,
+        ),
+    ),
+    example="%esen precision bf16 --agree 99.9 --on x",
+    interrupted="Interrupted: nothing was chosen. The precision stays what it was.",
+)
+
+# --- which members, on which devices, in which stages -----------------------------------------------------------------
+
+_VALIDATION = Argument(
+    "input",
+    "validation data: a Python expression; samples along the first dimension",
+    expression,
+    "X",
+    suggest=suggestions.tensors,
+)
+_BATCH = Argument("--batch", "samples at once (default: as the example)", whole_number, "N")
+_SAVE = Argument("--save", "write the plan as JSON; it is not put in force", text, "PATH")
+
+
+def _members(session: Session, given: Given) -> Any:
+    lab = session.lab()
+    front = lab.studies.members(given.input, given.labels, **options(batch=given.batch, seed=given.seed))
+    show(session, front, views.front(front))
+    if given.take is None:
+        return front
+    if not 1 <= given.take <= len(front.choices):
+        raise UsageError(f"The points of this front are 1 to {len(front.choices)}", given=given.take)
+    plan = lab.studies.take(front.choices[given.take - 1])
+    return show(session, plan, views.plan(plan))
+
+
+MEMBERS = Verb(
+    "which members at all: accuracy on validation data against JCT; any point can be the plan",
+    _members,
+    (
+        _VALIDATION,
+        Argument(
+            "labels",
+            "the right class of each sample: a Python expression",
+            expression,
+            "Y",
+            suggest=suggestions.tensors,
+        ),
+        Argument("--take", "put point N of the front in force", whole_number, "N"),
+        _BATCH,
+        Argument("--seed", "beyond 12 members: of NSGA-II", whole_number, "N"),
+    ),
+    example="%esen members x x --take 1",
+)
+
+
+def _place(session: Session, given: Given) -> Any:
+    placement = session.lab().studies.place(given.devices)
+    return _show_and_save(session, placement, views.placement(placement), given.save)
+
+
+def _show_and_save(session: Session, record: Any, view: View, path: str | None) -> Any:
+    show(session, record, view)
+    if path is not None:
+        session.front.show(View(title=f"Plan saved to {session.lab().studies.plan_of(record).save(path)}"))
+    return record
+
+
+PLACE = Verb(
+    "spread the sub-models over several devices, alike or not (planned, not run)",
+    _place,
+    (
+        Argument(
+            "devices",
+            'how many devices like this one; or a dict by name of profiles, such as {"here": lab.measurements, '
+            '"big": other.measurements}, or of latencies',
+            expression,
+            "EXPR",
+            joined=True,
+        ),
+        _SAVE,
+    ),
+    example="%esen place 2",
+)
+
+
+def _cascade(session: Session, given: Given) -> Any:
+    chosen = options(threshold=given.threshold, order=given.order, batch=given.batch)
+    cascade = session.lab().studies.cascade(given.input, given.labels, **chosen)
+    return _show_and_save(session, cascade, views.stages(cascade), given.save)
+
+
+CASCADE = Verb(
+    "ask some members first, the others only while the answer is not sure (planned, not run)",
+    _cascade,
+    (
+        _VALIDATION,
+        Argument(
+            "labels",
+            "the right class of each sample, to say what leaving early costs in accuracy",
+            expression,
+            "Y",
+            count="?",
+            suggest=suggestions.tensors,
+        ),
+        Argument("--threshold", "the confidence at which an input is done (default: 0.9)", _fraction, "P"),
+        Argument(
+            "--order",
+            "who is asked first (default: the better of fastest first and most accurate first)",
+            names,
+            "A,B",
+            suggest=suggestions.submodels,
+        ),
+        _BATCH,
+        _SAVE,
+    ),
+    example="%esen cascade x x --threshold 0.9",
+)
+
+
+def _plan(session: Session, given: Given) -> Any:
+    plan = session.lab().plan
+    if plan is None:
+        raise UsageError("There is no plan yet", hint="`%esen profile` and then `%esen search` make one.")
+    return show(session, plan, views.plan(plan))
+
+
+PLAN = Verb("the plan in force", _plan)

@@ -1,0 +1,54 @@
+"""What a verb is, and the few arguments that several verbs take."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, TypeAlias
+
+from esen_lab.ui.magics import suggestions
+from esen_lab.ui.magics.arguments import Argument, expression, text
+from esen_lab.ui.session import Session
+from esen_lab.ui.views import View
+
+Given: TypeAlias = argparse.Namespace
+"""The values of a verb's arguments, by their keys; `cell` is the text below a `%%esen` line, else None."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """One verb.
+
+    Attributes:
+        summary: One line.
+        act: Does it; what it returns is the value of the magic.
+        arguments: What it takes.
+        example: A line that works.
+        interrupted: What Ctrl-C leaves behind, in one line.
+    """
+
+    summary: str
+    act: Callable[[Session, Given], Any]
+    arguments: tuple[Argument, ...] = ()
+    _: KW_ONLY
+    example: str = ""
+    interrupted: str = "Interrupted. The lab is as it was before; nothing else was lost."
+
+
+def show(session: Session, record: Any, view: View) -> Any:
+    """Show a record and return it, so that `plan = %esen search` works; the notebook does not show it twice."""
+    session.front.show(view)
+    session.front.mark_shown(record)
+    return record
+
+
+def options(**given: Any) -> dict[str, Any]:
+    """The options that a line gives; what is None is left to the lab's own default."""
+    return {key: value for key, value in given.items() if value is not None}
+
+
+INPUT = Argument(
+    "input", "the batch: any Python expression", expression, "EXPR", joined=True, suggest=suggestions.tensors
+)
+PLAN_FILE = Argument("path", "the plan's file, such as plan.json", text, "PATH")

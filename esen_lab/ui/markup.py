@@ -1,0 +1,89 @@
+"""HTML and SVG, written here and nowhere else, so that text from anywhere is always escaped.
+
+Markup is made by `element` and `joined` and by nothing else. Whatever they are given that is not markup already is
+text: it is escaped, and what has no shape of its own is made visible. An f-string, `+` and `%` turn markup into an
+ordinary string again, hence into text: who forgets `element` sees tags on the page, and never makes them.
+
+A test looks through the package for markup that is made elsewhere.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable
+from html import escape
+
+from esen_lab.terminal import visible
+
+# What views, pictures and sliders are made of: nothing in it runs, loads or leads anywhere.
+TAGS = frozenset({"b", "br", "code", "details", "div", "img", "pre", "progress", "span", "summary"}) | frozenset(
+    {"table", "td", "th", "tr", "svg", "style", "text", "path", "rect", "polyline", "circle"}
+)
+_EMPTY = frozenset({"br", "img", "path", "rect", "polyline", "circle"})
+_ON_PAGES = {"alt", "class", "style", "max", "value", "src"}
+_ON_PICTURES = {"aria-label", "role", "xmlns", "viewBox", "width", "height", "font-size", "font-family", "transform"}
+_ON_SHAPES = {"fill", "stroke", "stroke-width", "stroke-dasharray", "x", "y", "d", "r", "cx", "cy", "points"}
+ATTRIBUTES = frozenset(_ON_PAGES | _ON_PICTURES | _ON_SHAPES)
+_HARMLESS = re.compile(r"[\w .,:;#%()/+=-]*", re.ASCII)  # most of what is put in, and quickly told
+_IMAGE = re.compile(r"data:image/svg\+xml;base64,[A-Za-z0-9+/=]*")
+
+
+class Markup(str):
+    """HTML or SVG, made here. Not to be called elsewhere."""
+
+    __slots__ = ()
+
+
+NOTHING = Markup()
+
+
+def element(tag: str, *children: str, **attributes: object) -> Markup:
+    """One element.
+
+    Args:
+        tag: One of `TAGS`.
+        children: What it holds; text is escaped, markup goes in as it is.
+        attributes: From `ATTRIBUTES`, written with "_" in place of "-" and at the end of a word of Python's; always
+            text. None leaves one out.
+
+    Raises:
+        ValueError: A tag, an attribute or an image's source that is not among those.
+    """
+    if tag not in TAGS:
+        raise ValueError(f"no tag of ours: {tag}")
+    mark = '"' if tag == "img" else "'"  # as whoever takes pictures out of saved notebooks looks for them
+    given = [(_attribute(name), _checked(name, value)) for name, value in attributes.items() if value is not None]
+    written = "".join(f" {name}={mark}{text(value)}{mark}" for name, value in given)
+    if tag in _EMPTY:
+        return Markup(f"<{tag}{written}/>")
+    return Markup(f"<{tag}{written}>{''.join(map(text, children))}</{tag}>")
+
+
+def joined(parts: Iterable[str], between: str = "") -> Markup:
+    """Parts one after another; text among them, and `between`, is escaped."""
+    return Markup(text(between).join(map(text, parts)))
+
+
+def text(value: object) -> Markup:
+    """Anything as what can stand in an element or an attribute; markup stays as it is."""
+    if isinstance(value, Markup):
+        return value
+    written = str(value)
+    if _HARMLESS.fullmatch(written):
+        return Markup(written)
+    return Markup(escape(written if written.isprintable() else visible(written)))
+
+
+@functools.cache
+def _attribute(name: str) -> str:
+    written = name.rstrip("_").replace("_", "-")
+    if written not in ATTRIBUTES:
+        raise ValueError(f"no attribute of ours: {written}")
+    return written
+
+
+def _checked(name: str, value: object) -> object:
+    if name == "src" and not _IMAGE.fullmatch(str(value)):
+        raise ValueError("an image of ours is an SVG in its own address")
+    return str(value) if isinstance(value, Markup) else value  # an attribute holds no markup

@@ -1,0 +1,32 @@
+"""Static pictures as SVG. Pure Python; no plotting package, no IPython.
+
+drawing.py   the base: shapes, axes with ticks, legends, colours that both themes and colour-blind people can read
+charts.py    one small function per kind of picture
+rows.py      what each kind of picture shows, as plain records
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from esen_lab.ui.markup import Markup
+from esen_lab.ui.pictures import charts, rows
+from esen_lab.ui.pictures.drawing import as_image
+
+_DRAW: Mapping[type, Callable[[Any], Markup]] = {
+    rows.Curves: charts.curves,
+    rows.Timeline: charts.timeline,
+    rows.Bars: charts.bars,
+    rows.SearchHistory: charts.history,
+    rows.Front: charts.front,
+    rows.Shares: charts.shares,
+}
+
+
+def draw(picture: rows.Picture) -> Markup:
+    """The picture as one SVG document; every text in it is escaped."""
+    return _DRAW[type(picture)](picture)
+
+
+__all__ = ["as_image", "draw", "rows"]

@@ -1,0 +1,274 @@
+"""The base of all pictures: shapes, axes, ticks, legends.
+
+A picture is shown as `<img>` with a data address: GitHub and untrusted notebooks drop SVG that stands in HTML, but keep
+images. An image knows nothing of the page's theme (`currentColor` is black in it, and `prefers-color-scheme` is
+the system's, not JupyterLab's). So nothing is black or white: lines and text are a grey that stands out 4 : 1 from any
+page, the background stays clear, and fills are from the palette of Okabe and Ito (2008), which colour-blind people
+can tell apart.
+"""
+
+from __future__ import annotations
+
+import math
+from base64 import b64encode
+from collections.abc import Callable, Sequence
+from html import unescape
+
+from esen_lab.terminal import visible_line
+from esen_lab.ui.markup import Markup, element
+
+PALETTE = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#0072B2", "#D55E00", "#F0E442", "#999999")
+INK = "#7a7a7a"  # 4.3 : 1 on white, 4.4 : 1 on JupyterLab's dark page
+FAINT = "#7a7a7a44"
+WIDTH = 640
+# What most shapes share, said once: every byte of a picture stays in the notebook.
+_STYLE = f".m{{text-anchor:middle}}.e{{text-anchor:end}}.i{{stroke:{INK}}}.f{{stroke:{FAINT}}}"
+_ANCHOR = {"start": None, "middle": "m", "end": "e"}
+_STROKE = {INK: "i", FAINT: "f"}
+_LETTER = 6.3  # mean width of a letter at 11 px
+
+
+def colour(index: int) -> str:
+    """The palette's colour number `index`, around and around."""
+    return PALETTE[index % len(PALETTE)]
+
+
+def text_width(text: str) -> float:
+    """About how wide a text is at the usual size."""
+    return _LETTER * len(text)
+
+
+def _px(value: float) -> str:
+    """A tenth of a pixel is enough."""
+    return f"{value:.1f}".removesuffix(".0")
+
+
+class Drawing:
+    """Shapes on a clear page, in the order they are added.
+
+    Args:
+        height: In pixels.
+        label: What the picture shows, for those who cannot see it.
+        width: In pixels.
+    """
+
+    def __init__(self, height: float, label: str, width: float = WIDTH) -> None:
+        self.width, self.height = width, height
+        self._label = label
+        self._parts: list[Markup] = []
+
+    def text(
+        self, x: float, y: float, text: str, *, anchor: str = "start", fill: str = INK, turn: bool = False
+    ) -> None:
+        """A text whose base line is at y."""
+        self._parts.append(
+            element(
+                "text",
+                text if text.isprintable() else visible_line(text),
+                x=f"{x:.0f}",
+                y=f"{y:.0f}",
+                fill=None if fill == INK else fill,
+                class_=_ANCHOR[anchor],
+                transform=f"rotate(-90 {_px(x)} {_px(y)})" if turn else None,
+            )
+        )
+
+    def line(
+        self, x1: float, y1: float, x2: float, y2: float, *, stroke: str = INK, dash: str = "", width: float = 1
+    ) -> None:
+        """A straight line."""
+        self.lines([(x1, y1, x2, y2)], stroke=stroke, dash=dash, width=width)
+
+    def lines(
+        self, lines: Sequence[tuple[float, float, float, float]], *, stroke: str = INK, dash: str = "", width: float = 1
+    ) -> None:
+        """Straight lines that look alike, each from (x1, y1) to (x2, y2), as one element: notebooks keep pictures."""
+        ways = []
+        for x1, y1, x2, y2 in lines:
+            to = f"V{y2:.0f}" if x1 == x2 else f"H{x2:.0f}" if y1 == y2 else f"L{x2:.0f} {y2:.0f}"
+            ways.append(f"M{x1:.0f} {y1:.0f}{to}")
+        if not ways:
+            return
+        self._parts.append(
+            element(
+                "path",
+                d="".join(ways),
+                class_=_STROKE.get(stroke),
+                stroke=None if stroke in _STROKE else stroke,
+                stroke_width=None if width == 1 else f"{width:g}",
+                stroke_dasharray=dash or None,
+            )
+        )
+
+    def rect(self, x: float, y: float, width: float, height: float, *, fill: str, stroke: str = "none") -> None:
+        """A filled rectangle, at least half a pixel wide."""
+        self._parts.append(
+            element(
+                "rect",
+                x=_px(x),
+                y=_px(y),
+                width=_px(max(width, 0.5)),
+                height=_px(max(height, 0.5)),
+                fill=fill,
+                stroke=None if stroke == "none" else stroke,
+            )
+        )
+
+    def path(self, points: Sequence[tuple[float, float]], *, stroke: str, dash: str = "") -> None:
+        """A line through points."""
+        if len(points) > 1:
+            where = " ".join(f"{_px(x)},{_px(y)}" for x, y in points)
+            self._parts.append(
+                element(
+                    "polyline",
+                    points=where,
+                    fill="none",
+                    stroke=stroke,
+                    stroke_width="2",
+                    stroke_dasharray=dash or None,
+                )
+            )
+
+    def dot(self, x: float, y: float, *, fill: str, radius: float = 3.5, stroke: str = "none") -> None:
+        """A dot."""
+        edged = stroke != "none"
+        self._parts.append(
+            element(
+                "circle",
+                cx=_px(x),
+                cy=_px(y),
+                r=f"{radius:g}",
+                fill=fill,
+                stroke=stroke if edged else None,
+                stroke_width="1.5" if edged else None,
+            )
+        )
+
+    def label_in(self, x: float, y: float, width: float, choices: Sequence[str]) -> None:
+        """The first of the texts that fits into a filled bar; black, which every colour of the palette allows."""
+        fitting = next((text for text in choices if text_width(text) + 6 < width), "")
+        if fitting:
+            self.text(x + 4, y, fitting, fill="#000")
+
+    def legend(self, y: float, left: float, entries: Sequence[tuple[str, str]]) -> float:
+        """Coloured squares with names, in rows; returns the y below them."""
+        x = left
+        for fill, name in entries:
+            needed = 18 + text_width(name) + 10
+            if x > left and x + needed > self.width:
+                x, y = left, y + 16
+            self.rect(x, y - 9, 10, 10, fill=fill)
+            self.text(x + 15, y, name)
+            x += needed
+        return y + 16 if entries else y
+
+    def svg(self) -> Markup:
+        """The whole document."""
+        return element(
+            "svg",
+            element("style", _STYLE),
+            *self._parts,
+            xmlns="http://www.w3.org/2000/svg",
+            role="img",
+            aria_label=self._label,
+            viewBox=f"0 0 {self.width:g} {self.height:g}",
+            width=f"{self.width:g}",
+            height=f"{self.height:g}",
+            font_size="11",
+            font_family="sans-serif",
+            fill=INK,
+        )
+
+
+def as_image(svg: Markup) -> Markup:
+    """HTML of an image that holds the SVG, under the SVG's own label."""
+    # Base64, although percent signs are a quarter smaller: it is the form that GitHub is reported to show in notebooks.
+    head, _, rest = str(svg).partition(" role='img' aria-label='")
+    label, _, tail = rest.partition("'")
+    data = b64encode((head + tail).encode()).decode()  # the image has the label
+    return element(
+        "img", alt=unescape(label), src=f"data:image/svg+xml;base64,{data}", style="max-width:100%;display:block"
+    )
+
+
+class Axis:
+    """Numbers -> pixels, linear or logarithmic, with round ticks.
+
+    Args:
+        low: The smallest number to show; above 0 for a logarithmic axis.
+        high: The largest.
+        start: The pixel of `low`.
+        end: The pixel of `high`.
+        log: Whether equal ratios take equal room.
+    """
+
+    def __init__(self, low: float, high: float, start: float, end: float, *, log: bool = False) -> None:
+        if log:
+            low, high = max(low, 1e-12), max(high, 1e-12)
+        if not high > low:
+            high = low * 1.1 if low > 0 else low + 1.0
+        self.low, self.high, self.start, self.end, self.log = low, high, start, end, log
+
+    def __call__(self, number: float) -> float:
+        """The pixel of a number; numbers outside are held at the edge."""
+        held = min(max(number, self.low), self.high)
+        if self.log:
+            part = math.log(held / self.low) / math.log(self.high / self.low)
+        else:
+            part = (held - self.low) / (self.high - self.low)
+        return self.start + part * (self.end - self.start)
+
+    def ticks(self, about: int = 5) -> list[float]:
+        """Round numbers within the axis, about so many."""
+        if self.log and self.high / self.low > 4:
+            found = [
+                factor * 10.0**power
+                for power in range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
+                for factor in (1, 2, 5)
+            ]
+            inside = [tick for tick in found if self.low * 0.999 <= tick <= self.high * 1.001]
+            return inside if len(inside) <= 2 * about else [t for t in inside if f"{t:.0e}".startswith("1")]
+        step = _round_step((self.high - self.low) / about)
+        first = math.ceil(self.low / step - 1e-9)
+        last = math.floor(self.high / step + 1e-9)
+        return [number * step for number in range(first, last + 1)]
+
+
+def _round_step(rough: float) -> float:
+    power = 10.0 ** math.floor(math.log10(rough))
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+
+
+def time_format(largest_s: float) -> tuple[str, Callable[[float], str]]:
+    """The unit in which times up to `largest_s` read well, and how a number of seconds is written in it."""
+    unit, scale = ("s", 1.0) if largest_s >= 1 else ("ms", 1e3) if largest_s >= 1e-3 else ("µs", 1e6)
+    return unit, lambda seconds: f"{seconds * scale:.4g}"
+
+
+def frame(
+    drawing: Drawing,
+    x: Axis,
+    y: Axis,
+    x_label: str,
+    y_label: str,
+    *,
+    x_format: Callable[[float], str],
+    whole: bool = False,
+) -> None:
+    """The lower axis with ticks and grid (at `whole` numbers only, where there are no others), and both labels."""
+    ticks = [tick for tick in x.ticks(7) if not (whole and abs(tick - round(tick)) > 1e-9)]
+    drawing.lines([(x(tick), y.end, x(tick), y.start) for tick in ticks], stroke=FAINT)
+    for tick in ticks:
+        drawing.text(x(tick), y.start + 14, x_format(tick), anchor="middle")
+    drawing.line(x.start, y.start, x.end, y.start)
+    drawing.text((x.start + x.end) / 2, y.start + 29, x_label, anchor="middle")
+    drawing.text(12, (y.start + y.end) / 2, y_label, anchor="middle", turn=True)
+
+
+def left_ticks(drawing: Drawing, x: Axis, y: Axis, y_format: Callable[[float], str]) -> None:
+    """Ticks and a grid for the upright axis."""
+    ticks = y.ticks()
+    drawing.lines([(x.start, y(tick), x.end, y(tick)) for tick in ticks], stroke=FAINT)
+    for tick in ticks:
+        drawing.text(x.start - 5, y(tick) + 4, y_format(tick), anchor="end")
+    drawing.line(x.start, y.start, x.start, y.end)

@@ -1,0 +1,125 @@
+"""What pictures show: plain records, no drawing. Seconds, units and ratios, as everywhere in the package."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """One bar of a timeline, in seconds from its beginning; `guessed`: predicted without a measurement nearby."""
+
+    name: str
+    start_s: float
+    end_s: float
+    guessed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeline:
+    """Lanes by time.
+
+    Attributes:
+        lanes: (label, measured segments) per lane.
+        total_s: Where the axis ends: the JCT.
+        predicted: For each lane, what was predicted; empty where nothing was.
+    """
+
+    lanes: tuple[tuple[str, tuple[Segment, ...]], ...]
+    total_s: float
+    predicted: tuple[tuple[Segment, ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """One sub-model's latency against share.
+
+    Attributes:
+        name: The sub-model.
+        points: (units, median seconds, spread in seconds) of what was measured.
+        fitted_s: Seconds at 1..units units, or empty.
+        knee: The smallest share that is within 5 % of the fastest, or None.
+        guessed: For each of `fitted_s`, whether it rests on no measurement nearby.
+    """
+
+    name: str
+    points: tuple[tuple[int, float, float], ...]
+    fitted_s: tuple[float, ...] = ()
+    knee: int | None = None
+    guessed: tuple[bool, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curves:
+    """Latency against share."""
+
+    curves: tuple[Curve, ...]
+    units: int
+    unit: str = "unit"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bar:
+    """One bar: a label, a median, the interquartile range around it; `chosen` is drawn apart."""
+
+    label: str
+    median_s: float
+    spread_s: float
+    chosen: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bars:
+    """Bars of JCT, with the proven bound as a line where it is known."""
+
+    bars: tuple[Bar, ...]
+    bound_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchHistory:
+    """Best JCT of searches against time.
+
+    Attributes:
+        traces: (label, ((x, best seconds), ...)) per searcher.
+        exact_s: The optimum, drawn as a line, or None.
+        x_label: What the x axis counts.
+    """
+
+    traces: tuple[tuple[str, tuple[tuple[float, float], ...]], ...]
+    exact_s: float | None = None
+    x_label: str = "plans examined"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Front:
+    """Accuracy against JCT: (label, seconds, accuracy) of every choice, and which are on the front."""
+
+    points: tuple[tuple[str, float, float], ...]
+    on_front: tuple[bool, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """One lane of a plan: units, members with their predicted seconds (None: unknown).
+
+    `unmeasured` says of each member what that is called where it rests on no measurement nearby ("extrapolated").
+    """
+
+    units: int
+    members: tuple[tuple[str, float | None], ...]
+    unmeasured: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shares:
+    """A plan: each lane's share as a bar's height, its time as the bar's length."""
+
+    lanes: tuple[Share, ...]
+    units: int
+    unit: str = "unit"
+    bound_s: float | None = None
+
+
+Picture: TypeAlias = Timeline | Curves | Bars | SearchHistory | Front | Shares

@@ -1,0 +1,252 @@
+"""What one notebook has open: its lab, its live displays. Everything a verb may touch, and nothing of IPython."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, MutableMapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from esen_lab.common.locks import Lock
+from esen_lab.ui.views import View
+from esen_lab.ui.widgets.progress import Follower, Live, Slow
+
+if TYPE_CHECKING:
+    from esen_lab.lab import Lab
+
+MOST_PANELS = 8  # of one notebook; the oldest goes when one more is opened
+HOMES = ("lab", "esen")  # where the lab lives in the notebook, first choice first
+
+
+class Notebook(Protocol):
+    """What the notebook gives to a verb."""
+
+    @property
+    def namespace(self) -> MutableMapping[str, Any]:
+        """The user's variables."""
+
+    @property
+    def updates_in_place(self) -> bool:
+        """Whether `live` displays can change after they were shown (a notebook), or not (a terminal)."""
+
+    def evaluate(self, expression: str) -> Any:
+        """The value of the user's expression.
+
+        Raises:
+            UsageError: It is not a Python expression.
+            Exception: Whatever it raises, made to show as the user's own error.
+        """
+
+    def expand(self, text: str) -> str:
+        """`text` with `$name` and `{expression}` of the notebook filled in."""
+
+    def show(self, view: View) -> None:
+        """Put `view` under the running cell, as HTML and as text."""
+
+    def live(self, view: View) -> Live:
+        """Put `view` under the running cell so that it can be replaced later, from any thread."""
+
+    def show_widget(self, widget: Any, view: View) -> Callable[[], None]:
+        """Put a widget under the running cell; `view` is its text where widgets cannot be shown.
+
+        Returns:
+            What takes it away again, from any thread.
+        """
+
+    def mark_shown(self, record: object) -> None:
+        """Keep the notebook from showing `record` once more as the value of the cell that just showed it."""
+
+
+def lab_class() -> type[Lab]:
+    """The real `Lab`; imported at the first need, because it brings torch along."""
+    from esen_lab.lab import Lab
+
+    return Lab
+
+
+class Session:
+    """One notebook's state: made when the extension is loaded, closed when it is unloaded or the kernel ends.
+
+    Args:
+        front: The notebook.
+        lab_class: Returns the class of labs; called at the first need.
+    """
+
+    def __init__(self, front: Notebook, lab_class: Callable[[], type[Any]] = lab_class) -> None:
+        self.front = front
+        self.follower = Follower()
+        self._lab_class = lab_class
+        self._class: type[Any] | None = None  # known once somebody has imported it
+        self._made: list[Any] = []  # labs that were made here, and are therefore closed here
+        self._panels: list[Any] = []
+        self._buttons: list[_Button] = []
+        self._last: Any = None  # the lab that was made last: no name of the notebook may be left to it
+        self._lock = Lock()
+        self.watching: Any = None  # what `%esen watch` has open
+
+    def known_lab(self) -> Any:
+        """The lab if there is one, else None. Imports nothing: completion calls it at every key."""
+        with self._lock:
+            if self._class is None and "esen_lab.lab" in sys.modules:
+                self._class = self._lab_class()
+            if self._class is None:
+                return None
+            for home in HOMES:
+                found = self.front.namespace.get(home)
+                if isinstance(found, self._class):
+                    return found
+            return self._last
+
+    def lab(self, device: str | None = None) -> Any:
+        """The notebook's lab: a `Lab` that the user has named `lab`, else one that is made now and named so.
+
+        A variable `lab` that is something else stays untouched; the lab is then named `esen`.
+
+        Args:
+            device: The device for a lab that is made now; None for the best one.
+        """
+        with self._lock:
+            self._class = self._lab_class()
+            found = self.known_lab()
+            if found is None:
+                found = self._last = self._class(device)
+                self._made.append(found)
+            elif found is not self._last or any(self.front.namespace.get(home) is found for home in HOMES):
+                return found
+            elif all(home in self.front.namespace for home in HOMES):
+                return found  # that it has no name was said when it lost the last one
+            # It is new, or the user has given its name to something else.
+            self._name(found)
+            return found
+
+    def _name(self, lab: Any) -> None:
+        home = next((home for home in HOMES if home not in self.front.namespace), None)
+        if home is not None:
+            self.front.namespace[home] = lab
+        if home != HOMES[0]:
+            where = f"named {home!r}" if home else "without a name here"
+            note = f"{HOMES[0]!r} is a variable of yours and stays so; the workbench's lab is {where}."
+            self.front.show(View(notes=(note,)))
+
+    @property
+    def open_labs(self) -> tuple[Any, ...]:
+        """Every lab that was made here, and the one in use."""
+        return tuple(dict.fromkeys((*self._made, *filter(None, [self.known_lab()]))))
+
+    def follow(self, job: Any, draw: Callable[[Any], View]) -> threading.Event:
+        """Show `draw(job.snapshot())` and keep it current in place until the job is done.
+
+        Returns:
+            Set once the last state is shown.
+        """
+        first = draw(job.snapshot())
+        button = None if job.done else self._stop_button(job)
+        live = self.front.live(first)
+        return self.follower.follow(job, _Ending(live, button) if button else live, draw, shown=first)
+
+    def attend(
+        self, title: str, work: Callable[[Callable[[int, int, str], None]], Any], draw: Callable[[Any], View]
+    ) -> Any:
+        """Do work in the running cell: show how far it is once it takes noticeable time, and its result in that place.
+
+        Args:
+            title: What is going on.
+            work: Called with what it tells (done, all, what is going on); gives the record.
+            draw: The record's view.
+
+        Returns:
+            The record, marked as shown.
+        """
+        display = Slow(title, self.front.show, self.front.live)
+        try:
+            found = work(display.tell)
+        except BaseException:
+            display.stop()
+            raise
+        display.finish(draw(found))
+        self.front.mark_shown(found)
+        return found
+
+    def _stop_button(self, job: Any) -> _Button | None:
+        """A button that cancels the job, above its display; None where there are no widgets."""
+        if not self.front.updates_in_place:
+            return None
+        try:
+            from esen_lab.ui.widgets.commands import StopButton
+        except ImportError:
+            return None
+        widget = StopButton(job.cancel)
+        button = _Button(widget, self.front.show_widget(widget, View()))
+        with self._lock:
+            self._buttons = [other for other in self._buttons if other.shown]
+            self._buttons.append(button)
+        return button
+
+    def stop_watching(self) -> bool:
+        """End `%esen watch`; whether it was on."""
+        watching, self.watching = self.watching, None
+        if watching is not None:
+            watching.close()
+        return watching is not None
+
+    def open_panel(self, editor: Any, view: View) -> bool:
+        """Put sliders for a plan editor under the running cell; False where ipywidgets is not installed."""
+        try:
+            from esen_lab.ui.widgets.sliders import SliderPanel
+        except ImportError:
+            return False
+        panel = SliderPanel(editor)
+        with self._lock:
+            self._panels.append(panel)
+            surplus = self._panels[:-MOST_PANELS]
+            del self._panels[:-MOST_PANELS]
+        for old in surplus:
+            old.close()
+        self.front.show_widget(panel.box, view)
+        return True
+
+    def close(self) -> None:
+        """End the live displays, and every process and job of the labs in use. Idempotent.
+
+        The variable `lab` stays where it is: what was registered and found is the user's.
+        """
+        with self._lock:
+            self.stop_watching()
+            self.follower.close()
+            for button in self._buttons:
+                button.take_away()
+            panels, self._panels = self._panels, []
+            for panel in panels:
+                panel.close()
+            known = self.known_lab()
+            for lab in {id(lab): lab for lab in (*self._made, known) if lab is not None}.values():
+                lab.close()
+            self._made.clear()
+
+
+class _Button:
+    """A stop button as long as it is of use: once the notebook is reopened, a widget is a hole in it."""
+
+    def __init__(self, widget: Any, take_away: Callable[[], None]) -> None:
+        self._widget = widget
+        self._take_away = take_away
+        self.shown = True
+
+    def take_away(self) -> None:
+        if self.shown:
+            self.shown = False
+            self._take_away()
+            self._widget.close()
+
+
+class _Ending:
+    """A display whose last update takes the stop button away."""
+
+    def __init__(self, live: Live, button: _Button) -> None:
+        self._live = live
+        self._button = button
+
+    def update(self, view: View, *, last: bool = False) -> None:
+        self._live.update(view, last=last)
+        if last:
+            self._button.take_away()

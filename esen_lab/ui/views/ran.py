@@ -1,0 +1,225 @@
+"""Views of runs: the report, the comparison, the numerics check, the choices of backends and of a precision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from esen_lab.common.units import format_percent, format_seconds, format_units, marked, with_marks
+from esen_lab.ui.pictures.rows import Bar, Bars, Segment, Timeline
+from esen_lab.ui.views.blocks import Table, View, facts, given_s, one_line, ratio_text, share
+
+_MOST_RATIOS = 6  # columns; with more to compare, ratios to sequential running and to the fastest
+
+
+def report(record: Any) -> View:
+    """A `RunReport`."""
+    spans: dict[int, list[Segment]] = {number: [] for number in range(len(record.lanes))}
+    predicted: dict[int, list[Segment]] = {number: [] for number in range(len(record.lanes))}
+    for span in record.spans:
+        segment = Segment(name=span.name, start_s=span.start_s, end_s=span.end_s)
+        before = predicted.setdefault(span.lane, [])
+        if span.predicted_s is not None:
+            # A lane was predicted to begin when it did, and to run its sub-models without a pause.
+            start_s = before[-1].end_s if before else span.start_s
+            guessed = bool(span.unmeasured)
+            before.append(Segment(name=span.name, start_s=start_s, end_s=start_s + span.predicted_s, guessed=guessed))
+        spans.setdefault(span.lane, []).append(segment)
+    shares = {number: f" ({lane.units})" for number, lane in enumerate(record.lanes)}
+    timeline = Timeline(
+        lanes=tuple((f"lane {number + 1}{shares.get(number, '')}", tuple(bars)) for number, bars in spans.items()),
+        total_s=record.jct_s,
+        predicted=tuple(tuple(bars) for bars in predicted.values()) if any(predicted.values()) else (),
+    )
+    ran = Table(
+        columns=("sub-model", "lane", "start", "end", "ran for", "predicted"),
+        rows=tuple(
+            (
+                span.name,
+                str(span.lane + 1),
+                format_seconds(span.start_s),
+                format_seconds(span.end_s),
+                format_seconds(span.end_s - span.start_s),
+                with_marks(format_seconds(span.predicted_s), span.unmeasured),
+            )
+            for span in record.spans
+        ),
+        numbers=("lane", "start", "end", "ran for", "predicted"),
+    )
+    known = facts(
+        ("predicted JCT", marked(given_s(record.predicted_s), record.unmeasured)),
+        ("overhead over the slowest lane", format_seconds(record.overhead_s)),
+        ("time with two or more at once", format_percent(record.overlap)),
+        ("sub-models at once, mean", f"{record.concurrency:.2f}"),
+        ("input", record.batch),
+    )
+    notes = tuple(record.notes)
+    if record.nan and not any("nan" in note.lower() for note in notes):
+        notes = (f"NaN in the output of {', '.join(record.nan)}.", *notes)
+    return View(title=f"Run: JCT {format_seconds(record.jct_s)}", blocks=(timeline, ran, known), notes=notes)
+
+
+def comparison(record: Any) -> View:
+    """A `Comparison`."""
+    baselines = tuple(name for row in record.rows if (name := row.strategy) in _compared_with(record))
+    columns = ("strategy", "lanes", "JCT median", "spread", *(f"/ {b}" for b in baselines), "/ bound", "outputs")
+    where = ", ".join(part for part in (record.device, record.batch) if part)
+    return View(
+        title=f"Comparison over {format_units(record.rounds, 'interleaved round')}" + (f" ({where})" if where else ""),
+        blocks=(
+            Table(
+                columns=columns,
+                rows=tuple(_row(row, baselines) for row in record.rows),
+                numbers=columns[2:-1],
+                wide=("lanes",),
+                below=(*record.settings, f"plan: {record.rows[-1].lanes}"),
+            ),
+            Bars(
+                bars=tuple(
+                    Bar(label=r.strategy, median_s=r.median_s, spread_s=r.spread_s, chosen=r is record.rows[-1])
+                    for r in record.rows
+                    if not r.failed
+                ),
+                bound_s=record.bound_s,
+            ),
+            facts(("the plan's prediction", marked(given_s(record.predicted_s), record.unmeasured))),
+        ),
+        notes=tuple(note for note in (record.verdict, *map(one_line, record.reasons), *record.notes) if note),
+    )
+
+
+def _compared_with(record: Any) -> set[str]:
+    # The plan is last; a ratio to it is the inverse of what its own row says, and would only widen the table.
+    names = {name for row in record.rows[-1:] for name in row.ratio_to}
+    if len(names) <= _MOST_RATIOS:
+        return names
+    right = [row for row in record.rows[:-1] if row.strategy in names and row.agrees]
+    return {"sequential", *(row.strategy for row in sorted(right, key=lambda row: row.median_s)[:1])}
+
+
+def _row(row: Any, baselines: Sequence[str]) -> tuple[str, ...]:
+    cells = row.cells
+    ratios = (*(row.ratio_to.get(name) for name in baselines), row.ratio_to_bound)
+    return (
+        *(cells[column] for column in ("strategy", "lanes", "JCT median", "spread")),
+        *map(ratio_text, ratios),
+        one_line(cells["outputs"]),
+    )
+
+
+def numerics(record: Any) -> View:
+    """A `NumericsVerdict`: who answered as on the whole device, who did not, and what to do then."""
+    columns = ("sub-model", "lane", "share", "in force", "executed", "same answer", "furthest off", "rounding allows")
+    rows = tuple(
+        tuple(
+            {**row.cells, "share": share(row.units, record.units or row.units, record.unit)}[name] for name in columns
+        )
+        for row in record.rows
+    )
+    verdict = "passed" if record.passed else "WRONG ANSWERS" if record.wrong else "not judged for all"
+    return View(
+        title=f"Numerics: {verdict}" + (f" (on {record.batch})" if record.batch else ""),
+        blocks=(Table(columns=columns, rows=rows, numbers=("furthest off", "rounding allows")),),
+        notes=(*record.sentences, *record.notes, *_after_numerics(record)),
+    )
+
+
+def forgotten(shares: Mapping[str, Sequence[int]], unit: str) -> View:
+    """What `forget_wrong` lifted."""
+    told = [f"{name} with {' or '.join(map(str, units))} {unit}s" for name, units in shares.items()]
+    if not told:
+        return View(notes=("No check had found wrong answers there.",))
+    return View(notes=(f"Searches may use again: {'; '.join(told)}.", "Next: `%esen search`, then `%esen numerics`."))
+
+
+def _after_numerics(record: Any) -> list[str]:
+    """What to do next, a sentence each."""
+    if record.passed:
+        return ["This holds for this batch and these shares: check again after a new plan."]
+    told = []
+    if record.unlike:
+        told.append("Lanes and notebook must answer alike first: register again, or restart the kernel.")
+    other = [row.name for row in record.wrong if row.backend != "eager"]
+    if other:
+        told.append(
+            f"Have {', '.join(other)} executed eagerly again with `%esen backends --only eager`, then check again."
+        )
+    eager = [row for row in record.wrong if row.backend == "eager"]
+    narrow = [row for row in eager if row.units < record.units]
+    if narrow:
+        least = ",".join(f"{row.name}={row.units + 1}" for row in narrow)
+        told.append(f"Look for other shares with `%esen search --min {least}`, then check again.")
+    if len(narrow) < len(eager):
+        told.append("`%esen search --lanes 1` finds the plan that shares nothing.")
+    if record.unsteady:
+        told.append(
+            "An answer that changes comes from random numbers (such as dropout that stays on) or from a state kept "
+            "between calls: without them the share can be judged."
+        )
+    return told
+
+
+def backends(record: Any) -> View:
+    """A `BackendTable`: what each sub-model takes with every backend, which one is chosen, and why."""
+    if not record.points:
+        return View(
+            title="Backends: nothing to choose",
+            notes=("The plan's sub-models run together in batched calls, which are always eager.",),
+        )
+    rows = tuple(
+        (
+            name,
+            share(mine["eager"].units, record.units or mine["eager"].units, record.unit),
+            *(_median(mine.get(each)) for each in record.ways),
+            way,
+            record.reason(name),
+        )
+        for name, way in record.chosen.items()
+        for mine in [record.of(name)]
+    )
+    columns = ("sub-model", "share", *record.ways, "taken", "because")
+    faster = [name for name, way in record.chosen.items() if way != "eager"]
+    if faster:
+        title = f"Backends: {len(faster)} of {format_units(len(rows), 'sub-model')} faster than eager"
+        then = (
+            "They are in the plan: the next run starts its lanes anew. "
+            "Next: `%esen numerics` checks the answers, `%esen compare x` what it gains."
+        )
+    else:
+        title = "Backends: every sub-model runs eagerly"
+        then = "The plan runs them all eagerly."
+    return View(
+        title=title,
+        blocks=(Table(columns=columns, rows=rows, numbers=record.ways),),
+        notes=(*record.hindrances, *filter(None, [record.preparing]), then),
+    )
+
+
+def _median(point: Any) -> str:
+    if point is None or point.median_s is None:
+        return "-"
+    return f"{format_seconds(point.median_s)} ± {format_seconds(point.spread_s)}"
+
+
+def precision(record: Any) -> View:
+    """A `PrecisionTable`: how far each sub-model is off in another precision, what stays, what may be taken."""
+    if record is None:
+        return View(
+            title="Precision: fp32",
+            notes=(
+                "Every sub-model computes in its own precision. `%esen backends` measures which backend is fastest.",
+            ),
+        )
+    columns = record.columns
+    allowed = [name for name, variants in record.allowed.items() if variants]
+    title = f"Precision: {record.precision} for {len(allowed)} of {format_units(len(record.names), 'sub-model')}"
+    then = (
+        "Next: `%esen backends` measures these at the plan's shares, and takes what is clearly faster."
+        if allowed
+        else "All of them stay in their own precision."
+    )
+    return View(
+        title=title,
+        blocks=(Table(columns=columns, rows=tuple(map(record.cells, record.points)), numbers=columns[2:-1]),),
+        notes=(*record.sentences, then),
+    )

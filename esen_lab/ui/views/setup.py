@@ -1,0 +1,115 @@
+"""Views of the lab's state, its device and its sub-models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from esen_lab.common.trees import tree_spec
+from esen_lab.common.units import format_bytes, format_units
+from esen_lab.ui.next_steps import in_words
+from esen_lab.ui.views.blocks import Block, Table, View, device_text, facts, one_line
+
+
+def status(record: Any) -> View:
+    """A `Status`."""
+    rows = tuple(
+        (
+            str(row["name"]),
+            str(row["class"]),
+            f"{row['parameters']:,}",
+            str(row["example"]),
+            str(record.profiled.get(row["name"], 0) or "-"),
+        )
+        for row in record.submodels
+    )
+    columns = ("sub-model", "class", "parameters", "example", "shares measured")
+    blocks: list[Block] = [
+        facts(
+            ("device", device_text(record.device)),
+            ("combined by", record.combine if record.submodels else ""),
+            ("profile", one_line(record.job)),
+            ("plan", "" if record.plan is None else record.plan.describe()),
+            ("predicted JCT", "" if record.plan is None else record.plan.predicted_text()),
+            ("lanes", "warm" if record.running else ""),
+            ("calls that wait for their turn", str(record.waiting) if record.waiting else ""),
+        )
+    ]
+    if rows:
+        blocks.insert(0, Table(columns=columns, rows=rows, numbers=("parameters", "shares measured")))
+    title = f"Lab with {format_units(len(rows), 'sub-model')}" if rows else "Lab without sub-models yet"
+    return View(title=title, blocks=tuple(blocks), notes=(*record.device_notes, f"Next: {in_words(record.next_step)}"))
+
+
+def device(identity: Mapping[str, Any], notes: Sequence[str], inside: Sequence[tuple[str, str]] = ()) -> View:
+    """A device's identity as plain data, what limits shares on it, and what it looks like inside."""
+    details = tuple((str(key).replace("_", " "), str(value)) for key, value in identity.get("details", {}).items())
+    details = (*details, *inside)
+    return View(title=device_text(identity), blocks=(facts(*details),) if details else (), notes=tuple(notes))
+
+
+def offers(records: Sequence[Any], present: View) -> View:
+    """`Offer`s, the best first, above the device in use."""
+    rows = []
+    for offer in records:
+        size = "" if offer.units is None else format_units(offer.units, offer.unit)
+        state = "yes" if offer.available else "no"
+        if offer.passed is not None:
+            state = "yes, tested" if offer.passed else "fails its test"
+        said = "; ".join(offer.missing) if offer.missing else offer.verdict
+        rows.append((f"{offer.name}{' (default)' if offer.chosen else ''}", offer.hardware, size, state, said))
+    notes = [f"{offer.name}: {offer.how}" for offer in records if offer.how]
+    table = Table(
+        columns=("device", "hardware", "size", "can be had", "what is missing, what was seen"), rows=tuple(rows)
+    )
+    return View(
+        title=f"In use: {present.title}",
+        blocks=(table, *present.blocks),
+        notes=(*present.notes, *notes, "`%esen device NAME` goes on with another one."),
+    )
+
+
+def device_change(record: Any) -> View:
+    """A `DeviceChange`."""
+    return View(title=device_text(record.after), notes=(*record.device_notes, *record.notes))
+
+
+def left_gpu(moved: Sequence[str]) -> View:
+    """What `leave_gpu` moved."""
+    what = f"Moved to the CPU: {', '.join(moved)}." if moved else "No registered module of this notebook is on a GPU."
+    return View(notes=(what,))
+
+
+def ensemble(record: Any) -> View:
+    """An `Ensemble`."""
+    if not record.submodels:
+        return View(title="No sub-models yet", notes=("`%esen register NAME` adds the module of that name.",))
+    size = format_units(len(record.submodels), "sub-model")
+    return View(
+        title=f"Ensemble of {size}, combined by {record.combine.describe()}",
+        blocks=(_submodels(record.submodels),),
+        notes=tuple(f"{s.name}: {note}" for s in record.submodels for note in s.notes),
+    )
+
+
+def submodel(record: Any) -> View:
+    """A `SubModel`."""
+    return View(title=f"Sub-model {record.name}", blocks=(_submodels([record]),), notes=tuple(record.notes))
+
+
+def _submodels(records: Sequence[Any]) -> Table:
+    return Table(
+        columns=("sub-model", "class", "parameters", "memory", "recipe", "example"),
+        rows=tuple(
+            (
+                s.name,
+                s.class_name,
+                f"{s.parameters:,}",
+                format_bytes(s.memory_bytes),
+                s.recipe.describe(),
+                str(tree_spec(s.example)),
+            )
+            for s in records
+        ),
+        numbers=("parameters", "memory"),
+    )

@@ -1,0 +1,171 @@
+"""Bokeh documents of live readings. The only file that imports bokeh."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import bokeh
+from bokeh.embed import json_item
+from bokeh.layouts import column
+from bokeh.models import (
+    ColumnDataSource,
+    CrosshairTool,
+    DataRange1d,
+    HoverTool,
+    NumeralTickFormatter,
+    PanTool,
+    Range1d,
+    RangeTool,
+    ResetTool,
+    WheelZoomTool,
+)
+from bokeh.models.annotations import LabelSet, Legend, Span
+from bokeh.plotting import figure
+
+from esen_lab.ui.pictures.drawing import PALETTE
+
+TITLES = {
+    "utilization": "Utilization (%)",
+    "lanes": "CPU per lane (%, 100 is one core)",
+    "memory": "Memory (GB)",
+    "bandwidth": "Memory bandwidth (%)",
+    "power": "Power (W)",
+}
+_FORMATS = {"GB": "0.0", "%": "0", "W": "0"}
+_HEIGHT = 150
+
+
+def bokeh_source() -> tuple[str, str]:
+    """BokehJS as one text, and its version: from the installed package, so that no network is needed."""
+    path = Path(bokeh.__file__).parent / "server" / "static" / "js" / "bokeh.min.js"
+    return path.read_text(encoding="utf-8"), version("bokeh")
+
+
+def readings_document(
+    channels: Sequence[tuple[str, str, str, str]],
+    columns: Mapping[str, Sequence[float | None]],
+    marks: Mapping[str, Sequence[Any]],
+) -> dict[str, Any]:
+    """Plots of channels over time, one per group, as BokehJS embeds them.
+
+    Args:
+        channels: (key, label, unit, group) of each.
+        columns: "t" in milliseconds since the epoch, and a column per channel; None where there is no reading.
+        marks: "t" and "what", the marks so far.
+
+    Returns:
+        The document as `bokeh.embed.json_item` gives it. In it the models "samples", "marks" and "time" can be found by
+        name.
+    """
+    data = {key: [math.nan if value is None else value for value in values] for key, values in columns.items()}
+    samples = ColumnDataSource(data=data, name="samples")
+    noted = ColumnDataSource(data={key: list(values) for key, values in marks.items()}, name="marks")
+    times = [value for value in data["t"] if not math.isnan(value)]
+    end = times[-1] if times else 0.0
+    window = Range1d(start=end - 60_000, end=end, name="time")
+    across = Span(dimension="height", line_dash="dotted", line_width=1, line_color="#888888")
+    plots: list[Any] = []
+    for group in dict.fromkeys(channel[3] for channel in channels):
+        members = [channel for channel in channels if channel[3] == group]
+        plots.append(_plot(group, members, samples, noted, window, across, first=not plots))
+    if not plots:
+        return dict(json_item(column(sizing_mode="stretch_width")))
+    plots.append(_overview(channels, samples, window))
+    return dict(json_item(column(*plots, sizing_mode="stretch_width")))
+
+
+def _plot(
+    group: str,
+    members: Sequence[tuple[str, str, str, str]],
+    samples: ColumnDataSource,
+    marks: ColumnDataSource,
+    window: Range1d,
+    across: Span,
+    *,
+    first: bool,
+) -> figure:
+    unit = members[0][2]
+    tools: list[Any] = [PanTool(dimensions="width"), WheelZoomTool(dimensions="width"), ResetTool()]
+    plot = figure(
+        title=TITLES.get(group, group),
+        height=_HEIGHT,
+        sizing_mode="stretch_width",
+        x_axis_type="datetime",
+        x_range=window,
+        y_range=Range1d(start=0, end=100) if group == "utilization" else DataRange1d(start=0),
+        tools=tools,
+        active_drag=tools[0],
+        toolbar_location=None,
+        background_fill_alpha=0,
+        border_fill_alpha=0,
+        min_border_left=60,
+        name=group,
+    )
+    plot.yaxis.formatter = NumeralTickFormatter(format=_FORMATS.get(unit, "0.0"))
+    lines: list[Any] = []
+    for index, (key, label, _, _) in enumerate(members):
+        dash = "solid" if index < len(PALETTE) else "dashed"
+        line = plot.line("t", key, source=samples, color=PALETTE[index % len(PALETTE)], line_width=1.5, line_dash=dash)
+        lines.append((label, [line]))
+    plot.vspan(x="t", source=marks, line_color="#888888", line_dash="dashed", line_width=1)
+    if first:
+        plot.add_layout(
+            LabelSet(
+                x="t",
+                y=2,
+                y_units="screen",
+                text="what",
+                source=marks,
+                text_font_size="10px",
+                angle=math.pi / 2,
+                y_offset=2,
+            )
+        )
+    tooltips = [("", "@t{%H:%M:%S}")] + [
+        (label, f"@{key}{{{_FORMATS.get(of, '0.0')}}}") for key, label, of, _ in members
+    ]
+    plot.add_tools(
+        CrosshairTool(overlay=across),  # one overlay for all plots: a time is pointed at in all of them
+        HoverTool(renderers=[lines[0][1][0]], tooltips=tooltips, formatters={"@t": "datetime"}, mode="vline"),
+    )
+    legend = Legend(
+        items=lines,
+        click_policy="hide",
+        background_fill_alpha=0,
+        border_line_alpha=0,
+        label_text_font_size="11px",
+        spacing=0,
+        glyph_height=12,
+        label_height=12,
+    )
+    plot.add_layout(legend, "right")
+    return plot
+
+
+def _overview(channels: Sequence[tuple[str, str, str, str]], samples: ColumnDataSource, window: Range1d) -> figure:
+    """The whole history of the first channel, with the shown part as a window that can be dragged."""
+    plot = figure(
+        title="History: drag the window to look back",
+        height=80,
+        sizing_mode="stretch_width",
+        x_axis_type="datetime",
+        tools=[],
+        toolbar_location=None,
+        background_fill_alpha=0,
+        border_fill_alpha=0,
+        min_border_left=60,
+        name="overview",
+    )
+    key = next((channel[0] for channel in channels if channel[0] == "cpu"), channels[0][0])
+    plot.line("t", key, source=samples, color=PALETTE[0], line_width=1)
+    plot.yaxis.visible = False
+    plot.ygrid.visible = False
+    tool = RangeTool(x_range=window)
+    tool.overlay.fill_color = PALETTE[4]
+    tool.overlay.fill_alpha = 0.25
+    plot.add_tools(tool)
+    return plot

@@ -1,0 +1,63 @@
+"""Readings as numbered messages for plots in a page, whatever carries them there.
+
+A message repeats the last few samples: a page that lost some is complete again with the next one. A page that lost more
+asks for the document anew.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from esen_lab.common.locks import Lock
+from esen_lab.ui.widgets.charts import readings_document
+from esen_lab.ui.widgets.readings import PlotReadings
+
+REPEATED = 8  # samples that each message repeats
+
+
+class Feed:
+    """What one page, or several views that share messages, are told. May be used from several threads."""
+
+    def __init__(self, readings: PlotReadings) -> None:
+        self._readings = readings
+        self.lock = Lock()  # held over making and sending: messages leave in the order they were made
+        self._generation = 0
+        self._keys: tuple[str, ...] = ()
+        self._sent = 0
+        self._marks = 0
+
+    def document(self) -> dict[str, Any]:
+        """The plots with everything that is kept by now."""
+        with self.lock:
+            found = self._readings.whole()
+            if found.keys != self._keys:
+                self._keys = found.keys
+                self._generation += 1
+            self._sent, self._marks = max(self._sent, found.number), max(self._marks, found.marks_to)
+            return {
+                "item": readings_document(found.channels, found.columns, found.marks),
+                "number": found.number,
+                "marks": found.marks_to,
+                "generation": self._generation,
+                "interval_s": self._readings.interval_s,
+                "rollover": self._readings.most,
+            }
+
+    def fresh(self) -> dict[str, Any]:
+        """The next message: {"kind": "rows", ...}, or {"kind": "doc", "doc": ...} when a lane came or went."""
+        with self.lock:
+            fresh = self._readings.after(self._sent - REPEATED, self._marks)
+            if fresh.keys != self._keys:  # the plots are laid out anew
+                return {"kind": "doc", "doc": self.document()}
+            message: dict[str, Any] = {
+                "kind": "rows",
+                "generation": self._generation,
+                "first": fresh.first,
+                "number": fresh.number,
+                "rows": fresh.columns,
+                "said": fresh.said,
+            }
+            if fresh.marks["t"]:
+                message |= {"marks": fresh.marks, "marks_to": fresh.marks_to}
+            self._sent, self._marks = fresh.number, fresh.marks_to
+            return message

@@ -1,0 +1,141 @@
+"""Live plots in a page: widgets without a server, a port or a network. One publisher thread sends everything.
+
+    BokehSource   hidden; carries BokehJS from the kernel's own package to the page, once per page
+    Commands      what the page asks for (see `commands.py`)
+    LivePlots     shown; its state is rebuilt whenever a page asks, so a refresh shows the whole history
+
+What is sent: see `feed.py`. A page that lost more than a message repeats sends "resync".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any
+
+import anywidget
+import traitlets
+from ipywidgets import widget_serialization
+
+from esen_lab.common.locks import Lock
+from esen_lab.ui.widgets.charts import bokeh_source
+from esen_lab.ui.widgets.commands import SEND, Commands
+from esen_lab.ui.widgets.feed import Feed
+from esen_lab.ui.widgets.readings import PlotReadings
+
+
+class BokehSource(anywidget.AnyWidget):
+    """BokehJS, for the page to load."""
+
+    _esm = "export default {}"
+    source = traitlets.Unicode().tag(sync=True)
+    version = traitlets.Unicode().tag(sync=True)
+
+    def __init__(self) -> None:
+        source, version = bokeh_source()
+        super().__init__(source=source, version=version)
+
+
+class LivePlots(anywidget.AnyWidget):
+    """Plots of readings that go on.
+
+    Args:
+        readings: What to show.
+        source: BokehJS, shared by all plots of a kernel.
+    """
+
+    _esm = SEND + files("esen_lab.ui").joinpath("assets/live.js").read_text(encoding="utf-8")
+    _css = files("esen_lab.ui").joinpath("assets/live.css").read_text(encoding="utf-8")
+    key = traitlets.Unicode().tag(sync=True)
+    control = traitlets.Bool(default_value=False).tag(sync=True)
+    doc = traitlets.Unicode().tag(sync=True)
+    loader = traitlets.Instance(BokehSource).tag(sync=True, **widget_serialization)
+
+    def __init__(self, readings: PlotReadings, source: BokehSource) -> None:
+        self._feed = Feed(readings)
+        self._commands = Commands(self._asked)
+        super().__init__(key=self._commands.key, control=self._commands.control, loader=source)
+
+    def get_state(self, key: Any = None, drop_defaults: bool = False) -> Any:
+        """The state a page gets; with a document that holds all that is kept by now."""
+        state = super().get_state(key=key, drop_defaults=drop_defaults)
+        if "doc" in state:
+            state["doc"] = json.dumps(self._feed.document())
+        return state
+
+    def _asked(self, content: dict[str, Any]) -> None:
+        if content.get("kind") == "resync":
+            with self._feed.lock:
+                self.send({"kind": "doc", "doc": self._feed.document()})
+
+    def publish(self) -> None:
+        """Send what is new. Called by the publisher only."""
+        with self._feed.lock:
+            self.send(self._feed.fresh())
+
+    def close(self) -> None:
+        """Take the plots from the page."""
+        if hasattr(self, "_commands"):
+            self._commands.close()
+        super().close()
+
+
+class Publisher:
+    """The one thread that sends: at each new sample, to every plot that is open."""
+
+    def __init__(self) -> None:
+        self._source: BokehSource | None = None
+        self._open: list[LivePlots] = []
+        self._lock = Lock()
+        self._thread: threading.Thread | None = None
+        self._closing = threading.Event()
+
+    def open(self, readings: PlotReadings) -> LivePlots:
+        """New plots of `readings`, kept current until `close`."""
+        with self._lock:
+            if self._source is None:
+                self._source = BokehSource()
+            plots = LivePlots(readings, self._source)
+            self._open.append(plots)
+            if self._thread is None or not self._thread.is_alive():
+                self._closing.clear()
+                self._thread = threading.Thread(target=self._run, args=(readings,), name="esen-publisher", daemon=True)
+                self._thread.start()
+            return plots
+
+    @property
+    def plots(self) -> Sequence[LivePlots]:
+        """Those that are open."""
+        with self._lock:
+            return tuple(self._open)
+
+    def _run(self, readings: PlotReadings) -> None:
+        number = 0
+        while not self._closing.is_set():
+            try:
+                if not readings.wait(number, timeout_s=1.0):
+                    continue
+                number = readings.number
+            except Exception:  # readings that fail now may come again; plots show that they are the past
+                self._closing.wait(1.0)
+                continue
+            for plots in self.plots:
+                with contextlib.suppress(Exception):  # a page or a kernel that is going away: nobody is left to tell
+                    plots.publish()
+
+    def close(self) -> None:
+        """End the thread and every plot. May be called again."""
+        with self._lock:
+            thread, self._thread = self._thread, None
+            plots, self._open = self._open, []
+            source, self._source = self._source, None
+            self._closing.set()
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout=3.0)
+        for each in plots:
+            each.close()
+        if source is not None:
+            source.close()

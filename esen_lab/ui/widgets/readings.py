@@ -1,0 +1,132 @@
+"""Readings as plain columns for plots: from a sampler's samples and the marks of a lab. No widget, no bokeh."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from esen_lab.common.units import format_bytes
+from esen_lab.terminal import visible_line
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Columns:
+    """Samples column by column.
+
+    Attributes:
+        channels: (key, label, unit, group) of each channel; bytes have become GB.
+        keys: Their keys: when they change, plots are laid out anew.
+        first: The number of the first sample in the columns.
+        number: That of the last; `first - 1` when there are none.
+        columns: "t" in milliseconds since the epoch, then one per channel; None where there is no reading.
+        marks: "t" and "what".
+        marks_to: How many marks there have been.
+        said: What a reader must know, such as readings that the device does not give.
+    """
+
+    channels: tuple[tuple[str, str, str, str], ...]
+    keys: tuple[str, ...]
+    first: int
+    number: int
+    columns: dict[str, list[float | None]]
+    marks: dict[str, list[Any]]
+    marks_to: int
+    said: str
+
+
+class PlotReadings:
+    """A sampler's samples with a lab's marks.
+
+    Args:
+        sampler: The lab's `Sampler`.
+        marks: The lab's `MarkLog`.
+    """
+
+    def __init__(self, sampler: Any, marks: Any) -> None:
+        self._sampler = sampler
+        self._marks = marks
+
+    @property
+    def interval_s(self) -> float:
+        """Seconds between samples."""
+        return float(self._sampler.interval_s)
+
+    @property
+    def most(self) -> int:
+        """How many samples are kept."""
+        return max(2, int(self._sampler.history_s / self._sampler.interval_s))
+
+    @property
+    def number(self) -> int:
+        """The newest sample's number."""
+        last = self._sampler.last
+        return 0 if last is None else int(last.number)
+
+    def wait(self, after: int, timeout_s: float) -> bool:
+        """Wait for a sample beyond `after`."""
+        return bool(self._sampler.wait(after, timeout_s))
+
+    def whole(self) -> Columns:
+        """Everything that is kept."""
+        return self.after(0, 0)
+
+    def after(self, number: int, marks: int) -> Columns:
+        """The samples beyond `number`, and the marks beyond the first `marks`."""
+        samples = self._sampler.samples(after=max(0, number))
+        channels = self._sampler.channels
+        last = self._sampler.last
+        keys = tuple(channel.key for channel in channels)
+        columns: dict[str, list[float | None]] = {"t": [round(sample.at_s * 1000) for sample in samples]}
+        for channel in channels:
+            scale = 1e-9 if channel.unit == "B" else 1.0
+            columns[channel.key] = [_short(sample.values.get(channel.key), scale) for sample in samples]
+        marks_to, fresh = self._marks.since(marks)
+        texts = [mark_text(mark.what, mark.phase) for mark in fresh]
+        newest = samples[-1].number if samples else self.number
+        return Columns(
+            channels=tuple(
+                (c.key, plot_text(c.label), "GB" if c.unit == "B" else c.unit, plot_text(c.group)) for c in channels
+            ),
+            keys=keys,
+            first=samples[0].number if samples else newest + 1,
+            number=newest,
+            columns=columns,
+            marks={"t": [round(mark.at_s * 1000) for mark in fresh], "what": texts},
+            marks_to=marks_to,
+            said=said_of(channels, last, self._sampler.problem),
+        )
+
+
+def _short(value: float | None, scale: float) -> float | None:
+    """Four digits: a plot shows no more, and messages stay small."""
+    return None if value is None else float(f"{value * scale:.4g}")
+
+
+def mark_text(what: str, phase: str) -> str:
+    """Such as "profile begins"."""
+    return plot_text({"begin": f"{what} begins", "end": f"{what} ends"}.get(phase, what))
+
+
+def plot_text(text: str) -> str:
+    """Text as BokehJS shows it and nothing more: it would typeset what stands between the signs of TeX."""
+    return re.sub(r"\$(?=\$)|\\(?=[()\[\]])", lambda sign: f"{sign[0]} ", visible_line(text))
+
+
+def said_of(channels: Sequence[Any], last: Any, problem: str) -> str:
+    """Which readings are missing and why, or ""."""
+    if problem:
+        return visible_line(f"Readings fail at present: {problem}")
+    if last is None:
+        return "Waiting for the first reading."
+    labels = {channel.key: channel.label for channel in channels}
+    by_reason: dict[str, list[str]] = {}
+    for key, reason in last.reasons.items():
+        by_reason.setdefault(reason, []).append(labels.get(key, key))
+    return " ".join(f"No {', '.join(names)}: {reason}." for reason, names in by_reason.items())
+
+
+def reading_text(value: float, unit: str) -> str:
+    """A reading for people."""
+    return format_bytes(int(value)) if unit == "B" else f"{value:.0f} {unit}"

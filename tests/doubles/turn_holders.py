@@ -1,0 +1,38 @@
+"""Something else has the turn meanwhile, and waiting for what another thread is about to do."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from esen_lab.run.turns import Turns
+
+
+@contextmanager
+def held(turns: Turns, what: str = "a long call") -> Iterator[threading.Event]:
+    """Another thread has the turn until the event is set or the block ends."""
+    has_it, let_go = threading.Event(), threading.Event()
+
+    def work() -> None:
+        with turns.turn(what):
+            has_it.set()
+            let_go.wait(60)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        assert has_it.wait(30)
+        yield let_go
+    finally:
+        let_go.set()
+        thread.join()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for what another thread does. It has a minute."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "it has not come true within a minute"
+        time.sleep(0.002)

@@ -1,0 +1,480 @@
+"""Members of other kinds than networks: what is registered answers as the notebook does, wherever it is built."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import other_kinds as kinds
+import pytest
+import torch
+from other_kinds import LABELS, MEMBERS, TABLE, X
+
+from esen_lab.common.answers import OTHER_ORDER, difference
+from esen_lab.common.trees import call_with
+from esen_lab.ensemble import FileRecipe, make_submodel, register
+from esen_lab.errors import ModelError, UsageError
+
+pytest.importorskip("sklearn")  # quick tests on other Pythons are without it
+
+
+def answer(submodel: Any, x: Any = X) -> Any:
+    """What a lane would answer: built from what is sent, pickled and back."""
+    import cloudpickle
+
+    with torch.inference_mode():
+        return call_with(cloudpickle.loads(submodel.payload())(), x)
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_it_is_registered_and_built_again_and_answers_as_the_notebook_does(name: str, tmp_path: Path) -> None:
+    make, own, kind, form = MEMBERS[name]
+    made = make(tmp_path)
+    submodel = make_submodel("a", made, X)
+    wanted = own(made)
+    wanted = torch.as_tensor(wanted)
+    assert submodel.kind == kind
+    assert (submodel.recipe.form if isinstance(submodel.recipe, FileRecipe) else submodel.recipe.kind) == form
+    for found in (submodel.answer, answer(submodel)):
+        assert difference(found, wanted, OTHER_ORDER).agrees, difference(found, wanted, OTHER_ORDER)
+    assert not submodel.traits.keeps_state
+    assert not submodel.traits.random
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_the_same_thing_has_the_same_fingerprint_and_names_itself_in_tables(name: str, tmp_path: Path) -> None:
+    make, *_ = MEMBERS[name]
+    one, other = (make_submodel("a", make(tmp_path), X) for _ in range(2))
+    assert (one.fingerprint, one.code_fingerprint) == (other.fingerprint, other.code_fingerprint)
+    assert one.to_dict()["kind"] == one.kind
+    assert one.recipe.describe()
+
+
+def other_labels() -> Any:
+    return kinds.forest().fit(TABLE, (LABELS + 1) % 3)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (kinds.forest, other_labels),
+        (kinds.onnx_graph, lambda: kinds.onnx_graph(kinds.WEIGHT * 2)),
+        (kinds.lightgbm_classifier, lambda: kinds.lightgbm_classifier().fit(TABLE, (LABELS + 1) % 3)),
+        (kinds.xgboost_classifier, lambda: kinds.xgboost_classifier().fit(TABLE, (LABELS + 1) % 3)),
+    ],
+)
+def test_other_values_are_another_fingerprint_of_the_same_code(
+    one: Callable[[], Any], other: Callable[[], Any]
+) -> None:
+    first, second = make_submodel("a", one(), X), make_submodel("a", other(), X)
+    assert first.fingerprint != second.fingerprint
+    assert first.code_fingerprint == second.code_fingerprint
+
+
+def test_another_number_of_trees_is_other_code() -> None:
+    first = make_submodel("a", kinds.forest(), X)
+    second = make_submodel("a", kinds.forest().set_params(n_estimators=9).fit(TABLE, LABELS), X)
+    assert first.code_fingerprint != second.code_fingerprint
+
+
+# --- what is watched --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "make", [kinds.forest, kinds.pipeline, kinds.ridge, kinds.xgboost_classifier, kinds.lightgbm_classifier]
+)
+def test_an_estimator_that_is_fitted_again_has_changed(make: Callable[[], Any]) -> None:
+    estimator = make()
+    watch = register("a", estimator, X).watch
+    assert watch is not None
+    estimator.predict(TABLE)
+    assert not watch.changed()
+    estimator.fit(TABLE, (LABELS + 1) % 3)
+    assert watch.changed()
+    assert watch.what() == ("what it was fitted to",)
+    watch.renew()
+    assert not watch.changed()
+
+
+def test_coefficients_that_are_changed_in_place_are_noticed() -> None:
+    estimator = kinds.ridge()
+    watch = register("a", estimator, X).watch
+    estimator.coef_[0] += 1
+    assert watch is not None
+    assert watch.changed()
+
+
+def deep_estimators() -> dict[str, tuple[Callable[[], Any], Callable[[Any], object]]]:
+    """Estimators with parts that are far inside, and what changes such a part."""
+    from sklearn.calibration import CalibratedClassifierCV
+    from sklearn.compose import ColumnTransformer
+    from sklearn.decomposition import PCA
+    from sklearn.ensemble import BaggingClassifier, StackingClassifier
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV
+    from sklearn.neural_network import MLPClassifier
+    from sklearn.pipeline import make_pipeline
+
+    other = (LABELS + 1) % 3
+    line = LogisticRegression(max_iter=20)
+    columns = ColumnTransformer([("p", PCA(2), [0, 1, 2])], remainder="passthrough")
+    stack = make_pipeline(StackingClassifier([("a", make_pipeline(line))], make_pipeline(line), cv=2))
+
+    def again_each(bag: Any) -> None:
+        for each in bag.estimators_:
+            each.fit(TABLE, other)
+
+    def longer(network: Any) -> None:
+        network.coefs_[0] *= 3
+
+    def row(model: Any) -> None:
+        model.coef_[1] *= 3
+
+    return {
+        "calibrated": (
+            lambda: CalibratedClassifierCV(line, cv=2).fit(TABLE, LABELS),
+            lambda e: e.calibrated_classifiers_[0].estimator.fit(TABLE, other),
+        ),
+        "a bag of 25": (lambda: BaggingClassifier(line, 25).fit(TABLE, LABELS), again_each),
+        "in columns": (
+            lambda: make_pipeline(columns, line).fit(TABLE, LABELS),
+            lambda e: e[0].named_transformers_["p"].fit(TABLE[::-1, :3] * 2),
+        ),
+        "deep in a search": (
+            lambda: GridSearchCV(stack, {}, cv=2).fit(TABLE, LABELS),
+            lambda e: e.best_estimator_[0].estimators_[0][0].fit(TABLE, other),
+        ),
+        "arrays in a list": (lambda: MLPClassifier((5,), max_iter=3).fit(TABLE, LABELS), longer),
+        "one row": (lambda: LogisticRegression(max_iter=20).fit(TABLE, LABELS), row),
+    }
+
+
+@pytest.mark.filterwarnings("ignore")  # three steps are too few for what it is fitted to
+@pytest.mark.parametrize(
+    "case", ["calibrated", "a bag of 25", "in columns", "deep in a search", "arrays in a list", "one row"]
+)
+def test_a_part_far_inside_an_estimator_that_changes_is_noticed(case: str) -> None:
+    pytest.importorskip("sklearn")
+    make, change = deep_estimators()[case]
+    estimator = make()
+    watch = register("a", estimator, X).watch
+    assert watch is not None
+    estimator.predict(TABLE)
+    assert not watch.changed()
+    change(estimator)
+    assert watch.changed()
+
+
+def test_a_booster_that_is_trained_further_has_changed() -> None:
+    xgboost = pytest.importorskip("xgboost")
+    booster = kinds.xgboost_booster()
+    watch = register("a", booster, X).watch
+    assert watch is not None
+    assert not watch.changed()
+    booster.update(xgboost.DMatrix(TABLE, LABELS), booster.num_boosted_rounds())
+    assert watch.changed()
+
+
+@pytest.mark.parametrize("make", [kinds.onnx_file, kinds.script_file, kinds.program_file, kinds.ir_file])
+def test_a_file_that_is_replaced_has_changed_and_one_that_is_gone_has_not(make: Any, tmp_path: Path) -> None:
+    path = make(tmp_path)
+    watch = register("a", path, X).watch
+    assert watch is not None
+    assert not watch.changed()
+    os.utime(path, ns=(1, 1))
+    assert watch.changed()
+    watch.renew()
+    path.unlink()
+    assert not watch.changed()
+
+
+def test_a_script_whose_parameters_are_changed_has_changed() -> None:
+    script = kinds.script()
+    watch = register("a", script, X).watch
+    assert watch is not None
+    assert not watch.changed()
+    with torch.no_grad():
+        next(script.parameters()).add_(1)
+    assert watch.changed()
+
+
+def test_a_function_is_watched_with_what_it_reads() -> None:
+    registered = register("a", kinds.product_of_arrays, X.numpy())
+    before = kinds.WEIGHT.copy()
+    assert registered.watch is not None
+    assert not registered.watch.changed()
+    try:
+        kinds.WEIGHT[0] = 5
+        assert registered.watch.changed()
+    finally:
+        kinds.WEIGHT[:] = before
+
+
+# --- how it is called -------------------------------------------------------------------------------------------------
+
+
+def test_an_onnx_model_with_several_inputs_is_called_by_keyword_or_in_its_own_order() -> None:
+    scale = torch.full((8, 3), 2.0)
+    product = X.numpy() @ kinds.WEIGHT
+    for example in ((X, scale), {"scale": scale, "x": X}):
+        found = make_submodel("a", kinds.onnx_graph(wide=True), example).answer
+        np.testing.assert_allclose(found["scores"], product * 2, rtol=1e-5)
+        np.testing.assert_allclose(found["sums"], product - 2, rtol=1e-4, atol=1e-5)
+
+
+def test_the_answers_of_an_onnx_model_can_be_chosen() -> None:
+    scale = torch.full((8, 3), 2.0)
+    submodel = make_submodel("a", kinds.onnx_graph(wide=True), (X, scale), kwargs={"outputs": "sums"})
+    assert submodel.answer.shape == (8, 3)
+    assert torch.equal(submodel.answer, answer(submodel, (X, scale)))
+
+
+def test_another_batch_than_the_examples_is_answered(tmp_path: Path) -> None:
+    for make in (kinds.onnx_file, kinds.ir_file, kinds.program, kinds.script, kinds.forest):
+        submodel = make_submodel("a", make(tmp_path), X)
+        for rows in (1, 3, 8):
+            assert answer(submodel, X[:rows]).shape[0] == rows
+
+
+def test_the_method_of_an_estimator_can_be_chosen() -> None:
+    forest = kinds.forest()
+    labels = make_submodel("a", forest, X, kwargs={"method": "predict"}).answer
+    assert labels.tolist() == forest.predict(X.numpy()).tolist()
+
+
+def test_what_has_no_probabilities_answers_with_its_scores_and_says_so() -> None:
+    svm = pytest.importorskip("sklearn.svm")
+    submodel = make_submodel("a", svm.LinearSVC().fit(TABLE, LABELS), X)
+    assert submodel.answer.shape == (8, 3)
+    assert "decision_function" in submodel.notes[0]
+
+
+def test_a_function_gets_arrays_where_the_example_has_arrays_and_else_tensors() -> None:
+    met: list[type] = []
+
+    def look(x: Any) -> Any:
+        met.append(type(x))
+        return x * 2
+
+    make_submodel("a", look, X.numpy())
+    assert set(met) == {np.ndarray}
+    met.clear()
+    make_submodel("a", look, X)
+    assert set(met) == {torch.Tensor}
+
+
+def test_a_function_that_takes_arrays_alone_is_given_arrays_and_says_so() -> None:
+    submodel = make_submodel("a", lambda a: a.astype("float64") @ kinds.WEIGHT, X)
+    assert submodel.answer.dtype == torch.float64
+    assert "it is given arrays" in submodel.notes[-1]
+
+
+def test_a_callable_that_keeps_state_is_known_for_it() -> None:
+    assert make_submodel("a", kinds.Counting(), X).traits.keeps_state
+
+
+def test_a_function_that_draws_random_numbers_is_known_for_it() -> None:
+    assert make_submodel("a", lambda a: a + np.random.rand(*a.shape), X.numpy()).traits.random
+
+
+class Remembering:
+    """An estimator of the user's own, which keeps state between calls."""
+
+    def __init__(self) -> None:
+        self.calls_ = 0
+
+    def fit(self, table: Any, labels: Any) -> Remembering:
+        return self
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        return {}
+
+    def predict(self, table: Any) -> Any:
+        self.calls_ += 1
+        return table[:, 0] + self.calls_
+
+
+def test_an_estimator_that_keeps_state_is_known_for_it_and_left_as_it_is() -> None:
+    estimator = Remembering()
+    submodel = make_submodel("a", estimator, X)
+    assert submodel.traits.state == ("its attributes",)
+    assert estimator.calls_ == 0
+    assert torch.equal(answer(submodel), X[:, 0] + 1)
+
+
+def test_columns_that_are_found_by_name_are_given_by_name() -> None:
+    pandas = pytest.importorskip("pandas")
+    from sklearn.compose import ColumnTransformer
+    from sklearn.linear_model import Ridge
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    table = pandas.DataFrame(TABLE, columns=list("abcdef"))
+    chosen = ColumnTransformer([("some", StandardScaler(), ["a", "d"])])
+    estimator = make_pipeline(chosen, Ridge()).fit(table, LABELS)
+    wanted = estimator.predict(pandas.DataFrame(X.numpy(), columns=list("abcdef")))
+    assert torch.equal(make_submodel("a", estimator, X).answer, torch.as_tensor(wanted))
+
+
+def test_what_torch_compiled_or_scripted_is_a_function_too() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        scripted = torch.jit.script(kinds.softmax_of_tensors)
+    for made, kind in ((torch.compile(kinds.softmax_of_tensors), "function"), (scripted, "ScriptModule")):
+        submodel = make_submodel("a", made, X)
+        assert submodel.kind == kind
+        assert torch.equal(answer(submodel), kinds.softmax_of_tensors(X))
+
+
+@pytest.mark.parametrize("made", [lambda a: float(a.sum()), lambda a: [float(v) for v in a[0]], lambda a: a.max()])
+def test_numbers_of_python_and_of_numpy_become_tensors(made: Any) -> None:
+    submodel = make_submodel("a", made, X.numpy())
+    assert submodel.answer.numpy().tolist() == pytest.approx(made(X.numpy()))
+
+
+def test_a_function_without_arguments_is_a_factory_also_of_other_kinds() -> None:
+    assert make_submodel("a", kinds.network, X).kind == "network"
+    assert make_submodel("a", kinds.forest, X).kind == "estimator"
+    assert make_submodel("a", "other_kinds:script", X).kind == "ScriptModule"
+
+
+def test_numbers_of_threads_follow_the_caller_and_never_exceed_what_the_user_asked_for() -> None:
+    module = make_submodel("a", kinds.forest().set_params(n_jobs=-1), X).build()
+    few = make_submodel("a", kinds.forest().set_params(n_jobs=1), X).build()
+    before = torch.get_num_threads()
+    try:
+        for count in (1, 3, 2):
+            torch.set_num_threads(count)
+            module(X), few(X)
+            assert (module.estimator.n_jobs, few.estimator.n_jobs) == (count, 1)  # type: ignore[union-attr]
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_the_users_own_estimator_and_libraries_are_left_as_they_are() -> None:
+    import threadpoolctl
+
+    forest = kinds.forest()
+    before = threadpoolctl.threadpool_info()
+    make_submodel("a", forest, X)
+    assert forest.n_jobs is None
+    after = {pool["filepath"]: pool["num_threads"] for pool in threadpoolctl.threadpool_info()}
+    assert all(after[pool["filepath"]] == pool["num_threads"] for pool in before)
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+def weights_alone(folder: Path) -> Path:
+    torch.save(kinds.network().state_dict(), folder / "weights.pt")
+    return folder / "weights.pt"
+
+
+def written(name: str, data: bytes = b"nonsense") -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        (folder / name).write_bytes(data)
+        return folder / name
+
+    return write
+
+
+def not_fitted(_: Path) -> Any:
+    return pytest.importorskip("sklearn.ensemble").RandomForestClassifier()
+
+
+def text_answers(_: Path) -> Any:
+    svm = pytest.importorskip("sklearn.neighbors")
+    return svm.KNeighborsClassifier().fit(TABLE, np.array(["no", "yes", "perhaps"])[LABELS])
+
+
+@pytest.mark.parametrize(
+    ("make", "example", "kwargs", "message"),
+    [
+        (kinds.onnx_file, X.double(), {}, "The input 'x' of this ONNX model is float32. Given: float64"),
+        (kinds.onnx_file, X[:, :5], {}, r"'x' of this ONNX model has the sizes \[any, 6\]. Given: \[8, 5\]"),
+        (kinds.ir_file, X[:, :5], {}, r"'x' of this OpenVINO model has the sizes \[any, 6\]. Given: \[8, 5\]"),
+        (kinds.onnx_file, (X, X), {}, "takes 1 input: x. Given: 2 by position"),
+        (kinds.onnx_file, {"y": X}, {}, "takes 1 input: x. Given: no such input as y"),
+        (lambda _: kinds.onnx_graph(wide=True), X, {}, "takes 2 inputs: x, scale. Given: 1 by position"),
+        (lambda _: kinds.onnx_graph(text=True), X, {}, r"label is tensor\(string\).*\{'outputs': \['scores'\]\}"),
+        (kinds.onnx_file, X, {"outputs": "logits"}, "answers with scores. Given: outputs='logits'"),
+        (kinds.onnx_file, X, {"method": "predict"}, "takes only outputs besides its input"),
+        (written("a.onnx"), X, {}, "ONNX model's file can be read"),
+        (written("a.xml"), X, {}, ".xml and .bin beside it"),
+        (written("a.pt"), X, {}, "is what torch.jit.save wrote"),
+        (written("a.pt2"), X, {}, "holds weights and JSON only"),
+        (written("a.joblib"), X, {}, "a pickle is none"),
+        (weights_alone, X, {}, "weights alone"),
+        (lambda folder: folder / "none.onnx", X, {}, "A model's file is there"),
+        (lambda _: b"nonsense", X, {}, "8 bytes of another kind"),
+        (not_fitted, X, {}, "fitted before it is registered"),
+        (kinds.forest, X[:, :3], {}, "tables of 6 columns. Given: one of 3"),
+        (kinds.forest, (X, X), {}, "takes one table"),
+        (kinds.forest, X, {"method": "guess"}, "one of the estimator's. Given: 'guess'"),
+        (text_answers, X, {"method": "predict"}, "answers with numbers. Given: the answer is an array of dtype"),
+        (lambda _: lambda a: None, X, {}, "answers with tensors or arrays of numbers"),
+        (lambda _: lambda a: ["text"], X.numpy(), {}, "answers with tensors or arrays of numbers"),
+        (lambda _: object(), X, {}, "a callable of tensors or arrays, a fitted estimator"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_by_name_at_once(
+    make: Any, example: Any, kwargs: Any, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=message) as refused:
+        make_submodel("resnet", make(tmp_path), example, kwargs=kwargs)
+    assert "'resnet'" in str(refused.value)
+
+
+def test_a_function_that_raises_is_a_model_error_with_its_own_words() -> None:
+    def wrong(x: Any) -> Any:
+        raise RuntimeError("no such thing")
+
+    with pytest.raises(ModelError, match=r"'a' raised on its example.*no such thing"):
+        make_submodel("a", wrong, X)
+
+
+@pytest.mark.parametrize(
+    ("package", "group", "make"),
+    [
+        ("onnxruntime", "onnx", lambda _: kinds.onnx_graph().SerializeToString()),
+        ("openvino", "openvino", kinds.ir_file),
+        ("lightgbm", "trees", written("a.txt")),
+        ("xgboost", "trees", written("a.ubj")),
+    ],
+)
+def test_a_missing_package_is_named_with_the_group_that_brings_it(
+    package: str, group: str, make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make(tmp_path)
+    import importlib.util
+
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == package else find(name, *rest))
+    with pytest.raises(UsageError, match=rf"needs the package {package}.*pip install 'esen_lab\[{group}\]'"):
+        make_submodel("a", made, X)
+
+
+def test_a_registration_leaves_the_users_script_as_it_is() -> None:
+    script = kinds.script().train()
+    before = io.BytesIO()
+    torch.jit.save(script, before)
+    submodel = make_submodel("a", script, X)
+    assert script.training
+    assert "was in training mode; workers run it in eval mode" in submodel.notes
+
+
+def test_looking_for_kinds_loads_no_library() -> None:
+    import subprocess
+
+    code = (
+        "import sys, torch, esen_lab.ensemble as e; e.make_submodel('a', torch.nn.Linear(2, 2), torch.ones(1, 2)); "
+        "print([m for m in ('sklearn', 'xgboost', 'lightgbm', 'openvino', 'onnxruntime', 'onnx') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

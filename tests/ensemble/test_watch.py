@@ -1,0 +1,101 @@
+"""What a look at a live network sees, and what it takes for no change."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from esen_lab.ensemble.watch import Watch
+
+
+class Holds(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+        self.big = nn.Parameter(torch.zeros(100_000))
+        self.array = np.zeros(2000)
+        self.names = ["a"]
+        self.nested = {"deep": {"deeper": [1, 2]}}
+        self.state: torch.Tensor | None = None
+
+
+def test_a_network_that_nobody_touched_has_not_changed() -> None:
+    module = Holds()
+    watch = Watch(module)
+    with torch.no_grad():
+        module.inner(torch.ones(2, 4))
+    module.train()
+    module.eval()
+    assert not watch.changed(whole=True)
+    assert watch.what() == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda m: m.nested["deep"]["deeper"].append(3), "its attribute nested"),
+        (lambda m: m.names.clear(), "its attribute names"),
+        (lambda m: setattr(m, "state", torch.ones(2)), "its attribute state"),
+        (lambda m: m.array.__setitem__(0, 1.0), "the values of its weights"),
+        (lambda m: m.inner.weight.data.zero_(), "the values of its weights"),
+        (lambda m: delattr(m, "names"), "its attribute names"),
+        (lambda m: m.add_module("more", nn.ReLU()), "its parameters, buffers or parts"),
+        (lambda m: m.register_buffer("b", torch.ones(1)), "its parameters, buffers or parts"),
+    ],
+)
+def test_a_change_is_seen_and_named(change: object, told: str) -> None:
+    module = Holds()
+    watch = Watch(module)
+    change(module)  # type: ignore[operator]
+    assert watch.changed()
+    assert told in watch.what()
+    watch.renew()
+    assert not watch.changed(whole=True)
+
+
+def test_any_single_value_is_seen_by_a_whole_look_and_by_enough_short_ones() -> None:
+    module = Holds()
+    watch = Watch(module)
+    module.big.data[77_777] = 1.0
+    assert watch.changed(whole=True)
+    watch.renew()
+    module.big.data[33_333] = 1.0
+    assert any(watch.changed() for _ in range(20)), "a piece further at every look"
+
+
+def test_memory_that_was_replaced_is_never_read() -> None:
+    module = Holds()
+    watch = Watch(module)
+    for _ in range(5):
+        module.big.data = torch.ones(200_000)
+        gc.collect()
+        assert watch.changed()
+        assert watch.what() == ("the values of big",)
+
+
+def test_the_network_and_its_weights_are_not_held() -> None:
+    module = Holds()
+    watch = Watch(module)
+    known, weights = weakref.ref(module), weakref.ref(module.big)
+    del module
+    gc.collect()
+    assert (known(), weights(), watch.module) == (None, None, None)
+    assert not watch.changed()
+
+
+@pytest.mark.timing
+def test_a_look_at_a_small_network_takes_microseconds() -> None:
+    watch = Watch(nn.Sequential(*[nn.Linear(8, 8) for _ in range(10)]))
+    taken = []
+    for _ in range(200):
+        began = time.perf_counter()
+        watch.changed()
+        taken.append(time.perf_counter() - began)
+    assert statistics.median(taken) < 100e-6

@@ -1,0 +1,984 @@
+"""Lanes answer as the notebook's own process does, whatever it has set and changed; where they cannot, the lab says so.
+
+The reference is always what this process computes itself, by calling the same networks.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import copy
+import enum
+import importlib
+import io
+import os
+import random
+import sys
+import threading
+import types
+import warnings
+import zlib
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from models import mlp
+from torch import nn
+from torch.nn import functional
+
+from esen_lab import Lab, Plan
+from esen_lab.errors import ModelError, UsageError
+from esen_lab.planner.plan import Lane
+from esen_lab.run.fidelity import AnswersDiffer
+
+X = torch.randn(16, 8, generator=torch.Generator().manual_seed(0))
+TWO = Plan(lanes=(Lane(units=1, members=("a",)), Lane(units=1, members=("b",))), units=1)
+ONE = Plan(lanes=(Lane(units=1, members=("a", "b")),), units=1)
+
+
+@pytest.fixture(autouse=True)
+def _no_warning() -> Iterator[None]:
+    """Answers that differ fail a test, unless it expects them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", AnswersDiffer)
+        yield
+
+
+def here(*modules: nn.Module, x: torch.Tensor = X) -> torch.Tensor:
+    """What this process answers."""
+    with torch.no_grad():
+        return torch.stack([copy.deepcopy(module).eval()(x) for module in modules]).detach()
+
+
+def both(lab: Lab, a: nn.Module, b: nn.Module | None = None, plan: Plan = TWO) -> nn.Module:
+    b = mlp(seed=7) if b is None else b
+    lab.register("a", a, example=X)
+    lab.register("b", b)
+    lab.plan = plan
+    return b
+
+
+def close(got: torch.Tensor, wanted: torch.Tensor) -> None:
+    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
+# --- what the process, the thread, the environment or an imported module holds --------------------------------------
+
+
+class Denormal(nn.Module):
+    """Zero where denormals are flushed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.full((8, 3), 1e-41))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x.abs() @ self.w) * 1e38
+
+
+class Remembers(nn.Module):
+    """Makes new tensors as the session's defaults say."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.LSTMCell(8, 3, dtype=torch.float32)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.cell(x)[0] + torch.zeros(3)
+
+
+class ReadsEnvironment(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, :3] * float(os.environ.get("ESEN_TEST_SCALE", "1"))
+
+
+class ReadsFile(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        path = Path("scale.txt")
+        return x[:, :3] * (float(path.read_text()) if path.exists() else 1.0)
+
+
+class TellsModes(nn.Module):
+    """Its answer shows how torch is set."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        told = [
+            torch.are_deterministic_algorithms_enabled(),
+            torch.backends.mkldnn.enabled,
+            torch.backends.mha.get_fastpath_enabled(),
+            torch.is_autocast_enabled("cpu"),
+            torch.get_float32_matmul_precision() == "medium",
+            torch.get_default_dtype() == torch.float64,
+            torch.backends.cudnn.deterministic,
+            torch.backends.cuda.flash_sdp_enabled(),
+            torch.utils.deterministic.fill_uninitialized_memory,
+            sys.getrecursionlimit() > 5000,
+        ]
+        return x[:, :3].float() * sum(2**index for index, on in enumerate(told) if on)
+
+
+class Deep(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        def down(depth: int) -> float:
+            return 1.0 if depth == 0 else down(depth - 1)
+
+        return x[:, :3] * down(3000)
+
+
+@contextlib.contextmanager
+def denormals() -> Iterator[None]:
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
+@contextlib.contextmanager
+def default_float64() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@contextlib.contextmanager
+def everything() -> Iterator[None]:
+    limit, precision = sys.getrecursionlimit(), torch.get_float32_matmul_precision()
+    torch.use_deterministic_algorithms(True)
+    torch.backends.mha.set_fastpath_enabled(False)
+    torch.backends.cuda.enable_flash_sdp(False)
+    torch.set_float32_matmul_precision("medium")
+    torch.backends.cudnn.deterministic = True
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    sys.setrecursionlimit(20_000)
+    try:
+        with torch.backends.mkldnn.flags(enabled=False):
+            yield
+    finally:
+        torch.utils.deterministic.fill_uninitialized_memory = True
+        torch.backends.cudnn.deterministic = False
+        torch.set_float32_matmul_precision(precision)
+        torch.backends.cuda.enable_flash_sdp(True)
+        torch.backends.mha.set_fastpath_enabled(True)
+        torch.use_deterministic_algorithms(False)
+        sys.setrecursionlimit(limit)
+
+
+@contextlib.contextmanager
+def environment() -> Iterator[None]:
+    os.environ["ESEN_TEST_SCALE"] = "3"
+    try:
+        yield
+    finally:
+        del os.environ["ESEN_TEST_SCALE"]
+
+
+@contextlib.contextmanager
+def folder(tmp_path: Path) -> Iterator[None]:
+    (tmp_path / "scale.txt").write_text("5")
+    before = Path.cwd()
+    os.chdir(tmp_path)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+SWITCHED: dict[str, tuple[Callable[[], nn.Module], Callable[[Path], contextlib.AbstractContextManager[None]]]] = {
+    "denormals flushed": (Denormal, lambda _: denormals()),
+    "another default dtype": (Remembers, lambda _: default_float64()),
+    "every flag of torch": (TellsModes, lambda _: everything()),
+    "autocast": (lambda: mlp(seed=3), lambda _: torch.autocast("cpu", torch.bfloat16)),
+    "an environment variable": (ReadsEnvironment, lambda _: environment()),
+    "another folder": (ReadsFile, folder),
+    "a deeper recursion limit": (Deep, lambda _: everything()),
+}
+
+
+@pytest.mark.parametrize("name", SWITCHED)
+def test_what_is_set_when_lanes_start_is_set_in_them(lab: Lab, tmp_path: Path, name: str) -> None:
+    make, around = SWITCHED[name]
+    b = mlp(seed=7)
+    with around(tmp_path):
+        module = make()
+        lab.combine(lambda outputs: outputs["a"])
+        both(lab, module, b)
+        y = lab.run(X)
+        assert y.dtype == here(module)[0].dtype
+        close(y, here(module)[0])
+        assert lab.report is not None
+        assert not [note for note in lab.report.notes if "NOTEBOOK" in note]
+
+
+@pytest.mark.parametrize("name", sorted(set(SWITCHED) - {"a deeper recursion limit"}))
+def test_what_is_set_later_reaches_warm_lanes_and_so_does_its_end(lab: Lab, tmp_path: Path, name: str) -> None:
+    make, around = SWITCHED[name]
+    module = make()
+    lab.combine(lambda outputs: outputs["a"])
+    both(lab, module)
+    for _ in range(2):
+        close(lab.run(X), here(module)[0])
+        with around(tmp_path):
+            close(lab.run(X), here(module)[0])
+    close(lab.run(X), here(module)[0])
+
+
+def test_settings_reach_the_threads_of_a_lane(lab: Lab) -> None:
+    lanes = Plan(lanes=(Lane(units=1, members=("a", "b"), mode="threads"),), units=1)
+    a = Denormal()
+    both(lab, a, Denormal(), plan=lanes)
+    with denormals():
+        close(lab.run(X), here(a, a))
+    close(lab.run(X), here(a, a))
+
+
+SOURCE = """
+import torch
+from torch import nn
+
+SCALE = 1
+CONFIG = {"gain": 1.0, "deep": {"bias": 0.0}}
+OFFSETS = [0.0]
+
+
+class Options:
+    gain = 1.0
+
+    def __init__(self):
+        self.shift = 0.0
+
+
+OPTIONS = Options()
+TABLE = torch.ones(3)
+
+
+def helper(x):
+    return x * SCALE * CONFIG["gain"] + CONFIG["deep"]["bias"] + OFFSETS[0]
+
+
+class Net(nn.Module):
+    factor = 1
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.inner = nn.Linear(8, 3)
+
+    def forward(self, x):
+        return helper(self.inner(x)) * self.factor * OPTIONS.gain * TABLE + OPTIONS.shift
+
+
+def make():
+    return Net()
+"""
+
+
+@pytest.fixture
+def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """A module of the user's in a file, imported."""
+    (tmp_path / "users_own.py").write_text(SOURCE)
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.invalidate_caches()
+    yield importlib.import_module("users_own")
+    del sys.modules["users_own"]
+
+
+CHANGES: dict[str, Callable[[ModuleType], object]] = {
+    "a global": lambda m: setattr(m, "SCALE", 5),
+    "a value in a dict": lambda m: m.CONFIG.update(gain=3.0),
+    "a value deep in a dict": lambda m: m.CONFIG["deep"].update(bias=2.0),
+    "a list": lambda m: m.OFFSETS.__setitem__(0, 4.0),
+    "an attribute of a class": lambda m: setattr(m.Net, "factor", 7),
+    "an attribute of another class": lambda m: setattr(m.Options, "gain", 2.0),
+    "an object's attribute": lambda m: setattr(m.OPTIONS, "shift", 3.0),
+    "a tensor": lambda m: m.TABLE.mul_(4),
+}
+
+
+@pytest.mark.parametrize("live", [True, False])
+@pytest.mark.parametrize("name", CHANGES)
+def test_values_set_in_an_imported_module_are_what_lanes_have(
+    lab: Lab, user: ModuleType, name: str, live: bool
+) -> None:
+    CHANGES[name](user)
+    module = user.Net()
+    b = mlp(seed=7)
+    lab.register("a", module if live else "users_own:make", example=X)
+    lab.register("b", b)
+    lab.plan = TWO
+    close(lab.run(X), here(module, b))
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_values_set_after_registering_are_followed(lab: Lab, user: ModuleType, name: str) -> None:
+    module = user.Net()
+    b = both(lab, module)
+    close(lab.run(X), here(module, b))
+    CHANGES[name](user)
+    close(lab.run(X), here(module, b))
+    assert lab.report is not None
+    assert any("a has changed since it was registered" in note for note in lab.report.notes)
+    close(lab.run(X), here(module, b))
+    assert not lab.report.notes
+
+
+def test_code_that_a_factory_is_made_by_and_that_changed_is_refused_until_it_is_registered_again(
+    lab: Lab, user: ModuleType
+) -> None:
+    lab.register("a", "users_own:make", example=X)
+    lab.run(X)
+    user.SCALE = 9  # type: ignore[attr-defined]
+    with pytest.raises(UsageError, match=r"(?s)'a'.*SCALE.*Register it again"):
+        lab.run(X)
+    lab.register("a", "users_own:make", example=X)
+    close(lab.run(X)[0], here(user.Net())[0])
+
+
+BEYOND_REACH: dict[str, tuple[Callable[[ModuleType], object], str]] = {
+    "a function is replaced": (lambda m: setattr(m, "helper", lambda x: x * 9), "something outside|replaced"),
+    "a method is replaced": (
+        lambda m: setattr(m.Net, "forward", lambda self, x: self.inner(x) * 2),
+        "outside|other code",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BEYOND_REACH)
+def test_what_cannot_travel_is_said_loudly_wherever_answers_are_looked_at(
+    lab: Lab, user: ModuleType, name: str
+) -> None:
+    change, reason = BEYOND_REACH[name]
+    change(user)
+    module = user.Net()
+    both(lab, module)
+    with pytest.warns(AnswersDiffer, match=f"(?s)OTHER THAN THE NOTEBOOK: a answers otherwise.*({reason})"):
+        lab.run(X)
+    assert lab.report is not None
+    assert any("OTHER THAN THE NOTEBOOK: a" in note for note in lab.report.notes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", AnswersDiffer)
+        table = lab.compare(X, rounds=2, strategies=["sequential"])
+        verdict = lab.check_numerics(X)
+    assert not any(row.agrees for row in table.rows)
+    assert "do not answer as this notebook does" in table.verdict
+    assert not verdict.passed
+    assert "OTHER THAN THE NOTEBOOK: a" in verdict.text
+
+
+def test_a_file_that_was_edited_and_not_reloaded_is_named(lab: Lab, user: ModuleType, tmp_path: Path) -> None:
+    lab.close()  # a process that has imported the file before runs what it held then, as this one does
+    module = user.Net()
+    (tmp_path / "users_own.py").write_text(SOURCE.replace("x * SCALE", "x * 2 * SCALE"))
+    both(lab, module)
+    with pytest.warns(AnswersDiffer, match=r"(?s)users_own\.helper is other code.*Reload"):
+        lab.run(X)
+
+
+def test_other_code_with_the_same_answer_is_said_since_its_times_are_others(
+    lab: Lab, user: ModuleType, tmp_path: Path
+) -> None:
+    lab.close()
+    module = user.Net()
+    (tmp_path / "users_own.py").write_text(
+        SOURCE.replace("return x * SCALE", "for _ in range(9): x = x + 0\n    return x * SCALE")
+    )
+    b = both(lab, module)
+    close(lab.run(X), here(module, b))
+    assert lab.report is not None
+    assert any("users_own.helper" in note and "times" in note for note in lab.report.notes)
+    job = lab.profile(budget_s=0.05)
+    assert [point.name for point in job.result(timeout=60).points] == ["b"] * len(job.result().points)
+    assert any("users_own.helper" in failure.message for failure in job.snapshot().failures)
+
+
+def test_a_hook_on_all_modules_is_said(lab: Lab) -> None:
+    handle = nn.modules.module.register_module_forward_hook(lambda module, args, out: out * 2)
+    try:
+        both(lab, mlp(seed=1))
+        with pytest.warns(AnswersDiffer, match="OTHER THAN THE NOTEBOOK"):
+            lab.run(X)
+    finally:
+        handle.remove()
+
+
+# --- weights and code that change after they were registered --------------------------------------------------------
+
+
+class Net(nn.Module):
+    gain = 1.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            self.inner = nn.Linear(8, 3)
+        self.register_buffer("mean", torch.zeros(3))
+        self.scale = 1.0
+        self.options = {"shift": 0.0, "deep": [1.0]}
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.inner(x) * self.scale + self.options["shift"] + self.options["deep"][0] + self.mean  # type: ignore[index]
+        return y * self.gain
+
+
+def step(m: Net) -> None:
+    m.train()
+    optimizer = torch.optim.Adam(m.parameters(), lr=0.1)
+    m(X).sum().backward()
+    optimizer.step()
+    m.zero_grad(set_to_none=True)
+
+
+EDITS: dict[str, Callable[[Net], object]] = {
+    "in place": lambda m: m.inner.bias.data.add_(0) is None or _no_grad(lambda: m.inner.bias.add_(1000)),
+    "through data": lambda m: m.inner.weight.data.mul_(3),
+    "one value through data": lambda m: m.inner.weight.data.view(-1).__setitem__(5, 100.0),
+    "data replaced": lambda m: setattr(m.inner.weight, "data", torch.ones(3, 8)),
+    "a new parameter": lambda m: setattr(m.inner, "weight", nn.Parameter(torch.ones(3, 8))),
+    "a new part": lambda m: setattr(m, "inner", nn.Linear(8, 3)),
+    "a state dict": lambda m: m.load_state_dict({k: v + 1 for k, v in m.state_dict().items()}),
+    "a state dict assigned": lambda m: m.load_state_dict({k: v + 1 for k, v in m.state_dict().items()}, assign=True),
+    "a step of training": step,
+    "a buffer": lambda m: m.mean.fill_(4.0),
+    "a plain attribute": lambda m: setattr(m, "scale", 2.0),
+    "a value in a dict": lambda m: m.options.update(shift=3.0),
+    "a value deep in a dict": lambda m: m.options["deep"].__setitem__(0, 9.0),  # type: ignore[attr-defined]
+    "a hook": lambda m: m.inner.register_forward_hook(lambda module, args, out: out * 2),
+    "a hook before": lambda m: m.register_forward_pre_hook(lambda module, args: (args[0] * 2,)),
+    "its own forward": lambda m: setattr(m, "forward", lambda x: x[:, :3] * 0),
+    "numpy's view of the weights": lambda m: m.inner.weight.detach().numpy().__setitem__((0, 0), 50.0),
+    "another dtype": lambda m: m.double().float(),
+}
+
+
+class Kinds(nn.Module):
+    """Holds one value of some kind, and answers by what it says of itself."""
+
+    def __init__(self, value: object) -> None:
+        super().__init__()
+        self.value = value
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, :3] * zlib.crc32(told(self.value).encode()) / 2**32
+
+
+class Slots:
+    __slots__ = ("v",)
+
+    def __init__(self) -> None:
+        self.v = 1
+
+
+class Colour(enum.Enum):
+    RED = 1
+    BLUE = 2
+
+
+def told(value: object) -> str:
+    if isinstance(value, Slots):
+        return f"slots {value.v}"
+    if isinstance(value, torch.Tensor):
+        return str(value.to_dense().tolist() if value.layout is not torch.strided else value.tolist())
+    if isinstance(value, io.BytesIO):
+        return repr(value.getvalue())
+    if isinstance(value, np.random.Generator):
+        return repr(value.bit_generator.state)
+    if isinstance(value, dict):
+        return repr([(key, told(item)) for key, item in value.items()])
+    if callable(value):
+        return repr(getattr(value, "__qualname__", None) or (value.func, value.args))  # type: ignore[attr-defined]
+    return repr(value)
+
+
+VALUES: dict[str, tuple[Callable[[], object], Callable[[Kinds], object]]] = {
+    "a namespace": (lambda: types.SimpleNamespace(v=1), lambda m: setattr(m.value, "v", 2)),
+    "slots": (Slots, lambda m: setattr(m.value, "v", 2)),
+    "a deque": (lambda: deque([1]), lambda m: m.value.append(2)),
+    "a long list": (lambda: [0] * 3000, lambda m: m.value.__setitem__(2500, 1)),
+    "the order of a dict": (lambda: OrderedDict(a=1, b=2), lambda m: m.value.move_to_end("a")),
+    "a bytearray": (lambda: bytearray(b"ab"), lambda m: m.value.extend(b"c")),
+    "a stream": (lambda: io.BytesIO(b"ab"), lambda m: m.value.write(b"xyz")),
+    "an array": (lambda: array.array("d", [1.0]), lambda m: m.value.__setitem__(0, 2.0)),
+    "one that is true": (lambda: 1, lambda m: setattr(m, "value", True)),
+    "a negative zero": (lambda: 0.0, lambda m: setattr(m, "value", -0.0)),
+    "a float for an int": (lambda: 1, lambda m: setattr(m, "value", 1.0)),
+    "a member of an enum": (lambda: Colour.RED, lambda m: setattr(m, "value", Colour.BLUE)),
+    "a function of torch": (lambda: torch.relu, lambda m: setattr(m, "value", torch.sigmoid)),
+    "a function in a dict": (lambda: {"f": torch.relu}, lambda m: m.value.update(f=torch.sigmoid)),
+    "a partial": (lambda: partial(pow, 2), lambda m: setattr(m, "value", partial(pow, 3))),
+    "a fraction": (lambda: Fraction(1, 2), lambda m: setattr(m, "value", Fraction(1, 3))),
+    "a path": (lambda: Path("a"), lambda m: setattr(m, "value", Path("b"))),
+    "a generator": (lambda: np.random.default_rng(1), lambda m: m.value.random()),
+    "a strided view": (lambda: np.zeros((4, 4))[:, ::2], lambda m: m.value.__setitem__((0, 0), 1.0)),
+    "objects in an array": (lambda: np.array([1, "a"], dtype=object), lambda m: m.value.__setitem__(0, 2)),
+    "a sparse tensor": (lambda: torch.eye(3).to_sparse(), lambda m: setattr(m, "value", torch.ones(3, 3).to_sparse())),
+    "a tensor in a list": (lambda: [torch.zeros(2)], lambda m: m.value[0].add_(1)),
+    "a set": (lambda: {1}, lambda m: m.value.add(2)),
+    "a counter": (lambda: Counter("a"), lambda m: m.value.update("b")),
+}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_a_value_of_any_kind_is_watched_sent_and_part_of_the_fingerprint(lab: Lab, name: str) -> None:
+    make, change = VALUES[name]
+    module = Kinds(make())
+    b = both(lab, module)
+    before = lab.ensemble.get("a").fingerprint
+    assert lab.register("a", module, example=X).fingerprint == before
+    close(lab.run(X), here(module, b))
+    change(module)
+    close(lab.run(X), here(module, b))
+    assert lab.ensemble.get("a").fingerprint != before
+
+
+def test_a_part_that_is_made_another_class_is_seen(lab: Lab) -> None:
+    module = nn.Sequential(nn.Linear(8, 3), nn.ReLU())
+    b = both(lab, module)
+    close(lab.run(X), here(module, b))
+    module[1].__class__ = nn.Sigmoid
+    close(lab.run(X), here(module, b))
+
+
+def test_a_quantized_network_that_is_loaded_anew_is_seen(lab: Lab) -> None:
+    def quantized(seed: int) -> nn.Module:
+        return torch.ao.quantization.quantize_dynamic(mlp(seed=seed), {nn.Linear}, torch.qint8)
+
+    first, second = quantized(1), quantized(2)
+    b = both(lab, first, quantized(3))
+    close(lab.run(X), here(first, b))
+    first.load_state_dict(second.state_dict())
+    close(lab.run(X), here(first, b))
+
+
+def test_a_network_that_is_trained_in_another_thread_is_run_as_it_was_at_some_moment(lab: Lab) -> None:
+    module = Net()
+    both(lab, module)
+    stop = threading.Event()
+
+    def train() -> None:
+        while not stop.is_set():
+            _no_grad(lambda: module.inner.bias.add_(1.0))
+
+    trainer = threading.Thread(target=train)
+    trainer.start()
+    try:
+        for _ in range(5):
+            lab.run(X)
+    finally:
+        stop.set()
+        trainer.join()
+    close(lab.run(X)[0], here(module)[0])
+
+
+CACHED = """
+import functools, torch
+
+@functools.lru_cache
+def table(n):
+    return torch.arange(n).float()
+
+class Own(torch.nn.Module):
+    def forward(self, x):
+        return x[:, :3] + table(3)
+"""
+
+
+def test_a_cached_function_of_the_notebook_travels(lab: Lab) -> None:
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    exec(CACHED, namespace)
+    own: type[nn.Module] = namespace["Own"]  # type: ignore[assignment]
+    module = own()
+    b = both(lab, module)
+    close(lab.run(X), torch.stack([module(X), b(X).detach()]))
+
+
+def test_a_network_with_a_scripted_part_and_one_that_leaves_are_refused(lab: Lab) -> None:
+    class Leaves(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            sys.exit(3)
+
+    with pytest.raises(ModelError, match="SystemExit"):
+        lab.register("a", Leaves(), example=X)
+    with pytest.raises(UsageError, match="scripted"):
+        lab.register("a", nn.Sequential(torch.jit.script(mlp(seed=1))), example=X)
+    assert lab.register("a", torch.jit.script(mlp(seed=1)), example=X).kind == "ScriptModule"
+
+
+def _no_grad(change: Callable[[], object]) -> None:
+    with torch.no_grad():
+        change()
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_a_live_network_is_live(lab: Lab, name: str) -> None:
+    module = Net()
+    b = both(lab, module)
+    close(lab.run(X), here(module, b))
+    EDITS[name](module)
+    close(lab.run(X), here(module, b))
+    close(lab.run(X), here(module, b))
+    assert lab.check_numerics(X).passed
+
+
+def test_a_class_that_is_given_another_forward_is_run_with_it_and_is_another_network(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = Net()
+    b = both(lab, module)
+    before = lab.ensemble.get("a").fingerprint
+    lab.run(X)
+    monkeypatch.setattr(Net, "gain", 3.0)
+    close(lab.run(X), here(module, b))
+    assert lab.ensemble.get("a").fingerprint != before
+
+
+def test_the_fingerprint_is_of_the_code_that_runs(user: ModuleType, lab: Lab, tmp_path: Path) -> None:
+    first = lab.register("a", user.Net(), example=X).fingerprint
+    assert lab.register("a", user.Net(), example=X).fingerprint == first
+    (tmp_path / "users_own.py").write_text(SOURCE.replace("x * SCALE", "x * SCALE + 0 * x.sin()"))
+    importlib.reload(user)
+    slower = lab.register("a", user.Net(), example=X).fingerprint
+    assert slower != first, "a helper in another file is part of the code"
+    (tmp_path / "users_own.py").write_text(SOURCE.replace("def helper(x):", "def helper(x):  # a comment\n"))
+    importlib.reload(user)
+    assert lab.register("a", user.Net(), example=X).fingerprint == first, "a comment is not"
+
+
+def test_points_stay_known_when_only_weights_changed_and_the_plan_stays_in_force(lab: Lab) -> None:
+    module = Net()
+    both(lab, module)
+    lab.profile(budget_s=0.05).result(timeout=60)
+    plan = lab.search()
+    module.inner.bias.data.add_(1.0)
+    lab.run(X)
+    assert lab.measurements is not None
+    assert set(lab.measurements.names) == {"a", "b"}
+    assert lab.plan is not None
+    assert lab.plan.lanes == plan.lanes
+    assert lab.report is not None
+    assert not any("profile and search again" in note for note in lab.report.notes)
+
+
+def test_a_network_that_the_user_lets_go_of_is_not_held_by_the_lab(lab: Lab) -> None:
+    import gc
+    import weakref
+
+    module = Net()
+    known, weights = weakref.ref(module), weakref.ref(module.inner.weight)
+    both(lab, module)
+    wanted = lab.run(X)
+    del module
+    gc.collect()
+    assert known() is None
+    assert weights() is None
+    close(lab.run(X), wanted)
+
+
+# --- state ----------------------------------------------------------------------------------------------------------
+
+
+class RunningMean(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.mean.mul_(0.9).add_(x[:, :3].mean(0), alpha=0.1)
+        return x[:, :3] - self.mean
+
+
+class Counts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return x[:, :3] + self.calls
+
+
+class Lists(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[int] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen.append(1)
+        return x[:, :3] * len(self.seen)
+
+
+class Queues(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: deque[float] = deque(maxlen=4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen.append(float(x.sum()))
+        return x[:, :3] + sum(self.seen)
+
+
+class Orders(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cache: OrderedDict[int, torch.Tensor] = OrderedDict()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.cache[len(self.cache)] = x.detach().clone()
+        return sum(self.cache.values())[:, :3]  # type: ignore[index]
+
+
+class Hidden(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.cell = nn.GRUCell(8, 3)
+        self.state: torch.Tensor | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.state = self.cell(x, self.state)
+        return self.state
+
+
+class Statistics:
+    def __init__(self) -> None:
+        self.total = 0.0
+
+
+class HoldsAnObject(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.statistics = Statistics()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.statistics.total += 1.0
+        return x[:, :3] + self.statistics.total
+
+
+class OwnGenerator(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator = np.random.default_rng(5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, :3] + float(self.generator.random())
+
+
+class TrainsInForward(nn.Module):
+    """Batch norm that goes on learning its statistics in eval mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = functional.batch_norm(x, self.norm.running_mean, self.norm.running_var, training=True, momentum=0.5)
+        return y[:, :3] + self.norm.running_mean[:3]  # type: ignore[index]
+
+
+STATEFUL = (
+    RunningMean,
+    Counts,
+    Lists,
+    Queues,
+    Orders,
+    Hidden,
+    HoldsAnObject,
+    OwnGenerator,
+    TrainsInForward,
+)
+
+
+@pytest.mark.parametrize("kind", STATEFUL)
+def test_the_first_run_meets_what_was_registered_and_measuring_changes_nothing(lab: Lab, kind: type[nn.Module]) -> None:
+    module = kind()
+    mine = copy.deepcopy(module).eval()
+    both(lab, module)
+    assert any("keeps state between calls" in note for note in lab.ensemble.get("a").notes)
+    with torch.no_grad():
+        wanted = [mine(X).clone() for _ in range(6)]
+    got = [lab.run(X)[0] for _ in range(2)]
+    table = lab.compare(X, rounds=2, strategies=["sequential", "unlimited"])
+    got += [lab.run(X)[0] for _ in range(2)]
+    assert lab.check_numerics(X).passed
+    lab.profile(budget_s=0.02).result(timeout=60)
+    got += [lab.run(X)[0] for _ in range(2)]
+    for answer, want in zip(got, wanted, strict=True):
+        close(answer, want)
+    assert all(row.agrees for row in table.rows)
+
+
+def test_a_network_that_keeps_no_state_is_not_said_to(lab: Lab) -> None:
+    module = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Dropout(), nn.ReLU(inplace=True), nn.Linear(8, 3))
+    both(lab, module)
+    assert not any("state" in note for note in lab.ensemble.get("a").notes)
+
+
+CALLS = [0]
+
+
+class CountsOutside(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        CALLS[0] += 1
+        return x[:, :3] + 0.0
+
+
+def test_a_counter_outside_the_network_is_its_state_and_no_change_of_it(lab: Lab) -> None:
+    both(lab, CountsOutside())
+    assert any("keeps state" in note for note in lab.ensemble.get("a").notes)
+    lab.run(X)
+    CALLS[0] += 5
+    lab.run(X)
+    assert lab.report is not None
+    assert not any("changed" in note for note in lab.report.notes)
+
+
+# --- random numbers -------------------------------------------------------------------------------------------------
+
+
+class MonteCarlo(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return functional.dropout(torch.ones_like(x), 0.5, training=True)
+
+
+class DrawsFromNumpy(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 0 + torch.from_numpy(np.random.rand(*x.shape)).float()
+
+
+class DrawsFromPython(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 0 + random.random()
+
+
+class Noise(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.randn_like(x)
+
+
+@pytest.mark.parametrize("kind", [MonteCarlo, DrawsFromNumpy, DrawsFromPython, Noise])
+def test_members_draw_apart_and_a_seed_repeats_a_run_whatever_the_plan(lab: Lab, kind: type[nn.Module]) -> None:
+    both(lab, kind(), kind())
+    found = []
+    for plan in (TWO, ONE, Plan(lanes=(Lane(units=1, members=("b", "a"), mode="threads"),), units=1)):
+        lab.plan = plan
+        torch.manual_seed(0)
+        first, second = lab.run(X), lab.run(X)
+        torch.manual_seed(0)
+        assert torch.equal(lab.run(X), first)
+        assert not torch.equal(first, second), "the next run draws other numbers"
+        assert not torch.equal(first[0], first[1]), "members draw apart"
+        found.append(first)
+    assert all(torch.equal(found[0], other) for other in found)
+    table = lab.compare(X, rounds=2)
+    assert all(row.agrees for row in table.rows if row.applicable)
+    assert "not applicable" in table.row("vmap").outputs
+    assert lab.check_numerics(X).passed
+
+
+def test_registering_and_measuring_draw_nothing_from_the_session(lab: Lab) -> None:
+    def session() -> tuple[float, float, float]:
+        return float(torch.rand(())), random.random(), float(np.random.rand())
+
+    torch.manual_seed(1), random.seed(1), np.random.seed(1)
+    wanted = session()
+    torch.manual_seed(1), random.seed(1), np.random.seed(1)
+    both(lab, MonteCarlo(), mlp(seed=7, outputs=8))
+    lab.profile(budget_s=0.02).result(timeout=60)
+    assert session() == wanted
+
+
+# --- gradients and modes --------------------------------------------------------------------------------------------
+
+
+class Forces(nn.Module):
+    """The gradient of an energy, as networks for molecules answer with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.energy = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.enable_grad():
+            x = x.detach().clone().requires_grad_()
+            return torch.autograd.grad(self.energy(x).sum(), x)[0][:, :3]
+
+
+class AsksForGrad(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, :3] * (2.0 if torch.is_grad_enabled() else 1.0)
+
+
+class AsksForInference(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, :3] * (2.0 if torch.is_inference_mode_enabled() else 1.0)
+
+
+@pytest.mark.parametrize("kind", [Forces, AsksForGrad, AsksForInference])
+def test_a_network_is_called_with_gradients_as_it_needs(lab: Lab, kind: type[nn.Module]) -> None:
+    module = kind()
+    b = both(lab, module)
+    wanted = torch.stack([copy.deepcopy(module).eval()(X).detach(), b(X).detach()])
+    y = lab.run(X)
+    close(y, wanted)
+    assert not y.requires_grad
+
+
+def test_a_network_made_in_inference_mode_is_run_like_any_other(lab: Lab) -> None:
+    with torch.inference_mode():
+        module = mlp(seed=4)
+        b = both(lab, module)
+        y = lab.run(X)
+    with torch.inference_mode():
+        close(y, torch.stack([module(X), b(X)]))
+
+
+# --- identity -------------------------------------------------------------------------------------------------------
+
+
+def test_three_networks_of_one_class_of_the_notebook_are_stacked(lab: Lab, tmp_path: Path) -> None:
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    exec(
+        "import torch\nclass Own(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.inner = torch.nn.Linear(8, 3)\n    def forward(self, x):\n        return self.inner(x)\n",
+        namespace,
+    )
+    own: type[nn.Module] = namespace["Own"]  # type: ignore[assignment]
+    for name in "abc":
+        lab.register(name, own(), example=X)
+    row = lab.compare(X, rounds=2, strategies=["vmap"]).row("vmap")
+    assert not row.failed
+    assert row.agrees
+
+
+def test_a_way_to_run_that_does_not_exist_here_is_not_called_failed(lab: Lab) -> None:
+    both(lab, mlp(seed=1), Counts())
+    row = lab.compare(X, rounds=2, strategies=["vmap"]).row("vmap")
+    assert not row.applicable
+    assert row.outputs == "not applicable"
+
+
+# --- the panel --------------------------------------------------------------------------------------------------------
+
+
+def test_the_panel_says_that_lanes_answer_otherwise(lab: Lab, user: ModuleType) -> None:
+    from esen_lab.ui.panel.sections import sections
+
+    user.helper = lambda x: x * 9  # type: ignore[attr-defined]
+    both(lab, user.Net())
+    with pytest.warns(AnswersDiffer):
+        lab.run(X)
+    answers = sections(lab, cell_busy=False)["plan"]["answers"]
+    assert answers["state"] == "wrong"
+    assert "OTHER THAN THE NOTEBOOK: a" in answers["text"]

@@ -1,0 +1,154 @@
+"""What a session has set, taken and put: every switch of torch, the environment, paths."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from esen_lab.lanes.settings import (
+    SessionSettings,
+    differences,
+    flushes_denormals,
+    put,
+    switches,
+    with_threads_own,
+)
+
+OTHER: dict[str, Any] = {
+    "the default dtype": torch.float64,
+    "the precision of float32 products": "medium",
+    "deterministic algorithms": (True, True),
+    "Python's recursion limit": 12_345,
+    "the default device": "meta",
+    "the dtype of autocast on cpu": torch.float16,
+    "the dtype of autocast on cuda": torch.bfloat16,
+    "the order of einsum: strategy": None,
+    "the quantized engine": None,
+    "the preferred library of linear algebra": None,
+    "the preferred library of products": None,
+    "sums of float16 products": (False, False),
+    "sums of bfloat16 products": (False, False),
+}
+ALL = [switch for table in switches() for switch in table]
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was() -> Iterator[None]:
+    before = SessionSettings().now()
+    yield
+    put(before)
+
+
+def other(name: str, value: Any) -> Any:
+    if name in OTHER:
+        return OTHER[name]
+    if isinstance(value, bool):
+        return not value
+    return "ieee" if name.startswith("the precision of") else None
+
+
+@pytest.mark.parametrize("switch", ALL, ids=lambda switch: switch.name)
+def test_every_switch_that_can_be_changed_here_is_noticed_named_and_put_elsewhere(switch: Any) -> None:
+    session = SessionSettings()
+    before = session.now()
+    with contextlib.suppress(Exception):
+        switch.write(other(switch.name, switch.read()))
+    after = session.now()
+    if after is before:
+        pytest.skip("this torch or this machine does not have another value for it")
+    assert any(switch.name in told for told in differences(before, after))
+    put(before)
+    assert session.now() == before
+    put(pickle.loads(pickle.dumps(after)))
+    assert session.now() == after
+
+
+def test_nothing_changed_is_the_same_object() -> None:
+    session = SessionSettings()
+    first = session.now()
+    assert session.now() is first
+    os.environ["ESEN_TEST_ANY"] = "1"
+    second = session.now()
+    assert second is not first
+    del os.environ["ESEN_TEST_ANY"]
+    assert session.now() == first
+
+
+@pytest.mark.parametrize(
+    "name", ["CUDA_VISIBLE_DEVICES", "CUDA_MPS_PIPE_DIRECTORY", "OMP_NUM_THREADS", "GOMP_SPINCOUNT"]
+)
+def test_what_places_decide_does_not_travel(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "ours")
+    assert os.fsencode(name) not in SessionSettings().now().environment
+    other_process = SessionSettings().now()
+    monkeypatch.setenv(name, "the place's")
+    put(other_process)
+    assert os.environ[name] == "the place's"
+
+
+def test_paths_travel_in_absolute_form() -> None:
+    sys.path.insert(0, "some/folder")
+    taken = SessionSettings().now()
+    assert taken.path[0] == os.path.abspath("some/folder")
+    sys.path.pop(0)
+    put(taken)
+    assert sys.path[0] == os.path.abspath("some/folder")
+    sys.path.pop(0)
+
+
+def in_thread(work: Callable[[], Any]) -> Any:
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.append(work()))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+def test_what_a_thread_has_set_is_put_in_another_thread_of_this_process() -> None:
+    torch.set_autocast_enabled("cpu", True)
+    taken = SessionSettings().now()
+
+    def other_thread() -> tuple[bool, bool, bool]:
+        before = torch.is_autocast_enabled("cpu")
+        put(taken, whole_process=False)
+        inside = torch.is_autocast_enabled("cpu")
+        torch.set_autocast_enabled("cpu", False)
+        with with_threads_own(taken):
+            held = torch.is_autocast_enabled("cpu")
+        return before, inside, held and not torch.is_autocast_enabled("cpu")
+
+    assert in_thread(other_thread) == (False, True, True)
+
+
+def test_flushing_of_denormals_is_seen_without_asking_torch() -> None:
+    assert not flushes_denormals()
+    torch.set_flush_denormal(True)
+    assert flushes_denormals()
+    assert float((torch.full((4,), 1e-41) * 1.0).sum()) == 0.0
+    torch.set_flush_denormal(False)
+    assert not flushes_denormals()
+
+
+def test_fewer_digits_are_known_to_round_more() -> None:
+    session = SessionSettings()
+    assert not session.now().rounds_more
+    torch.set_float32_matmul_precision("medium")
+    assert session.now().rounds_more
+    torch.set_float32_matmul_precision("highest")
+    with torch.autocast("cpu", torch.bfloat16):
+        assert session.now().rounds_more
+
+
+def test_points_are_told_apart_by_switches_that_change_times() -> None:
+    session = SessionSettings()
+    assert session.now().unusual == ()
+    torch.set_flush_denormal(True)
+    assert session.now().unusual == ("flushing of denormals on",)

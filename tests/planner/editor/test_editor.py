@@ -1,0 +1,360 @@
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from editor_bench import UNITS, FakeBench, models
+
+from esen_lab.errors import StoreError, UsageError, WorkerDied
+from esen_lab.planner import allocate
+from esen_lab.planner.editor import EditorState, PlanEditor
+from esen_lab.planner.plan import Lane, Plan
+
+TWO = Plan(lanes=(Lane(units=4, members=("a",)), Lane(units=4, members=("b", "c"))), units=UNITS)
+
+
+def lanes(state: EditorState) -> list[tuple[int, str]]:
+    return [(lane.units, "".join(lane.members)) for lane in state.lanes]
+
+
+# --- moves and predictions --------------------------------------------------------------------------------------
+
+
+def test_it_begins_with_the_plan_in_force_or_one_lane(bench: FakeBench) -> None:
+    assert lanes(PlanEditor(models(a=1, b=1, c=1), UNITS, bench=bench).state) == [(8, "abc")]
+    bench.plan = TWO
+    state = PlanEditor(models(a=1, b=1, c=1), UNITS, start=TWO, bench=bench).state
+    assert lanes(state) == [(4, "a"), (4, "bc")]
+    assert state.in_force
+
+
+def test_every_move_predicts_jct_bound_gap_and_the_limiting_lane(editor: PlanEditor) -> None:
+    state = editor.split("b", "c")
+    assert lanes(state) == [(4, "a"), (4, "bc")]
+    assert state.jct_s == pytest.approx(0.02)
+    assert state.limiting == 0
+    assert state.bound_s == pytest.approx(0.02)
+    assert state.gap == pytest.approx(0)
+    state = editor.share({"a": 2})
+    assert state.jct_s == pytest.approx(0.04)
+    assert state.gap == pytest.approx(1)
+
+
+def test_the_prediction_is_that_of_the_search(editor: PlanEditor) -> None:
+    plan = editor.plan()
+    editor.propose().result(timeout=20)
+    found = allocate({name: model.latency_s for name, model in editor.models.items()}, UNITS)
+    assert editor.state.jct_s == pytest.approx(found.jct_s)
+    assert plan.jct_s is not None
+    assert editor.plan().jct_s == pytest.approx(found.jct_s)
+
+
+def test_what_a_search_elsewhere_proved_of_the_same_models_is_the_bound_here_too(bench: FakeBench) -> None:
+    editor = PlanEditor(models(a=1, b=1, c=1), UNITS, bench=bench)
+    before = editor.state.bound_s
+    proven = (before + editor.state.jct_s) / 2
+    seen: list[EditorState] = []
+    editor.listen(seen.append)
+    editor.proved(models(a=2, b=1, c=1), proven)
+    assert editor.state.bound_s == before, "it planned with other models"
+    editor.proved(models(a=1, b=1, c=1), proven)
+    assert editor.state.bound_s == proven
+    assert seen, "panels are told"
+    editor.proved(models(a=1, b=1, c=1), before)
+    assert editor.state.bound_s == proven, "a bound never gets worse"
+    editor.renew(models(a=2, b=1, c=1))
+    assert editor.state.bound_s != proven
+
+
+def test_a_share_with_wrong_answers_is_said_at_once_and_not_proposed() -> None:
+    known = {name: replace(model, avoid=(4,)) for name, model in models(a=1, b=1).items()}
+    editor = PlanEditor(known, UNITS)
+    state = editor.split("b")
+    assert state.failed
+    assert state.message.startswith("WRONG ANSWERS were found for a with 4 units, b with 4 units")
+    assert "WRONG" not in editor.share({"a": 3, "b": 5}).message
+    editor.propose().result(timeout=20)
+    assert all(lane.units != 4 for lane in editor.state.lanes)
+    assert not editor.state.failed
+    assert editor.share({"a": 4, "b": 4}).gap >= 0
+
+
+def test_undo_and_redo_walk_through_the_moves(editor: PlanEditor) -> None:
+    first, second, third = editor.state, editor.split("a"), editor.share({"a": 2})
+    assert lanes(editor.undo()) == lanes(second)
+    assert lanes(editor.undo()) == lanes(first)
+    assert not editor.state.can_undo
+    editor.redo()
+    assert lanes(editor.redo()) == lanes(third)
+    assert not editor.state.can_redo
+    with pytest.raises(UsageError, match="nothing to redo"):
+        editor.redo()
+
+
+def test_a_move_after_an_undo_forgets_what_was_undone(editor: PlanEditor) -> None:
+    editor.split("a")
+    editor.undo()
+    assert not editor.split("b").can_redo
+
+
+def test_a_dragged_slider_is_one_step_and_changes_nothing_when_dragged_back(editor: PlanEditor) -> None:
+    before = editor.split("b", "c")
+    for units in (5, 6, 7, 6, 5, 4):
+        state = editor.share({"a": units}, gesture="slider 1")
+    assert lanes(state) == lanes(before)
+    editor.share({"a": 6}, gesture="slider 1")
+    editor.share({"a": 7}, gesture="slider 1")
+    assert lanes(editor.undo()) == lanes(before)
+
+
+def test_a_refused_move_changes_nothing(editor: PlanEditor) -> None:
+    before = editor.state
+    with pytest.raises(UsageError):
+        editor.share({"a": 9})
+    assert editor.state == before
+
+
+def test_reset_goes_back_to_the_plan_in_force_and_can_be_undone(bench: FakeBench) -> None:
+    editor = PlanEditor(models(a=1, b=1, c=1), UNITS, start=TWO, bench=bench)
+    moved = editor.merge("a", "b")
+    assert lanes(editor.reset()) == [(4, "a"), (4, "bc")]
+    assert lanes(editor.undo()) == lanes(moved)
+
+
+def test_oversubscription_is_shown_and_bounded_for_what_is_used(editor: PlanEditor) -> None:
+    editor.oversubscribe()
+    state = editor.split("a")
+    assert state.total_units == 16
+    assert state.oversubscribe
+    assert state.bound_s <= state.jct_s
+
+
+@pytest.mark.timing
+def test_a_move_is_predicted_in_well_under_fifty_milliseconds() -> None:
+    many = {f"m{i}": 0.01 * (i + 1) for i in range(16)}
+    editor = PlanEditor(models(132, **many), 132)
+    editor.listen(lambda state: None)
+    for name in list(many)[1:]:
+        editor.split(name)
+    slowest = 0.0
+    for units in (*range(1, 117), *range(116, 0, -1)):
+        begun = time.perf_counter()
+        editor.share({"m15": units})
+        slowest = max(slowest, time.perf_counter() - begun)
+    assert slowest < 0.05
+
+
+# --- listeners --------------------------------------------------------------------------------------------------
+
+
+def test_two_views_see_the_same_states_until_they_stop(editor: PlanEditor) -> None:
+    one: list[EditorState] = []
+    two: list[EditorState] = []
+    stop = editor.listen(one.append)
+    editor.listen(two.append)
+    editor.split("a")
+    stop()
+    stop()
+    editor.undo()
+    assert one == two[:1]
+    assert [state.revision for state in two] == [1, 2]
+
+
+def test_a_view_that_raises_is_dropped_and_named(editor: PlanEditor) -> None:
+    def broken(state: EditorState) -> None:
+        raise ValueError("the page is gone")
+
+    editor.listen(broken)
+    editor.split("a")
+    assert editor.state.message == "A view of this plan editor stopped: ValueError: the page is gone"
+    assert editor.split("b").message == ""
+
+
+def test_moves_from_many_threads_are_all_made(editor: PlanEditor) -> None:
+    editor.split("a")
+
+    def drag() -> None:
+        for units in (1, 2, 3, 4) * 20:
+            editor.share({"a": units})
+
+    threads = [threading.Thread(target=drag) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert editor.state.revision == 1 + 4 * 80
+    assert lanes(editor.state)[1] == (4, "a")
+
+
+# --- propose ----------------------------------------------------------------------------------------------------
+
+
+def test_a_proposal_respects_pins_and_can_be_undone(editor: PlanEditor) -> None:
+    editor.split("c")
+    before = editor.share({"c": 3}, pin=["c"])
+    editor.propose().result(timeout=20)
+    state = editor.state
+    held = next(lane for lane in state.lanes if "c" in lane.members)
+    assert held.units == 3
+    assert held.pinned
+    assert "Proposed by exact" in state.message
+    assert state.jct_s <= before.jct_s
+    assert lanes(editor.undo()) == lanes(before)
+
+
+class Held:
+    """A searcher's table entry that waits for the test; the moves of the test happen meanwhile."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from esen_lab.planner.editor import editor as module
+
+        self.go, self.entered = threading.Event(), threading.Event()
+        real = module.search
+
+        def search(*given: object, **options: object) -> object:
+            self.entered.set()
+            assert self.go.wait(10)
+            return real(*given, **options)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(module, "search", search)
+
+
+def test_moves_made_while_a_search_runs_win(editor: PlanEditor, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = Held(monkeypatch)
+    job = editor.propose()
+    assert held.entered.wait(10)
+    assert editor.state.searching is not None
+    with pytest.raises(UsageError, match="One search"):
+        editor.propose()
+    moved = editor.split("c")
+    held.go.set()
+    job.result(timeout=20)
+    assert lanes(editor.state) == lanes(moved)
+    assert "moves meanwhile" in editor.state.message
+    assert editor.state.searching is None
+
+
+def test_a_cancelled_search_changes_nothing(editor: PlanEditor, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = Held(monkeypatch)
+    job = editor.propose()
+    assert held.entered.wait(10)
+    editor.cancel()
+    held.go.set()
+    job._thread.join(10)
+    assert lanes(editor.state) == [(8, "abc")]
+    assert "cancelled" in editor.state.message
+
+
+def test_pins_that_leave_no_plan_are_told(editor: PlanEditor) -> None:
+    job = editor.propose(searcher="nonsense")
+    with pytest.raises(UsageError):
+        job.result(timeout=20)
+    assert editor.state.failed
+    assert "The search failed" in editor.state.message
+
+
+# --- apply and measure ------------------------------------------------------------------------------------------
+
+
+def test_apply_puts_the_draft_in_force(editor: PlanEditor, bench: FakeBench) -> None:
+    editor.split("a")
+    plan = editor.apply()
+    assert bench.applied == [plan]
+    assert plan.describe() == "4: b + c | 4: a"
+    assert plan.lanes[0].active_units == (4, 4)
+    assert editor.state.in_force
+    assert not editor.split("b").in_force
+
+
+def test_a_failing_apply_leaves_the_old_plan_in_force_and_says_so(editor: PlanEditor, bench: FakeBench) -> None:
+    editor.apply()
+    moved = editor.split("a")
+    bench.fails = True
+    with pytest.raises(WorkerDied):
+        editor.apply()
+    state = editor.state
+    assert bench.plan is bench.applied[0]
+    assert state.failed
+    assert "The lane could not start" in state.message
+    assert "In force stays 8: a + b + c" in state.message
+    assert lanes(state) == lanes(moved)
+    assert state.doing == ""
+    assert lanes(editor.reset()) == [(8, "abc")]
+
+
+def test_sliders_moved_while_an_apply_runs_stay_in_the_draft(editor: PlanEditor, bench: FakeBench) -> None:
+    editor.split("a")
+    bench.go.clear()
+    thread = threading.Thread(target=editor.apply)
+    thread.start()
+    assert bench.entered.wait(10)
+    assert editor.state.doing == "applying"
+    moved = editor.share({"a": 2})
+    with pytest.raises(UsageError, match="One thing runs at a time"):
+        editor.measure()
+    bench.go.set()
+    thread.join(10)
+    assert bench.plan is not None
+    assert bench.plan.describe() == "4: b + c | 4: a"
+    assert lanes(editor.state) == lanes(moved)
+    assert not editor.state.in_force
+
+
+def test_measuring_applies_first_and_stands_beside_the_prediction(editor: PlanEditor, bench: FakeBench) -> None:
+    editor.split("a")
+    measured = editor.measure(repeats=3)
+    assert len(bench.applied) == 1
+    assert measured.median_s == 0.011
+    assert measured.spread_s == pytest.approx(0.001)
+    assert measured.predicted_s == editor.state.jct_s
+    assert editor.state.measured is measured
+    editor.measure(repeats=3)
+    assert len(bench.applied) == 1
+
+
+def test_without_a_lab_it_plans_and_saves_and_says_what_needs_one(tmp_path: Path) -> None:
+    editor = PlanEditor(models(a=1, b=1), UNITS, facts={"device": {"name": "far away", "unit": "SM group"}})
+    editor.split("a")
+    assert editor.state.unit == "SM group"
+    saved = Plan.load(editor.save(tmp_path / "plan.json"))
+    assert saved.device["name"] == "far away"
+    assert saved.describe() == "4: b | 4: a"
+    for act in (editor.apply, editor.measure, lambda: editor.export("x.py")):
+        with pytest.raises(UsageError, match="by a lab on its device"):
+            act()
+
+
+def test_saving_and_exporting_take_the_draft_and_a_failure_is_told(
+    editor: PlanEditor, bench: FakeBench, tmp_path: Path
+) -> None:
+    editor.split("a")
+    editor.export(tmp_path / "plan.py")
+    assert bench.exported[0][0].describe() == "4: b + c | 4: a"
+    with pytest.raises(StoreError):
+        editor.save(tmp_path / "missing" / "plan.json")
+    assert editor.state.failed
+
+
+# --- following the lab ------------------------------------------------------------------------------------------
+
+
+def test_the_draft_follows_a_new_plan_unless_it_was_moved(editor: PlanEditor) -> None:
+    editor.follow(TWO)
+    assert lanes(editor.state) == [(4, "a"), (4, "bc")]
+    assert editor.state.in_force
+    moved = editor.split("b")
+    editor.follow(Plan(lanes=(Lane(units=8, members=("a", "b", "c")),), units=UNITS))
+    assert lanes(editor.state) == lanes(moved)
+
+
+def test_new_measurements_change_predictions_and_other_sub_models_begin_anew(editor: PlanEditor) -> None:
+    moved = editor.split("a")
+    editor.renew(models(a=0.16, b=0.04, c=0.02))
+    assert lanes(editor.state) == lanes(moved)
+    assert editor.state.jct_s == pytest.approx(0.04)
+    editor.renew(models(a=1, d=1))
+    assert lanes(editor.state) == [(8, "ad")]
+    assert not editor.state.can_undo

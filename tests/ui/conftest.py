@@ -1,0 +1,68 @@
+"""A session over a fake notebook, an IPython shell, and a real kernel."""
+
+from __future__ import annotations
+
+import atexit
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from fake_front import FakeFront
+from fake_lab import FakeLab
+from real_kernel import Kernel
+
+from esen_lab.ui.session import Session
+
+
+@pytest.fixture
+def front() -> FakeFront:
+    return FakeFront(x=[1, 2], wide="a module", stem="mine")
+
+
+@pytest.fixture
+def session(front: FakeFront) -> Iterator[Session]:
+    made = Session(front, lambda: FakeLab)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def lab(session: Session) -> FakeLab:
+    found = session.lab()
+    assert isinstance(found, FakeLab)
+    return found
+
+
+@pytest.fixture
+def shell() -> Iterator[Any]:
+    """A terminal's IPython shell without the extension."""
+    from IPython.core.interactiveshell import InteractiveShell
+    from traitlets.config import Config
+
+    config = Config()
+    config.HistoryManager.enabled = False
+    config.InteractiveShell.colors = "nocolor"
+    made = InteractiveShell(config=config)
+    yield made
+    made.atexit_operations()
+    atexit.unregister(made.atexit_operations)
+
+
+@pytest.fixture
+def magics(shell: Any) -> Iterator[SimpleNamespace]:
+    """The shell with the extension over `FakeLab`."""
+    from esen_lab.ui.magics.magics import install, uninstall
+
+    install(shell, lambda: FakeLab)
+    yield SimpleNamespace(shell=shell, run=shell.run_cell)
+    uninstall(shell)
+
+
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
+    """A real kernel process with the extension loaded, in a folder of its own."""
+    folder = tmp_path_factory.mktemp("kernel")
+    with Kernel(folder) as made:
+        assert made.run("%load_ext esen_lab").status == "ok"
+        yield made

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from base64 import b64decode
+
+import pytest
+from fake_lab import IDENTITY, a_comparison, a_plan, a_report, point
+
+from esen_lab.cost_model import fit_points
+from esen_lab.planner import allocate
+from esen_lab.profiler.records import Profile
+from esen_lab.run.report import Span
+from esen_lab.ui import views
+from esen_lab.ui.html import to_html
+from esen_lab.ui.pictures import as_image, draw, rows
+from esen_lab.ui.pictures.drawing import FAINT, INK, PALETTE, Axis, time_format
+from esen_lab.ui.views import Table, View
+
+EVIL = "<script>alert('x')</script>&"
+MODEL = fit_points("wide", {1: 0.004, 2: 0.0022, 4: 0.002}, 4)
+PROFILE = Profile(device=IDENTITY, units=4, points=tuple(point(units=u, median_s=s) for u, s in MODEL.points))
+EVERY = {
+    "timeline": rows.Timeline(
+        lanes=((EVIL, (rows.Segment(name=EVIL, start_s=0.0, end_s=0.5),)),),
+        total_s=1.0,
+        predicted=((rows.Segment(name=EVIL, start_s=0.0, end_s=0.7),),),
+    ),
+    "curves": rows.Curves(
+        curves=(rows.Curve(name=EVIL, points=((1, 0.004, 0.0001), (4, 0.001, 0)), fitted_s=(0.004, 0.001), knee=2),),
+        units=4,
+        unit=EVIL,
+    ),
+    "bars": rows.Bars(bars=(rows.Bar(label=EVIL, median_s=0.004, spread_s=0.001, chosen=True),), bound_s=0.003),
+    "history": rows.SearchHistory(traces=((EVIL, ((1, 0.02), (500, 0.01))),), exact_s=0.009, x_label=EVIL),
+    "front": rows.Front(points=((EVIL, 0.001, 0.9), ("b", 0.002, 0.8)), on_front=(True, False)),
+    "shares": rows.Shares(lanes=(rows.Share(units=3, members=((EVIL, 0.001),)),), units=4, unit=EVIL, bound_s=0.001),
+}
+
+
+def texts(svg: str) -> list[str]:
+    return ["".join(found.itertext()) for found in ET.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
+
+
+@pytest.mark.parametrize("picture", EVERY.values(), ids=EVERY)
+def test_a_picture_is_whole_small_escaped_and_of_no_theme(picture: rows.Picture) -> None:
+    svg = draw(picture)
+    ET.fromstring(svg)
+    assert "<script" not in svg
+    assert len(svg) < 8_000
+    used = set(re.findall(r"#[0-9a-fA-F]{3,8}\b", svg))
+    assert used <= {*PALETTE, INK, FAINT, "#000"}
+    # Black stands on the palette's fills only: it would vanish on a dark page.
+    assert svg.count("fill='#000'") <= svg.count("<rect")
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        rows.Timeline(lanes=(), total_s=0.0),
+        rows.Curves(curves=(), units=1),
+        rows.Curves(curves=(rows.Curve(name="a", points=((1, 0.001, 0.0),)),), units=1),
+        rows.Bars(bars=()),
+        rows.SearchHistory(traces=()),
+        rows.SearchHistory(traces=(("a", ((0.0, 0.01),)),)),
+        rows.Front(points=(), on_front=()),
+        rows.Front(points=(("a", 0.001, 1.0),), on_front=(True,)),
+        rows.Shares(lanes=(rows.Share(units=9, members=(("a", None), ("b", 0.1))),), units=4),
+    ],
+    ids=str,
+)
+def test_little_to_show_is_no_reason_to_fail(picture: rows.Picture) -> None:
+    ET.fromstring(draw(picture))
+
+
+def test_axes_carry_units_and_round_ticks() -> None:
+    assert [round(tick, 9) for tick in Axis(0, 9.7, 0, 100).ticks()] == [0, 2, 4, 6, 8]
+    assert Axis(1, 100, 0, 100, log=True).ticks() == [1, 2, 5, 10, 20, 50, 100]
+    assert Axis(0, 10, 100, 0)(2.5) == 75
+    unit, written = time_format(0.0123)
+    assert (unit, written(0.0123)) == ("ms", "12.3")
+    words = " ".join(texts(draw(EVERY["bars"])))
+    assert "JCT (ms)" in words
+    assert "proven bound 3.00 ms" in words
+
+
+def test_a_timeline_shows_measured_predicted_and_idle() -> None:
+    spans = (Span(name="wide", lane=0, start_s=0.001, end_s=0.003, predicted_s=0.001),)
+    view = views.report(a_report(spans=spans))
+    timeline = next(block for block in view.blocks if isinstance(block, rows.Timeline))
+    assert timeline.predicted == ((rows.Segment(name="wide", start_s=0.001, end_s=0.002),), ())
+    assert "thick: measured, thin: predicted, grey: idle" in texts(draw(timeline))
+    table = next(block for block in view.blocks if isinstance(block, Table))
+    assert table.rows[0][-2:] == ("2.00 ms", "1.00 ms")
+
+
+def test_a_profile_shows_points_with_spread_fit_and_knee() -> None:
+    view = views.profile(PROFILE, {"wide": MODEL})
+    curves = next(block for block in view.blocks if isinstance(block, rows.Curves))
+    assert curves.unit == "core"
+    assert curves.curves[0].points[0] == (1, 0.004, 0.004 / 50)
+    assert curves.curves[0].fitted_s == MODEL.latency_s
+    assert curves.curves[0].knee == 3
+
+
+def test_a_failed_strategy_has_no_bar() -> None:
+    view = views.comparison(a_comparison())
+    bars = next(block for block in view.blocks if isinstance(block, rows.Bars))
+    assert [(bar.label, bar.chosen) for bar in bars.bars] == [("sequential", False), ("plan", True)]
+
+
+def test_a_search_shows_its_history_with_the_optimum() -> None:
+    tables = {f"m{i}": [0.01 / k + 0.0004 * i for k in range(1, 9)] for i in range(6)}
+    found = allocate(tables, 8, "optuna", n_trials=50, warm_start=False)
+    history = next((block for block in views.allocation(found).blocks if isinstance(block, rows.SearchHistory)), None)
+    assert (history is not None) == (len(found.trace) > 1)
+    if history is not None:
+        assert history.x_label == "plans examined"
+        assert history.traces[0][1][-1] == (found.evaluations, found.trace[-1][1])
+
+
+SHOWN = [views.plan(a_plan()), views.report(a_report()), views.comparison(a_comparison()), views.profile(PROFILE)]
+
+
+@pytest.mark.parametrize("view", SHOWN, ids=lambda view: view.title.split()[0])
+def test_what_a_notebook_keeps_is_an_image_that_needs_no_script_and_no_inline_svg(view: View) -> None:
+    made = to_html(view)
+    assert "<svg" not in made
+    assert "<script" not in made
+    found = re.search(r'<img alt="([^"]+)" src="data:image/svg\+xml;base64,([^"]+)"', made)
+    assert found is not None
+    ET.fromstring(b64decode(found[2]))
+    assert len(made) < 10_000
+
+
+def test_an_image_says_what_it_shows() -> None:
+    assert 'alt="median JCT of each strategy"' in as_image(draw(EVERY["bars"]))
+
+
+def test_what_is_extrapolated_looks_otherwise_in_every_picture() -> None:
+    model = fit_points("wide", {2: 0.004, 4: 0.002}, 8)
+    curves = views.curves((), {"wide": model}, 8, "core")
+    assert curves.curves[0].guessed == (True, False, False, False, True, True, True, True)
+    drawn = draw(curves)
+    assert drawn.count("stroke-dasharray") == 2
+    assert "dashed: extrapolated, no measurement is near" in texts(drawn)
+    plain = draw(views.curves((), {"wide": fit_points("wide", {1: 0.004, 8: 0.002, 4: 0.003}, 8)}, 8, "core"))
+    assert "stroke-dasharray" not in plain
+    marked = a_plan(unmeasured={"wide": "extrapolated"})
+    words = " ".join(texts(draw(views.plan(marked).blocks[1])))
+    assert "extrapolated" in words
+    spans = (Span(name="wide", lane=0, start_s=0.001, end_s=0.003, predicted_s=0.001, unmeasured="extrapolated"),)
+    timeline = views.report(a_report(spans=spans)).blocks[0]
+    assert "predicted (hollow: extrapolated)" in " ".join(texts(draw(timeline)))

@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import builtins
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from fake_front import FakeFront
+from fake_lab import FakeLab
+
+pytest.importorskip("ipywidgets")
+
+from esen_lab.errors import UsageError, WorkerDied
+from esen_lab.planner.editor import PlanEditor
+from esen_lab.ui.magics.lines import run_line
+from esen_lab.ui.session import MOST_PANELS, Session
+from esen_lab.ui.widgets.sliders import ALONE, SliderPanel
+
+
+@pytest.fixture
+def editor(lab: FakeLab) -> PlanEditor:
+    made = lab.tune()
+    made.split("deep")  # 2: wide + slim | 2: deep
+    return made
+
+
+@pytest.fixture
+def panel(editor: PlanEditor) -> Iterator[SliderPanel]:
+    made = SliderPanel(editor)
+    yield made
+    made.close()
+
+
+def shares(panel: SliderPanel) -> list[int]:
+    return [row.children[0].value for row in panel._lanes.children]
+
+
+def settle(panel: SliderPanel) -> None:
+    for thread in panel._threads:
+        thread.join(10)
+
+
+def test_a_slider_moves_the_prediction_and_the_other_slider(panel: SliderPanel, editor: PlanEditor) -> None:
+    assert shares(panel) == [2, 2]
+    assert "predicted JCT 8.00 ms" in panel.figures.value
+    panel._rows[0].slider.value = 3
+    assert shares(panel) == [3, 1]
+    assert "limiting: lane 2" in panel.figures.value
+    assert editor.state.lanes[1].units == 1
+
+
+def test_two_panels_stay_in_step(panel: SliderPanel, editor: PlanEditor) -> None:
+    other = SliderPanel(editor)
+    panel._rows[0].slider.value = 3
+    assert shares(other) == [3, 1]
+    other._rows[1].pin.value = True
+    assert panel._rows[1].pin.value
+    assert panel._rows[1].slider.disabled
+    other.close()
+    panel.buttons["undo"].click()
+    assert not panel._rows[1].pin.value
+
+
+def test_dragging_is_one_step_of_undo(panel: SliderPanel, editor: PlanEditor) -> None:
+    for units in (3, 1, 2, 3):
+        panel._rows[0].slider.value = units
+    panel.buttons["undo"].click()
+    assert shares(panel) == [2, 2]
+    panel.buttons["redo"].click()
+    assert shares(panel) == [3, 1]
+    panel.buttons["reset"].click()
+    assert shares(panel) == [4]
+
+
+def test_what_cannot_be_is_said_and_the_slider_goes_back(panel: SliderPanel) -> None:
+    panel._rows[1].pin.value = True
+    panel._rows[0].slider.value = 4
+    assert shares(panel) == [2, 2]
+    assert "2 pinned" in panel.message.value
+
+
+def test_members_move_and_lanes_split_and_merge(panel: SliderPanel, editor: PlanEditor) -> None:
+    panel.member.value, panel.target.value = "slim", "2"
+    panel.buttons["move"].click()
+    assert editor.state.describe() == "2: wide | 2: deep + slim"
+    panel.member.value, panel.target.value = "slim", ALONE
+    panel.buttons["move"].click()
+    assert len(shares(panel)) == 3
+    panel.first.value, panel.second.value = "1", "3"
+    panel.buttons["merge"].click()
+    assert sorted(name for lane in editor.state.lanes for name in lane.members) == ["deep", "slim", "wide"]
+    assert len(shares(panel)) == 2
+
+
+def test_oversubscription_is_shown(panel: SliderPanel) -> None:
+    panel.over.value = True
+    panel._rows[0].slider.value = 4
+    assert shares(panel) == [4, 2]
+    assert "2 too many" in panel.figures.value
+
+
+def test_propose_apply_and_measure_show_what_came_of_them(panel: SliderPanel, editor: PlanEditor, lab: FakeLab) -> None:
+    panel.buttons["propose"].click()
+    deadline = threading.Event()
+    while editor.state.searching is not None:
+        assert not deadline.wait(0.01)
+    assert "Proposed by exact" in panel.message.value
+    panel.buttons["apply"].click()
+    settle(panel)
+    assert panel.buttons["apply"].disabled
+    assert " · in force" in panel.figures.value
+    panel.buttons["measure"].click()
+    settle(panel)
+    assert "measured JCT 5.00 ms" in panel.figures.value
+
+
+def test_an_apply_that_fails_says_that_the_old_plan_stays(panel: SliderPanel, lab: FakeLab) -> None:
+    panel.buttons["apply"].click()
+    settle(panel)
+    panel._rows[0].slider.value = 3
+    lab.raises = WorkerDied("The lane could not start")
+    panel.buttons["apply"].click()
+    settle(panel)
+    assert lab.plan is not None
+    assert lab.plan.describe() == "2: wide + slim | 2: deep"
+    assert "could not start" in panel.message.value
+    assert "In force stays 2: wide + slim | 2: deep" in panel.message.value
+    assert not panel.buttons["apply"].disabled
+
+
+def test_save_and_export_say_where_or_why_not(panel: SliderPanel, lab: FakeLab, tmp_path: Any) -> None:
+    panel.path.value = str(tmp_path / "mine.json")
+    panel.buttons["save"].click()
+    settle(panel)
+    assert "Saved to" in panel.message.value
+    assert (tmp_path / "mine.json").exists()
+    panel.buttons["export"].click()
+    settle(panel)
+    assert lab.calls[-1] == ("export", str(tmp_path / "mine.py"))
+    panel.path.value = str(tmp_path / "missing" / "mine.json")
+    panel.buttons["save"].click()
+    settle(panel)
+    assert "cannot be written" in panel.message.value
+
+
+def test_two_panels_dragged_from_two_threads_do_not_wait_for_each_other(panel: SliderPanel, editor: PlanEditor) -> None:
+    other = SliderPanel(editor)
+
+    def drag(mine: SliderPanel, row: int) -> None:
+        for units in (1, 2, 3) * 15:
+            mine._rows[row].slider.value = units
+
+    threads = [threading.Thread(target=drag, args=(mine, row)) for mine, row in ((panel, 0), (other, 1))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert not any(thread.is_alive() for thread in threads)
+    editor.share(pin=[1])
+    assert shares(panel) == shares(other) == [lane.units for lane in editor.state.lanes]
+    other.close()
+
+
+def test_names_are_escaped(lab: FakeLab, panel: SliderPanel) -> None:
+    with pytest.raises(UsageError):
+        lab.tune().share({"<b>": 1})
+    panel._say("<script>")
+    assert "<script>" not in panel.message.value
+
+
+def test_tune_shows_a_static_output_and_a_panel_that_the_session_closes(
+    session: Session, front: FakeFront, lab: FakeLab
+) -> None:
+    run_line(session, "tune")
+    assert "Plan editor: " in front.text
+    assert len(front.widgets) == 1
+    session.close()
+    assert front.widgets[0].comm is None
+
+
+def test_a_notebook_keeps_only_so_many_panels(session: Session, front: FakeFront, lab: FakeLab) -> None:
+    for _ in range(MOST_PANELS + 1):
+        run_line(session, "tune;")
+    assert [box.comm is None for box in front.widgets] == [True] + [False] * MOST_PANELS
+
+
+def test_a_terminal_and_a_notebook_without_ipywidgets_get_text(
+    session: Session, front: FakeFront, lab: FakeLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    front.updates_in_place = False
+    run_line(session, "tune;")
+    assert front.widgets == []
+    front.updates_in_place = True
+    real = builtins.__import__
+
+    def without(name: str, *rest: Any, **more: Any) -> Any:
+        if name == "esen_lab.ui.widgets.sliders":
+            raise ImportError(name)
+        return real(name, *rest, **more)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    run_line(session, "tune;")
+    assert front.widgets == []
+    assert "where ipywidgets is installed" in front.text
+
+
+def test_a_frontend_without_widgets_gets_the_text_twin(magics: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    from ipywidgets import Label
+
+    from esen_lab.ui.magics.magics import _installed
+    from esen_lab.ui.views import View
+
+    sent: list[dict[str, Any]] = []
+    front = _installed(magics.shell).front  # type: ignore[union-attr]
+    magics.shell.display_pub.publish = lambda data, **more: sent.append(data)
+    label = Label("sliders")
+    front.show_widget(label, View(title="Plan editor: 8.00 ms predicted"))
+    label.close()
+    assert sent[0]["text/plain"] == "Plan editor: 8.00 ms predicted"
+    assert set(sent[0]) == {"text/plain", "application/vnd.jupyter.widget-view+json"}

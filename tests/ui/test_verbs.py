@@ -1,0 +1,323 @@
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_front import FakeFront
+from fake_lab import FakeJob, FakeLab
+
+from esen_lab.errors import Cancelled, EsenError, UsageError
+from esen_lab.ui.magics.lines import interrupted, run_cell, run_line
+from esen_lab.ui.magics.verbs import CELL_VERBS, VERBS
+from esen_lab.ui.session import Session
+
+CALLS = [
+    ("register wide --example x", ("register", "wide", "a module", [1, 2])),
+    ("register wide --as deep", ("register", "deep", "a module", None)),
+    ("register my.nets:build", ("register", "build", "my.nets:build", None)),
+    ('register "wide + wide" --as both', ("register", "both", "a modulea module", None)),
+    ("register models/small.onnx", ("register", "small", Path("models/small.onnx"), None)),
+    ("register 'a net.pt' --as a", ("register", "a", Path("a net.pt"), None)),
+    (
+        "register small.onnx --outputs logits,scores",
+        ("register", "small", Path("small.onnx"), None, {"outputs": ["logits", "scores"]}),
+    ),
+    ("register wide --method predict", ("register", "wide", "a module", None, {"method": "predict"})),
+    ("combine softmax-mean", ("combine", "softmax-mean", None)),
+    ("combine weighted --weights 0.5,0.3", ("combine", "weighted", (0.5, 0.3))),
+    ("combine my.rules:best", ("combine", "my.rules:best", None)),
+    ("combine max", ("combine", "max", None)),
+    ("combine wide", ("combine", "a module", None)),
+    ("profile", ("profile", None, {})),
+    (
+        "profile wide,deep slim --shares 1,2 --budget 500ms --timeout 9 --fresh",
+        (
+            "profile",
+            ["wide", "deep", "slim"],
+            {"shares": [1, 2], "budget_s": 0.5, "point_timeout_s": 9.0, "fresh": True},
+        ),
+    ),
+    ("search", ("start_search", "exact", {})),
+    (
+        "search --searcher optuna --trials 9 --seed 1 --time-limit 2s --option sampler='tpe'",
+        ("start_search", "optuna", {"n_trials": 9, "seed": 1, "time_limit_s": 2.0, "sampler": "tpe"}),
+    ),
+    ("run x + [3] --timeout 4", ("run", [1, 2, 3], 4.0)),
+    (
+        "compare x --rounds 3 --strategies equal,threads",
+        ("compare", [1, 2], {"rounds": 3, "strategies": ["equal", "threads"]}),
+    ),
+    (
+        "compare x --peers none",
+        ("compare", [1, 2], {"peers": "none"}),
+    ),
+    (
+        "compare x --peers inductor,openvino-async",
+        ("compare", [1, 2], {"peers": ["inductor", "openvino-async"]}),
+    ),
+    (
+        "compare x --plans plan.json,old/plan.json",
+        ("compare", [1, 2], {"plans": {"plan.json": "plan.json", "old/plan.json": "old/plan.json"}}),
+    ),
+    ("numerics", ("check_numerics", None, {})),
+    ("numerics x + [3] --runs 7", ("check_numerics", [1, 2, 3], {"runs": 7})),
+    ("numerics --forget a,b", ("forget_wrong", ["a", "b"])),
+    ("profile --backends openvino,onnxruntime", ("profile", None, {"backends": ["openvino", "onnxruntime"]})),
+    ("backends", ("choose_backends", {})),
+    (
+        "backends --only eager,inductor --budget 250ms",
+        ("choose_backends", {"backends": ["eager", "inductor"], "budget_s": 0.25}),
+    ),
+    ("precision bf16", ("choose_precision", "bf16", {})),
+    ("precision fp32", ("choose_precision", "fp32", {})),
+    (
+        "precision int8 --agree 99 --on x,[3,4] --error 0.1 --values --only openvino",
+        (
+            "choose_precision",
+            "int8",
+            {"agree": 0.99, "on": ([1, 2], [3, 4]), "error": 0.1, "values": True, "backends": ["openvino"]},
+        ),
+    ),
+    ("precision bf16 --on x", ("choose_precision", "bf16", {"on": ([1, 2], None)})),
+    ("precision bf16 --on (x,[3,4])", ("choose_precision", "bf16", {"on": (([1, 2], [3, 4]), None)})),
+    ("record h100.json", ("record", "h100.json")),
+    ('save "{stem}.json"', ("save", "mine.json")),
+    ("load plan.json", ("load", "plan.json")),
+    ("export plan.py", ("export", "plan.py")),
+]
+
+
+@pytest.mark.parametrize(("line", "call"), CALLS, ids=[line for line, _ in CALLS])
+def test_a_verb_is_one_call_on_the_lab_and_shows_something(
+    session: Session, front: FakeFront, lab: FakeLab, line: str, call: tuple[Any, ...]
+) -> None:
+    run_line(session, line)
+    assert lab.calls == [call]
+    assert front.shown or front.lives
+
+
+def test_alone_it_shows_the_status_and_the_next_step(session: Session, front: FakeFront) -> None:
+    run_line(session, "")
+    assert "Next: Measure the sub-models" in front.text
+
+
+def test_forgetting_wrong_answers_says_which_shares_searches_may_use_again(session: Session, front: FakeFront) -> None:
+    run_line(session, "numerics --forget a,b")
+    assert "Searches may use again: a with 1 or 3 cores." in front.text
+
+
+def test_a_cell_registers_its_text_with_the_names_of_the_notebook(
+    session: Session, front: FakeFront, lab: FakeLab
+) -> None:
+    made = run_cell(session, "model deep --example x", "Net()\n")
+    assert lab.calls == [("register", "deep", "Net()\n", [1, 2])]
+    assert front.marked == [made]
+
+
+@pytest.mark.parametrize("line", ["", "run x", "profile"])
+def test_other_cells_are_refused(session: Session, line: str) -> None:
+    with pytest.raises(UsageError, match="`%%esen model NAME`"):
+        run_cell(session, line, "1")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("profil", "%esen has no verb 'profil'. Did you mean profile"),
+        ("xyzzy", "%esen has no verb 'xyzzy'. `%esen help` lists them all."),
+        ("help serch", "Did you mean search?"),
+        ("register", "arguments are required: NAME"),
+        ("register widde", "there is no 'widde'. Did you mean wide?"),
+        ("register wide[0]", "%esen register wide[0] --as NAME"),
+        ("model deep", "two %"),
+        ("plan", "There is no plan yet. `%esen profile`"),
+        ("measurements", "Nothing has been measured yet"),
+        ("cancel", "There is nothing to cancel"),
+        ("unregister ghost", "knows its own sub-models"),
+        ("search --seed one", "A whole number"),
+        ("numerics --runs few", "A whole number"),
+        ("numerics --input x", "%esen numerics has no option --input"),
+        ("backends --budget soon", "positive number of seconds"),
+        ("backends wide", "unrecognized arguments: wide"),
+        ("precision bf16 --agree much", "A percentage is needed"),
+        ("precision bf16 --error small", "A number is needed"),
+        ("search --option sampler", "NAME=VALUE"),
+        ("device abacus", "A device is one of"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_it(session: Session, lab: FakeLab, line: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        run_line(session, line)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("verb", [*VERBS, "help"])
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_every_verb_explains_itself(session: Session, front: FakeFront, verb: str, flag: str) -> None:
+    run_line(session, f"{verb} {flag}")
+    assert front.text.startswith(f"usage: %esen {verb}")
+    assert VERBS[verb].summary in " ".join(front.text.split())
+    assert session.known_lab() is None
+
+
+def test_help_lists_every_verb(session: Session, front: FakeFront) -> None:
+    run_line(session, "help")
+    assert all(f"%esen {verb} " in front.text for verb in VERBS)
+    run_line(session, "help model")
+    assert "usage: %%esen model" in front.text
+
+
+def test_the_examples_in_help_can_be_parsed(session: Session, front: FakeFront, lab: FakeLab) -> None:
+    for verb in VERBS.values():
+        if verb.example.startswith("%%"):
+            run_cell(session, verb.example.removeprefix("%%esen "), "1")
+        elif "--wait" not in verb.example:
+            run_line(session, verb.example.partition("%esen ")[2])
+
+
+def test_device_lists_what_there_is_and_goes_on_with_another(session: Session, front: FakeFront, lab: FakeLab) -> None:
+    run_line(session, "device")
+    assert "In use: cpu: Fake" in front.text
+    assert "2 L3 domains of 2 cores" in front.text
+    assert "[0-1] [2-3]" in front.text
+    assert "a fairy" in front.text
+    assert "Wait for one." in front.text
+    change = run_line(session, "device cuda:0 mps adopt")
+    assert lab.calls[-1] == ("use_device", "cuda:0 mps adopt")
+    assert change.notes == ("All stays.",)
+    assert "All stays." in front.text
+    run_line(session, "device --leave-gpu")
+    assert "Moved to the CPU: wide." in front.text
+
+
+def test_run_returns_the_output_and_a_semicolon_hides_it(session: Session, front: FakeFront, lab: FakeLab) -> None:
+    assert run_line(session, "run x") == [[1, 2], "combined"]
+    assert run_line(session, "run x;") is None
+    assert run_line(session, "run x ;") is None
+    assert front.text.count("Run: JCT 5.00 ms") == 3
+
+
+def test_what_was_shown_is_returned_and_marked(session: Session, front: FakeFront, lab: FakeLab) -> None:
+    for verb in ("search", "plan", "compare x", "numerics", "backends"):
+        assert run_line(session, verb) is front.marked[-1]
+    assert front.marked == [lab.plan, lab.plan, lab.comparison, lab.numerics, lab.backends]
+
+
+@pytest.mark.parametrize(
+    "what", ["lab", "ensemble", "plan", "editor", "tuning", "search", "report", "comparison", "numerics", "backends"]
+)
+def test_show_shows_again(session: Session, front: FakeFront, lab: FakeLab, what: str) -> None:
+    if what not in ("lab", "ensemble", "editor", "tuning"):
+        with pytest.raises(UsageError, match=f"There is nothing to show yet for {what}"):
+            run_line(session, f"show {what}")
+    for line in ("search;", "run x;", "compare x;", "tune propose;", "numerics;", "backends;"):
+        run_line(session, line)
+    front.shown.clear()
+    assert run_line(session, f"show {what}") is front.marked[-1]
+    assert front.text
+
+
+def test_show_knows_what_it_can_show(session: Session, lab: FakeLab) -> None:
+    with pytest.raises(UsageError, match="Did you mean report"):
+        run_line(session, "show raport")
+
+
+def test_the_users_own_error_is_passed_on(session: Session, lab: FakeLab) -> None:
+    with pytest.raises(ZeroDivisionError):
+        run_line(session, "run 1/0")
+    assert lab.calls == []
+
+
+def test_profile_returns_at_once_and_its_display_follows(session: Session, front: FakeFront, lab: FakeLab) -> None:
+    assert run_line(session, "profile") is None
+    assert len(front.lives) == 1
+    lab.job.finish()
+    deadline = threading.Event()
+    while not front.lives[0].last:
+        assert not deadline.wait(0.01)
+    assert "4 of 4 points" in front.lives[0].text
+
+
+def test_waiting_gives_the_profile(
+    session: Session, front: FakeFront, lab: FakeLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeJob, "__init__", _finished)
+    found = run_line(session, "profile --wait")
+    assert len(found.points) == 4
+    assert front.marked == [found]
+
+
+_BEGIN = FakeJob.__init__
+
+
+def _finished(job: FakeJob) -> None:
+    _BEGIN(job)
+    job.finish()
+
+
+def test_waiting_for_a_cancelled_profile_is_an_error(
+    session: Session, lab: FakeLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cancelled(job: FakeJob) -> None:
+        _BEGIN(job)
+        job.cancel()
+
+    monkeypatch.setattr(FakeJob, "__init__", cancelled)
+    with pytest.raises(Cancelled):
+        run_line(session, "profile --wait")
+
+
+def test_a_terminal_is_told_once_and_not_followed(session: Session, front: FakeFront, lab: FakeLab) -> None:
+    front.updates_in_place = False
+    run_line(session, "profile")
+    assert "It runs in the background" in front.text
+    assert front.lives == []
+
+
+def test_cancel_stops_the_job(session: Session, front: FakeFront, lab: FakeLab) -> None:
+    run_line(session, "profile")
+    run_line(session, "cancel")
+    assert lab.job.done
+    assert "stay in the store" in front.text
+
+
+def test_unregister_shows_what_is_left(session: Session, front: FakeFront, lab: FakeLab) -> None:
+    run_line(session, "register wide")
+    run_line(session, "unregister wide")
+    assert "No sub-models yet" in front.text
+
+
+def test_close_ends_workers_and_keeps_the_lab(session: Session, front: FakeFront, lab: FakeLab) -> None:
+    run_line(session, "close")
+    assert lab.closed.is_set()
+    assert front.names["lab"] is lab
+
+
+def test_close_without_a_lab_makes_none(session: Session, front: FakeFront) -> None:
+    run_line(session, "stop")
+    assert "Nothing is open" in front.text
+    assert "lab" not in front.names
+
+
+def test_an_error_of_the_lab_passes_unchanged(session: Session, lab: FakeLab) -> None:
+    lab.raises = EsenError("The disk is full", hint="Make room.")
+    with pytest.raises(EsenError, match=r"The disk is full\. Make room\."):
+        run_line(session, "save plan.json")
+
+
+def test_every_cell_verb_is_in_the_table_for_help() -> None:
+    assert set(CELL_VERBS) <= set(VERBS)
+
+
+@pytest.mark.parametrize("verb", ["compare x", "numerics", "backends"])
+def test_ctrl_c_while_it_measures_is_passed_on_and_the_plan_stays(
+    session: Session, front: FakeFront, lab: FakeLab, verb: str
+) -> None:
+    lab.raises = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        run_line(session, verb)
+    assert (front.shown, front.marked, lab.plan) == ([], [], None)
+    assert "Interrupted: nothing was" in interrupted(verb)
