@@ -513,7 +513,6 @@ def _compared(lab: Any, x: Any, plan: Any, steps: Steps) -> dict[str, Any]:
     graphs = {f"{w} + graphs": p.with_backends(dict.fromkeys(p.names, "graph")) for w, p in eager.items()}
     rounds = 3 if steps.rehearse else 15
     compared = lab.compare(x, rounds=rounds, budget_s=max(2.0, steps.left_s * 0.3), plans={**own, **graphs})
-    fell_back = {note.partition(": ")[0] for note in compared.notes if "but eagerly" in note}
     return {
         "rows": {
             row.strategy: {
@@ -525,7 +524,7 @@ def _compared(lab: Any, x: Any, plan: Any, steps: Steps) -> dict[str, Any]:
                 "agrees": row.agrees,
                 "agreement": row.agreement,
                 "why_none": row.failed,
-                "fell_back": row.strategy in fell_back,
+                "fell_back": bool(row.fallen_back),
             }
             for row in compared.rows
         },
