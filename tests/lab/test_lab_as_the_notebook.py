@@ -284,6 +284,8 @@ def make():
 @pytest.fixture
 def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """A module of the user's in a file, imported."""
+    # A file that changes twice within a second and keeps its size would be taken for its older bytecode.
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     (tmp_path / "users_own.py").write_text(SOURCE)
     monkeypatch.syspath_prepend(tmp_path)
     importlib.invalidate_caches()
