@@ -231,8 +231,8 @@ class Executor:
 
         Raises:
             DeadlineMissed: Fewer members than were asked for were done when the answer was due; the lanes stay warm.
-            UsageError: The options cannot be had for this ensemble, the input cannot go in, a sub-model raised at dtypes
-                or a structure that the example does not have, or outputs cannot be combined.
+            UsageError: The options cannot be had for this ensemble, the input cannot go in, a sub-model raised at
+                dtypes or a structure that the example does not have, or outputs cannot be combined.
             ModelError: A sub-model raised; the lanes stay warm.
             WorkerDied: A lane's process is gone; the executor is `broken`.
             WorkerTimeout: The deadline passed. While lanes worked: they are ended, the executor is `broken`. While it
