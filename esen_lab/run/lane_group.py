@@ -56,7 +56,6 @@ class LaneGroup:
         derived: Whether a lane runs groups of sub-models, or parts of a batch.
         late: Lanes that are at work for a run that nobody waits for any more, and the number of that run. Their input
             is not to be overwritten, nothing is to be asked of them, and what they tell is dropped.
-        caught_up: How long the last plain run waited for which late lanes, a sentence; or "".
     """
 
     def __init__(
@@ -79,7 +78,7 @@ class LaneGroup:
         self._pending: set[int] = set()  # lanes that were woken and have not answered
         self._stepwise = False  # whether the last run is told step by step
         self.late: dict[int, int] = {}
-        self.caught_up = ""
+        self._caught_up = ""
         self._slowest_first = list(range(len(workers)))
         self._waking = WakingOrder([worker.pid for worker in workers])
         self._watch_only_the_living()
@@ -118,7 +117,6 @@ class LaneGroup:
             WorkerDied: They cannot.
             WorkerTimeout: See `catch_up`.
         """
-        self.caught_up = ""
         if self.late:
             self.catch_up(deadline)
         if self.broken:
@@ -398,7 +396,12 @@ class LaneGroup:
             self.ready(min(deadline.at_s, time.monotonic() + _SLICE_S))
             self.look_at_late()
         if late:
-            self.caught_up = f"Before it began, it waited {format_seconds(time.monotonic() - began)} for {words}."
+            self._caught_up = f"Before it began, it waited {format_seconds(time.monotonic() - began)} for {words}."
+
+    def told_caught_up(self) -> str:
+        """How long was waited for which late lanes since this was asked last, a sentence; or ""."""
+        told, self._caught_up = self._caught_up, ""
+        return told
 
     def order_by(self, lasted_s: Sequence[float]) -> None:
         """Wake them by this from now on, the slowest first.
