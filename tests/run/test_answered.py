@@ -21,9 +21,9 @@ def test_a_failure_is_told_first_and_loudly() -> None:
 
 
 def test_a_deadline_that_was_not_kept_is_said_to_be() -> None:
-    answered = Answered(names=("a",), ended="enough", at_s=0.06, deadline_s=0.05)
+    answered = Answered(names=("a",), ended="enough", at_s=0.0625, deadline_s=0.05)
     assert answered.kept is False
-    assert answered.sentences[-1].startswith("The answer was there 10.0 ms AFTER the deadline of 50.0 ms, when enough")
+    assert answered.sentences[-1].startswith("The answer was there 12.5 ms AFTER the deadline of 50.0 ms, when enough")
 
 
 def test_lanes_that_were_waited_for_are_named() -> None:
