@@ -34,6 +34,7 @@ SETTLE_S = 1.0
 
 _SLICE_S = 0.25  # of a wait: an interrupt may reach another thread
 _FINE_S = 0.001
+_MOST_TOLD = 10_000  # by late lanes, while somebody only looks
 _FINEST_S = 0.0001
 # With a core to spare, the last moments before the expected answer are spent looking instead of sleeping.
 _LOOK_PART = 0.05
@@ -117,7 +118,7 @@ class LaneGroup:
             WorkerDied: They cannot.
             WorkerTimeout: See `catch_up`.
         """
-        if self.late:
+        if self.late and not self.broken:
             self.catch_up(deadline)
         if self.broken:
             raise WorkerDied(f"This plan's lanes cannot run: {self.broken}", hint="Start the plan again.")
@@ -370,7 +371,7 @@ class LaneGroup:
 
     def look_at_late(self) -> None:
         """Take what late lanes have said; waits for nobody. One that is found to have ended is `broken`."""
-        while self.late:
+        for _ in range(_MOST_TOLD):  # one that tells without an end is not listened to for ever
             told = [index for index in self.ready(0.0) if index in self.late]
             if not told:
                 return
@@ -389,7 +390,7 @@ class LaneGroup:
         words = (
             f"lanes that were late from an earlier call: {', '.join(n for i in late for n in self._lanes[i].members)}"
         )
-        while self.late:
+        while self.late and not self.broken:
             if deadline.left_s <= 0:
                 self.end(self.late)
                 raise deadline.passed(words)

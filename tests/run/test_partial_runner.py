@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,15 +38,27 @@ def first(at_least: int, **more: Any) -> RunOptions:
 
 @dataclass
 class Gate:
-    """What holds members back."""
+    """What holds a member back."""
 
     path: Path
+    seen: int = 0
+
+    @property
+    def calls(self) -> Path:
+        """A line for each time the member that is held began."""
+        return self.path.with_name("late-calls")
 
     def open(self) -> None:
         self.path.touch()
 
     def close(self) -> None:
+        self.seen = len(self.calls.read_text().splitlines())
         self.path.unlink(missing_ok=True)
+
+    def begun(self) -> None:
+        """Wait until the member has begun since the gate was closed: before, a lane that is stopped is at rest."""
+        while len(self.calls.read_text().splitlines()) <= self.seen:
+            time.sleep(0.002)
 
 
 @pytest.fixture
@@ -80,7 +93,7 @@ def start(request: pytest.FixtureRequest, gate: Gate, fork_server: ForkServer) -
 
 def held(gate: Gate, **members: torch.nn.Module) -> Ensemble:
     """These members, and one that is held."""
-    return ensemble_of(**members, late=Held(str(gate.path), 100.0))
+    return ensemble_of(**members, late=Held(str(gate.path), 100.0, str(gate.calls)))
 
 
 def missing(executor_run: Any) -> dict[str, tuple[str, str]]:
@@ -90,7 +103,7 @@ def missing(executor_run: Any) -> dict[str, tuple[str, str]]:
 def test_the_answer_is_of_the_members_that_are_done_and_the_report_names_the_others(start: Start, gate: Gate) -> None:
     executor = start(plan_of(("a", "late", "c"), ("b",)), held(gate, a=Times(1.0), b=Times(3.0), c=Times(9.0)))
     gate.close()
-    ran = executor.run(X, options=first(2))
+    ran = executor.run(X, meanwhile=gate.begun, options=first(2))
     torch.testing.assert_close(ran.output, X * 2)
     answered = ran.report.answered
     assert answered is not None
@@ -106,7 +119,7 @@ def test_runs_beside_a_late_lane_are_right_and_its_input_is_not_overwritten(star
     executor = start(plan_of(("late", "a"), ("b",)), held(gate, a=Times(1.0), b=Times(3.0)))
     gate.close()
     for factor in (1.0, 2.0, 3.0):  # the lane of the first is late all the time
-        ran = executor.run(X * factor, options=first(1))
+        ran = executor.run(X * factor, meanwhile=gate.begun, options=first(1))
         torch.testing.assert_close(ran.output, X * factor * 3)
     assert missing(ran)["a"] == ("late", "its lane was still at an earlier run")
     gate.open()
@@ -135,7 +148,7 @@ def test_a_plain_run_after_it_waits_for_the_late_lane_and_says_so(
 ) -> None:
     executor = start(plan_of(("late",), ("b",)), held(gate, b=Times(3.0)))
     gate.close()
-    executor.run(X, options=first(1))
+    executor.run(X, meanwhile=gate.begun, options=first(1))
     open_when_waited_for(executor, gate, monkeypatch)
     ran = executor.run(X * 2)
     torch.testing.assert_close(ran.output, X * 2 * (100 + 3) / 2)
@@ -149,7 +162,7 @@ def test_a_late_lane_stops_after_the_member_at_hand(start: Start, gate: Gate, tm
     executor = start(plan_of(("late", "behind"), ("b",)), held(gate, behind=behind, b=Times(3.0)))
     begun = len(calls.read_text().splitlines())
     gate.close()
-    executor.run(X, options=first(1))
+    executor.run(X, meanwhile=gate.begun, options=first(1))
     gate.open()
     executor.run(X)
     assert len(calls.read_text().splitlines()) == begun + 1, "only for the plain run"
@@ -160,7 +173,7 @@ def test_inputs_of_other_shapes_go_through_beside_a_late_lane(start: Start, gate
     gate.close()
     for rows in (4, 2, 9, 9, 1, 64):
         x = torch.randn(rows, 8)
-        torch.testing.assert_close(executor.run(x, options=first(3)).output, x * 5)
+        torch.testing.assert_close(executor.run(x, meanwhile=gate.begun, options=first(3)).output, x * 5)
     gate.open()
     for rows in (64, 3, 4):
         x = torch.randn(rows, 8)
@@ -171,7 +184,7 @@ def test_outputs_that_change_their_shape_do_not_touch_what_was_told_before(start
     executor = start(plan_of(("b", "late", "c")), held(gate, b=Times(3.0), c=Times(5.0)))
     gate.close()
     x = torch.randn(33, 8)
-    torch.testing.assert_close(executor.run(x, options=first(1)).output, x * 3)
+    torch.testing.assert_close(executor.run(x, meanwhile=gate.begun, options=first(1)).output, x * 3)
     gate.open()
     torch.testing.assert_close(executor.run(x, options=first(3)).output, x * 36)
 
@@ -183,7 +196,7 @@ def test_with_too_few_done_at_the_deadline_an_error_names_them_and_the_lanes_sta
     executor.run(X)
     gate.close()
     with pytest.raises(DeadlineMissed, match="At least 2 of 2 members are done within") as caught:
-        executor.run(X, options=RunOptions(deadline_s=0.5, at_least=2))
+        executor.run(X, meanwhile=gate.begun, options=RunOptions(deadline_s=0.5, at_least=2))
     assert dict(caught.value.missing)["late"] == "late"
     assert isinstance(caught.value, WorkerTimeout)
     gate.open()
@@ -206,7 +219,7 @@ def test_weights_are_those_of_the_members_that_answered(start: Start, gate: Gate
     weighted = ensemble.with_combine(make_combine("weighted", weights={"a": 1, "b": 2, "late": 5}))
     executor = start(plan_of(("a",), ("b",), ("late",)), weighted)
     gate.close()
-    torch.testing.assert_close(executor.run(X, options=first(2)).output, X * 3)
+    torch.testing.assert_close(executor.run(X, meanwhile=gate.begun, options=first(2)).output, X * 3)
 
 
 @pytest.mark.parametrize(
@@ -229,7 +242,7 @@ def test_a_group_is_several_members_at_once_and_a_split_member_is_there_with_its
     start: Start, gate: Gate
 ) -> None:
     a, b = mlp(seed=1, outputs=8), mlp(seed=2, outputs=8)
-    ensemble = ensemble_of(a=a, b=b, split=Times(3.0), late=Held(str(gate.path), 100.0))
+    ensemble = ensemble_of(a=a, b=b, split=Times(3.0), late=Held(str(gate.path), 100.0, str(gate.calls)))
     plan = Plan(
         lanes=(Lane(units=1, members=("a+b", "split 1/2")), Lane(units=1, members=("late", "split 2/2"))), units=4
     )
@@ -237,7 +250,7 @@ def test_a_group_is_several_members_at_once_and_a_split_member_is_there_with_its
     whole = executor.run(X, options=RunOptions(deadline_s=LONG_S))
     torch.testing.assert_close(whole.output, executor.run(X).output)
     gate.close()
-    ran = executor.run(X, options=first(2))
+    ran = executor.run(X, meanwhile=gate.begun, options=first(2))
     with torch.no_grad():
         torch.testing.assert_close(ran.output, (a(X) + b(X)) / 2)
     assert set(missing(ran)) == {"late", "split"}
@@ -279,7 +292,7 @@ def test_a_vote_that_is_decided_is_not_waited_for(start: Start, gate: Gate) -> N
     ensemble = held(gate, a=Times(1.0), b=Times(3.0)).with_combine(make_combine("majority"))
     executor = start(plan_of(("a",), ("b",), ("late",)), ensemble)
     gate.close()
-    ran = executor.run(X, options=RunOptions(stop_early="decided"))
+    ran = executor.run(X, meanwhile=gate.begun, options=RunOptions(stop_early="decided"))
     assert torch.equal(ran.output, X.argmax(-1))
     answered = ran.report.answered
     assert answered is not None
@@ -293,7 +306,7 @@ def test_a_confident_answer_is_not_waited_for_and_says_what_is_certain(start: St
     executor = start(plan_of(("a",), ("b",), ("late",)), ensemble)
     gate.close()
     x = torch.eye(8)[:3]
-    ran = executor.run(x, options=RunOptions(stop_early=0.99, at_least=2))
+    ran = executor.run(x, meanwhile=gate.begun, options=RunOptions(stop_early=0.99, at_least=2))
     answered = ran.report.answered
     assert answered is not None
     assert (answered.ended, answered.certain_rows, answered.rows) == ("confident", 3, 3)
@@ -310,7 +323,7 @@ def test_stopping_early_on_scores_that_are_no_probabilities_is_refused(start: St
 def test_uncertainty_is_of_the_members_that_answered(start: Start, gate: Gate) -> None:
     executor = start(plan_of(("a",), ("b", "late")), held(gate, a=Times(1.0), b=Times(3.0)))
     gate.close()
-    found = executor.run(X, options=first(2, uncertainty=True)).output
+    found = executor.run(X, meanwhile=gate.begun, options=first(2, uncertainty=True)).output
     assert isinstance(found, Uncertain)
     torch.testing.assert_close(found.answer, X * 2)
     torch.testing.assert_close(found.mean, X * 2)
@@ -322,7 +335,7 @@ def test_the_time_of_the_whole_call_ends_lanes_as_ever(start: Start, gate: Gate)
     executor = start(plan_of(("late",), ("b",)), held(gate, b=Times(3.0)))
     gate.close()
     with pytest.raises(WorkerTimeout, match="it was waiting for the lane of late"):
-        executor.run(X, options=first(2), timeout_s=0.5)
+        executor.run(X, meanwhile=gate.begun, options=first(2), timeout_s=0.5)
     assert executor.broken
 
 
@@ -331,7 +344,7 @@ def test_what_the_lanes_are_asked_beside_runs_waits_for_late_ones(
 ) -> None:
     executor = start(plan_of(("late",), ("b",)), held(gate, b=Times(3.0)))
     gate.close()
-    executor.run(X, options=first(1))
+    executor.run(X, meanwhile=gate.begun, options=first(1))
     open_when_waited_for(executor, gate, monkeypatch)
     members = executor.run_members(X * 2).members
     torch.testing.assert_close(members["late"], X * 200)
