@@ -31,6 +31,7 @@ from esen_lab.studies.cascade import Cascade, Stage
 from esen_lab.studies.front import Choice, ParetoFront
 from esen_lab.ui import views
 from esen_lab.ui.html import to_text
+from esen_lab.ui.pictures.charts import timeline as draw_timeline
 from esen_lab.ui.pictures.rows import Segment, Timeline
 from esen_lab.ui.views import Details, Progress, Table
 
@@ -125,9 +126,25 @@ def test_a_run_without_some_members_says_whose_answer_it_is_and_lists_the_others
     assert view.title.endswith("2 of 4 members")
     assert view.notes[0] == "LEFT OUT, since they failed: odd (<b>no</b>)."
     assert "Missing: deep (late)" in view.notes[1]
-    table = view.blocks[1]
+    timeline, table = view.blocks[:2]
+    assert isinstance(timeline, Timeline)
     assert isinstance(table, Table)
     assert [(row[0], row[4]) for row in table.rows[-2:]] == [("deep", "late"), ("odd", "failed")]
+
+
+def test_a_lane_that_was_late_is_drawn_hollow_until_nobody_waited_any_more() -> None:
+    spans = (
+        Span(name="wide", lane=0, start_s=0.0005, end_s=0.002),
+        Span(name="slim", lane=1, start_s=0.0005, end_s=0.004),
+    )
+    answered = Answered(names=("wide", "slim"), missing=(Missing(name="deep", why="late"),), ended="deadline")
+    timeline = views.report(a_report(spans=spans, answered=answered)).blocks[0]
+    assert isinstance(timeline, Timeline)
+    late = Segment(name="deep (late)", start_s=0.002, end_s=0.0045, guessed=True)
+    assert timeline.lanes[0][1][1:] == (late,)
+    drawn = str(draw_timeline(timeline))
+    assert "deep (late)" in drawn
+    assert "hollow: not done" in drawn
 
 
 def test_nan_in_a_run_is_said_once() -> None:
