@@ -43,6 +43,10 @@ _LOOK_MOST_S = 0.001
 _LOOK_FROM_S = 0.003  # after a shorter sleep there is nothing to gain
 
 
+class DiedLate(WorkerDied):
+    """A lane ended while it was still at an earlier run: this one is not to blame, and may be made with new lanes."""
+
+
 class LaneGroup:
     """The workers of one plan. Used by one thread at a time, but for `end` and `give_up`.
 
@@ -120,6 +124,8 @@ class LaneGroup:
         """
         if self.late and not self.broken:
             self.catch_up(deadline)
+            if self.broken:
+                raise DiedLate(f"A lane ended while it was at an earlier run: {self.broken}", hint="Run again.")
         if self.broken:
             raise WorkerDied(f"This plan's lanes cannot run: {self.broken}", hint="Start the plan again.")
         if self._pending:  # an interrupt came where nothing could settle them: they may still read the input
@@ -134,8 +140,10 @@ class LaneGroup:
             WorkerDied: They cannot.
         """
         given_up = self._broken or ("the process that starts lanes was cut off" if self._fork_server.cut_off else "")
-        if given_up or (self.broken and not (allowed and any(worker.alive for worker in self._workers))):
-            raise WorkerDied(f"This plan's lanes cannot run: {given_up or self.broken}", hint="Start the plan again.")
+        if given_up:
+            raise WorkerDied(f"This plan's lanes cannot run: {given_up}", hint="Start the plan again.")
+        if self.broken and not (allowed and any(worker.alive for worker in self._workers)):
+            raise DiedLate(f"This plan's lanes cannot run: {self.broken}", hint="Start the plan again.")
 
     def wake(self, seed: int | None) -> None:
         """Have every lane run; `collect` or `settle` follows.

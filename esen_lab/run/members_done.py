@@ -116,6 +116,11 @@ class MembersDone:
         """For each step that is done, when it began and ended, in seconds since the call."""
         return {step: ((start - begin_ns) / 1e9, (end - begin_ns) / 1e9) for step, (start, end) in self._at_ns.items()}
 
+    def forget(self) -> None:
+        """Let go of outputs and errors."""
+        self._outputs.clear()
+        self._problem = None
+
     # --- who is missing ------------------------------------------------------------------------------------------
 
     def missing(self, ended: Ended) -> tuple[Missing, ...]:

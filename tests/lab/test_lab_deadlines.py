@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from models import Held, Times, mlp
+from models import Held, KillsItself, Times, mlp
 
 from esen_lab import Lab
 from esen_lab.errors import DeadlineMissed, UsageError
@@ -108,3 +108,36 @@ def test_lanes_that_are_late_are_no_hindrance_to_a_close_or_to_another_plan(tmp_
         lab.close()
         gate.touch()
         torch.testing.assert_close(lab.run(X), X * 3)
+
+
+def test_a_lane_that_dies_at_an_earlier_run_is_started_anew_for_the_next_one(tmp_path: Path) -> None:
+    gate, calls = tmp_path / "gate", tmp_path / "calls"
+    gate.touch()
+    x = X.abs() + 1
+    with Lab(device="cpu") as lab:
+        lab.register("a", Times(3.0), example=x)
+        lab.register("dies", torch.nn.Sequential(Held(str(gate), 1.0, str(calls)), KillsItself()))
+        lanes = (Lane(units=1, members=("a",)), Lane(units=1, members=("dies",)))
+        lab.apply(Plan(lanes=lanes, units=lab.device.units))
+        lab.run(x)
+        executor = lab.state.executor
+        assert executor is not None
+        begun = len(calls.read_text().splitlines())
+        gate.unlink()
+        while len(calls.read_text().splitlines()) == begun:  # a lane that is stopped before it begins is at rest
+            lab.run(-x, deadline_s=0.3, otherwise="first")
+        group = executor._group
+        ready = group.ready
+
+        def waiting(until_s: float) -> list[int]:
+            if until_s:
+                gate.touch()
+            return ready(until_s)
+
+        group.ready = waiting  # type: ignore[method-assign]
+        torch.testing.assert_close(lab.run(x), x * 2)
+        assert lab.state.executor is not executor
+        assert any("Lanes were started anew" in note for note in lab.report.notes)
+        torch.testing.assert_close(lab.run(-x, on_failure="leave-out"), -x * 3)
+        assert "LEFT OUT" in str(lab.report)
+        torch.testing.assert_close(lab.run(x), x * 2)
