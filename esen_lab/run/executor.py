@@ -5,6 +5,7 @@ lane_group.py     the lanes as one: woken, waited for, ended
 lane_steps.py     what lanes load for groups and parts, and their outputs parted again
 lane_runner.py    one run: hand over, wake, collect, combine
 graph_runner.py   one run of a plan that is one CUDA graph
+stage_runner.py   one run of a plan in stages
 run_history.py    what is known from run to run; the reports
 fidelity.py       whether the lanes answer as the notebook does
 member_state.py   what sub-models keep between calls
@@ -46,9 +47,12 @@ from esen_lab.run.start import (
     core_to_spare,
     from_the_system,
     load_lanes,
+    places_of,
+    remarks_on_lanes,
     silent,
     start_lanes,
 )
+from esen_lab.run.stage_runner import StageRunner, check_stages
 from esen_lab.run.turns import Turns
 
 DEFAULT_TIMEOUT_S = 600.0
@@ -90,15 +94,21 @@ class Executor:
         self.history = RunHistory(
             workers,
             device=device.identity.to_dict(),
-            notes=(*notes, *device.remarks_on([lane.units for lane in plan.lanes])),
+            notes=(*notes, *remarks_on_lanes(plan, device)),
             fallen_back=loading.fallen_back,
             interference=partial(device.interference, measure=True),
         )
         spare = core_to_spare(plan, device)
-        self._group = LaneGroup(workers, plan.lanes, fork_server, core_to_spare=spare)
-        self.lanes = LaneRunner(workers, self._group, self.history, core_to_spare=spare)
-        graphs = graphs_of(workers)
-        self._graph = None if graphs is None else GraphRunner(graphs, self._group, self.lanes, self.history)
+        self.lanes: LaneRunner | StageRunner
+        self._group: LaneGroup | StageRunner
+        self._graph: GraphRunner | None = None
+        if plan.staged:
+            self._group = self.lanes = StageRunner(workers, plan, fork_server, self.history, core_to_spare=spare)
+        else:
+            self._group = group = LaneGroup(workers, plan.lanes, fork_server, core_to_spare=spare)
+            self.lanes = lanes = LaneRunner(workers, group, self.history, core_to_spare=spare)
+            graphs = graphs_of(workers)
+            self._graph = None if graphs is None else GraphRunner(graphs, group, lanes, self.history)
         self._runner = self._graph or self.lanes
         self._state = MemberState(workers, plan.lanes)
         self._state.look(steps_of(plan, ensemble))
@@ -147,10 +157,11 @@ class Executor:
             EsenError: A lane could not be started; everything that was started has been ended again.
         """
         check_fits(plan, ensemble, device)
+        check_stages(plan, ensemble)
         steps = steps_of(plan, ensemble)
         given_up = given_up or GivenUp()
         with from_the_system():
-            workers = start_lanes(device.place([lane.units for lane in plan.lanes]), fork_server, given_up)
+            workers = start_lanes(places_of(plan, device), fork_server, given_up)
         try:
             with from_the_system():
                 loading = load_lanes(workers, plan, steps, timeout_s=load_timeout_s, tell=on_progress, graphs=graphs)
@@ -363,9 +374,9 @@ class Executor:
             self.fidelity.take_settings()
             # As later runs are: what is made for a first one is made now.
             self._in_lanes(partial(self._run, seed=PROOF_SEED), x, ran)
-            if self._graph is None:
+            if self._graph is None and isinstance(self.lanes, LaneRunner):
                 answers: Mapping[str, Tree] = self.lanes.members(self.ensemble)
-            else:  # a graph leaves no outputs of members
+            else:  # a graph leaves no outputs of members, stages those of some rows
                 answers = self._in_lanes(self._run_members, x, ran).members
         self.fidelity.look(answers, self.ensemble, x)
         self.history.members = (*map(str, self.unlike.values()), *self._state.note)

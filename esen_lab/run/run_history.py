@@ -11,6 +11,7 @@ from esen_lab.planner.steps import members_of
 from esen_lab.run.drift import Circumstances, drift
 from esen_lab.run.recent_runs import RecentRuns
 from esen_lab.run.report import RunReport, spans_and_lanes
+from esen_lab.run.stage_report import StageReport
 
 if TYPE_CHECKING:
     from esen_lab.devices.cpu.interference import Interference
@@ -89,6 +90,7 @@ class RunHistory:
         copy_s: float,
         combine_s: float,
         notes: Sequence[str],
+        stages: tuple[StageReport, ...] = (),
     ) -> RunReport:
         """Take in a run, and report it.
 
@@ -101,6 +103,7 @@ class RunHistory:
             copy_s: Likewise.
             combine_s: Likewise.
             notes: What is to be said of this run alone.
+            stages: Of a plan in stages, what happened in each.
         """
         told = [*self.notes, *self.members]
         lower = [f"{name} ({how})" for name, how in self.executed(plan).items() if "@" in how]
@@ -116,7 +119,8 @@ class RunHistory:
         if found:
             told.append(f"NaN in the output of {', '.join(found)}.")
         predicted_s = plan.jct_s if same_shape else None
-        lately = self._recent.ran(jct_s, predicted_s, plan, batch)
+        # The JCT of a plan in stages is that of the rows that come: no single prediction holds for it.
+        lately = None if stages else self._recent.ran(jct_s, predicted_s, plan, batch)
         in_force = self.in_force
         return RunReport.late(
             lambda: spans_and_lanes(plan, in_force, at_s, same_shape=same_shape),
@@ -128,6 +132,8 @@ class RunHistory:
             nan=found,
             notes=(*told, *notes),
             unmeasured=plan.unmeasured if predicted_s is not None else {},
+            stages=stages,
+            worst_s=plan.worst_s if same_shape else None,
             remark=None if lately is None else lambda report: self.far_off(report, plan, *lately),
         )
 
