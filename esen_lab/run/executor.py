@@ -40,6 +40,7 @@ from esen_lab.run.lane_steps import steps_of
 from esen_lab.run.member_state import MemberState
 from esen_lab.run.outcome import MemberRun, Run
 from esen_lab.run.run_history import RunHistory
+from esen_lab.run.stage_runner import StageRunner, check_stages
 from esen_lab.run.start import (
     GivenUp,
     Graphs,
@@ -52,7 +53,6 @@ from esen_lab.run.start import (
     silent,
     start_lanes,
 )
-from esen_lab.run.stage_runner import StageRunner, check_stages
 from esen_lab.run.turns import Turns
 
 DEFAULT_TIMEOUT_S = 600.0

@@ -45,7 +45,7 @@ def rows_in(spec: TreeSpec) -> int:
     sizes = {tensor.shape[0] if tensor.shape else -1 for tensor in spec.tensors}
     if len(sizes) != 1 or sizes == {-1}:
         raise UsageError(
-            "A plan in stages takes an input with its rows along dimension 0 of every tensor: rows leave between stages",
+            "A plan in stages takes an input with its rows along dimension 0 of every tensor: rows leave on the way",
             given=str(spec),
             hint="Give every tensor that dimension, or take a plan without stages.",
         )

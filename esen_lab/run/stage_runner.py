@@ -13,7 +13,7 @@ at a time. The answer is what the rule made of a row in the stage that it left i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -419,7 +419,7 @@ class StageRunner:
                     raise UsageError(
                         "In a plan in stages, what a sub-model answers to a row does not depend on the other rows",
                         given=f"{name!r} answers otherwise {when} ({apart})",
-                        hint="Put it into the first stage, into eval() mode, or take a plan without stages.",
+                        hint="Put it into the first stage, or take a plan without stages.",
                     )
 
     def _with_other_rows(self) -> None:
@@ -454,7 +454,7 @@ def check_stages(plan: Plan, ensemble: Ensemble) -> None:
         raise UsageError(
             "A sub-model of a later stage keeps nothing between calls: it is asked for some rows only",
             given=f"state kept by {', '.join(keeping)}",
-            hint="Put it into the first stage, into eval() mode, or take a plan without stages.",
+            hint="Put it into the first stage, or take a plan without stages.",
         )
 
 
