@@ -394,6 +394,7 @@ class Lab(LabProperties):
         self,
         x: Tree,
         *,
+        y: Any = None,
         rounds: int = 20,
         strategies: Sequence[str] | None = None,
         peers: str | Sequence[str] | None = None,
@@ -409,6 +410,8 @@ class Lab(LabProperties):
 
         Args:
             x: The input.
+            y: The right class of each row: then each answer's accuracy is told too. A plan in stages is also compared
+                with all its members at once ("full plan"), by how many rows get the same class.
             rounds: How many rounds.
             strategies: Which baselines (see `esen_lab.run.STRATEGIES`), and which peers, however long they take to be
                 prepared; after a peer's name "@bf16" lets it compute in bfloat16. None: all baselines.
@@ -429,6 +432,7 @@ class Lab(LabProperties):
         return checks.compare(
             self._runtime,
             x,
+            y=y,
             rounds=rounds,
             strategies=strategies,
             peers=peers,

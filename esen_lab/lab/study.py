@@ -51,6 +51,8 @@ class Studies:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
+        self.last_front: ParetoFront | None = None
+        """What `best_within` and `fastest_within` chose from last."""
 
     def refine(
         self,
@@ -284,7 +286,7 @@ class Studies:
         known = models(self._runtime, quantile)
         found = self._answers(x, batch, fewer_rows=cascade)
         state = self._runtime.state
-        return front_of_choices(
+        front = front_of_choices(
             known,
             state.device.units,
             found,
@@ -294,6 +296,8 @@ class Studies:
             stage_overhead_s=overhead_of_a_stage(state),
             seed=seed,
         )
+        self.last_front = front
+        return front
 
     def best_within(self, within_s: float, x: Tree, y: Any, **options: Any) -> Plan:
         """See `Lab.best_within`."""

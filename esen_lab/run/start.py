@@ -73,7 +73,7 @@ def core_to_spare(plan: Plan, device: Device) -> bool:
 
 def places_of(plan: Plan, device: Device) -> list[Placement]:
     """A place for each lane. Only one stage is at work at a time: those of different stages may overlap."""
-    placed = {}
+    placed: dict[int, Placement] = {}
     for stage in plan.stages:
         placed.update(zip(stage, device.place([plan.lanes[number].units for number in stage]), strict=True))
     return [placed[number] for number in range(len(plan.lanes))]

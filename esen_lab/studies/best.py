@@ -64,7 +64,7 @@ def front_of_choices(
         )
     reported, said = labels, f"on all {answers.samples} validation samples, on which it was chosen too"
     choices: tuple[Choice, ...]
-    whole: Answers | None = answers
+    whole = answers
     if weights == "greedy":
         halves = Halves.of(answers.samples, seed)
         said = f"on {len(halves.report)} validation samples; weights were selected on the other {len(halves.selection)}"

@@ -38,7 +38,7 @@ class Halves:
         """
         if samples < _LEAST_SAMPLES:
             raise UsageError(
-                f"Learned weights are selected on one half and reported on the other, of {_LEAST_SAMPLES} samples or more",
+                f"Weights are learned on one half of at least {_LEAST_SAMPLES} samples, and reported on the other",
                 given=samples,
             )
         drawn = np.random.default_rng(seed).permutation(samples)
