@@ -173,20 +173,23 @@ def measure_rows(executor: Executor, x: Tree, *, budget_s: float = 2.0) -> RowTi
     Args:
         executor: Warm lanes, in which one member runs at a time.
         x: A whole batch.
-        budget_s: After so many seconds each further number of rows is run once.
+        budget_s: After so many seconds no further round begins.
     """
     rows = samples_of(x)
     sizes = sizes_of(rows)
     until = time.perf_counter() + budget_s
     took: dict[int, dict[str, float]] = {}
-    for size in sizes if rows > 1 else ():
-        some, spans = _rows(x, slice(0, size)), []
-        for number in range(1 + _ROW_RUNS):  # the first one is told of a new shape
-            if number > 1 and time.perf_counter() > until:
-                break
-            spans.append({span.name: span.duration_s for span in executor.run(some).report.spans})
-        # The least: whatever else the machine does makes a run longer, never shorter.
-        took[size] = {name: min(one[name] for one in spans[1:]) for name in executor.plan.names}
+    # In rounds over all sizes, the least of each: whatever else the machine does makes a run longer, never shorter, and
+    # what it does for a while then meets all sizes alike.
+    for number in range(_ROW_RUNS if rows > 1 else 0):
+        if number and time.perf_counter() > until:
+            break
+        for size in sizes:
+            some = _rows(x, slice(0, size))
+            executor.run(some)  # it is told of a new shape
+            for span in executor.run(some).report.spans:
+                own = took.setdefault(size, {})
+                own[span.name] = min(own.get(span.name, span.duration_s), span.duration_s)
     ratio: dict[str, dict[int, float]] = {}
     for name in executor.plan.names if took else ():
         so_far, found = 1.0, {}
