@@ -26,6 +26,7 @@ from esen_lab.studies import (
     Answers,
     Refined,
     Round,
+    Validated,
     answers,
     cascade_of_members,
     device_tables,
@@ -145,7 +146,9 @@ class Studies:
         known = models(self._runtime, quantile)
         found = self._answers(x, batch)
         units = self._runtime.state.device.units
-        return front_of_members(known, units, found, labels_of(y, found.samples), seed=seed)
+        labels = labels_of(y, found.samples)
+        self._runtime.set(validated=Validated(answers=found, labels=labels))
+        return front_of_members(known, units, found, labels, seed=seed)
 
     def _answers(self, x: Tree, batch: int | None, *, fewer_rows: bool = False) -> Answers:
         runtime = self._runtime
@@ -211,6 +214,8 @@ class Studies:
         if stage_overhead_s is None:
             stage_overhead_s = overhead_of_a_stage(state)
         labels = None if y is None else labels_of(y, found.samples)
+        if labels is not None:
+            self._runtime.set(validated=Validated(answers=found, labels=labels))
         planned = cascade_of_members(
             known,
             state.device.units,
@@ -285,12 +290,13 @@ class Studies:
         """
         known = models(self._runtime, quantile)
         found = self._answers(x, batch, fewer_rows=cascade)
-        state = self._runtime.state
+        labels = labels_of(y, found.samples)
+        state = self._runtime.set(validated=Validated(answers=found, labels=labels))
         front = front_of_choices(
             known,
             state.device.units,
             found,
-            labels_of(y, found.samples),
+            labels,
             cascades=cascade,
             weights=weights,
             stage_overhead_s=overhead_of_a_stage(state),

@@ -14,7 +14,7 @@ An input of another shape costs one more message per lane, once.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from esen_lab.common.inputs import take_in
@@ -48,6 +48,7 @@ class LaneRunner:
     Attributes:
         where: Combines on the GPU, where lanes leave their outputs there.
         input: Where the lanes read their input.
+        threads: Those of the calling process, which are quiet while lanes work.
     """
 
     def __init__(
@@ -55,8 +56,8 @@ class LaneRunner:
     ) -> None:
         self._group = group
         self._history = history
-        self._threads = CallersThreads()
-        self._host = HostCombine(workers, group, self._threads)
+        self.threads = CallersThreads()
+        self._host = HostCombine(workers, group, self.threads)
         self._cores_are_lanes = not core_to_spare and all(worker.own_process for worker in workers)
         self.where = WhereToCombine(workers)
         self.input = LaneInput(workers)
@@ -124,8 +125,8 @@ class LaneRunner:
 
     def _notes(self, jct_s: float) -> list[str]:
         """What is to be said of this run alone."""
-        disturbed = self._threads.disturbed(jct_s) if self._cores_are_lanes else ""
-        return [note for note in (self.where.note, disturbed) if note]
+        disturbed = self.threads.disturbed(jct_s) if self._cores_are_lanes else ""
+        return [note for note in (self._group.caught_up, self.where.note, disturbed) if note]
 
     def _prepare_next(self, ensemble: Ensemble, output: Tree, jct_s: float, times: Times) -> None:
         """What the next run would have to do."""
@@ -149,21 +150,21 @@ class LaneRunner:
         """What each sub-model answered in the last run, copies in the order of the ensemble."""
         self.where.bring()
         outputs = self._group.outputs(ensemble.names)
-        with self._threads.alone():
+        with self.threads.alone():
             return {name: map_tensors(lambda tensor: tensor.clone(), tree) for name, tree in outputs.items()}
 
     def _hand_over(self, ensemble: Ensemble, x: Tree, deadline: Deadline, seed: int | None) -> TreeSpec:
         """Copy the input where the lanes read it, and wake them."""
         self.write(ensemble, x, deadline)
-        self.wake(seed)
+        self._group.wake(seed)
         return self.input.spec
 
     def write(self, ensemble: Ensemble, x: Tree, deadline: Deadline) -> None:
-        """Copy the input where the lanes read it; none of them is at work."""
-        self._group.check()
-        with self._threads.alone():
-            if not self.input.write_plain(x):
-                self._write(ensemble, x, deadline)
+        """Copy the input where the lanes read it; none of them is at work. `wake` follows."""
+        self._group.check(deadline)
+        if self.input.parted:
+            self.input.leave_to(())
+        self.hand_over(ensemble, x, deadline)
 
     def write_rows(self, source: LaneInput, rows: torch.Tensor, deadline: Deadline) -> None:
         """Gather some rows of what other lanes read where these read their input; none of them is at work.
@@ -173,8 +174,8 @@ class LaneRunner:
             rows: Which, int64; they may come more than once.
             deadline: Of the whole call.
         """
-        self._group.check()
-        with self._threads.alone():
+        self._group.check(deadline)
+        with self.threads.alone():
             spec = spec_of_rows(source.spec, len(rows))
             if not self.input.looks_like(spec):
                 self._announce(spec, deadline)
@@ -182,21 +183,35 @@ class LaneRunner:
 
     def wake(self, seed: int | None) -> None:
         """Have the lanes run what was written; their group collects."""
-        self._threads.quieten()
+        self.threads.quieten()
         self._group.wake(seed)
 
-    def _write(self, ensemble: Ensemble, x: Tree, deadline: Deadline) -> None:
+    def hand_over(self, ensemble: Ensemble, x: Tree, deadline: Deadline, late: Collection[int] = ()) -> None:
+        """Copy the input where the lanes read it, and have this process quiet while they work.
+
+        Args:
+            ensemble: Whose input it is.
+            x: The input.
+            deadline: Of the whole call.
+            late: Lanes that are still at work for an earlier run, and read elsewhere.
+        """
+        with self.threads.alone():
+            if not self.input.write_plain(x):
+                self._write(ensemble, x, deadline, late)
+        self.threads.quieten()
+
+    def _write(self, ensemble: Ensemble, x: Tree, deadline: Deadline, late: Collection[int]) -> None:
         leaves, structure = take_in(x)
         if not self.input.fits(leaves, structure):
             spec = spec_of_leaves(leaves, structure, "the input")
             check_keys(unflatten(spec.structure, spec.tensors), ensemble)
-            self._announce(spec, deadline)
+            self._announce(spec, deadline, late)
         self.input.write(leaves)
 
-    def _announce(self, spec: TreeSpec, deadline: Deadline) -> None:
+    def _announce(self, spec: TreeSpec, deadline: Deadline, late: Collection[int] = ()) -> None:
         with from_the_system(), deadline.ending(self._group.end, "lanes that take an input of another shape"):
             self.look_different()
-            self.input.announce(spec)
+            self.input.announce(spec, late)
 
     def look_different(self) -> None:
         """Outputs may look different from now on, and take another time.

@@ -13,7 +13,7 @@ at a time. The answer is what the rule made of a row in the stage that it left i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -123,6 +123,17 @@ class StageRunner:
     def broken(self) -> str:
         """Why the lanes cannot run any more, or ""."""
         return next((stage.group.broken for stage in self._stages if stage.group.broken), "")
+
+    @property
+    def late(self) -> Collection[int]:
+        """Nobody is ever late: a run waits for every lane that it has woken."""
+        return ()
+
+    def look_at_late(self) -> None:
+        """There is nobody to look at."""
+
+    def catch_up(self, deadline: Deadline) -> None:
+        """There is nobody to wait for."""
 
     def give_up(self, why: str) -> None:
         """They are broken from now on."""
