@@ -27,7 +27,7 @@ def size_for(open_rows: int, rows: int, sizes: int = SIZES) -> int:
     """The size at which a stage runs `open_rows` of `rows` rows: the next of so many parts of all, rounded up."""
     if not open_rows:
         return 0
-    parts = -(-open_rows * sizes // rows)
+    parts = (open_rows - 1) * sizes // rows + 1  # the least whose size is not below
     return -(-rows * parts // sizes)
 
 
