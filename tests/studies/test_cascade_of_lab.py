@@ -76,6 +76,7 @@ def by_definition(plan: Plan, x: torch.Tensor) -> torch.Tensor:
     return answer
 
 
+@pytest.mark.slow  # lanes of six plans are started, one of them in a process of an export's own
 def test_a_cascade_is_planned_run_compared_saved_exported_and_moved(make: Callable[[], Lab], tmp_path: Path) -> None:
     lab = make()
     found = lab.studies.cascade(X_VAL, Y_VAL, threshold=0.8, order=THREE, deadline_s=0.02)
@@ -207,6 +208,6 @@ def test_thresholds_are_moved_for_a_cascade_that_was_planned_here(make: Callable
     assert "no plan of these stages" in editor.state.message
     other = lab.studies.cascade(X_VAL, Y_VAL, threshold=0.8, order=("fair", "quick", "good"))
     lab.plan = lab.studies.plan_of(found)
-    if [stage.names for stage in other.stages] != [stage.names for stage in found.stages]:
-        with pytest.raises(UsageError, match="other stages"):
-            lab.studies.thresholds()
+    assert [stage.names for stage in other.stages] != [stage.names for stage in found.stages]
+    with pytest.raises(UsageError, match="of other stages|one stage"):
+        lab.studies.thresholds()
