@@ -22,7 +22,9 @@ class ThisPython(KernelSpecManager):
 def execute(name: str, timeout_s: int = 300) -> list[Any]:
     notebook = nbformat.read(FOLDER / name, as_version=4)
     before = len(nbformat.writes(notebook))
-    client = NotebookClient(notebook, timeout=timeout_s, record_timing=False, resources={"metadata": {"path": str(FOLDER)}})
+    client = NotebookClient(
+        notebook, timeout=timeout_s, record_timing=False, resources={"metadata": {"path": str(FOLDER)}}
+    )
     client.create_kernel_manager().kernel_spec_manager = ThisPython()
     client.execute()
     notebook.metadata.pop("widgets", None)  # what JupyterLab leaves out, unless told otherwise

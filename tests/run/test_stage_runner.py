@@ -10,11 +10,12 @@ import torch
 from runtime_cases import ensemble_of
 from torch import nn
 
-from esen_lab.ensemble import Ensemble
+from esen_lab.ensemble import Ensemble, make_combine
 from esen_lab.ensemble.confidence import sure_rows
 from esen_lab.errors import ModelError, UsageError
 from esen_lab.planner.plan import Lane, Plan
 from esen_lab.run import Executor
+from esen_lab.run.stage_runner import StageRunner
 
 Start = Callable[[Plan, Ensemble], Executor]
 ROWS = 16
@@ -122,8 +123,6 @@ def test_scores_that_are_no_probabilities_are_decided_by_their_softmax(start: St
 
 def test_weights_are_those_of_the_members_asked_so_far(start: Start) -> None:
     ensemble = ensemble_of("softmax-mean", X, **NETS)
-    from esen_lab.ensemble import make_combine
-
     ensemble = replace(ensemble, combine=make_combine("weighted", weights={"a": 1.0, "b": 1.0, "c": 2.0}))
     executor = start(staged(("a", "b"), ("c",), threshold=0.5), ensemble)
     with torch.no_grad():
@@ -237,3 +236,45 @@ def test_inputs_of_several_tensors_shrink_together(start: Start) -> None:
     run = executor.run((X, scale))
     torch.testing.assert_close(run.output, (X[:, :3] * scale).softmax(-1))  # both answer alike: nothing may be mixed up
     assert 0 < run.report.stages[0].left < ROWS
+
+
+@pytest.mark.slow  # engines prepare a network for four sizes of a batch each
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_engines_of_fixed_shapes_are_right_at_every_number_of_rows(start: Start, backend: str) -> None:
+    pytest.importorskip(backend)
+    plan = staged(("a",), ("b", "c"))
+    lanes = (plan.lanes[0], replace(plan.lanes[1], backends=(backend, "eager")))
+    executor = start(replace(plan, lanes=lanes), ensemble_of("softmax-mean", X, **NETS))
+    assert not executor.history.fallen_back
+    ran = set()
+    for threshold in (0.35, 0.38, 0.4, 0.43, 0.45, 0.5, 0.6, 1.0):
+        executor.keep_to(replace(executor.plan, threshold=threshold), executor.ensemble)
+        run = executor.run(X)
+        torch.testing.assert_close(run.output, expected((("a",), ("b", "c")), (threshold,), X), atol=1e-4, rtol=1e-4)
+        ran.add(run.report.stages[1].ran)
+    assert len(ran - {0}) > 1
+    assert ran <= {0, 4, 8, 12, 16}
+    for rows in (1, 3, 11, 33):
+        x = torch.randn(rows, 8, generator=torch.Generator().manual_seed(rows))
+        torch.testing.assert_close(
+            executor.run(x).output, expected((("a",), ("b", "c")), (1.0,), x), atol=1e-4, rtol=1e-4
+        )
+
+
+def test_an_interrupt_in_a_later_stage_leaves_right_answers_or_lanes_that_are_ended(start: Start) -> None:
+    executor = start(staged(("a",), ("b", "c"), threshold=1.0), ensemble_of("softmax-mean", X, **NETS))
+    wanted = executor.run(X).output
+    assert isinstance(executor.lanes, StageRunner)
+    group = executor.lanes._stages[1].group
+    wake = group.wake
+
+    def interrupted(seed: int | None) -> None:
+        wake(seed)
+        group.wake = wake  # type: ignore[method-assign]
+        raise KeyboardInterrupt
+
+    group.wake = interrupted  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        executor.run(X * 2)
+    if not executor.broken:
+        torch.testing.assert_close(executor.run(X).output, wanted)

@@ -209,5 +209,5 @@ def test_thresholds_are_moved_for_a_cascade_that_was_planned_here(make: Callable
     other = lab.studies.cascade(X_VAL, Y_VAL, threshold=0.8, order=("fair", "quick", "good"))
     lab.plan = lab.studies.plan_of(found)
     assert [stage.names for stage in other.stages] != [stage.names for stage in found.stages]
-    with pytest.raises(UsageError, match="of other stages|one stage"):
+    with pytest.raises(UsageError, match=r"of other stages|one stage"):
         lab.studies.thresholds()
