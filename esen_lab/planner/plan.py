@@ -376,7 +376,9 @@ class Plan(Shown):
             for n, lane in enumerate(self.lanes, 1)
         ]
         gap = f", {format_percent(self.gap)} above the proven bound" if self.gap is not None else ""
-        prediction = f"predicted JCT {self.predicted_text()}{gap}, found by {self.searcher}"
+        what = "expected" if self.staged else "predicted"
+        worst = f", worst case {format_seconds(self.worst_s)}" if self.worst_s is not None else ""
+        prediction = f"{what} JCT {self.predicted_text()}{worst}{gap}, found by {self.searcher}"
         return "\n".join([format_table(("lane", "share", "sub-models", "mode"), rows), prediction, *self.notes])
 
     def to_frame(self) -> Any:
