@@ -293,6 +293,38 @@ class Lab(LabProperties):
         )
         return search.start_search(self._runtime, asked)
 
+    def best_within(self, within_s: float, x: Tree, y: Any, **options: Any) -> Plan:
+        """The most accurate way to run this ensemble that is expected within a time; it becomes `plan`.
+
+        Members, lanes, backends, and where asked for stages: one plan. `studies.front` shows what it was chosen from.
+
+        Args:
+            within_s: Expected JCT of a batch like the example, in seconds; of a cascade, not its worst case.
+            x: Validation data, samples along the first dimension.
+            y: The right class of each sample.
+            **options: Of `studies.front`: `cascade=True` tries cascades, `weights="greedy"` learns weights.
+
+        Raises:
+            UsageError: Nobody is as fast, something is not profiled, or data and labels do not fit.
+            EsenError: A member could not be run.
+        """
+        return self.studies.best_within(within_s, x, y, **options)
+
+    def fastest_within(self, loss: float, x: Tree, y: Any, **options: Any) -> Plan:
+        """The fastest way to run this ensemble that loses at most so much accuracy; it becomes `plan`.
+
+        Args:
+            loss: Below the accuracy of all members on the same data, 0 to 1: 0.005 is half a percent of the samples.
+            x: As for `best_within`.
+            y: Likewise.
+            **options: Likewise.
+
+        Raises:
+            UsageError: As `best_within` does.
+            EsenError: A member could not be run.
+        """
+        return self.studies.fastest_within(loss, x, y, **options)
+
     def tune(self) -> PlanEditor:
         """The lab's one plan editor: move shares and sub-models, see the predicted JCT at once, apply, measure.
 
@@ -421,6 +453,7 @@ class Lab(LabProperties):
         self,
         x: Tree,
         *,
+        y: Any = None,
         rounds: int = 20,
         strategies: Sequence[str] | None = None,
         peers: str | Sequence[str] | None = None,
@@ -436,6 +469,8 @@ class Lab(LabProperties):
 
         Args:
             x: The input.
+            y: The right class of each row: then each answer's accuracy is told too. A plan in stages is also compared
+                with all its members at once ("full plan"), by how many rows get the same class.
             rounds: How many rounds.
             strategies: Which baselines (see `esen_lab.run.STRATEGIES`), and which peers, however long they take to be
                 prepared; after a peer's name "@bf16" lets it compute in bfloat16. None: all baselines.
@@ -456,6 +491,7 @@ class Lab(LabProperties):
         return checks.compare(
             self._runtime,
             x,
+            y=y,
             rounds=rounds,
             strategies=strategies,
             peers=peers,

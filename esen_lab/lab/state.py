@@ -20,6 +20,7 @@ from esen_lab.profiler.backends import BackendTable
 from esen_lab.run import Comparison, Executor, RunReport, Worth
 from esen_lab.run.numerics import NumericsVerdict
 from esen_lab.studies import AdaptiveProfileJob, Validated
+from esen_lab.studies.thresholds import PlannedCascade, ThresholdEditor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -47,6 +48,8 @@ class LabState:
         numerics: The last check of answers.
         backends: What was measured of the ways to execute sub-models.
         only: The backends that plans may use besides eager; None: all that a profile tries by default.
+        planned_cascade: The last cascade that was planned, with what moves its thresholds.
+        thresholds: The editor of those, once somebody has asked for it.
         validated: What every member answered on the validation data that was last asked about, with its labels.
     """
 
@@ -70,6 +73,8 @@ class LabState:
     numerics: NumericsVerdict | None = None
     backends: BackendTable | None = None
     only: tuple[str, ...] | None = None
+    planned_cascade: PlannedCascade | None = None
+    thresholds: ThresholdEditor | None = None
     validated: Validated | None = None
 
     # --- what follows from it ------------------------------------------------------------------------------------

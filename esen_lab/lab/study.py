@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from esen_lab.common.trees import Tree
@@ -12,8 +14,10 @@ from esen_lab.errors import UsageError
 from esen_lab.lab.plan_checks import members_run_by, now, origin
 from esen_lab.lab.runtime import Runtime
 from esen_lab.lab.search_binding import Asked
-from esen_lab.lab.stages.plans import put_in_force
+from esen_lab.lab.stages.members import combine
+from esen_lab.lab.stages.plans import apply, put_in_force
 from esen_lab.lab.stages.search import by_fastest_backends, models, models_of, search
+from esen_lab.lab.state import LabState
 from esen_lab.planner import Limits
 from esen_lab.planner.fits import check_fits
 from esen_lab.planner.plan import Plan
@@ -35,9 +39,12 @@ from esen_lab.studies import (
     refine_plan,
     with_memory,
 )
+from esen_lab.studies.best import best_within, fastest_within, front_of_choices
 from esen_lab.studies.cascade import Cascade
+from esen_lab.studies.exits import Exits
 from esen_lab.studies.front import Choice, ParetoFront
 from esen_lab.studies.placement import DevicePlacement
+from esen_lab.studies.thresholds import PlannedCascade, ThresholdEditor
 
 
 class Studies:
@@ -45,6 +52,8 @@ class Studies:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
+        self.last_front: ParetoFront | None = None
+        """What `best_within` and `fastest_within` chose from last."""
 
     def refine(
         self,
@@ -77,6 +86,12 @@ class Studies:
         runtime = self._runtime
         state = runtime.state
         ensemble = state.ensemble if state.plan is None else members_run_by(state.plan, state.ensemble)
+        if state.plan is not None and state.plan.staged:
+            raise UsageError(
+                "Refinement corrects plans without stages: how long a cascade takes is up to its input",
+                given=f"a plan in {len(state.plan.reach)} stages",
+                hint="Search a plan first.",
+            )
         asked = state.limits if limits is None else Limits.of(limits)
         held, notes = with_memory(asked, ensemble, state.measured)
         held.check(ensemble.names, state.device.units)
@@ -135,10 +150,18 @@ class Studies:
         self._runtime.set(validated=Validated(answers=found, labels=labels))
         return front_of_members(known, units, found, labels, seed=seed)
 
-    def _answers(self, x: Tree, batch: int | None) -> Answers:
+    def _answers(self, x: Tree, batch: int | None, *, fewer_rows: bool = False) -> Answers:
         runtime = self._runtime
         state = runtime.state
-        return answers(state.ensemble, state.device, runtime.fork_server, runtime.measured_plan, x, batch=batch)
+        return answers(
+            state.ensemble,
+            state.device,
+            runtime.fork_server,
+            runtime.measured_plan,
+            x,
+            batch=batch,
+            fewer_rows=fewer_rows,
+        )
 
     def place(self, devices: int | Mapping[str, Any], *, quantile: Quantile = "median") -> DevicePlacement:
         """Spread the sub-models over several devices: placement, lanes and shares together. Planned, not run.
@@ -164,8 +187,12 @@ class Studies:
         stage_overhead_s: float | None = None,
         batch: int | None = None,
         quantile: Quantile = "median",
+        deadline_s: float | None = None,
     ) -> Cascade:
-        """Run some members first, the others only while the answer is not sure: expected JCT. Planned, not run.
+        """Run some members first, the others only while the answer is not sure: expected and worst JCT.
+
+        It is planned here; `take` puts it in force. What members answered is kept, for `thresholds`. Where the example
+        holds several rows, each member is also timed with fewer of them, in 2 s for all.
 
         Args:
             x: Validation data, samples along the first dimension; decides how many inputs stay open.
@@ -175,25 +202,116 @@ class Studies:
             stage_overhead_s: What one more stage costs; None for what the last run cost besides its slowest lane.
             batch: As for `members`.
             quantile: As for `Lab.search`.
+            deadline_s: When answers are wanted, in seconds: the cascade then says how many are expected later.
 
         Raises:
             UsageError: Something is not profiled, an argument is not possible, or the combine rule gives no scores.
             EsenError: A member could not be run.
         """
         known = models(self._runtime, quantile)
-        found = self._answers(x, batch)
+        found = self._answers(x, batch, fewer_rows=True)
         state = self._runtime.state
         if stage_overhead_s is None:
-            stage_overhead_s = 0.0 if state.report is None else max(0.0, state.report.overhead_s)
-        return cascade_of_members(
+            stage_overhead_s = overhead_of_a_stage(state)
+        labels = None if y is None else labels_of(y, found.samples)
+        if labels is not None:
+            self._runtime.set(validated=Validated(answers=found, labels=labels))
+        planned = cascade_of_members(
             known,
             state.device.units,
             found,
             threshold,
             order=order,
-            labels=None if y is None else labels_of(y, found.samples),
+            labels=labels,
+            stage_overhead_s=stage_overhead_s,
+            deadline_s=deadline_s,
+        )
+        kept = PlannedCascade(
+            cascade=planned,
+            exits=Exits.of([stage.names for stage in planned.stages], found, labels),
+            row_times=found.rows,
             stage_overhead_s=stage_overhead_s,
         )
+        self._runtime.set(planned_cascade=kept)
+        return planned
+
+    def thresholds(self) -> ThresholdEditor:
+        """The thresholds of the last cascade that was planned here: move one, and see time and accuracy at once.
+
+        Every call gives the same object, until another cascade is planned.
+
+        Raises:
+            UsageError: None was planned here, it has one stage, or the plan in force has other stages.
+        """
+        runtime = self._runtime
+        planned, plan, editor = runtime.state.planned_cascade, runtime.state.plan, runtime.state.thresholds
+        hint = "Plan one with labels: lab.studies.cascade(x_val, y_val), or %esen cascade x_val y_val --take."
+        if planned is None or len(planned.cascade.stages) < 2:
+            what = "no cascade was planned here" if planned is None else "a cascade of one stage"
+            raise UsageError("Thresholds are moved on the validation answers of a cascade", given=what, hint=hint)
+        if plan is not None and plan.staged and not planned.is_of(plan):
+            raise UsageError(
+                "Thresholds are moved on the validation answers of the plan in force",
+                given="those of other stages",
+                hint=hint,
+            )
+        if editor is not None and editor.planned is planned:
+            return editor
+        made = ThresholdEditor(planned, lambda: runtime.state.plan, partial(apply, runtime))
+        runtime.set(thresholds=made)
+        return made
+
+    def front(
+        self,
+        x: Tree,
+        y: Any,
+        *,
+        cascade: bool = False,
+        weights: str | None = None,
+        batch: int | None = None,
+        quantile: Quantile = "median",
+        seed: int = 0,
+    ) -> ParetoFront:
+        """The front of accuracy against expected JCT that `best_within` and `fastest_within` choose from.
+
+        Args:
+            x: Validation data, samples along the first dimension.
+            y: The right class of each sample.
+            cascade: Whether cascades are tried too: of up to six sets of members, at several thresholds.
+            weights: "greedy": members are weighted by greedy selection with replacement on one half of the data, and
+                accuracies are those of the other half. None: by the combine rule, on all the data.
+            batch: As for `members`.
+            quantile: As for `Lab.search`.
+            seed: Of the halves; beyond 12 members of NSGA-II too.
+
+        Raises:
+            UsageError: As `members` does, or an option is unknown.
+            EsenError: A member could not be run.
+        """
+        known = models(self._runtime, quantile)
+        found = self._answers(x, batch, fewer_rows=cascade)
+        labels = labels_of(y, found.samples)
+        state = self._runtime.set(validated=Validated(answers=found, labels=labels))
+        front = front_of_choices(
+            known,
+            state.device.units,
+            found,
+            labels,
+            cascades=cascade,
+            weights=weights,
+            stage_overhead_s=overhead_of_a_stage(state),
+            seed=seed,
+        )
+        self.last_front = front
+        return front
+
+    def best_within(self, within_s: float, x: Tree, y: Any, **options: Any) -> Plan:
+        """See `Lab.best_within`."""
+        return self.take(best_within(self.front(x, y, **options), within_s))
+
+    def fastest_within(self, loss: float, x: Tree, y: Any, **options: Any) -> Plan:
+        """See `Lab.fastest_within`."""
+        return self.take(fastest_within(self.front(x, y, **options), loss))
 
     def plan_of(self, found: Choice | DevicePlacement | Cascade) -> Plan:
         """The plan of a point of a front, of a placement or of a cascade; it is not put in force.
@@ -219,12 +337,42 @@ class Studies:
             )
         return by_fastest_backends(self._runtime, plan)
 
-    def take(self, choice: Choice) -> Plan:
-        """Put a point of a front in force: from now on only its members run.
+    def take(self, found: Choice | Cascade) -> Plan:
+        """Put a point of a front, or a cascade, in force: from now on only its members run.
+
+        Learned weights of a choice become the combine rule.
 
         Raises:
-            UsageError: It is no choice of members of this ensemble.
+            UsageError: It is none of this ensemble.
         """
-        plan = self.plan_of(choice)
-        put_in_force(self._runtime, plan)
+        if not isinstance(found, (Choice, Cascade)):
+            raise UsageError(
+                "A choice of members or a cascade is put in force",
+                given=type(found).__name__,
+                hint="Such as lab.studies.members(x, y).choices[0].",
+            )
+        runtime = self._runtime
+        state = runtime.state
+        rule = state.ensemble.combine
+        if isinstance(found, Choice) and found.weights is not None:
+            of_all = {name: found.weights.get(name, 0.0) for name in state.ensemble.names}
+            combine(runtime, "weighted", of_all)
+        try:
+            plan = self.plan_of(found)
+            put_in_force(runtime, plan)
+        except BaseException:
+            runtime.change(lambda now: replace(now, ensemble=now.ensemble.with_combine(rule)))
+            raise
         return plan
+
+
+def overhead_of_a_stage(state: LabState) -> float:
+    """What one more stage of a cascade is taken to cost, in seconds: what the last run cost besides its lanes.
+
+    Where nothing ran yet: 0.
+    """
+    report = state.report
+    if report is None:
+        return 0.0
+    ran = sum(1 for stage in report.stages if stage.rows) or 1
+    return max(0.0, report.overhead_s) / ran

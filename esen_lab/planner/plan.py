@@ -53,6 +53,7 @@ PLAN_FILE = Kind(
     example="plan.json",
 )
 _Few = Meta(max_length=MOST_SUBMODELS)
+_Threshold = Annotated[float, Meta(ge=0, le=1e9)]
 _StepName = Annotated[
     str, Meta(max_length=65 * MOST_SUBMODELS, pattern=r"^[^+]{1,64}( \d\d?/\d\d?)?$|^[^+]{1,64}(\+[^+]{1,64})+$")
 ]
@@ -173,7 +174,9 @@ class Plan(Shown):
         devices: Units by name, for a plan over several devices; else empty. `units` is then the largest.
         reach: For a plan in stages, for each stage the fraction of inputs that get there: 1, then never rising; else
             empty. `jct_s` is then the expected JCT.
-        threshold: For a plan in stages, the confidence at which an input is done.
+        threshold: For a plan in stages, the confidence at which an input is done: one for all stages, or one for each
+            stage but the last.
+        worst_s: For a plan in stages, the predicted JCT of a batch of which nobody leaves early.
     """
 
     lanes: Annotated[tuple[Lane, ...], _Few]
@@ -192,7 +195,8 @@ class Plan(Shown):
     left_out: Annotated[tuple[Name, ...], _Few] = ()
     devices: Annotated[Mapping[Name, Units], _Few] = field(default_factory=dict)
     reach: Annotated[tuple[Fraction, ...], _Few] = ()
-    threshold: Annotated[float, Meta(ge=0, le=1e9)] | None = None
+    threshold: _Threshold | Annotated[tuple[_Threshold, ...], _Few] | None = None
+    worst_s: Seconds | None = None
     unmeasured: Annotated[Mapping[_StepName, Text], _Few] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -230,6 +234,11 @@ class Plan(Shown):
         falls = all(later <= earlier for earlier, later in itertools.pairwise(self.reach))
         if self.reach and not (self.reach[0] == 1 and falls and self.reach[-1] >= 0):
             raise UsageError("The reach of stages begins at 1 and never rises", given=list(self.reach))
+        if isinstance(self.threshold, tuple) and len(self.threshold) != max(0, len(self.reach) - 1):
+            raise UsageError(
+                "A plan in stages has one threshold, or one for each stage but the last",
+                given=f"{len(self.threshold)} for {len(self.reach)} stages",
+            )
 
     @property
     def steps(self) -> tuple[str, ...]:
@@ -258,23 +267,55 @@ class Plan(Shown):
         return any(units > self.devices.get(device, self.units) for (device, _), units in sums.items())
 
     @property
+    def staged(self) -> bool:
+        """Whether it runs in several stages, between which inputs leave."""
+        return len(self.reach) > 1
+
+    @property
+    def stages(self) -> tuple[tuple[int, ...], ...]:
+        """For each stage the numbers of its lanes, from 0; one stage where the plan has none."""
+        return tuple(
+            tuple(number for number, lane in enumerate(self.lanes) if lane.stage == stage)
+            for stage in range(max(1, len(self.reach)))
+        )
+
+    @property
+    def thresholds(self) -> tuple[float, ...]:
+        """The confidence at which an input is done, after each stage but the last; empty without stages."""
+        if isinstance(self.threshold, tuple):
+            return self.threshold
+        return () if self.threshold is None else (self.threshold,) * max(0, len(self.reach) - 1)
+
+    def stage_s(self, stage: int) -> float | None:
+        """The predicted time of a stage on the whole batch, in seconds: its slowest lane; None where not predicted."""
+        lanes = [self.lanes[number] for number in self.stages[stage]]
+        if any(name not in self.predicted_s for lane in lanes for name in lane.members):
+            return None
+        return max(sum(self.predicted_s[name] for name in lane.members) for lane in lanes)
+
+    @property
     def only_planned(self) -> str:
         """Why this version cannot run it, in words; "" where it can."""
         if len(self.devices) > 1:
             return f"it is for {len(self.devices)} devices: {', '.join(self.devices)}"
-        return f"it runs in {len(self.reach)} stages" if len(self.reach) > 1 else ""
+        if not self.staged:
+            return ""
+        if not self.thresholds:
+            return f"it runs in {len(self.reach)} stages and has no threshold at which an input is done"
+        parts = [name for name in self.steps if Step.of(name).parts > 1]
+        return f"its batch shrinks between stages, and {parts[0]} runs a fixed part of it" if parts else ""
 
     def check_runnable(self) -> None:
         """Whether this version can run it.
 
         Raises:
-            UsageError: It is a plan over several devices, or in stages.
+            UsageError: It is a plan over several devices, or in stages that nothing says when to leave.
         """
         if self.only_planned:
             raise UsageError(
-                "Plans over several devices or in stages are planned and saved, not run",
+                "A plan that is run is for one device; one in stages has thresholds and splits no batch",
                 given=self.only_planned,
-                hint="Save it, or search a plan for this device.",
+                hint="It can be saved. Search a plan for this device to run one.",
             )
 
     @property
@@ -335,7 +376,9 @@ class Plan(Shown):
             for n, lane in enumerate(self.lanes, 1)
         ]
         gap = f", {format_percent(self.gap)} above the proven bound" if self.gap is not None else ""
-        prediction = f"predicted JCT {self.predicted_text()}{gap}, found by {self.searcher}"
+        what = "expected" if self.staged else "predicted"
+        worst = f", worst case {format_seconds(self.worst_s)}" if self.worst_s is not None else ""
+        prediction = f"{what} JCT {self.predicted_text()}{worst}{gap}, found by {self.searcher}"
         return "\n".join([format_table(("lane", "share", "sub-models", "mode"), rows), prediction, *self.notes])
 
     def to_frame(self) -> Any:

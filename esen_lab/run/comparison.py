@@ -10,7 +10,7 @@ from typing import Any
 from esen_lab.common.display import Shown
 from esen_lab.common.records import to_dict
 from esen_lab.common.tables import to_frame
-from esen_lab.common.units import format_seconds, format_table, with_marks
+from esen_lab.common.units import format_percent, format_seconds, format_table, with_marks
 from esen_lab.errors import UsageError
 
 CHOSEN = "plan"
@@ -37,6 +37,8 @@ class Row:
         times_s: The JCT of every round.
         setting: Of a peer (see `peers.py`): by what it runs, of which version, and how it was set.
         fallen_back: Sub-models that run eagerly although the strategy says otherwise, each with a sentence why.
+        same_class: Of a plan in stages: the fraction of rows in the class that all members give, 0 to 1; else None.
+        accuracy: The fraction of rows in their right class, where labels were given.
     """
 
     strategy: str
@@ -53,6 +55,8 @@ class Row:
     times_s: tuple[float, ...] = ()
     setting: str = ""
     fallen_back: Mapping[str, str] = field(default_factory=dict)
+    same_class: float | None = None
+    accuracy: float | None = None
 
     @property
     def unsteady(self) -> bool:
@@ -63,7 +67,8 @@ class Row:
     def outputs(self) -> str:
         """How its outputs compare, or that there are none."""
         if not self.failed:
-            return self.agreement
+            right = "" if self.accuracy is None else f", accuracy {format_percent(self.accuracy)}"
+            return f"{self.agreement}{right}"
         return "failed" if self.applicable else "not applicable"
 
     @property
@@ -150,6 +155,8 @@ class Comparison(Shown):
             "ratio_to_bound",
             "agreement",
             "agrees",
+            "same_class",
+            "accuracy",
             "failed",
             "setting",
         )

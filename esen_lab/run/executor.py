@@ -5,6 +5,7 @@ lane_group.py     the lanes as one: woken, waited for, ended
 lane_steps.py     what lanes load for groups and parts, and their outputs parted again
 lane_runner.py    one run: hand over, wake, collect, combine
 graph_runner.py   one run of a plan that is one CUDA graph
+stage_runner.py   one run of a plan in stages
 partial_runner.py one run that may be answered by some of the members
 run_history.py    what is known from run to run; the reports
 fidelity.py       whether the lanes answer as the notebook does
@@ -42,6 +43,7 @@ from esen_lab.run.options import RunOptions
 from esen_lab.run.outcome import MemberRun, Run
 from esen_lab.run.partial_runner import PartialRunner
 from esen_lab.run.run_history import RunHistory
+from esen_lab.run.stage_runner import StageRunner, check_stages
 from esen_lab.run.start import (
     GivenUp,
     Graphs,
@@ -49,6 +51,8 @@ from esen_lab.run.start import (
     core_to_spare,
     from_the_system,
     load_lanes,
+    places_of,
+    remarks_on_lanes,
     silent,
     start_lanes,
 )
@@ -93,17 +97,25 @@ class Executor:
         self.history = RunHistory(
             workers,
             device=device.identity.to_dict(),
-            notes=(*notes, *device.remarks_on([lane.units for lane in plan.lanes])),
+            notes=(*notes, *remarks_on_lanes(plan, device)),
             fallen_back=loading.fallen_back,
             interference=partial(device.interference, measure=True),
         )
         spare = core_to_spare(plan, device)
-        self._group = LaneGroup(workers, plan.lanes, fork_server, core_to_spare=spare)
-        self.lanes = LaneRunner(workers, self._group, self.history, core_to_spare=spare)
-        graphs = graphs_of(workers)
-        self._graph = None if graphs is None else GraphRunner(graphs, self._group, self.lanes, self.history)
+        self.lanes: LaneRunner | StageRunner
+        self._group: LaneGroup | StageRunner
+        self._graph: GraphRunner | None = None
+        self._partial: PartialRunner | None
+        if plan.staged:
+            self._group = self.lanes = StageRunner(workers, plan, fork_server, self.history, core_to_spare=spare)
+            self._partial = None
+        else:
+            self._group = group = LaneGroup(workers, plan.lanes, fork_server, core_to_spare=spare)
+            self.lanes = lanes = LaneRunner(workers, group, self.history, core_to_spare=spare)
+            graphs = graphs_of(workers)
+            self._graph = None if graphs is None else GraphRunner(graphs, group, lanes, self.history)
+            self._partial = PartialRunner(workers, group, lanes, self.history)
         self._runner = self._graph or self.lanes
-        self._partial = PartialRunner(workers, self._group, self.lanes, self.history)
         self._state = MemberState(workers, plan.lanes)
         self._state.look(steps_of(plan, ensemble))
         self.fidelity = Fidelity(
@@ -151,10 +163,11 @@ class Executor:
             EsenError: A lane could not be started; everything that was started has been ended again.
         """
         check_fits(plan, ensemble, device)
+        check_stages(plan, ensemble)
         steps = steps_of(plan, ensemble)
         given_up = given_up or GivenUp()
         with from_the_system():
-            workers = start_lanes(device.place([lane.units for lane in plan.lanes]), fork_server, given_up)
+            workers = start_lanes(places_of(plan, device), fork_server, given_up)
         try:
             with from_the_system():
                 loading = load_lanes(workers, plan, steps, timeout_s=load_timeout_s, tell=on_progress, graphs=graphs)
@@ -296,6 +309,12 @@ class Executor:
         meanwhile: Callable[[], object] | None,
     ) -> Run:
         begin_ns = time.perf_counter_ns()
+        if self._partial is None:
+            raise UsageError(
+                "Answers by a deadline, early ones and uncertainty are those of plans without stages",
+                given=f"a plan in {len(self.plan.reach)} stages: rows that are sure leave it early anyway",
+                hint="Run it without these options, or put a plan without stages in force.",
+            )
         drawn = (draw_seed() if seed is None else seed) if self._state.random else None
         return self._partial.run(
             self.plan,
@@ -419,9 +438,9 @@ class Executor:
             self.fidelity.take_settings()
             # As later runs are: what is made for a first one is made now.
             self._in_lanes(partial(self._run, seed=PROOF_SEED), x, ran)
-            if self._graph is None:
+            if self._graph is None and isinstance(self.lanes, LaneRunner):
                 answers: Mapping[str, Tree] = self.lanes.members(self.ensemble)
-            else:  # a graph leaves no outputs of members
+            else:  # a graph leaves no outputs of members, stages those of some rows
                 answers = self._in_lanes(self._run_members, x, ran).members
         self.fidelity.look(answers, self.ensemble, x)
         self.history.members = (*map(str, self.unlike.values()), *self._state.note)

@@ -8,6 +8,7 @@ one more.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from esen_lab.common.trees import Structure, Tree, TreeSpec, select, specs_by_path, tree_spec
@@ -61,6 +62,22 @@ class LaneInput:
     def write(self, leaves: Sequence[torch.Tensor]) -> None:
         """Copy a flattened input that looks as the lanes were told."""
         self._arena.write(0, leaves)
+
+    def looks_like(self, spec: TreeSpec) -> bool:
+        """Whether the lanes were told of an input of this look."""
+        return self._told and self.spec == spec
+
+    @property
+    def tensors(self) -> Sequence[torch.Tensor]:
+        """The tensors of the last input, as the lanes read them."""
+        return self._arena.tensors[0]
+
+    def gather(self, source: LaneInput, rows: torch.Tensor) -> None:
+        """Copy these rows of another input of a look with as many rows here, see `LaneRunner.write_rows`."""
+        import torch
+
+        for here, there in zip(self.tensors, source.tensors, strict=True):
+            torch.index_select(there, 0, rows, out=here)
 
     def announce(self, spec: TreeSpec, late: Collection[int] = ()) -> None:
         """Tell every lane where an input of this look will lie, but for those that are late.
@@ -142,6 +159,11 @@ class LaneInput:
         """Let go of the memory; the lanes are ended by others."""
         for arena in (self._arena, *self._spare):
             arena.close()
+
+
+def spec_of_rows(spec: TreeSpec, rows: int) -> TreeSpec:
+    """The look of an input with so many rows along dimension 0 of each of its tensors."""
+    return replace(spec, tensors=tuple(replace(one, shape=(rows, *one.shape[1:])) for one in spec.tensors))
 
 
 def check_keys(x: Tree, ensemble: Ensemble) -> None:

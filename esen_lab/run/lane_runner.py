@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from esen_lab.common.inputs import take_in
 from esen_lab.common.trees import Tree, TreeSpec, map_tensors, spec_of_leaves, unflatten
@@ -27,10 +27,13 @@ from esen_lab.run.deadline import Deadline
 from esen_lab.run.device_combine import WhereToCombine
 from esen_lab.run.host_combine import HostCombine
 from esen_lab.run.lane_group import LaneGroup
-from esen_lab.run.lane_input import LaneInput, check_keys
+from esen_lab.run.lane_input import LaneInput, check_keys, spec_of_rows
 from esen_lab.run.outcome import MemberRun, Run
 from esen_lab.run.run_history import RunHistory
 from esen_lab.run.start import from_the_system
+
+if TYPE_CHECKING:
+    import torch
 
 
 class LaneRunner:
@@ -106,7 +109,7 @@ class LaneRunner:
         # 4. When it is there: reading the times, and all that the next run would have to do.
         end = time.perf_counter_ns()
         jct_s = (end - begin_ns) / 1e9
-        times = _times(plan.lanes, timings, begin_ns)
+        times = times_of(plan.lanes, timings, begin_ns)
         self._prepare_next(ensemble, output, jct_s, times)
         report = self._history.report(
             plan,
@@ -125,7 +128,7 @@ class LaneRunner:
         disturbed = self.threads.disturbed(jct_s) if self._cores_are_lanes else ""
         return [note for note in (self._group.told_caught_up(), self.where.note, disturbed) if note]
 
-    def _prepare_next(self, ensemble: Ensemble, output: Tree, jct_s: float, times: _Times) -> None:
+    def _prepare_next(self, ensemble: Ensemble, output: Tree, jct_s: float, times: Times) -> None:
         """What the next run would have to do."""
         self._group.order_by([end - start for start, end in zip(times.starts_s, times.ends_s, strict=True)])
         last = times.ends_s.index(max(times.ends_s))
@@ -152,12 +155,36 @@ class LaneRunner:
 
     def _hand_over(self, ensemble: Ensemble, x: Tree, deadline: Deadline, seed: int | None) -> TreeSpec:
         """Copy the input where the lanes read it, and wake them."""
+        self.write(ensemble, x, deadline)
+        self._group.wake(seed)
+        return self.input.spec
+
+    def write(self, ensemble: Ensemble, x: Tree, deadline: Deadline) -> None:
+        """Copy the input where the lanes read it; none of them is at work. `wake` follows."""
         self._group.check(deadline)
         if self.input.parted:
             self.input.leave_to(())
         self.hand_over(ensemble, x, deadline)
+
+    def write_rows(self, source: LaneInput, rows: torch.Tensor, deadline: Deadline) -> None:
+        """Gather some rows of what other lanes read where these read their input; none of them is at work.
+
+        Args:
+            source: Where those read it: all its tensors have their rows along dimension 0.
+            rows: Which, int64; they may come more than once.
+            deadline: Of the whole call.
+        """
+        self._group.check(deadline)
+        with self.threads.alone():
+            spec = spec_of_rows(source.spec, len(rows))
+            if not self.input.looks_like(spec):
+                self._announce(spec, deadline)
+            self.input.gather(source, rows)
+
+    def wake(self, seed: int | None) -> None:
+        """Have the lanes run what was written; their group collects."""
+        self.threads.quieten()
         self._group.wake(seed)
-        return self.input.spec
 
     def hand_over(self, ensemble: Ensemble, x: Tree, deadline: Deadline, late: Collection[int] = ()) -> None:
         """Copy the input where the lanes read it, and have this process quiet while they work.
@@ -176,13 +203,15 @@ class LaneRunner:
     def _write(self, ensemble: Ensemble, x: Tree, deadline: Deadline, late: Collection[int]) -> None:
         leaves, structure = take_in(x)
         if not self.input.fits(leaves, structure):
-            words = "lanes that take an input of another shape"
-            with from_the_system(), deadline.ending(self._group.end, words):
-                spec = spec_of_leaves(leaves, structure, "the input")
-                check_keys(unflatten(spec.structure, spec.tensors), ensemble)
-                self.look_different()
-                self.input.announce(spec, late)
+            spec = spec_of_leaves(leaves, structure, "the input")
+            check_keys(unflatten(spec.structure, spec.tensors), ensemble)
+            self._announce(spec, deadline, late)
         self.input.write(leaves)
+
+    def _announce(self, spec: TreeSpec, deadline: Deadline, late: Collection[int] = ()) -> None:
+        with from_the_system(), deadline.ending(self._group.end, "lanes that take an input of another shape"):
+            self.look_different()
+            self.input.announce(spec, late)
 
     def look_different(self) -> None:
         """Outputs may look different from now on, and take another time.
@@ -204,7 +233,7 @@ class LaneRunner:
         self.where.close()
 
 
-class _Times(NamedTuple):
+class Times(NamedTuple):
     """When sub-models and lanes ran, in seconds since the call began, and whose output holds NaN."""
 
     at_s: dict[str, tuple[float, float]]
@@ -213,9 +242,9 @@ class _Times(NamedTuple):
     ends_s: list[float]
 
 
-def _times(lanes: Sequence[Lane], timings: Sequence[bytes], begin_ns: int) -> _Times:
+def times_of(lanes: Sequence[Lane], timings: Sequence[bytes], begin_ns: int) -> Times:
     """What the lanes packed."""
-    times = _Times({}, [], [], [])
+    times = Times({}, [], [], [])
     for lane, packed in zip(lanes, timings, strict=True):
         timing = RunTimings.unpack(packed)
         for name, start, end, is_nan in zip(lane.members, timing.start_ns, timing.end_ns, timing.nan, strict=True):

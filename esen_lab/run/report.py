@@ -11,7 +11,9 @@ from esen_lab.common.records import to_dict
 from esen_lab.common.tables import to_frame
 from esen_lab.common.units import format_percent, format_seconds
 from esen_lab.planner.plan import Plan
+from esen_lab.planner.steps import members_of
 from esen_lab.run.answered import Answered, Worth
+from esen_lab.run.stage_report import StageReport, stages_line
 
 _WORTH_SAYING_S = 0.001
 
@@ -70,6 +72,8 @@ class RunReport(Shown):
         far: Where the last runs are far from their prediction, that, why, and what to do; else empty.
         unmeasured: Of `predicted_s`: see `Plan.unmeasured`.
         waited_s: How long the call waited for its turn before all that, in seconds.
+        stages: Of a plan in stages: how many rows came and left where, and how long each took; else empty.
+        worst_s: Of a plan in stages: the predicted JCT of a batch of which nobody leaves early, or None.
         answered: Who answered, who was missing and why, where a run was asked for what allows that; else None. `spans`
             then has those that were done, and a lane that was late is busy until nobody waited any more.
     """
@@ -86,6 +90,8 @@ class RunReport(Shown):
     far: tuple[str, ...] = ()
     unmeasured: Mapping[str, str] = field(default_factory=dict)
     waited_s: float = 0.0
+    stages: tuple[StageReport, ...] = ()
+    worst_s: float | None = None
     answered: Answered | None = None
     _make: Callable[[], tuple[tuple[Span, ...], tuple[LaneReport, ...]]] | None = field(
         default=None, repr=False, compare=False
@@ -168,8 +174,17 @@ class RunReport(Shown):
 
     @property
     def overhead_s(self) -> float:
-        """What the run cost beyond its slowest lane: copies, wake-ups, combining."""
-        return self.jct_s - self.slowest_lane_s
+        """What the run cost beyond its slowest lane, or those of its stages: copies, wake-ups, combining."""
+        if not self.stages:
+            return self.jct_s - self.slowest_lane_s
+        asked = [{name for step in lane.members for name in members_of([step])} for lane in self.lanes]
+        return self.jct_s - sum(
+            max(
+                (lane.busy_s for lane, names in zip(self.lanes, asked, strict=True) if names <= set(stage.names)),
+                default=0.0,
+            )
+            for stage in self.stages
+        )
 
     @property
     def overlap(self) -> float:
@@ -204,8 +219,9 @@ class RunReport(Shown):
         )
         if self.waited_s >= _WORTH_SAYING_S:
             first += f", after {format_seconds(self.waited_s)} of waiting for its turn"
+        stages = (stages_line(self.stages),) if self.stages else ()
         answered = () if self.answered is None else self.answered.sentences
-        return "\n".join([first, *answered, *self.notes])
+        return "\n".join([first, *stages, *answered, *self.notes])
 
 
 def spans_and_lanes(
@@ -224,11 +240,16 @@ def spans_and_lanes(
         at_s: For each sub-model, when it began and ended, in seconds since the batch was handed over.
         same_shape: Whether the batch looked as what the plan predicts for.
         until_s: When nobody waited any more, where steps may be missing: their lanes are busy until then.
+
+    Returns:
+        Lanes of a stage that nobody came to are in neither.
     """
     predicted = plan.predicted_s if same_shape else {}
     spans = []
     lanes = []
     for index, (lane, description) in enumerate(zip(plan.lanes, in_force, strict=True)):
+        if lane.stage and not any(name in at_s for name in lane.members):
+            continue  # nobody was left for its stage
         steps = [name for name in lane.members if until_s is None or name in at_s]
         own = [at_s[name] for name in steps]
         if len(own) < len(lane.members) and until_s is not None:

@@ -12,6 +12,7 @@ from esen_lab.run.answered import Answered
 from esen_lab.run.drift import Circumstances, drift
 from esen_lab.run.recent_runs import RecentRuns
 from esen_lab.run.report import RunReport, spans_and_lanes
+from esen_lab.run.stage_report import StageReport
 
 if TYPE_CHECKING:
     from esen_lab.devices.cpu.interference import Interference
@@ -90,6 +91,7 @@ class RunHistory:
         copy_s: float,
         combine_s: float,
         notes: Sequence[str],
+        stages: tuple[StageReport, ...] = (),
     ) -> RunReport:
         """Take in a run, and report it.
 
@@ -102,12 +104,14 @@ class RunHistory:
             copy_s: Likewise.
             combine_s: Likewise.
             notes: What is to be said of this run alone.
+            stages: Of a plan in stages, what happened in each.
         """
         same_shape = not plan.example or batch == plan.example
         found = tuple(name for name in plan.steps if name in nan) if nan else ()
         told = self._told(plan, batch, found, same_shape=same_shape)
         predicted_s = plan.jct_s if same_shape else None
-        lately = self._recent.ran(jct_s, predicted_s, plan, batch)
+        # The JCT of a plan in stages is that of the rows that come: no single prediction holds for it.
+        lately = None if stages else self._recent.ran(jct_s, predicted_s, plan, batch)
         in_force = self.in_force
         return RunReport.late(
             lambda: spans_and_lanes(plan, in_force, at_s, same_shape=same_shape),
@@ -119,6 +123,8 @@ class RunHistory:
             nan=found,
             notes=(*told, *notes),
             unmeasured=plan.unmeasured if predicted_s is not None else {},
+            stages=stages,
+            worst_s=plan.worst_s if same_shape else None,
             remark=None if lately is None else lambda report: self.far_off(report, plan, *lately),
         )
 

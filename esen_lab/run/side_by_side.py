@@ -12,7 +12,7 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from esen_lab.common.inputs import as_input
 from esen_lab.common.trees import Tree
@@ -22,6 +22,7 @@ from esen_lab.errors import EsenError, UsageError
 from esen_lab.lanes import ForkServer
 from esen_lab.lanes.openmp import CallersThreads, wait_until_still
 from esen_lab.planner.plan import Plan
+from esen_lab.run.classified import right_class, same_class
 from esen_lab.run.comparison import CHOSEN, Comparison, Row
 from esen_lab.run.entries import Entries, Way, Why, entries_of
 from esen_lab.run.executor import Executor
@@ -30,7 +31,7 @@ from esen_lab.run.outcome import MemberRun
 from esen_lab.run.peer_start import PeerStart
 from esen_lab.run.peers import peer_of
 from esen_lab.run.start import GivenUp, silent
-from esen_lab.run.verdict import Agreement, Times, agreement, beside_notebook, failed_row, row_of, verdict
+from esen_lab.run.verdict import Agreement, Times, agreement, beside_notebook, failed_row, of_cascade, row_of, verdict
 
 _PAUSE_S = 0.002
 _LEAST_ROUNDS = 5
@@ -49,6 +50,7 @@ def compare(
     prepare_s: float | None = None,
     plans: Mapping[str, Plan] | None = None,
     ways: Mapping[str, Way] | None = None,
+    labels: Sequence[int] | None = None,
     budget_s: float = 120.0,
     seed: int = 0,
     chosen: Executor | None = None,
@@ -70,6 +72,7 @@ def compare(
         plans: Further plans to compare with, by names of your own.
         ways: Functions to compare with, by names of your own: each is called in this process with the input, and gives
             the ensemble's answer.
+        labels: The right class of each row, where the answer's accuracy is wanted.
         budget_s: After this many seconds no further round starts (at least 5 do).
         seed: Of the order within rounds.
         chosen: An executor that already runs `plan`; it is used and left running.
@@ -95,6 +98,7 @@ def compare(
         x,
         chosen,
         own_answers(ensemble, as_input(x), fork_server),
+        labels,
     )
     tell = on_progress or silent
     total = len(entries.plans) + 1
@@ -163,6 +167,7 @@ class _SideBySide:
         x: The input.
         chosen: The chosen plan's executor, where it runs already; it is left running.
         own: What the notebook's own process answers, by sub-model.
+        labels: The right class of each row, or None.
 
     Attributes:
         running: The warm executors by name.
@@ -182,6 +187,7 @@ class _SideBySide:
         x: Tree,
         chosen: Executor | None,
         own: Mapping[str, Tree],
+        labels: Sequence[int] | None,
     ) -> None:
         self._start = start
         self._start_peer = start_peer
@@ -189,6 +195,7 @@ class _SideBySide:
         self._x = x
         self._chosen = chosen
         self._own = own
+        self._labels = labels
         self._threads = CallersThreads()
         self._reference: MemberRun | None = None
         self._ways: dict[str, Way] = {}
@@ -230,6 +237,16 @@ class _SideBySide:
 
     def _agreement(self, executor: Executor, reference: MemberRun) -> Agreement:
         run = executor.run_members(self._x)
+        staged = executor.plan.staged
+        # Members of a plan in stages were asked for every row; what it answers when it is run is looked at apart.
+        output = executor.run(self._x).output if staged else run.output
+        found = self._judged(executor, run, reference)
+        with self._threads.alone():
+            if staged:
+                found = of_cascade(found, same_class(output, reference.output))
+            return replace(found, accuracy=right_class(output, self._labels))
+
+    def _judged(self, executor: Executor, run: MemberRun, reference: MemberRun) -> Agreement:
         with self._threads.alone():
             among_lanes = agreement(run, reference, executor.fidelity.allowed)
             # One batched call may answer otherwise for reasons of its own.
@@ -254,7 +271,8 @@ class _SideBySide:
             combined = MemberRun(output=reference.output, members={})
             allowed = self.running["sequential"].fidelity.allowed
             with self._threads.alone():
-                self.agreement[name] = agreement(MemberRun(output=answer, members={}), combined, allowed)
+                found = agreement(MemberRun(output=answer, members={}), combined, allowed)
+                self.agreement[name] = replace(found, accuracy=right_class(answer, self._labels))
             self.ran[name] = _Ran(lanes="a function of yours")
             self._ways[name] = way
         return failed
@@ -272,7 +290,7 @@ class _SideBySide:
         self.notes.update({stopped: None} if stopped else {})
         if not self.far:
             report = chosen.run(self._x).report
-            if report.predicted_s is not None:  # else it is for another batch
+            if report.predicted_s is not None and not chosen.plan.staged:  # else for another batch, or for any rows
                 jcts_s = tuple(times[CHOSEN])
                 self.far = chosen.history.far_off(report, chosen.plan, jcts_s, chosen.history.load)
         for name, executor in self.running.items():

@@ -67,7 +67,22 @@ def core_to_spare(plan: Plan, device: Device) -> bool:
     """Whether this process can stay awake without taking a core from a lane."""
     if device.identity.simulated:
         return False  # its lanes compute on cores that nobody counted
-    return device.identity.kind != "cpu" or sum(lane.units for lane in plan.lanes) < device.units
+    used = max(sum(plan.lanes[number].units for number in stage) for stage in plan.stages)
+    return device.identity.kind != "cpu" or used < device.units
+
+
+def places_of(plan: Plan, device: Device) -> list[Placement]:
+    """A place for each lane. Only one stage is at work at a time: those of different stages may overlap."""
+    placed: dict[int, Placement] = {}
+    for stage in plan.stages:
+        placed.update(zip(stage, device.place([plan.lanes[number].units for number in stage]), strict=True))
+    return [placed[number] for number in range(len(plan.lanes))]
+
+
+def remarks_on_lanes(plan: Plan, device: Device) -> tuple[str, ...]:
+    """What the device says of the lanes that are side by side."""
+    told = (device.remarks_on([plan.lanes[number].units for number in stage]) for stage in plan.stages)
+    return tuple(dict.fromkeys(remark for remarks in told for remark in remarks))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

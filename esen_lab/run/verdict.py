@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from esen_lab.common.answers import Difference, difference
 from esen_lab.common.statistics import median_interval, spread
-from esen_lab.common.units import format_change, format_seconds, format_spread
+from esen_lab.common.units import format_change, format_percent, format_seconds, format_spread
 from esen_lab.planner.plan import Plan
 from esen_lab.run.comparison import CHOSEN, Row
 from esen_lab.run.fidelity import Unlike
@@ -29,12 +29,16 @@ class Agreement:
     Attributes:
         text: For people.
         apart: The largest absolute difference of any sub-model's output or the combined one.
-        agrees: Whether rounding explains it.
+        agrees: Whether rounding explains it; of a plan in stages, that of its members' answers.
+        same_class: Of a plan in stages: the fraction of rows that are put into the class that all members give.
+        accuracy: The fraction of rows in their right class, where that is known.
     """
 
     text: str
     apart: float
     agrees: bool
+    same_class: float | None = None
+    accuracy: float | None = None
 
 
 def agreement(run: MemberRun, reference: MemberRun, allowed: Callable[[str | None], Mapping[str, float]]) -> Agreement:
@@ -53,6 +57,19 @@ def agreement(run: MemberRun, reference: MemberRun, allowed: Callable[[str | Non
         return Agreement(text=f"within {apart:.1e}" if apart else "bit-equal", apart=apart, agrees=True)
     told = f"{name}: {worst.why}" if worst.why else f"DIFFERS by {worst.apart:.1e} ({name})"
     return Agreement(text=told, apart=apart, agrees=False)
+
+
+def of_cascade(members: Agreement, same: float | None) -> Agreement:
+    """The agreement of a plan in stages: its combined answer is another one for whoever leaves early.
+
+    Args:
+        members: That of its members, asked for every row.
+        same: See `Agreement.same_class`; None where answers are no classes.
+    """
+    if not members.agrees:
+        return members
+    told = "classes cannot be compared" if same is None else f"{format_percent(same)} of rows as all members (top-1)"
+    return replace(members, text=told, same_class=same)
 
 
 def beside_notebook(among_lanes: Agreement, others: Mapping[str, Unlike]) -> Agreement:
@@ -113,6 +130,8 @@ def row_of(
         agreement=agreed.text,
         max_abs_diff=agreed.apart,
         agrees=agreed.agrees,
+        same_class=agreed.same_class,
+        accuracy=agreed.accuracy,
         times_s=tuple(own),
         **more,
     )
@@ -148,7 +167,8 @@ def verdict(rows: Sequence[Row], measured: Sequence[Times], chosen: Plan, sequen
         others = [row for row in others if row.strategy != "sequential"]
         if not others:
             return f"{same}There is no other way here to compare it with."
-    return same + _against(plan, min(others, key=lambda row: row.median_s), measured)
+    told = same + _against(plan, min(others, key=lambda row: row.median_s), measured)
+    return told if plan.same_class is None else f"{told} It is a cascade: {plan.agreement}."
 
 
 def _against(plan: Row, best: Row, measured: Sequence[Times]) -> str:

@@ -4,10 +4,10 @@
     reach[k]   the fraction of inputs that are still open after the first k members: reach[0] = 1, never rising
     stage      consecutive members of the order that run together, as a plan of lanes of their own
 
-A stage that begins after k members runs with probability reach[k], so the expected JCT of a cascade is the sum over
-stages of reach * JCT. The best cut into stages follows by dynamic programming over the cuts, from the best plan of each
-of the n (n + 1) / 2 possible stages. The latency of a stage is taken not to depend on how many inputs of a batch are
-still open: exact for single inputs, cautious for batches.
+A stage that begins after k members runs for the inputs of a batch that are still open, so the expected JCT of a cascade
+is a sum over stages, of what `batch_times.py` expects each to take. The best cut into stages follows by dynamic
+programming over the cuts, from the best plan of each of the n (n + 1) / 2 possible stages. The latency of a stage for
+fewer rows is what was measured of them; where nothing was, that of the whole batch, which is cautious.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from esen_lab.files.schemas import plain
 from esen_lab.planner.allocate import allocate
 from esen_lab.planner.allocation import Allocation
 from esen_lab.planner.problem import Table
+from esen_lab.run.stage_rows import SIZES, SIZES_OF_ENGINES
+from esen_lab.studies.batch_times import RowTimes, expected_s, expected_stage_s, worst_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,11 +46,21 @@ class Cascade(Shown):
 
     Attributes:
         stages: In the order they run. One stage: a cascade does not pay.
-        expected_s: Expected JCT in seconds, `stage_overhead_s` included.
+        expected_s: Expected JCT of a batch in seconds, `stage_overhead_s` included.
         at_once_s: JCT of running everything at once.
         gain: 1 - expected_s / at_once_s.
         notes: Honest remarks for the reader.
-        threshold: The confidence at which an input is done; None where only the reach is known.
+        threshold: The confidence at which an input is done, one or one for each stage but the last; None where only
+            the reach is known.
+        worst_s: Expected JCT of a batch of which nobody leaves early, in seconds.
+        rows: How many inputs a batch has.
+        deadline_s: The deadline that was asked about, in seconds, or None.
+        late: The fraction of inputs whose answer is expected after it, or None.
+        accuracy: On the validation data, with early exit, 0 to 1; None without labels.
+        whole_accuracy: That of all members asked together; None without labels.
+        agreement: The fraction of validation samples that leave with the class that all members would give; None where
+            only the reach is known.
+        at_once: The plan of everything at once that it is compared with.
     """
 
     stages: tuple[Stage, ...]
@@ -56,12 +68,21 @@ class Cascade(Shown):
     at_once_s: float
     gain: float
     notes: tuple[str, ...]
-    threshold: float | None = None
+    threshold: float | tuple[float, ...] | None = None
+    worst_s: float = 0.0
+    rows: int = 1
+    deadline_s: float | None = None
+    late: float | None = None
+    accuracy: float | None = None
+    whole_accuracy: float | None = None
+    agreement: float | None = None
+    at_once: Allocation | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         stages = [{**plain(s), "allocation": s.allocation.to_dict()} for s in self.stages]
-        return {**plain(self), "stages": stages}
+        at_once = None if self.at_once is None else self.at_once.to_dict()
+        return {**plain(self), "stages": stages, "at_once": at_once}
 
 
 def cascade(
@@ -71,6 +92,8 @@ def cascade(
     reach: Sequence[float],
     *,
     stage_overhead_s: float = 0.0,
+    row_times: RowTimes | None = None,
+    plans: dict[frozenset[str], Allocation] | None = None,
     **options: Any,
 ) -> Cascade:
     """Cut `order` into stages for the shortest expected JCT.
@@ -81,6 +104,8 @@ def cascade(
         order: Every member once, the first to be asked first.
         reach: Measured on validation data, see `still_open`; one entry per member.
         stage_overhead_s: What deciding and starting another stage costs.
+        row_times: How many rows a batch has, and what fewer take; None: single rows.
+        plans: Plans of stages that were searched before, by their members; those searched here are added.
         **options: Of `allocate`.
 
     Raises:
@@ -96,59 +121,88 @@ def cascade(
             "reach holds one fraction per member: 1 for the first, then never rising, at least 0", given=list(reach)
         )
     n = len(order)
-    plans = {
-        (first, end): allocate({name: latencies[name] for name in order[first:end]}, units, **options)
-        for first in range(n)
-        for end in range(first + 1, n + 1)
-    }
-    # best[k]: the expected seconds from the moment the first k members are done, times the chance of getting there.
+    searched = {} if plans is None else plans
+    times = row_times or RowTimes()
+    found: dict[tuple[int, int], Allocation] = {}
+    for one, end in itertools.combinations(range(n + 1), 2):
+        key = frozenset(order[one:end])
+        if key not in searched:
+            searched[key] = allocate({name: latencies[name] for name in order[one:end]}, units, **options)
+        found[one, end] = searched[key]
+    # best[k]: the expected seconds from the moment the first k members are done.
     best, cut = [0.0] * (n + 1), [n] * (n + 1)
     for first in range(n - 1, -1, -1):
         overhead_s = stage_overhead_s if first else 0.0
-        costs = {end: reach[first] * (plans[first, end].jct_s + overhead_s) + best[end] for end in range(n, first, -1)}
+        costs = {
+            end: expected_stage_s(times.stage(found[first, end].plan, overhead_s=overhead_s), reach[first]) + best[end]
+            for end in range(n, first, -1)
+        }
         cut[first] = min(costs, key=lambda end: costs[end])
         best[first] = costs[cut[first]]
     stages, first = [], 0
     while first < n:
         end = cut[first]
-        stages.append(Stage(names=tuple(order[first:end]), reach=float(reach[first]), allocation=plans[first, end]))
+        stages.append(Stage(names=tuple(order[first:end]), reach=float(reach[first]), allocation=found[first, end]))
         first = end
-    at_once_s = plans[0, n].jct_s
-    gain = 1 - best[0] / at_once_s
-    notes = _notes(stages, gain, at_once_s, stage_overhead_s)
-    return Cascade(stages=tuple(stages), expected_s=best[0], at_once_s=at_once_s, gain=gain, notes=notes)
+    made = Cascade(
+        stages=tuple(stages),
+        expected_s=best[0],
+        at_once_s=found[0, n].jct_s,
+        gain=0.0,
+        notes=(),
+        rows=times.rows,
+        at_once=found[0, n],
+    )
+    return with_reach(made, [stage.reach for stage in stages], stage_overhead_s=stage_overhead_s, row_times=times)
 
 
-def with_reach(given: Cascade, reach: Sequence[float], *, stage_overhead_s: float = 0.0) -> Cascade:
+def times_of_stages(
+    stages: Sequence[Stage], row_times: RowTimes, stage_overhead_s: float = 0.0
+) -> tuple[NDArray[np.float64], ...]:
+    """For each stage its time in seconds by number of open rows, 0 to all: see `batch_times.py`."""
+    return tuple(
+        row_times.stage(
+            stage.allocation.plan,
+            overhead_s=stage_overhead_s if number else 0.0,
+            sizes=SIZES if all(lane.all_eager for lane in stage.allocation.plan.lanes) else SIZES_OF_ENGINES,
+        )
+        for number, stage in enumerate(stages)
+    )
+
+
+def with_reach(
+    given: Cascade, reach: Sequence[float], *, stage_overhead_s: float = 0.0, row_times: RowTimes | None = None
+) -> Cascade:
     """The same stages with another reach, such as one measured by asking between stages only.
 
     Args:
         given: A cascade.
         reach: One fraction per stage.
         stage_overhead_s: As for `cascade`.
+        row_times: As for `cascade`.
     """
     stages = tuple(replace(stage, reach=float(r)) for stage, r in zip(given.stages, reach, strict=True))
-    expected_s = sum(
-        stage.reach * (stage.allocation.jct_s + (stage_overhead_s if k else 0.0)) for k, stage in enumerate(stages)
-    )
-    gain = 1 - expected_s / given.at_once_s
-    notes = _notes(stages, gain, given.at_once_s, stage_overhead_s)
-    return replace(given, stages=stages, expected_s=expected_s, gain=gain, notes=notes)
+    times = times_of_stages(stages, row_times or RowTimes(), stage_overhead_s)
+    whole_s, longest_s = expected_s(times, [stage.reach for stage in stages]), worst_s(times)
+    gain = 1 - whole_s / given.at_once_s
+    notes = _notes(stages, gain, given.at_once_s, longest_s, row_times or RowTimes())
+    return replace(given, stages=stages, expected_s=whole_s, worst_s=longest_s, gain=gain, notes=notes)
 
 
-def _notes(stages: Sequence[Stage], gain: float, at_once_s: float, overhead_s: float) -> tuple[str, ...]:
+def _notes(
+    stages: Sequence[Stage], gain: float, at_once_s: float, longest_s: float, row_times: RowTimes
+) -> tuple[str, ...]:
     if len(stages) == 1:
         return ("a cascade does not pay: all at once is expected to be the fastest",)
-    whole = format_percent(_whole_s(stages, overhead_s) / at_once_s - 1, signed=True)
+    whole = format_percent(longest_s / at_once_s - 1, signed=True)
     compared = "faster" if gain >= 0 else "slower"
-    return (
-        f"expected {format_percent(abs(gain))} {compared} than all at once; an input that stays open to the end takes "
-        f"{whole} instead",
-    )
-
-
-def _whole_s(stages: Sequence[Stage], overhead_s: float) -> float:
-    return sum(stage.allocation.jct_s for stage in stages) + overhead_s * (len(stages) - 1)
+    who = "an input that stays open to the end" if row_times.rows == 1 else "a batch that stays open to the end"
+    notes = [
+        f"expected {format_percent(abs(gain))} {compared} than all at once; {who} takes {whole} instead",
+    ]
+    if row_times.rows > 1:
+        notes.append(f"for batches of {row_times.rows} rows; {row_times.says}")
+    return tuple(notes)
 
 
 def still_open(

@@ -9,7 +9,7 @@ answer, and what survives is searched in full.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -26,6 +26,7 @@ from esen_lab.planner.exact.cover import SubsetCover
 from esen_lab.planner.optuna_search import imported_optuna
 from esen_lab.planner.problem import Table, make_problem
 from esen_lab.planner.search_state import EXACTLY
+from esen_lab.studies.cascade import Cascade
 
 MOST_EXACT = 12
 Accuracy: TypeAlias = Callable[[tuple[str, ...]], float]
@@ -33,11 +34,48 @@ Accuracy: TypeAlias = Callable[[tuple[str, ...]], float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """One subset worth having: no other is at least as accurate and faster."""
+    """One subset worth having: no other is at least as accurate and faster.
+
+    Attributes:
+        names: Its members.
+        accuracy: On the validation data, 0 to 1.
+        allocation: The best plan of all of them at once.
+        cascade: Where they are asked in stages, how; else None.
+        weights: Learned weights of the members, which add up to 1; None: the ensemble's own rule.
+        judged: On which data the accuracy is, in words.
+    """
 
     names: tuple[str, ...]
     accuracy: float
     allocation: Allocation
+    cascade: Cascade | None = None
+    weights: Mapping[str, float] | None = None
+    judged: str = ""
+
+    @property
+    def jct_s(self) -> float:
+        """The predicted JCT in seconds; of a cascade the expected one."""
+        return self.allocation.jct_s if self.cascade is None else self.cascade.expected_s
+
+    @property
+    def label(self) -> str:
+        """What it is, for people: its members, stages and weights."""
+        if self.cascade is not None:
+            return ", then ".join(" + ".join(stage.names) for stage in self.cascade.stages) + f" at {self._at}"
+        names = " + ".join(self.names)
+        if self.weights is None:
+            return names
+        return " + ".join(f"{self.weights[name]:.2f} {name}" for name in self.names)
+
+    @property
+    def _at(self) -> str:
+        given = None if self.cascade is None else self.cascade.threshold
+        return ", ".join(f"{one:g}" for one in (given if isinstance(given, tuple) else (given,)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        cascade = None if self.cascade is None else self.cascade.to_dict()
+        return {**plain(self), "allocation": self.allocation.to_dict(), "cascade": cascade, "jct_s": self.jct_s}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,16 +86,17 @@ class ParetoFront(Shown):
         choices: By rising JCT, and so by rising accuracy.
         exact: Whether every subset was taken into account; else the front is the best one found.
         evaluations: How many subsets had their accuracy evaluated.
+        whole_accuracy: That of all members together, on the same data, or None.
     """
 
     choices: tuple[Choice, ...]
     exact: bool
     evaluations: int
+    whole_accuracy: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
-        choices = [{**plain(c), "allocation": c.allocation.to_dict()} for c in self.choices]
-        return {**plain(self), "choices": choices}
+        return {**plain(self), "choices": [choice.to_dict() for choice in self.choices]}
 
 
 def member_front(
@@ -116,7 +155,7 @@ def member_front(
         masks, complete = _exact_front(latencies, units, accuracy_of_mask, plan, stop)
     else:
         masks, complete = evolved_subsets(names, fast_values, seed=seed, stop=stop), False
-    choices = _undominated(
+    choices = undominated(
         Choice(
             names=tuple(name for i, name in enumerate(names) if mask >> i & 1),
             accuracy=accuracies[mask],
@@ -193,10 +232,10 @@ def _exact_front(
     return front, True
 
 
-def _undominated(choices: Any) -> tuple[Choice, ...]:
+def undominated(choices: Iterable[Choice]) -> tuple[Choice, ...]:
     """By rising JCT, without those that are no more accurate than a faster one."""
     kept: list[Choice] = []
-    for choice in sorted(choices, key=lambda c: (c.allocation.jct_s, -c.accuracy, len(c.names), c.names)):
+    for choice in sorted(choices, key=lambda c: (c.jct_s, -c.accuracy, len(c.names), c.names)):
         if not kept or choice.accuracy > kept[-1].accuracy:
             kept.append(choice)
     return tuple(kept)

@@ -9,13 +9,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from esen_lab.common.units import format_percent
+from esen_lab.common.units import format_percent, format_seconds
 from esen_lab.cost_model import CostModel, fit
 from esen_lab.errors import UsageError
-from esen_lab.planner import Table
+from esen_lab.planner import Allocation, Table
 from esen_lab.planner.plan import Plan
 from esen_lab.profiler import Profile
-from esen_lab.studies.cascade import Cascade, cascade, check_threshold, still_open, with_reach
+from esen_lab.studies.batch_times import RowTimes, beyond
+from esen_lab.studies.cascade import (
+    Cascade,
+    cascade,
+    check_threshold,
+    still_open,
+    times_of_stages,
+    with_reach,
+)
+from esen_lab.studies.exits import Exits
 from esen_lab.studies.front import Choice, ParetoFront, accuracy_of, member_front
 from esen_lab.studies.placement import DevicePlacement, DeviceTables, place
 from esen_lab.studies.validation import Answers
@@ -48,9 +57,14 @@ def front_of_members(
 def plan_of_choice(choice: Choice, names: Sequence[str], **origin: Any) -> Plan:
     """The plan of one point of a front; the other members of `names` are left out of it."""
     left_out = tuple(name for name in names if name not in choice.names)
-    notes = [f"accuracy {format_percent(choice.accuracy)} on the validation data"]
+    notes = [f"accuracy {format_percent(choice.accuracy)} {choice.judged or 'on the validation data'}"]
+    if choice.weights is not None:
+        told = ", ".join(f"{name} {weight:.2f}" for name, weight in choice.weights.items())
+        notes.append(f"learned weights, by greedy selection with replacement: {told}")
     if left_out:
         notes.insert(0, f"left out: {', '.join(left_out)}")
+    if choice.cascade is not None:
+        return plan_of_cascade(choice.cascade, left_out=left_out, **origin).with_origin(notes=notes)
     return choice.allocation.plan.with_origin(searcher="members", left_out=left_out, notes=notes, **origin)
 
 
@@ -164,6 +178,8 @@ def cascade_of_members(
     order: Sequence[str] | None = None,
     labels: NDArray[np.int64] | None = None,
     stage_overhead_s: float = 0.0,
+    deadline_s: float | None = None,
+    plans: dict[frozenset[str], Allocation] | None = None,
 ) -> Cascade:
     """The best stages for members that are asked until the combined answer is sure enough.
 
@@ -175,11 +191,15 @@ def cascade_of_members(
         order: Who is asked first; None tries the fastest first and, with labels, the most accurate first.
         labels: The right classes, to say what the early exit costs in accuracy.
         stage_overhead_s: What one more stage costs.
+        deadline_s: When answers are wanted, to say how many are expected later.
+        plans: As for `cascade`.
 
     Raises:
-        UsageError: The threshold, or the order, is not possible, or the combine rule gives no scores.
+        UsageError: The threshold, the order or the deadline is not possible, or the combine rule gives no scores.
     """
     check_threshold(threshold)
+    if deadline_s is not None and not deadline_s > 0:
+        raise UsageError("A deadline is a number of seconds above 0", given=deadline_s)
     tables = tables_of(models)
     names = tuple(tables)
     accuracy = None if labels is None else accuracy_of(answers.outputs, labels, answers.combined)
@@ -195,36 +215,80 @@ def cascade_of_members(
             )
         orders = {"as given": list(order)}
     options: dict[str, Any] = {"time_limit_s": 0.3} if len(names) > _MANY else {}
-    cascades: dict[str, Cascade] = {}
+    plans = {} if plans is None else plans
+    cascades: dict[str, tuple[Cascade, Exits]] = {}
     for how, asked in orders.items():
         reach = still_open(answers.outputs, asked, threshold, answers.probabilities)
-        cut = cascade(tables, units, asked, reach, stage_overhead_s=stage_overhead_s, **options)
+        cut = cascade(
+            tables,
+            units,
+            asked,
+            reach,
+            stage_overhead_s=stage_overhead_s,
+            row_times=answers.rows,
+            plans=plans,
+            **options,
+        )
         # The reach above asks after every member; a cascade asks after every stage only.
-        cascades[how] = with_reach(cut, _exits(cut, answers, threshold)[0], stage_overhead_s=stage_overhead_s)
-    how = min(cascades, key=lambda one: cascades[one].expected_s)
-    best = cascades[how]
-    notes = [*best.notes, f"asked in this order: {how}; done at a confidence of {threshold:g}"]
-    if accuracy is not None and len(best.stages) > 1:
-        early, whole = float(np.mean(_exits(best, answers, threshold)[1] == labels)), accuracy(names)
-        notes.append(f"accuracy {format_percent(early)} with early exit, {format_percent(whole)} with all members")
-    stages = (replace(one, allocation=one.allocation.under(models)) for one in best.stages)
-    return replace(best, stages=tuple(stages), notes=tuple(notes), threshold=threshold)
+        exits = Exits.of([stage.names for stage in cut.stages], answers, labels)
+        reach = exits.reach((threshold,) * (len(cut.stages) - 1))
+        cascades[how] = (
+            with_reach(cut, reach, stage_overhead_s=stage_overhead_s, row_times=answers.rows),
+            exits,
+        )
+    how = min(cascades, key=lambda one: cascades[one][0].expected_s)
+    best, exits = cascades[how]
+    stages = tuple(replace(one, allocation=one.allocation.under(models)) for one in best.stages)
+    best = replace(best, stages=stages, notes=(*best.notes, f"asked in this order: {how}"))
+    return at_thresholds(best, exits, threshold, answers.rows, stage_overhead_s, deadline_s)
 
 
-def _exits(stages: Cascade, answers: Answers, threshold: float) -> tuple[list[float], NDArray[np.int64]]:
-    """For each stage, the fraction of samples that gets there; and the class that each sample leaves with."""
-    asked: list[str] = []
-    undecided = np.ones(answers.samples, dtype=bool)
-    classes = np.zeros(answers.samples, dtype=np.int64)
-    reach = []
-    for stage in stages.stages:
-        reach.append(float(undecided.mean()))
-        asked += stage.names
-        members = {name: answers.outputs[name] for name in answers.ensemble.names if name in asked}
-        combined = answers.probabilities(members)
-        classes[undecided] = combined.argmax(axis=-1)[undecided]
-        undecided &= combined.max(axis=-1) < threshold
-    return reach, classes
+def at_thresholds(
+    given: Cascade,
+    exits: Exits,
+    threshold: float | tuple[float, ...],
+    row_times: RowTimes,
+    stage_overhead_s: float,
+    deadline_s: float | None = None,
+) -> Cascade:
+    """The same stages with other thresholds: what is then expected on the validation data, at once.
+
+    Args:
+        given: A cascade of these stages.
+        exits: Of its stages, on validation data.
+        threshold: One for all stages, or one for each but the last.
+        row_times: What fewer rows take.
+        stage_overhead_s: What one more stage costs.
+        deadline_s: When answers are wanted, or None.
+    """
+    count = len(given.stages)
+    each = threshold if isinstance(threshold, tuple) else (threshold,) * (count - 1)
+    reach = exits.reach(each)
+    about = [note for note in given.notes if note.startswith("asked in this order")]
+    found = with_reach(given, reach, stage_overhead_s=stage_overhead_s, row_times=row_times)
+    early, whole = exits.accuracy(each), exits.whole_accuracy
+    notes = [*found.notes, *about]
+    late = None
+    if count > 1:
+        notes.append(f"done at a confidence of {', '.join(f'{one:g}' for one in dict.fromkeys(each))}")
+        notes.append(
+            f"answers as all members together for {format_percent(exits.agreement(each))} of validation inputs"
+        )
+        if early is not None and whole is not None:
+            notes.append(f"accuracy {format_percent(early)} with early exit, {format_percent(whole)} with all members")
+    if deadline_s is not None:
+        late = beyond(times_of_stages(found.stages, row_times, stage_overhead_s), reach, deadline_s)
+        notes.append(f"{format_percent(late)} of inputs are expected later than {format_seconds(deadline_s)}")
+    return replace(
+        found,
+        notes=tuple(notes),
+        threshold=threshold,
+        accuracy=early,
+        whole_accuracy=whole,
+        agreement=exits.agreement(each),
+        deadline_s=deadline_s,
+        late=late,
+    )
 
 
 def plan_of_cascade(stages: Cascade, **origin: Any) -> Plan:
@@ -238,6 +302,7 @@ def plan_of_cascade(stages: Cascade, **origin: Any) -> Plan:
         jct_s=stages.expected_s,
         reach=tuple(stage.reach for stage in stages.stages) if several else (),
         threshold=stages.threshold if several else None,
+        worst_s=stages.worst_s if several else None,
         notes=stages.notes,
         **_of_members(plans),
         **origin,

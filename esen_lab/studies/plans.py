@@ -33,7 +33,11 @@ def executed(plan: Plan, chosen: Mapping[str, str], seconds: Mapping[str, float]
     note = "executed in other ways than it was searched for: another search fits the shares to them"
     return replace(
         changed,
-        jct_s=None if lost else max(sum(predicted_s[name] for name in lane.members) for lane in plan.lanes),
+        # The time of a cascade is not the sum of its parts: it is planned again.
+        jct_s=None
+        if lost or plan.staged
+        else max(sum(predicted_s[name] for name in lane.members) for lane in plan.lanes),
+        worst_s=None,
         bound_s=None,  # it was that of other latencies
         measured_s=None,
         notes=plan.notes if same or note in plan.notes else (*plan.notes, note),

@@ -7,9 +7,10 @@ Members run one after another on the whole device, in batches, under the device 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,12 +20,16 @@ from esen_lab.common.inputs import as_input
 from esen_lab.common.trees import Tree, flatten, map_tensors
 from esen_lab.devices import Device
 from esen_lab.ensemble import Ensemble
+from esen_lab.ensemble.confidence import probabilities_of, scores_of
 from esen_lab.errors import UsageError
 from esen_lab.planner.plan import sequential_plan
 from esen_lab.run import Executor, ForkServer
+from esen_lab.run.stage_rows import sizes_of
+from esen_lab.studies.batch_times import RowTimes
 
 Floats = NDArray[Any]
 LEAST_BATCH = 64
+_ROW_RUNS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -34,10 +39,12 @@ class Answers:
     Attributes:
         ensemble: The members and the combine rule.
         outputs: For each member, shape (n, C).
+        rows: How long members take for fewer rows than the example has, as far as that was measured.
     """
 
     ensemble: Ensemble
     outputs: Mapping[str, Floats]
+    rows: RowTimes = field(default_factory=RowTimes)
 
     @property
     def samples(self) -> int:
@@ -66,23 +73,25 @@ class Answers:
         return array
 
     def probabilities(self, outputs: Mapping[str, Floats]) -> Floats:
-        """As `combined`, as probabilities of shape (n, C): by softmax where the rule does not give them itself.
+        """As `combined`, as probabilities of shape (n, C), just as a plan in stages decides by: see `confidence.py`.
 
         Raises:
             UsageError: The rule gives classes, which carry no confidence.
         """
-        scores = self.combined(outputs)
-        if scores.ndim == 1:
-            raise UsageError(
-                "A cascade asks how sure the combined answer is, so its combine rule gives scores",
-                given=self.ensemble.combine.describe(),
-                hint="Set mean, softmax-mean or weighted with lab.combine(...).",
-            )
-        if (scores >= 0).all() and np.allclose(scores.sum(axis=-1), 1.0, atol=1e-3):
-            return scores
-        risen = np.exp(scores - scores.max(axis=-1, keepdims=True))
-        probabilities: Floats = risen / risen.sum(axis=-1, keepdims=True)
+        import torch
+
+        scores = scores_of(torch.from_numpy(self.combined(outputs)), self.samples, self.ensemble.combine.describe())
+        probabilities: Floats = probabilities_of(scores).numpy()
         return probabilities
+
+    def some(self, samples: NDArray[np.int64]) -> Answers:
+        """Those to some of the samples, by number."""
+        return replace(self, outputs={name: output[samples] for name, output in self.outputs.items()})
+
+    def only(self, names: Collection[str]) -> Answers:
+        """Those of some of the members; weights are those of the members that stay, normalised again."""
+        kept = {name: self.outputs[name] for name in self.ensemble.names if name in names}
+        return replace(self, ensemble=self.ensemble.only(tuple(kept)), outputs=kept)
 
 
 def labels_of(y: Any, samples: int) -> NDArray[np.int64]:
@@ -111,6 +120,7 @@ def answers(
     x: Tree,
     *,
     batch: int | None = None,
+    fewer_rows: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Answers:
     """Run every member on the validation data.
@@ -122,6 +132,7 @@ def answers(
         device_lock: Held while they run.
         x: The data, samples along the first dimension of every tensor.
         batch: How many samples at once; None for as many as the example holds, at least `LEAST_BATCH`.
+        fewer_rows: Whether to measure too how much faster each member is with fewer rows than the example has.
         on_progress: Called with (samples done, all).
 
     Raises:
@@ -143,6 +154,9 @@ def answers(
                     parts[name].append(_array(name, output, min(size, samples - first)))
                 if on_progress is not None:
                     on_progress(min(first + size, samples), samples)
+            rows = (
+                measure_rows(executor, ensemble.example) if fewer_rows else RowTimes(rows=samples_of(ensemble.example))
+            )
         finally:
             executor.close()
     outputs = {name: np.concatenate(arrays) for name, arrays in parts.items()}
@@ -150,7 +164,40 @@ def answers(
     if len(shapes) > 1:
         counts = ", ".join(f"{name} {output.shape[1]}" for name, output in outputs.items())
         raise UsageError("Members of an ensemble tell the same classes apart", given=f"numbers of classes: {counts}")
-    return Answers(ensemble=ensemble, outputs=outputs)
+    return Answers(ensemble=ensemble, outputs=outputs, rows=rows)
+
+
+def measure_rows(executor: Executor, x: Tree, *, budget_s: float = 2.0) -> RowTimes:
+    """How much faster each member of a plan's lanes is with fewer rows.
+
+    Args:
+        executor: Warm lanes, in which one member runs at a time.
+        x: A whole batch.
+        budget_s: After so many seconds no further round begins.
+    """
+    rows = samples_of(x)
+    sizes = sizes_of(rows)
+    until = time.perf_counter() + budget_s
+    took: dict[int, dict[str, float]] = {}
+    # In rounds over all sizes, the least of each: whatever else the machine does makes a run longer, never shorter, and
+    # what it does for a while then meets all sizes alike.
+    for number in range(_ROW_RUNS if rows > 1 else 0):
+        if number and time.perf_counter() > until:
+            break
+        for size in sizes:
+            some = _rows(x, slice(0, size))
+            executor.run(some)  # it is told of a new shape
+            for span in executor.run(some).report.spans:
+                own = took.setdefault(size, {})
+                own[span.name] = min(own.get(span.name, span.duration_s), span.duration_s)
+    ratio: dict[str, dict[int, float]] = {}
+    for name in executor.plan.names if took else ():
+        so_far, found = 1.0, {}
+        for size in sizes:  # from the whole batch down: fewer rows take no longer
+            so_far = min(so_far, took[size][name] / max(took[rows][name], 1e-12))
+            found[size] = so_far
+        ratio[name] = found
+    return RowTimes(rows=rows, ratio=ratio)
 
 
 def samples_of(x: Tree) -> int:

@@ -18,7 +18,7 @@ from esen_lab.terminal import visible
 
 # What views, pictures and sliders are made of: nothing in it runs, loads or leads anywhere.
 TAGS = frozenset({"b", "br", "code", "details", "div", "img", "pre", "progress", "span", "summary"}) | frozenset(
-    {"table", "td", "th", "tr", "svg", "style", "text", "path", "rect", "polyline", "circle"}
+    {"table", "td", "th", "tr", "svg", "style", "text", "path", "rect", "polyline", "circle", "title"}
 )
 _EMPTY = frozenset({"br", "img", "path", "rect", "polyline", "circle"})
 _ON_PAGES = {"alt", "class", "style", "max", "value", "src"}
@@ -55,7 +55,7 @@ def element(tag: str, *children: str, **attributes: object) -> Markup:
     mark = '"' if tag == "img" else "'"  # as whoever takes pictures out of saved notebooks looks for them
     given = [(_attribute(name), _checked(name, value)) for name, value in attributes.items() if value is not None]
     written = "".join(f" {name}={mark}{text(value)}{mark}" for name, value in given)
-    if tag in _EMPTY:
+    if tag in _EMPTY and not children:
         return Markup(f"<{tag}{written}/>")
     return Markup(f"<{tag}{written}>{''.join(map(text, children))}</{tag}>")
 

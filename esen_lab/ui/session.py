@@ -195,7 +195,19 @@ class Session:
             from esen_lab.ui.widgets.sliders import SliderPanel
         except ImportError:
             return False
-        panel = SliderPanel(editor)
+        self._open(SliderPanel(editor), view)
+        return True
+
+    def open_thresholds(self, editor: Any, view: View) -> bool:
+        """Put sliders for the thresholds of a cascade under the running cell; False without ipywidgets."""
+        try:
+            from esen_lab.ui.widgets.thresholds import ThresholdPanel
+        except ImportError:
+            return False
+        self._open(ThresholdPanel(editor), view)
+        return True
+
+    def _open(self, panel: Any, view: View) -> None:
         with self._lock:
             self._panels.append(panel)
             surplus = self._panels[:-MOST_PANELS]
@@ -203,7 +215,6 @@ class Session:
         for old in surplus:
             old.close()
         self.front.show_widget(panel.box, view)
-        return True
 
     def close(self) -> None:
         """End the live displays, and every process and job of the labs in use. Idempotent.

@@ -19,10 +19,12 @@ class ThisPython(KernelSpecManager):
         return KernelSpec(**get_kernel_dict(), name=kernel_name)
 
 
-def execute(name: str) -> list[Any]:
+def execute(name: str, timeout_s: int = 300) -> list[Any]:
     notebook = nbformat.read(FOLDER / name, as_version=4)
     before = len(nbformat.writes(notebook))
-    client = NotebookClient(notebook, timeout=300, record_timing=False, resources={"metadata": {"path": str(FOLDER)}})
+    client = NotebookClient(
+        notebook, timeout=timeout_s, record_timing=False, resources={"metadata": {"path": str(FOLDER)}}
+    )
     client.create_kernel_manager().kernel_spec_manager = ThisPython()
     client.execute()
     notebook.metadata.pop("widgets", None)  # what JupyterLab leaves out, unless told otherwise
@@ -63,7 +65,25 @@ def test_the_planning_notebook_needs_no_gpu_and_names_its_source() -> None:
     assert "application/vnd.jupyter.widget-view+json" in kinds(cells)
 
 
-@pytest.mark.parametrize("name", ["tuning.ipynb", "planning_for_a_gpu.ipynb"])
+@pytest.mark.slow  # trains eight networks on two data sets, profiles and runs them: about two minutes
+def test_the_notebook_of_accuracy_and_time_runs_cascades_and_keeps_deadlines() -> None:
+    cells = execute("accuracy_and_time.ipynb", timeout_s=900)
+    told = text(cells)
+    for words in (
+        "together",
+        "of test pictures, ",
+        "answered",
+        "full plan",
+        "(top-1)",
+        "Thresholds of a cascade",
+        "weights were selected on the other",
+        " ms: ",
+    ):
+        assert words in told
+    assert "data:image/svg+xml" in str(cells)
+
+
+@pytest.mark.parametrize("name", ["tuning.ipynb", "planning_for_a_gpu.ipynb", "accuracy_and_time.ipynb"])
 def test_a_notebook_is_kept_without_outputs(name: str) -> None:
     notebook = nbformat.read(FOLDER / name, as_version=4)
     assert all(not cell.outputs and cell.execution_count is None for cell in notebook.cells if cell.cell_type == "code")

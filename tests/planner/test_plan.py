@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -142,12 +143,38 @@ STAGED = Plan(
 )
 
 
-@pytest.mark.parametrize("plan", [TWO, STAGED])
-def test_devices_and_stages_come_back_equal_and_are_not_run(plan: Plan, tmp_path: Path) -> None:
+@pytest.mark.parametrize("plan", [TWO, STAGED, replace(STAGED, threshold=(0.8,), worst_s=0.5)])
+def test_devices_and_stages_come_back_equal(plan: Plan, tmp_path: Path) -> None:
     assert Plan.load(plan.save(tmp_path / "plan.json")) == plan
     assert not plan.oversubscribed
-    with pytest.raises(UsageError, match="planned and saved, not run"):
-        plan.check_runnable()
+
+
+def test_a_plan_in_stages_is_run_where_it_is_said_when_inputs_leave() -> None:
+    STAGED.check_runnable()
+    assert STAGED.staged
+    assert STAGED.stages == ((0,), (1,))
+    assert STAGED.thresholds == (0.9,)
+    assert replace(STAGED, threshold=(0.8,)).thresholds == (0.8,)
+    assert PLAN.thresholds == ()
+    assert not PLAN.staged
+    parts = (Lane(units=2, members=("a",)), Lane(units=1, members=("b 1/2",), stage=1))
+    parts = (*parts, Lane(units=1, members=("b 2/2",), stage=1))
+    for plan, why in (
+        (TWO, "for 2 devices"),
+        (replace(STAGED, threshold=None), "no threshold"),
+        (replace(STAGED, lanes=parts), "a fixed part"),
+    ):
+        with pytest.raises(UsageError, match=why):
+            plan.check_runnable()
+    with pytest.raises(UsageError, match="one for each stage but the last"):
+        replace(STAGED, threshold=(0.8, 0.9))
+
+
+def test_a_stage_takes_as_long_as_its_slowest_lane() -> None:
+    known = replace(STAGED, predicted_s={"a": 0.1, "b": 0.3}, jct_s=0.2, worst_s=0.4)
+    assert known.stage_s(1) == 0.3
+    assert STAGED.stage_s(1) is None
+    assert "expected JCT 200 ms, worst case 400 ms" in str(known)
 
 
 def test_devices_and_stages_are_described_in_one_line() -> None:

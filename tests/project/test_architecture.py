@@ -47,7 +47,7 @@ ONLY_IN: dict[str, set[str]] = {
     "cuda": {"devices/cuda/green_core.py", "devices/cuda/green_driver.py"},
     "optuna": {"planner/optuna_search.py"},
     "bokeh": {"ui/widgets/charts.py"},
-    "ipywidgets": {"ui/widgets/sliders.py", "ui/widgets/live.py", "ui/widgets/commands.py"},
+    "ipywidgets": {"ui/widgets/sliders.py", "ui/widgets/thresholds.py", "ui/widgets/live.py", "ui/widgets/commands.py"},
     "anywidget": {"ui/widgets/live.py", "ui/widgets/commands.py"},
     "psutil": {"devices/cpu/meter.py"},
     "IPython": {"ui/magics/magics.py"},

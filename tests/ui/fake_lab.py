@@ -312,6 +312,19 @@ class FakeLab:
         tables = {"wide": [0.004, 0.002], "deep": [0.003, 0.002]}
         return cascade(tables, 2, ["wide", "deep"], [1.0, 0.1])
 
+    def best_within(self, within_s: float, x: Any, y: Any, **options: Any) -> Plan:
+        self._asked("best_within", within_s, x, y, options)
+        return a_plan(searcher="members")
+
+    def fastest_within(self, loss: float, x: Any, y: Any, **options: Any) -> Plan:
+        self._asked("fastest_within", loss, x, y, options)
+        return a_plan(searcher="members")
+
+    @property
+    def last_front(self) -> ParetoFront:
+        tables = {"wide": [0.004, 0.002], "deep": [0.003, 0.002]}
+        return member_front(tables, 2, lambda names: 0.9 if len(names) == 2 else 0.8)
+
     def plan_of(self, found: Any) -> Any:
         self._asked("plan_of", found)
         return SimpleNamespace(save=lambda path: path)

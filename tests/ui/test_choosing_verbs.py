@@ -213,3 +213,26 @@ def _until(true: Any) -> None:
             return
         pause.wait(0.01)
     raise AssertionError("it did not come to pass within 5 s")
+
+
+def test_the_best_plan_is_asked_for_by_time_or_by_loss(session: Session, front: FakeFront, lab: FakeLab) -> None:
+    plan = run_line(session, "best --within 50ms --on x,x --cascade --greedy")
+    assert lab.calls == [("best_within", 0.05, [1, 2], [1, 2], {"cascade": True, "weights": "greedy"})]
+    assert plan.searcher == "members"
+    assert "Members" in front.shown[0].title
+    run_line(session, "best --accuracy-loss 0.5% --on x,x")
+    assert lab.calls[-1] == ("fastest_within", pytest.approx(0.005), [1, 2], [1, 2], {})
+    for odd, message in (
+        ("--on x,x", "a time, or a loss"),
+        ("--within 5ms --accuracy-loss 1% --on x,x", "a time, or a loss"),
+        ("--within 5ms --on x", "data and its labels"),
+        ("--within 5ms", "data and its labels"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            run_line(session, f"best {odd}")
+
+
+def test_a_cascade_is_put_in_force_on_request(session: Session, lab: FakeLab) -> None:
+    found = run_line(session, "cascade x x --deadline 20ms")
+    assert lab.calls[-1] == ("cascade", [1, 2], [1, 2], {"deadline_s": 0.02})
+    assert found.stages

@@ -5,19 +5,24 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
+from esen_lab.common.inputs import as_input
 from esen_lab.common.trees import Tree, tree_spec
 from esen_lab.common.units import BACKENDS, check_backend
 from esen_lab.devices import Device
 from esen_lab.errors import UsageError
 from esen_lab.lab.backend_choice import possible
 from esen_lab.lab.knowledge import Knowledge
+from esen_lab.lab.plan_checks import members_run_by, origin
 from esen_lab.lab.precision import refused, variants
 from esen_lab.lab.runtime import Runtime
 from esen_lab.lab.stages.plans import with_plan
 from esen_lab.lab.stages.profile import with_measured
 from esen_lab.lab.stages.run import ready_lanes
+from esen_lab.lab.stages.search import models
 from esen_lab.lab.state import LabState
+from esen_lab.planner import allocate
 from esen_lab.planner.fits import check_fits
 from esen_lab.planner.plan import Plan
 from esen_lab.planner.steps import is_plain
@@ -28,10 +33,13 @@ from esen_lab.run import PEERS, Comparison, peer_of, peers_here
 from esen_lab.run import compare as compare_plans
 from esen_lab.run.numerics import NumericsVerdict
 from esen_lab.run.numerics import check_numerics as check_lanes
-from esen_lab.studies import executed
+from esen_lab.studies import executed, labels_of, samples_of
 
 OnProgress = Callable[[int, int, str], None]
 """Called with (done, all, what is going on)."""
+FULL_PLAN = "full plan"
+"""What a plan in stages is compared with under this name: its members, all asked at once."""
+_FULL_PLAN_S = 1.0  # of searching it
 _SOON_S = 15.0  # for preparing peers that nobody named
 
 
@@ -39,6 +47,7 @@ def compare(
     runtime: Runtime,
     x: Tree,
     *,
+    y: Any,
     rounds: int,
     strategies: Sequence[str] | None,
     peers: str | Sequence[str] | None,
@@ -53,6 +62,10 @@ def compare(
     others = {name: p if isinstance(p, Plan) else Plan.load(p) for name, p in (plans or {}).items()}
     for other in others.values():
         check_fits(other, state.ensemble, state.device)
+    labels = None if y is None else [int(one) for one in labels_of(y, samples_of(as_input(x)))]
+    if state.plan is not None and state.plan.staged and FULL_PLAN not in others:
+        full = full_plan(runtime, state.plan)
+        others |= {} if full is None else {FULL_PLAN: full}
     with runtime.turns.turn("a comparison"), runtime.marks.around("compare"):
         executor, notes = ready_lanes(runtime, whole=True)
         found = compare_plans(
@@ -67,6 +80,7 @@ def compare(
             prepare_s=_SOON_S if peers in (None, "soon") else None,
             plans=others,
             ways=ways,
+            labels=labels,
             budget_s=budget_s,
             chosen=executor,
             on_progress=on_progress,
@@ -74,6 +88,20 @@ def compare(
     found = replace(found, notes=(*notes, *found.notes))
     runtime.set(comparison=found)
     return found
+
+
+def full_plan(runtime: Runtime, plan: Plan) -> Plan | None:
+    """The best plan that asks all members of a plan in stages at once; None where they are not all measured."""
+    state = runtime.state
+    try:
+        known = models(runtime, state.quantile)
+    except UsageError:
+        return None
+    own = {name: known[name] for name in plan.names}
+    tables = {name: model.table(model.units) for name, model in own.items()}
+    found = allocate(tables, state.device.units, time_limit_s=_FULL_PLAN_S).under(own)
+    ensemble = members_run_by(plan, state.ensemble)
+    return found.plan.with_origin(**origin(ensemble, state.device), left_out=plan.left_out)
 
 
 def _peers(asked: str | Sequence[str] | None, strategies: Sequence[str] | None, device: Device) -> Sequence[str]:

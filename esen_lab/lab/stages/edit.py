@@ -28,6 +28,12 @@ if TYPE_CHECKING:
 def edit(runtime: Runtime, models: Mapping[str, CostModel]) -> PlanEditor:
     """The one plan editor, with these cost models; it follows the plan in force and what searches prove."""
     plan = runtime.state.plan
+    if plan is not None and plan.staged:
+        raise UsageError(
+            "Lanes are moved by hand in plans without stages",
+            given=f"a plan in {len(plan.reach)} stages",
+            hint="Move its thresholds: lab.studies.thresholds(), or %esen tune. Or search a plan without stages.",
+        )
     left_out = () if plan is None else plan.left_out
     models = {name: model for name, model in models.items() if name not in left_out}
     editor = runtime.state.editor
@@ -67,7 +73,7 @@ class _Following:
         if state.editor is not self._editor:
             self._runtime.followers.drop(self)
             return
-        if state.plan is not None:
+        if state.plan is not None and not state.plan.staged:  # of that it could show neither time nor lanes
             moved = self._editor.moved
             self._editor.follow(state.plan)
             if not moved and set(members_of(state.plan.steps)) == set(members_of(self._editor.models)):

@@ -186,8 +186,9 @@ def front(picture: rows.Front) -> Markup:
     frame(drawing, x, y, f"JCT ({unit})", "accuracy (%)", x_format=written)
     best = sorted(p[1:] for p, on in zip(picture.points, picture.on_front, strict=True) if on)
     drawing.path([(x(s), y(rate)) for s, rate in best], stroke=PALETTE[1])
-    for (label, seconds, rate), on in zip(picture.points, picture.on_front, strict=True):
-        drawing.dot(x(seconds), y(rate), fill=PALETTE[1] if on else PALETTE[0], radius=4 if on else 2.5)
+    told = picture.told or ("",) * len(picture.points)
+    for (label, seconds, rate), on, says in zip(picture.points, picture.on_front, told, strict=True):
+        drawing.dot(x(seconds), y(rate), fill=PALETTE[1] if on else PALETTE[0], radius=4 if on else 2.5, title=says)
         if on:
             end = "end" if x(seconds) + text_width(label) > _RIGHT else "start"
             drawing.text(x(seconds) + (6 if end == "start" else -6), y(rate) - 6, label, anchor=end)

@@ -129,12 +129,14 @@ class Drawing:
                 )
             )
 
-    def dot(self, x: float, y: float, *, fill: str, radius: float = 3.5, stroke: str = "none") -> None:
-        """A dot."""
+    def dot(self, x: float, y: float, *, fill: str, radius: float = 3.5, stroke: str = "none", title: str = "") -> None:
+        """A dot; `title` is told to whoever points at it, where the picture is a document of its own."""
         edged = stroke != "none"
+        told = title if title.isprintable() else visible_line(title)
         self._parts.append(
             element(
                 "circle",
+                *([element("title", told)] if title else []),
                 cx=_px(x),
                 cy=_px(y),
                 r=f"{radius:g}",

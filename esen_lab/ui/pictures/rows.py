@@ -97,10 +97,14 @@ class SearchHistory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Front:
-    """Accuracy against JCT: (label, seconds, accuracy) of every choice, and which are on the front."""
+    """Accuracy against JCT: (label, seconds, accuracy) of every choice, and which are on the front.
+
+    `told` says of each what it is, for whoever points at it; empty where nothing is to be said.
+    """
 
     points: tuple[tuple[str, float, float], ...]
     on_front: tuple[bool, ...]
+    told: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,6 +39,7 @@ from esen_lab.ui.views.searched import (
     refined,
     searching,
     stages,
+    thresholds,
 )
 from esen_lab.ui.views.setup import device, device_change, ensemble, left_gpu, offers, status, submodel
 
@@ -88,6 +89,7 @@ __all__ = [
     "stages",
     "status",
     "submodel",
+    "thresholds",
 ]
 
 RECORDS: Mapping[str, Callable[[Any], View]] = {
@@ -106,6 +108,7 @@ RECORDS: Mapping[str, Callable[[Any], View]] = {
     "esen_lab.studies.front.ParetoFront": front,
     "esen_lab.studies.placement.DevicePlacement": placement,
     "esen_lab.studies.cascade.Cascade": stages,
+    "esen_lab.studies.thresholds.ThresholdState": thresholds,
     "esen_lab.planner.search_job.SearchJob": lambda job: searching(job.snapshot(), job),
     "esen_lab.planner.plan.Plan": plan,
     "esen_lab.planner.editor.state.EditorState": editor,

@@ -35,6 +35,8 @@ def plan(record: Any) -> View:
         ("found by", record.searcher),
         ("left out", ", ".join(record.left_out)),
         ("inputs that reach each stage", ", ".join(map(format_percent, record.reach))),
+        ("an input is done at", ", ".join(f"{one:g}" for one in dict.fromkeys(record.thresholds))),
+        ("worst case, nobody leaves", given_s(record.worst_s)),
         ("combined by", record.combine),
         ("made for", device_text(record.device)),
         ("input profiled", record.example),

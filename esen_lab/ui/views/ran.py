@@ -54,8 +54,10 @@ def report(record: Any) -> View:
         ("overhead over the slowest lane", format_seconds(record.overhead_s)),
         ("time with two or more at once", format_percent(record.overlap)),
         ("sub-models at once, mean", f"{record.concurrency:.2f}"),
+        ("worst case, nobody leaves", given_s(record.worst_s)),
         ("input", record.batch),
     )
+    left = _stages(record.stages) if record.stages else ()
     notes = tuple(record.notes)
     if record.nan and not any("nan" in note.lower() for note in notes):
         notes = (f"NaN in the output of {', '.join(record.nan)}.", *notes)
@@ -64,7 +66,15 @@ def report(record: Any) -> View:
         notes = (*record.answered.sentences, *notes)
         of = len(record.answered.names) + len(record.answered.missing)
         title += f", {len(record.answered.names)} of {of} members"
-    return View(title=title, blocks=(timeline, ran, known), notes=notes)
+    return View(title=title, blocks=(timeline, *left, ran, known), notes=notes)
+
+
+def _stages(stages: Sequence[Any]) -> tuple[Table]:
+    """Of a plan in stages: how many rows came to each stage and left, beside what was planned."""
+    cells = [{"stage": str(number), **stage.cells} for number, stage in enumerate(stages, 1)]
+    columns = tuple(cells[0])
+    rows = tuple(tuple(one[column] for column in columns) for one in cells)
+    return (Table(columns=columns, rows=rows, numbers=("stage", "rows came", "planned", "left", "time")),)
 
 
 def _unfinished(record: Any) -> list[tuple[int, Segment]]:

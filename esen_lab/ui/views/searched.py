@@ -44,8 +44,12 @@ def history(record: Any) -> tuple[Block, ...]:
 
 def front_picture(record: Any) -> Front:
     """The picture of a `ParetoFront`: its choices by their number."""
-    found = tuple((str(i), c.allocation.jct_s, c.accuracy) for i, c in enumerate(record.choices, 1))
-    return Front(points=found, on_front=(True,) * len(found))
+    found = tuple((str(i), c.jct_s, c.accuracy) for i, c in enumerate(record.choices, 1))
+    told = tuple(
+        f"{i}: {c.label}, {format_percent(c.accuracy)} in {format_seconds(c.jct_s)}"
+        for i, c in enumerate(record.choices, 1)
+    )
+    return Front(points=found, on_front=(True,) * len(found), told=told)
 
 
 def searching(progress: Any, job: Any) -> View:
@@ -96,21 +100,34 @@ def front(record: Any) -> View:
         (
             str(number),
             format_percent(choice.accuracy),
-            marked(format_seconds(choice.allocation.jct_s), choice.allocation.plan.unmeasured),
-            ", ".join(choice.names),
-            " | ".join(f"{units}: {' + '.join(names)}" for units, names in choice.allocation.lanes),
+            marked(format_seconds(choice.jct_s), choice.allocation.plan.unmeasured),
+            ", ".join(choice.names) if choice.cascade is None and choice.weights is None else choice.label,
+            _lanes_of(choice),
         )
         for number, choice in enumerate(record.choices, 1)
     )
     columns = ("point", "accuracy", "JCT", "members", "lanes")
+    more = any(choice.cascade is not None or choice.judged for choice in record.choices)
     how = "Every subset was taken into account" if record.exact else "The best front found by NSGA-II"
+    how = "Every subset, and what it may be made of" if more else how
+    judged = tuple(dict.fromkeys(f"Accuracy {c.judged}." for c in record.choices if c.judged))
     return View(
         title=f"Members: {format_units(len(record.choices), 'point')} worth having",
         blocks=(front_picture(record), Table(columns=columns, rows=rows, numbers=("point", "accuracy", "JCT"))),
         notes=(
             f"{how}; {record.evaluations:,} subsets evaluated on the validation data.",
-            "`%esen members x y --take 2` puts point 2 in force: from then on only its members run.",
+            *judged,
+            "`%esen members x y --take 2` puts point 2 in force: from then on only its members run."
+            if not more
+            else "`lab.studies.take(front.choices[1])` puts point 2 in force.",
         ),
+    )
+
+
+def _lanes_of(choice: Any) -> str:
+    stages = (choice,) if choice.cascade is None else choice.cascade.stages
+    return ", then ".join(
+        " | ".join(f"{units}: {' + '.join(names)}" for units, names in stage.allocation.lanes) for stage in stages
     )
 
 
@@ -169,11 +186,38 @@ def stages(record: Any) -> View:
             "expected JCT",
             marked(format_seconds(record.expected_s), _unmeasured(stage.allocation for stage in record.stages)),
         ),
+        ("worst case, nobody leaves", format_seconds(record.worst_s)),
         ("all at once", format_seconds(record.at_once_s)),
         ("gain", format_percent(record.gain, signed=True)),
+        ("rows of a batch", str(record.rows) if record.rows > 1 else ""),
+        ("accuracy, all members", "" if record.whole_accuracy is None else format_percent(record.whole_accuracy)),
+        ("accuracy, early exit", "" if record.accuracy is None else format_percent(record.accuracy)),
+        ("later than the deadline", "" if record.late is None else format_percent(record.late)),
     )
     table = Table(columns=("stage", "inputs that get there", "JCT", "lanes"), rows=rows, numbers=("stage", "JCT"))
     notes = record.notes
     if len(record.stages) > 1:
-        notes = (*notes, "Planned only: this version runs all members at once. `--save plan.json` keeps it.")
+        notes = (*notes, "`--take` puts it in force, `%esen tune` then moves its thresholds.")
     return View(title=f"Cascade of {format_units(len(record.stages), 'stage')}", blocks=(table, known), notes=notes)
+
+
+def thresholds(record: Any) -> View:
+    """A `ThresholdState`: the thresholds of a cascade, and what is expected with them."""
+    rows = tuple(
+        (
+            str(number),
+            " + ".join(stage.names),
+            f"{record.thresholds[number - 1]:g}" if number <= len(record.thresholds) else "-",
+            format_percent(stage.reach),
+            format_percent(
+                stage.reach - (record.cascade.stages[number].reach if number <= len(record.thresholds) else 0)
+            ),
+        )
+        for number, stage in enumerate(record.cascade.stages, 1)
+    )
+    columns = ("stage", "asked", "done at", "inputs that get there", "leave")
+    return View(
+        title="Thresholds of a cascade",
+        blocks=(Table(columns=columns, rows=rows, numbers=("stage", "done at", "inputs that get there", "leave")),),
+        notes=(" · ".join(record.figures), *([record.message] if record.message else [])),
+    )

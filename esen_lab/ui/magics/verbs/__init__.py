@@ -60,6 +60,7 @@ VERBS: Mapping[str, Verb] = {
     "members": plan.MEMBERS,
     "place": plan.PLACE,
     "cascade": plan.CASCADE,
+    "best": plan.BEST,
     "plan": plan.PLAN,
     "share": edit.SHARE,
     "tune": edit.TUNE,

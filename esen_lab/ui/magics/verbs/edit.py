@@ -10,6 +10,7 @@ from esen_lab.errors import UsageError
 from esen_lab.ui import views
 from esen_lab.ui.magics import suggestions
 from esen_lab.ui.magics.arguments import Argument, text, unknown
+from esen_lab.ui.magics.verbs.thresholds import tune_thresholds
 from esen_lab.ui.magics.verbs.verb import Given, Verb, show
 from esen_lab.ui.session import Session
 from esen_lab.ui.views import View
@@ -64,7 +65,10 @@ SHARE = Verb(
 
 
 def _tune(session: Session, given: Given) -> Any:
-    editor = session.lab().tune()
+    lab = session.lab()
+    if lab.plan is not None and lab.plan.staged:
+        return tune_thresholds(session, lab.studies.thresholds(), given.words)
+    editor = lab.tune()
     if given.words:
         _take_step(editor, given.words)
     state = editor.state
@@ -136,7 +140,7 @@ TUNE = Verb(
             "words",
             "propose [SEARCHER], apply, measure, undo, redo, reset, cancel, save PATH, export PATH, "
             "move NAME LANE, move NAME (to a lane of its own), split NAME ..., merge LANE LANE ..., "
-            "oversubscribe on, oversubscribe off",
+            "oversubscribe on, oversubscribe off; of a cascade: threshold [STAGE] CONFIDENCE, apply, reset",
             text,
             "STEP",
             count="*",

@@ -430,13 +430,18 @@ PLACE = Verb(
 
 
 def _cascade(session: Session, given: Given) -> Any:
-    chosen = options(threshold=given.threshold, order=given.order, batch=given.batch)
-    cascade = session.lab().studies.cascade(given.input, given.labels, **chosen)
-    return _show_and_save(session, cascade, views.stages(cascade), given.save)
+    chosen = options(threshold=given.threshold, order=given.order, batch=given.batch, deadline_s=given.deadline)
+    studies = session.lab().studies
+    cascade = studies.cascade(given.input, given.labels, **chosen)
+    _show_and_save(session, cascade, views.stages(cascade), given.save)
+    if not given.take:
+        return cascade
+    plan = studies.take(cascade)
+    return show(session, plan, views.plan(plan))
 
 
 CASCADE = Verb(
-    "ask some members first, the others only while the answer is not sure (planned, not run)",
+    "ask some members first, the others only while the answer is not sure",
     _cascade,
     (
         _VALIDATION,
@@ -456,10 +461,67 @@ CASCADE = Verb(
             "A,B",
             suggest=suggestions.submodels,
         ),
+        Argument("--deadline", "say how many answers are expected later than this", seconds, "S"),
+        Argument("--take", "put it in force"),
         _BATCH,
         _SAVE,
     ),
     example="%esen cascade x x --threshold 0.9",
+)
+
+
+def _best(session: Session, given: Given) -> Any:
+    if (given.within is None) == (given.loss is None):
+        raise UsageError(
+            "`%esen best` takes a time, or a loss of accuracy",
+            given="both" if given.within is not None else "neither",
+            hint="Such as `%esen best --within 50ms --on x_val,y_val`.",
+        )
+    data, labels = given.on if given.on is not None else (None, None)
+    if labels is None:
+        raise UsageError(
+            "What is most accurate is found with data and its labels",
+            given="--on without labels" if given.on is not None else "no --on",
+            hint="Such as --on x_val,y_val.",
+        )
+    lab = session.lab()
+    asked = options(
+        cascade=given.cascade or None, weights="greedy" if given.greedy else None, batch=given.batch, seed=given.seed
+    )
+    if given.within is not None:
+        plan = lab.best_within(given.within, data, labels, **asked)
+    else:
+        plan = lab.fastest_within(given.loss, data, labels, **asked)
+    front = lab.studies.last_front
+    session.front.show(views.front(front))
+    return show(session, plan, views.plan(plan))
+
+
+BEST = Verb(
+    "the most accurate plan within a time, or the fastest within a loss of accuracy; it is put in force",
+    _best,
+    (
+        Argument("--within", "the expected JCT of a batch like the example, such as 50ms", seconds, "S"),
+        Argument(
+            "--accuracy-loss",
+            "so much below the accuracy of all members, such as 0.5 (of a hundred samples)",
+            percent,
+            "PERCENT",
+            key="loss",
+        ),
+        Argument(
+            "--on",
+            "validation data and the right class of each sample: Python expressions",
+            _data,
+            "X,Y",
+            suggest=suggestions.tensors,
+        ),
+        Argument("--cascade", "try cascades too"),
+        Argument("--greedy", "learn weights by greedy selection on one half of the data, judge on the other"),
+        _BATCH,
+        Argument("--seed", "of the halves", whole_number, "N"),
+    ),
+    example="%esen best --within 50ms --on x,x",
 )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from esen_lab.errors import UsageError
 from esen_lab.ui import views
 from esen_lab.ui.magics import suggestions
-from esen_lab.ui.magics.arguments import Argument, names, seconds, text, whole_number
+from esen_lab.ui.magics.arguments import Argument, expression, names, seconds, text, whole_number
 from esen_lab.ui.magics.verbs.verb import INPUT, Given, Verb, options
 from esen_lab.ui.session import Session
 
@@ -74,7 +74,7 @@ def _compare(session: Session, given: Given) -> Any:
     lab = session.lab()
     plans = None if given.plans is None else {path: path for path in given.plans}
     peers = given.peers[0] if given.peers in (["soon"], ["all"], ["none"]) else given.peers
-    asked = options(rounds=given.rounds, strategies=given.strategies, peers=peers, plans=plans)
+    asked = options(y=given.labels, rounds=given.rounds, strategies=given.strategies, peers=peers, plans=plans)
     return session.attend(
         "Comparing", lambda tell: lab.compare(given.input, on_progress=tell, **asked), views.comparison
     )
@@ -85,6 +85,13 @@ COMPARE = Verb(
     _compare,
     (
         INPUT,
+        Argument(
+            "--labels",
+            "the right class of each row, to tell each answer's accuracy: a Python expression",
+            expression,
+            "Y",
+            suggest=suggestions.tensors,
+        ),
         Argument("--rounds", "how many rounds", whole_number, "N"),
         Argument(
             "--strategies",

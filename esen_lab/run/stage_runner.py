@@ -1,0 +1,488 @@
+"""One run of a plan in stages: some members are asked, rows that are sure leave, the others go on to the next stage.
+
+    stage 1    the whole batch, as any plan
+    between    the combine rule over all members asked so far; rows at or above the threshold are answered
+    stage k    the open rows are gathered from the input of stage 1 into that of stage k (`stage_rows.py`), its lanes
+               are woken; what earlier members answered is kept for the open rows alone
+    nobody     is left: later stages are not woken
+
+All lanes of all stages are warm; those of different stages may lie on the same cores, since only one stage is at work
+at a time. The answer is what the rule made of a row in the stage that it left in, in the order of the input.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from esen_lab.common.answers import IN_PRECISION, difference
+from esen_lab.common.trees import Tree, map_tensors
+from esen_lab.common.units import backend_parts
+from esen_lab.ensemble import Combine, Ensemble
+from esen_lab.ensemble.confidence import scores_of, sure_rows
+from esen_lab.errors import ModelError, UsageError
+from esen_lab.lanes import ForkServer, Worker
+from esen_lab.lanes.openmp import CallersThreads
+from esen_lab.planner.plan import Lane, Plan
+from esen_lab.planner.steps import members_of
+from esen_lab.run.deadline import Deadline
+from esen_lab.run.device_combine import WhereToCombine
+from esen_lab.run.lane_group import LaneGroup
+from esen_lab.run.lane_input import LaneInput
+from esen_lab.run.lane_runner import LaneRunner, times_of
+from esen_lab.run.outcome import MemberRun, Run
+from esen_lab.run.run_history import RunHistory
+from esen_lab.run.stage_report import StageReport
+from esen_lab.run.stage_rows import (
+    SIZES,
+    SIZES_OF_ENGINES,
+    first_rows,
+    padded,
+    rows_in,
+    size_for,
+    sizes_of,
+    taken,
+    with_other_rows,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+_WARMED = 2  # batch sizes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageLanes:
+    """The lanes of one stage, what they run, and at how many sizes of a batch."""
+
+    lanes: tuple[Lane, ...]
+    names: tuple[str, ...]
+    group: LaneGroup
+    runner: LaneRunner
+    sizes: int
+
+
+@dataclass(slots=True)
+class _Told:
+    """What the stages of one run came to."""
+
+    at_s: dict[str, tuple[float, float]] = field(default_factory=dict)
+    nan: list[str] = field(default_factory=list)
+    stages: list[StageReport] = field(default_factory=list)
+
+
+class StageRunner:
+    """Runs one input at a time through the stages of a plan. Under the executor's lock.
+
+    It stands in the place of a `LaneRunner`, and of the `LaneGroup` of all lanes where they are ended or asked whether
+    they can run.
+
+    Args:
+        workers: The lanes of the plan.
+        plan: It runs in stages.
+        fork_server: Started the workers.
+        history: Makes the reports.
+        core_to_spare: Whether this process can stay awake without taking a core from a lane.
+    """
+
+    def __init__(
+        self,
+        workers: tuple[Worker, ...],
+        plan: Plan,
+        fork_server: ForkServer,
+        history: RunHistory,
+        *,
+        core_to_spare: bool,
+    ) -> None:
+        self._history = history
+        self._threads = CallersThreads()
+        self._stages: list[StageLanes] = []
+        for numbers in plan.stages:
+            own, lanes = tuple(workers[n] for n in numbers), tuple(plan.lanes[n] for n in numbers)
+            group = LaneGroup(own, lanes, fork_server, core_to_spare=core_to_spare)
+            self._stages.append(
+                StageLanes(
+                    lanes=lanes,
+                    names=members_of([name for lane in lanes for name in lane.members]),
+                    group=group,
+                    runner=LaneRunner(own, group, history, core_to_spare=core_to_spare),
+                    sizes=SIZES if all(lane.all_eager for lane in lanes) else SIZES_OF_ENGINES,
+                )
+            )
+        self._rules: tuple[Combine | None, list[Combine]] = (None, [])
+        self._looked_at = False  # whether it was seen that rows do not depend on each other
+        self._warmed: set[int] = set()  # batches whose smaller sizes engines were prepared for
+        self._has_engines = any(stage.sizes == SIZES_OF_ENGINES for stage in self._stages[1:])
+
+    # --- all lanes as one ----------------------------------------------------------------------------------------
+
+    @property
+    def broken(self) -> str:
+        """Why the lanes cannot run any more, or ""."""
+        return next((stage.group.broken for stage in self._stages if stage.group.broken), "")
+
+    @property
+    def late(self) -> Collection[int]:
+        """Nobody is ever late: a run waits for every lane that it has woken."""
+        return ()
+
+    def look_at_late(self) -> None:
+        """There is nobody to look at."""
+
+    def catch_up(self, deadline: Deadline) -> None:
+        """There is nobody to wait for."""
+
+    def give_up(self, why: str) -> None:
+        """They are broken from now on."""
+        for stage in self._stages:
+            stage.group.give_up(why)
+
+    def end(self) -> None:
+        """A deadline has passed: end all lanes, without waiting for their ends."""
+        for stage in self._stages:
+            stage.group.end()
+
+    @property
+    def where(self) -> WhereToCombine:
+        """Combining on the GPU, which no stage does: what is decided is decided on the host."""
+        return self._stages[0].runner.where
+
+    @property
+    def input(self) -> LaneInput:
+        """Where the lanes of the first stage read the whole batch."""
+        return self._stages[0].runner.input
+
+    def forget(self) -> None:
+        """Sub-models or the combine rule are other ones: nothing that was prepared or found out holds."""
+        self._rules = (None, [])
+        self._looked_at = False
+        self._warmed.clear()
+        for stage in self._stages:
+            stage.runner.forget()
+
+    def close(self) -> None:
+        """Let go of the memory; the lanes are ended by others."""
+        for stage in self._stages:
+            stage.runner.close()
+
+    # --- a run ---------------------------------------------------------------------------------------------------
+
+    def run(
+        self,
+        plan: Plan,
+        ensemble: Ensemble,
+        x: Tree,
+        deadline: Deadline,
+        *,
+        seed: int | None,
+        begin_ns: int,
+        meanwhile: Callable[[], object] | None = None,
+    ) -> Run:
+        """Run once; arguments and what is raised are those of `LaneRunner.run`.
+
+        Raises:
+            UsageError: The input has no batch axis, the combined answer no scores, or a sub-model's answer to a row
+                depends on the other rows.
+        """
+        first = self._stages[0]
+        first.runner.write(ensemble, x, deadline)
+        rows = rows_in(self.input.spec)
+        if self._prepare(ensemble, rows, deadline, seed):  # counts to no run
+            begin_ns = time.perf_counter_ns()
+            first.runner.write(ensemble, x, deadline)
+        copied_ns = time.perf_counter_ns()
+        told = _Told()
+        output = self._through(plan, ensemble, rows, deadline, seed, begin_ns, meanwhile, told)
+        jct_s = (time.perf_counter_ns() - begin_ns) / 1e9
+        for stage in self._stages:
+            own = [[told.at_s[name] for name in lane.members if name in told.at_s] for lane in stage.lanes]
+            if all(own):
+                stage.group.order_by([spans[-1][1] - spans[0][0] for spans in own])
+        report = self._history.report(
+            plan,
+            told.at_s,
+            told.nan,
+            str(self.input.spec),
+            jct_s=jct_s,
+            copy_s=(copied_ns - begin_ns) / 1e9,
+            combine_s=sum(stage.decide_s for stage in told.stages),
+            notes=(),
+            stages=tuple(told.stages),
+        )
+        return Run(output=output, report=report)
+
+    def _through(
+        self,
+        plan: Plan,
+        ensemble: Ensemble,
+        rows: int,
+        deadline: Deadline,
+        seed: int | None,
+        begin_ns: int,
+        meanwhile: Callable[[], object] | None,
+        told: _Told,
+    ) -> Tree:
+        """The stages, one after the other, while rows are open; the combined answer, the caller's own."""
+        import torch
+
+        rules, thresholds = self._rules_for(ensemble), plan.thresholds
+        begun_ns = time.perf_counter_ns()
+        opened = torch.arange(rows, device="cpu")
+        kept: dict[str, Tree] = {}
+        output: torch.Tensor | None = None
+        for number, stage in enumerate(self._stages):
+            last = number == len(self._stages) - 1
+            count = len(opened)
+            if number and not count:
+                told.stages.append(self._asleep(plan, number, rows, begun_ns, begin_ns))
+                continue
+            ran = rows if not number else size_for(count, rows, stage.sizes)
+            if number:
+                stage.runner.write_rows(self.input, padded(opened, ran), deadline)
+            woken_ns = time.perf_counter_ns()
+            stage.runner.wake(seed)
+            if meanwhile is not None and not number:
+                self._meanwhile(stage, meanwhile)
+            timings = stage.group.collect(deadline, _nothing)
+            done_ns = time.perf_counter_ns()
+            stage.group.lasted_s = (done_ns - woken_ns) / 1e9
+            times = times_of(stage.lanes, timings, begin_ns)
+            told.at_s.update(times.at_s)
+            told.nan += times.nan
+            answers = kept | first_rows(stage.group.outputs(stage.names), count, ran)
+            scores = self._combined(ensemble, rules[number], answers, count)
+            if output is None:
+                output = scores
+            else:
+                _put(output, opened, scores, ensemble)
+            # Whoever stays open is answered again: what stands there then is of the stage that he leaves in.
+            left = count
+            if not last:
+                with self._threads.alone():
+                    stay = (~sure_rows(scores, thresholds[number])).nonzero().squeeze(1)
+                    left = count - len(stay)
+                    kept = taken(answers, stay) if len(stay) else {}
+                    opened = opened[stay]
+            end_ns = time.perf_counter_ns()
+            told.stages.append(
+                StageReport(
+                    names=stage.names,
+                    rows=count,
+                    left=left,
+                    of=rows,
+                    ran=ran,
+                    start_s=(begun_ns - begin_ns) / 1e9,
+                    end_s=(end_ns - begin_ns) / 1e9,
+                    decide_s=(end_ns - done_ns) / 1e9,
+                    predicted_reach=plan.reach[number],
+                    predicted_s=plan.stage_s(number),
+                    threshold=None if last else thresholds[number],
+                )
+            )
+            begun_ns = end_ns
+            if last:
+                break
+        return output
+
+    def _asleep(self, plan: Plan, number: int, rows: int, at_ns: int, begin_ns: int) -> StageReport:
+        """Of a stage that nobody was left for."""
+        at_s = (at_ns - begin_ns) / 1e9
+        return StageReport(
+            names=self._stages[number].names,
+            rows=0,
+            left=0,
+            of=rows,
+            ran=0,
+            start_s=at_s,
+            end_s=at_s,
+            decide_s=0.0,
+            predicted_reach=plan.reach[number],
+            predicted_s=plan.stage_s(number),
+            threshold=plan.thresholds[number] if number < len(plan.thresholds) else None,
+        )
+
+    @staticmethod
+    def _meanwhile(stage: StageLanes, meanwhile: Callable[[], object]) -> None:
+        try:
+            meanwhile()
+        except BaseException:
+            stage.group.settle()
+            raise
+
+    def _rules_for(self, ensemble: Ensemble) -> list[Combine]:
+        """For each stage the combine rule for all members that are asked by its end."""
+        if self._rules[0] is not ensemble.combine:
+            asked: set[str] = set()
+            rules = []
+            for stage in self._stages:
+                asked |= set(stage.names)
+                names = [name for name in ensemble.names if name in asked]
+                rules.append(ensemble.combine.for_members(names, ensemble.names))
+            self._rules = (ensemble.combine, rules)
+        return self._rules[1]
+
+    def _combined(self, ensemble: Ensemble, rule: Combine, answers: Mapping[str, Tree], rows: int) -> torch.Tensor:
+        """The combined answer of some members to some rows: new memory, shape (rows, classes)."""
+        import torch
+
+        # A function of the user's own computes as it would outside.
+        with torch.no_grad(), nullcontext() if rule.function is not None else self._threads.alone():
+            combined = rule({name: answers[name] for name in ensemble.names if name in answers})
+        return scores_of(combined, rows, rule.describe())
+
+    # --- every member on every row -------------------------------------------------------------------------------
+
+    def run_members(self, ensemble: Ensemble, x: Tree, deadline: Deadline, *, seed: int | None) -> MemberRun:
+        """Run every stage on the whole batch: every member's answer, and the combined one of all of them."""
+        import torch
+
+        self._stages[0].runner.write(ensemble, x, deadline)
+        rows = rows_in(self.input.spec)
+        members = self._answers(torch.arange(rows, device="cpu"), rows, deadline, seed)
+        members = {name: members[name] for name in ensemble.names if name in members}
+        return MemberRun(output=self._combined(ensemble, ensemble.combine, members, rows), members=members)
+
+    def _answers(
+        self, index: torch.Tensor, rows: int, deadline: Deadline, seed: int | None, *, size: int = 0
+    ) -> dict[str, Tree]:
+        """What every member answers for some rows of the input of the first stage, copies; at a size, or as many."""
+        import torch
+
+        whole = torch.arange(rows, device="cpu")
+        found: dict[str, Tree] = {}
+        count = len(index)
+        size = size or count
+        for number, stage in enumerate(self._stages):
+            if number:
+                stage.runner.write_rows(self.input, padded(index, size), deadline)
+            elif count != rows:
+                continue  # the first stage always has the whole batch
+            stage.runner.wake(seed)
+            stage.group.collect(deadline, _nothing)
+            ran = size if number else len(whole)
+            for name, tree in first_rows(stage.group.outputs(stage.names), count, ran).items():
+                found[name] = map_tensors(lambda leaf: leaf.clone(), tree)
+        return found
+
+    # --- what is found out before the first run -------------------------------------------------------------------
+
+    def _prepare(self, ensemble: Ensemble, rows: int, deadline: Deadline, seed: int | None) -> bool:
+        """Once for a size of the batch: see that rows are independent, have engines prepared. Whether lanes ran."""
+        did = False
+        if rows > 1 and not self._looked_at:
+            self._check_rows(ensemble, rows, deadline, seed)
+            self._looked_at = did = True
+        # Batches of ever new sizes would have engines compile without an end: beyond these, each when it comes.
+        if self._has_engines and rows not in self._warmed and len(self._warmed) < _WARMED:
+            for stage in self._stages[1:]:
+                for size in sizes_of(rows, stage.sizes) if stage.sizes == SIZES_OF_ENGINES else ():
+                    self._run_rows(stage, size, deadline, seed)
+                    did = True
+            self._warmed.add(rows)
+        return did
+
+    def _run_rows(self, stage: StageLanes, size: int, deadline: Deadline, seed: int | None) -> None:
+        import torch
+
+        stage.runner.write_rows(self.input, torch.arange(size, device="cpu"), deadline)
+        stage.runner.wake(seed)
+        stage.group.collect(deadline, _nothing)
+
+    def _check_rows(self, ensemble: Ensemble, rows: int, deadline: Deadline, seed: int | None) -> None:
+        """See that members of later stages answer a row alike whatever else is in its batch, and at another size.
+
+        Raises:
+            UsageError: One does not: asked for a part of the rows, it would answer something else.
+        """
+        import torch
+
+        half = -(-rows // 2)
+        judged = {
+            name: IN_PRECISION[backend_parts(how)[1]]
+            for name, how in self._executed(ensemble).items()
+            if not ensemble.get(name).traits.random
+        }
+        index = torch.arange(half, device="cpu")
+        whole = self._answers(torch.arange(rows, device="cpu"), rows, deadline, seed)
+        try:
+            alone = self._answers(index, rows, deadline, seed, size=half)
+        except ModelError as problem:
+            raise UsageError(
+                "A sub-model of a later stage takes any number of rows",
+                given=f"{problem.rule}, asked for {half} of {rows} rows",
+                hint="Put it into the first stage, or take a plan without stages.",
+            ) from problem
+        self._with_other_rows()
+        others = self._answers(torch.arange(rows, device="cpu"), rows, deadline, seed)
+        for name, allowed in judged.items():
+            if name in self._stages[0].names:
+                continue
+            wanted = map_tensors(lambda leaf: leaf[:half], whole[name])
+            for found, when in (
+                (alone[name], f"for {half} of {rows} rows"),
+                (map_tensors(lambda leaf: leaf[:half], others[name]), "beside other rows"),
+            ):
+                apart = difference(found, wanted, allowed)
+                if not apart.agrees:
+                    raise UsageError(
+                        "In a plan in stages, what a sub-model answers to a row does not depend on the other rows",
+                        given=f"{name!r} answers otherwise {when} ({apart})",
+                        hint="Put it into the first stage, or take a plan without stages.",
+                    )
+
+    def _with_other_rows(self) -> None:
+        """Have other rows in the second half of the batch, where the first stage reads it."""
+        leaves = [with_other_rows(leaf) for leaf in self.input.tensors]
+        self.input.write(leaves)
+
+    def _executed(self, ensemble: Ensemble) -> dict[str, str]:
+        return {
+            name: "eager" if step in self._history.fallen_back else how
+            for stage in self._stages
+            for lane in stage.lanes
+            for step, how in zip(lane.members, lane.backends, strict=True)
+            for name in members_of([step])
+            if name in ensemble.names
+        }
+
+
+def check_stages(plan: Plan, ensemble: Ensemble) -> None:
+    """Refuse a plan in stages whose later members cannot be asked for a part of the rows.
+
+    Raises:
+        UsageError: One keeps state between calls, which would then be that of some rows.
+    """
+    later = [lane for lane in plan.lanes if lane.stage]
+    keeping = [
+        name
+        for name in members_of([step for lane in later for step in lane.members])
+        if ensemble.get(name).traits.keeps_state
+    ]
+    if keeping:
+        raise UsageError(
+            "A sub-model of a later stage keeps nothing between calls: it is asked for some rows only",
+            given=f"state kept by {', '.join(keeping)}",
+            hint="Put it into the first stage, or take a plan without stages.",
+        )
+
+
+def _put(output: torch.Tensor, rows: torch.Tensor, scores: torch.Tensor, ensemble: Ensemble) -> None:
+    """Put the scores of some rows where they belong.
+
+    Raises:
+        UsageError: They are not of the kind that the first stage gave.
+    """
+    if scores.shape[1:] != output.shape[1:] or scores.dtype != output.dtype:
+        raise UsageError(
+            "Every stage answers with scores of the same classes",
+            given=f"{scores.dtype}{list(scores.shape[1:])} after {output.dtype}{list(output.shape[1:])} by "
+            f"{ensemble.combine.describe()}",
+        )
+    output.index_copy_(0, rows, scores)
+
+
+def _nothing() -> None:
+    """Nothing is combined ahead."""

@@ -1,0 +1,193 @@
+"""The most accurate plan within a time, and the fastest within a loss of accuracy: of members, weights and cascades.
+
+choices    the front of members (`front.py`), and where asked for, cascades of these members at several thresholds
+front      those that no other beats in accuracy and expected JCT at once
+within     the most accurate choice of the front that is expected to be done in time
+loss       the fastest one whose accuracy is at most so much below that of all members
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from esen_lab.common.units import format_percent, format_seconds
+from esen_lab.cost_model import CostModel
+from esen_lab.ensemble import make_combine
+from esen_lab.errors import UsageError
+from esen_lab.planner import Allocation
+from esen_lab.studies.front import Choice, ParetoFront, undominated
+from esen_lab.studies.greedy import Halves, greedy_weights
+from esen_lab.studies.members import cascade_of_members, front_of_members
+from esen_lab.studies.validation import Answers
+
+THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+"""The confidences at which cascades are tried."""
+_MOST_ENSEMBLES = 6
+"""So many subsets of the front, the most accurate ones, are tried as cascades."""
+WEIGHTS = ("", "greedy")
+
+
+def front_of_choices(
+    models: Mapping[str, CostModel],
+    units: int,
+    answers: Answers,
+    labels: NDArray[np.int64],
+    *,
+    cascades: bool = False,
+    weights: str | None = None,
+    stage_overhead_s: float = 0.0,
+    seed: int = 0,
+) -> ParetoFront:
+    """The front of accuracy against expected JCT over subsets of members, and cascades of them.
+
+    Args:
+        models: The cost models.
+        units: Units of the device.
+        answers: Of the members, on validation data.
+        labels: The right classes.
+        cascades: Whether to try cascades too.
+        weights: "greedy": members are weighted as was selected on one half of the data, and every accuracy of the front
+            is that of the other half. None: the ensemble's own rule, on all the data.
+        stage_overhead_s: What one more stage of a cascade costs.
+        seed: Of the halves, and of NSGA-II.
+
+    Raises:
+        UsageError: An option is unknown, or the outputs and the rule are not those of a classifier.
+    """
+    if (weights or "") not in WEIGHTS:
+        raise UsageError(
+            "Weights are learned greedily, or are those of the rule", given=weights, hint="'greedy', None."
+        )
+    reported, said = labels, f"on all {answers.samples} validation samples, on which it was chosen too"
+    choices: tuple[Choice, ...]
+    whole = answers
+    if weights == "greedy":
+        halves = Halves.of(answers.samples, seed)
+        said = f"on {len(halves.report)} validation samples; weights were selected on the other {len(halves.selection)}"
+        reported = labels[halves.report]
+        plain_front = front_of_members(
+            models, units, answers.some(halves.selection), labels[halves.selection], seed=seed
+        )
+        exact, evaluations = plain_front.exact, plain_front.evaluations
+        choices = tuple(one for choice in plain_front.choices for one in _weighted(choice, answers, labels, halves))
+        whole = answers.some(halves.report)
+    else:
+        front = front_of_members(models, units, answers, labels, seed=seed)
+        choices, exact, evaluations = front.choices, front.exact, front.evaluations
+    everybody = accuracy_of_all(whole, reported)
+    if cascades:
+        choices = (*choices, *_cascades(choices, models, units, whole, reported, stage_overhead_s))
+    kept = undominated(replace(choice, judged=said) for choice in choices)
+    return ParetoFront(choices=kept, exact=exact and not cascades, evaluations=evaluations, whole_accuracy=everybody)
+
+
+def accuracy_of_all(answers: Answers, labels: NDArray[np.int64]) -> float:
+    """The fraction of samples that all members together get right, by the ensemble's own rule."""
+    combined = answers.combined(answers.outputs)
+    classes = combined if combined.ndim == 1 else combined.argmax(axis=-1)
+    return float((classes == labels).mean())
+
+
+def _weighted(choice: Choice, answers: Answers, labels: NDArray[np.int64], halves: Halves) -> Sequence[Choice]:
+    """A choice with its own rule, and with learned weights; members without a weight are left out."""
+    own = answers.only(choice.names)
+    report = own.some(halves.report)
+    plain = replace(choice, accuracy=accuracy_of_all(report, labels[halves.report]))
+    selection = own.some(halves.selection)
+    learned = greedy_weights(selection.outputs, labels[halves.selection])
+    kept = {name: weight for name, weight in learned.items() if weight > 0}
+    if set(kept) != set(choice.names):  # the front has the subsets worth having: this one is another choice's
+        return [plain]
+    rule = replace(own.ensemble, combine=make_combine("weighted", weights=kept))
+    accuracy = accuracy_of_all(replace(report, ensemble=rule), labels[halves.report])
+    return [plain, replace(choice, accuracy=accuracy, weights=kept)]
+
+
+def _cascades(
+    choices: Sequence[Choice],
+    models: Mapping[str, CostModel],
+    units: int,
+    answers: Answers,
+    labels: NDArray[np.int64],
+    stage_overhead_s: float,
+) -> list[Choice]:
+    """Cascades of the members of the most accurate choices."""
+    found: list[Choice] = []
+    plans: dict[frozenset[str], Allocation] = {}
+    ranked = sorted((one for one in choices if len(one.names) > 1), key=lambda one: -one.accuracy)
+    everybody = tuple(answers.ensemble.names)
+    sets = list(dict.fromkeys([*((one.names, tuple((one.weights or {}).items())) for one in ranked), (everybody, ())]))
+    for names, weights in sets[:_MOST_ENSEMBLES]:
+        own = answers.only(names)
+        if weights:
+            own = replace(own, ensemble=replace(own.ensemble, combine=make_combine("weighted", weights=dict(weights))))
+        for threshold in THRESHOLDS:
+            cascade = cascade_of_members(
+                {name: models[name] for name in own.ensemble.names},
+                units,
+                own,
+                threshold,
+                labels=labels,
+                stage_overhead_s=stage_overhead_s,
+                plans=plans,
+            )
+            if len(cascade.stages) > 1 and cascade.accuracy is not None and cascade.at_once is not None:
+                found.append(
+                    Choice(
+                        names=tuple(own.ensemble.names),
+                        accuracy=cascade.accuracy,
+                        allocation=cascade.at_once,
+                        cascade=cascade,
+                        weights=dict(weights) or None,
+                    )
+                )
+    return found
+
+
+def best_within(front: ParetoFront, within_s: float) -> Choice:
+    """The most accurate choice that is expected to be done within a time.
+
+    Raises:
+        UsageError: It is no time, or nobody is as fast.
+    """
+    if isinstance(within_s, bool) or not isinstance(within_s, (int, float)) or not within_s > 0:
+        raise UsageError("A time is a number of seconds above 0", given=within_s)
+    in_time = [choice for choice in front.choices if choice.jct_s <= within_s]
+    if not in_time:
+        fastest = front.choices[0]
+        raise UsageError(
+            f"Some choice of members is expected within {format_seconds(within_s)}",
+            given=f"the fastest, {' + '.join(fastest.names)}, takes {format_seconds(fastest.jct_s)}",
+            hint="Allow more time, give less work (a smaller batch), or a faster backend: lab.profile(backends=...).",
+        )
+    return in_time[-1]  # the front rises in accuracy with time
+
+
+def fastest_within(front: ParetoFront, loss: float) -> Choice:
+    """The fastest choice whose accuracy is at most `loss` below that of all members together.
+
+    Args:
+        front: Of choices.
+        loss: 0 to 1: 0.005 is half a percent of the samples.
+
+    Raises:
+        UsageError: It is no such number, or no choice of the front is as accurate.
+    """
+    if isinstance(loss, bool) or not isinstance(loss, (int, float)) or not 0 <= loss < 1:
+        raise UsageError(
+            "A loss of accuracy is a fraction from 0 to below 1", given=loss, hint="0.005 is half a percent."
+        )
+    least = (front.whole_accuracy or 0.0) - loss
+    good = [choice for choice in front.choices if choice.accuracy >= least - 1e-12]
+    if not good:
+        best = front.choices[-1]
+        raise UsageError(
+            f"Some choice loses at most {format_percent(loss)} of the accuracy of all members "
+            f"({format_percent(front.whole_accuracy or 0.0)})",
+            given=f"the best one found has {format_percent(best.accuracy)}",
+        )
+    return good[0]

@@ -1,0 +1,119 @@
+"""Sliders for the thresholds of a cascade: `%esen tune` where the plan in force has stages.
+
+As in `sliders.py`: setting a widget from here calls its observers too, which `_showing` tells from a user's move; the
+editor is never called with the panel's lock held; what takes time runs beside the callback; an older state than is
+shown is dropped.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import ipywidgets as widgets
+
+from esen_lab.common.locks import Lock
+from esen_lab.errors import EsenError
+from esen_lab.ui.markup import element, joined
+from esen_lab.ui.widgets.sliders import Shows
+
+
+class ThresholdPanel:
+    """A panel over the thresholds of a cascade. `box` is the widget; `close` ends it.
+
+    Args:
+        editor: See `esen_lab.studies.thresholds.ThresholdEditor`.
+    """
+
+    def __init__(self, editor: Any) -> None:
+        self._editor = editor
+        self._lock = Lock()
+        self._showing = False
+        self._revision = -1
+        self._threads: list[threading.Thread] = []
+        wide = widgets.Layout(width="330px")
+        self.sliders = [
+            widgets.FloatSlider(
+                value=0.9,
+                min=0.01,
+                max=1.0,
+                step=0.01,
+                description=f"stage {number}",
+                readout_format=".2f",
+                layout=wide,
+            )
+            for number in range(1, len(editor.state.thresholds) + 1)
+        ]
+        self.words = [Shows() for _ in editor.state.cascade.stages]
+        self.figures, self.message = Shows(), Shows()
+        self.apply = widgets.Button(description="Apply", tooltip="put these thresholds in force")
+        self.reset = widgets.Button(description="Reset", tooltip="back to those in force")
+        rows = [
+            widgets.HBox([self.sliders[number], words] if number < len(self.sliders) else [words])
+            for number, words in enumerate(self.words)
+        ]
+        self.box = widgets.VBox([self.figures, *rows, widgets.HBox([self.apply, self.reset]), self.message])
+        for number, slider in enumerate(self.sliders, 1):
+            slider.observe(lambda change, stage=number: self._moved(change["new"], stage), names="value")
+        self.apply.on_click(lambda _: self._beside(editor.apply))
+        self.reset.on_click(lambda _: self._users(editor.reset))
+        self._stop = editor.listen(self._show)
+        self._show(editor.state)
+
+    def _moved(self, threshold: float, stage: int) -> None:
+        self._users(lambda: self._editor.set(round(threshold, 4), stage))
+
+    def _users(self, act: Callable[[], Any]) -> None:
+        with self._lock:
+            if self._showing:
+                return
+        try:
+            act()
+        except EsenError as problem:
+            with self._lock:
+                self.message.show(element("span", str(problem), style="color:#D55E00"))
+
+    def _beside(self, act: Callable[[], Any]) -> None:
+        thread = threading.Thread(target=self._users, args=(act,), name="esen-tune", daemon=True)
+        with self._lock:
+            self._threads = [*(t for t in self._threads if t.is_alive()), thread]
+            thread.start()
+
+    def _show(self, state: Any) -> None:
+        with self._lock:
+            if state.revision < self._revision:
+                return
+            self._revision = state.revision
+            self._showing = True
+            try:
+                with self.box.hold_sync():
+                    self._draw(state)
+            finally:
+                self._showing = False
+
+    def _draw(self, state: Any) -> None:
+        first, *others = state.figures
+        self.figures.show(joined([element("b", first), *others], " · "))
+        for slider, threshold in zip(self.sliders, state.thresholds, strict=True):
+            slider.value = threshold
+        for words, stage in zip(self.words, state.cascade.stages, strict=True):
+            words.show(joined([element("b", " + ".join(stage.names)), f" reached by {100 * stage.reach:.1f} %"]))
+        self.message.show(element("span", state.message, style="color:#D55E00") if state.message else "")
+        self.apply.disabled = state.in_force
+
+    def close(self, timeout_s: float = 2.0) -> None:
+        """Stop following, and take the widgets away. What a button started is waited for, a little. Idempotent."""
+        self._stop()
+        with self._lock:
+            threads, self._threads = self._threads, []
+        for thread in threads:
+            if thread is not threading.current_thread():
+                thread.join(timeout_s)
+        _close(self.box)
+
+
+def _close(widget: Any) -> None:
+    for child in getattr(widget, "children", ()):
+        _close(child)
+    widget.close()
