@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from esen_lab.cost_model import CostModel, Quantile
 from esen_lab.devices import Device
@@ -20,6 +21,9 @@ from esen_lab.profiler.backends import BackendTable
 from esen_lab.run import Comparison, Executor, RunReport
 from esen_lab.run.numerics import NumericsVerdict
 from esen_lab.studies import AdaptiveProfileJob
+
+if TYPE_CHECKING:
+    from esen_lab.serving.server import Server
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -47,6 +51,7 @@ class LabState:
         numerics: The last check of answers.
         backends: What was measured of the ways to execute sub-models.
         only: The backends that plans may use besides eager; None: all that a profile tries by default.
+        server: What serves its plan.
     """
 
     device: Device
@@ -69,6 +74,7 @@ class LabState:
     numerics: NumericsVerdict | None = None
     backends: BackendTable | None = None
     only: tuple[str, ...] | None = None
+    server: Server | None = None
 
     # --- what follows from it ------------------------------------------------------------------------------------
 

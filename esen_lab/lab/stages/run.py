@@ -5,21 +5,27 @@ from __future__ import annotations
 from esen_lab.common.trees import Tree
 from esen_lab.lab.runtime import Runtime
 from esen_lab.lab.stages.members import follow_changes
-from esen_lab.run import Executor, Run
+from esen_lab.run import Executor, Run, RunReport
 from esen_lab.run.deadline import NEVER, Deadline
 from esen_lab.run.turns import Turn
 
 
 def run(runtime: Runtime, x: Tree, deadline: Deadline, turn: Turn) -> Tree:
     """Run once, wait for the turn first; what happened is the state's report."""
+    return reported(runtime, x, deadline, turn)[0]
+
+
+def reported(runtime: Runtime, x: Tree, deadline: Deadline, turn: Turn) -> tuple[Tree, RunReport]:
+    """The same with this very run's report: another call may have put its own in the state since."""
     with turn:
         made, notes = _run(runtime, x, deadline)
     # Warm lanes go on, on whatever is left to them; new ones would be refused.
     lost = runtime.state.device.lost()
     notes = (*notes, lost) if lost else notes
     report = made.report.with_notes_before(notes) if notes else made.report
-    runtime.set(report=report.after_waiting(turn.waited_s) if turn.waited_s else report)
-    return made.output
+    report = report.after_waiting(turn.waited_s) if turn.waited_s else report
+    runtime.set(report=report)
+    return made.output, report
 
 
 def _run(runtime: Runtime, x: Tree, deadline: Deadline) -> tuple[Run, tuple[str, ...]]:
