@@ -463,7 +463,7 @@ class Lab(LabProperties):
     def serve(
         self, port: int | None = 8000, *, host: str = "127.0.0.1", x: Tree = None, **settings: Any
     ) -> Server | None:
-        """Serve the plan in force over HTTP, in the background: the Open Inference Protocol, as KServe and Triton have it.
+        """Serve the plan in force over HTTP, in the background, by the Open Inference Protocol of KServe and Triton.
 
         Returns once it is ready. It runs until the lab is closed, another call of this takes its place, or its own
         `close`. Calls of `run` and others take turns with it. See docs/serving.md.

@@ -86,9 +86,13 @@ class Service:
         """
         name, version = request_path.get("name"), request_path.get("version", VERSION)
         if name != self.settings.name:
-            raise Refused(404, "unknown", f"There is no model {str(name)[:80]!r}: it is {self.settings.name!r}", unread=True)
+            raise Refused(
+                404, "unknown", f"There is no model {str(name)[:80]!r}: it is {self.settings.name!r}", unread=True
+            )
         if version != VERSION:
-            raise Refused(404, "unknown", f"Model {name!r} has version {VERSION}, and no {str(version)[:80]!r}", unread=True)
+            raise Refused(
+                404, "unknown", f"Model {name!r} has version {VERSION}, and no {str(version)[:80]!r}", unread=True
+            )
         if self.dispatcher is None:
             raise Refused(503, "starting", "The lanes are starting", retry_after_s=1.0, unread=True)
         return self.dispatcher

@@ -8,13 +8,13 @@ D      the earliest deadline of a batch, d its slack: D - now
    next, so that no look waits for ever.
 2. From its head on, requests are joined while now + s(n) <= D for every one of them, n <= `max_rows`, and one batch
    takes no longer than two: s(n + m) <= s(n) + s(m).
-3. Does it wait for one more of k rows? Going now, n rows are done at s(n) and the next k at s(n) + s(k). Waiting for it,
-   all are done at g + s(n + k). By the rows' mean that pays where
+3. Does it wait for one more of k rows? Going now, n rows are done at s(n) and the next k at s(n) + s(k). Waiting for
+   it, all are done at g + s(n + k). By the rows' mean that pays where
        g < w,   w = (n s(n) + k (s(n) + s(k))) / (n + k) - s(n + k)
    It never waits past D - s(n + k), and never longer than w. A window that is given takes the place of w.
 
-The lanes run one batch at a time: while they do, everything waits and joins anyway. No clock, no thread, no loop in here:
-whoever calls says what time it is.
+The lanes run one batch at a time: while they do, everything waits and joins anyway. No clock, no thread, no loop in
+here: whoever calls says what time it is.
 """
 
 from __future__ import annotations

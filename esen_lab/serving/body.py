@@ -60,15 +60,7 @@ async def read_body(
         Refused: It is too large (413), comes too slowly (408), or is packed in another way than is read (415).
         ClientLeft: The client has.
     """
-    kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
-    if kind not in _KINDS:
-        raise Refused(415, "malformed", "A request is application/json or application/octet-stream", close=True, unread=True)
-    encoding = headers.get(b"content-encoding", b"identity").strip().lower()
-    if encoding != b"identity" and encoding not in _ENCODINGS:
-        raise Refused(415, "malformed", "A request is sent as it is, or with gzip or deflate", close=True, unread=True)
-    told = headers.get(b"content-length", b"")
-    if told.isdigit() and int(told) > most:
-        raise _too_large(most)
+    encoding = _check_headers(headers, most)
     body = bytearray()
     counted = 0
     try:
@@ -86,19 +78,30 @@ async def read_body(
                 body += chunk
                 more = message.get("more_body", False)
         if encoding in _ENCODINGS:
-            body, packed = _unpacked(body, _ENCODINGS[encoding], most), len(body)
-            if len(body) > packed:
-                held.take(len(body) - packed)
-            else:
-                held.now -= packed - len(body)
+            body = _unpacked(body, _ENCODINGS[encoding], most)
+            held.take(len(body) - counted)
             counted = len(body)
-    except TimeoutError:
+    except BaseException as problem:
         held.now -= counted
-        raise Refused(408, "slow", f"A request is sent within {timeout_s:g} s", close=True, unread=True) from None
-    except BaseException:
-        held.now -= counted
+        if isinstance(problem, TimeoutError):
+            told = f"A request is sent within {timeout_s:g} s"
+            raise Refused(408, "slow", told, close=True, unread=True) from None
         raise
     return body
+
+
+def _check_headers(headers: Mapping[bytes, bytes], most: int) -> bytes:
+    """How the body is packed."""
+    kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
+    if kind not in _KINDS:
+        raise Refused(415, "malformed", "A request is application/json or application/octet-stream", unread=True)
+    encoding = headers.get(b"content-encoding", b"identity").strip().lower()
+    if encoding != b"identity" and encoding not in _ENCODINGS:
+        raise Refused(415, "malformed", "A request is sent as it is, or with gzip or deflate", unread=True)
+    told = headers.get(b"content-length", b"")
+    if told.isdigit() and int(told[:19]) > most:
+        raise _too_large(most)
+    return encoding
 
 
 async def drop_body(receive: Receive) -> None:

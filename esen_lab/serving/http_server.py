@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import threading
@@ -109,10 +110,8 @@ class HttpServer:
             self._socket.close()
             return
         if loop is not None and not self._ended.is_set():
-            try:
+            with contextlib.suppress(RuntimeError):  # it ended just now
                 loop.call_soon_threadsafe(self._exit.set)
-            except RuntimeError:
-                pass  # it ended just now
         if self._thread is not threading.current_thread():
             self._thread.join(timeout=timeout_s + _JOIN_S)
 

@@ -1,7 +1,7 @@
 """Whether requests may be joined into one batch, found out by running it; and how they are.
 
-A member may look at other rows of its batch (normalisation by the batch's own mean, a softmax over the wrong dimension),
-keep state, or take one batch size only. So before anything is served, two inputs of different numbers are run alone and
+A member may look at other rows of its batch (normalisation by the batch's own mean, a softmax over the wrong
+dimension), keep state, or take one batch size only. So before anything is served, two inputs of different numbers are run alone and
 as one batch, and joining is allowed only where the answers are the same up to rounding.
 """
 

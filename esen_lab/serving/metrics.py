@@ -1,14 +1,14 @@
 """What is counted of a server, for Prometheus: in a registry of its own, so that several servers do not mix.
 
-    esen_request_seconds        from a request's coming to its answer            by model
-    esen_queue_seconds          of that, waiting for its run
-    esen_compute_seconds        a batch's run: joining, lanes, combining, parting
-    esen_batch_rows             rows of the batches that were run;  esen_batch_requests  how many requests were joined
-    esen_responses_total        by status;   esen_refusals_total  by reason ("busy", "deadline", "malformed", "left", ...)
-    esen_queue_length           requests that wait now
-    esen_lane_busy_seconds_total  by lane: its busy share is rate(...[1m])
-    esen_lane_restarts_total    how often lanes that had ended were started anew
-    esen_fallbacks              sub-models that are not executed as the plan says
+esen_request_seconds        from a request's coming to its answer            by model
+esen_queue_seconds          of that, waiting for its run
+esen_compute_seconds        a batch's run: joining, lanes, combining, parting
+esen_batch_rows             rows of the batches that were run;  esen_batch_requests  how many requests were joined
+esen_responses_total        by status;   esen_refusals_total  by reason ("busy", "deadline", "malformed", "left", ...)
+esen_queue_length           requests that wait now
+esen_lane_busy_seconds_total  by lane: its busy share is rate(...[1m])
+esen_lane_restarts_total    how often lanes that had ended were started anew
+esen_fallbacks              sub-models that are not executed as the plan says
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     body      :=  JSON                                         no header of our own
                |  JSON, then the bytes of each binary tensor   Inference-Header-Content-Length: bytes of the JSON
 
-A tensor is binary where its parameters have "binary_data_size"; its bytes follow in the order of the JSON: little-endian,
-row by row, without gaps. Whatever does not fit the protocol or the model is a `Refused` of status 400; nothing here
+A tensor is binary where its parameters have "binary_data_size"; its bytes follow in the order of the JSON,
+little-endian, row by row, without gaps. Whatever does not fit the protocol or the model is a `Refused` of status 400; nothing here
 executes anything, and nothing is larger in memory than a small multiple of the request.
 """
 
@@ -195,7 +195,9 @@ def _tensors(inputs: Sequence[_Input], binary: memoryview, model: ModelInfo) -> 
         offset += size
     missing = [name for name in known if name not in found]
     if missing:
-        raise malformed(f"Model {model.name!r} has the inputs {', '.join(known)}; this request lacks {', '.join(missing)}")
+        raise malformed(
+            f"Model {model.name!r} has the inputs {', '.join(known)}; this request lacks {', '.join(missing)}"
+        )
     if offset != len(binary):
         raise malformed(f"{len(binary) - offset} bytes follow the last tensor")
     return tuple(found[name] for name in known)
@@ -275,7 +277,10 @@ def _odd(given: _Input) -> numpy.ndarray[Any, Any]:
 
 
 def encode_response(
-    request: InferRequest, outputs: Sequence[torch.Tensor], model: ModelInfo, parameters: Mapping[str, Any] | None = None
+    request: InferRequest,
+    outputs: Sequence[torch.Tensor],
+    model: ModelInfo,
+    parameters: Mapping[str, Any] | None = None,
 ) -> tuple[bytes, int | None]:
     """A response.
 

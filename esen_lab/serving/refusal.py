@@ -1,10 +1,10 @@
 """What a request is answered with when it has no answer: a status, one sentence, and when to come again.
 
-    400  the request is not one of the protocol, or not one for this model       404  no such model, version or path
-    401  no token, or a wrong one                403  from a page of another origin
-    408  the request came too slowly             413  larger than is taken       415  an encoding that is not read
-    500  a member failed                         501  a part of the protocol that is not had
-    503  busy, starting, or a lane has ended: come again       504  the deadline passed
+400  the request is not one of the protocol, or not one for this model       404  no such model, version or path
+401  no token, or a wrong one                403  from a page of another origin
+408  the request came too slowly             413  larger than is taken       415  an encoding that is not read
+500  a member failed                         501  a part of the protocol that is not had
+503  busy, starting, or a lane has ended: come again       504  the deadline passed
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from esen_lab.common.trees import Tree
 from esen_lab.ensemble import Ensemble
 from esen_lab.planner.plan import Plan
 from esen_lab.run.report import RunReport
+from esen_lab.serving.refusal import Refused
 
 RUN_TIMEOUT_S = 60.0
 """How long a batch may take before its lanes are taken to hang: they are ended, and started anew."""
@@ -28,6 +29,16 @@ class Asked:
 
 
 PLAIN = Asked()
+
+
+def check_plain(asked: Asked) -> None:
+    """Refuse what is not had.
+
+    Raises:
+        Refused: An answer of fewer members was asked for.
+    """
+    if asked.at_least is not None:
+        raise Refused(501, "unsupported", "This model answers with all its members: leave 'at_least' out")
 
 
 class Served(Protocol):
@@ -65,10 +76,3 @@ class Served(Protocol):
 
     def close(self) -> None:
         """Let go of what it started for the server."""
-
-
-class Closing(Protocol):
-    """What a lab holds of a server."""
-
-    def close(self) -> Any:
-        """End it."""

@@ -1,8 +1,8 @@
-"""A server in the background: begins, becomes ready once lanes are warm, shows itself, ends with what has come answered.
+"""A server in the background: begins, is ready once lanes are warm, shows itself, ends with what has come answered.
 
-    Server(settings)     listens at once: alive, not ready
-    warm(served)         finds out what the model looks like and whether requests may be joined; then it is ready
-    close()              takes no more, answers what has come, ends its threads
+Server(settings)     listens at once: alive, not ready
+warm(served)         finds out what the model looks like and whether requests may be joined; then it is ready
+close()              takes no more, answers what has come, ends its threads
 """
 
 from __future__ import annotations
@@ -67,11 +67,11 @@ class Server(Shown):
         """Answer from now on: alive, and not ready; raises as `HttpServer.start` does."""
         self._loop = self._http.start()
         log.info("listening", extra={"address": self.address})
+        if not self.settings.at_loopback and not self.settings.token:
+            log.warning("whoever reaches this address may ask: no token is set", extra={"address": self.address})
         return self
 
-    def warm(
-        self, served: Served, around: AbstractContextManager[object] | None = None, example: Tree = None
-    ) -> None:
+    def warm(self, served: Served, around: AbstractContextManager[object] | None = None, example: Tree = None) -> None:
         """Have an ensemble served; returns once it is ready.
 
         Args:

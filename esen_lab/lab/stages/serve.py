@@ -12,7 +12,7 @@ from esen_lab.lab.stages import run
 from esen_lab.lanes.forks import tell_when_forked
 from esen_lab.lanes.settings import with_threads_own
 from esen_lab.run import Deadline, RunReport
-from esen_lab.serving import RUN_TIMEOUT_S, Asked, ServeSettings, check_installed
+from esen_lab.serving import RUN_TIMEOUT_S, Asked, ServeSettings, check_installed, check_plain
 
 if TYPE_CHECKING:
     from esen_lab.ensemble import Ensemble
@@ -54,8 +54,9 @@ class ServedLab:
         executor = self._runtime.state.executor
         return () if executor is None else tuple(executor.history.fallen_back)
 
-    def run(self, x: Tree, asked: Asked) -> tuple[Tree, RunReport | None]:  # noqa: ARG002
+    def run(self, x: Tree, asked: Asked) -> tuple[Tree, RunReport | None]:
         """One run in its turn."""
+        check_plain(asked)
         self.mend()
         deadline = Deadline(RUN_TIMEOUT_S)
         turn = self._runtime.turns.turn("a batch of requests", deadline, refused=False)

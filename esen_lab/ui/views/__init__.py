@@ -40,6 +40,7 @@ from esen_lab.ui.views.searched import (
     searching,
     stages,
 )
+from esen_lab.ui.views.served import server
 from esen_lab.ui.views.setup import device, device_change, ensemble, left_gpu, offers, status, submodel
 
 __all__ = [
@@ -84,6 +85,7 @@ __all__ = [
     "refined",
     "report",
     "searching",
+    "server",
     "share",
     "stages",
     "status",
@@ -116,5 +118,6 @@ RECORDS: Mapping[str, Callable[[Any], View]] = {
     "esen_lab.profiler.backends.BackendTable": backends,
     "esen_lab.studies.precision_table.PrecisionTable": precision,
     "esen_lab.export.export.Exported": exported,
+    "esen_lab.serving.server.Server": server,
 }
 """Full name of a class -> its view. A name and not the class, so that this imports none of their modules."""
