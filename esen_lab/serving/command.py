@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
@@ -64,7 +65,7 @@ def name_of(folder: Path) -> str:
     return name or "ensemble"
 
 
-def _setter(stop: threading.Event) -> object:
+def _setter(stop: threading.Event) -> Callable[[int, FrameType | None], None]:
     def handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  Python's signature
         stop.set()
 

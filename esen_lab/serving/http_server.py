@@ -168,7 +168,7 @@ def _protocol(read_timeout_s: float) -> type[HttpToolsProtocol]:
 
         def on_message_begin(self) -> None:
             super().on_message_begin()
-            self.scope[ABORT] = self.transport.abort  # type: ignore[typeddict-unknown-key]
+            self.scope[ABORT] = self.transport.abort  # type: ignore[literal-required]
             self._wait_for_headers()
 
         def on_headers_complete(self) -> None:

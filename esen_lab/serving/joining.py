@@ -1,8 +1,8 @@
 """Whether requests may be joined into one batch, found out by running it; and how they are.
 
 A member may look at other rows of its batch (normalisation by the batch's own mean, a softmax over the wrong
-dimension), keep state, or take one batch size only. So before anything is served, two inputs of different numbers are run alone and
-as one batch, and joining is allowed only where the answers are the same up to rounding.
+dimension), keep state, or take one batch size only. So before anything is served, two inputs of different numbers are
+run alone and as one batch, and joining is allowed only where the answers are the same up to rounding.
 """
 
 from __future__ import annotations
@@ -69,8 +69,9 @@ def try_joining(
         return Tried(answer=answer, why_alone=f"the members do not take twice the rows ({first_line(problem)})")
     if rows_of(flatten(both)[0]) != 2 * rows:
         return Tried(answer=answer, why_alone="the answer has not one row for each row of the input")
-    first, second = (map_tensors(lambda leaf, part=part: leaf[part], both) for part in _parts([rows, rows]))
-    for half, wanted in ((first, answer), (second, alone)):
+    together, shape = flatten(both)
+    halves = [unflatten(shape, half) for half in parted(together, [rows, rows])]
+    for half, wanted in zip(halves, (answer, alone), strict=True):
         found = difference(half, wanted, tolerances)
         if not found.agrees:
             return Tried(answer=answer, why_alone=f"a row's answer depends on the other rows of its batch ({found})")

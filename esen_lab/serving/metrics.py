@@ -65,18 +65,18 @@ class Metrics:
     def __init__(self) -> None:
         self.totals = Totals()
         self.registry = CollectorRegistry()
-        given = {"registry": self.registry}
-        self._request_s = Histogram("esen_request_seconds", "From coming to answer", buckets=_SECONDS, **given)
-        self._queue_s = Histogram("esen_queue_seconds", "Waiting for a run", buckets=_SECONDS, **given)
-        self._compute_s = Histogram("esen_compute_seconds", "A batch's run", buckets=_SECONDS, **given)
-        self._rows = Histogram("esen_batch_rows", "Rows of a batch", buckets=_COUNTS, **given)
-        self._joined = Histogram("esen_batch_requests", "Requests of a batch", buckets=_COUNTS, **given)
-        self._responses = Counter("esen_responses", "Responses by status", ["status"], **given)
-        self._refusals = Counter("esen_refusals", "Refused requests by reason", ["reason"], **given)
-        self._busy_s = Counter("esen_lane_busy_seconds", "Seconds that a lane was busy", ["lane"], **given)
-        self._restarts = Counter("esen_lane_restarts", "Starts of lanes that had ended", **given)
-        self._length = Gauge("esen_queue_length", "Requests that wait", **given)
-        self._fallbacks = Gauge("esen_fallbacks", "Sub-models not executed as the plan says", **given)
+        here = self.registry
+        self._request_s = Histogram("esen_request_seconds", "From coming to answer", buckets=_SECONDS, registry=here)
+        self._queue_s = Histogram("esen_queue_seconds", "Waiting for a run", buckets=_SECONDS, registry=here)
+        self._compute_s = Histogram("esen_compute_seconds", "A batch's run", buckets=_SECONDS, registry=here)
+        self._rows = Histogram("esen_batch_rows", "Rows of a batch", buckets=_COUNTS, registry=here)
+        self._joined = Histogram("esen_batch_requests", "Requests of a batch", buckets=_COUNTS, registry=here)
+        self._responses = Counter("esen_responses", "Responses by status", ["status"], registry=here)
+        self._refusals = Counter("esen_refusals", "Refused requests by reason", ["reason"], registry=here)
+        self._busy_s = Counter("esen_lane_busy_seconds", "Seconds that a lane was busy", ["lane"], registry=here)
+        self._restarts = Counter("esen_lane_restarts", "Starts of lanes that had ended", registry=here)
+        self._length = Gauge("esen_queue_length", "Requests that wait", registry=here)
+        self._fallbacks = Gauge("esen_fallbacks", "Sub-models not executed as the plan says", registry=here)
         self._ok = self._responses.labels("200")
 
     def look_at(self, waiting: Callable[[], int], fallen_back: Callable[[], int]) -> None:

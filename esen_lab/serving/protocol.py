@@ -4,8 +4,8 @@
                |  JSON, then the bytes of each binary tensor   Inference-Header-Content-Length: bytes of the JSON
 
 A tensor is binary where its parameters have "binary_data_size"; its bytes follow in the order of the JSON,
-little-endian, row by row, without gaps. Whatever does not fit the protocol or the model is a `Refused` of status 400; nothing here
-executes anything, and nothing is larger in memory than a small multiple of the request.
+little-endian, row by row, without gaps. Whatever does not fit the protocol or the model is a `Refused` of status 400;
+nothing here executes anything, and nothing is larger in memory than a small multiple of the request.
 """
 
 from __future__ import annotations
@@ -323,7 +323,7 @@ def _bytes_of(tensor: torch.Tensor) -> memoryview | bytes:
 
     if not tensor.numel():
         return b""
-    return memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def _json_of(tensor: torch.Tensor, info: TensorInfo) -> list[Any]:

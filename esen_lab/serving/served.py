@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from esen_lab.common.trees import Tree
 from esen_lab.ensemble import Ensemble
