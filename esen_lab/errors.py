@@ -11,6 +11,7 @@
     │   ├── ModelError      the sub-model itself raised
     │   ├── WorkerDied      the process is gone
     │   └── WorkerTimeout   no answer before the deadline
+    │       └── DeadlineMissed  too few members were done when an answer was due; the lanes are warm
     └── Cancelled           somebody asked for it to stop
 
 A message states the rule, then what was given, then what to do next. Names and texts in it may come from anywhere:
@@ -114,6 +115,28 @@ class WorkerDied(WorkerError):  # noqa: N818  what happened, in the words of a l
 
 class WorkerTimeout(WorkerError):  # noqa: N818  what happened, in the words of a log
     """The worker did not answer before the deadline."""
+
+
+class DeadlineMissed(WorkerTimeout):
+    """Too few members were done when an answer was due. The lanes are warm, and the next run is right.
+
+    Attributes:
+        done: Who was done by then.
+        missing: Who was not, in the order of the ensemble, each with why.
+    """
+
+    def __init__(
+        self,
+        rule: str,
+        *,
+        given: object = None,
+        hint: str = "",
+        done: tuple[str, ...] = (),
+        missing: tuple[tuple[str, str], ...] = (),
+    ) -> None:
+        super().__init__(rule, given=given, hint=hint)
+        self.done = done
+        self.missing = missing
 
 
 def first_line(problem: BaseException) -> str:

@@ -17,10 +17,10 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from esen_lab.common.trees import Tree
-from esen_lab.errors import Cancelled
+from esen_lab.errors import Cancelled, WorkerTimeout
 from esen_lab.lanes.settings import Settings, with_threads_own
 from esen_lab.run import Deadline
 from esen_lab.run.turns import Turn
@@ -29,12 +29,26 @@ _IDLE_S = 2.0  # then the thread ends; a later run starts another
 _MARGIN_S = 0.05  # beyond the deadline, for the run itself to say what it was waiting for
 
 
+class Call(Protocol):
+    """What is asked for, and until when: see `stages.run.Call`."""
+
+    @property
+    def deadline(self) -> Deadline:
+        """When all of it is given up."""
+
+    @property
+    def until(self) -> Deadline:
+        """How long may be waited until it begins."""
+
+    def missed(self, problem: WorkerTimeout) -> WorkerTimeout:
+        """The error of one that has not begun by then."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Asked:
     """One run that somebody awaits."""
 
-    x: Any
-    deadline: Deadline
+    call: Call
     settings: Settings
     turn: Turn
     answer: Future[Any]
@@ -43,18 +57,17 @@ class _Asked:
 class AwaitedRuns:
     """The awaited runs of one lab. May be used from several event loops."""
 
-    def __init__(self, run: Callable[[Tree, Deadline, Turn], Tree]) -> None:
+    def __init__(self, run: Callable[[Any, Turn], Tree]) -> None:
         self._run = run
         self._changed = threading.Condition()
         self._asked: deque[_Asked] = deque()
         self._thread: threading.Thread | None = None
 
-    async def run(self, x: Tree, deadline: Deadline, settings: Settings, turn: Turn) -> Tree:
+    async def run(self, call: Call, settings: Settings, turn: Turn) -> Tree:
         """Run once.
 
         Args:
-            x: The input.
-            deadline: Of the whole call.
+            call: What is asked for, and until when.
             settings: What the caller has set.
             turn: Not yet placed.
 
@@ -64,7 +77,7 @@ class AwaitedRuns:
             EsenError: As `Lab.run` does.
         """
         answer: Future[Any] = Future()
-        asked = _Asked(x=x, deadline=deadline, settings=settings, turn=turn, answer=answer)
+        asked = _Asked(call=call, settings=settings, turn=turn, answer=answer)
         answer.add_done_callback(lambda done: turn.leave() if done.cancelled() else None)
         try:
             self._put(asked)
@@ -76,12 +89,14 @@ class AwaitedRuns:
     async def _awaited(self, asked: _Asked) -> Tree:
         waiting = asyncio.wrap_future(asked.answer)
         waiting.add_done_callback(_seen)
-        left_s = asked.deadline.left_s
+        left_s = asked.call.until.left_s
         done, _ = await asyncio.wait({waiting}, timeout=None if math.isinf(left_s) else left_s)
         if not done and not asked.answer.cancel():
-            done, _ = await asyncio.wait({waiting}, timeout=_MARGIN_S)
+            # It has begun, and ends by itself: a call whose answer was due may only now be given it.
+            left_s = max(asked.call.deadline.left_s if asked.call.until is not asked.call.deadline else 0.0, _MARGIN_S)
+            done, _ = await asyncio.wait({waiting}, timeout=None if math.isinf(left_s) else left_s)
         if not done:
-            raise asked.turn.too_late()
+            raise asked.call.missed(asked.turn.too_late())
         return waiting.result()
 
     def _put(self, asked: _Asked) -> None:
@@ -125,7 +140,7 @@ class AwaitedRuns:
     def _make(self, asked: _Asked) -> None:
         try:
             with with_threads_own(asked.settings):
-                found = self._run(asked.x, asked.deadline, asked.turn)
+                found = self._run(asked.call, asked.turn)
         except BaseException as problem:  # the caller's to see
             asked.answer.set_exception(problem)
         else:

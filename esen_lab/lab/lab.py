@@ -28,9 +28,9 @@ from esen_lab.planner import Limits, SearchJob, SearchProgress
 from esen_lab.planner.editor import PlanEditor
 from esen_lab.planner.plan import Plan
 from esen_lab.profiler import ProfileJob
-from esen_lab.run import Comparison, Deadline
-from esen_lab.run.executor import DEFAULT_TIMEOUT_S
+from esen_lab.run import Comparison, RunOptions
 from esen_lab.run.numerics import NumericsVerdict
+from esen_lab.run.options import OnFailure, Otherwise, StopEarly
 from esen_lab.run.turns import MOST_WAITING
 from esen_lab.studies import AdaptiveProfileJob
 
@@ -309,7 +309,18 @@ class Lab(LabProperties):
 
     # --- run -----------------------------------------------------------------------------------------------------
 
-    def run(self, x: Tree, timeout_s: float | None = None) -> Tree:
+    def run(
+        self,
+        x: Tree,
+        timeout_s: float | None = None,
+        *,
+        deadline_s: float | None = None,
+        at_least: int | None = None,
+        otherwise: Otherwise = "error",
+        on_failure: OnFailure = "error",
+        stop_early: StopEarly = None,
+        uncertainty: bool = False,
+    ) -> Any:
         """Run the ensemble on one batch under the plan; without a plan, one sub-model after another.
 
         Args:
@@ -317,23 +328,51 @@ class Lab(LabProperties):
             timeout_s: Deadline of the whole call, in seconds: waiting for its turn, lanes that start, loading, running,
                 combining. None: ten minutes. What runs in the calling thread itself (a changed network that is built
                 again, a combine rule of your own) is not interrupted by it.
+            deadline_s: When the answer is due, in seconds from the call: it is made of the members that are done then,
+                and the lanes of the others stay warm. See docs/deadlines.md, as for all that follows.
+            at_least: The fewest members that an answer is made of; None: 1.
+            otherwise: Where fewer are done when it is due: "error", or "first": as soon as enough are.
+            on_failure: A member that raises, or whose lane ends, is an "error", or is left out: "leave-out".
+            stop_early: "decided": stop where no missing member can change a majority's vote; a number: where the
+                likeliest class of every row has that probability. None: never.
+            uncertainty: Answer with an `Uncertain`: the combined output, and how far the members are apart.
 
         Returns:
-            The combined output. What happened is in `report`; how long the call waited for its turn, too.
+            The combined output, or an `Uncertain`. What happened is in `report`; how long the call waited for its turn,
+            too.
 
         Raises:
-            UsageError: Nothing is registered, or the input does not fit.
+            UsageError: Nothing is registered, the input does not fit, or the combine rule needs all members.
+            DeadlineMissed: Fewer members than asked for were done when the answer was due; it names them.
             Busy: As many calls wait as may: see `most_waiting` of `Lab`.
             WorkerTimeout: The deadline passed; the message says what it was waiting for. A call that waited for its
                 turn has done nothing. Lanes that start go on starting, and the next call finds them. Lanes that were
                 at work are ended, and started anew by the next call.
             EsenError: A lane failed. A later run starts afresh what is broken.
         """
-        self.state.need_submodels("run")
-        deadline = Deadline(DEFAULT_TIMEOUT_S if timeout_s is None else timeout_s)
-        return run.run(self._runtime, x, deadline, self._runtime.turns.turn("a run", deadline))
+        options = RunOptions(
+            deadline_s=deadline_s,
+            at_least=at_least,
+            otherwise=otherwise,
+            on_failure=on_failure,
+            stop_early=stop_early,
+            uncertainty=uncertainty,
+        )
+        call = run.Call.of(self.state, x, timeout_s, options)
+        return run.run(self._runtime, call, self._runtime.turns.turn("a run", call.until))
 
-    async def arun(self, x: Tree, timeout_s: float | None = None) -> Tree:
+    async def arun(
+        self,
+        x: Tree,
+        timeout_s: float | None = None,
+        *,
+        deadline_s: float | None = None,
+        at_least: int | None = None,
+        otherwise: Otherwise = "error",
+        on_failure: OnFailure = "error",
+        stop_early: StopEarly = None,
+        uncertainty: bool = False,
+    ) -> Any:
         """`run` for asyncio: the event loop goes on meanwhile. May be awaited many times at once, from several loops.
 
         The runs are made one at a time by a thread of the lab, in the order of all calls, with what the calling thread
@@ -344,20 +383,33 @@ class Lab(LabProperties):
 
         Args:
             x: As for `run`. It is not changed before the answer is there.
-            timeout_s: As for `run`.
+            timeout_s: As for `run`, and so is all that follows.
+            deadline_s: As for `run`.
+            at_least: As for `run`.
+            otherwise: As for `run`.
+            on_failure: As for `run`.
+            stop_early: As for `run`.
+            uncertainty: As for `run`.
 
         Returns:
-            The combined output. `report` is that of the last run.
+            The combined output, or an `Uncertain`. `report` is that of the last run.
 
         Raises:
             EsenError: As `run` does. `Cancelled`: The lab was closed while it waited.
             asyncio.CancelledError: The task was cancelled.
         """
-        self.state.need_submodels("run")
-        deadline = Deadline(DEFAULT_TIMEOUT_S if timeout_s is None else timeout_s)
+        options = RunOptions(
+            deadline_s=deadline_s,
+            at_least=at_least,
+            otherwise=otherwise,
+            on_failure=on_failure,
+            stop_early=stop_early,
+            uncertainty=uncertainty,
+        )
+        call = run.Call.of(self.state, x, timeout_s, options)
         settings = self._runtime.fork_server.look_at_session()
-        turn = self._runtime.turns.turn("an awaited run", deadline)
-        return await self._runtime.awaited.run(x, deadline, settings, turn)
+        turn = self._runtime.turns.turn("an awaited run", call.until)
+        return await self._runtime.awaited.run(call, settings, turn)
 
     def compare(
         self,

@@ -27,7 +27,7 @@ from esen_lab.lab.state import LabState
 from esen_lab.lab.warm_lanes import WarmLanes
 from esen_lab.lanes.forks import not_here, tell_when_forked
 from esen_lab.profiler import ProfileStore, default_store_path
-from esen_lab.run import Deadline, ForkServer, NotebookAnswers, Turns
+from esen_lab.run import ForkServer, NotebookAnswers, Turns
 from esen_lab.run.turns import Turn
 from esen_lab.studies import LaneRuns
 
@@ -53,7 +53,7 @@ class Runtime:
         state: LabState,
         most_waiting: int,
         store: str | os.PathLike[str] | None,
-        run: Callable[[Runtime, Tree, Deadline, Turn], Tree],
+        run: Callable[[Runtime, Any, Turn], Tree],
     ) -> None:
         if isinstance(most_waiting, bool) or not isinstance(most_waiting, int) or most_waiting < 1:
             raise UsageError("most_waiting is a whole number of calls above 0", given=most_waiting)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -18,9 +18,9 @@ from esen_lab.planner.editor import PlanEditor
 from esen_lab.planner.plan import Plan
 from esen_lab.profiler import Profile, ProfileJob
 from esen_lab.profiler.backends import BackendTable
-from esen_lab.run import Comparison, Executor, RunReport
+from esen_lab.run import Comparison, Executor, RunReport, Worth
 from esen_lab.run.numerics import NumericsVerdict
-from esen_lab.studies import AdaptiveProfileJob
+from esen_lab.studies import AdaptiveProfileJob, Validated
 
 if TYPE_CHECKING:
     from esen_lab.serving.server import Server
@@ -52,6 +52,7 @@ class LabState:
         backends: What was measured of the ways to execute sub-models.
         only: The backends that plans may use besides eager; None: all that a profile tries by default.
         server: What serves its plan.
+        validated: What every member answered on the validation data that was last asked about, with its labels.
     """
 
     device: Device
@@ -75,6 +76,7 @@ class LabState:
     backends: BackendTable | None = None
     only: tuple[str, ...] | None = None
     server: Server | None = None
+    validated: Validated | None = None
 
     # --- what follows from it ------------------------------------------------------------------------------------
 
@@ -87,6 +89,16 @@ class LabState:
     def measured(self) -> Profile | None:
         """All points known on the device in use that fit the registered sub-models, or None."""
         return self.here.measured(self.ensemble)
+
+    @property
+    def members_to_run(self) -> tuple[str, ...]:
+        """Who answers in a run: the members of the plan in force, or all."""
+        return self.ensemble.names if self.plan is None else self.plan.names
+
+    def worth_of(self, names: Sequence[str]) -> Worth | None:
+        """What some members are worth on the validation data that was last asked about; None: not of these."""
+        found = self.validated
+        return None if found is None else found.worth(names, self.members_to_run, self.ensemble)
 
     @property
     def warm(self) -> Executor | None:

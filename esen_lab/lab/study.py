@@ -22,6 +22,7 @@ from esen_lab.studies import (
     Answers,
     Refined,
     Round,
+    Validated,
     answers,
     cascade_of_members,
     device_tables,
@@ -130,7 +131,9 @@ class Studies:
         known = models(self._runtime, quantile)
         found = self._answers(x, batch)
         units = self._runtime.state.device.units
-        return front_of_members(known, units, found, labels_of(y, found.samples), seed=seed)
+        labels = labels_of(y, found.samples)
+        self._runtime.set(validated=Validated(answers=found, labels=labels))
+        return front_of_members(known, units, found, labels, seed=seed)
 
     def _answers(self, x: Tree, batch: int | None) -> Answers:
         runtime = self._runtime

@@ -14,16 +14,17 @@ import msgspec
 from esen_lab.common.resources import no_descriptors
 from esen_lab.common.trees import flatten, spec_of_leaves
 from esen_lab.devices import Placement
-from esen_lab.errors import UsageError
+from esen_lab.errors import DeviceError, UsageError
 from esen_lab.lanes import wire
 from esen_lab.lanes.arena import Block, TreeArena
 from esen_lab.lanes.dispatch import carry_out, engine_for
-from esen_lab.lanes.engine import Engine
+from esen_lab.lanes.engine import Engine, InSubModel, Timed
 from esen_lab.lanes.messages import NewOutputs, Order, Ready, Returned, ReturnedTree, packed
 from esen_lab.lanes.orders import order_in
 from esen_lab.lanes.plain import plain_layout, tokens_of
 from esen_lab.lanes.problems import described
 from esen_lab.lanes.settings import Settings, put
+from esen_lab.lanes.timings import STEP
 
 _LOG_LIMIT_BYTES = 1 << 20
 
@@ -72,14 +73,15 @@ def _answer_all(sock: socket.socket, engine: Engine) -> None:
                 told = described(no_descriptors(f"{problem} to the lane, whose sub-models may hold them"))
                 wire.send(sock, wire.FAILED, number, packed(told))
                 continue
+            if frame.kind == wire.STOP:
+                continue  # of a run that had ended before it came
             number = frame.number
         try:
-            if frame is None or frame.kind == wire.RUN:
-                engine.seed = wire.SEED.unpack(frame.body)[0] if frame is not None and frame.body else None
+            if frame is None:
+                engine.seed = None
                 _run(sock, engine, number)
             else:
-                memory = _memory_of(frame)
-                _answer(sock, number, _carry_out(engine, order_in(frame), memory))
+                _act_on(sock, engine, frame)
         except wire.Closed:
             return
         except Exception as problem:
@@ -92,17 +94,80 @@ def _answer_all(sock: socket.socket, engine: Engine) -> None:
             _keep_log_short()
 
 
+def _act_on(sock: socket.socket, engine: Engine, frame: wire.Frame) -> None:
+    """Do what a frame asks for, and answer."""
+    if frame.kind in (wire.RUN, wire.STEPWISE):
+        engine.seed = wire.SEED.unpack(frame.body)[0] if frame.body else None
+        (_run if frame.kind == wire.RUN else _run_stepwise)(sock, engine, frame.number)
+        return
+    memory = _memory_of(frame)
+    _answer(sock, frame.number, _carry_out(engine, order_in(frame), memory))
+
+
 def _run(sock: socket.socket, engine: Engine, number: int) -> None:
     engine.number = number
     timings, changed, grown = engine.run()
     if not changed:
         wire.send(sock, wire.DONE, number, timings)
         return
+    _send_outputs(sock, engine, number, timings, fresh=grown)
+
+
+def _run_stepwise(sock: socket.socket, engine: Engine, number: int) -> None:
+    """One run, each step of which is told when it is done, and each that fails.
+
+    A call of the system lies between the last write of an output and its telling, and another one between that and
+    the first read: no more is needed for the reader to see all of it.
+
+    Raises:
+        DeviceError: The lane's GPU is lost to it, after whatever has been told.
+    """
+    engine.number = number
+
+    def tell(index: int, outcome: Timed | InSubModel, new: bool) -> None:
+        if isinstance(outcome, InSubModel):
+            wire.send(sock, wire.FAILED, number, packed(described(outcome)))
+            return
+        step = STEP.pack(index, outcome.start_ns, outcome.end_ns, outcome.nan)
+        if new:
+            _send_outputs(sock, engine, number, step, fresh=True)
+        else:
+            wire.send(sock, wire.STEP, number, step)
+
+    try:
+        engine.run_stepwise(tell, lambda: _told_to_stop(sock, number))
+    except wire.Closed:
+        raise
+    except Exception as problem:
+        wire.send(sock, wire.FAILED, number, packed(described(problem)))
+    if engine.lost():
+        raise DeviceError("A lane's GPU serves it", given="its context was lost in a run")
+    wire.send(sock, wire.DONE, number)
+
+
+def _told_to_stop(sock: socket.socket, number: int) -> bool:
+    """Whether nobody waits for the rest of a run. What says so is taken out of the socket, all else stays there."""
+    try:
+        begun = sock.recv(wire.HEADER_BYTES, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    if not begun:
+        return True  # the other side is gone
+    if begun != wire.header(wire.STOP, number):
+        return False
+    sock.recv(wire.HEADER_BYTES)
+    return True
+
+
+def _send_outputs(sock: socket.socket, engine: Engine, number: int, timings: bytes, *, fresh: bool) -> None:
+    """Answer with where the outputs lie from now on."""
     block = engine.outputs.block
     assert block is not None
     layouts = [plain_layout(layout) for layout in engine.outputs.layouts]
-    message = NewOutputs(timings=timings, layouts=layouts, block_bytes=block.size, fresh=grown)
-    wire.send(sock, wire.REPLY, number, packed(message), fds=[block.fd] if grown else [])
+    message = NewOutputs(timings=timings, layouts=layouts, block_bytes=block.size, fresh=fresh)
+    wire.send(sock, wire.REPLY, number, packed(message), fds=[block.fd] if fresh else [])
 
 
 def _answer(sock: socket.socket, number: int, value: Any) -> None:

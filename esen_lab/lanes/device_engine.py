@@ -266,6 +266,39 @@ class DeviceEngine(Engine):
             self._pin("outputs", self._arena.block)
         return grown
 
+    # --- one by one: each is waited for, so what is told lies on the host; times are the host's ------------------
+
+    def _begin_stepwise(self, *, alone: bool) -> None:
+        if alone:
+            import torch
+
+            with torch.inference_mode(), self.compute.entered():
+                self._bring()
+
+    def _run_alone(self, index: int, kept: list[Kept | None]) -> Timed:
+        import torch
+
+        member = self._arrangement[index]
+        self._placement.use(member.active_units)
+        start = time.perf_counter_ns()
+        with torch.inference_mode(), self.compute.entered():
+            self._queue_member(index, kept)
+        try:
+            self.compute.synchronize()
+        except Exception as problem:
+            raise InSubModel(member.name) from problem
+        changed = kept[index]
+        if changed is not None:
+            changed = kept[index] = ([leaf.cpu() for leaf in changed[0]], changed[1])
+        nan = self._has_nan(self._arena.tensors[index] if changed is None else changed[0])
+        return Timed(start, time.perf_counter_ns(), nan)
+
+    def _relay_apart(self, kept: list[Kept | None]) -> None:
+        self._unpin("outputs")
+        super()._relay_apart(kept)
+        if self._arena.block is not None:
+            self._pin("outputs", self._arena.block)
+
     # --- outputs that stay on the GPU ----------------------------------------------------------------------------
 
     def keep_outputs(self) -> None:

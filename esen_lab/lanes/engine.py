@@ -34,6 +34,10 @@ Kept: TypeAlias = "tuple[list[torch.Tensor], Structure]"
 """Outputs that look different from the last ones: a flattened tree."""
 
 
+Tell: TypeAlias = "Callable[[int, Timed | InSubModel, bool], None]"
+"""Told which member is done, when it ran or what it raised, and whether the outputs lie in a new block from now on."""
+
+
 class InSubModel(Exception):  # noqa: N818  wraps what the sub-model raised, and says which one it was
     """The code of a sub-model raised; the cause is its exception."""
 
@@ -256,6 +260,56 @@ class Engine:
         grown = self._relay(kept) if changed else False
         return b"".join(TIMING.pack(t.start_ns, t.end_ns, t.nan) for t in timed), changed, grown
 
+    def run_stepwise(self, tell: Tell, stopped: Callable[[], bool]) -> None:
+        """Run the arrangement once on the current input, and tell of each member as soon as its output is written.
+
+        Whoever is told may read that output until the next run begins, also while this one goes on: outputs that look
+        different from the last ones are laid out in memory of their own. A member that raises ends only itself.
+
+        Args:
+            tell: Called for each member, on this thread.
+            stopped: Asked between members; when it says so, those that have not begun do not.
+        """
+        if not self._inputs:
+            raise UsageError("A lane is told its sub-models and its input before it runs", given="neither")
+        count = len(self._arrangement)
+        alone = self._mode == "serial" and len(self._arena.layouts) == count
+        self._begin_stepwise(alone=alone)
+        for indices in [[index] for index in range(count)] if alone else [list(range(count))]:
+            if stopped():
+                return
+            kept: list[Kept | None] = [None] * count
+            try:
+                timed = [self._run_alone(indices[0], kept)] if alone else self._run_all(kept)
+            except InSubModel as problem:
+                for index in indices:
+                    tell(index, problem, False)
+                continue
+            changed = any(outputs is not None for outputs in kept)
+            if changed:
+                self._relay_apart(kept)
+            for position, (index, at) in enumerate(zip(indices, timed, strict=True)):
+                tell(index, at, changed and not position)  # all of them are laid out anew at once
+
+    # What another place than the CPU does differently when members are run one by one.
+
+    def _begin_stepwise(self, *, alone: bool) -> None:
+        """A run begins whose members are run one by one (`alone`), or all at once."""
+
+    def _run_alone(self, index: int, kept: list[Kept | None]) -> Timed:
+        return self._run_member(index, kept)
+
+    def _relay_apart(self, kept: list[Kept | None]) -> None:
+        """Lay the outputs out anew in a block of their own: somebody may be reading in the old one."""
+        before = self._arena
+        self._arena = TreeArena()
+        try:
+            self._relay_from(before, kept)
+        except BaseException:
+            self._arena = before
+            raise
+        self.outputs = self._arena  # at once: a reader in this process has the old one or the new one, whole
+
     def _run_all(self, kept: list[Kept | None]) -> list[Timed]:
         """Run every member, and write their outputs or put them into `kept`."""
         count = len(self._arrangement)
@@ -369,12 +423,16 @@ class Engine:
 
     def _relay(self, kept: list[Kept | None]) -> bool:
         """Lay the outputs out anew after at least one changed its looks; returns whether the block is new."""
+        return self._relay_from(self._arena, kept)
+
+    def _relay_from(self, before: TreeArena, kept: list[Kept | None]) -> bool:
+        """Lay out in the arena what has changed, and the other outputs as they are in `before`."""
         everything = []
         for index, outputs in enumerate(kept):
             if outputs is None:
                 # Copied, since the new layout may lie over the old one.
-                old = [view.clone() for view in self._arena.tensors[index]]
-                everything.append((old, self._arena.layouts[index].spec.structure))
+                old = [view.clone() for view in before.tensors[index]]
+                everything.append((old, before.layouts[index].spec.structure))
             else:
                 everything.append(outputs)
         specs = [

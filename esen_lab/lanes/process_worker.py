@@ -21,6 +21,7 @@ import os
 import select
 import signal
 import socket
+import struct
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,10 +38,11 @@ from esen_lab.lanes.messages import NewOutputs, Order, Problem, Ready, Returned,
 from esen_lab.lanes.plain import NotPlain, PlainLayout, layout_of, value_of
 from esen_lab.lanes.problems import error_from
 from esen_lab.lanes.settings import Settings
-from esen_lab.lanes.timings import TIMING
+from esen_lab.lanes.timings import TIMING, StepTold
 from esen_lab.lanes.worker import Memory, Reader, Stop, Worker
 
 _CANCEL_LOOK_S = 0.05
+_FRAME_S = 30.0  # for a frame that was announced
 
 
 class Parent(Protocol):
@@ -235,17 +237,65 @@ class ProcessWorker(Worker):
         """This process's end of the conversation."""
         return self._sock
 
-    def start_run(self, number: int, seed: int | None = None) -> None:
+    def start_run(self, number: int, seed: int | None = None, *, stepwise: bool = False) -> None:
         """See `Worker.start_run`."""
         if not self._alive:
             self._check_alive("run")
+        kind = wire.STEPWISE if stepwise else wire.RUN
         try:
             if seed is None:
-                self._sock.sendall(wire.header(wire.RUN, number))
+                self._sock.sendall(wire.header(kind, number))
             else:
-                self._sock.sendall(wire.header(wire.RUN, number, wire.SEED.size) + wire.SEED.pack(seed))
+                self._sock.sendall(wire.header(kind, number, wire.SEED.size) + wire.SEED.pack(seed))
         except OSError:
             raise self._died("run") from None
+
+    def stop_run(self, number: int) -> None:
+        """See `Worker.stop_run`."""
+        with contextlib.suppress(OSError):  # one that has ended is found by whoever looks for its answer
+            self._sock.sendall(wire.header(wire.STOP, number))
+
+    def take_step(self) -> StepTold:
+        """See `Worker.take_step`."""
+        if self._taking.cut or not self._alive:
+            raise self._died("run")
+        self._taking.cut = True
+        try:
+            self._wait(time.monotonic() + _FRAME_S, None)
+            frame = wire.receive(self._sock, time.monotonic() + _FRAME_S, most=wire.MOST_ANSWER)
+            self._taking.cut = False
+            return self._told(frame)
+        except wire.Garbled:
+            raise self._garbled("run") from None
+        except (wire.Closed, TimeoutError):
+            raise self._died("run") from None
+        except wire.NoRoom as problem:
+            self._finish(grace_s=0)
+            raise no_descriptors(str(problem)) from problem
+
+    def _told(self, frame: wire.Frame) -> StepTold:
+        if frame.kind in (wire.STEP, wire.DONE):
+            frame.drop()
+            return self._step(frame.number, frame.body) if frame.body else StepTold(number=frame.number, over=True)
+        answer = self._read(frame)
+        if isinstance(answer, NewOutputs):
+            if len(answer.layouts) * TIMING.size != self._timing_bytes:
+                frame.drop()
+                raise wire.Garbled("outputs of other sub-models")
+            self._adopt(frame.fds[0] if answer.fresh else -1, answer.layouts, answer.block_bytes)
+            return self._step(frame.number, answer.timings)
+        if not isinstance(answer, Problem):
+            raise wire.Garbled("an answer to what nobody asked")
+        return StepTold(number=frame.number, problem=self._failed(answer), failed=answer.name)
+
+    def _step(self, number: int, body: bytes) -> StepTold:
+        try:
+            told = StepTold.unpack(number, body)
+        except struct.error:
+            told = StepTold(number=number)
+        if not 0 <= told.index * TIMING.size < self._timing_bytes:
+            raise wire.Garbled("a step that there is not")
+        return told
 
     def take_run(self, number: int) -> bytes | None:
         """See `Worker.take_run`.

@@ -28,11 +28,12 @@ from esen_lab.devices import Placement
 from esen_lab.errors import Cancelled, EsenError, WorkerDied, WorkerTimeout
 from esen_lab.lanes.arena import Block, TreeArena
 from esen_lab.lanes.dispatch import carry_out, engine_for
-from esen_lab.lanes.engine import Engine
+from esen_lab.lanes.engine import Engine, InSubModel, Timed
 from esen_lab.lanes.graph_lane import GraphLane
 from esen_lab.lanes.messages import Order
 from esen_lab.lanes.problems import described, error_from
 from esen_lab.lanes.settings import Settings
+from esen_lab.lanes.timings import StepTold
 from esen_lab.lanes.worker import Memory, Reader, Stop, Worker
 
 _LOOK_S = 0.05
@@ -72,6 +73,8 @@ class ThreadWorker(Worker):
         self._no_outputs = TreeArena()
         self._tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._answers: deque[tuple[int, bytes | Exception]] = deque()
+        self._told: deque[StepTold] = deque()
+        self._stopped = 0  # the run that nobody waits for any more
         self._ended = ended
         self._closed = False
         self._ready, self._tell = pipe()
@@ -154,11 +157,25 @@ class ThreadWorker(Worker):
         """See `Worker.fileno`."""
         return self._ready
 
-    def start_run(self, number: int, seed: int | None = None) -> None:
+    def start_run(self, number: int, seed: int | None = None, *, stepwise: bool = False) -> None:
         """See `Worker.start_run`."""
         del seed  # seeding them here would take the session's random numbers from under it
         self._check_alive("run")
-        self._tasks.put(lambda: self._run(number))
+        run = self._run_stepwise if stepwise else self._run
+        self._tasks.put(lambda: run(number))
+
+    def stop_run(self, number: int) -> None:
+        """See `Worker.stop_run`."""
+        self._stopped = number
+
+    def take_step(self) -> StepTold:
+        """See `Worker.take_step`."""
+        with contextlib.suppress(BlockingIOError):  # one byte for each: the poller announces those that are left
+            if not self._closed:
+                os.read(self._ready, 1)
+        if self._closed or not self._told:
+            raise WorkerDied(f"{self.label} ended while asked to run")
+        return self._told.popleft()
 
     def take_run(self, number: int) -> bytes | None:
         """See `Worker.take_run`."""
@@ -242,5 +259,34 @@ class ThreadWorker(Worker):
         except Exception as problem:
             outcome = problem
         self._answers.append((number, outcome))
+        self._announce()
+
+    def _run_stepwise(self, number: int) -> None:
+        assert self._engine is not None
+
+        def tell(index: int, outcome: Timed | InSubModel, new: bool) -> None:
+            if isinstance(outcome, InSubModel):
+                failed(outcome, outcome.name)
+                return
+            if new:
+                self.looks += 1
+            at = StepTold(number=number, index=index, start_ns=outcome.start_ns, end_ns=outcome.end_ns, nan=outcome.nan)
+            self._say(at)
+
+        def failed(problem: Exception, name: str = "") -> None:
+            error = problem if isinstance(problem, EsenError) else error_from(described(problem))
+            self._say(StepTold(number=number, problem=error, failed=name))
+
+        try:
+            self._engine.run_stepwise(tell, lambda: self._stopped == number or not self._alive)
+        except Exception as problem:
+            failed(problem)
+        self._say(StepTold(number=number, over=True))
+
+    def _say(self, told: StepTold) -> None:
+        self._told.append(told)
+        self._announce()
+
+    def _announce(self) -> None:
         with contextlib.suppress(OSError):
             os.write(self._tell, b"!")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeAlias
 
 from esen_lab.common.locks import Lock
@@ -23,6 +23,7 @@ from esen_lab.lanes.graph_lane import GraphLane
 from esen_lab.lanes.messages import MEMORY, Order, order
 from esen_lab.lanes.plain import as_kind
 from esen_lab.lanes.settings import Settings
+from esen_lab.lanes.timings import StepTold
 
 _ORDER_S = 30.0  # the deadline of orders that build and compute nothing
 _LONG_ORDER_S = 300.0
@@ -203,12 +204,13 @@ class Worker(ABC):
         """The descriptor that becomes readable when a run has an answer."""
 
     @abstractmethod
-    def start_run(self, number: int, seed: int | None = None) -> None:
+    def start_run(self, number: int, seed: int | None = None, *, stepwise: bool = False) -> None:
         """Wake the lane; returns at once.
 
         Args:
             number: Of the run.
             seed: Where sub-models draw random numbers: what those are made of. Lanes of this process ignore it.
+            stepwise: Whether it tells each step as it is done: `take_step` takes what it tells, not `take_run`.
 
         Raises:
             WorkerDied: It is gone.
@@ -226,6 +228,18 @@ class Worker(ABC):
             WorkerDied: It is gone.
         """
 
+    @abstractmethod
+    def take_step(self) -> StepTold:
+        """Take one thing that a run step by step has told, and `fileno` announced; of whichever run it is.
+
+        Raises:
+            WorkerDied: It is gone.
+        """
+
+    @abstractmethod
+    def stop_run(self, number: int) -> None:
+        """Nobody waits for the rest of a run step by step: steps that have not begun do not. Returns at once."""
+
     @property
     @abstractmethod
     def _arena(self) -> TreeArena:
@@ -240,6 +254,11 @@ class Worker(ABC):
         """Each member's output of the last run, as views into memory that the next run overwrites."""
         arena = self._arena
         return [arena.read(index) for index in range(len(arena.layouts))]
+
+    def outputs_of(self, indices: Sequence[int]) -> list[Tree]:
+        """The outputs of some steps that the last run has told of, as views like those of `outputs`."""
+        arena = self._arena  # once: a lane of this process may lay out its outputs anew meanwhile
+        return [arena.read(index) for index in indices]
 
     def graph_lane(self) -> GraphLane | None:
         """The lane for a graph of the whole plan; None where it is a process, or a sub-model of it is no graph."""

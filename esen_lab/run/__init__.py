@@ -3,32 +3,40 @@
 from __future__ import annotations
 
 from esen_lab.lanes import ForkServer  # whoever runs plans keeps one, and gives it to everything that starts lanes
+from esen_lab.run.answered import Answered, Missing, Worth
 from esen_lab.run.baselines import STRATEGIES
 from esen_lab.run.comparison import Comparison, Row
 from esen_lab.run.deadline import Deadline
 from esen_lab.run.executor import Executor
+from esen_lab.run.options import RunOptions
 from esen_lab.run.outcome import MemberRun, Run
 from esen_lab.run.peers import PEERS, peer_of, peers_here
 from esen_lab.run.reference_answers import NotebookAnswers
 from esen_lab.run.report import LaneReport, RunReport, Span
 from esen_lab.run.side_by_side import compare
 from esen_lab.run.turns import Turns
+from esen_lab.run.uncertainty import Uncertain
 
 __all__ = [
     "PEERS",
     "STRATEGIES",
+    "Answered",
     "Comparison",
     "Deadline",
     "Executor",
     "ForkServer",
     "LaneReport",
     "MemberRun",
+    "Missing",
     "NotebookAnswers",
     "Row",
     "Run",
+    "RunOptions",
     "RunReport",
     "Span",
     "Turns",
+    "Uncertain",
+    "Worth",
     "compare",
     "peer_of",
     "peers_here",

@@ -42,6 +42,11 @@ class Deadline:
         """Seconds until then, 0 once it has passed."""
         return max(0.0, self.at_s - time.monotonic())
 
+    @property
+    def since_s(self) -> float:
+        """Seconds since the call was made."""
+        return self.allowed_s - (self.at_s - time.monotonic())
+
     def passed(self, waited_for: str, hint: str = "Allow more time with timeout_s.") -> WorkerTimeout:
         """The error of a call that has no time left.
 

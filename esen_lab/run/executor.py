@@ -5,6 +5,7 @@ lane_group.py     the lanes as one: woken, waited for, ended
 lane_steps.py     what lanes load for groups and parts, and their outputs parted again
 lane_runner.py    one run: hand over, wake, collect, combine
 graph_runner.py   one run of a plan that is one CUDA graph
+partial_runner.py one run that may be answered by some of the members
 run_history.py    what is known from run to run; the reports
 fidelity.py       whether the lanes answer as the notebook does
 member_state.py   what sub-models keep between calls
@@ -38,7 +39,9 @@ from esen_lab.run.lane_group import LaneGroup
 from esen_lab.run.lane_runner import LaneRunner
 from esen_lab.run.lane_steps import steps_of
 from esen_lab.run.member_state import MemberState
+from esen_lab.run.options import RunOptions
 from esen_lab.run.outcome import MemberRun, Run
+from esen_lab.run.partial_runner import PartialRunner
 from esen_lab.run.run_history import RunHistory
 from esen_lab.run.start import (
     GivenUp,
@@ -101,6 +104,7 @@ class Executor:
         graphs = graphs_of(workers)
         self._graph = None if graphs is None else GraphRunner(graphs, self._group, self.lanes, self.history)
         self._runner = self._graph or self.lanes
+        self._partial = PartialRunner(workers, self._group, self.lanes, self.history)
         self._state = MemberState(workers, plan.lanes)
         self._state.look(steps_of(plan, ensemble))
         self.fidelity = Fidelity(
@@ -190,6 +194,11 @@ class Executor:
     @property
     def broken(self) -> str:
         """Why it cannot run any more, or ""."""
+        if self._group.late and self._lock.acquire(blocking=False):  # one of them may have ended since
+            try:
+                self._group.look_at_late()
+            finally:
+                self._lock.release()
         return self._group.broken
 
     def notice_ended(self) -> bool:
@@ -215,6 +224,8 @@ class Executor:
         meanwhile: Callable[[], object] | None = None,
         deadline: Deadline | None = None,
         in_turn: bool = False,
+        options: RunOptions | None = None,
+        due: Deadline | None = None,
     ) -> Run:
         """Run the ensemble once.
 
@@ -225,13 +236,16 @@ class Executor:
             meanwhile: Called while the lanes work.
             deadline: One that has begun earlier, in the place of `timeout_s`.
             in_turn: Whether the caller sees to it that no other thread uses these lanes meanwhile.
+            options: What is asked for besides the answer of all members; see `RunOptions`.
+            due: When the answer is due, where `options` has a deadline that has begun earlier.
 
         Returns:
             The combined output, of ordinary tensors also inside `torch.inference_mode`, and what happened.
 
         Raises:
-            UsageError: The input cannot go in, a sub-model raised at dtypes or a structure that the example does not
-                have, or outputs cannot be combined.
+            DeadlineMissed: Fewer members than were asked for were done when the answer was due; the lanes stay warm.
+            UsageError: The options cannot be had for this ensemble, the input cannot go in, a sub-model raised at dtypes
+                or a structure that the example does not have, or outputs cannot be combined.
             ModelError: A sub-model raised; the lanes stay warm.
             WorkerDied: A lane's process is gone; the executor is `broken`.
             WorkerTimeout: The deadline passed. While lanes worked: they are ended, the executor is `broken`. While it
@@ -242,7 +256,13 @@ class Executor:
         if self._fork_server.elsewhere:
             self._fork_server.check_here()
         deadline = deadline or Deadline(timeout_s)
-        work = partial(self._run, seed=seed, meanwhile=meanwhile)
+        if options is None or options.plain:
+            work = partial(self._run, seed=seed, meanwhile=meanwhile)
+        else:
+            options.check(self.ensemble, self.plan.names, self._state.keeping)
+            if due is None and options.deadline_s is not None:
+                due = Deadline(options.deadline_s)
+            work = partial(self._run_partly, options=options, due=due, seed=seed, meanwhile=meanwhile)
         if in_turn:
             return self._run_now(work, x, deadline)
         with self._turns.turn("a run", deadline):
@@ -250,6 +270,7 @@ class Executor:
 
     def _run_now(self, work: Callable[[Tree, Deadline], _Done], x: Tree, deadline: Deadline) -> _Done:
         if self.fidelity.outdated:
+            self._all_at_rest(deadline)
             with self._lock, deadline.ending(self._group.end, "lanes that take the session's settings"):
                 self.fidelity.take_settings()
             self._compare_with_notebook(deadline)
@@ -282,6 +303,36 @@ class Executor:
             self.plan, self.ensemble, x, deadline, seed=drawn, begin_ns=begin_ns, meanwhile=meanwhile
         )
 
+    def _run_partly(
+        self,
+        x: Tree,
+        deadline: Deadline,
+        *,
+        options: RunOptions,
+        due: Deadline | None,
+        seed: int | None,
+        meanwhile: Callable[[], object] | None,
+    ) -> Run:
+        begin_ns = time.perf_counter_ns()
+        drawn = (draw_seed() if seed is None else seed) if self._state.random else None
+        return self._partial.run(
+            self.plan,
+            self.ensemble,
+            x,
+            deadline,
+            options,
+            due,
+            seed=drawn,
+            begin_ns=begin_ns,
+            meanwhile=meanwhile,
+        )
+
+    def _all_at_rest(self, deadline: Deadline) -> None:
+        """Wait for lanes that are late from an earlier run: nothing can be asked of them before."""
+        if self._group.late:
+            with self._lock:
+                self._group.catch_up(deadline)
+
     def run_members(self, x: Tree, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> MemberRun:
         """Run once and answer for each sub-model too; raises as `run` does.
 
@@ -293,6 +344,7 @@ class Executor:
             return self._in_lanes(self._run_members, x, deadline)
 
     def _run_members(self, x: Tree, deadline: Deadline) -> MemberRun:
+        self._all_at_rest(deadline)
         with self.measuring():
             self.fidelity.take_settings()
             seed = PROOF_SEED if self._state.random else None
@@ -301,6 +353,7 @@ class Executor:
     @contextlib.contextmanager
     def measuring(self) -> Iterator[None]:
         """Runs inside begin with sub-models as they were registered; after it they are what they were before."""
+        self._all_at_rest(NEVER)
         with self._lock:
             self._state.begin()
         try:
@@ -313,6 +366,7 @@ class Executor:
     def at_rest(self, deadline: Deadline) -> None:
         """Nobody measures now: what a measurement left that was interrupted at its very end is put back."""
         if self._state.measuring:
+            self._all_at_rest(deadline)
             with self._lock, deadline.ending(self._group.end, "lanes that get back the state that they had"):
                 self._state.end_all()
 
@@ -340,6 +394,7 @@ class Executor:
             return
         anew = [name for name in plan.steps if not set(changed).isdisjoint(members_of([name]))]
         words = f"the lanes of {', '.join(changed)}, which had changed and are loaded anew"
+        self._all_at_rest(deadline)
         with self._lock:
             try:
                 with from_the_system(), deadline.ending(self._group.end, words):

@@ -3,6 +3,8 @@
     wake      each lane gets a few bytes, and starts at once
     collect   waits for the answer of every lane
     settle    what comes in the place of `collect` after an interrupt: lanes finish, or are ended
+    leave     what comes in its place where an answer does not wait for all: lanes that are at work are late
+    catch_up  waits until no lane is late
     end       what a deadline does: lanes that have not answered are ended
 
 Where the lanes leave a core free, this process is awake for the last moments before the answer is due. One that sleeps
@@ -11,14 +13,16 @@ until then pays several times what its part of the work costs, for cold caches a
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from select import POLLIN, poll
 
 from esen_lab.common.trees import Tree
+from esen_lab.common.units import format_seconds
 from esen_lab.errors import EsenError, WorkerDied, WorkerTimeout
-from esen_lab.lanes import ForkServer, Worker
+from esen_lab.lanes import ForkServer, StepTold, Worker
 from esen_lab.lanes.waking import WakingOrder
 from esen_lab.planner.plan import Lane
 from esen_lab.planner.steps import Step, is_plain
@@ -29,6 +33,8 @@ SETTLE_S = 1.0
 """How long lanes may finish what they are at after an interrupt, before they are ended."""
 
 _SLICE_S = 0.25  # of a wait: an interrupt may reach another thread
+_FINE_S = 0.001
+_FINEST_S = 0.0001
 # With a core to spare, the last moments before the expected answer are spent looking instead of sleeping.
 _LOOK_PART = 0.05
 _LOOK_LEAST_S = 0.0002
@@ -48,6 +54,9 @@ class LaneGroup:
     Attributes:
         lasted_s: From the wake-ups to the last answer, last time; 0 where that is not known for the input at hand.
         derived: Whether a lane runs groups of sub-models, or parts of a batch.
+        late: Lanes that are at work for a run that nobody waits for any more, and the number of that run. Their input
+            is not to be overwritten, nothing is to be asked of them, and what they tell is dropped.
+        caught_up: How long the last plain run waited for which late lanes, a sentence; or "".
     """
 
     def __init__(
@@ -68,6 +77,9 @@ class LaneGroup:
         self._broken = ""
         self._run = 0  # the number of the last run: an answer to another one is dropped
         self._pending: set[int] = set()  # lanes that were woken and have not answered
+        self._stepwise = False  # whether the last run is told step by step
+        self.late: dict[int, int] = {}
+        self.caught_up = ""
         self._slowest_first = list(range(len(workers)))
         self._waking = WakingOrder([worker.pid for worker in workers])
         self._watch_only_the_living()
@@ -90,8 +102,8 @@ class LaneGroup:
         if not self._broken:
             dead = [worker.label for worker in self._workers if not worker.alive]
             if dead:
-                self._broken = f"{', '.join(dead)} ended"
-            elif self._fork_server.cut_off:
+                return f"{', '.join(dead)} ended"  # said anew each time: one may be started in its place
+            if self._fork_server.cut_off:
                 self._broken = "the process that starts lanes was cut off"
         return self._broken
 
@@ -99,18 +111,32 @@ class LaneGroup:
         """They are broken from now on; the first reason stays."""
         self._broken = self._broken or why
 
-    def check(self) -> None:
-        """Go on only where all lanes can run and none is at work.
+    def check(self, deadline: Deadline) -> None:
+        """Go on only where all lanes can run and none is at work; late ones are waited for.
+
+        Raises:
+            WorkerDied: They cannot.
+            WorkerTimeout: See `catch_up`.
+        """
+        self.caught_up = ""
+        if self.late:
+            self.catch_up(deadline)
+        if self.broken:
+            raise WorkerDied(f"This plan's lanes cannot run: {self.broken}", hint="Start the plan again.")
+        if self._pending:  # an interrupt came where nothing could settle them: they may still read the input
+            self.settle()
+            if self.broken:
+                raise WorkerDied(f"This plan's lanes cannot run: {self.broken}", hint="Run again: they start anew.")
+
+    def check_but_for_dead(self, *, allowed: bool) -> None:
+        """Go on where lanes can run; where it is allowed, some of them may have ended.
 
         Raises:
             WorkerDied: They cannot.
         """
-        if self.broken:
-            raise WorkerDied(f"This plan's lanes cannot run: {self._broken}", hint="Start the plan again.")
-        if self._pending:  # an interrupt came where nothing could settle them: they may still read the input
-            self.settle()
-            if self.broken:
-                raise WorkerDied(f"This plan's lanes cannot run: {self._broken}", hint="Run again: they start anew.")
+        given_up = self._broken or ("the process that starts lanes was cut off" if self._fork_server.cut_off else "")
+        if given_up or (self.broken and not (allowed and any(worker.alive for worker in self._workers))):
+            raise WorkerDied(f"This plan's lanes cannot run: {given_up or self.broken}", hint="Start the plan again.")
 
     def wake(self, seed: int | None) -> None:
         """Have every lane run; `collect` or `settle` follows.
@@ -119,6 +145,7 @@ class LaneGroup:
             seed: Of the run's random numbers; None where no sub-model draws any.
         """
         self._run += 1
+        self._stepwise = False
         pending = self._pending
         try:
             # Each wake-up takes a moment: the one that matters goes first.
@@ -232,17 +259,146 @@ class LaneGroup:
                 for fd, _ in self._poller.poll(left * 1000):
                     index = self._by_fd[fd]
                     try:
-                        if index in pending and self._workers[index].take_run(self._run) is None:
+                        if index in pending and not self._over(index):
                             continue
                     except EsenError:  # what it reports belongs to a run that nobody waits for any more
                         self._watch_only_the_living()
                     pending.discard(index)
+                    self.late.pop(index, None)
         finally:
             # Also where a second interrupt ends the wait: lanes that are still at work would read the next input.
             for index in sorted(pending):
                 self.give_up("a lane was ended in the middle of a run")
                 self._workers[index].close(timeout_s=0)
+                self.late.pop(index, None)
             pending.clear()
+
+    def _over(self, index: int) -> bool:
+        """Take what a lane has to say; whether it has ended the last run with it."""
+        if not self._stepwise:
+            return self._workers[index].take_run(self._run) is not None
+        told = self._workers[index].take_step()
+        return told.over and told.number == self._run
+
+    # --- step by step, and lanes that are late -------------------------------------------------------------------
+
+    def begin_stepwise(self) -> None:
+        """A run begins that is told step by step; lanes are woken by `rouse`, the slowest first.
+
+        Raises:
+            WorkerDied: Lanes that were at work after an interrupt had to be ended.
+        """
+        if self._pending:
+            self.settle()
+        self._run += 1
+        self._stepwise = True
+
+    @property
+    def at_rest(self) -> list[int]:
+        """Lanes that can be woken, the one that takes longest first."""
+        lanes = self._waking.of(self._slowest_first)
+        busy = self._pending
+        return [n for n in lanes if n not in self.late and n not in busy and self._workers[n].alive]
+
+    @property
+    def at_work(self) -> set[int]:
+        """Lanes that were woken for the run at hand and have not ended it."""
+        return self._pending
+
+    def rouse(self, index: int, seed: int | None) -> None:
+        """Wake one lane for the run at hand.
+
+        Raises:
+            WorkerDied: It has ended.
+        """
+        self._pending.add(index)  # before it is woken: see `wake`
+        try:
+            self._workers[index].start_run(self._run, seed, stepwise=True)
+        except EsenError:
+            self._pending.discard(index)
+            self._watch_only_the_living()
+            raise
+
+    def ready(self, until_s: float) -> list[int]:
+        """Lanes that have something to say; waits until a moment of `time.monotonic` at most, to a tenth of a ms."""
+        left_s = until_s - time.monotonic()
+        if left_s > _FINE_S:  # the system counts in whole milliseconds, upwards
+            found = self._poller.poll(int(min(left_s, _SLICE_S) * 1000))
+        else:
+            found = self._poller.poll(0)
+            if not found and left_s > 0:
+                time.sleep(min(left_s, _FINEST_S))
+        return sorted({self._by_fd[fd] for fd, _ in found})
+
+    def take_step(self, index: int) -> StepTold | None:
+        """Take one thing that a lane has to say; None where it was of a run that nobody waits for.
+
+        Raises:
+            EsenError: The lane has ended, or sends what no lane sends.
+        """
+        try:
+            told = self._workers[index].take_step()
+        except EsenError as failure:
+            self._pending.discard(index)
+            self.late.pop(index, None)
+            raise self._named(failure, index) from failure
+        if told.over or not self._workers[index].alive:
+            if self.late.get(index) == told.number:
+                del self.late[index]
+            if told.number == self._run:
+                self._pending.discard(index)
+            if not self._workers[index].alive:
+                self.late.pop(index, None)
+                self._watch_only_the_living()
+        return told if told.number == self._run else None
+
+    def leave(self) -> None:
+        """Nobody waits for the run at hand any more: lanes that are at work end the step at hand, and are late."""
+        self.look_at_late()  # those that have just ended, too
+        for index in sorted(self._pending):
+            self.late[index] = self._run  # both at once, after an interrupt: `settle` ends both
+        self.stop()
+        self._pending.clear()
+
+    def stop(self) -> None:
+        """Lanes that are at work need not begin another step of the run at hand."""
+        for index in sorted(self._pending):
+            if self._workers[index].alive:
+                self._workers[index].stop_run(self._run)
+
+    def steps_of_lane(self, index: int) -> tuple[str, ...]:
+        """What a lane runs."""
+        return self._lanes[index].members
+
+    def look_at_late(self) -> None:
+        """Take what late lanes have said; waits for nobody. One that is found to have ended is `broken`."""
+        while self.late:
+            told = [index for index in self.ready(0.0) if index in self.late]
+            if not told:
+                return
+            for index in told:
+                with contextlib.suppress(EsenError):
+                    self.take_step(index)
+
+    def catch_up(self, deadline: Deadline) -> None:
+        """Wait until no lane is late.
+
+        Raises:
+            WorkerTimeout: The deadline passed; the lanes that are late are ended.
+        """
+        self.look_at_late()
+        began, late = time.monotonic(), sorted(self.late)
+        words = (
+            f"lanes that were late from an earlier call: {', '.join(n for i in late for n in self._lanes[i].members)}"
+        )
+        while self.late:
+            if deadline.left_s <= 0:
+                self.end(self.late)
+                raise deadline.passed(words)
+            self.ready(min(deadline.at_s, time.monotonic() + _SLICE_S))
+            self.look_at_late()
+        if late:
+            self.caught_up = f"Before it began, it waited {format_seconds(time.monotonic() - began)} for {words}."
 
     def order_by(self, lasted_s: Sequence[float]) -> None:
         """Wake them by this from now on, the slowest first.

@@ -1,8 +1,13 @@
-"""The input of a plan's lanes: one block of shared memory that all of them have mapped."""
+"""The input of a plan's lanes: one block of shared memory that all of them have mapped.
+
+A lane that is late reads the input of an earlier run. The next input is then written into another block, of which the
+other lanes are told at once, and the late one when it is at rest again. There are at most as many blocks as lanes, and
+one more.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from esen_lab.common.trees import Structure, Tree, TreeSpec, select, specs_by_path, tree_spec
@@ -26,12 +31,18 @@ class LaneInput:
 
     Attributes:
         shared: Whether one lane brings the input to the GPU for all.
+        parted: Whether lanes were late when the others were told last: all are told anew once none is.
+        untold: Lanes that were at work when the others were told where the input lies: see `tell`.
     """
 
     def __init__(self, workers: Sequence[Worker]) -> None:
         self._workers = workers
         self._arena = TreeArena()
-        self._told = False  # whether all lanes know where the input lies
+        self._told = False  # whether all lanes, but for those that are to be told later, know where the input lies
+        self._reads: dict[int, TreeArena] = {}  # for each lane the arena that it was told of last
+        self._spare: list[TreeArena] = []  # arenas that are not in use for new inputs
+        self.parted = False
+        self.untold: set[int] = set()
         self.shared = False
 
     @property
@@ -51,8 +62,8 @@ class LaneInput:
         """Copy a flattened input that looks as the lanes were told."""
         self._arena.write(0, leaves)
 
-    def announce(self, spec: TreeSpec) -> None:
-        """Tell every lane where an input of this look will lie.
+    def announce(self, spec: TreeSpec, late: Collection[int] = ()) -> None:
+        """Tell every lane where an input of this look will lie, but for those that are late.
 
         Raises:
             EsenError: There is no memory for it, or a lane has ended.
@@ -61,11 +72,38 @@ class LaneInput:
         # of them may not have heard of is sent again.
         known, self._told = self._told, False
         grown = self._arena.prepare([spec])
-        layout, block = self._arena.layouts[0], self._arena.block
-        for worker in self._workers:
-            worker.set_input(layout, block if grown or not known else None)
-        self.shared = self._share_on_gpu(layout.size)
+        if grown or not known:
+            self._reads = {index: arena for index, arena in self._reads.items() if index in late}
+        self.untold = set(late)
+        for index, worker in enumerate(self._workers):
+            if index not in late and worker.alive:
+                self._tell(index, worker)
+        self.shared = not late and self._share_on_gpu(self._arena.layouts[0].size)
+        self.parted = bool(late)
         self._told = True
+
+    def _tell(self, index: int, worker: Worker) -> None:
+        block = None if self._reads.get(index) is self._arena else self._arena.block
+        worker.set_input(self._arena.layouts[0], block)
+        self._reads[index] = self._arena
+
+    def tell(self, index: int) -> None:
+        """Tell a lane that is at rest again where the input lies now; raises as `announce` does."""
+        if index in self.untold:
+            self._tell(index, self._workers[index])
+            self.untold.discard(index)
+
+    def leave_to(self, late: Collection[int]) -> None:
+        """Write the next input elsewhere than where these lanes, which are late, may be reading; none: as usual."""
+        held = [self._reads.get(index, self._arena) for index in late]
+        if any(arena is self._arena for arena in held):
+            free = [arena for arena in self._spare if not any(arena is one for one in held)]
+            self._told = False
+            self._spare.append(self._arena)
+            self._arena = free[0] if free else TreeArena()
+            self._spare = [arena for arena in self._spare if arena is not self._arena]
+        elif self.parted and not late:
+            self._told = self.parted = False  # all are at rest: told at once, they may share what is on a GPU
 
     def _share_on_gpu(self, size: int) -> bool:
         """Have one lane bring a large input to the GPU for all of them; whether that is so now."""
@@ -102,7 +140,8 @@ class LaneInput:
 
     def close(self) -> None:
         """Let go of the memory; the lanes are ended by others."""
-        self._arena.close()
+        for arena in (self._arena, *self._spare):
+            arena.close()
 
 
 def check_keys(x: Tree, ensemble: Ensemble) -> None:

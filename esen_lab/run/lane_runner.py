@@ -14,7 +14,7 @@ An input of another shape costs one more message per lane, once.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 from esen_lab.common.inputs import take_in
@@ -45,6 +45,7 @@ class LaneRunner:
     Attributes:
         where: Combines on the GPU, where lanes leave their outputs there.
         input: Where the lanes read their input.
+        threads: Those of the calling process, which are quiet while lanes work.
     """
 
     def __init__(
@@ -52,8 +53,8 @@ class LaneRunner:
     ) -> None:
         self._group = group
         self._history = history
-        self._threads = CallersThreads()
-        self._host = HostCombine(workers, group, self._threads)
+        self.threads = CallersThreads()
+        self._host = HostCombine(workers, group, self.threads)
         self._cores_are_lanes = not core_to_spare and all(worker.own_process for worker in workers)
         self.where = WhereToCombine(workers)
         self.input = LaneInput(workers)
@@ -121,8 +122,8 @@ class LaneRunner:
 
     def _notes(self, jct_s: float) -> list[str]:
         """What is to be said of this run alone."""
-        disturbed = self._threads.disturbed(jct_s) if self._cores_are_lanes else ""
-        return [note for note in (self.where.note, disturbed) if note]
+        disturbed = self.threads.disturbed(jct_s) if self._cores_are_lanes else ""
+        return [note for note in (self._group.caught_up, self.where.note, disturbed) if note]
 
     def _prepare_next(self, ensemble: Ensemble, output: Tree, jct_s: float, times: _Times) -> None:
         """What the next run would have to do."""
@@ -146,20 +147,33 @@ class LaneRunner:
         """What each sub-model answered in the last run, copies in the order of the ensemble."""
         self.where.bring()
         outputs = self._group.outputs(ensemble.names)
-        with self._threads.alone():
+        with self.threads.alone():
             return {name: map_tensors(lambda tensor: tensor.clone(), tree) for name, tree in outputs.items()}
 
     def _hand_over(self, ensemble: Ensemble, x: Tree, deadline: Deadline, seed: int | None) -> TreeSpec:
         """Copy the input where the lanes read it, and wake them."""
-        self._group.check()
-        with self._threads.alone():
-            if not self.input.write_plain(x):
-                self._write(ensemble, x, deadline)
-        self._threads.quieten()
+        self._group.check(deadline)
+        if self.input.parted:
+            self.input.leave_to(())
+        self.hand_over(ensemble, x, deadline)
         self._group.wake(seed)
         return self.input.spec
 
-    def _write(self, ensemble: Ensemble, x: Tree, deadline: Deadline) -> None:
+    def hand_over(self, ensemble: Ensemble, x: Tree, deadline: Deadline, late: Collection[int] = ()) -> None:
+        """Copy the input where the lanes read it, and have this process quiet while they work.
+
+        Args:
+            ensemble: Whose input it is.
+            x: The input.
+            deadline: Of the whole call.
+            late: Lanes that are still at work for an earlier run, and read elsewhere.
+        """
+        with self.threads.alone():
+            if not self.input.write_plain(x):
+                self._write(ensemble, x, deadline, late)
+        self.threads.quieten()
+
+    def _write(self, ensemble: Ensemble, x: Tree, deadline: Deadline, late: Collection[int]) -> None:
         leaves, structure = take_in(x)
         if not self.input.fits(leaves, structure):
             words = "lanes that take an input of another shape"
@@ -167,7 +181,7 @@ class LaneRunner:
                 spec = spec_of_leaves(leaves, structure, "the input")
                 check_keys(unflatten(spec.structure, spec.tensors), ensemble)
                 self.look_different()
-                self.input.announce(spec)
+                self.input.announce(spec, late)
         self.input.write(leaves)
 
     def look_different(self) -> None:

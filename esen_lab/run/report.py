@@ -11,6 +11,7 @@ from esen_lab.common.records import to_dict
 from esen_lab.common.tables import to_frame
 from esen_lab.common.units import format_percent, format_seconds
 from esen_lab.planner.plan import Plan
+from esen_lab.run.answered import Answered, Worth
 
 _WORTH_SAYING_S = 0.001
 
@@ -69,6 +70,8 @@ class RunReport(Shown):
         far: Where the last runs are far from their prediction, that, why, and what to do; else empty.
         unmeasured: Of `predicted_s`: see `Plan.unmeasured`.
         waited_s: How long the call waited for its turn before all that, in seconds.
+        answered: Who answered, who was missing and why, where a run was asked for what allows that; else None. `spans`
+            then has those that were done, and a lane that was late is busy until nobody waited any more.
     """
 
     jct_s: float
@@ -83,6 +86,7 @@ class RunReport(Shown):
     far: tuple[str, ...] = ()
     unmeasured: Mapping[str, str] = field(default_factory=dict)
     waited_s: float = 0.0
+    answered: Answered | None = None
     _make: Callable[[], tuple[tuple[Span, ...], tuple[LaneReport, ...]]] | None = field(
         default=None, repr=False, compare=False
     )
@@ -151,6 +155,12 @@ class RunReport(Shown):
         object.__setattr__(self, "waited_s", waited_s)
         return self
 
+    def worth(self, look_up: Callable[[Sequence[str]], Worth | None]) -> RunReport:
+        """The same report, which can say what the members that answered were worth: see `Answered.known_by`."""
+        if self.answered is not None:
+            object.__setattr__(self, "answered", self.answered.known_by(look_up))
+        return self
+
     @property
     def slowest_lane_s(self) -> float:
         """The busy time of the lane that was busy longest."""
@@ -174,7 +184,8 @@ class RunReport(Shown):
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         derived = ("slowest_lane_s", "overhead_s", "overlap", "concurrency")
-        return {**to_dict(self), **{name: getattr(self, name) for name in derived}}
+        answered = {} if self.answered is None else {"answered": self.answered.to_dict()}
+        return {**to_dict(self), **{name: getattr(self, name) for name in derived}, **answered}
 
     def to_frame(self) -> Any:
         """A pandas table with a row per sub-model.
@@ -193,11 +204,17 @@ class RunReport(Shown):
         )
         if self.waited_s >= _WORTH_SAYING_S:
             first += f", after {format_seconds(self.waited_s)} of waiting for its turn"
-        return "\n".join([first, *self.notes])
+        answered = () if self.answered is None else self.answered.sentences
+        return "\n".join([first, *answered, *self.notes])
 
 
 def spans_and_lanes(
-    plan: Plan, in_force: Sequence[str], at_s: Mapping[str, tuple[float, float]], *, same_shape: bool
+    plan: Plan,
+    in_force: Sequence[str],
+    at_s: Mapping[str, tuple[float, float]],
+    *,
+    same_shape: bool,
+    until_s: float | None = None,
 ) -> tuple[tuple[Span, ...], tuple[LaneReport, ...]]:
     """The spans and lanes of a report.
 
@@ -206,12 +223,19 @@ def spans_and_lanes(
         in_force: For each lane, what its worker found in force.
         at_s: For each sub-model, when it began and ended, in seconds since the batch was handed over.
         same_shape: Whether the batch looked as what the plan predicts for.
+        until_s: When nobody waited any more, where steps may be missing: their lanes are busy until then.
     """
     predicted = plan.predicted_s if same_shape else {}
     spans = []
     lanes = []
     for index, (lane, description) in enumerate(zip(plan.lanes, in_force, strict=True)):
-        own = [at_s[name] for name in lane.members]
+        steps = [name for name in lane.members if until_s is None or name in at_s]
+        own = [at_s[name] for name in steps]
+        if len(own) < len(lane.members) and until_s is not None:
+            begun = own[-1][1] if own else 0.0
+            late = [(min(begun, until_s), until_s)]
+        else:
+            late = []
         spans += [
             Span(
                 name=name,
@@ -221,15 +245,15 @@ def spans_and_lanes(
                 predicted_s=predicted.get(name),
                 unmeasured=plan.unmeasured.get(name, "") if name in predicted else "",
             )
-            for name, (start, end) in zip(lane.members, own, strict=True)
+            for name, (start, end) in zip(steps, own, strict=True)
         ]
         lanes.append(
             LaneReport(
                 units=lane.units,
                 in_force=description,
                 members=lane.members,
-                start_s=min(start for start, _ in own),
-                end_s=max(end for _, end in own),
+                start_s=min(start for start, _ in (own or late)),
+                end_s=max(end for _, end in (*own, *late)),
             )
         )
     return tuple(spans), tuple(lanes)

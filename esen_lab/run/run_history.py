@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from esen_lab.lanes import Worker
 from esen_lab.planner.plan import Plan
 from esen_lab.planner.steps import members_of
+from esen_lab.run.answered import Answered
 from esen_lab.run.drift import Circumstances, drift
 from esen_lab.run.recent_runs import RecentRuns
 from esen_lab.run.report import RunReport, spans_and_lanes
@@ -102,19 +103,9 @@ class RunHistory:
             combine_s: Likewise.
             notes: What is to be said of this run alone.
         """
-        told = [*self.notes, *self.members]
-        lower = [f"{name} ({how})" for name, how in self.executed(plan).items() if "@" in how]
-        if lower:
-            told.append(f"In another precision, as the plan says: {', '.join(lower)}.")
         same_shape = not plan.example or batch == plan.example
-        if not same_shape:
-            told.append(
-                f"The plan was profiled for {plan.example}; this batch is {batch}, for which nothing is predicted. "
-                "Register and profile with such an example to have a plan for it."
-            )
         found = tuple(name for name in plan.steps if name in nan) if nan else ()
-        if found:
-            told.append(f"NaN in the output of {', '.join(found)}.")
+        told = self._told(plan, batch, found, same_shape=same_shape)
         predicted_s = plan.jct_s if same_shape else None
         lately = self._recent.ran(jct_s, predicted_s, plan, batch)
         in_force = self.in_force
@@ -129,6 +120,62 @@ class RunHistory:
             notes=(*told, *notes),
             unmeasured=plan.unmeasured if predicted_s is not None else {},
             remark=None if lately is None else lambda report: self.far_off(report, plan, *lately),
+        )
+
+    def _told(self, plan: Plan, batch: str, nan: Sequence[str], *, same_shape: bool) -> list[str]:
+        """What is to be said of lanes, members and input."""
+        told = [*self.notes, *self.members]
+        lower = [f"{name} ({how})" for name, how in self.executed(plan).items() if "@" in how]
+        if lower:
+            told.append(f"In another precision, as the plan says: {', '.join(lower)}.")
+        if not same_shape:
+            told.append(
+                f"The plan was profiled for {plan.example}; this batch is {batch}, for which nothing is predicted. "
+                "Register and profile with such an example to have a plan for it."
+            )
+        if nan:
+            told.append(f"NaN in the output of {', '.join(nan)}.")
+        return told
+
+    def partial_report(
+        self,
+        plan: Plan,
+        at_s: Mapping[str, tuple[float, float]],
+        nan: Collection[str],
+        batch: str,
+        *,
+        jct_s: float,
+        copy_s: float,
+        combine_s: float,
+        answered: Answered,
+    ) -> RunReport:
+        """Report a run that may have been answered by some of the members; it says nothing of the plan's prediction.
+
+        Args:
+            plan: What ran.
+            at_s: For each step that is done, when it began and ended, in seconds since the batch was handed over.
+            nan: Steps whose output held NaN.
+            batch: What the input looked like.
+            jct_s: See `RunReport`, as for the other times.
+            copy_s: Likewise.
+            combine_s: Likewise.
+            answered: Who answered.
+        """
+        same_shape = not plan.example or batch == plan.example
+        found = tuple(name for name in plan.steps if name in nan) if nan else ()
+        in_force = self.in_force
+        predicted_s = plan.jct_s if same_shape else None
+        return RunReport.late(
+            lambda: spans_and_lanes(plan, in_force, at_s, same_shape=same_shape, until_s=jct_s - combine_s),
+            jct_s=jct_s,
+            copy_s=copy_s,
+            combine_s=combine_s,
+            predicted_s=predicted_s,
+            batch=batch,
+            nan=found,
+            notes=tuple(self._told(plan, batch, found, same_shape=same_shape)),
+            unmeasured=plan.unmeasured if predicted_s is not None else {},
+            answered=answered,
         )
 
     def far_off(self, report: RunReport, plan: Plan, runs_s: tuple[float, ...], load: float | None) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from esen_lab.export import open_bundle
 from esen_lab.planner.plan import Plan
 from esen_lab.run import Executor, ForkServer
 from esen_lab.run.report import RunReport
-from esen_lab.serving.served import RUN_TIMEOUT_S, Asked, check_plain
+from esen_lab.serving.served import RUN_TIMEOUT_S, Asked
 
 
 @dataclass(slots=True, kw_only=True)
@@ -64,10 +64,10 @@ class ExportedFolder:
 
     def run(self, x: Tree, asked: Asked) -> tuple[Tree, RunReport | None]:
         """See `Served`."""
-        check_plain(asked)
         self.mend()
         assert self._executor is not None
-        ran = self._executor.run(x, timeout_s=RUN_TIMEOUT_S)
+        options = None if asked.at_least is None else asked.options
+        ran = self._executor.run(x, timeout_s=RUN_TIMEOUT_S, options=options)
         return ran.output, ran.report
 
     def mend(self) -> bool:

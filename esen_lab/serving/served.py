@@ -8,8 +8,8 @@ from typing import Protocol
 from esen_lab.common.trees import Tree
 from esen_lab.ensemble import Ensemble
 from esen_lab.planner.plan import Plan
+from esen_lab.run.options import RunOptions
 from esen_lab.run.report import RunReport
-from esen_lab.serving.refusal import Refused
 
 RUN_TIMEOUT_S = 60.0
 """How long a batch may take before its lanes are taken to hang: they are ended, and started anew."""
@@ -27,18 +27,13 @@ class Asked:
     deadline_s: float | None = None
     at_least: int | None = None
 
+    @property
+    def options(self) -> RunOptions:
+        """The same as the options of a run."""
+        return RunOptions() if self.at_least is None else RunOptions(deadline_s=self.deadline_s, at_least=self.at_least)
+
 
 PLAIN = Asked()
-
-
-def check_plain(asked: Asked) -> None:
-    """Refuse what is not had.
-
-    Raises:
-        Refused: An answer of fewer members was asked for.
-    """
-    if asked.at_least is not None:
-        raise Refused(501, "unsupported", "This model answers with all its members: leave 'at_least' out")
 
 
 class Served(Protocol):

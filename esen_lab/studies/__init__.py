@@ -23,6 +23,7 @@ from esen_lab.studies.plans import executed
 from esen_lab.studies.precision import check_precision
 from esen_lab.studies.precision_table import PrecisionTable
 from esen_lab.studies.refinement import Refined, refine_plan
+from esen_lab.studies.validated import Validated
 from esen_lab.studies.validation import Answers, answers, labels_of, samples_of
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "PrecisionTable",
     "Refined",
     "Round",
+    "Validated",
     "answers",
     "candidates",
     "cascade_of_members",

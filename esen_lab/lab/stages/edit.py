@@ -13,14 +13,13 @@ from esen_lab.errors import UsageError
 from esen_lab.lab.plan_checks import origin
 from esen_lab.lab.runtime import Runtime
 from esen_lab.lab.stages.plans import apply, export
-from esen_lab.lab.stages.run import run
+from esen_lab.lab.stages.run import Call, run
 from esen_lab.lab.stages.search import models_of
 from esen_lab.lab.state import LabState
 from esen_lab.planner.editor import PlanEditor
 from esen_lab.planner.plan import Plan
 from esen_lab.planner.steps import members_of
-from esen_lab.run import Deadline
-from esen_lab.run.executor import DEFAULT_TIMEOUT_S
+from esen_lab.run import RunOptions
 
 if TYPE_CHECKING:
     from esen_lab.export import Exported
@@ -105,9 +104,8 @@ class _Bench:
     def measure(self, repeats: int) -> list[float]:
         times = []
         for _ in range(repeats):
-            deadline = Deadline(DEFAULT_TIMEOUT_S)
-            x = self._runtime.state.ensemble.example
-            run(self._runtime, x, deadline, self._runtime.turns.turn("a run", deadline))
+            call = Call.of(self._runtime.state, self._runtime.state.ensemble.example, None, RunOptions())
+            run(self._runtime, call, self._runtime.turns.turn("a run", call.until))
             report = self._runtime.state.report
             assert report is not None  # a run that returned has left one
             times.append(report.jct_s)

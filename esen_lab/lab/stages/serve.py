@@ -12,7 +12,7 @@ from esen_lab.lab.stages import run
 from esen_lab.lanes.forks import tell_when_forked
 from esen_lab.lanes.settings import with_threads_own
 from esen_lab.run import Deadline, RunReport
-from esen_lab.serving import RUN_TIMEOUT_S, Asked, ServeSettings, check_installed, check_plain
+from esen_lab.serving import RUN_TIMEOUT_S, Asked, ServeSettings, check_installed
 
 if TYPE_CHECKING:
     from esen_lab.ensemble import Ensemble
@@ -56,11 +56,11 @@ class ServedLab:
 
     def run(self, x: Tree, asked: Asked) -> tuple[Tree, RunReport | None]:
         """One run in its turn."""
-        check_plain(asked)
         self.mend()
-        deadline = Deadline(RUN_TIMEOUT_S)
-        turn = self._runtime.turns.turn("a batch of requests", deadline, refused=False)
-        return run.reported(self._runtime, x, deadline, turn)
+        call = run.Call.of(self._runtime.state, x, RUN_TIMEOUT_S, asked.options)
+        return run.reported(
+            self._runtime, call, self._runtime.turns.turn("a batch of requests", call.until, refused=False)
+        )
 
     def mend(self) -> bool:
         """Start anew what has ended, unless another call has the lanes: that one sees to it."""

@@ -89,6 +89,16 @@ def precisions(session: Session) -> tuple[str, ...]:  # noqa: ARG001
     return ("fp32", *PRECISIONS)
 
 
+def otherwise(session: Session) -> tuple[str, ...]:  # noqa: ARG001
+    """What a run does where too few members are done at its deadline."""
+    return ("error", "first")
+
+
+def stop_early(session: Session) -> tuple[str, ...]:  # noqa: ARG001
+    """When a run may stop early."""
+    return ("decided", "0.9", "0.95", "0.99")
+
+
 def devices(session: Session) -> tuple[str, ...]:  # noqa: ARG001
     """Devices by name."""
     return (*DEVICES, *(f"cuda:0 {word}" for word in SHARING_MODES))

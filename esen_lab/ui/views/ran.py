@@ -43,7 +43,8 @@ def report(record: Any) -> View:
                 with_marks(format_seconds(span.predicted_s), span.unmeasured),
             )
             for span in record.spans
-        ),
+        )
+        + _missing_rows(record),
         numbers=("lane", "start", "end", "ran for", "predicted"),
     )
     known = facts(
@@ -56,7 +57,22 @@ def report(record: Any) -> View:
     notes = tuple(record.notes)
     if record.nan and not any("nan" in note.lower() for note in notes):
         notes = (f"NaN in the output of {', '.join(record.nan)}.", *notes)
-    return View(title=f"Run: JCT {format_seconds(record.jct_s)}", blocks=(timeline, ran, known), notes=notes)
+    title = f"Run: JCT {format_seconds(record.jct_s)}"
+    if record.answered is not None:
+        notes = (*record.answered.sentences, *notes)
+        of = len(record.answered.names) + len(record.answered.missing)
+        title += f", {len(record.answered.names)} of {of} members"
+    return View(title=title, blocks=(timeline, ran, known), notes=notes)
+
+
+def _missing_rows(record: Any) -> tuple[tuple[str, ...], ...]:
+    """A row for each member that an answer was made without."""
+    if record.answered is None:
+        return ()
+    lanes = {name: str(number + 1) for number, lane in enumerate(record.lanes) for name in lane.members}
+    return tuple(
+        (missing.name, lanes.get(missing.name, "-"), "-", "-", missing.why, "-") for missing in record.answered.missing
+    )
 
 
 def comparison(record: Any) -> View:

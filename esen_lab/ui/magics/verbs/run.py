@@ -5,19 +5,39 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from esen_lab.errors import UsageError
 from esen_lab.ui import views
 from esen_lab.ui.magics import suggestions
-from esen_lab.ui.magics.arguments import Argument, names, seconds, whole_number
+from esen_lab.ui.magics.arguments import Argument, names, seconds, text, whole_number
 from esen_lab.ui.magics.verbs.verb import INPUT, Given, Verb, options
 from esen_lab.ui.session import Session
 
 
 def _run(session: Session, given: Given) -> Any:
     lab = session.lab()
-    output = lab.run(given.input, timeout_s=given.timeout)
+    asked = options(
+        deadline_s=given.deadline,
+        at_least=given.at_least,
+        otherwise=given.otherwise,
+        on_failure="leave-out" if given.leave_out else None,
+        stop_early=given.stop_early,
+        uncertainty=given.uncertainty or None,
+    )
+    output = lab.run(given.input, timeout_s=given.timeout, **asked)
     if lab.report is not None:
         session.front.show(views.report(lab.report))
     return output
+
+
+def _sure(session: Session, word: str) -> str | float:
+    """The word "decided", or a probability: "0.95" and "95%" are the same."""
+    given = text(session, word).strip()
+    if given == "decided":
+        return given
+    try:
+        return float(given[:-1]) / 100 if given.endswith("%") else float(given)
+    except ValueError:
+        raise UsageError("A run stops early when it is decided, or at a probability such as 0.95", given=word) from None
 
 
 RUN = Verb(
@@ -26,8 +46,26 @@ RUN = Verb(
     (
         INPUT,
         Argument("--timeout", "give up after so many seconds", seconds, "S"),
+        Argument("--deadline", "answer after so long, such as 50ms, with the members that are done", seconds, "S"),
+        Argument("--at-least", "the fewest members that an answer is made of (default: 1)", whole_number, "N"),
+        Argument(
+            "--otherwise",
+            "where fewer are done by then: error (default), or first: as soon as enough are",
+            text,
+            "WHAT",
+            suggest=suggestions.otherwise,
+        ),
+        Argument("--leave-out", "leave out members that raise or whose lanes end"),
+        Argument(
+            "--stop-early",
+            "decided: when no missing member can change the vote; or a probability, such as 0.95 or 95%",
+            _sure,
+            "WHEN",
+            suggest=suggestions.stop_early,
+        ),
+        Argument("--uncertainty", "answer with how far the members are apart, too"),
     ),
-    example="y = %esen run x",
+    example="y = %esen run x --deadline 50ms --at-least 3",
     interrupted="Interrupted: this run has no output. The lab stays usable; broken lanes start afresh.",
 )
 

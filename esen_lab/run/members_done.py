@@ -1,0 +1,145 @@
+"""What one run has of which member so far, as lanes tell it step by step: done, failed, or still open."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from esen_lab.common.trees import Tree
+from esen_lab.common.units import format_seconds
+from esen_lab.errors import DeadlineMissed, EsenError, WorkerDied
+from esen_lab.lanes import StepTold
+from esen_lab.planner.plan import Plan
+from esen_lab.planner.steps import Step, is_plain, members_of
+from esen_lab.run.answered import Ended, Missing
+from esen_lab.run.deadline import Deadline
+from esen_lab.run.lane_steps import answers_of_members
+from esen_lab.run.options import RunOptions
+
+
+class MembersDone:
+    """One run's members. A group is several members at once; a member that is split is done with its last part.
+
+    Args:
+        plan: What runs.
+        names: Its members, in the order of the ensemble.
+
+    Attributes:
+        done: Members whose outputs are there, in the order of the ensemble.
+        open: Members that may still answer.
+        nan: Steps whose output holds NaN.
+        late: Whether the deadline has passed, and the run goes on until enough are done.
+    """
+
+    def __init__(self, plan: Plan, names: Sequence[str]) -> None:
+        self._lanes = [lane.members for lane in plan.lanes]
+        self._names = tuple(names)
+        self._derived = {name: Step.of(name) for name in plan.steps if not is_plain(name)}
+        self._steps: dict[str, set[str]] = {}  # for each member the steps that make it
+        for step in plan.steps:
+            for member in self.members_of(step):
+                self._steps.setdefault(member, set()).add(step)
+        self._outputs: dict[str, Tree] = {}  # by step
+        self._at_ns: dict[str, tuple[int, int]] = {}
+        self._why: dict[str, str] = {}  # members that failed
+        self._problem: EsenError | None = None
+        self.done: tuple[str, ...] = ()
+        self.open: frozenset[str] = frozenset(self._names)
+        self.nan: list[str] = []
+        self.late = False
+
+    def members_of(self, step: str) -> tuple[str, ...]:
+        """The members that a step answers for."""
+        return (step,) if step not in self._derived else self._derived[step].members
+
+    def of_lane(self, index: int) -> tuple[str, ...]:
+        """The members that a lane answers for."""
+        return members_of(self._lanes[index])
+
+    @property
+    def could_be(self) -> int:
+        """Of how many members an answer could still be made."""
+        return len(self.done) + len(self.open)
+
+    def step_done(self, lane: int, told: StepTold, output: Tree) -> None:
+        """A lane has told that a step is done.
+
+        Args:
+            lane: Which.
+            told: What it said.
+            output: Views of what the step put out.
+        """
+        step = self._lanes[lane][told.index]
+        self._outputs[step] = output
+        self._at_ns[step] = (told.start_ns, told.end_ns)
+        if told.nan:
+            self.nan.append(step)
+        self._count()
+
+    def step_failed(self, lane: int, step: str, told: str, problem: EsenError) -> None:
+        """A step raised; its lane goes on. Where it is not known which, all that the lane has not done failed."""
+        self._fail([step] if step in self._lanes[lane] else self._lanes[lane], told, problem)
+
+    def lane_failed(self, lane: int, told: str, problem: EsenError | None = None) -> None:
+        """A lane has ended: what it has not done will not come."""
+        self._fail(self._lanes[lane], told, problem)
+
+    def lane_ended(self, lane: int) -> None:
+        """A lane has ended its run: what it has neither done nor failed at will not come."""
+        self._fail(self._lanes[lane], "its lane did not run it", None)
+
+    def _fail(self, steps: Sequence[str], told: str, problem: EsenError | None) -> None:
+        for step in steps:
+            if step not in self._outputs:
+                for member in self.members_of(step):
+                    self._why.setdefault(member, told)
+        self._problem = self._problem or problem
+        self._count()
+
+    def _count(self) -> None:
+        known = self._outputs.keys()
+        self.done = tuple(name for name in self._names if self._steps[name] <= known and name not in self._why)
+        self.open = frozenset(self._names) - {*self.done, *self._why}
+
+    def outputs(self, names: Sequence[str]) -> dict[str, Tree]:
+        """What members that are done have put out, in this order, as views; joined where a batch was split."""
+        wanted = {step for name in names for step in self._steps[name]}
+        found = {step: self._outputs[step] for step in self._outputs if step in wanted}
+        if self._derived:
+            found = answers_of_members(found, self._derived)
+        return {name: found[name] for name in names}
+
+    def spans_s(self, begin_ns: int) -> dict[str, tuple[float, float]]:
+        """For each step that is done, when it began and ended, in seconds since the call."""
+        return {step: ((start - begin_ns) / 1e9, (end - begin_ns) / 1e9) for step, (start, end) in self._at_ns.items()}
+
+    # --- who is missing ------------------------------------------------------------------------------------------
+
+    def missing(self, ended: Ended) -> tuple[Missing, ...]:
+        """Members that an answer is made without, which ended so."""
+        why = "not needed" if ended in ("decided", "confident") else "late"
+        return tuple(
+            Missing(name=name, why="failed", told=self._why[name]) if name in self._why else Missing(name=name, why=why)  # type: ignore[arg-type]
+            for name in self._names
+            if name not in self.done
+        )
+
+    def missed(self, options: RunOptions, due: Deadline) -> DeadlineMissed:
+        """The error of a run of which too few members are done when it is due."""
+        missing = self.missing("deadline")
+        done = f"{len(self.done)} ({', '.join(self.done)})" if self.done else "none"
+        return DeadlineMissed(
+            f"At least {options.enough} of {len(self._names)} members are done within {format_seconds(due.allowed_s)}",
+            given=f"{done} by then; missing: {', '.join(map(str, missing))}",
+            hint="Allow more time, ask for fewer (at_least), or take the first that are done (otherwise='first').",
+            done=self.done,
+            missing=tuple((one.name, f"{one.why}{': ' if one.told else ''}{one.told}") for one in missing),
+        )
+
+    def problem(self, enough: int) -> EsenError:
+        """The error of a run of which too few members can answer, whatever time it has."""
+        failed = "; ".join(f"{name}: {told}" for name, told in self._why.items())
+        problem = self._problem or WorkerDied("A run's members answer", given=failed)
+        problem.add_note(
+            f"{len(self.done)} of {len(self._names)} members answered; at least {enough} were asked for. {failed}"
+        )
+        return problem

@@ -1,0 +1,143 @@
+"""What a run may be asked for besides the answer of all members: an answer by a deadline, early, without who failed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from esen_lab.ensemble import Combine, Ensemble
+from esen_lab.errors import UsageError
+
+Otherwise: TypeAlias = Literal["error", "first"]
+OnFailure: TypeAlias = Literal["error", "leave-out"]
+StopEarly: TypeAlias = "Literal['decided'] | float | None"
+NEEDS_ALL = ("stack",)
+"""Rules whose answer has another shape, or another meaning, without all members."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """Options of one run.
+
+    Attributes:
+        deadline_s: Seconds from the call, above 0: then the answer is made of the members that are done.
+        at_least: The fewest members that an answer is made of; None: 1.
+        otherwise: Where fewer are done at the deadline: "error", or "first": the first moment that enough are.
+        on_failure: A member that raises, or whose lane ends, is an "error" or is left out: "leave-out".
+        stop_early: "decided": stop where no member that is missing could change a majority's vote. A number above 0, at
+            most 1: stop where the likeliest class of every row has that probability. None: never.
+        uncertainty: Whether the run answers with an `Uncertain` in the place of the bare answer.
+
+    Raises:
+        UsageError: A field is none of these, or stands without what it belongs to.
+    """
+
+    deadline_s: float | None = None
+    at_least: int | None = None
+    otherwise: Otherwise = "error"
+    on_failure: OnFailure = "error"
+    stop_early: StopEarly = None
+    uncertainty: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the fields, and against each other."""
+        if self.deadline_s is not None and not (_is_number(self.deadline_s) and 0 < self.deadline_s < math.inf):
+            raise UsageError("A deadline is a number of seconds above 0", given=self.deadline_s)
+        if self.at_least is not None and (type(self.at_least) is not int or self.at_least < 1):
+            raise UsageError("at_least is a whole number of members above 0", given=self.at_least)
+        if self.otherwise not in ("error", "first"):
+            raise UsageError("otherwise is 'error' or 'first'", given=self.otherwise)
+        if self.on_failure not in ("error", "leave-out"):
+            raise UsageError("on_failure is 'error' or 'leave-out'", given=self.on_failure)
+        early = self.stop_early
+        if early is not None and early != "decided" and not (_is_number(early) and 0 < early <= 1):
+            raise UsageError("stop_early is 'decided', or a probability above 0 and at most 1", given=early)
+        if not isinstance(self.uncertainty, bool):
+            raise UsageError("uncertainty is True or False", given=self.uncertainty)
+        if self.otherwise == "first" and self.deadline_s is None:
+            raise UsageError(
+                "otherwise says what is done at a deadline",
+                given="otherwise='first' without one",
+                hint="Give deadline_s too.",
+            )
+        if self.at_least is not None and not self.partial:
+            raise UsageError(
+                "at_least says of how many members an answer is made that some may be missing from",
+                given=f"at_least={self.at_least} alone",
+                hint="Give deadline_s, stop_early or on_failure='leave-out' too.",
+            )
+
+    @property
+    def plain(self) -> bool:
+        """Whether nothing is asked for but the answer of all members."""
+        return not (self.partial or self.uncertainty)
+
+    @property
+    def partial(self) -> bool:
+        """Whether an answer may be made of some of the members."""
+        return self.deadline_s is not None or self.stop_early is not None or self.on_failure == "leave-out"
+
+    @property
+    def enough(self) -> int:
+        """The fewest members that an answer is made of."""
+        return 1 if self.at_least is None else self.at_least
+
+    def check(self, ensemble: Ensemble, names: Sequence[str], keeping: Sequence[str]) -> None:
+        """Refuse what cannot be answered, before anything runs.
+
+        Args:
+            ensemble: Has the combine rule.
+            names: Who runs, of its members.
+            keeping: Members that keep state between calls.
+
+        Raises:
+            UsageError: The rule needs all members, more are asked for than there are, a member's state would miss a
+                batch, or an early stop has no meaning for the rule.
+        """
+        if not self.partial:
+            return
+        rule = ensemble.combine
+        check_rule(rule)
+        if self.enough > len(names):
+            raise UsageError(
+                f"at_least is at most the number of members that run, {len(names)}", given=f"at_least={self.enough}"
+            )
+        if keeping:
+            raise UsageError(
+                "A run that may leave members out needs members that keep no state between calls",
+                given=f"state is kept by {', '.join(keeping)}, which would miss a batch",
+                hint="Run without a deadline, or leave these members out of the plan.",
+            )
+        if self.stop_early == "decided" and rule.name != "majority":
+            raise UsageError(
+                "Only a majority's vote can be decided before all members have answered",
+                given=f"the rule {rule.describe()}: every member changes its answer",
+                hint="Give a probability such as stop_early=0.95, or set lab.combine('majority').",
+            )
+        if self.stop_early not in (None, "decided") and rule.name == "majority":
+            raise UsageError(
+                "A confident answer is one of probabilities, and a majority's vote has none",
+                given=f"stop_early={self.stop_early}",
+                hint="Give stop_early='decided', or set lab.combine('softmax-mean').",
+            )
+
+
+def check_rule(rule: Combine) -> None:
+    """Refuse a rule whose answer has no meaning without all members.
+
+    Raises:
+        UsageError: It is "stack", or a function of the user's own.
+    """
+    if rule.function is not None or rule.name in NEEDS_ALL:
+        raise UsageError(
+            "An answer without some of the members needs a rule that has a meaning for any of them: mean, "
+            "softmax-mean, weighted or majority",
+            given=f"the rule {rule.describe()}, which is given all members",
+            hint="Set another rule with lab.combine(...), or run without these options.",
+        )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
