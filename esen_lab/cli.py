@@ -4,6 +4,7 @@
     python -m esen_lab run plan_files --repeat 100   an exported plan; its options are those of the exported script
     python -m esen_lab run their_files --trust       one that somebody else exported: it is code, and runs when trusted
     python -m esen_lab serve plan_files --port 8000  the same as a service over HTTP (docs/serving.md)
+    python -m esen_lab deploy plan_files             files for Docker and KServe beside it
 
 Exit status: 0 done, 1 it could not be done (one line on standard error says why), 2 the command line is wrong.
 """
@@ -91,7 +92,27 @@ def _parser() -> argparse.ArgumentParser:
     )
     serve_options(serve)
     serve.set_defaults(command=_serve)
+    deploy = commands.add_parser(
+        "deploy",
+        help="write a Dockerfile and an InferenceService of KServe beside an exported plan",
+        description="Write a Dockerfile and an InferenceService of KServe beside an exported folder: templates, to be "
+        "looked through. Nothing of the folder is run.",
+    )
+    deploy.add_argument("plan", metavar="PLAN", help="an exported folder, its plan.json, or its script")
+    deploy.add_argument("--name", help="the model's name in addresses (default: the plan's)")
+    deploy.set_defaults(command=_deploy)
     return parser
+
+
+def _deploy(options: argparse.Namespace) -> int:
+    from esen_lab.planner.plan import Plan
+    from esen_lab.serving.deployment import write_deployment
+    from esen_lab.serving.options import name_of
+
+    folder = bundle_folder(Path(options.plan))
+    written = write_deployment(folder, Plan.load(folder / "plan.json"), options.name or name_of(folder))
+    tell(f"Written: {written}")
+    return 0
 
 
 # --- serve -----------------------------------------------------------------------------------------------------------

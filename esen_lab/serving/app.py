@@ -47,6 +47,7 @@ log = logging.getLogger("esen_lab.serving")
 _HEADER_LENGTH = b"inference-header-content-length"
 _JSON = b"application/json"
 _BYTES = b"application/octet-stream"
+_BUFFERED_BYTES = 1 << 16
 ABORT = "esen_lab.abort"
 """In a scope: ends the connection at once, whatever is still to be sent."""
 
@@ -260,7 +261,10 @@ async def _while_there(future: asyncio.Future[Answer], receive: Receive) -> Answ
 
 async def _send(send: Send, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    large = len(body) > _BUFFERED_BYTES
+    await send({"type": "http.response.body", "body": body, "more_body": large})
+    if large:  # uvicorn waits for a client to have read before it takes the next part, not after this one
+        await send({"type": "http.response.body", "body": b""})
 
 
 # --- everything else -------------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import signal
 import sys
 import threading
@@ -14,7 +13,7 @@ from types import FrameType
 from esen_lab.errors import NotTrusted
 from esen_lab.serving.exported import ExportedFolder
 from esen_lab.serving.logs import log_as_json
-from esen_lab.serving.options import settings_of
+from esen_lab.serving.options import name_of, settings_of
 from esen_lab.serving.server import Server
 from esen_lab.terminal import tell
 
@@ -57,12 +56,6 @@ def serve_folder(folder: Path, options: argparse.Namespace) -> int:
         served.close()
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def name_of(folder: Path) -> str:
-    """A model's name for a folder: "plan" for "plan_files"; "ensemble" where that makes none."""
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.absolute().name.removesuffix("_files")).strip("-._")[:64]
-    return name or "ensemble"
 
 
 def _setter(stop: threading.Event) -> Callable[[int, FrameType | None], None]:

@@ -147,7 +147,6 @@ class Dispatcher:
         if item.timer is not None:
             item.timer.cancel()
         if self.batcher.take_out(waiting):
-            self._metrics.refused("left")
             self._next()
 
     def _is_late(self, waiting: Waiting) -> None:
@@ -258,7 +257,8 @@ class Dispatcher:
         if len(leaves) != len(self.model.outputs):
             raise EsenError("An answer has the tensors that the model's metadata names", given=f"{len(leaves)} tensors")
         took_s = self._clock() - began_s
-        missing = tuple(getattr(report, "missing", ()) or ())
+        answered = None if report is None else report.answered
+        missing = () if answered is None else tuple(one.name for one in answered.missing)
         answers: list[Answer | BaseException] = [
             Answer(
                 outputs=outputs,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -71,6 +72,12 @@ def settings_of(options: argparse.Namespace, name: str, environment: Mapping[str
     known = {field.name for field in fields(ServeSettings)}
     given = {key: value for key, value in vars(options).items() if key in known and value is not None}
     return ServeSettings(**{"name": name, **given, "token": _token(options.token_file, environment)})
+
+
+def name_of(folder: Path) -> str:
+    """A model's name for a folder: "plan" for "plan_files"; "ensemble" where that makes none."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.absolute().name.removesuffix("_files")).strip("-._")[:64]
+    return name or "ensemble"
 
 
 def _token(file: Path | None, environment: Mapping[str, str]) -> str:

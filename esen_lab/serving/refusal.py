@@ -84,7 +84,7 @@ def refusal_of(problem: BaseException) -> Refused:
         return Refused(500, "member", told)
     if isinstance(problem, (Busy, Cancelled, WorkerDied)):
         return Refused(503, "busy" if isinstance(problem, Busy) else "lane", told, retry_after_s=1.0)
-    if isinstance(problem, WorkerTimeout):
+    if isinstance(problem, WorkerTimeout):  # `DeadlineMissed` is one
         return too_late(told)
     if isinstance(problem, EsenError):
         return Refused(500, "failed", told)

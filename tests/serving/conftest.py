@@ -7,12 +7,11 @@ from collections.abc import Iterator
 import pytest
 import torch
 from models import mlp
+from served_doubles import X
 
 from esen_lab import Lab
 from esen_lab.serving.model import ModelInfo, describe
 from esen_lab.serving.server import Server
-
-X = torch.arange(32, dtype=torch.float32).reshape(4, 8) / 10
 
 
 @pytest.fixture
