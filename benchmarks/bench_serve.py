@@ -110,7 +110,7 @@ def soak(server: Any, given: argparse.Namespace) -> None:
     finally:
         stop.set()
         watcher.join()
-    print(json.dumps({key: value for key, value in told.items()}))
+    print(json.dumps(told))
     part = max(1, len(samples) // 4)
     for name in samples[0]:
         first = statistics.median(one[name] for one in samples[part : 2 * part])
@@ -143,7 +143,7 @@ def clients(server: Any, given: argparse.Namespace, rate: float, seconds: float)
 
 
 def load(port: int, rows: int, rate: float, seconds: float) -> dict[str, float]:
-    """Send requests; what came of them. With a rate, each is due at a time of its own, whatever became of the others."""
+    """Send requests; what came of them. With a rate, each is due at a time of its own, whatever the others do."""
     look = {"name": "input", "shape": [rows, ROW], "datatype": "FP32"}
     look["parameters"] = {"binary_data_size": rows * ROW * 4}
     head = json.dumps({"inputs": [look], "parameters": {"binary_data_output": True}}).encode()

@@ -158,6 +158,7 @@ def test_the_server_ends_with_the_lab_and_another_one_takes_its_place(tmp_path: 
     assert lab.state.server is None
 
 
+@pytest.mark.slow  # starts Python with torch twice, and lanes in one of them
 def test_an_exported_folder_is_served_until_a_signal_and_only_where_it_is_trusted(lab: Lab, tmp_path: Path) -> None:
     exported = lab.export(tmp_path / "plan.py", plan=_plan_of(lab))
     token = tmp_path / "token"
