@@ -15,6 +15,7 @@ from esen_lab.serving.exported import ExportedFolder
 from esen_lab.serving.logs import log_as_json
 from esen_lab.serving.options import name_of, settings_of
 from esen_lab.serving.server import Server
+from esen_lab.serving.status import ENDED
 from esen_lab.terminal import tell
 
 _LOOK_S = 0.5
@@ -49,7 +50,7 @@ def serve_folder(folder: Path, options: argparse.Namespace) -> int:
         with Server(settings).start() as server:  # alive while the lanes start: a probe may ask
             server.warm(served)
             tell(f"esen-lab: {settings.name} at {server.url}")
-            while not stop.wait(_LOOK_S) and server.state != "ended":
+            while not stop.wait(_LOOK_S) and server.state != ENDED:
                 pass
         return 0 if stop.is_set() else 1
     finally:

@@ -19,7 +19,6 @@ from typing import Any
 from esen_lab.common.answers import OTHER_ORDER, TOLERANCE
 from esen_lab.common.display import Shown
 from esen_lab.common.trees import Tree, flatten
-from esen_lab.common.units import format_seconds
 from esen_lab.errors import UsageError
 from esen_lab.serving.app import Service, make_app
 from esen_lab.serving.batcher import Batcher
@@ -31,6 +30,7 @@ from esen_lab.serving.model import ModelInfo, describe
 from esen_lab.serving.served import PLAIN, Served
 from esen_lab.serving.service_times import ServiceTimes
 from esen_lab.serving.settings import ServeSettings
+from esen_lab.serving.status import ENDED, ServerStatus
 from esen_lab.serving.traces import Traces
 
 log = logging.getLogger("esen_lab.serving")
@@ -169,7 +169,7 @@ class Server(Shown):
     def state(self) -> str:
         """Such as "ready"."""
         if self._closed or not self._http.alive:
-            return "ended"
+            return ENDED
         dispatcher = self._service.dispatcher
         if dispatcher is None:
             return "lanes are starting"
@@ -190,50 +190,35 @@ class Server(Shown):
         """As `/metrics` has them."""
         return self._metrics.text()
 
-    def facts(self) -> tuple[tuple[str, str], ...]:
-        """For people: what it is, and what came of it so far."""
+    def status(self) -> ServerStatus:
+        """How it stands, and what it has answered so far."""
         totals, settings, model = self.totals, self.settings, self.model
         passed_s = max(time.monotonic() - totals.began_s, 1e-9)
-        joined = "" if model is None else ("yes" if model.joins else f"no: {model.why_alone}")
-        found = [
-            ("requests go to", self.url),
-            ("state", self.state),
-            ("token", "asked for" if settings.token else "none"),
-            ("requests are joined", joined),
-            ("answered", str(totals.answered)),
-            ("refused or failed", ", ".join(f"{reason} {count}" for reason, count in totals.by_reason.items())),
-            ("waiting", str(self.waiting) if self.waiting else ""),
-        ]
-        if totals.batches:
-            found += [
-                ("batches", f"{totals.batches}, of {totals.rows / totals.batches:.1f} rows each"),
-                ("compute", f"{format_seconds(totals.compute_s / totals.batches)} a batch"),
-                ("queue", f"{format_seconds(totals.queue_s / max(totals.answered, 1))} a request"),
-                ("lanes busy", ", ".join(f"{busy / passed_s:.0%}" for _, busy in sorted(totals.lane_busy_s.items()))),
-            ]
-        if totals.restarts:
-            found.append(("lanes started anew", str(totals.restarts)))
-        return tuple((label, text) for label, text in found if text)
+        return ServerStatus(
+            name=settings.name,
+            url=self.url,
+            state=self.state,
+            token=bool(settings.token),
+            joins=None if model is None else model.joins,
+            why_alone="" if model is None else model.why_alone,
+            answered=totals.answered,
+            failed=dict(totals.by_reason),
+            waiting=self.waiting,
+            batches=totals.batches,
+            rows=totals.rows,
+            compute_s=totals.compute_s / totals.batches if totals.batches else None,
+            queue_s=totals.queue_s / totals.answered if totals.answered else None,
+            lanes_busy=tuple(busy_s / passed_s for _, busy_s in sorted(totals.lane_busy_s.items())),
+            restarts=totals.restarts,
+        )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        totals = self.totals
-        return {
-            "url": self.url,
-            "state": self.state,
-            "waiting": self.waiting,
-            "answered": totals.answered,
-            "failed": dict(totals.by_reason),
-            "batches": totals.batches,
-            "rows": totals.rows,
-            "compute_s": totals.compute_s,
-            "queue_s": totals.queue_s,
-            "restarts": totals.restarts,
-        }
+        """Its status as plain data."""
+        return self.status().to_dict()
 
     def __str__(self) -> str:
         """For a terminal."""
-        return "\n".join(f"{label:22}{text}" for label, text in self.facts())
+        return str(self.status())
 
     def __repr__(self) -> str:
         return f"<Server {self.url}: {self.state}>"

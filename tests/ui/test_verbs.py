@@ -193,6 +193,22 @@ def test_device_lists_what_there_is_and_goes_on_with_another(session: Session, f
     assert "Moved to the CPU: wide." in front.text
 
 
+def test_serve_starts_a_server_in_the_background_and_stops_it(
+    session: Session, front: FakeFront, lab: FakeLab, tmp_path: Path
+) -> None:
+    run_line(session, "serve --stop")
+    assert "Nothing is served" in front.text
+    token = tmp_path / "token"
+    token.write_text("secret\n")
+    server = run_line(session, f"serve --port 9000 --name digits --token-file {token} --window 5ms --max-rows 8")
+    asked = {"name": "digits", "token": "secret", "window_s": 0.005, "max_rows": 8}
+    assert lab.calls[-1] == ("serve", 9000, asked)
+    assert server.status().url in front.text
+    assert "secret" not in front.text
+    assert run_line(session, "serve --stop") is server
+    assert lab.calls[-1] == ("serve", None, {})
+
+
 def test_run_returns_the_output_and_a_semicolon_hides_it(session: Session, front: FakeFront, lab: FakeLab) -> None:
     assert run_line(session, "run x") == [[1, 2], "combined"]
     assert run_line(session, "run x;") is None

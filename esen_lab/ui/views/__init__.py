@@ -118,6 +118,7 @@ RECORDS: Mapping[str, Callable[[Any], View]] = {
     "esen_lab.profiler.backends.BackendTable": backends,
     "esen_lab.studies.precision_table.PrecisionTable": precision,
     "esen_lab.export.export.Exported": exported,
-    "esen_lab.serving.server.Server": server,
+    "esen_lab.serving.server.Server": lambda running: server(running.status()),
+    "esen_lab.serving.status.ServerStatus": server,
 }
 """Full name of a class -> its view. A name and not the class, so that this imports none of their modules."""

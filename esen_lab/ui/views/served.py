@@ -8,16 +8,11 @@ from esen_lab.ui.views.blocks import View, facts
 
 
 def server(record: Any) -> View:
-    """A `Server`: where clients find it, how it stands, what it has answered."""
-    ended = record.state == "ended"
-    notes = (
-        ()
-        if ended
-        else (f"`curl {record.url.removesuffix('/infer')}` says what it takes.", "`%esen serve --stop` ends it.")
+    """A `ServerStatus`: where clients find it, how it stands, what it has answered."""
+    if record.state == "ended":
+        return View(title=f"{record.name} is served no longer", blocks=(facts(*record.facts()),))
+    return View(
+        title=f"{record.name} is served",
+        blocks=(facts(*record.facts()),),
+        notes=(f"`curl {record.url.removesuffix('/infer')}` says what it takes.", "`%esen serve --stop` ends it."),
     )
-    title = (
-        f"{record.settings.name} was served at {record.address}"
-        if ended
-        else f"{record.settings.name} at {record.address}"
-    )
-    return View(title=title, blocks=(facts(*record.facts()),), notes=notes)

@@ -22,7 +22,7 @@ def _serve(session: Session, given: Given) -> Any:
         if ended is None:
             session.front.show(View(title="Nothing is served."))
             return None
-        return show(session, ended, views.server(ended))
+        return show(session, ended, views.server(ended.status()))
     token = None if given.token_file is None else _token(given.token_file)
     asked = options(
         port=given.port,
@@ -34,7 +34,7 @@ def _serve(session: Session, given: Given) -> Any:
         deadline_s=given.deadline,
     )
     server = lab.serve(**asked)
-    return show(session, server, views.server(server))
+    return show(session, server, views.server(server.status()))
 
 
 def _token(path: str) -> str:
