@@ -12,11 +12,15 @@ from esen_lab.serving.model import ModelInfo
 
 
 class Traces:
-    """Tells a tracer of requests that were answered; without the library it does nothing."""
+    """Tells a tracer of requests that were answered; without the library it does nothing.
 
-    def __init__(self) -> None:
-        self._tracer: Any = None
-        if find_spec("opentelemetry") is not None:
+    Args:
+        tracer: Of OpenTelemetry; None: that of the provider that this process has set.
+    """
+
+    def __init__(self, tracer: Any = None) -> None:
+        self._tracer = tracer
+        if tracer is None and find_spec("opentelemetry") is not None:
             from opentelemetry import trace
 
             self._tracer = trace.get_tracer("esen_lab.serving")
