@@ -215,6 +215,7 @@ class Lab(LabProperties):
         runs: int = 9,
         groups: bool = True,
         parts: bool = True,
+        deadline_s: float | None = None,
         on_progress: Callable[[SearchProgress], None] | None = None,
         **options: Any,
     ) -> Plan:
@@ -231,6 +232,9 @@ class Lab(LabProperties):
             runs: How many runs of a candidate its median is taken from; hopeless ones get fewer.
             groups: Let the exact searcher run equal networks as one, as far as `profile(groups=True)` measured it.
             parts: Let it split batches over lanes, as far as `profile(parts=True)` measured it.
+            deadline_s: Order members in their lanes, and choose lanes, so that those that are expected to be ready so
+                long after a call are the most accurate set, by what `studies.members(x, y)` measured; proven up to 12
+                members (docs/deadlines.md). Without groups and parts.
             on_progress: Called with a `SearchProgress` whenever the search gets further.
             **options: The searcher's own.
 
@@ -248,6 +252,7 @@ class Lab(LabProperties):
             runs=runs,
             groups=groups,
             parts=parts,
+            deadline_s=deadline_s,
             options=options,
         )
         return search.search(self._runtime, asked, on_progress=on_progress)
@@ -263,6 +268,7 @@ class Lab(LabProperties):
         runs: int = 9,
         groups: bool = True,
         parts: bool = True,
+        deadline_s: float | None = None,
         **options: Any,
     ) -> SearchJob[Plan]:
         """Search in the background; returns at once. Arguments and what is raised now are those of `search`.
@@ -283,6 +289,7 @@ class Lab(LabProperties):
             runs=runs,
             groups=groups,
             parts=parts,
+            deadline_s=deadline_s,
             options=options,
         )
         return search.start_search(self._runtime, asked)

@@ -31,6 +31,7 @@ class Asked:
     runs: int = 9
     groups: bool = True
     parts: bool = True
+    deadline_s: float | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -194,11 +194,6 @@ class Executor:
     @property
     def broken(self) -> str:
         """Why it cannot run any more, or ""."""
-        if self._group.late and self._lock.acquire(blocking=False):  # one of them may have ended since
-            try:
-                self._group.look_at_late()
-            finally:
-                self._lock.release()
         return self._group.broken
 
     def notice_ended(self) -> bool:
@@ -244,8 +239,8 @@ class Executor:
 
         Raises:
             DeadlineMissed: Fewer members than were asked for were done when the answer was due; the lanes stay warm.
-            UsageError: The options cannot be had for this ensemble, the input cannot go in, a sub-model raised at dtypes
-                or a structure that the example does not have, or outputs cannot be combined.
+            UsageError: The options cannot be had for this ensemble, the input cannot go in, a sub-model raised at
+                dtypes or a structure that the example does not have, or outputs cannot be combined.
             ModelError: A sub-model raised; the lanes stay warm.
             WorkerDied: A lane's process is gone; the executor is `broken`.
             WorkerTimeout: The deadline passed. While lanes worked: they are ended, the executor is `broken`. While it
@@ -331,7 +326,13 @@ class Executor:
         """Wait for lanes that are late from an earlier run: nothing can be asked of them before."""
         if self._group.late:
             with self._lock:
-                self._group.catch_up(deadline)
+                self._group.check(deadline)
+
+    def look_at_late(self) -> None:
+        """Notice what has become of lanes that were late; the caller has the turn."""
+        if self._group.late:
+            with self._lock:
+                self._group.look_at_late()
 
     def run_members(self, x: Tree, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> MemberRun:
         """Run once and answer for each sub-model too; raises as `run` does.

@@ -133,6 +133,7 @@ class PartialRunner:
             copy_s=(copied - begin_ns) / 1e9,
             combine_s=(end - done) / 1e9,
             answered=answered,
+            notes=[note for note in (group.told_caught_up(),) if note],
         )
         return Run(output=output, report=report)
 
@@ -157,6 +158,7 @@ class PartialRunner:
         try:
             self._lanes.input.tell(index)
             self._group.rouse(index, seed)
+            members.begun.add(index)
         except EsenError as problem:
             self._failed(index, problem, options, members)
 
@@ -176,6 +178,7 @@ class PartialRunner:
             # 1. Whether it is over.
             over = self._over(options, due, due_s, members)
             if over is not None:
+                self._check_probabilities(ensemble, members, options)
                 return over, None
             # 2. What lanes tell; the last moments before it is due are waited for finely.
             news = False
@@ -188,6 +191,15 @@ class PartialRunner:
                 found = self._early(ensemble, members, options.stop_early)
                 if found is not None:
                     return found
+
+    def _check_probabilities(self, ensemble: Ensemble, members: MembersDone, options: RunOptions) -> None:
+        """Refuse outputs of which no answer can be confident, also where nothing was left to stop.
+
+        Raises:
+            UsageError: They are no probabilities.
+        """
+        if isinstance(options.stop_early, float):
+            self._early(ensemble, members, options.stop_early)
 
     def _over(self, options: RunOptions, due: Deadline | None, due_s: float, members: MembersDone) -> Ended | None:
         """Why nobody waits any longer, or None.

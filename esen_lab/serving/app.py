@@ -177,12 +177,14 @@ class Infer:
             service.metrics.failed(status, reason)
             if refused.unread:
                 await drop_body(receive)
-            await self._bounded(scope, _answer_refused(refused)(scope, receive, send))
+            await _answer_refused(refused)(scope, receive, send)
         else:
             headers = [(b"content-type", _JSON), (b"content-length", str(len(body)).encode())]
             if header is not None:
                 headers = [(b"content-type", _BYTES), headers[1], (_HEADER_LENGTH, str(header).encode())]
-            await self._bounded(scope, _send(send, headers, body))
+            sending = _send(send, headers, body)
+            # A small one fits into the system's buffers, whoever reads it when.
+            await (self._bounded(scope, sending) if len(body) > _BUFFERED_BYTES else sending)
             service.metrics.answered(time.monotonic() - came_s)
         if service.settings.access_log:
             took_s = time.monotonic() - came_s

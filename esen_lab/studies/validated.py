@@ -53,6 +53,20 @@ class Validated:
                 self._known[key] = None
         return self._known[key]
 
+    def most_accurate(self, names: Sequence[str]) -> float:
+        """What no set of these members can exceed: the part of the samples that one of them could get right.
+
+        A mean, weighted or not, ranks the right class of a sample first only where for every other class some member
+        ranks the right one before it, or level; and a majority elects only a class that somebody votes for.
+        """
+        rows = np.arange(len(self.labels))
+        above: NDArray[np.bool_] | None = None
+        for name in names:
+            scores = self.answers.outputs[name]
+            own = scores[rows, self.labels][:, None] >= scores
+            above = own if above is None else above | own
+        return 1.0 if above is None else float(above.all(axis=1).mean())
+
     def worth(self, names: Sequence[str], all_names: Sequence[str], ensemble: Ensemble) -> Worth | None:
         """What an answer of some members is worth beside that of all; None where that is not known of them."""
         own, of_all = self.accuracy(names, ensemble), self.accuracy(all_names, ensemble)

@@ -12,6 +12,7 @@ from esen_lab.errors import UsageError
 from esen_lab.lab.backend_choice import allowed
 from esen_lab.lab.runtime import Runtime
 from esen_lab.lab.search_binding import Asked, bind_search
+from esen_lab.lab.stages.deadline import for_deadline
 from esen_lab.lab.stages.plans import with_plan
 from esen_lab.lab.state import LabState
 from esen_lab.planner import Limits, SearchJob
@@ -119,13 +120,23 @@ def start_search(runtime: Runtime, asked: Asked) -> SearchJob[Plan]:
 def _bound(runtime: Runtime, asked: Asked) -> tuple[dict[str, CostModel], Callable[..., Plan]]:
     """The search with everything bound, and the cost models that it plans with."""
     found = models(runtime, asked.quantile)
+    finish: Callable[[Plan], Plan] | None = None
+    if asked.deadline_s is not None:
+        finish = for_deadline(runtime, asked, found, asked.deadline_s)
+        asked = replace(asked, groups=False, parts=False)  # the order is one of whole members
     state = runtime.state
     runtime.together.check(state.ensemble)
     derived = partial(
         state.here.derived_model, ensemble=state.ensemble, units=state.device.units, quantile=asked.quantile
     )
     run = bind_search(asked, found, state.ensemble, state.device, state.measured, runtime.lane_runs, derived)
-    return found, run
+    return found, run if finish is None else partial(_finished, run, finish)
+
+
+def _finished(run: Callable[..., Plan], finish: Callable[[Plan], Plan], on_better: Any = None, **watched: Any) -> Plan:
+    """A search each of whose plans is finished by a function."""
+    better = None if on_better is None else lambda plan: on_better(finish(plan))
+    return finish(run(on_better=better, **watched))
 
 
 class _Improving:

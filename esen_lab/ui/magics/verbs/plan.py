@@ -116,7 +116,7 @@ def _search(session: Session, given: Given) -> Any:
     chosen |= options(limits=_limits(given), quantile=given.quantile or None)
     if given.measure is not None:
         chosen |= {"objective": "measured", "x": given.measure}
-    chosen |= options(runs=given.runs)
+    chosen |= options(runs=given.runs, deadline_s=given.deadline)
     chosen |= {name: False for name, off in (("groups", given.no_groups), ("parts", given.no_parts)) if off}
     job = session.lab().start_search(given.searcher or "exact", **chosen)
     return _follow(session, job, wait=given.wait)
@@ -207,6 +207,12 @@ SEARCH = Verb(
         Argument("--time-limit", "stop searching after so many seconds", seconds, "S"),
         Argument("--no-groups", "no equal networks as one, though %esen profile --groups measured them"),
         Argument("--no-parts", "no batch over several lanes, though %esen profile --parts measured it"),
+        Argument(
+            "--deadline",
+            "who is expected to be ready by then, such as 50ms, is to be the most accurate set (after %esen members)",
+            seconds,
+            "S",
+        ),
         Argument("--option", "other options of the searcher", _option, "NAME=EXPR", count="*"),
         Argument("--wait", "stay in the cell until the proof is done"),
     ),

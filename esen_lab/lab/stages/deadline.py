@@ -1,0 +1,67 @@
+"""Plans for a deadline: the accuracy of members, measured before, decides who is to be ready by then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from esen_lab.cost_model import CostModel
+from esen_lab.errors import UsageError
+from esen_lab.lab.runtime import Runtime
+from esen_lab.lab.search_binding import Asked
+from esen_lab.planner import Limits
+from esen_lab.planner.allocation import under_models
+from esen_lab.planner.by_deadline import DeadlineSearch
+from esen_lab.planner.plan import Plan
+from esen_lab.run.options import check_rule
+from esen_lab.studies.members import tables_of
+
+
+def for_deadline(
+    runtime: Runtime, asked: Asked, models: Mapping[str, CostModel], deadline_s: float
+) -> Callable[[Plan], Plan]:
+    """What makes of a plan one whose members that are ready by a deadline are the most accurate together.
+
+    Args:
+        runtime: The lab's.
+        asked: The search.
+        models: The cost models it plans with.
+        deadline_s: Seconds from the call.
+
+    Raises:
+        UsageError: The accuracy of these members is not known, the rule needs all of them, or it is no deadline.
+    """
+    state = runtime.state
+    check_rule(state.ensemble.combine)
+    found, ensemble = state.validated, state.ensemble
+    if found is None or not found.holds_for(ensemble, ensemble.names):
+        raise UsageError(
+            "A plan for a deadline needs the accuracy of members, which is measured on validation data",
+            given="none so far" if found is None else "answers from before a member changed or came",
+            hint="Ask for it first: lab.studies.members(x_val, y_val), or %esen members x_val y_val.",
+        )
+
+    def accuracy(names: Sequence[str]) -> float:
+        value = found.accuracy(names, ensemble)
+        if value is None:
+            raise UsageError("Members that are planned by accuracy answer with classes", given=", ".join(names))
+        return value
+
+    report = state.report
+    search = DeadlineSearch(
+        {name: tables_of(models)[name] for name in ensemble.names},
+        state.device.units,
+        accuracy,
+        deadline_s,
+        overhead_s=0.0 if report is None or report.answered is not None else max(0.0, report.overhead_s),
+        free=Limits.of(asked.limits) == Limits() and asked.objective == "predicted",
+        most_accurate=found.most_accurate,
+    )
+
+    def finish(plan: Plan) -> Plan:
+        ready = search(plan)
+        if ready.plan.lanes == plan.lanes:
+            return plan.with_origin(notes=(ready.sentence,))
+        made = under_models(ready.plan, models)
+        return made.with_origin(notes=(ready.sentence,))
+
+    return finish
