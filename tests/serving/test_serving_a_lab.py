@@ -20,6 +20,8 @@ from served_doubles import InBackground, X, ask
 
 from esen_lab import Lab
 from esen_lab.errors import UsageError
+from esen_lab.serving.exported import ExportedFolder
+from esen_lab.serving.served import PLAIN
 from esen_lab.serving.server import Server
 
 triton = pytest.importorskip("tritonclient.http", reason="the client of Triton is not installed")
@@ -210,3 +212,39 @@ def _plan_of(lab: Lab) -> Any:
     from esen_lab.planner.plan import sequential_plan
 
     return sequential_plan(lab.ensemble.names, lab.device.units)
+
+
+@pytest.mark.slow  # a member sleeps for seconds, so that it is late on any machine
+def test_an_answer_by_a_deadline_is_made_of_who_is_done_and_names_the_others(tmp_path: Path) -> None:
+    with Lab(device="cpu", store=tmp_path / "profiles.sqlite") as lab:
+        lab.register("fast", Sleeper(0.001), example=X)
+        lab.register("slow", Sleeper(0.001), example=X)
+        server = lab.serve(0, max_rows=1)
+        assert server is not None
+        look = {"name": "input", "shape": [4, 8], "datatype": "FP32", "data": X.reshape(-1).tolist()}
+        parameters = {"timeout": 60_000_000, "at_least": 1}
+        status, told, _ = ask(server, "POST", "/v2/models/ensemble/infer", {"inputs": [look], "parameters": parameters})
+        assert status == 200
+        assert "missing" not in told.get("parameters", {})  # both were done long before
+        assert torch.allclose(torch.tensor(told["outputs"][0]["data"]), 2 * X.reshape(-1))
+        lab.register("slow", Sleeper(6.0), example=X)
+        parameters = {"timeout": 3_000_000, "at_least": 1}
+        lab.run(X)  # its lanes hold the slow one from now on
+        status, told, _ = ask(server, "POST", "/v2/models/ensemble/infer", {"inputs": [look], "parameters": parameters})
+        assert (status, told["parameters"]) == (200, {"missing": "slow"})
+
+
+def test_an_exported_folder_starts_its_lanes_anew_where_one_has_ended(lab: Lab, tmp_path: Path) -> None:
+    exported = lab.export(tmp_path / "plan.py", plan=_plan_of(lab))
+    served = ExportedFolder.open(exported.folder)
+    try:
+        assert not served.mend()  # the first start mends nothing
+        before = served._executor
+        assert before is not None
+        wanted = served.run(X, PLAIN)[0].clone()
+        os.kill(before.pids[0], signal.SIGKILL)
+        until(before.notice_ended)
+        assert torch.equal(served.run(X, PLAIN)[0], wanted)
+        assert served._executor is not before
+    finally:
+        served.close()
