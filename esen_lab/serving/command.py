@@ -44,11 +44,12 @@ def serve_folder(folder: Path, options: argparse.Namespace) -> int:
             tell(f"    {line}", sys.stderr)
         tell(problem.hint, sys.stderr)
         return 1
-    stop = threading.Event()
-    before = {number: signal.signal(number, _setter(stop)) for number in (signal.SIGTERM, signal.SIGINT)}
+    stop, ready = threading.Event(), threading.Event()
+    before = {number: signal.signal(number, _setter(stop, ready)) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         with Server(settings).start() as server:  # alive while the lanes start: a probe may ask
             server.warm(served)
+            ready.set()
             tell(f"esen-lab: {settings.name} at {server.url}")
             while not stop.wait(_LOOK_S) and server.state != ENDED:
                 pass
@@ -59,8 +60,10 @@ def serve_folder(folder: Path, options: argparse.Namespace) -> int:
             signal.signal(number, handler)
 
 
-def _setter(stop: threading.Event) -> Callable[[int, FrameType | None], None]:
+def _setter(stop: threading.Event, ready: threading.Event) -> Callable[[int, FrameType | None], None]:
     def handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  Python's signature
         stop.set()
+        if not ready.is_set():  # lanes may take long to start: nobody waits for them any more
+            raise KeyboardInterrupt
 
     return handle

@@ -84,8 +84,8 @@ def serve(runtime: Runtime, settings: ServeSettings, x: Tree) -> Server:
     stop(runtime)
     runtime.state.need_submodels("serve")
     session = runtime.fork_server.look_at_session()
-    server = begin(settings, lambda server: _keep(runtime, server))
     try:
+        server = begin(settings, lambda server: _keep(runtime, server))
         server.warm(ServedLab(runtime), with_threads_own(session), x)
     except BaseException as problem:
         stop(runtime)
