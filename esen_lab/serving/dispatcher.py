@@ -134,8 +134,7 @@ class Dispatcher:
         waiting = Waiting(rows=request.rows, look=look, came_s=came_s, due_s=due_s, payload=item)
         self.batcher.put(waiting, self._clock())
         if request.timeout_s is not None:
-            margin_s = 0.0 if request.at_least is None else 0.02  # the lanes are told of that deadline themselves
-            item.timer = self._loop.call_later(max(0.0, due_s + margin_s - self._clock()), self._is_late, waiting)
+            item.timer = self._loop.call_later(max(0.0, due_s - self._clock()), self._is_late, waiting)
         self._next()
         if not waiting.gone:
             future.add_done_callback(lambda done: self._left(waiting) if done.cancelled() else None)
@@ -151,7 +150,9 @@ class Dispatcher:
 
     def _is_late(self, waiting: Waiting) -> None:
         item: _Item = waiting.payload
-        self.batcher.take_out(waiting)
+        waited = self.batcher.take_out(waiting)
+        if not waited and item.request.at_least is not None:
+            return  # it runs, and its lanes were told of the deadline: the answer is on its way
         if not item.future.done():
             item.future.set_exception(too_late())
             self._next()

@@ -231,7 +231,8 @@ def test_an_answer_by_a_deadline_is_made_of_who_is_done_and_names_the_others(tmp
         parameters = {"timeout": 3_000_000, "at_least": 1}
         lab.run(X)  # its lanes hold the slow one from now on
         status, told, _ = ask(server, "POST", "/v2/models/ensemble/infer", {"inputs": [look], "parameters": parameters})
-        assert (status, told["parameters"]) == (200, {"missing": "slow"})
+        assert status == 200, told
+        assert told["parameters"] == {"missing": "slow"}
 
 
 def test_an_exported_folder_starts_its_lanes_anew_where_one_has_ended(lab: Lab, tmp_path: Path) -> None:
