@@ -41,16 +41,17 @@ FROM python:{python}-slim
 # OpenMP of torch; nothing else of the system is needed.
 RUN apt-get update && apt-get install --no-install-recommends -y libgomp1 && rm -rf /var/lib/apt/lists/*
 
-# torch for CPUs; for GPUs take another index, and an image of NVIDIA's with a driver.
-RUN pip install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu torch=={torch}
+# The index of torch for CPUs makes a smaller image: docker build --build-arg TORCH_INDEX=https://...
+ARG TORCH_INDEX
+RUN pip install --no-cache-dir ${{TORCH_INDEX:+--index-url $TORCH_INDEX}} torch=={torch}
 # What the sub-models import goes here as well. For a wheel of your own: COPY esen_lab-*.whl /tmp/, and its path here.
 RUN pip install --no-cache-dir "esen_lab[{groups}]=={version}"
 
 # Not as root: the folder is only read.
-RUN useradd --create-home serving
+RUN useradd --create-home --home-dir /srv/serving serving
 COPY --chown=serving {folder}/ /model/{folder}/
 USER serving
-WORKDIR /home/serving
+WORKDIR /srv/serving
 
 EXPOSE 8080
 # Ready once the lanes are warm; an end with SIGTERM answers what has come.

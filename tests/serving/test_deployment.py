@@ -40,7 +40,7 @@ def words_of(dockerfile: str) -> dict[str, list[str]]:
 def test_the_image_serves_the_folder_as_an_ordinary_user_and_ends_by_sigterm() -> None:
     words = words_of(deployment_files("plan_files", PLAN, "digits")["Dockerfile"])
     assert set(words) == {
-        *("FROM", "RUN", "COPY", "USER", "WORKDIR", "EXPOSE", "HEALTHCHECK", "STOPSIGNAL", "CMD"),
+        *("FROM", "ARG", "RUN", "COPY", "USER", "WORKDIR", "EXPOSE", "HEALTHCHECK", "STOPSIGNAL", "CMD"),
     }
     assert words["USER"] == ["serving"]
     assert words["COPY"] == ["--chown=serving plan_files/ /model/plan_files/"]
