@@ -3,6 +3,8 @@
     python -m esen_lab doctor                        what is here, what is in force, what is missing
     python -m esen_lab run plan_files --repeat 100   an exported plan; its options are those of the exported script
     python -m esen_lab run their_files --trust       one that somebody else exported: it is code, and runs when trusted
+    python -m esen_lab serve plan_files --port 8000  the same as a service over HTTP (docs/serving.md)
+    python -m esen_lab deploy plan_files             files for Docker and KServe beside it
 
 Exit status: 0 done, 1 it could not be done (one line on standard error says why), 2 the command line is wrong.
 """
@@ -25,6 +27,7 @@ from typing import TYPE_CHECKING
 from esen_lab import __version__
 from esen_lab.common.units import format_bytes
 from esen_lab.errors import EsenError, StoreError, UsageError
+from esen_lab.serving.options import serve_options
 from esen_lab.terminal import tell, visible_line
 
 if TYPE_CHECKING:
@@ -80,7 +83,48 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--trust", action="store_true", help="run the code in PLAN although you did not export it here")
     run.add_argument("-h", "--help", action="store_true", help="this help, and the options of the exported script")
     run.set_defaults(command=_run, parser=run)
+    serve = commands.add_parser(
+        "serve",
+        help="serve an exported plan over HTTP",
+        description="Serve an exported plan over HTTP, by the Open Inference Protocol, until SIGTERM or Ctrl-C. An "
+        "exported plan is code, as a script is: one that you did not export here is described, and run only with "
+        "--trust. A token for clients is read from the file --token-file, or from the environment: ESEN_LAB_TOKEN.",
+    )
+    serve_options(serve)
+    serve.set_defaults(command=_serve)
+    deploy = commands.add_parser(
+        "deploy",
+        help="write a Dockerfile and an InferenceService of KServe beside an exported plan",
+        description="Write a Dockerfile and an InferenceService of KServe beside an exported folder: templates, to be "
+        "looked through. Nothing of the folder is run.",
+    )
+    deploy.add_argument("plan", metavar="PLAN", help="an exported folder, its plan.json, or its script")
+    deploy.add_argument("--name", help="the model's name in addresses (default: the plan's)")
+    deploy.set_defaults(command=_deploy)
     return parser
+
+
+def _deploy(options: argparse.Namespace) -> int:
+    from esen_lab.planner.plan import Plan
+    from esen_lab.serving.deployment import write_deployment
+    from esen_lab.serving.options import name_of
+
+    folder = bundle_folder(Path(options.plan))
+    written = write_deployment(folder, Plan.load(folder / "plan.json"), options.name or name_of(folder))
+    tell(f"Written: {written}")
+    return 0
+
+
+# --- serve -----------------------------------------------------------------------------------------------------------
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from esen_lab.serving import check_installed
+
+    check_installed()
+    from esen_lab.serving.command import serve_folder
+
+    return serve_folder(bundle_folder(Path(options.plan)), options)
 
 
 # --- run -------------------------------------------------------------------------------------------------------------

@@ -152,8 +152,8 @@ def main(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     seed = random.SystemRandom().randrange(10**6) if given.seed is None else given.seed
     print(f"seed {seed}", flush=True)
-    files = [kind for kind in KINDS if kind != "panel"]
-    counts = {kind: given.mutants // len(files) for kind in files} | {"panel": given.mutants}
+    files = [kind for kind in KINDS if kind not in ("panel", "request")]
+    counts = {kind: given.mutants // len(files) for kind in files} | {"panel": given.mutants, "request": given.mutants}
     if given.kind:
         counts = {given.kind: given.mutants}
     escapes = []

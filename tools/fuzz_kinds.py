@@ -497,11 +497,62 @@ def lab_of_three() -> Any:
     return lab
 
 
+class Requests:
+    """Requests of the Open Inference Protocol: JSON, and JSON with the bytes of tensors behind it."""
+
+    def __init__(self, folder: Path) -> None:  # noqa: ARG002  nothing is written
+        import torch
+
+        from esen_lab.serving.model import describe
+
+        example = {"ids": torch.zeros(2, 3, dtype=torch.int64), "x": torch.zeros(2, 4), "on": torch.zeros(2, 1) > 0}
+        answer = {"y": torch.rand(2, 4), "rank": torch.ones(2, 1, dtype=torch.int32)}
+        self.model = describe("m", example, answer, members=("a", "b"))
+        self.outputs = list(answer.values())
+        self.body, self.length = b"", None
+
+    def spoil(self, rng: random.Random) -> None:
+        sizes = {"INT64": 8, "FP32": 4, "BOOL": 1}
+        inputs: list[dict[str, Any]] = []
+        data = b""
+        for info in self.model.inputs:
+            count = 2 * info.shape[1]
+            one: dict[str, Any] = {"name": info.name, "datatype": info.datatype, "shape": [2, info.shape[1]]}
+            if rng.random() < 0.5:
+                one["data"] = [rng.random() < 0.5] * count if info.datatype == "BOOL" else [rng.randrange(9)] * count
+            else:
+                one["parameters"] = {"binary_data_size": count * sizes[info.datatype]}
+                data += bytes(count * sizes[info.datatype])
+            inputs.append(one)
+        parameters = {"timeout": 5000, "at_least": 1, "binary_data_output": rng.random() < 0.5}
+        body = {"id": "7", "inputs": inputs, "parameters": parameters, "outputs": [{"name": "y"}, {"name": "rank"}]}
+        head = json.dumps(body).encode()
+        if rng.random() < 0.6:
+            head = json_mutant(head, rng)
+        whole = head + data
+        self.length = rng.choice([len(head), len(head), len(head), None, 0, -1, len(whole), 1 << 62])
+        self.body = spoilt_bytes(whole, rng) if rng.random() < 0.4 else whole
+
+    def use(self, rng: random.Random) -> None:  # noqa: ARG002
+        from esen_lab.serving.protocol import encode_response, parse_request
+        from esen_lab.serving.refusal import Refused
+
+        try:
+            request = parse_request(bytearray(self.body), self.length, self.model)
+            body, head = encode_response(request, self.outputs, self.model)
+        except Refused as refused:
+            if not 400 <= refused.status < 600 or not refused.message.isprintable():
+                raise
+            raise EsenError(refused.message) from refused
+        json.loads(body[:head])
+
+
 KINDS: dict[str, Callable[[Path], Kind]] = {
     "plan": Plans,
     "record": Records,
     "export": Exports,
     "store": Stores,
     "panel": Messages,
+    "request": Requests,
 }
 REFUSED = EsenError

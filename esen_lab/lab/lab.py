@@ -21,7 +21,7 @@ from esen_lab.lab.properties import LabProperties
 from esen_lab.lab.records import DeviceChange
 from esen_lab.lab.runtime import Runtime
 from esen_lab.lab.search_binding import Asked
-from esen_lab.lab.stages import checks, edit, members, plans, profile, run, search
+from esen_lab.lab.stages import checks, edit, members, plans, profile, run, search, serve
 from esen_lab.lab.stages import device as device_stage
 from esen_lab.lab.state import LabState
 from esen_lab.planner import Limits, SearchJob, SearchProgress
@@ -36,6 +36,7 @@ from esen_lab.studies import AdaptiveProfileJob
 
 if TYPE_CHECKING:
     from esen_lab.export import Exported
+    from esen_lab.serving.server import Server
 
 
 class Lab(LabProperties):
@@ -553,6 +554,32 @@ class Lab(LabProperties):
             StoreError: The files cannot be written.
         """
         return plans.export(self._runtime, path, plan)
+
+    def serve(
+        self, port: int | None = 8000, *, host: str = "127.0.0.1", x: Tree = None, **settings: Any
+    ) -> Server | None:
+        """Serve the plan in force over HTTP, in the background, by the Open Inference Protocol of KServe and Triton.
+
+        Returns once it is ready. It runs until the lab is closed, another call of this takes its place, or its own
+        `close`. Calls of `run` and others take turns with it. See docs/serving.md.
+
+        Args:
+            port: 0 takes a free one; None ends the server that runs.
+            host: The address to listen at: 127.0.0.1 is reached from this machine alone.
+            x: An input as requests will bring it; None: the example.
+            **settings: See `esen_lab.serving.ServeSettings`: `name`, `token`, `window_s`, `max_rows`, `deadline_s`, ...
+
+        Returns:
+            The server, which shows itself: address, state, what was answered. With port None the one that was ended.
+
+        Raises:
+            UsageError: A setting is not possible, the port is taken, a package is missing (`esen_lab[serve]`), or the
+                protocol has no name for a dtype that the ensemble takes or gives.
+            EsenError: The plan could not be run.
+        """
+        if port is None:
+            return serve.stop(self._runtime)
+        return serve.serve(self._runtime, serve.checked(host=host, port=port, **settings), x)
 
     # --- the lab itself ------------------------------------------------------------------------------------------
 

@@ -86,7 +86,8 @@ class Runtime:
     def let_go_in_child(self) -> None:
         """Called in a forked child. A lab that had nothing at work can be used there; any other refuses everything."""
         state = self._state
-        at_work = any(thing is not None for thing in (state.executor, state.profile_job, state.search_job))
+        working = (state.executor, state.profile_job, state.search_job, state.server)
+        at_work = any(thing is not None for thing in working)
         if at_work or self.turns.locked or self.readings.watched is not None:
             self.__class__ = RuntimeOfAnotherProcess
             return
@@ -110,6 +111,9 @@ class Runtime:
         """See `Lab.close`."""
         self.readings.close()
         state = self._state
+        if state.server is not None:
+            state.server.close()  # while there are lanes to answer with
+            self.set(server=None)
         jobs = [job for job in (state.profile_job, state.search_job) if job is not None and not job.done]
         for job in jobs:
             job.cancel()

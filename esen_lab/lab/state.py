@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from esen_lab.cost_model import CostModel, Quantile
 from esen_lab.devices import Device
@@ -21,6 +22,9 @@ from esen_lab.run import Comparison, Executor, RunReport, Worth
 from esen_lab.run.numerics import NumericsVerdict
 from esen_lab.studies import AdaptiveProfileJob, Validated
 from esen_lab.studies.thresholds import PlannedCascade, ThresholdEditor
+
+if TYPE_CHECKING:
+    from esen_lab.serving.server import Server
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -50,6 +54,7 @@ class LabState:
         only: The backends that plans may use besides eager; None: all that a profile tries by default.
         planned_cascade: The last cascade that was planned, with what moves its thresholds.
         thresholds: The editor of those, once somebody has asked for it.
+        server: What serves its plan.
         validated: What every member answered on the validation data that was last asked about, with its labels.
     """
 
@@ -75,6 +80,7 @@ class LabState:
     only: tuple[str, ...] | None = None
     planned_cascade: PlannedCascade | None = None
     thresholds: ThresholdEditor | None = None
+    server: Server | None = None
     validated: Validated | None = None
 
     # --- what follows from it ------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from select import POLLIN, poll
 from typing import TypeVar
 
 from esen_lab.common.inputs import ordinary_tensors
@@ -207,6 +208,18 @@ class Executor:
     def broken(self) -> str:
         """Why it cannot run any more, or ""."""
         return self._group.broken
+
+    def notice_ended(self) -> bool:
+        """Look whether a lane's process has ended while nobody asked it; whether the executor is `broken`."""
+        with self._lock:
+            watched = {worker.process_fd: worker.label for worker in self._workers if worker.process_fd >= 0}
+            poller = poll()
+            for fd in watched:
+                poller.register(fd, POLLIN)
+            ended = [watched[fd] for fd, _ in poller.poll(0)]
+            if ended:
+                self._group.give_up(f"{', '.join(ended)} ended")
+        return bool(self.broken)
 
     # --- runs ----------------------------------------------------------------------------------------------------
 

@@ -34,10 +34,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     # Searches that need the ensemble, its measurements or its warm lanes; `planner` itself stays free of all that.
     "studies": LEAVES | {"devices", "ensemble", "profiler", "cost_model", "planner", "run"},
     "export": LEAVES | {"ensemble", "planner"},
+    # Whoever is served is told to it as a protocol; the lanes of an exported folder it starts itself.
+    "serving": LEAVES | {"devices", "ensemble", "planner", "run", "export"},
     # A lab is told, as everything that holds lanes is, when its process is forked.
-    "lab": LEAVES | {"devices", "lanes", "ensemble", "profiler", "cost_model", "planner", "run", "export", "studies"},
+    "lab": LEAVES
+    | {"devices", "lanes", "ensemble", "profiler", "cost_model", "planner", "run", "export", "studies", "serving"},
     # `run FOLDER` runs an exported plan, as its script does; `doctor` looks at devices and the profile store.
-    "cli": LEAVES | {"devices", "profiler", "planner", "run", "export", "lab"},
+    "cli": LEAVES | {"devices", "profiler", "planner", "run", "export", "serving", "lab"},
     # The panel of sliders names the types of the editor that `lab.tune()` gives it.
     "ui": LEAVES | {"lab", "planner"},
 }
@@ -60,6 +63,10 @@ ONLY_IN: dict[str, set[str]] = {
     "sklearn": {"ensemble/kinds/estimator.py"},
     "threadpoolctl": {"ensemble/kinds/estimator.py"},
     "torch_tensorrt": {"lanes/backends/tensorrt.py"},
+    "starlette": {"serving/app.py"},
+    "uvicorn": {"serving/http_server.py"},
+    "prometheus_client": {"serving/metrics.py"},
+    "opentelemetry": {"serving/traces.py"},
 }
 HEAVY = sorted({*ONLY_IN, "torch"})
 # Also without torch: planning works from stored profiles on any machine.

@@ -28,6 +28,7 @@ from esen_lab.profiler.records import Failure, Point, Profile
 from esen_lab.run.comparison import Comparison, Row
 from esen_lab.run.numerics import NumericsVerdict, judge
 from esen_lab.run.report import LaneReport, RunReport, Span
+from esen_lab.serving.status import ServerStatus
 from esen_lab.studies import Refined, Round
 from esen_lab.studies.cascade import Cascade, cascade
 from esen_lab.studies.front import ParetoFront, member_front
@@ -157,6 +158,16 @@ class FakeMeter:
         pass
 
 
+@dataclass
+class FakeServer:
+    """Stands as it is told."""
+
+    standing: ServerStatus
+
+    def status(self) -> ServerStatus:
+        return self.standing
+
+
 class FakeLab:
     """Remembers what it was asked in `calls`."""
 
@@ -175,6 +186,7 @@ class FakeLab:
         self.search_job: SearchJob[Plan] | None = None
         self.endless = False  # whether searches go on until they are cancelled
         self.plan: Plan | None = None
+        self.server: FakeServer | None = None
         self.report: RunReport | None = None
         self.comparison: Comparison | None = None
         self.numerics: NumericsVerdict | None = None
@@ -406,6 +418,15 @@ class FakeLab:
             next_step=NextStep(action=Action.PROFILE, why="nothing is measured"),
             waiting=0,
         )
+
+    def serve(self, port: int | None = 8000, **settings: Any) -> Any:
+        self.calls.append(("serve", port, settings))
+        before, self.server = self.server, None
+        if port is None:
+            return before
+        url = f"http://127.0.0.1:{port}/v2/models/ensemble/infer"
+        self.server = FakeServer(ServerStatus(name=settings.get("name", "ensemble"), url=url, state="ready"))
+        return self.server
 
     def close(self) -> None:
         if self.search_job is not None:

@@ -48,6 +48,7 @@ from esen_lab.planner.plan import Plan
 from esen_lab.profiler.progress import JobState
 from esen_lab.profiler.records import Profile
 from esen_lab.profiler.store import PointKey, ProfileStore
+from esen_lab.serving.status import ServerStatus
 from esen_lab.ui import views
 from esen_lab.ui.html import bundle, html_of, text_of
 from esen_lab.ui.magics.magics import _TerminalLive
@@ -124,6 +125,7 @@ RECORDS: dict[str, Any] = {
     "failed tuning": _state(failed=True, message="why"),
     "ensemble": _ensemble(),
     "sub-model": _ensemble().submodels[0],
+    "server": ServerStatus(name="m", url="u", state="s", joins=False, why_alone="w", failed={"busy": 1}),
     "export": Exported(
         script=Path("plan.py"), folder=Path("plan_files"), files=(Path("plan.py"), Path("plan_files/x"))
     ),
@@ -152,6 +154,7 @@ def test_every_record_that_is_shown_is_driven_through() -> None:
         "esen_lab.studies.adaptive_profiling.AdaptiveProfileJob",
         "esen_lab.planner.search_job.SearchJob",
         "esen_lab.planner.editor.editor.PlanEditor",
+        "esen_lab.serving.server.Server",
     }
     assert set(views.RECORDS) - driven == jobs_and_labs
 

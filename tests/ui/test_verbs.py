@@ -145,7 +145,7 @@ def test_other_cells_are_refused(session: Session, line: str) -> None:
     [
         ("profil", "%esen has no verb 'profil'. Did you mean profile"),
         ("xyzzy", "%esen has no verb 'xyzzy'. `%esen help` lists them all."),
-        ("help serch", "Did you mean search?"),
+        ("help serch", "Did you mean search or serve?"),
         ("register", "arguments are required: NAME"),
         ("register widde", "there is no 'widde'. Did you mean wide?"),
         ("register wide[0]", "%esen register wide[0] --as NAME"),
@@ -209,6 +209,22 @@ def test_device_lists_what_there_is_and_goes_on_with_another(session: Session, f
     assert "All stays." in front.text
     run_line(session, "device --leave-gpu")
     assert "Moved to the CPU: wide." in front.text
+
+
+def test_serve_starts_a_server_in_the_background_and_stops_it(
+    session: Session, front: FakeFront, lab: FakeLab, tmp_path: Path
+) -> None:
+    run_line(session, "serve --stop")
+    assert "Nothing is served" in front.text
+    token = tmp_path / "token"
+    token.write_text("secret\n")
+    server = run_line(session, f"serve --port 9000 --name digits --token-file {token} --window 5ms --max-rows 8")
+    asked = {"name": "digits", "token": "secret", "window_s": 0.005, "max_rows": 8}
+    assert lab.calls[-1] == ("serve", 9000, asked)
+    assert server.status().url in front.text
+    assert "secret" not in front.text
+    assert run_line(session, "serve --stop") is server
+    assert lab.calls[-1] == ("serve", None, {})
 
 
 def test_run_returns_the_output_and_a_semicolon_hides_it(session: Session, front: FakeFront, lab: FakeLab) -> None:

@@ -11,7 +11,7 @@ from esen_lab.errors import DeadlineMissed, WorkerTimeout
 from esen_lab.lab.runtime import Runtime
 from esen_lab.lab.stages.members import follow_changes
 from esen_lab.lab.state import LabState
-from esen_lab.run import Executor, Run
+from esen_lab.run import Executor, Run, RunReport
 from esen_lab.run.deadline import NEVER, Deadline
 from esen_lab.run.executor import DEFAULT_TIMEOUT_S
 from esen_lab.run.lane_group import DiedLate
@@ -85,6 +85,11 @@ def run(runtime: Runtime, call: Call, turn: Turn) -> Tree:
         DeadlineMissed: The answer was due before anything was at work.
         EsenError: See `Lab.run`.
     """
+    return reported(runtime, call, turn)[0]
+
+
+def reported(runtime: Runtime, call: Call, turn: Turn) -> tuple[Tree, RunReport]:
+    """The same with this very run's report: another call may have put its own in the state since."""
     try:
         with turn:
             made, notes = _run(runtime, call)
@@ -99,8 +104,9 @@ def run(runtime: Runtime, call: Call, turn: Turn) -> Tree:
     report = made.report.with_notes_before(notes) if notes else made.report
     if report.answered is not None:
         report.worth(runtime.state.worth_of)
-    runtime.set(report=report.after_waiting(turn.waited_s) if turn.waited_s else report)
-    return made.output
+    report = report.after_waiting(turn.waited_s) if turn.waited_s else report
+    runtime.set(report=report)
+    return made.output, report
 
 
 def _run(runtime: Runtime, call: Call) -> tuple[Run, tuple[str, ...]]:

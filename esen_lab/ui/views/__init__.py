@@ -41,6 +41,7 @@ from esen_lab.ui.views.searched import (
     stages,
     thresholds,
 )
+from esen_lab.ui.views.served import server
 from esen_lab.ui.views.setup import device, device_change, ensemble, left_gpu, offers, status, submodel
 
 __all__ = [
@@ -85,6 +86,7 @@ __all__ = [
     "refined",
     "report",
     "searching",
+    "server",
     "share",
     "stages",
     "status",
@@ -119,5 +121,7 @@ RECORDS: Mapping[str, Callable[[Any], View]] = {
     "esen_lab.profiler.backends.BackendTable": backends,
     "esen_lab.studies.precision_table.PrecisionTable": precision,
     "esen_lab.export.export.Exported": exported,
+    "esen_lab.serving.server.Server": lambda running: server(running.status()),
+    "esen_lab.serving.status.ServerStatus": server,
 }
 """Full name of a class -> its view. A name and not the class, so that this imports none of their modules."""

@@ -1,0 +1,123 @@
+"""The plan in force as a service, in the background."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any
+
+from esen_lab.common.trees import Tree
+from esen_lab.errors import EsenError, UsageError
+from esen_lab.lab.runtime import Runtime
+from esen_lab.lab.stages import run
+from esen_lab.lanes.forks import tell_when_forked
+from esen_lab.lanes.settings import with_threads_own
+from esen_lab.run import Deadline, RunReport
+from esen_lab.serving import RUN_TIMEOUT_S, Asked, ServeSettings, check_installed
+
+if TYPE_CHECKING:
+    from esen_lab.ensemble import Ensemble
+    from esen_lab.planner.plan import Plan
+    from esen_lab.serving.server import Server
+
+
+class ServedLab:
+    """A lab as a server sees it: its runs wait for their turns among all other calls. See `Served`.
+
+    Args:
+        runtime: The lab's.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    @property
+    def ensemble(self) -> Ensemble:
+        """Its sub-models and combine rule."""
+        return self._runtime.state.ensemble
+
+    @property
+    def plan(self) -> Plan:
+        """The plan that its warm lanes run by."""
+        executor = self._runtime.state.executor
+        assert executor is not None  # `mend` comes first
+        return executor.plan
+
+    @property
+    def begins_anew(self) -> bool:
+        """Whether a member keeps state or draws random numbers."""
+        executor = self._runtime.state.executor
+        return executor is not None and executor.begins_anew
+
+    @property
+    def fallen_back(self) -> tuple[str, ...]:
+        """The sub-models that are not executed as the plan says."""
+        executor = self._runtime.state.executor
+        return () if executor is None else tuple(executor.history.fallen_back)
+
+    def run(self, x: Tree, asked: Asked) -> tuple[Tree, RunReport | None]:
+        """One run in its turn."""
+        self.mend()
+        call = run.Call.of(self._runtime.state, x, RUN_TIMEOUT_S, asked.options)
+        return run.reported(
+            self._runtime, call, self._runtime.turns.turn("a batch of requests", call.until, refused=False)
+        )
+
+    def mend(self) -> bool:
+        """Start anew what has ended, unless another call has the lanes: that one sees to it."""
+        runtime = self._runtime
+        executor = runtime.state.executor
+        if executor is not None and (runtime.turns.locked or not executor.notice_ended()):
+            return False
+        with runtime.turns.turn("lanes that are started for requests", Deadline(RUN_TIMEOUT_S), refused=False):
+            run.ready_lanes(runtime)
+        return executor is not None
+
+    def close(self) -> None:
+        """The lanes are the lab's own."""
+
+
+def serve(runtime: Runtime, settings: ServeSettings, x: Tree) -> Server:
+    """See `Lab.serve`."""
+    check_installed()
+    from esen_lab.serving.server import begin
+
+    stop(runtime)
+    runtime.state.need_submodels("serve")
+    session = runtime.fork_server.look_at_session()
+    try:
+        server = begin(settings, lambda server: _keep(runtime, server))
+        server.warm(ServedLab(runtime), with_threads_own(session), x)
+    except BaseException as problem:
+        stop(runtime)
+        if isinstance(problem, EsenError):
+            problem.add_note("Nothing is served.")
+        raise
+    runtime.stir()
+    return server
+
+
+def _keep(runtime: Runtime, server: Server) -> None:
+    runtime.set(server=server)
+    tell_when_forked(server)
+
+
+def checked(**settings: Any) -> ServeSettings:
+    """What a server is told.
+
+    Raises:
+        UsageError: A setting is unknown or not possible; the message names it.
+    """
+    known = {field.name for field in fields(ServeSettings)}
+    unknown = sorted(settings.keys() - known)
+    if unknown:
+        raise UsageError(f"A server is told {', '.join(sorted(known))}", given=", ".join(unknown))
+    return ServeSettings(**settings)
+
+
+def stop(runtime: Runtime) -> Server | None:
+    """End the lab's server, and give it; None where there is none. What has come is answered first."""
+    server = runtime.state.server
+    if server is not None:
+        server.close()
+        runtime.change(lambda state: replace(state, server=None) if state.server is server else state)
+    return server

@@ -1,0 +1,333 @@
+"""The protocol over HTTP, as an ASGI application.
+
+    GET   /v2                                     what the server is
+    GET   /v2/health/live, /v2/health/ready       for probes: 200, or 503
+    GET   /v2/models/NAME[/versions/1]            names, datatypes and shapes
+    GET   /v2/models/NAME[/versions/1]/ready      200, or 503
+    GET   /v2/models/NAME[/versions/1]/config     what clients read of Triton's configuration
+    GET   /v2/models/NAME[/versions/1]/stats      counts and times, as Triton has them
+    POST  /v2/models/NAME[/versions/1]/infer      a request: `protocol.py`
+    POST  /v2/repository/index                    the models there are
+    GET   /metrics                                for Prometheus
+
+What has no answer gets {"error": "..."} with a status: see `refusal.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from esen_lab import __version__
+from esen_lab.serving.body import ClientLeft, Held, Receive, drop_body, read_body
+from esen_lab.serving.dispatcher import Answer, Dispatcher
+from esen_lab.serving.guard import Guard
+from esen_lab.serving.metrics import CONTENT_TYPE, Metrics
+from esen_lab.serving.model import PLATFORM, VERSION, ModelInfo
+from esen_lab.serving.protocol import EXTENSIONS, encode_response, parse_request
+from esen_lab.serving.refusal import Refused, malformed, refusal_of
+from esen_lab.serving.settings import ServeSettings
+from esen_lab.serving.traces import Traces
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+log = logging.getLogger("esen_lab.serving")
+_HEADER_LENGTH = b"inference-header-content-length"
+_JSON = b"application/json"
+_BYTES = b"application/octet-stream"
+_BUFFERED_BYTES = 1 << 16
+ABORT = "esen_lab.abort"
+"""In a scope: ends the connection at once, whatever is still to be sent."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Service:
+    """What the application answers for.
+
+    Attributes:
+        settings: Of the server.
+        metrics: Told of each request.
+        traces: Told too, where somebody traces.
+        dispatcher: Once its lanes are warm.
+        held: Bytes of requests in memory.
+    """
+
+    settings: ServeSettings
+    metrics: Metrics
+    traces: Traces
+    dispatcher: Dispatcher | None = None
+    held: Held = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Make what follows from the others."""
+        self.held = Held(self.settings.max_held_bytes)
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are answered now."""
+        return self.dispatcher is not None and self.dispatcher.ready
+
+    def of(self, request_path: MutableMapping[str, Any]) -> Dispatcher:
+        """What runs the model of an address.
+
+        Raises:
+            Refused: There is no such model or version (404), or its lanes are not warm yet (503).
+        """
+        name, version = request_path.get("name"), request_path.get("version", VERSION)
+        if name != self.settings.name:
+            raise Refused(
+                404, "unknown", f"There is no model {str(name)[:80]!r}: it is {self.settings.name!r}", unread=True
+            )
+        if version != VERSION:
+            raise Refused(
+                404, "unknown", f"Model {name!r} has version {VERSION}, and no {str(version)[:80]!r}", unread=True
+            )
+        if self.dispatcher is None:
+            raise Refused(503, "starting", "The lanes are starting", retry_after_s=1.0, unread=True)
+        return self.dispatcher
+
+
+def make_app(service: Service) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
+    """The application."""
+    model = "/v2/models/{name}"
+    versions = f"{model}/versions/{{version}}"
+    infer = Infer(service)
+    routes = [Route(f"{where}/infer", infer, methods=["POST"]) for where in (model, versions)]
+    routes += [_route("/v2/models/stats", lambda _: _stats(service))]  # before it is taken for a name
+    for where in (model, versions):
+        routes += [
+            _route(where, lambda r: _json(_model(service, r).to_dict())),
+            _route(f"{where}/ready", lambda r: _model_ready(service, r)),
+            _route(f"{where}/config", lambda r: _json(_model(service, r).config(service.settings.max_rows))),
+            _route(f"{where}/stats", lambda r: _stats(service, _model(service, r))),
+        ]
+    routes += [
+        _route("/v2", lambda _: _json({"name": PLATFORM, "version": __version__, "extensions": list(EXTENSIONS)})),
+        _route("/v2/health/live", lambda _: _json({"live": True})),
+        _route("/v2/health/ready", lambda _: _json({"ready": service.ready}, 200 if service.ready else 503)),
+        _route("/v2/repository/index", lambda _: _json(_index(service)), method="POST"),
+        _route("/metrics", lambda _: Response(service.metrics.text(), headers={"content-type": CONTENT_TYPE})),
+    ]
+    app = Starlette(routes=routes, exception_handlers={Refused: _refused, HTTPException: _no_such_path})
+    return Door(app, service)
+
+
+class Door:
+    """What every request goes through first: who may ask.
+
+    Args:
+        app: What is behind it.
+        service: Whose door it is.
+    """
+
+    def __init__(self, app: Starlette, service: Service) -> None:
+        self._app = app
+        self._service = service
+        self._guard = Guard(service.settings)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """An ASGI application."""
+        if scope["type"] != "http":
+            return  # no lifespan, no WebSockets
+        try:
+            self._guard.check(scope["path"], dict(scope["headers"]))
+        except Refused as refused:
+            self._service.metrics.failed(refused.status, refused.reason)
+            log.warning("refused", extra={"path": scope["path"][:200], "status": refused.status})
+            await drop_body(receive)
+            await _answer_refused(refused)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+
+class Infer:
+    """The address that requests go to.
+
+    Args:
+        service: Whose it is.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """An ASGI application: answers one request, whatever comes of it."""
+        came_s = time.monotonic()
+        service = self._service
+        status, reason = 200, ""
+        try:
+            body, header = await self._answered(scope, receive, came_s)
+        except ClientLeft:
+            service.metrics.refused("left")
+            return
+        except Refused as refused:
+            status, reason = refused.status, refused.reason
+            service.metrics.failed(status, reason)
+            if refused.unread:
+                await drop_body(receive)
+            await _answer_refused(refused)(scope, receive, send)
+        else:
+            headers = [(b"content-type", _JSON), (b"content-length", str(len(body)).encode())]
+            if header is not None:
+                headers = [(b"content-type", _BYTES), headers[1], (_HEADER_LENGTH, str(header).encode())]
+            sending = _send(send, headers, body)
+            # A small one fits into the system's buffers, whoever reads it when.
+            await (self._bounded(scope, sending) if len(body) > _BUFFERED_BYTES else sending)
+            service.metrics.answered(time.monotonic() - came_s)
+        if service.settings.access_log:
+            took_s = time.monotonic() - came_s
+            log.info("request", extra={"status": status, "reason": reason, "took_s": round(took_s, 6)})
+
+    async def _bounded(self, scope: Scope, sending: Awaitable[None]) -> None:
+        """Send, for so long at most: a client that does not read its response holds nothing for ever."""
+        try:
+            async with asyncio.timeout(self._service.settings.write_timeout_s):
+                await sending
+        except TimeoutError:
+            self._service.metrics.refused("slow")
+            abort: Callable[[], None] | None = scope.get(ABORT)
+            if abort is not None:
+                abort()
+
+    async def _answered(self, scope: Scope, receive: Receive, came_s: float) -> tuple[bytes, int | None]:
+        service, settings = self._service, self._service.settings
+        dispatcher = service.of(scope["path_params"])
+        headers = dict(scope["headers"])
+        told = headers.get(_HEADER_LENGTH)
+        if told is not None and not (told.isdigit() and len(told) < 16):
+            raise malformed("Inference-Header-Content-Length is a whole number of bytes")
+        body = await read_body(
+            receive, headers, most=settings.max_body_bytes, timeout_s=settings.read_timeout_s, held=service.held
+        )
+        size = len(body)
+        try:
+            request = parse_request(body, None if told is None else int(told), dispatcher.model)
+            if request.timeout_s is None and settings.deadline_s is not None:
+                request = replace(request, timeout_s=settings.deadline_s)
+            waiting, future = dispatcher.submit(request, came_s)
+            # Who leaves while it waits costs nothing more; who is running already is run.
+            answer = await (future if waiting.gone else _while_there(future, receive))
+        except (Refused, ClientLeft, asyncio.CancelledError):
+            raise
+        except Exception as problem:
+            log.exception("a request failed")
+            raise refusal_of(problem) from problem
+        finally:
+            service.held.now -= size
+        service.traces.answered(scope, answer, came_s, dispatcher.model)
+        return encode_response(request, answer.outputs, dispatcher.model, _parameters(request.timings, answer))
+
+
+def _parameters(timings: bool, answer: Answer) -> dict[str, Any]:
+    told: dict[str, Any] = {}
+    if timings:
+        told["queue_us"] = round(answer.queue_s * 1e6)
+        told["compute_us"] = round(answer.compute_s * 1e6)
+        told["batch_rows"] = answer.batch_rows
+    if answer.missing:
+        told["missing"] = ",".join(answer.missing)
+    return told
+
+
+async def _while_there(future: asyncio.Future[Answer], receive: Receive) -> Answer:
+    """Wait for an answer as long as the client does."""
+
+    async def gone() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        future.cancel()
+
+    watch = asyncio.ensure_future(gone())
+    try:
+        return await future
+    except asyncio.CancelledError:
+        if future.cancelled() and watch.done():
+            raise ClientLeft from None
+        future.cancel()  # the server ends
+        raise
+    finally:
+        watch.cancel()
+
+
+async def _send(send: Send, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    large = len(body) > _BUFFERED_BYTES
+    await send({"type": "http.response.body", "body": body, "more_body": large})
+    if large:  # uvicorn waits for a client to have read before it takes the next part, not after this one
+        await send({"type": "http.response.body", "body": b""})
+
+
+# --- everything else -------------------------------------------------------------------------------------------------
+
+
+def _route(path: str, answer: Callable[[Request], Response], method: str = "GET") -> Route:
+    async def endpoint(request: Request) -> Response:
+        return answer(request)
+
+    return Route(path, endpoint, methods=[method])
+
+
+def _json(content: Any, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(content), status, media_type="application/json")
+
+
+def _model(service: Service, request: Request) -> ModelInfo:
+    return service.of(request.path_params).model
+
+
+def _model_ready(service: Service, request: Request) -> Response:
+    ready = service.of(request.path_params).ready
+    return _json({"name": service.settings.name, "ready": ready}, 200 if ready else 503)
+
+
+def _index(service: Service) -> list[dict[str, str]]:
+    state = "READY" if service.ready else "UNAVAILABLE"
+    return [{"name": service.settings.name, "version": VERSION, "state": state, "reason": ""}]
+
+
+def _stats(service: Service, _: ModelInfo | None = None) -> Response:
+    totals = service.metrics.totals
+
+    def counted(count: int, seconds: float) -> dict[str, int]:
+        return {"count": count, "ns": round(seconds * 1e9)}
+
+    one = {
+        "name": service.settings.name,
+        "version": VERSION,
+        "inference_count": totals.rows,
+        "execution_count": totals.batches,
+        "inference_stats": {
+            "success": counted(totals.answered, totals.request_s),
+            "fail": counted(totals.failed, 0.0),
+            "queue": counted(totals.answered, totals.queue_s),
+            "compute_infer": counted(totals.batches, totals.compute_s),
+        },
+    }
+    return _json({"model_stats": [one]})
+
+
+def _answer_refused(refused: Refused) -> Response:
+    body = msgspec.json.encode({"error": refused.message})
+    return Response(body, refused.status, headers=refused.headers, media_type="application/json")
+
+
+async def _refused(_: Request, problem: Exception) -> Response:
+    assert isinstance(problem, Refused)
+    return _answer_refused(problem)
+
+
+async def _no_such_path(_: Request, problem: Exception) -> Response:
+    assert isinstance(problem, HTTPException)
+    return _json({"error": f"{problem.detail}: see /v2"}, problem.status_code)

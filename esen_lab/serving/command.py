@@ -1,0 +1,69 @@
+"""`esen-lab serve FOLDER`: alive at once, ready when lanes are warm, ended by a signal with what has come answered."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+from esen_lab.errors import NotTrusted
+from esen_lab.serving.exported import ExportedFolder
+from esen_lab.serving.logs import log_as_json
+from esen_lab.serving.options import name_of, settings_of
+from esen_lab.serving.server import Server
+from esen_lab.serving.status import ENDED
+from esen_lab.terminal import tell
+
+_LOOK_S = 0.5
+
+
+def serve_folder(folder: Path, options: argparse.Namespace) -> int:
+    """Serve an exported folder until a signal comes.
+
+    Args:
+        folder: What was exported.
+        options: Of `serve_options`.
+
+    Returns:
+        The exit status: 0 after a signal, 1 where the server ended by itself or the folder is not trusted.
+
+    Raises:
+        EsenError: It cannot be served.
+    """
+    settings = settings_of(options, name_of(folder))
+    log_as_json(options.log_level, sys.stderr)
+    try:
+        served = ExportedFolder.open(folder, device=options.device, trust=options.trust)
+    except NotTrusted as problem:
+        tell(f"esen-lab: {problem.rule}. It would run:", sys.stderr)
+        for line in problem.runs:
+            tell(f"    {line}", sys.stderr)
+        tell(problem.hint, sys.stderr)
+        return 1
+    stop, ready = threading.Event(), threading.Event()
+    before = {number: signal.signal(number, _setter(stop, ready)) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        with Server(settings).start() as server:  # alive while the lanes start: a probe may ask
+            server.warm(served)
+            ready.set()
+            tell(f"esen-lab: {settings.name} at {server.url}")
+            while not stop.wait(_LOOK_S) and server.state != ENDED:
+                pass
+        return 0 if stop.is_set() else 1
+    finally:
+        served.close()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _setter(stop: threading.Event, ready: threading.Event) -> Callable[[int, FrameType | None], None]:
+    def handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  Python's signature
+        stop.set()
+        if not ready.is_set():  # lanes may take long to start: nobody waits for them any more
+            raise KeyboardInterrupt
+
+    return handle

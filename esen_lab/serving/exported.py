@@ -1,0 +1,94 @@
+"""An exported folder as it is served: its lanes are started, and started anew when one of them has ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from esen_lab.common.trees import Tree
+from esen_lab.devices import name_for, open_device
+from esen_lab.ensemble import Ensemble
+from esen_lab.export import open_bundle
+from esen_lab.planner.plan import Plan
+from esen_lab.run import Executor, ForkServer
+from esen_lab.run.report import RunReport
+from esen_lab.serving.served import RUN_TIMEOUT_S, Asked
+
+
+@dataclass(slots=True, kw_only=True)
+class ExportedFolder:
+    """See `Served`. Made by `open`.
+
+    Attributes:
+        plan: By which it runs.
+        ensemble: Its sub-models and combine rule.
+        device: Where.
+        graphs: What engines have made of sub-models.
+    """
+
+    plan: Plan
+    ensemble: Ensemble
+    device: Any
+    graphs: Any
+    _fork_server: ForkServer = field(default_factory=ForkServer)
+    _executor: Executor | None = None
+
+    @classmethod
+    def open(cls, folder: Path, *, device: str | None = None, trust: bool = False) -> ExportedFolder:
+        """Read a folder; starts nothing.
+
+        Args:
+            folder: What was exported.
+            device: The name of another device than the plan's.
+            trust: Run its code although nobody here exported it.
+
+        Raises:
+            NotTrusted: It holds code that nobody has said may run.
+            EsenError: It cannot be read, or the device cannot be had.
+        """
+        found = open_bundle(folder, trust=trust)
+        chosen = open_device(device or name_for(found.plan.device))
+        return cls(plan=found.plan, ensemble=found.ensemble, device=chosen, graphs=found.graphs)
+
+    @property
+    def begins_anew(self) -> bool:
+        """See `Served`."""
+        return self._executor is not None and self._executor.begins_anew
+
+    @property
+    def fallen_back(self) -> tuple[str, ...]:
+        """See `Served`."""
+        return () if self._executor is None else tuple(self._executor.history.fallen_back)
+
+    def run(self, x: Tree, asked: Asked) -> tuple[Tree, RunReport | None]:
+        """See `Served`."""
+        self.mend()
+        assert self._executor is not None
+        options = None if asked.at_least is None else asked.options
+        ran = self._executor.run(x, timeout_s=RUN_TIMEOUT_S, options=options)
+        return ran.output, ran.report
+
+    def mend(self) -> bool:
+        """See `Served`."""
+        executor = self._executor
+        if executor is not None and not executor.notice_ended():
+            return False
+        self._executor = None
+        if executor is not None:
+            executor.close()
+        self._fork_server.look_at_session()
+        start = partial(Executor.start, graphs=self.graphs)
+        self._executor = start(self.plan, self.ensemble, self.device, self._fork_server)
+        return executor is not None
+
+    def close(self) -> None:
+        """See `Served`."""
+        executor, self._executor = self._executor, None
+        try:
+            if executor is not None:
+                executor.close()
+        finally:
+            self._fork_server.close()
+            self.device.close()

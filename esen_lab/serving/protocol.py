@@ -1,0 +1,335 @@
+"""The Open Inference Protocol, version 2: requests as tensors, tensors as responses. JSON, and the binary extension.
+
+    body      :=  JSON                                         no header of our own
+               |  JSON, then the bytes of each binary tensor   Inference-Header-Content-Length: bytes of the JSON
+
+A tensor is binary where its parameters have "binary_data_size"; its bytes follow in the order of the JSON,
+little-endian, row by row, without gaps. Whatever does not fit the protocol or the model is a `Refused` of status 400;
+nothing here executes anything, and nothing is larger in memory than a small multiple of the request.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from esen_lab.serving.model import DATATYPES, VERSION, ModelInfo, TensorInfo
+from esen_lab.serving.refusal import Refused, malformed
+
+if TYPE_CHECKING:
+    import numpy
+    import torch
+
+EXTENSIONS = ("binary_tensor_data", "model_configuration", "schedule_policy", "model_repository")
+MOST_JSON_BYTES = 16 << 20
+"""Numbers as text take several times their size once they are read: more than this is sent as binary."""
+_WIDEST_TIMEOUT_US = 10**12
+_NOT_HAD = {
+    "sequence_id": "sequences of requests",
+    "sequence_start": "sequences of requests",
+    "sequence_end": "sequences of requests",
+    "priority": "priorities",
+}
+_NOT_HAD_OF_TENSORS = {
+    "shared_memory_region": "shared memory regions",
+    "classification": "the classification extension",
+}
+
+
+class _Input(msgspec.Struct):
+    name: str
+    shape: list[int]
+    datatype: str
+    parameters: dict[str, Any] = {}
+    data: Any = None
+
+
+class _Output(msgspec.Struct):
+    name: str
+    parameters: dict[str, Any] = {}
+
+
+class _Body(msgspec.Struct):
+    inputs: list[_Input]
+    id: str = ""
+    parameters: dict[str, Any] = {}
+    outputs: list[_Output] = []
+
+
+_DECODER = msgspec.json.Decoder(_Body)
+_ENCODER = msgspec.json.Encoder()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferRequest:
+    """One request, checked against its model.
+
+    Attributes:
+        id: The client's, given back.
+        tensors: In the order of the model's inputs.
+        rows: How many, of a model whose inputs have their rows along dimension 0; else 1.
+        wanted: For each output that is asked for, in order: its index, and whether it is answered as binary.
+        timeout_s: Until when the client wants it, from its coming, in seconds; None: no matter when.
+        at_least: With a timeout: how many members an answer needs at the deadline; None for all of them.
+        timings: Whether the answer is to say how long it waited and was computed.
+    """
+
+    id: str
+    tensors: tuple[torch.Tensor, ...]
+    rows: int
+    wanted: tuple[tuple[int, bool], ...]
+    timeout_s: float | None = None
+    at_least: int | None = None
+    timings: bool = False
+
+
+def parse_request(body: bytearray, header_bytes: int | None, model: ModelInfo) -> InferRequest:
+    """Read a request. Its binary tensors share the memory of `body` where they can.
+
+    Args:
+        body: All of it.
+        header_bytes: What `Inference-Header-Content-Length` says; None where it is not there.
+        model: Whose it is.
+
+    Raises:
+        Refused: It is not one of the protocol, or not one for this model.
+    """
+    length = len(body) if header_bytes is None else header_bytes
+    if length < 0 or length > len(body):
+        raise malformed(f"Inference-Header-Content-Length is {length}, and the body has {len(body)} bytes")
+    if length > MOST_JSON_BYTES:
+        raise Refused(413, "size", f"JSON of at most {MOST_JSON_BYTES} bytes is read: send tensors as binary data")
+    view = memoryview(body)
+    try:
+        asked = _DECODER.decode(view[:length])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as problem:
+        raise malformed(f"The request is no inference request in JSON: {problem}") from problem
+    for word, what in _NOT_HAD.items():
+        if asked.parameters.get(word):
+            raise Refused(501, "unsupported", f"This server has no {what} (the parameter {word!r})")
+    tensors = _tensors(asked.inputs, view[length:], model)
+    sizes = {tensor.shape[0] for tensor in tensors} if model.batched else {1}
+    if len(sizes) != 1 or sizes == {0}:
+        raise malformed(
+            "All inputs have as many rows, at least one, along their first dimension; these have "
+            + ", ".join(map(str, sorted(sizes)))
+        )
+    timeout_us = _whole(asked.parameters, "timeout", 0, _WIDEST_TIMEOUT_US)
+    at_least = _whole(asked.parameters, "at_least", 1, len(model.members))
+    if at_least is not None and not timeout_us:
+        raise malformed("The parameter 'at_least' says what is enough at a deadline: give 'timeout', in microseconds")
+    return InferRequest(
+        id=asked.id,
+        tensors=tensors,
+        rows=sizes.pop(),
+        wanted=_wanted(asked, model),
+        timeout_s=timeout_us / 1e6 if timeout_us else None,  # 0 is Triton's word for none
+        at_least=at_least,
+        timings=asked.parameters.get("timings") is True,
+    )
+
+
+def _whole(parameters: Mapping[str, Any], name: str, least: int, most: int) -> int | None:
+    value = parameters.get(name)
+    if value is None:
+        return None
+    if type(value) is not int or not least <= value <= most:
+        raise malformed(f"The parameter {name!r} is a whole number from {least} to {most}")
+    return value
+
+
+def _wanted(asked: _Body, model: ModelInfo) -> tuple[tuple[int, bool], ...]:
+    binary = asked.parameters.get("binary_data_output") is True
+    if not asked.outputs:
+        return tuple((index, binary) for index in range(len(model.outputs)))
+    known = {info.name: index for index, info in enumerate(model.outputs)}
+    found: dict[int, bool] = {}
+    for output in asked.outputs:
+        _check_parameters(output.parameters, f"output {output.name!r}")
+        index = known.get(output.name)
+        if index is None:
+            raise malformed(f"Model {model.name!r} has the outputs {', '.join(known)}, and no {output.name!r}")
+        if index in found:
+            raise malformed(f"Output {output.name!r} is asked for twice")
+        found[index] = output.parameters.get("binary_data", binary) is True
+    return tuple(found.items())
+
+
+def _check_parameters(parameters: Mapping[str, Any], whose: str) -> None:
+    for word, what in _NOT_HAD_OF_TENSORS.items():
+        if parameters.get(word):
+            raise Refused(501, "unsupported", f"This server has no {what} (the parameter {word!r} of {whose})")
+
+
+# --- tensors that come -----------------------------------------------------------------------------------------------
+
+
+def _tensors(inputs: Sequence[_Input], binary: memoryview, model: ModelInfo) -> tuple[torch.Tensor, ...]:
+    known = {info.name: info for info in model.inputs}
+    found: dict[str, torch.Tensor] = {}
+    offset = 0
+    for given in inputs:
+        info = known.get(given.name)
+        if info is None:
+            raise malformed(f"Model {model.name!r} has the inputs {', '.join(known)}, and no {given.name!r}")
+        if given.name in found:
+            raise malformed(f"Input {given.name!r} is given twice")
+        _check_parameters(given.parameters, f"input {given.name!r}")
+        _check_look(given, info)
+        size = given.parameters.get("binary_data_size")
+        if size is None:
+            found[given.name] = _from_json(given, info)
+            continue
+        if given.data is not None:
+            raise malformed(f"Input {given.name!r} is given as data or as binary data, not as both")
+        wanted = math.prod(given.shape) * info.dtype.itemsize
+        if type(size) is not int or size != wanted:
+            raise malformed(f"Input {given.name!r}, {given.datatype}{given.shape}, has {wanted} bytes, not {size!r}")
+        if offset + size > len(binary):
+            raise malformed(f"The body ends before the last byte of input {given.name!r}")
+        found[given.name] = _from_bytes(binary[offset : offset + size], given, info)
+        offset += size
+    missing = [name for name in known if name not in found]
+    if missing:
+        raise malformed(
+            f"Model {model.name!r} has the inputs {', '.join(known)}; this request lacks {', '.join(missing)}"
+        )
+    if offset != len(binary):
+        raise malformed(f"{len(binary) - offset} bytes follow the last tensor")
+    return tuple(found[name] for name in known)
+
+
+def _check_look(given: _Input, info: TensorInfo) -> None:
+    if given.datatype not in DATATYPES:
+        told = "BYTES, which no member takes" if given.datatype == "BYTES" else repr(given.datatype[:80])
+        raise malformed(f"Input {given.name!r} has a datatype of {', '.join(DATATYPES)}; it is {told}")
+    if given.datatype != info.datatype:
+        raise malformed(f"Input {given.name!r} is {info.datatype}, not {given.datatype}")
+    fits = len(given.shape) == len(info.shape) and all(
+        size == wanted or (wanted == -1 and 0 <= size < 1 << 48)
+        for size, wanted in zip(given.shape, info.shape, strict=True)
+    )
+    if not fits:
+        raise malformed(f"Input {given.name!r} has the shape {list(info.shape)}, -1 being any size, not {given.shape}")
+
+
+def _from_bytes(data: memoryview, given: _Input, info: TensorInfo) -> torch.Tensor:
+    import torch
+
+    if not len(data):
+        return torch.empty(given.shape, dtype=info.dtype)
+    raw = torch.frombuffer(data, dtype=torch.uint8)
+    if raw.data_ptr() % info.dtype.itemsize:  # behind JSON of any length: kernels want their numbers aligned
+        raw = raw.clone()
+    if info.dtype is torch.bool and int(raw.max()) > 1:
+        raise malformed(f"Input {given.name!r} is BOOL: each byte is 0 or 1")
+    return raw.view(info.dtype).reshape(given.shape)
+
+
+def _from_json(given: _Input, info: TensorInfo) -> torch.Tensor:
+    import numpy
+    import torch
+
+    count = math.prod(given.shape)
+    if not isinstance(given.data, list):
+        raise malformed(f"Input {given.name!r} has its numbers in 'data', or as binary data")
+    try:
+        array = numpy.array(given.data)
+    except (ValueError, OverflowError) as problem:
+        raise malformed(f"The data of input {given.name!r} are no array: {problem}") from problem
+    if array.size != count or (array.ndim != 1 and array.shape != tuple(given.shape)):
+        raise malformed(
+            f"Input {given.name!r} of shape {given.shape} has {count} numbers, flat or nested alike; "
+            f"its data have the shape {list(array.shape)}"
+        )
+    if not count:
+        return torch.empty(given.shape, dtype=info.dtype)
+    return torch.from_numpy(_numbers(array, given, info)).to(info.dtype).reshape(given.shape)
+
+
+def _numbers(array: numpy.ndarray[Any, Any], given: _Input, info: TensorInfo) -> numpy.ndarray[Any, Any]:
+    """The same numbers in a dtype of NumPy's that holds all of them."""
+    import numpy
+
+    kind = array.dtype.kind
+    if info.datatype == "BOOL":
+        fine = kind == "b"
+    elif info.dtype.is_floating_point:
+        fine = kind in "iuf"
+        return array.astype(numpy.float64) if fine else _odd(given)
+    else:
+        limits = numpy.iinfo(DATATYPES[info.datatype])
+        fine = kind in "iu" and limits.min <= int(array.min()) and int(array.max()) <= limits.max
+        if fine:
+            return array.astype(DATATYPES[info.datatype])
+    return array if fine else _odd(given)
+
+
+def _odd(given: _Input) -> numpy.ndarray[Any, Any]:
+    raise malformed(f"The data of input {given.name!r} are numbers that {given.datatype} has, and nothing else")
+
+
+# --- responses -------------------------------------------------------------------------------------------------------
+
+
+def encode_response(
+    request: InferRequest,
+    outputs: Sequence[torch.Tensor],
+    model: ModelInfo,
+    parameters: Mapping[str, Any] | None = None,
+) -> tuple[bytes, int | None]:
+    """A response.
+
+    Args:
+        request: What is answered.
+        outputs: All outputs of the model, in order, on the CPU.
+        model: Whose they are.
+        parameters: What else the client is told.
+
+    Returns:
+        The body, and the length of its JSON where bytes of tensors follow.
+
+    Raises:
+        Refused: NaN or infinity was asked for as JSON, which has neither.
+    """
+    described: list[dict[str, Any]] = []
+    blobs: list[Any] = []
+    for index, binary in request.wanted:
+        info, tensor = model.outputs[index], outputs[index]
+        one: dict[str, Any] = {"name": info.name, "datatype": info.datatype, "shape": list(tensor.shape)}
+        if binary:
+            data = _bytes_of(tensor)
+            one["parameters"] = {"binary_data_size": len(data)}
+            blobs.append(data)
+        else:
+            one["data"] = _json_of(tensor, info)
+        described.append(one)
+    answer: dict[str, Any] = {"model_name": model.name, "model_version": VERSION}
+    if request.id:
+        answer["id"] = request.id
+    if parameters:
+        answer["parameters"] = dict(parameters)
+    answer["outputs"] = described
+    head = _ENCODER.encode(answer)
+    return (b"".join([head, *blobs]), len(head)) if blobs else (head, None)
+
+
+def _bytes_of(tensor: torch.Tensor) -> memoryview | bytes:
+    import torch
+
+    if not tensor.numel():
+        return b""
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+def _json_of(tensor: torch.Tensor, info: TensorInfo) -> list[Any]:
+    import torch
+
+    if info.dtype.is_floating_point and not bool(torch.isfinite(tensor).all()):
+        raise malformed(f"Output {info.name!r} holds NaN or infinity, which JSON has not: ask for binary data")
+    found: list[Any] = tensor.reshape(-1).tolist()
+    return found

@@ -1,0 +1,84 @@
+"""How long a batch takes: what runs of so many rows have taken, else what the plan predicts.
+
+s(n)   seconds for n rows
+r      rows of the plan's example, J its predicted JCT
+
+Before anything ran      s(n) = J max(1, n / r)
+Once sizes were run      their mean, recent runs counting more; between two sizes on the line through them; below the
+                         least as the least; beyond the largest in proportion, s(n) = s(m) n / m: never too hopeful
+
+The first run of a size is not counted: lanes are told of the new look of their input, and engines prepare themselves.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+
+_WEIGHT = 0.2  # of a new run in the mean
+_UNKNOWN_S = 0.01  # where there was no profile to predict from
+_MOST_SIZES = 256
+
+
+class ServiceTimes:
+    """The service times of one model. Used by one thread.
+
+    Args:
+        predicted_s: The plan's JCT, or None.
+        rows: Of its example.
+    """
+
+    def __init__(self, predicted_s: float | None, rows: int) -> None:
+        self._predicted_s = predicted_s or _UNKNOWN_S
+        self._rows = max(rows, 1)
+        self._seen: set[int] = set()
+        self._mean_s: dict[int, float] = {}
+        self._sizes: list[int] = []
+
+    def ran(self, rows: int, seconds: float) -> None:
+        """Note a run."""
+        if rows not in self._seen:
+            if len(self._seen) < _MOST_SIZES:
+                self._seen.add(rows)
+            return
+        before = self._mean_s.get(rows)
+        if before is None:
+            self._sizes = sorted([*self._sizes, rows])
+        self._mean_s[rows] = seconds if before is None else before + _WEIGHT * (seconds - before)
+
+    def of(self, rows: int) -> float:
+        """Expected seconds of a batch of so many rows."""
+        sizes, mean_s = self._sizes, self._mean_s
+        if not sizes:
+            return self._predicted_s * max(1.0, rows / self._rows)
+        if (known := mean_s.get(rows)) is not None:
+            return known
+        place = bisect_left(sizes, rows)
+        if place == 0:
+            return mean_s[sizes[0]]
+        below = sizes[place - 1]
+        if place == len(sizes):
+            return mean_s[below] * rows / below
+        above = sizes[place]
+        part = (rows - below) / (above - below)
+        return mean_s[below] + part * (mean_s[above] - mean_s[below])
+
+
+class Arrivals:
+    """How often requests come. Used by one thread."""
+
+    def __init__(self) -> None:
+        self._last_s: float | None = None
+        self._gap_s: float | None = None
+
+    def came(self, now_s: float) -> None:
+        """Note one."""
+        if self._last_s is not None:
+            gap = now_s - self._last_s
+            self._gap_s = gap if self._gap_s is None else self._gap_s + _WEIGHT * (gap - self._gap_s)
+        self._last_s = now_s
+
+    def gap_s(self, now_s: float) -> float | None:
+        """Expected seconds between two, or None; a silence that lasts longer than the mean counts already."""
+        if self._gap_s is None or self._last_s is None:
+            return None
+        return max(self._gap_s, now_s - self._last_s)

@@ -1,0 +1,52 @@
+"""Spans of OpenTelemetry, where that is installed and somebody has set up a tracer: a request, its wait, its run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import Any
+
+from esen_lab.serving.dispatcher import Answer
+from esen_lab.serving.model import ModelInfo
+
+
+class Traces:
+    """Tells a tracer of requests that were answered; without the library it does nothing.
+
+    Args:
+        tracer: Of OpenTelemetry; None: that of the provider that this process has set.
+    """
+
+    def __init__(self, tracer: Any = None) -> None:
+        self._tracer = tracer
+        if tracer is None and find_spec("opentelemetry") is not None:
+            from opentelemetry import trace
+
+            self._tracer = trace.get_tracer("esen_lab.serving")
+
+    def answered(self, scope: Mapping[str, Any], answer: Answer, came_s: float, model: ModelInfo) -> None:
+        """A request was answered just now.
+
+        Args:
+            scope: Of ASGI: a `traceparent` among its headers is the parent.
+            answer: What it got.
+            came_s: When it came, on `time.monotonic`.
+            model: Which one.
+        """
+        if self._tracer is None:
+            return
+        from opentelemetry import propagate, trace
+
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        offset_ns = time.time_ns() - time.monotonic_ns()  # spans are in the time of the day
+        began = offset_ns + round(came_s * 1e9)
+        ran = began + round(answer.queue_s * 1e9)
+        attributes = {"esen.model": model.name, "esen.batch_rows": answer.batch_rows}
+        span = self._tracer.start_span(
+            "infer", context=propagate.extract(headers), start_time=began, attributes=attributes
+        )
+        inside = trace.set_span_in_context(span)
+        for name, start, end in (("queue", began, ran), ("compute", ran, ran + round(answer.compute_s * 1e9))):
+            self._tracer.start_span(name, context=inside, start_time=start).end(end_time=end)
+        span.end()

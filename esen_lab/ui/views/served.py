@@ -1,0 +1,18 @@
+"""The view of a server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from esen_lab.ui.views.blocks import View, facts
+
+
+def server(record: Any) -> View:
+    """A `ServerStatus`: where clients find it, how it stands, what it has answered."""
+    if record.state == "ended":
+        return View(title=f"{record.name} is served no longer", blocks=(facts(*record.facts()),))
+    return View(
+        title=f"{record.name} is served",
+        blocks=(facts(*record.facts()),),
+        notes=(f"`curl {record.url.removesuffix('/infer')}` says what it takes.", "`%esen serve --stop` ends it."),
+    )

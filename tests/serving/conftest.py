@@ -1,0 +1,36 @@
+"""What tests of the service share: a model that needs no lanes, and a server of a real lab."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from models import mlp
+from served_doubles import X
+
+from esen_lab import Lab
+from esen_lab.serving.model import ModelInfo, describe
+from esen_lab.serving.server import Server
+
+
+@pytest.fixture
+def model() -> ModelInfo:
+    """One FP32 input of 8 numbers a row, one output of 3."""
+    return describe("ensemble", torch.zeros(4, 8), torch.zeros(4, 3), members=("a", "b"))
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    with Lab(device="cpu", store=tmp_path_factory.mktemp("store") / "profiles.sqlite") as found:
+        found.register("a", mlp(seed=1), example=X)
+        found.register("b", mlp(seed=2), example=X)
+        yield found
+
+
+@pytest.fixture(scope="module")
+def server(lab: Lab) -> Iterator[Server]:
+    found = lab.serve(0, max_body_bytes=1 << 20)
+    assert found is not None
+    yield found
+    found.close()

@@ -1,0 +1,36 @@
+"""What a tracer hears of a request."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from esen_lab.serving.dispatcher import Answer
+from esen_lab.serving.model import ModelInfo
+from esen_lab.serving.traces import Traces
+
+export = pytest.importorskip("opentelemetry.sdk.trace.export.in_memory_span_exporter", reason="no OpenTelemetry here")
+trace = pytest.importorskip("opentelemetry.sdk.trace", reason="no OpenTelemetry here")
+
+
+def test_a_request_is_a_span_under_its_callers_with_its_wait_and_its_run_inside(model: ModelInfo) -> None:
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+
+    heard = export.InMemorySpanExporter()
+    provider = trace.TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(heard))
+    caller, parent = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+    scope = {"headers": [(b"traceparent", f"00-{caller}-{parent}-01".encode())]}
+    answer = Answer(outputs=(), queue_s=0.25, compute_s=0.5, batch_rows=3)
+    Traces(provider.get_tracer("test")).answered(scope, answer, time.monotonic() - 1.0, model)
+    queue, compute, whole = heard.get_finished_spans()
+    assert [span.name for span in (queue, compute, whole)] == ["queue", "compute", "infer"]
+    assert f"{whole.context.trace_id:032x}" == caller
+    assert f"{whole.parent.span_id:016x}" == parent
+    assert {queue.parent.span_id, compute.parent.span_id} == {whole.context.span_id}
+    assert queue.start_time == whole.start_time
+    assert queue.end_time - queue.start_time == 250_000_000
+    assert (compute.start_time, compute.end_time - compute.start_time) == (queue.end_time, 500_000_000)
+    assert whole.end_time >= whole.start_time
+    assert dict(whole.attributes or {}) == {"esen.model": "ensemble", "esen.batch_rows": 3}
