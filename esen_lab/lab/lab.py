@@ -36,6 +36,7 @@ from esen_lab.studies import AdaptiveProfileJob
 
 if TYPE_CHECKING:
     from esen_lab.export import Exported
+    from esen_lab.export.triton import TritonRepository
 
 
 class Lab(LabProperties):
@@ -446,18 +447,22 @@ class Lab(LabProperties):
         """
         return plans.load(self._runtime, path)
 
-    def export(self, path: str | os.PathLike[str], plan: Plan | None = None) -> Exported:
-        """Write the plan as a script that runs without Jupyter, with everything it needs beside it.
+    def export(
+        self, path: str | os.PathLike[str], plan: Plan | None = None, *, form: str = "script"
+    ) -> Exported | TritonRepository:
+        """Write the plan for use without Jupyter, with everything it needs.
 
         Args:
-            path: The script, such as "plan.py".
+            path: The script, such as "plan.py"; or the folder of another form.
             plan: Which plan; None: the one in force.
+            form: "script", or "triton": a model repository for NVIDIA Triton (docs/triton.md).
 
         Raises:
-            UsageError: There is no plan, or a sub-model cannot be rebuilt from what may be saved.
+            UsageError: There is no plan, the form is unknown or does not take the plan, or a sub-model cannot be
+                rebuilt from what may be saved.
             StoreError: The files cannot be written.
         """
-        return plans.export(self._runtime, path, plan)
+        return plans.export_as(self._runtime, path, plan, form)
 
     # --- the lab itself ------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from esen_lab.run.baselines import STRATEGIES
 from esen_lab.run.comparison import Comparison, Row
 from esen_lab.run.deadline import Deadline
 from esen_lab.run.executor import Executor
+from esen_lab.run.in_place import CombineInPlace, LaneInPlace
 from esen_lab.run.outcome import MemberRun, Run
 from esen_lab.run.peers import PEERS, peer_of, peers_here
 from esen_lab.run.reference_answers import NotebookAnswers
@@ -17,10 +18,12 @@ from esen_lab.run.turns import Turns
 __all__ = [
     "PEERS",
     "STRATEGIES",
+    "CombineInPlace",
     "Comparison",
     "Deadline",
     "Executor",
     "ForkServer",
+    "LaneInPlace",
     "LaneReport",
     "MemberRun",
     "NotebookAnswers",

@@ -28,6 +28,7 @@ from esen_lab.ui.views.planned import (
     exported,
     measured_text,
     plan,
+    repository,
 )
 from esen_lab.ui.views.ran import backends, comparison, forgotten, numerics, precision, report
 from esen_lab.ui.views.searched import (
@@ -83,6 +84,7 @@ __all__ = [
     "progress",
     "refined",
     "report",
+    "repository",
     "searching",
     "share",
     "stages",
@@ -116,5 +118,6 @@ RECORDS: Mapping[str, Callable[[Any], View]] = {
     "esen_lab.profiler.backends.BackendTable": backends,
     "esen_lab.studies.precision_table.PrecisionTable": precision,
     "esen_lab.export.export.Exported": exported,
+    "esen_lab.export.triton.repository.TritonRepository": repository,
 }
 """Full name of a class -> its view. A name and not the class, so that this imports none of their modules."""

@@ -104,14 +104,25 @@ RECORD = Verb(
 
 
 def _export(session: Session, given: Given) -> Any:
-    exported = session.lab().export(given.path)
-    return show(session, exported, views.exported(exported))
+    form, path = ("script", given.path[0]) if len(given.path) == 1 else given.path[:2]
+    if len(given.path) > 2:
+        raise UsageError("%esen export takes a script, or a form and a folder", given=" ".join(given.path))
+    exported = session.lab().export(path, form=form)
+    return show(session, exported, views.exported(exported) if form == "script" else views.repository(exported))
 
 
 EXPORT = Verb(
-    "write the plan as a script that runs without Jupyter",
+    "write the plan as a script that runs without Jupyter, or for another server",
     _export,
-    (Argument("path", "the script, such as plan.py", text, "PATH"),),
+    (
+        Argument(
+            "path",
+            "the script, such as plan.py; or `triton FOLDER`: a model repository for NVIDIA Triton",
+            text,
+            "PATH",
+            count="+",
+        ),
+    ),
     example="%esen export plan.py",
 )
 
