@@ -7,8 +7,8 @@ each lane run `LaneInPlace`, and one run `CombineInPlace`; the answers are those
 from __future__ import annotations
 
 import os
-from functools import partial
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from esen_lab.common.trees import Tree, TreeSpec, tree_spec, unflatten

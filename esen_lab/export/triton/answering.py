@@ -58,11 +58,12 @@ class Answering:
 
     def _taken(self, request: Any, port: Port) -> torch.Tensor:
         import torch
+        from torch.utils.dlpack import from_dlpack
 
         found = self._triton.get_input_tensor_by_name(request, port.name)
         if found is None:
             raise UsageError("A request brings every input of the model", given=f"none called {port.name}")
-        tensor: torch.Tensor = torch.from_dlpack(found.to_dlpack())
+        tensor: torch.Tensor = from_dlpack(found.to_dlpack())
         if port.data_type == "TYPE_BOOL":
             tensor = tensor.view(torch.bool) if tensor.element_size() == 1 else tensor
         return tensor.reshape(()) if port.scalar else tensor
@@ -85,5 +86,5 @@ class Answering:
                 .clone(memory_format=torch.contiguous_format)
                 .reshape(port.dims if port.scalar else leaf.shape)
             )
-            made.append(self._triton.Tensor.from_dlpack(port.name, torch.utils.dlpack.to_dlpack(own)))
+            made.append(self._triton.Tensor.from_dlpack(port.name, own.__dlpack__()))
         return made

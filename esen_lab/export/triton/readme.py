@@ -76,7 +76,7 @@ def _client(port: Port) -> str:
     shape = [4 if size < 0 else size for size in port.dims]
     kind = port.data_type.removeprefix("TYPE_")
     return (
-        f"        http.InferInput({ascii(port.name)}, {shape}, {kind!r})"
+        f"        http.InferInput({port.name!a}, {shape}, {kind!r})"
         f".set_data_from_numpy(np.zeros({shape}, {_NUMPY.get(kind, 'bool')!r})),\n"
     )
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from esen_lab.devices.cpu.device import CpuPlacement
 from esen_lab.errors import UsageError
 from esen_lab.lab.plan_checks import differences, members_run_by
 from esen_lab.lab.precision import as_checked
@@ -107,7 +108,7 @@ def export_triton(runtime: Runtime, folder: str | os.PathLike[str], plan: Plan |
         folder,
         steps=steps_of(plan, ensemble),
         output=answer_spec(ensemble),
-        cores=[place.cores for place in places],
+        cores=[place.cores for place in places if isinstance(place, CpuPlacement)],
         graphs=graphs,
     )
 
