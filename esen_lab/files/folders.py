@@ -39,7 +39,7 @@ def write_folder(folder: Path, files: Mapping[str, bytes], *, programs: Collecti
                     file.flush()
                     os.fsync(file.fileno())
                     if name in programs:
-                        os.chmod(file.fileno(), os.stat(file.fileno()).st_mode | 0o111)
+                        os.fchmod(file.fileno(), 0o755)  # a script that its user starts
             _put_in_place(made, folder)
     except OSError as problem:
         raise StoreError(

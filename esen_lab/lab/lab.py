@@ -21,7 +21,7 @@ from esen_lab.lab.properties import LabProperties
 from esen_lab.lab.records import DeviceChange
 from esen_lab.lab.runtime import Runtime
 from esen_lab.lab.search_binding import Asked
-from esen_lab.lab.stages import checks, edit, members, plans, profile, run, search
+from esen_lab.lab.stages import checks, edit, members, plans, profile, rate, run, search
 from esen_lab.lab.stages import device as device_stage
 from esen_lab.lab.state import LabState
 from esen_lab.planner import Limits, SearchJob, SearchProgress
@@ -215,6 +215,8 @@ class Lab(LabProperties):
         runs: int = 9,
         groups: bool = True,
         parts: bool = True,
+        rate_per_s: float | None = None,
+        p99_s: float | None = None,
         on_progress: Callable[[SearchProgress], None] | None = None,
         **options: Any,
     ) -> Plan:
@@ -231,12 +233,16 @@ class Lab(LabProperties):
             runs: How many runs of a candidate its median is taken from; hopeless ones get fewer.
             groups: Let the exact searcher run equal networks as one, as far as `profile(groups=True)` measured it.
             parts: Let it split batches over lanes, as far as `profile(parts=True)` measured it.
+            rate_per_s: Plan for so many requests a second that come at random and are joined to batches, not for one
+                batch; see `studies.rate`, which also says what else there is. Candidates are run for that.
+            p99_s: With `rate_per_s`: within what 99 % of them are to be answered.
             on_progress: Called with a `SearchProgress` whenever the search gets further.
             **options: The searcher's own.
 
         Raises:
-            UsageError: Something is not profiled, or the searcher, an option or a limit is unknown.
-            InfeasibleError: No plan keeps every limit; the message says which one fails, and by how much.
+            UsageError: Something is not profiled, the searcher, an option or a limit is unknown, or one of `rate_per_s`
+                and `p99_s` is missing.
+            InfeasibleError: No plan keeps every limit, or holds the rate; the message says which one fails, by how much.
             KeyboardInterrupt: It came before there was any plan; later, the best so far is returned, and says so.
         """
         asked = Asked(
@@ -250,6 +256,8 @@ class Lab(LabProperties):
             parts=parts,
             options=options,
         )
+        if rate_per_s is not None or p99_s is not None:
+            return rate.search_for_rate(self._runtime, asked, rate_per_s=rate_per_s, p99_s=p99_s).plan
         return search.search(self._runtime, asked, on_progress=on_progress)
 
     def start_search(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from esen_lab.planner.rate.queue import Latencies, latencies
 from esen_lab.planner.rate.service import ServiceTimes
 
-_STEPS = 12
+_STEPS = 9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 from esen_lab.planner.rate.service import ServiceTimes
 
 Array = NDArray[np.float64]
-_LEAST_STATES, _MOST_STATES = 128, 2048
+_LEAST_STATES, _MOST_STATES = 64, 1024
 _NEGLIGIBLE = 1e-9
 _MOMENTS = 10  # at which a request comes within a batch: the middles of equal parts
 _BINS_PER_STEP = 64  # of the distribution of latencies, to the shortest batch
-_MOST_BINS = 400_000
+_MOST_BINS = 16_384
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,22 +85,20 @@ def latencies(service: ServiceTimes, rate_per_s: float, most_rows: int) -> Laten
     began[0] = 0.0
     by_rows = np.concatenate([began[1:b], [began[b:].sum()]])
     working_s = float(by_rows @ times) * service.mean_factor
-    width_s = float(times[0]) * min(f for f, _ in service.factors) / _BINS_PER_STEP
-    found = _Histogram(width_s)
-    for factor, weight in service.factors:  # those that come to an idle plan
-        found.add(np.array([times[0] * factor]), np.array([waiting[0] * weight]))
+    found = _Waits(times, service, lam, rows=b, states=len(waiting))
+    found.add(np.zeros(1), np.zeros(1, dtype=np.int64), waiting[:1])  # those that come to an idle plan
     for k in range(1, b + 1):
         left = began[b:] if k == b else by_rows[k - 1 : k]  # by r
-        if left.sum() < _NEGLIGIBLE:
-            continue
-        for factor, weight in service.factors:
-            _add_arrivals(found, left * weight, float(times[k - 1] * factor), times, service, lam, b)
-    p50_s, p90_s, p95_s, p99_s = (found.quantile(q) for q in (0.5, 0.9, 0.95, 0.99))
+        if left.sum() > _NEGLIGIBLE:
+            for factor, weight in service.factors:
+                found.add_arrivals(left * weight, float(times[k - 1] * factor))
+    took = found.latencies()
+    p50_s, p90_s, p95_s, p99_s = (took.quantile(q) for q in (0.5, 0.9, 0.95, 0.99))
     cycle_s = working_s + float(waiting[0]) / lam
     return Latencies(
         rate_per_s=lam,
         most_rows=b,
-        mean_s=found.mean(),
+        mean_s=took.mean(),
         p50_s=p50_s,
         p90_s=p90_s,
         p95_s=p95_s,
@@ -137,28 +135,55 @@ def _waiting(times: Array, factors: tuple[tuple[float, float], ...], lam: float,
     return None
 
 
-def _add_arrivals(
-    found: _Histogram, left: Array, lasts_s: float, times: Array, service: ServiceTimes, lam: float, b: int
-) -> None:
-    """The latencies of those that come while a batch is worked on that lasts `lasts_s`, with `left` by r."""
-    full_s = float(times[-1]) * service.mean_factor
-    for moment in range(_MOMENTS):
-        u = (moment + 0.5) / _MOMENTS * lasts_s
-        before = np.convolve(left, _poisson(lam * u, _reach(lam * u)))
-        positions = np.flatnonzero(before > _NEGLIGIBLE)
-        if not len(positions):
-            continue
-        batches, place = positions // b, positions % b
-        wait_s = (lasts_s - u) + batches * full_s
-        for number in np.unique(batches):
-            own = batches == number
-            behind = _poisson(lam * float(wait_s[own][0]), b)
-            for at, wait, mass in zip(place[own], wait_s[own], before[positions[own]], strict=True):
-                sizes = behind[: b - at].copy()  # the batch is at + 1 rows with nobody behind, b with enough
-                sizes[-1] += 1.0 - sizes.sum()
-                each = mass * lam * lasts_s / _MOMENTS * sizes
-                for factor, weight in service.factors:
-                    found.add(wait + times[at:] * factor, each * weight)
+class _Waits:
+    """How long requests wait until their own batch begins, and how many rows that has: weights by both."""
+
+    def __init__(self, times: Array, service: ServiceTimes, lam: float, *, rows: int, states: int) -> None:
+        self._times, self._factors, self._lam, self._b = times, service.factors, lam, rows
+        self._full_s = float(times[-1]) * service.mean_factor
+        largest = max(factor for factor, _ in service.factors)
+        longest_s = float(times[-1]) * largest + (states // rows + 1) * self._full_s
+        finest_s = float(times[0]) * min(factor for factor, _ in service.factors) / _BINS_PER_STEP
+        self._width_s = max(finest_s, longest_s / _MOST_BINS)
+        self._bins = int(longest_s / self._width_s) + 2
+        self._weights = np.zeros(rows * self._bins)
+
+    def add(self, wait_s: Array, size: NDArray[np.int64], weights: Array) -> None:
+        """Add weights by how long is waited, and rows of the own batch less one."""
+        at = np.minimum(np.rint(wait_s / self._width_s).astype(np.int64), self._bins - 1) + size * self._bins
+        np.add.at(self._weights, at, weights)
+
+    def add_arrivals(self, left: Array, lasts_s: float) -> None:
+        """Add those that come while a batch is worked on that lasts `lasts_s`, with `left` by r."""
+        b = self._b
+        waits, sizes, weights = [], [], []
+        for moment in range(_MOMENTS):
+            u = (moment + 0.5) / _MOMENTS * lasts_s
+            before = np.convolve(left, _poisson(self._lam * u, _reach(self._lam * u)))
+            before *= self._lam * lasts_s / _MOMENTS
+            for number in range(len(before) // b + 1):
+                mass = before[number * b : (number + 1) * b]  # by place in the own batch
+                if mass.sum() < _NEGLIGIBLE:
+                    continue
+                wait_s = lasts_s - u + number * self._full_s
+                behind = _poisson(self._lam * wait_s, b)
+                # Rows of the own batch: those before and itself, and those that come behind until it begins.
+                joint = np.convolve(mass, behind)[:b]
+                joint[-1] += mass.sum() - joint.sum()  # the batch is full, with more behind
+                waits.append(np.full(b, wait_s))
+                sizes.append(np.arange(b))
+                weights.append(joint)
+        if waits:
+            self.add(np.concatenate(waits), np.concatenate(sizes), np.concatenate(weights))
+
+    def latencies(self) -> _Histogram:
+        """Waits and the time of the own batch together."""
+        found = _Histogram(self._width_s)
+        by_size = self._weights.reshape(self._b, self._bins)
+        for size_s, weights in zip(self._times, by_size, strict=True):
+            for factor, weight in self._factors:
+                found.add(round(float(size_s) * factor / self._width_s), weights * weight)
+        return found
 
 
 def _reach(mean: float) -> int:
@@ -179,21 +204,17 @@ class _Histogram:
 
     def __init__(self, width: float) -> None:
         self._width = width
-        self._bins = np.zeros(4096)
-        self._sum = 0.0
+        self._bins = np.zeros(0)
 
-    def add(self, values: Array, weights: Array) -> None:
-        at = np.minimum((values / self._width).astype(np.int64), _MOST_BINS - 1)
-        top = int(at[-1] if len(at) == 1 else at.max())
-        if top >= len(self._bins):
-            self._bins = np.concatenate([self._bins, np.zeros(max(len(self._bins), top + 1 - len(self._bins)))])
-        np.add.at(self._bins, at, weights)
-        self._sum += float(values @ weights)
+    def add(self, shift: int, weights: Array) -> None:
+        """Add weights that begin at a bin."""
+        if shift + len(weights) > len(self._bins):
+            self._bins = np.concatenate([self._bins, np.zeros(shift + len(weights) - len(self._bins))])
+        self._bins[shift : shift + len(weights)] += weights
 
     def mean(self) -> float:
-        return self._sum / float(self._bins.sum())
+        return float(self._bins @ np.arange(len(self._bins)) / self._bins.sum()) * self._width
 
     def quantile(self, q: float) -> float:
-        """The middle of the bin in which that part of the weight is reached."""
         mass = np.cumsum(self._bins)
-        return float((np.searchsorted(mass, q * mass[-1]) + 0.5) * self._width)
+        return float(np.searchsorted(mass, q * mass[-1])) * self._width

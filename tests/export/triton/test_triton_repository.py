@@ -103,7 +103,7 @@ def test_what_a_request_lacks_or_a_model_refuses_is_said_and_the_next_one_is_ans
     try:
         with pytest.raises(triton.TritonError, match="none called INPUT"):
             served.ask(x=X)
-        with pytest.raises(triton.TritonError, match="sub-model 'a'|Sub-model 'a'"):
+        with pytest.raises(triton.TritonError, match="ub-model 'a'"):
             served.ask(INPUT=torch.randn(4, 9))
         assert served.ask(INPUT=X)["OUTPUT"].shape == (4, 5)
     finally:
@@ -154,7 +154,7 @@ def test_an_export_replaces_an_export_and_nothing_else(lab: Lab, tmp_path: Path)
 def test_cascades_and_other_devices_are_refused_in_words(lab: Lab, tmp_path: Path) -> None:
     lanes = (Lane(units=1, members=("a", "b")), Lane(units=1, members=("c",), stage=1))
     stages = Plan(lanes=lanes, units=2, device={"kind": "cpu"}, reach=(1.0, 0.4), threshold=0.9)
-    with pytest.raises(UsageError, match="planning|stages"):
+    with pytest.raises(UsageError, match=r"planning|stages"):
         lab.export(tmp_path / "repo", stages, form="triton")
     with pytest.raises(UsageError, match="for a CPU"):
         lab.export(tmp_path / "repo", plan_of(lab, ("a", "b", "c"), device={"kind": "cuda"}), form="triton")
