@@ -21,7 +21,7 @@ from esen_lab.lab.properties import LabProperties
 from esen_lab.lab.records import DeviceChange
 from esen_lab.lab.runtime import Runtime
 from esen_lab.lab.search_binding import Asked
-from esen_lab.lab.stages import checks, edit, members, plans, profile, rate, run, search
+from esen_lab.lab.stages import checks, edit, load, members, plans, profile, rate, run, search
 from esen_lab.lab.stages import device as device_stage
 from esen_lab.lab.state import LabState
 from esen_lab.planner import Limits, SearchJob, SearchProgress
@@ -37,6 +37,7 @@ from esen_lab.studies import AdaptiveProfileJob
 if TYPE_CHECKING:
     from esen_lab.export import Exported
     from esen_lab.export.triton import TritonRepository
+    from esen_lab.load import LoadTable
 
 
 class Lab(LabProperties):
@@ -242,7 +243,7 @@ class Lab(LabProperties):
         Raises:
             UsageError: Something is not profiled, the searcher, an option or a limit is unknown, or one of `rate_per_s`
                 and `p99_s` is missing.
-            InfeasibleError: No plan keeps every limit, or holds the rate; the message says which one fails, by how much.
+            InfeasibleError: No plan keeps every limit, or holds the rate; the message says which fails, by how much.
             KeyboardInterrupt: It came before there was any plan; later, the best so far is returned, and says so.
         """
         asked = Asked(
@@ -413,6 +414,51 @@ class Lab(LabProperties):
             ways=ways,
             budget_s=budget_s,
             on_progress=on_progress,
+        )
+
+    def load_test(
+        self,
+        rates: Sequence[float] | None = None,
+        x: Tree = None,
+        *,
+        p99_s: float = 0.1,
+        duration_s: float = 5.0,
+        most_rows: int = 16,
+        ways: Sequence[str] = load.WAYS,
+        seed: int = 0,
+        on_progress: Callable[[int, int, str], object] | None = None,
+    ) -> LoadTable:
+        """How the plan answers requests that come at random, and the usual ways to run the ensemble, in turns.
+
+        Open loop: requests of one row are due as a Poisson process, and those that wait when a batch is done are joined
+        to the next one. Times count from when a request was due. See docs/load.md.
+
+        Args:
+            rates: Requests a second, one test each; None: 30, 60 and 90 % of what the plan answers in full batches.
+            x: The input whose rows are sent, along dimension 0 of every tensor; None for the example.
+            p99_s: The deadline that goodput is counted under, in seconds.
+            duration_s: For how long requests are due, at each rate and for each way.
+            most_rows: The largest batch.
+            ways: "plan", and baselines (see `esen_lab.run.STRATEGIES`).
+            seed: Of the random times.
+            on_progress: Called with (done, all, what is going on).
+            on_row: Called with the table so far after each test.
+
+        Raises:
+            UsageError: There is no plan, or a number or a way is not possible.
+            EsenError: A plan could not be run.
+        """
+        return load.load_test(
+            self._runtime,
+            rates,
+            x,
+            p99_s=p99_s,
+            duration_s=duration_s,
+            most_rows=most_rows,
+            ways=ways,
+            seed=seed,
+            on_progress=on_progress,
+            on_row=on_row,
         )
 
     def check_numerics(

@@ -34,8 +34,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     # Searches that need the ensemble, its measurements or its warm lanes; `planner` itself stays free of all that.
     "studies": LEAVES | {"devices", "ensemble", "profiler", "cost_model", "planner", "run"},
     "export": LEAVES | {"ensemble", "planner"},
+    # Requests at random, for whoever answers: it knows neither plans nor lanes.
+    "load": LEAVES,
     # A lab is told, as everything that holds lanes is, when its process is forked.
-    "lab": LEAVES | {"devices", "lanes", "ensemble", "profiler", "cost_model", "planner", "run", "export", "studies"},
+    "lab": LEAVES
+    | {"devices", "lanes", "ensemble", "profiler", "cost_model", "planner", "run", "export", "load", "studies"},
     # `run FOLDER` runs an exported plan, as its script does; `doctor` looks at devices and the profile store.
     "cli": LEAVES | {"devices", "profiler", "planner", "run", "export", "lab"},
     # The panel of sliders names the types of the editor that `lab.tune()` gives it.

@@ -34,14 +34,15 @@ class ServiceTimes:
 
         Args:
             samples_s: For each number of rows, how long each run took in seconds. Scatter is taken over all of them,
-                each relative to the median of its batch, as five equally likely factors.
+                each relative to the median of its batch, as three equally likely factors.
         """
         medians = {rows: _quantile(sorted(found), 0.5) for rows, found in sorted(samples_s.items())}
         least = float("inf")
         falling = {rows: (least := min(least, median)) for rows, median in reversed(medians.items())}
         relative = sorted(sample / medians[rows] for rows, found in samples_s.items() for sample in found)
-        factors = tuple((_quantile(relative, q), 0.2) for q in (0.1, 0.3, 0.5, 0.7, 0.9))
-        return cls(by_rows=tuple(reversed(falling.items())), factors=factors)
+        factors = [_quantile(relative, q) for q in (1 / 6, 3 / 6, 5 / 6)]
+        weights = {factor: factors.count(factor) / len(factors) for factor in factors}
+        return cls(by_rows=tuple(reversed(falling.items())), factors=tuple(weights.items()))
 
     def at_s(self, rows: int) -> float:
         """Seconds for so many rows: measured, on the line between two that were, or in proportion beyond the last."""

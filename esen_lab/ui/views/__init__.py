@@ -30,7 +30,7 @@ from esen_lab.ui.views.planned import (
     plan,
     repository,
 )
-from esen_lab.ui.views.ran import backends, comparison, forgotten, numerics, precision, report
+from esen_lab.ui.views.ran import backends, comparison, forgotten, load_table, numerics, precision, report
 from esen_lab.ui.views.searched import (
     allocation,
     front,
@@ -73,6 +73,7 @@ __all__ = [
     "front_picture",
     "history",
     "left_gpu",
+    "load_table",
     "measured_text",
     "numerics",
     "offers",
@@ -117,6 +118,7 @@ RECORDS: Mapping[str, Callable[[Any], View]] = {
     "esen_lab.planner.editor.editor.PlanEditor": lambda plan_editor: editor(plan_editor.state),
     "esen_lab.run.report.RunReport": report,
     "esen_lab.run.comparison.Comparison": comparison,
+    "esen_lab.load.records.LoadTable": load_table,
     "esen_lab.run.numerics.NumericsVerdict": numerics,
     "esen_lab.profiler.backends.BackendTable": backends,
     "esen_lab.studies.precision_table.PrecisionTable": precision,
