@@ -427,6 +427,7 @@ class Lab(LabProperties):
         ways: Sequence[str] = load.WAYS,
         seed: int = 0,
         on_progress: Callable[[int, int, str], object] | None = None,
+        on_row: Callable[[LoadTable], object] | None = None,
     ) -> LoadTable:
         """How the plan answers requests that come at random, and the usual ways to run the ensemble, in turns.
 

@@ -92,9 +92,9 @@ def load_test(
                         predicted_p99_s=_predicted_s(answered, rate, most_rows),
                     )
                 )
-    few = [row for row in found if row.requests < 100]
-    notes = ("A 99th percentile of fewer than 100 requests is their slowest: load for longer.",) if few else ()
-    return LoadTable(rows=tuple(found), deadline_s=p99_s, duration_s=duration_s, most_rows=most_rows, notes=notes)
+                if on_row is not None:
+                    on_row(table())
+    return table()
 
 
 def _answer(executor: Executor, inputs: Sequence[Tree], rows: int) -> None:

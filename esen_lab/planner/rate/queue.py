@@ -15,6 +15,7 @@ S(k)  its time, times a random factor      r   left waiting: n - k
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -25,8 +26,8 @@ from esen_lab.planner.rate.service import ServiceTimes
 
 Array = NDArray[np.float64]
 _LEAST_STATES, _MOST_STATES = 64, 1024
-_NEGLIGIBLE = 1e-9
-_MOMENTS = 10  # at which a request comes within a batch: the middles of equal parts
+_NEGLIGIBLE = 1e-8
+_MOMENTS = 8  # at which a request comes within a batch: the middles of equal parts
 _BINS_PER_STEP = 64  # of the distribution of latencies, to the shortest batch
 _MOST_BINS = 16_384
 
@@ -195,8 +196,13 @@ def _poisson(mean: float, count: int) -> Array:
     k = np.arange(count)
     if mean <= 0:
         return (k == 0).astype(float)
-    log_factorials = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, count)))]) if count > 1 else np.zeros(1)
-    return np.asarray(np.exp(k * math.log(mean) - mean - log_factorials[:count]))
+    return np.asarray(np.exp(k * math.log(mean) - mean - _log_factorials(count)))
+
+
+@functools.lru_cache(maxsize=256)
+def _log_factorials(count: int) -> Array:
+    """The logarithms of 0! .. (count - 1)!."""
+    return np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, count)))])
 
 
 class _Histogram:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import itertools
+import math
 
 from esen_lab.common.units import format_seconds
 from esen_lab.ui.markup import Markup
