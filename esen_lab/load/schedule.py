@@ -29,7 +29,8 @@ def arrivals_s(rate_per_s: float, duration_s: float, seed: int = 0) -> tuple[flo
             f"A load has at most {MOST_REQUESTS:,} requests", given=f"{rate_per_s:g}/s for {duration_s:g} s"
         )
     draw = random.Random(seed)  # noqa: S311  no secret
-    found, now_s = [], draw.expovariate(1.0) / rate_per_s
+    found: list[float] = []
+    now_s = draw.expovariate(1.0) / rate_per_s
     while now_s < duration_s or not found:
         found.append(now_s)
         now_s += draw.expovariate(1.0) / rate_per_s

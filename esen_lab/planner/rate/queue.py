@@ -128,7 +128,7 @@ def _waiting(times: Array, factors: tuple[tuple[float, float], ...], lam: float,
         system[-1] = 1.0
         right = np.zeros(states)
         right[-1] = 1.0
-        found = np.clip(np.linalg.solve(system, right), 0.0, None)
+        found: Array = np.clip(np.linalg.solve(system, right), 0.0, None)
         found /= found.sum()
         if found[-max(1, states // 8) :].sum() < 1e-5:
             return found
@@ -195,7 +195,7 @@ def _poisson(mean: float, count: int) -> Array:
     """The probabilities of 0 .. count - 1."""
     k = np.arange(count)
     if mean <= 0:
-        return (k == 0).astype(float)
+        return np.asarray(k == 0, dtype=np.float64)
     return np.asarray(np.exp(k * math.log(mean) - mean - _log_factorials(count)))
 
 
