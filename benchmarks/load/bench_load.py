@@ -53,7 +53,7 @@ def main() -> None:
             for row in table.rows:
                 if row.predicted_p99_s is not None:
                     print(
-                        f"{row.name} {row.rate_per_s:g}/s: computed p99 {row.predicted_p99_s / row.p99_s:.2f} of measured"
+                        f"{row.name} {row.rate_per_s:g}/s: computed p99 is {row.predicted_p99_s / row.p99_s:.2f} of it"
                     )
         with tempfile.TemporaryDirectory() as folder:
             if asked.triton:

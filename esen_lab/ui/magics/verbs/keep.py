@@ -104,11 +104,14 @@ RECORD = Verb(
 
 
 def _export(session: Session, given: Given) -> Any:
-    form, path = ("script", given.path[0]) if len(given.path) == 1 else given.path[:2]
     if len(given.path) > 2:
         raise UsageError("%esen export takes a script, or a form and a folder", given=" ".join(given.path))
-    exported = session.lab().export(path, form=form)
-    return show(session, exported, views.exported(exported) if form == "script" else views.repository(exported))
+    lab, path = session.lab(), given.path[-1]
+    if len(given.path) == 1:
+        exported = lab.export(path)
+        return show(session, exported, views.exported(exported))
+    repository = lab.export(path, form=given.path[0])
+    return show(session, repository, views.repository(repository))
 
 
 EXPORT = Verb(
