@@ -1,7 +1,7 @@
 """Latency and goodput under a load: a plan in this process, and servers behind HTTP, by the same seeded arrivals.
 
     python benchmarks/load/bench_load.py                                     the plan, sequential, unlimited; in process
-    python benchmarks/load/bench_load.py --servers fastapi,litserve --python ENV/bin/python
+    python benchmarks/load/bench_load.py --plain                             a server without batching, as by hand
     python benchmarks/load/bench_load.py --triton ENV/bin/tritonserver       the plan exported into a real Triton
     python benchmarks/load/bench_load.py --url http://127.0.0.1:8000/v2/models/NAME/infer --input INPUT
 
@@ -46,7 +46,7 @@ def main() -> None:
         lab.profile(budget_s=0.3, backends=[] if asked.eager else None).result(timeout=900)
         print(lab.search())
         rows: list[LoadRow] = []
-        if not asked.url and not asked.servers and not asked.triton:
+        if not asked.url and not asked.plain and not asked.triton:
             table = lab.load_test(rates, p99_s=asked.p99, duration_s=asked.seconds)
             rows += table.rows
             print(table)
@@ -61,11 +61,10 @@ def main() -> None:
                 command = [str(made.folder / "start.sh"), "--allow-grpc=false", "--allow-metrics=false"]
                 with _server([*command, "--http-port={port}"], "/v2/health/ready", TRITONSERVER=asked.triton) as at:
                     rows += _load("Triton, our lanes", f"{at}/v2/models/ensemble/infer", _binary("INPUT"), rates, asked)
-            for name in filter(None, asked.servers.split(",")):
-                program = [asked.python, str(Path(__file__).parent / "load_servers.py"), name, "{port}"]
-                with _server(program, "/health") as at:
-                    where, request = ("/predict", _json()) if name == "litserve" else ("/infer", _binary("x"))
-                    rows += _load(name, at + where, request, rates, asked)
+            if asked.plain:
+                program = [sys.executable, str(Path(__file__).parent / "load_servers.py"), "{port}"]
+                with _server(program, "/") as at:
+                    rows += _load("plain HTTP", at, _binary("x"), rates, asked)
         if asked.url:
             rows += _load("URL", asked.url, _binary(asked.input), rates, asked)
     table = LoadTable(rows=tuple(rows), deadline_s=asked.p99, duration_s=asked.seconds, most_rows=16)
@@ -82,8 +81,7 @@ def _line() -> argparse.Namespace:
     parser.add_argument("--p99", type=float, default=0.1)
     parser.add_argument("--rows", type=int, default=1, help="of the example that the plan is searched for")
     parser.add_argument("--eager", action="store_true", help="no engines besides torch")
-    parser.add_argument("--servers", default="", help="fastapi,litserve")
-    parser.add_argument("--python", default=sys.executable, help="of the environment that has them")
+    parser.add_argument("--plain", action="store_true")
     parser.add_argument("--triton", default="", help="a tritonserver")
     parser.add_argument("--url", default="")
     parser.add_argument("--input", default="INPUT", help="with --url: the name of the input")
@@ -93,10 +91,6 @@ def _line() -> argparse.Namespace:
 
 def _binary(name: str) -> Request:
     return infer_request({name: example().numpy()})
-
-
-def _json() -> Request:
-    return Request(body=json.dumps({"x": example()[0].tolist()}).encode(), headers={"Content-Type": "application/json"})
 
 
 def _load(name: str, url: str, request: Request, rates: list[float], asked: argparse.Namespace) -> Iterator[LoadRow]:
