@@ -126,7 +126,14 @@ def resized(x: Tree, rows: int) -> Tree:
     """
     import torch
 
-    known = rows_of(x)
+    try:
+        known = rows_of(x)
+    except UsageError as problem:
+        raise UsageError(
+            "Requests are single rows: every tensor of the input has its rows along dimension 0",
+            given=problem.given,
+            hint="Give an input of which that is so, or serve batches as they are.",
+        ) from problem
     return map_tensors(lambda leaf: leaf[torch.arange(rows) % known].contiguous(), x)
 
 

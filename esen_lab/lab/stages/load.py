@@ -23,6 +23,7 @@ WAYS = ("plan", "sequential", "unlimited")
 _FRACTIONS = (0.3, 0.6, 0.9)
 _OVERTIME = 3.0  # a rate that is not held is given up after so many times its duration
 _FEW_REQUESTS = 100
+_MOST_OF = 0.9  # of the requests were in batches of sizes that are known
 _FEW = 3  # times of a batch of one size: fewer are no basis
 
 
@@ -131,6 +132,6 @@ def _predicted_s(answered: Sequence[Answered], rate: float, most_rows: int) -> f
     for rows, took_s in batches.values():
         by_rows.setdefault(rows, []).append(took_s)
     known = {rows: tuple(took) for rows, took in by_rows.items() if len(took) >= _FEW}
-    if not known:
+    if sum(rows * len(by_rows[rows]) for rows in known) < _MOST_OF * sum(1 for one in answered if one.rows):
         return None
-    return latencies(ServiceTimes.of(known), rate, most_rows).p99_s
+    return latencies(ServiceTimes.of(known), rate, most_rows).p99_s if known else None

@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 
 from esen_lab.common.trees import Tree
-from esen_lab.errors import EsenError, UsageError
+from esen_lab.errors import UsageError
 from esen_lab.lab.plan_checks import members_run_by
 from esen_lab.lab.runtime import Runtime
 from esen_lab.lab.search_binding import Asked
@@ -45,9 +45,9 @@ def search_for_rate(
         ensemble = members_run_by(shortest, runtime.state.ensemble)
         x = ensemble.example if asked.x is None else asked.x
         candidates = {"shortest JCT": shortest}
-        if before is not None and before.names == shortest.names:
-            candidates["in force"] = before
-        if asked.free:  # the usual ways keep no limits
+        if asked.free:  # neither the plan in force nor the usual ways keep to limits
+            if before is not None and before.names == shortest.names:
+                candidates["in force"] = before
             candidates |= {
                 name: by_fastest_backends(runtime, STRATEGIES[name](ensemble, state.device.units)).with_origin(
                     device=shortest.device, fingerprints=shortest.fingerprints, combine=shortest.combine
@@ -61,7 +61,7 @@ def search_for_rate(
         found = plan_for_rate(
             candidates, run, x, rate_per_s=rate_per_s, p99_s=p99_s, batches=batches, on_progress=on_progress
         )
-    except EsenError:
+    except BaseException:  # an interrupt too
         if before is not None:
             put_in_force(runtime, before)
         raise
