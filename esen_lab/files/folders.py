@@ -6,7 +6,7 @@ import ctypes
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,8 +17,10 @@ _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
 
-def write_folder(folder: Path, files: Mapping[str, bytes]) -> tuple[Path, ...]:
+def write_folder(folder: Path, files: Mapping[str, bytes], *, programs: Collection[str] = ()) -> tuple[Path, ...]:
     """Write `files` into a new folder and put it in the place of `folder`.
+
+    Names may be paths ("models/a/config"). `programs` are those that may be executed.
 
     The new folder is complete, and on the disk, before the old one goes. Linux exchanges both in one step; elsewhere
     there is a moment in which the old one has been moved aside, and whoever writes there next brings it back if this
@@ -31,10 +33,13 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> tuple[Path, ...]:
     try:
         with temporary_folder(folder) as made:
             for name, data in files.items():
+                (made / name).parent.mkdir(parents=True, exist_ok=True)
                 with open(made / name, "xb") as file:
                     file.write(data)
                     file.flush()
                     os.fsync(file.fileno())
+                    if name in programs:
+                        os.fchmod(file.fileno(), 0o755)  # a script that its user starts
             _put_in_place(made, folder)
     except OSError as problem:
         raise StoreError(

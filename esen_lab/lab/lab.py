@@ -21,7 +21,7 @@ from esen_lab.lab.properties import LabProperties
 from esen_lab.lab.records import DeviceChange
 from esen_lab.lab.runtime import Runtime
 from esen_lab.lab.search_binding import Asked
-from esen_lab.lab.stages import checks, edit, members, plans, profile, run, search, serve
+from esen_lab.lab.stages import checks, edit, load, members, plans, profile, rate, run, search, serve
 from esen_lab.lab.stages import device as device_stage
 from esen_lab.lab.state import LabState
 from esen_lab.planner import Limits, SearchJob, SearchProgress
@@ -36,6 +36,8 @@ from esen_lab.studies import AdaptiveProfileJob
 
 if TYPE_CHECKING:
     from esen_lab.export import Exported
+    from esen_lab.export.triton import TritonRepository
+    from esen_lab.load import LoadTable
     from esen_lab.serving.server import Server
 
 
@@ -216,6 +218,8 @@ class Lab(LabProperties):
         groups: bool = True,
         parts: bool = True,
         deadline_s: float | None = None,
+        rate_per_s: float | None = None,
+        p99_s: float | None = None,
         on_progress: Callable[[SearchProgress], None] | None = None,
         **options: Any,
     ) -> Plan:
@@ -235,12 +239,16 @@ class Lab(LabProperties):
             deadline_s: Order members in their lanes, and choose lanes, so that those that are expected to be ready so
                 long after a call are the most accurate set, by what `studies.members(x, y)` measured; proven up to 12
                 members (docs/deadlines.md). Without groups and parts.
+            rate_per_s: Plan for so many requests a second that come at random and are joined to batches, not for one
+                batch; see `studies.rate`, which also says what else there is. Candidates are run for that.
+            p99_s: With `rate_per_s`: within what 99 % of them are to be answered.
             on_progress: Called with a `SearchProgress` whenever the search gets further.
             **options: The searcher's own.
 
         Raises:
-            UsageError: Something is not profiled, or the searcher, an option or a limit is unknown.
-            InfeasibleError: No plan keeps every limit; the message says which one fails, and by how much.
+            UsageError: Something is not profiled, the searcher, an option or a limit is unknown, or one of `rate_per_s`
+                and `p99_s` is missing.
+            InfeasibleError: No plan keeps every limit, or holds the rate; the message says which fails, by how much.
             KeyboardInterrupt: It came before there was any plan; later, the best so far is returned, and says so.
         """
         asked = Asked(
@@ -255,6 +263,8 @@ class Lab(LabProperties):
             deadline_s=deadline_s,
             options=options,
         )
+        if rate_per_s is not None or p99_s is not None:
+            return rate.search_for_rate(self._runtime, asked, rate_per_s=rate_per_s, p99_s=p99_s).plan
         return search.search(self._runtime, asked, on_progress=on_progress)
 
     def start_search(
@@ -502,6 +512,52 @@ class Lab(LabProperties):
             on_progress=on_progress,
         )
 
+    def load_test(
+        self,
+        rates: Sequence[float] | None = None,
+        x: Tree = None,
+        *,
+        p99_s: float = 0.1,
+        duration_s: float = 5.0,
+        most_rows: int = 16,
+        ways: Sequence[str] = load.WAYS,
+        seed: int = 0,
+        on_progress: Callable[[int, int, str], object] | None = None,
+        on_row: Callable[[LoadTable], object] | None = None,
+    ) -> LoadTable:
+        """How the plan answers requests that come at random, and the usual ways to run the ensemble, in turns.
+
+        Open loop: requests of one row are due as a Poisson process, and those that wait when a batch is done are joined
+        to the next one. Times count from when a request was due. See docs/load.md.
+
+        Args:
+            rates: Requests a second, one test each; None: 30, 60 and 90 % of what the plan answers in full batches.
+            x: The input whose rows are sent, along dimension 0 of every tensor; None for the example.
+            p99_s: The deadline that goodput is counted under, in seconds.
+            duration_s: For how long requests are due, at each rate and for each way.
+            most_rows: The largest batch.
+            ways: "plan", and baselines (see `esen_lab.run.STRATEGIES`).
+            seed: Of the random times.
+            on_progress: Called with (done, all, what is going on).
+            on_row: Called with the table so far after each test.
+
+        Raises:
+            UsageError: There is no plan, or a number or a way is not possible.
+            EsenError: A plan could not be run.
+        """
+        return load.load_test(
+            self._runtime,
+            rates,
+            x,
+            p99_s=p99_s,
+            duration_s=duration_s,
+            most_rows=most_rows,
+            ways=ways,
+            seed=seed,
+            on_progress=on_progress,
+            on_row=on_row,
+        )
+
     def check_numerics(
         self, x: Tree = None, *, runs: int = 5, on_progress: Callable[[int, int, str], None] | None = None
     ) -> NumericsVerdict:
@@ -542,18 +598,22 @@ class Lab(LabProperties):
         """
         return plans.load(self._runtime, path)
 
-    def export(self, path: str | os.PathLike[str], plan: Plan | None = None) -> Exported:
-        """Write the plan as a script that runs without Jupyter, with everything it needs beside it.
+    def export(
+        self, path: str | os.PathLike[str], plan: Plan | None = None, *, form: str = "script"
+    ) -> Exported | TritonRepository:
+        """Write the plan for use without Jupyter, with everything it needs.
 
         Args:
-            path: The script, such as "plan.py".
+            path: The script, such as "plan.py"; or the folder of another form.
             plan: Which plan; None: the one in force.
+            form: "script", or "triton": a model repository for NVIDIA Triton (docs/triton.md).
 
         Raises:
-            UsageError: There is no plan, or a sub-model cannot be rebuilt from what may be saved.
+            UsageError: There is no plan, the form is unknown or does not take the plan, or a sub-model cannot be
+                rebuilt from what may be saved.
             StoreError: The files cannot be written.
         """
-        return plans.export(self._runtime, path, plan)
+        return plans.export_as(self._runtime, path, plan, form)
 
     def serve(
         self, port: int | None = 8000, *, host: str = "127.0.0.1", x: Tree = None, **settings: Any

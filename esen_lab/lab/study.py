@@ -16,6 +16,7 @@ from esen_lab.lab.runtime import Runtime
 from esen_lab.lab.search_binding import Asked
 from esen_lab.lab.stages.members import combine
 from esen_lab.lab.stages.plans import apply, put_in_force
+from esen_lab.lab.stages.rate import search_for_rate
 from esen_lab.lab.stages.search import by_fastest_backends, models, models_of, search
 from esen_lab.lab.state import LabState
 from esen_lab.planner import Limits
@@ -44,6 +45,7 @@ from esen_lab.studies.cascade import Cascade
 from esen_lab.studies.exits import Exits
 from esen_lab.studies.front import Choice, ParetoFront
 from esen_lab.studies.placement import DevicePlacement
+from esen_lab.studies.rate import BATCHES, RatePlan
 from esen_lab.studies.thresholds import PlannedCascade, ThresholdEditor
 
 
@@ -122,6 +124,42 @@ class Studies:
         )
         put_in_force(runtime, refined.plan)
         return refined
+
+    def rate(
+        self,
+        rate_per_s: float,
+        p99_s: float,
+        *,
+        x: Tree = None,
+        batches: Sequence[int] = BATCHES,
+        runs: int = 9,
+        limits: Limits | Mapping[str, Any] | None = None,
+        on_progress: Callable[[int, int, str], object] | None = None,
+    ) -> RatePlan:
+        """Which plan, and which largest batch, for requests that come at random; it becomes `plan`.
+
+        The plan with the shortest JCT, the one in force and, without limits, the usual ways are run at several batches.
+        From their times the queue in front of each is computed (docs/load.md), and the one with the lowest 99th
+        percentile is taken.
+
+        Args:
+            rate_per_s: Requests of one row a second.
+            p99_s: Within what 99 % of them are to be answered, in seconds.
+            x: An input, of any number of rows along dimension 0 of every tensor; None for the example.
+            batches: The rows to measure at; requests are joined up to the largest.
+            runs: How many runs of each candidate at each batch count.
+            limits: As for `Lab.search`.
+            on_progress: Called with (done, all, what is going on).
+
+        Raises:
+            UsageError: Something is not profiled, or a number is not possible.
+            InfeasibleError: The rate is not held; the message says why, and which one is. The plan in force stays.
+            EsenError: A candidate could not be run.
+        """
+        asked = Asked(limits=limits, x=x, runs=runs)
+        return search_for_rate(
+            self._runtime, asked, rate_per_s=rate_per_s, p99_s=p99_s, batches=batches, on_progress=on_progress
+        )
 
     def members(
         self, x: Tree, y: Any, *, batch: int | None = None, quantile: Quantile = "median", seed: int = 0

@@ -235,6 +235,11 @@ class Engine:
         self._input = self._input_arena.read(0)
         self._choose_inputs()
 
+    def take_input(self, tree: Tree) -> None:
+        """Take the input of the next run as it is, from a caller in this very process."""
+        self._input = tree
+        self._choose_inputs()
+
     def _choose_inputs(self) -> None:
         if self._input is not None:
             self._inputs = [select(self._input, member.keys) for member in self._arrangement]

@@ -8,6 +8,7 @@ from esen_lab.run.baselines import STRATEGIES
 from esen_lab.run.comparison import Comparison, Row
 from esen_lab.run.deadline import Deadline
 from esen_lab.run.executor import Executor
+from esen_lab.run.in_place import CombineInPlace, LaneInPlace
 from esen_lab.run.options import RunOptions
 from esen_lab.run.outcome import MemberRun, Run
 from esen_lab.run.peers import PEERS, peer_of, peers_here
@@ -21,10 +22,12 @@ __all__ = [
     "PEERS",
     "STRATEGIES",
     "Answered",
+    "CombineInPlace",
     "Comparison",
     "Deadline",
     "Executor",
     "ForkServer",
+    "LaneInPlace",
     "LaneReport",
     "MemberRun",
     "Missing",

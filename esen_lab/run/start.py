@@ -221,15 +221,38 @@ def _load(
         traits=model.traits,
         timeout_s=timeout_s,
     )
+    return load_as_planned(lambda payload: load(payload=payload), model, how, own_threads=own_threads, graphs=graphs)
+
+
+def load_as_planned(
+    load: Callable[[bytes], tuple[str, ...]],
+    model: SubModel,
+    how: str,
+    *,
+    own_threads: bool,
+    graphs: Mapping[str, bytes] | None,
+) -> tuple[tuple[str, ...], str]:
+    """Load a sub-model executed as the plan says, or eagerly where its backend does not take it.
+
+    Args:
+        load: Gives a lane a payload (see `Worker.load`); raises `ModelError` where that cannot be loaded.
+        model: The sub-model.
+        how: The plan's backend for it.
+        own_threads: Whether its engine computes in threads of its own.
+        graphs: What engines have made of it, by name.
+
+    Returns:
+        What `load` gave, and why it runs eagerly against the plan, or "".
+    """
     if how == "eager":
-        return load(payload=model.payload()), ""
+        return load(model.payload()), ""
     from esen_lab.lanes.backends import refusal, wrapped_submodel
 
     try:
-        return load(payload=wrapped_submodel(model, how, own_threads=own_threads, graphs=graphs)), ""
+        return load(wrapped_submodel(model, how, own_threads=own_threads, graphs=graphs)), ""
     except ModelError as problem:
         why = f"{model.name} runs eagerly, not as the plan says ({how}): {refusal(problem)}"
-        return load(payload=model.payload()), why
+        return load(model.payload()), why
 
 
 @contextlib.contextmanager

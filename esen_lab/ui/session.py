@@ -144,14 +144,13 @@ class Session:
         live = self.front.live(first)
         return self.follower.follow(job, _Ending(live, button) if button else live, draw, shown=first)
 
-    def attend(
-        self, title: str, work: Callable[[Callable[[int, int, str], None]], Any], draw: Callable[[Any], View]
-    ) -> Any:
+    def attend(self, title: str, work: Callable[[Callable[..., None]], Any], draw: Callable[[Any], View]) -> Any:
         """Do work in the running cell: show how far it is once it takes noticeable time, and its result in that place.
 
         Args:
             title: What is going on.
-            work: Called with what it tells (done, all, what is going on); gives the record.
+            work: Called with what it tells (done, all, what is going on, and a view of what there is so far, if it
+                likes); gives the record.
             draw: The record's view.
 
         Returns:

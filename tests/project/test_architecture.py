@@ -36,9 +36,23 @@ MAY_IMPORT: dict[str, set[str]] = {
     "export": LEAVES | {"ensemble", "planner"},
     # Whoever is served is told to it as a protocol; the lanes of an exported folder it starts itself.
     "serving": LEAVES | {"devices", "ensemble", "planner", "run", "export"},
+    # Requests at random, for whoever answers: it knows neither plans nor lanes.
+    "load": LEAVES,
     # A lab is told, as everything that holds lanes is, when its process is forked.
     "lab": LEAVES
-    | {"devices", "lanes", "ensemble", "profiler", "cost_model", "planner", "run", "export", "studies", "serving"},
+    | {
+        "devices",
+        "lanes",
+        "ensemble",
+        "profiler",
+        "cost_model",
+        "planner",
+        "run",
+        "export",
+        "load",
+        "studies",
+        "serving",
+    },
     # `run FOLDER` runs an exported plan, as its script does; `doctor` looks at devices and the profile store.
     "cli": LEAVES | {"devices", "profiler", "planner", "run", "export", "serving", "lab"},
     # The panel of sliders names the types of the editor that `lab.tune()` gives it.

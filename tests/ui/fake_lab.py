@@ -18,10 +18,13 @@ from esen_lab.cost_model import fit_points
 from esen_lab.devices import Offer
 from esen_lab.devices.telemetry import Channel, MarkLog, Sampler
 from esen_lab.errors import Cancelled, ModelError, UsageError
+from esen_lab.export.triton import TritonRepository
 from esen_lab.lab import Action, DeviceChange, NextStep
+from esen_lab.load import Answered, LoadTable, row_of
 from esen_lab.planner import SearchJob
 from esen_lab.planner.editor import PlanEditor
 from esen_lab.planner.plan import Lane, Plan
+from esen_lab.planner.rate import Held, ServiceTimes, latencies
 from esen_lab.profiler.backends import BackendPoint, BackendTable
 from esen_lab.profiler.progress import JobState, ProfileProgress
 from esen_lab.profiler.records import Failure, Point, Profile
@@ -34,8 +37,33 @@ from esen_lab.studies.cascade import Cascade, cascade
 from esen_lab.studies.front import ParetoFront, member_front
 from esen_lab.studies.placement import DevicePlacement, DeviceTables, place
 from esen_lab.studies.precision_table import PrecisionPoint, PrecisionTable
+from esen_lab.studies.rate import RatePlan, RateRow
 
 IDENTITY = {"kind": "cpu", "name": "Fake", "units": 4, "unit": "core", "details": {}, "simulated": True}
+
+
+def a_load_table() -> LoadTable:
+    answered = [Answered(due_s=0.0, begin_s=0.001, end_s=0.004, rows=2), Answered(due_s=0.1)]
+    rows = (
+        row_of("plan", 50, answered[:1], deadline_s=0.05, duration_s=1, predicted_p99_s=0.005),
+        row_of("sequential", 50, answered, deadline_s=0.05, duration_s=1),
+    )
+    return LoadTable(rows=rows, deadline_s=0.05, duration_s=1.0, most_rows=16, notes=("a note",))
+
+
+def a_rate_plan() -> RatePlan:
+    service = ServiceTimes(by_rows=((1, 0.010), (4, 0.016)))
+    at = latencies(service, 20, 4)
+    row = RateRow(name="sequential", plan=a_plan(), service=service, at=at, most=Held(rate_per_s=60.0, at=at))
+    return RatePlan(
+        plan=a_plan(), rate_per_s=20, p99_s=0.05, most_rows=4, predicted=at, most_rate_per_s=60.0, rows=(row,)
+    )
+
+
+def a_repository() -> TritonRepository:
+    return TritonRepository(
+        folder=Path("repo"), name="repo", models=("repo_lane_1", "repo"), files=(Path("repo/start.sh"),), notes=("n",)
+    )
 
 
 def point(name: str = "wide", units: int = 1, median_s: float = 0.004, **known: Any) -> Point:
@@ -400,8 +428,23 @@ class FakeLab:
         self._asked("load", path)
         return a_plan()
 
-    def export(self, plan: Any, path: Any = None) -> Any:
+    def load_test(self, rates: Any, x: Any, *, on_progress: Any, on_row: Any, **options: Any) -> LoadTable:
+        self._asked("load_test", rates, x, options)
+        table = a_load_table()
+        on_progress(0, 1, "plan, 50 requests/s")
+        on_row(table)
+        on_progress(1, 1, "done")
+        return table
+
+    def rate(self, rate_per_s: float, p99_s: float, **options: Any) -> RatePlan:
+        self._asked("rate", rate_per_s, p99_s, options)
+        return a_rate_plan()
+
+    def export(self, plan: Any, path: Any = None, *, form: str = "") -> Any:
         path = plan if path is None else path  # the lab's own has the path alone
+        if form:
+            self._asked("export", path, form)
+            return a_repository()
         self._asked("export", path)
         return SimpleNamespace(script=Path(path), folder=Path("plan_files"), files=(Path("plan_files/plan.json"),))
 

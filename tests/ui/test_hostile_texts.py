@@ -18,9 +18,12 @@ from fake_lab import (
     IDENTITY,
     FakeLab,
     a_comparison,
+    a_load_table,
     a_plan,
+    a_rate_plan,
     a_refinement,
     a_report,
+    a_repository,
     a_verdict,
     failed_point,
     point,
@@ -91,6 +94,9 @@ def _status(plan: Plan | None) -> Status:
 
 MEASURED = Measurement(median_s=0.004, spread_s=0.0001, repeats=5, predicted_s=0.004, lanes="2: a")
 RECORDS: dict[str, Any] = {
+    "load": a_load_table(),
+    "rate": a_rate_plan(),
+    "repository": a_repository(),
     "plan": a_plan(left_out=("x",), combine="mean", example="float32", created_at="2026"),
     "plan over devices": a_plan(left_out=("x",), searcher="placement"),
     "report": a_report(nan=("deep",), notes=("a note",)),

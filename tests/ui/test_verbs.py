@@ -104,6 +104,19 @@ CALLS = [
     ('save "{stem}.json"', ("save", "mine.json")),
     ("load plan.json", ("load", "plan.json")),
     ("export plan.py", ("export", "plan.py")),
+    ("export triton folder", ("export", "folder", "triton")),
+    ("loadtest", ("load_test", None, None, {})),
+    (
+        "loadtest x --rates 50,100 --p99 50ms --seconds 2 --batch 8 --ways plan,threads --seed 3",
+        (
+            "load_test",
+            [50.0, 100.0],
+            [1, 2],
+            {"p99_s": 0.05, "duration_s": 2.0, "most_rows": 8, "ways": ["plan", "threads"], "seed": 3},
+        ),
+    ),
+    ("search --rate 200 --p99 50ms", ("rate", 200.0, 0.05, {})),
+    ("search --rate 200 --p99 50ms --runs 5", ("rate", 200.0, 0.05, {"runs": 5})),
 ]
 
 

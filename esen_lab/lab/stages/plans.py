@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from esen_lab.devices.cpu.device import CpuPlacement
 from esen_lab.errors import UsageError
 from esen_lab.lab.plan_checks import differences, members_run_by
 from esen_lab.lab.precision import as_checked
@@ -16,9 +18,13 @@ from esen_lab.planner import SearchJob
 from esen_lab.planner.fits import check_fits
 from esen_lab.planner.plan import Plan
 from esen_lab.planner.steps import is_plain
+from esen_lab.run.in_place import answer_spec
+from esen_lab.run.lane_steps import steps_of
 
 if TYPE_CHECKING:
-    from esen_lab.export import Exported
+    from esen_lab.ensemble import Ensemble
+    from esen_lab.export import Exported, Graph
+    from esen_lab.export.triton import TritonRepository
 
 
 def put_in_force(runtime: Runtime, plan: Plan) -> None:
@@ -72,9 +78,50 @@ def load(runtime: Runtime, path: str | os.PathLike[str]) -> Plan:
     return plan
 
 
-def export(runtime: Runtime, path: str | os.PathLike[str], plan: Plan | None) -> Exported:
+def export_as(
+    runtime: Runtime, path: str | os.PathLike[str], plan: Plan | None, form: str
+) -> Exported | TritonRepository:
     """See `Lab.export`."""
-    from esen_lab.export import Graph, export_plan
+    if form not in _FORMS:
+        raise UsageError(f"A plan is exported as {' or '.join(map(repr, _FORMS))}", given=repr(form))
+    return _FORMS[form](runtime, path, plan)
+
+
+def export(runtime: Runtime, path: str | os.PathLike[str], plan: Plan | None) -> Exported:
+    """As a script: see `Lab.export`."""
+    from esen_lab.export import export_plan
+
+    plan, ensemble, graphs = _to_export(runtime, plan)
+    return export_plan(plan, ensemble, path, graphs=graphs)
+
+
+def export_triton(runtime: Runtime, folder: str | os.PathLike[str], plan: Plan | None) -> TritonRepository:
+    """See `Lab.export`, form "triton"."""
+    from esen_lab.export.triton import export_triton as write
+
+    plan, ensemble, graphs = _to_export(runtime, plan)
+    device = runtime.state.device
+    places = device.place([lane.units for lane in plan.lanes]) if device.identity.kind == "cpu" else ()
+    return write(
+        plan,
+        ensemble,
+        folder,
+        steps=steps_of(plan, ensemble),
+        output=answer_spec(ensemble),
+        cores=[place.cores for place in places if isinstance(place, CpuPlacement)],
+        graphs=graphs,
+    )
+
+
+_FORMS: Mapping[str, Callable[[Runtime, str | os.PathLike[str], Plan | None], Exported | TritonRepository]] = {
+    "script": export,
+    "triton": export_triton,
+}
+
+
+def _to_export(runtime: Runtime, plan: Plan | None) -> tuple[Plan, Ensemble, list[Graph]]:
+    """What is written: the plan, the members that it runs, and what engines have made of them."""
+    from esen_lab.export import Graph
     from esen_lab.lanes.backends import kept_graph
 
     state = runtime.state
@@ -91,4 +138,4 @@ def export(runtime: Runtime, path: str | os.PathLike[str], plan: Plan | None) ->
             kept = kept_graph(how, submodel.fingerprint, submodel.example)
             if kept is not None:
                 graphs.append(Graph(member=name, backend=how, name=kept[0], content=kept[1]))
-    return export_plan(plan, ensemble, path, graphs=graphs)
+    return plan, ensemble, graphs

@@ -260,3 +260,14 @@ def split_at_commas(written: str) -> list[str]:
 def expression(session: Session, word: str) -> Any:
     """The value of a Python expression in the notebook."""
     return session.front.evaluate(word)
+
+
+def numbers(session: Session, word: str) -> list[float]:
+    """Positive numbers separated by commas, such as "50,100,200"."""
+    try:
+        found = [float(part) for part in text(session, word).strip("[]() ").split(",") if part.strip()]
+    except ValueError:
+        found = []
+    if not found or not all(0 < number < float("inf") for number in found):
+        raise UsageError("Positive numbers separated by commas are needed here, such as 50,100,200", given=word)
+    return found

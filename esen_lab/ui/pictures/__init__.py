@@ -20,6 +20,7 @@ _DRAW: Mapping[type, Callable[[Any], Markup]] = {
     rows.Bars: charts.bars,
     rows.SearchHistory: charts.history,
     rows.Front: charts.front,
+    rows.Load: charts.load,
     rows.Shares: charts.shares,
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 from esen_lab.common.units import format_seconds
 from esen_lab.ui.markup import Markup
@@ -168,6 +169,31 @@ def history(picture: rows.SearchHistory) -> Markup:
     if picture.exact_s is not None:
         drawing.line(x.start, y(picture.exact_s), x.end, y(picture.exact_s), dash="4 3", stroke="#D55E00", width=2)
         entries.append(("#D55E00", f"exact {format_seconds(picture.exact_s)} (dashed)"))
+    drawing.height = drawing.legend(_PLANE + 8, _LEFT, entries)
+    return drawing.svg()
+
+
+def load(picture: rows.Load) -> Markup:
+    """99th percentiles against the rate, one line for each way; medians dashed below. What never ends is at the top."""
+    drawing = Drawing(_PLANE + 24, "latency against the rate of requests")
+    points = [point for _, way in picture.ways for point in way]
+    times = [s for _, *both in points for s in both if math.isfinite(s)]
+    if not points:
+        return drawing.svg()
+    top = 1.3 * max([*times, picture.deadline_s])
+    x = Axis(0, 1.05 * max(rate for rate, _, _ in points), _LEFT, _RIGHT)
+    y = Axis(0.7 * min([*times, picture.deadline_s]), top, _PLANE - 40, 12, log=True)
+    unit, written = time_format(top)
+    left_ticks(drawing, x, y, written)
+    frame(drawing, x, y, "requests per second", f"latency ({unit})", x_format=lambda tick: f"{tick:g}")
+    drawing.line(x.start, y(picture.deadline_s), x.end, y(picture.deadline_s), dash="4 3", stroke="#D55E00", width=2)
+    for index, (_, way) in enumerate(picture.ways):
+        drawing.path([(x(rate), y(min(p99, top))) for rate, _, p99 in way], stroke=colour(index))
+        for rate, median, p99 in way:
+            drawing.dot(x(rate), y(min(p99, top)), fill=colour(index), radius=4)
+            drawing.dot(x(rate), y(min(median, top)), fill=colour(index), radius=2)
+    entries = [(colour(index), label) for index, (label, _) in enumerate(picture.ways)]
+    entries.append(("#D55E00", f"deadline {format_seconds(picture.deadline_s)} (dashed); lines: p99, small dots: p50"))
     drawing.height = drawing.legend(_PLANE + 8, _LEFT, entries)
     return drawing.svg()
 

@@ -129,4 +129,17 @@ class Shares:
     bound_s: float | None = None
 
 
-Picture: TypeAlias = Timeline | Curves | Bars | SearchHistory | Front | Shares
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """Latency against the rate of requests.
+
+    Attributes:
+        ways: (label, ((rate per second, median seconds, 99th percentile in seconds), ...)) per way; inf: never.
+        deadline_s: Drawn as a line.
+    """
+
+    ways: tuple[tuple[str, tuple[tuple[float, float, float], ...]], ...]
+    deadline_s: float
+
+
+Picture: TypeAlias = Timeline | Curves | Bars | SearchHistory | Front | Shares | Load

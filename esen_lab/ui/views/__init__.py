@@ -28,14 +28,16 @@ from esen_lab.ui.views.planned import (
     exported,
     measured_text,
     plan,
+    repository,
 )
-from esen_lab.ui.views.ran import backends, comparison, forgotten, numerics, precision, report
+from esen_lab.ui.views.ran import backends, comparison, forgotten, load_table, numerics, precision, report
 from esen_lab.ui.views.searched import (
     allocation,
     front,
     front_picture,
     history,
     placement,
+    rate_plan,
     refined,
     searching,
     stages,
@@ -73,6 +75,7 @@ __all__ = [
     "front_picture",
     "history",
     "left_gpu",
+    "load_table",
     "measured_text",
     "numerics",
     "offers",
@@ -83,8 +86,10 @@ __all__ = [
     "precision",
     "profile",
     "progress",
+    "rate_plan",
     "refined",
     "report",
+    "repository",
     "searching",
     "server",
     "share",
@@ -107,6 +112,7 @@ RECORDS: Mapping[str, Callable[[Any], View]] = {
     "esen_lab.planner.allocation.Allocation": allocation,
     "esen_lab.studies.adaptive_profiling.AdaptiveProfileJob": lambda job: progress(job.snapshot()),
     "esen_lab.studies.refinement.Refined": refined,
+    "esen_lab.studies.rate.RatePlan": rate_plan,
     "esen_lab.studies.front.ParetoFront": front,
     "esen_lab.studies.placement.DevicePlacement": placement,
     "esen_lab.studies.cascade.Cascade": stages,
@@ -117,11 +123,13 @@ RECORDS: Mapping[str, Callable[[Any], View]] = {
     "esen_lab.planner.editor.editor.PlanEditor": lambda plan_editor: editor(plan_editor.state),
     "esen_lab.run.report.RunReport": report,
     "esen_lab.run.comparison.Comparison": comparison,
+    "esen_lab.load.records.LoadTable": load_table,
     "esen_lab.run.numerics.NumericsVerdict": numerics,
     "esen_lab.profiler.backends.BackendTable": backends,
     "esen_lab.studies.precision_table.PrecisionTable": precision,
     "esen_lab.export.export.Exported": exported,
     "esen_lab.serving.server.Server": lambda running: server(running.status()),
     "esen_lab.serving.status.ServerStatus": server,
+    "esen_lab.export.triton.repository.TritonRepository": repository,
 }
 """Full name of a class -> its view. A name and not the class, so that this imports none of their modules."""

@@ -171,6 +171,21 @@ def editor_notes(record: Any) -> tuple[str, ...]:
     return tuple(notes)
 
 
+def repository(record: Any) -> View:
+    """A `TritonRepository`."""
+    return View(
+        title=f"Exported for Triton to {record.folder}",
+        blocks=(
+            facts(
+                ("clients ask", record.name),
+                ("models", ", ".join(record.models)),
+                ("files", str(len(record.files))),
+            ),
+        ),
+        notes=(f"`{record.folder}/start.sh` starts the server, where `tritonserver` is on PATH.", *record.notes),
+    )
+
+
 def exported(record: Any) -> View:
     """An `Exported`."""
     return View(

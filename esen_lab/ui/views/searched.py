@@ -29,6 +29,26 @@ def allocation(record: Any) -> View:
     return View(title="Allocation", blocks=(lanes, known, *history(record)), notes=record.plan.notes)
 
 
+def rate_plan(record: Any) -> View:
+    """A `RatePlan`: its candidates, and the plan that was taken."""
+    table = Table(
+        columns=("plan", "lanes", "largest batch", "predicted p99", "busy", "holds up to"),
+        rows=tuple(
+            (
+                row.name,
+                row.plan.describe(),
+                str(row.at.most_rows),
+                format_seconds(row.at.p99_s),
+                format_percent(row.at.busy),
+                f"{row.most.rate_per_s:.0f}/s",
+            )
+            for row in record.rows
+        ),
+        numbers=("largest batch", "predicted p99", "busy", "holds up to"),
+    )
+    return View(title=f"Plan {record.describe()}", blocks=(table,), notes=record.plan.notes[1:])
+
+
 def history(record: Any) -> tuple[Block, ...]:
     """The picture of an `Allocation`'s search; none where there is nothing to see."""
     if len(record.trace) < 2:

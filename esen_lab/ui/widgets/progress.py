@@ -162,11 +162,12 @@ class Slow:
         self._live: Live | None = None
         self._next_s = clock() + self.PATIENCE_S
 
-    def tell(self, done: int, total: int, words: str) -> None:
-        """How far the work is."""
+    def tell(self, done: int, total: int, words: str, so_far: View | None = None) -> None:
+        """How far the work is; and, below that, what has come of it so far."""
         if self._clock() < self._next_s:
             return
-        view = View(title=self._title, blocks=(Progress(done=done, total=total, words=words),))
+        known = () if so_far is None else so_far.blocks
+        view = View(title=self._title, blocks=(Progress(done=done, total=total, words=words), *known))
         if self._live is None:
             self._live = self._make_live(view)
         else:

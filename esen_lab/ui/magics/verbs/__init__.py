@@ -66,6 +66,7 @@ VERBS: Mapping[str, Verb] = {
     "tune": edit.TUNE,
     "run": run.RUN,
     "compare": run.COMPARE,
+    "loadtest": run.LOAD_TEST,
     "numerics": run.NUMERICS,
     "show": keep.SHOW,
     "save": keep.SAVE,

@@ -104,14 +104,28 @@ RECORD = Verb(
 
 
 def _export(session: Session, given: Given) -> Any:
-    exported = session.lab().export(given.path)
-    return show(session, exported, views.exported(exported))
+    if len(given.path) > 2:
+        raise UsageError("%esen export takes a script, or a form and a folder", given=" ".join(given.path))
+    lab, path = session.lab(), given.path[-1]
+    if len(given.path) == 1:
+        exported = lab.export(path)
+        return show(session, exported, views.exported(exported))
+    repository = lab.export(path, form=given.path[0])
+    return show(session, repository, views.repository(repository))
 
 
 EXPORT = Verb(
-    "write the plan as a script that runs without Jupyter",
+    "write the plan as a script that runs without Jupyter, or for another server",
     _export,
-    (Argument("path", "the script, such as plan.py", text, "PATH"),),
+    (
+        Argument(
+            "path",
+            "the script, such as plan.py; or `triton FOLDER`: a model repository for NVIDIA Triton",
+            text,
+            "PATH",
+            count="+",
+        ),
+    ),
     example="%esen export plan.py",
 )
 

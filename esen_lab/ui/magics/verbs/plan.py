@@ -67,6 +67,13 @@ def _fraction(session: Session, word: str) -> float:
         raise UsageError("A number is needed here, such as 0.9", given=word) from None
 
 
+def _number(session: Session, word: str) -> float:
+    try:
+        return float(text(session, word))
+    except ValueError:
+        raise UsageError("A number is needed here, such as 200", given=word) from None
+
+
 def _by_name(name: str, what: str) -> Argument:
     return Argument(name, what, whole_numbers_by_name, "A=2,B=4", suggest=suggestions.submodels)
 
@@ -117,9 +124,19 @@ def _search(session: Session, given: Given) -> Any:
     if given.measure is not None:
         chosen |= {"objective": "measured", "x": given.measure}
     chosen |= options(runs=given.runs, deadline_s=given.deadline)
+    if given.rate is not None or given.p99 is not None:
+        return _search_for_rate(session, given)
     chosen |= {name: False for name, off in (("groups", given.no_groups), ("parts", given.no_parts)) if off}
     job = session.lab().start_search(given.searcher or "exact", **chosen)
     return _follow(session, job, wait=given.wait)
+
+
+def _search_for_rate(session: Session, given: Given) -> Any:
+    if given.rate is None or given.p99 is None:
+        raise UsageError("A plan for a rate has both", hint="`%esen search --rate 200 --p99 50ms`.")
+    asked = options(limits=_limits(given), x=given.measure, runs=given.runs)
+    found = session.lab().studies.rate(given.rate, given.p99, **asked)
+    return show(session, found, views.rate_plan(found))
 
 
 def _follow(session: Session, job: Any, *, wait: bool) -> Any:
@@ -215,6 +232,8 @@ SEARCH = Verb(
         ),
         Argument("--option", "other options of the searcher", _option, "NAME=EXPR", count="*"),
         Argument("--wait", "stay in the cell until the proof is done"),
+        Argument("--rate", "plan for so many requests a second that come at random; needs --p99", _number, "N"),
+        Argument("--p99", "with --rate: within what 99 % of them are to be answered, such as 50ms", seconds, "S"),
     ),
     example="%esen search --pin wide=2 --apart wide,deep --lanes 3",
     interrupted="Interrupted: the search has ended before it had a plan. The plan in force stays.",

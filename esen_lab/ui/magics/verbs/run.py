@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from esen_lab.errors import UsageError
 from esen_lab.ui import views
 from esen_lab.ui.magics import suggestions
-from esen_lab.ui.magics.arguments import Argument, expression, names, seconds, text, whole_number
+from esen_lab.ui.magics.arguments import Argument, expression, names, numbers, seconds, text, whole_number
 from esen_lab.ui.magics.verbs.verb import INPUT, Given, Verb, options
 from esen_lab.ui.session import Session
+from esen_lab.ui.views import View
 
 
 def _run(session: Session, given: Given) -> Any:
@@ -112,6 +114,50 @@ COMPARE = Verb(
     ),
     example="%esen compare x --rounds 50 --strategies sequential,equal",
     interrupted="Interrupted: nothing was compared. The lab stays usable.",
+)
+
+
+def _load_test(session: Session, given: Given) -> Any:
+    lab = session.lab()
+    asked = options(p99_s=given.p99, duration_s=given.seconds, most_rows=given.batch, ways=given.ways, seed=given.seed)
+
+    def work(tell: Callable[..., None]) -> Any:
+        so_far: list[View] = []
+        return lab.load_test(
+            given.rates,
+            given.input,
+            on_progress=lambda done, every, words: tell(done, every, words, *so_far[-1:]),
+            on_row=lambda table: so_far.append(views.load_table(table)),
+            **asked,
+        )
+
+    return session.attend("Load", work, views.load_table)
+
+
+LOAD_TEST = Verb(
+    "how the plan answers requests that come at random, and the usual ways to run the ensemble, in turns",
+    _load_test,
+    (
+        replace(INPUT, count="*", help="the input whose rows are sent: any Python expression (default: the example)"),
+        Argument(
+            "--rates", "requests a second, one test each (default: 30, 60 and 90 % of the plan's best)", numbers, "A,B"
+        ),
+        Argument("--p99", "the deadline that goodput is counted under, such as 50ms (default: 100ms)", seconds, "S"),
+        Argument(
+            "--seconds", "for how long requests are due, at each rate and for each way (default: 5s)", seconds, "S"
+        ),
+        Argument("--batch", "the largest batch that requests are joined to (default: 16)", whole_number, "N"),
+        Argument(
+            "--ways",
+            f"which of plan, {', '.join(suggestions.STRATEGIES)} (default: plan,sequential,unlimited)",
+            names,
+            "A,B",
+            suggest=suggestions.strategies,
+        ),
+        Argument("--seed", "of the random times", whole_number, "N"),
+    ),
+    example="%esen loadtest --rates 50,100,200 --p99 50ms",
+    interrupted="Interrupted: there is no table. The lab stays usable.",
 )
 
 

@@ -1,0 +1,179 @@
+"""The folder: bundle, models, and how to start the server.
+
+bundle/                       plan, sub-models and weights, as beside an exported script
+models/NAME/config.pbtxt      what clients ask: the lanes, side by side, then the combine rule
+models/NAME/1/                (Triton wants a version)
+models/NAME_lane_1/           a model per lane: config.pbtxt, 1/model.py
+models/NAME_combine/          the combine rule: config.pbtxt, 1/model.py
+start.sh, README.md           how it is started and asked
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from esen_lab.common.display import Shown
+from esen_lab.common.trees import TreeSpec
+from esen_lab.ensemble import Ensemble
+from esen_lab.errors import StoreError, UsageError
+from esen_lab.export.bundle_files import Graph, bundle_files, graph_files
+from esen_lab.export.triton.config import ensemble_model, python_model
+from esen_lab.export.triton.ports import PlanPorts, plan_ports, written
+from esen_lab.export.triton.programs import MARK, LaneCores, combine_program, lane_program, start_script
+from esen_lab.export.triton.readme import readme
+from esen_lab.export.trust import content_digest, remember
+from esen_lab.files import read_head, write_folder
+from esen_lab.planner.plan import Plan
+
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
+_OURS = {"bundle", "models", "start.sh", "README.md", "__pycache__", ".ipynb_checkpoints", ".DS_Store"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TritonRepository(Shown):
+    """What an export for Triton wrote.
+
+    Attributes:
+        folder: The folder.
+        name: The model that clients ask.
+        models: All models, that one last.
+        files: Every file.
+        notes: What does not hold in the server: lanes without cores of their own.
+    """
+
+    folder: Path
+    name: str
+    models: tuple[str, ...]
+    files: tuple[Path, ...]
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """What there is, and how it is started."""
+        said = (
+            f"{len(self.models)} models in {self.folder}; {self.folder / 'start.sh'} starts them, {self.name!r} answers"
+        )
+        return "\n".join([said, *self.notes])
+
+
+def export_triton(
+    plan: Plan,
+    ensemble: Ensemble,
+    folder: str | os.PathLike[str],
+    *,
+    steps: Ensemble,
+    output: TreeSpec,
+    cores: Sequence[Sequence[Sequence[int]]],
+    graphs: Sequence[Graph] = (),
+) -> TritonRepository:
+    """Write `plan` as a model repository for Triton; one that is there already is replaced, whole.
+
+    The model that clients ask is called as the folder is, as far as Triton's names go.
+
+    Args:
+        plan: What to run, on a CPU; its sub-models are those of `ensemble`, unchanged.
+        ensemble: The sub-models and the combine rule.
+        folder: Where to write.
+        steps: What the lanes load, by the names of the plan's steps.
+        output: What the ensemble's answer to its example looks like.
+        cores: For each lane its cores, each as its logical CPUs.
+        graphs: What engines have made of sub-models.
+
+    Raises:
+        UsageError: The plan has stages or is not for a CPU, a tensor has a type that Triton does not, a sub-model
+            cannot be saved, or the folder holds something else.
+        StoreError: It cannot be written; what was there is as it was.
+    """
+    path = Path(folder)
+    _check_plan(plan)
+    _check_free(path)
+    name = _NOT_IN_NAMES.sub("_", path.absolute().name).strip("_.-") or "ensemble"
+    ports = plan_ports(plan, ensemble, steps, output)
+    bundle = bundle_files(plan, ensemble, graphs)
+    digest = content_digest(bundle)
+    remember(digest, str(path.absolute() / "bundle"))
+    lanes = [_range(f"lane_{number}", own) for number, own in enumerate(cores, start=1)]
+    notes = tuple(
+        f"Lane {number} is on cores that are no range, which Triton does not take: it gets no cores of its own."
+        for number, found in enumerate(lanes, start=1)
+        if found is None
+    )
+    models = model_files(plan, ports, name, lanes, digest)
+    files = {
+        **{f"bundle/{file}": data for file, data in {**bundle, **graph_files(graphs)}.items()},
+        **{f"models/{file}": data for file, data in models.items()},
+        "start.sh": start_script(lanes),
+        "README.md": readme(name, plan, ports, notes),
+    }
+    paths = write_folder(path, files, programs=("start.sh",))
+    names = (*(f"{name}_lane_{number}" for number in range(1, len(lanes) + 1)), f"{name}_combine", name)
+    return TritonRepository(folder=path, name=name, models=names, files=paths, notes=notes)
+
+
+def model_files(
+    plan: Plan, ports: PlanPorts, name: str, lanes: Sequence[LaneCores | None], digest: str
+) -> Mapping[str, bytes]:
+    """The content of the files in `models`, by their paths there."""
+    files: dict[str, bytes] = {}
+    scheduled = []
+    for number, cores in enumerate(lanes):
+        model = f"{name}_lane_{number + 1}"
+        taken, answers = ports.lane_inputs[number], ports.of_lane(plan, number)
+        given = [port for answer in answers for port in answer.ports]
+        policy = "" if cores is None else cores.policy
+        files[f"{model}/config.pbtxt"] = python_model(model, taken.ports, given, host_policy=policy)
+        files[f"{model}/1/model.py"] = lane_program(number, written([taken], answers), digest)
+        scheduled.append((model, [port.name for port in taken.ports], [port.name for port in given]))
+    model = f"{name}_combine"
+    every = [port for answer in ports.steps for port in answer.ports]
+    files[f"{model}/config.pbtxt"] = python_model(model, every, ports.output.ports)
+    files[f"{model}/1/model.py"] = combine_program(written(ports.steps, [ports.output]), digest)
+    scheduled.append((model, [port.name for port in every], [port.name for port in ports.output.ports]))
+    files[f"{name}/config.pbtxt"] = ensemble_model(name, ports.input.ports, ports.output.ports, scheduled)
+    files[f"{name}/1/README"] = b"Triton schedules this model itself; see ../config.pbtxt.\n"
+    return files
+
+
+def _check_plan(plan: Plan) -> None:
+    if plan.reach:
+        raise UsageError(
+            "A repository for Triton is of a plan whose lanes all answer every input",
+            given=f"a cascade of {len(plan.reach)} stages",
+            hint="Search for a plan without stages, and export that.",
+        )
+    if plan.device.get("kind", "cpu") != "cpu":
+        raise UsageError(
+            "A repository for Triton is of a plan for a CPU, whose lanes get cores by host policies",
+            given=f"a plan for {plan.device.get('name', plan.device.get('kind'))}",
+            hint="Export a script instead: `%esen export plan.py`.",
+        )
+
+
+def _check_free(folder: Path) -> None:
+    if not folder.absolute().parent.is_dir():
+        raise StoreError(f"{str(folder)!r} can be written", given="its folder is not there", hint="Make it first.")
+    if folder.is_symlink() or (folder.exists() and not _is_repository(folder)):
+        raise UsageError(
+            "An export for Triton replaces only such an export",
+            given=f"{str(folder)!r}, which is something else",
+            hint="Choose another name.",
+        )
+
+
+def _is_repository(folder: Path) -> bool:
+    try:
+        alone = {path.name for path in folder.iterdir()} <= _OURS
+        return alone and MARK.encode() in read_head(folder / "start.sh")
+    except (OSError, StoreError):
+        return False
+
+
+def _range(policy: str, cores: Sequence[Sequence[int]]) -> LaneCores | None:
+    """The cores of a lane as a range of logical CPUs: all of each core, else the first of each, else none."""
+    for cpus in (sorted(cpu for core in cores for cpu in core), sorted(core[0] for core in cores)):
+        if cpus == list(range(cpus[0], cpus[-1] + 1)):
+            return LaneCores(policy=policy, first=cpus[0], last=cpus[-1])
+    return None

@@ -1,0 +1,10 @@
+"""Load: requests that come at random, whoever answers them, and how long each takes from when it was due."""
+
+from __future__ import annotations
+
+from esen_lab.load.batches import Answered, drive
+from esen_lab.load.records import LoadRow, LoadTable, row_of
+from esen_lab.load.schedule import arrivals_s
+from esen_lab.load.url import drive_url, infer_request
+
+__all__ = ["Answered", "LoadRow", "LoadTable", "arrivals_s", "drive", "drive_url", "infer_request", "row_of"]

@@ -1,0 +1,76 @@
+"""Requests due at given times, joined to batches by whoever answers one batch at a time in this process.
+
+The loop is the load's generator and the server's queue in one: while a batch is worked on, nothing here takes a core
+from it, and what has become due meanwhile is seen when it is done. A request's time counts from when it was due, also
+where it had to wait for its turn to be sent (no coordinated omission).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """One request.
+
+    Attributes:
+        due_s: When it was due, in seconds from the beginning.
+        begin_s: When work on it began; inf where it never did.
+        end_s: When its answer was there; inf where it never was.
+        rows: How many rows its batch had; 0 where nobody knows.
+    """
+
+    due_s: float
+    begin_s: float = math.inf
+    end_s: float = math.inf
+    rows: int = 0
+
+    @property
+    def latency_s(self) -> float:
+        """From when it was due to its answer."""
+        return self.end_s - self.due_s
+
+
+def drive(
+    answer: Callable[[int], object],
+    due_s: Sequence[float],
+    *,
+    most_rows: int,
+    give_up_s: float,
+    clock: Callable[[], float] = time.perf_counter,
+    sleep: Callable[[float], object] = time.sleep,
+) -> list[Answered]:
+    """Have every request answered: what is due when a batch is done goes together, up to `most_rows`.
+
+    Args:
+        answer: Answers so many requests, each of one row, as one batch.
+        due_s: When each is due, ascending, in seconds from now.
+        most_rows: The largest batch.
+        give_up_s: No batch is begun after so many seconds: a rate that is not held has no end. What is left over then
+            counts as never answered.
+        clock: Seconds that go on.
+        sleep: Waits so many of them.
+    """
+    found: list[Answered] = []
+    start_s = clock()
+    first = 0
+    while first < len(due_s):
+        now_s = clock() - start_s
+        if now_s >= give_up_s:
+            break
+        if now_s < due_s[first]:
+            sleep(min(due_s[first] - now_s, give_up_s))
+            continue
+        last = first + 1
+        while last < len(due_s) and last - first < most_rows and due_s[last] <= now_s:
+            last += 1
+        begin_s = clock() - start_s
+        answer(last - first)
+        end_s = clock() - start_s
+        found += [Answered(due_s=due, begin_s=begin_s, end_s=end_s, rows=last - first) for due in due_s[first:last]]
+        first = last
+    return [*found, *(Answered(due_s=due) for due in due_s[first:])]

@@ -1,0 +1,68 @@
+"""The largest rate that is held within a limit of the 99th percentile."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from esen_lab.planner.rate.queue import Latencies, latencies
+from esen_lab.planner.rate.service import ServiceTimes
+
+_STEPS = 9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """The largest rate that one plan holds.
+
+    Attributes:
+        rate_per_s: Requests a second; 0 where not even single ones are in time.
+        at: The latencies there; None where it is 0.
+    """
+
+    rate_per_s: float
+    at: Latencies | None
+
+
+def batches_up_to(most_rows: int) -> tuple[int, ...]:
+    """The largest batches that are tried: powers of two, and the most."""
+    return tuple(sorted({most_rows, *(2**i for i in range(most_rows.bit_length()))}))
+
+
+def best_batch(service: ServiceTimes, rate_per_s: float, most_rows: int) -> Latencies:
+    """The largest batch, up to `most_rows`, with the lowest 99th percentile at a rate."""
+    return min((latencies(service, rate_per_s, rows) for rows in batches_up_to(most_rows)), key=_order)
+
+
+def most_rate_per_s(service: ServiceTimes, p99_s: float, most_rows: int) -> Held:
+    """The largest rate with its 99th percentile within `p99_s`, by halving between 0 and the capacity.
+
+    Args:
+        service: Times of batches.
+        p99_s: The limit.
+        most_rows: The largest batch that may be.
+    """
+    if service.at_s(1) * max(factor for factor, _ in service.factors) > p99_s:
+        return Held(rate_per_s=0.0, at=None)
+    low, high = 0.0, service.capacity_per_s(most_rows)
+    found: Latencies | None = None
+    for _ in range(_STEPS):
+        middle = (low + high) / 2
+        tried = _first_within(service, middle, p99_s, batches_up_to(most_rows))
+        if tried is None:
+            high = middle
+        else:
+            low, found = middle, tried
+    return Held(rate_per_s=low if found else 0.0, at=found)
+
+
+def _first_within(service: ServiceTimes, rate: float, p99_s: float, batches: Sequence[int]) -> Latencies | None:
+    for rows in reversed(batches):  # large batches hold more
+        found = latencies(service, rate, rows)
+        if found.p99_s <= p99_s:
+            return found
+    return None
+
+
+def _order(found: Latencies) -> tuple[float, int]:
+    return found.p99_s, found.most_rows

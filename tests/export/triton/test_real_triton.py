@@ -1,0 +1,145 @@
+"""A repository in a real Triton server, asked by Triton's own client. `tools/triton_env.sh` makes what it needs."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from esen_lab import Lab, Plan
+from esen_lab.planner.plan import Lane
+
+_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "esen_lab" / "triton"
+ENV = Path(os.environ.get("ESEN_LAB_TRITON", _CACHE))
+pytestmark = [
+    pytest.mark.slow,  # a server that imports torch three times
+    pytest.mark.skipif(
+        not (ENV / "made_of").exists(), reason=f"no Triton in {ENV}: tools/triton_env.sh makes it where it can be had"
+    ),
+]
+CORES = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else []
+
+CLIENT = """
+import json, sys, time
+import numpy as np
+import tritonclient.http as http
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+address, configs = sys.argv[1:]
+for config in configs.split(":"):
+    text_format.Parse(open(config).read(), model_config_pb2.ModelConfig())  # a field that there is not is an error
+client = http.InferenceServerClient(address)
+until = time.monotonic() + 240
+while True:
+    try:
+        if client.is_server_ready():
+            break
+    except Exception:
+        pass
+    if time.monotonic() > until:
+        sys.exit("not ready")
+    time.sleep(0.5)
+
+def ask(array):
+    x = http.InferInput("INPUT", list(array.shape), "FP32").set_data_from_numpy(array)
+    return client.infer("repo", [x]).as_numpy("OUTPUT")
+
+inputs = np.load("x.npz")
+np.savez("y.npz", **{name: ask(inputs[name]) for name in inputs})
+metadata = client.get_model_metadata("repo")
+try:
+    ask(np.zeros((2, 9), "float32"))
+    refused = ""
+except Exception as problem:
+    refused = str(problem)
+print(json.dumps({"metadata": metadata, "refused": refused}))
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def cpus_of_models(server: int) -> dict[str, str]:
+    """For each model's process, which CPUs the kernel lets it use."""
+    found = {}
+    for status in Path("/proc").glob("[0-9]*/status"):
+        try:
+            fields = dict(line.split(":\t", 1) for line in status.read_text().splitlines() if ":\t" in line)
+            command = status.with_name("cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if fields.get("PPid") == str(server) and b"triton_python_backend_stub" in command[0]:
+            found[Path(os.fsdecode(command[1])).parents[1].name] = fields["Cpus_allowed_list"].strip()
+    return found
+
+
+@pytest.mark.skipif(len(CORES) < 2, reason="two lanes want two cores")
+def test_a_real_triton_answers_as_the_lab_does_on_the_cores_of_the_plan(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(4, 16)
+    inputs = {"example": x.numpy(), "other": np.random.default_rng(0).normal(size=(9, 16)).astype("float32")}
+    with Lab(device="cpu", combine="softmax-mean") as lab:
+        for name, width in (("a", 32), ("b", 64), ("c", 32)):
+            lab.register(name, nn.Sequential(nn.Linear(16, width), nn.GELU(), nn.Linear(width, 5)), x)
+        lab.plan = Plan(
+            lanes=(Lane(units=1, members=("a", "b")), Lane(units=1, members=("c",))),
+            units=2,
+            device={"kind": "cpu"},
+            fingerprints=lab.ensemble.fingerprints,
+        )
+        made = lab.export(tmp_path / "repo", form="triton")
+        places = lab.device.place([1, 1])
+        expected = {name: lab.run(torch.from_numpy(array)).numpy() for name, array in inputs.items()}
+    np.savez(tmp_path / "x.npz", **inputs)
+    port = free_port()
+    log = (tmp_path / "log").open("wb")
+    server = subprocess.Popen(
+        [made.folder / "start.sh", f"--http-port={port}", "--allow-grpc=false", "--allow-metrics=false"],
+        env={**os.environ, "TRITONSERVER": str(ENV / "bin" / "tritonserver"), "PYTHONPATH": str(Path.cwd())},
+        stdout=log,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        configs = ":".join(str(path) for path in made.files if path.name == "config.pbtxt")
+        asked = subprocess.run(
+            [ENV / "bin" / "python", "-c", CLIENT, f"127.0.0.1:{port}", configs],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=400,
+            check=False,
+        )
+        assert asked.returncode == 0, asked.stderr + (tmp_path / "log").read_text()[-4000:]
+        told = json.loads(asked.stdout.splitlines()[-1])
+        answers = np.load(tmp_path / "y.npz")
+        for name, array in expected.items():
+            assert np.array_equal(answers[name], array), name
+        assert told["metadata"]["inputs"] == [{"name": "INPUT", "datatype": "FP32", "shape": [-1, 16]}]
+        assert "shape" in told["refused"]
+        cpus = cpus_of_models(server.pid)
+        for number, place in enumerate(places, start=1):
+            assert cpus[f"repo_lane_{number}"] == str(place.cores[0][0])
+    finally:
+        server.terminate()
+        try:
+            server.wait(30)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+        log.close()
+        until = time.monotonic() + 30
+        while cpus_of_models(server.pid) and time.monotonic() < until:
+            time.sleep(0.1)  # its models end when they see that it has ended

@@ -1,0 +1,170 @@
+"""A repository without Triton: its programs are run with a double of what Triton gives them."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import triton_python_backend_utils as triton
+from torch import nn
+
+from esen_lab import Lab, Plan
+from esen_lab.errors import StoreError, UsageError
+from esen_lab.planner.plan import Lane
+
+X = torch.randn(4, 8)
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    torch.manual_seed(1)
+    with Lab(device="cpu", combine="softmax-mean") as made:
+        for name, width in (("a", 16), ("b", 24), ("c", 16)):
+            made.register(name, nn.Sequential(nn.Linear(8, width), nn.GELU(), nn.Linear(width, 5)), X)
+        made.plan = plan_of(made, ("a", "b"), ("c",))
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    """Models of Triton own their process, and set its threads."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def plan_of(lab: Lab, *lanes: tuple[str, ...], **more: Any) -> Plan:
+    return Plan(
+        lanes=tuple(Lane(units=1, members=members) for members in lanes),
+        units=max(len(lanes), 2),
+        **{"device": {"kind": "cpu"}, "fingerprints": lab.ensemble.fingerprints, **more},
+    )
+
+
+class Served:
+    """What Triton makes of a repository: every model, asked one after another."""
+
+    def __init__(self, folder: Path, name: str, lanes: int) -> None:
+        self.models = [self._model(folder, f"{name}_lane_{number}") for number in range(1, lanes + 1)]
+        self.combine = self._model(folder, f"{name}_combine")
+
+    @staticmethod
+    def _model(folder: Path, model: str) -> Any:
+        program = folder / "models" / model / "1" / "model.py"
+        space: dict[str, Any] = {"__file__": str(program)}
+        exec(compile(program.read_text(), str(program), "exec"), space)
+        made = space["TritonPythonModel"]()
+        made.initialize({})
+        return made
+
+    def ask(self, **inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        known = dict(inputs)
+        for model in (*self.models, self.combine):
+            (response,) = model.execute([triton.Request(known)])
+            if response.error is not None:
+                raise response.error
+            known |= {tensor.name: tensor.value for tensor in response.tensors}
+        return known
+
+    def close(self) -> None:
+        for model in self.models:
+            model.finalize()
+
+
+def test_its_models_answer_as_the_lab_does(lab: Lab, tmp_path: Path) -> None:
+    made = lab.export(tmp_path / "repo", form="triton")
+    assert made.models == ("repo_lane_1", "repo_lane_2", "repo_combine", "repo")
+    served = Served(tmp_path / "repo", "repo", 2)
+    try:
+        assert torch.equal(served.ask(INPUT=X)["OUTPUT"], lab.run(X))
+        other = torch.randn(9, 8)
+        assert torch.equal(served.ask(INPUT=other)["OUTPUT"], lab.run(other))
+    finally:
+        served.close()
+
+
+def test_two_requests_at_once_have_answers_of_their_own(lab: Lab, tmp_path: Path) -> None:
+    lab.export(tmp_path / "repo", form="triton")
+    served = Served(tmp_path / "repo", "repo", 2)
+    try:
+        one, other = served.models[0].execute([triton.Request({"INPUT": X}), triton.Request({"INPUT": -X})])
+        assert not torch.equal(one.tensors[0].value, other.tensors[0].value)
+    finally:
+        served.close()
+
+
+def test_what_a_request_lacks_or_a_model_refuses_is_said_and_the_next_one_is_answered(lab: Lab, tmp_path: Path) -> None:
+    lab.export(tmp_path / "repo", form="triton")
+    served = Served(tmp_path / "repo", "repo", 2)
+    try:
+        with pytest.raises(triton.TritonError, match="none called INPUT"):
+            served.ask(x=X)
+        with pytest.raises(triton.TritonError, match="ub-model 'a'"):
+            served.ask(INPUT=torch.randn(4, 9))
+        assert served.ask(INPUT=X)["OUTPUT"].shape == (4, 5)
+    finally:
+        served.close()
+
+
+def test_a_bundle_that_was_changed_is_not_run(lab: Lab, tmp_path: Path) -> None:
+    lab.export(tmp_path / "repo", form="triton")
+    plan = tmp_path / "repo" / "bundle" / "plan.json"
+    plan.write_text(plan.read_text().replace("by hand", "by others"))
+    with pytest.raises(StoreError, match=r"plan\.json has changed"):
+        Served(tmp_path / "repo", "repo", 2)
+
+
+def test_the_script_gives_each_lane_its_cores_and_listens_on_this_machine_only(lab: Lab, tmp_path: Path) -> None:
+    made = lab.export(tmp_path / "repo", form="triton")
+    script = made.folder / "start.sh"
+    server = tmp_path / "server"
+    server.write_text('#!/usr/bin/env bash\nprintf "%s\\n" "$@"\n')
+    server.chmod(0o755)
+    told = subprocess.run(
+        [script, "--http-port=1"],
+        env={"TRITONSERVER": str(server), "LANE_2_CORES": "5-6", "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    first = lab.device.place([1, 1])[0].cores[0][0]
+    assert f"--host-policy=lane_1,cpu-cores={first}-{first}" in told
+    assert "--host-policy=lane_2,cpu-cores=5-6" in told
+    assert told[-1] == "--http-port=1"
+    assert [word for word in told if word.endswith("-address=127.0.0.1")] == told[1:4]
+
+
+def test_an_export_replaces_an_export_and_nothing_else(lab: Lab, tmp_path: Path) -> None:
+    lab.export(tmp_path / "repo", form="triton")
+    lab.plan = plan_of(lab, ("a", "b", "c"))
+    lab.export(tmp_path / "repo", form="triton")
+    assert not (tmp_path / "repo" / "models" / "repo_lane_2").exists()
+    (tmp_path / "repo" / "mine").write_text("mine")
+    with pytest.raises(UsageError, match="replaces only such an export"):
+        lab.export(tmp_path / "repo", form="triton")
+    (tmp_path / "else").mkdir()
+    with pytest.raises(UsageError, match="replaces only such an export"):
+        lab.export(tmp_path / "else", form="triton")
+
+
+def test_cascades_and_other_devices_are_refused_in_words(lab: Lab, tmp_path: Path) -> None:
+    lanes = (Lane(units=1, members=("a", "b")), Lane(units=1, members=("c",), stage=1))
+    stages = Plan(lanes=lanes, units=2, device={"kind": "cpu"}, reach=(1.0, 0.4), threshold=0.9)
+    with pytest.raises(UsageError, match=r"planning|stages"):
+        lab.export(tmp_path / "repo", stages, form="triton")
+    with pytest.raises(UsageError, match="for a CPU"):
+        lab.export(tmp_path / "repo", plan_of(lab, ("a", "b", "c"), device={"kind": "cuda"}), form="triton")
+    with pytest.raises(UsageError, match="'script' or 'triton'"):
+        lab.export(tmp_path / "repo", form="docker")
+    assert not (tmp_path / "repo").exists()
+
+
+def test_a_name_of_a_folder_becomes_a_name_that_triton_takes(lab: Lab, tmp_path: Path) -> None:
+    made = lab.export(tmp_path / "my models!", form="triton")
+    assert made.name == "my_models"
+    assert "my_models" in str(made)
+    assert "http.InferInput('INPUT', [4, 8], 'FP32')" in (made.folder / "README.md").read_text()
