@@ -22,6 +22,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "common": {"errors", "terminal"},
     # Whatever is read or written: bounded readers, schemas, one writer.
     "files": {"errors", "terminal", "common"},
+    # What a project has measured and planned, from one session to the next: an entry holds a plan.
+    "history": LEAVES | {"planner"},
     "devices": LEAVES,
     "ensemble": LEAVES,
     # A lane calls a network as its traits say, and looks whether its code is that of the session.
@@ -35,7 +37,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "studies": LEAVES | {"devices", "ensemble", "profiler", "cost_model", "planner", "run"},
     "export": LEAVES | {"ensemble", "planner"},
     # A lab is told, as everything that holds lanes is, when its process is forked.
-    "lab": LEAVES | {"devices", "lanes", "ensemble", "profiler", "cost_model", "planner", "run", "export", "studies"},
+    "lab": LEAVES
+    | {"devices", "lanes", "ensemble", "profiler", "cost_model", "planner", "run", "export", "studies", "history"},
     # `run FOLDER` runs an exported plan, as its script does; `doctor` looks at devices and the profile store.
     "cli": LEAVES | {"devices", "profiler", "planner", "run", "export", "lab"},
     # The panel of sliders names the types of the editor that `lab.tune()` gives it.
