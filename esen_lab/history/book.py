@@ -35,6 +35,7 @@ MOST_BYTES = 64_000_000
 MOST_PROJECT = 1000
 """Characters of a project's name."""
 _MOST_UNSAVED = 200
+_SOUND = "typeof(number) = 'integer' AND number BETWEEN 1 AND 1000000000000"
 _LAYOUT = Layout(
     called="history",
     holds="entries",
@@ -88,7 +89,8 @@ class Book:
     def notes(self) -> tuple[str, ...]:
         """What a user should know of it: what happened to the file, then what cannot be done at present."""
         with self._lock:
-            return (*self._file.notes, *self._file.trouble, *filter(None, [self._refused]))
+            # What keeps it from being written keeps it from being read as well: that is said once.
+            return (*self._file.notes, *self._file.trouble[:1], *filter(None, [self._refused]))
 
     def put(self, slot: Slot, entry: Entry) -> None:
         """Write an entry into its project, as its last one, or in the place of the one that `slot` had before."""
@@ -104,7 +106,7 @@ class Book:
         name = _told(project)
 
         def select(connection: sqlite3.Connection, _: int) -> list[tuple[Any, ...]]:
-            asked = "SELECT number, data FROM entries WHERE project = ? ORDER BY number DESC LIMIT ?"
+            asked = f"SELECT number, data FROM entries WHERE project = ? AND {_SOUND} ORDER BY number DESC LIMIT ?"  # noqa: S608  constants
             return connection.execute(asked, (name, last)).fetchall()
 
         with self._lock:
@@ -116,13 +118,10 @@ class Book:
             new = [slot.entry for slot in self._unsaved if slot.project == name and slot.entry and slot.number is None]
         found = []
         for number, text in reversed(rows):
-            if isinstance(number, int) and 0 < number < 2**53:
-                entry = Entry.read(text, number)
-                if number in waiting:
-                    entry = replace(waiting[number], number=number)
-                if entry is not None:
-                    found.append(entry)
-        first = 1 + max((number for number, _ in rows if isinstance(number, int)), default=0)
+            entry = replace(waiting[number], number=number) if number in waiting else Entry.read(text, number)
+            if entry is not None:
+                found.append(entry)
+        first = 1 + max((number for number, _ in rows), default=0)
         found += [replace(entry, number=number) for number, entry in enumerate(new, first)]
         return tuple(found[-last:])
 
@@ -202,8 +201,9 @@ def _put(connection: sqlite3.Connection, project: str, number: int | None, entry
         there = "UPDATE entries SET at = ?, kind = ?, data = ? WHERE project = ? AND number = ?"
         if connection.execute(there, (*values, project, number)).rowcount:
             return number
+    connection.execute(f"DELETE FROM entries WHERE project = ? AND NOT ({_SOUND})", (project,))  # noqa: S608  constants
     (last,) = connection.execute("SELECT max(number) FROM entries WHERE project = ?", (project,)).fetchone()
-    number = 1 + (last if isinstance(last, int) and last > 0 else 0)
+    number = 1 + (last or 0)
     connection.execute("INSERT INTO entries VALUES (?, ?, ?, ?, ?)", (project, number, *values))
     return number
 

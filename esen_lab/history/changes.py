@@ -132,7 +132,7 @@ def _members(before: Entry, after: Entry, name: str) -> tuple[str, str]:
         return "there", "there"
     if _code(before, name) != _code(after, name):
         return f"code {_code(before, name)[:8]}", f"code {_code(after, name)[:8]}"
-    return f"weights {old.fingerprint[:8]}", f"weights {new.fingerprint[:8]}"
+    return f"weights {old.fingerprint[:12]}", f"weights {new.fingerprint[:12]}"
 
 
 def _device(entry: Entry) -> str:

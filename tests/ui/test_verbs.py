@@ -86,6 +86,13 @@ CALLS = [
     ('save "{stem}.json"', ("save", "mine.json")),
     ("load plan.json", ("load", "plan.json")),
     ("export plan.py", ("export", "plan.py")),
+    ("history", ("history.past", 20)),
+    ("history --last 5", ("history.past", 5)),
+    ("history 3", ("history.entry", 3)),
+    ("history 3 7", ("history.compare", 3, 7)),
+    ("history --take 3", ("history.take", 3)),
+    ("history --forget 3,7", ("history.forget", [3, 7])),
+    ("history --forget all", ("history.forget", None)),
 ]
 
 
@@ -145,6 +152,9 @@ def test_other_cells_are_refused(session: Session, line: str) -> None:
         ("precision bf16 --error small", "A number is needed"),
         ("search --option sampler", "NAME=VALUE"),
         ("device abacus", "A device is one of"),
+        ("history 1 2 3", "One entry is shown, or two side by side"),
+        ("history 1 --take 2", "one at a time"),
+        ("history three", "A whole number"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_it(session: Session, lab: FakeLab, line: str, message: str) -> None:
@@ -191,6 +201,14 @@ def test_device_lists_what_there_is_and_goes_on_with_another(session: Session, f
     assert "All stays." in front.text
     run_line(session, "device --leave-gpu")
     assert "Moved to the CPU: wide." in front.text
+
+
+def test_the_history_goes_on_with_another_project(session: Session, front: FakeFront, lab: FakeLab) -> None:
+    run_line(session, "history --project digits")
+    assert lab.history.project == "digits"
+    assert "History of digits: 2 entries" in front.text
+    assert "code of a" in front.text
+    assert "%esen history --take 3" in front.text.replace("`", "")
 
 
 def test_run_returns_the_output_and_a_semicolon_hides_it(session: Session, front: FakeFront, lab: FakeLab) -> None:

@@ -20,6 +20,7 @@ from esen_lab.ui.views.blocks import (
     share,
 )
 from esen_lab.ui.views.measured import cost_model, cost_models, curves, failure, points, profile, progress
+from esen_lab.ui.views.past import changes, forgotten_entries, one_entry, past
 from esen_lab.ui.views.planned import (
     editor,
     editor_facts,
@@ -51,6 +52,7 @@ __all__ = [
     "View",
     "allocation",
     "backends",
+    "changes",
     "comparison",
     "cost_model",
     "cost_models",
@@ -67,6 +69,7 @@ __all__ = [
     "facts",
     "failure",
     "forgotten",
+    "forgotten_entries",
     "front",
     "front_picture",
     "history",
@@ -74,7 +77,9 @@ __all__ = [
     "measured_text",
     "numerics",
     "offers",
+    "one_entry",
     "one_line",
+    "past",
     "placement",
     "plan",
     "points",
@@ -116,5 +121,8 @@ RECORDS: Mapping[str, Callable[[Any], View]] = {
     "esen_lab.profiler.backends.BackendTable": backends,
     "esen_lab.studies.precision_table.PrecisionTable": precision,
     "esen_lab.export.export.Exported": exported,
+    "esen_lab.history.past.Past": past,
+    "esen_lab.history.entry.Entry": one_entry,
+    "esen_lab.history.changes.Changes": changes,
 }
 """Full name of a class -> its view. A name and not the class, so that this imports none of their modules."""
