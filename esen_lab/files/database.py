@@ -314,7 +314,7 @@ def _prepare(connection: sqlite3.Connection, layout: Layout, deadline: float, *,
     if version in layout.upgrades and may_write:
         connection.execute("BEGIN IMMEDIATE")
         version = _version(connection, layout)  # again: another process may have been faster
-        while version in layout.upgrades:
+        while version is not None and version in layout.upgrades:
             _check_schema(connection, layout, version)
             connection.execute(layout.upgrades[version])
             version = _now_of(connection, version + 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,27 +100,16 @@ def _code(entry: Entry, name: str) -> str:
 
 def _rows(before: Entry, after: Entry) -> Iterator[tuple[str, str, str]]:
     """(what, before, after); "" where one of them does not say."""
-    yield "when", before.at, after.at
-    yield "kind", str(before.kind), str(after.kind)
-    yield "JCT median", before.jct_text, after.jct_text
-    yield "runs", *(str(entry.runs or "") for entry in (before, after))
-    yield "predicted", *(_seconds(entry.predicted_s) for entry in (before, after))
-    yield "proven bound", *(_seconds(entry.bound_s) for entry in (before, after))
-    yield "fastest other", _other(before), _other(after)
-    yield "found by", before.searcher, after.searcher
-    yield "lanes", *("" if entry.plan is None else entry.plan.describe() for entry in (before, after))
+    for what, say in _SAID.items():
+        yield what, say(before), say(after)
     for name in dict.fromkeys((*before.members, *after.members)):
         yield f"sub-model {name}", *_members(before, after, name)
-    yield "combine rule", before.combine, after.combine
-    yield "batch", before.batch, after.batch
-    yield "device", *(_device(entry) for entry in (before, after))
     for name in dict.fromkeys((*before.versions, *after.versions)):
         yield name, before.versions.get(name, ""), after.versions.get(name, "")
-    yield "load by other programs", *("" if e.load is None else format_percent(e.load) for e in (before, after))
     for row in dict.fromkeys((*before.latency_s, *after.latency_s)):
-        shares = dict.fromkeys((*before.latency_s.get(row, {}), *after.latency_s.get(row, {})))
-        for units in sorted(shares):
-            yield f"{row} at {units}", *(_seconds(e.latency_s.get(row, {}).get(units)) for e in (before, after))
+        old, new = before.latency_s.get(row, {}), after.latency_s.get(row, {})
+        for units in sorted({*old, *new}):
+            yield f"{row} at {units}", _seconds(old.get(units)), _seconds(new.get(units))
 
 
 def _members(before: Entry, after: Entry, name: str) -> tuple[str, str]:
@@ -147,6 +136,24 @@ def _other(entry: Entry) -> str:
 
 def _seconds(seconds: float | None) -> str:
     return "" if seconds is None else format_seconds(seconds)
+
+
+_SAID: Mapping[str, Callable[[Entry], str]] = {
+    "when": lambda entry: entry.at,
+    "kind": lambda entry: str(entry.kind),
+    "JCT median": lambda entry: entry.jct_text,
+    "runs": lambda entry: str(entry.runs or ""),
+    "predicted": lambda entry: _seconds(entry.predicted_s),
+    "proven bound": lambda entry: _seconds(entry.bound_s),
+    "fastest other": _other,
+    "found by": lambda entry: entry.searcher,
+    "lanes": lambda entry: "" if entry.plan is None else entry.plan.describe(),
+    "combine rule": lambda entry: entry.combine,
+    "batch": lambda entry: entry.batch,
+    "device": _device,
+    "load by other programs": lambda entry: "" if entry.load is None else format_percent(entry.load),
+}
+"""What entries are compared by, and what each says of it; "" where it does not."""
 
 
 def _verdict(before: Entry, after: Entry) -> str:
