@@ -23,6 +23,7 @@ from array import array
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
+from typing import Any
 
 from esen_lab.common.bell import Bell
 from esen_lab.common.jobs import JobState
@@ -308,7 +309,7 @@ def _median(times_s: list[float]) -> dict[str, float]:
     return known
 
 
-def _entry(kind: EntryKind, state: LabState, at: str, plan: Plan | None, **known: object) -> Entry:
+def _entry(kind: EntryKind, state: LabState, at: str, plan: Plan | None, **known: Any) -> Entry:
     notes = () if plan is None else plan.notes
     return Entry(
         **{

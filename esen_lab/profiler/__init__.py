@@ -9,6 +9,9 @@
     from_store.py      what the store knows already, without measuring
     share_order.py     which shares to measure, and in which order
     progress.py        what a job looks like from outside at one moment
+    point_bench.py     where a point is taken: a worker, with nothing else at work
+    given_up.py        which shares are not tried after a failure
+    backend_phase.py   other backends, share by share, after the eager points
     job.py             `start_profile`: the background job that joins them
 
 Each public name is imported on first use: `records` is read by parts that must stay light, and a worker needs `timing`

@@ -646,7 +646,7 @@ ONE = FakeEnsemble((FakeSubModel(name="a", fingerprint="f-a"),))
 
 @pytest.fixture
 def busy(start: Start, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ProfileJob]:
-    monkeypatch.setattr("esen_lab.profiler.job._MOMENT_S", 0.001)
+    monkeypatch.setattr("esen_lab.profiler.point_bench._MOMENT_S", 0.001)
 
     def busy(*loads: float | None, now: float | None = None, **known: Any) -> ProfileJob:
         monkeypatch.setattr("esen_lab.profiler.job.ProfileJob._busy_now", lambda _: now)
