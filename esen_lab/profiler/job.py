@@ -200,9 +200,10 @@ class ProfileJob(Job[Profile, ProfileProgress]):
         self._trials = {
             s.name: Trials(asked=() if simulated else in_order(backends.get(s.name, ()))) for s in submodels
         }
+        self._measuring = measuring_locks(device, store.path)
         self._bench = PointBench(
             device,
-            measuring=measuring_locks(device, store.path),
+            measuring=self._measuring,
             device_lock=device_lock,
             stop=self._stop,
             clock=clock,
