@@ -20,6 +20,8 @@ OUTSIDE: Mapping[str, str] = {
     "extensions/esen-lab/PROTOCOL.md": "protocol.md",
 }
 """Pages that lie elsewhere in the checkout, and where they are in the site."""
+RENAMED: Mapping[str, str] = {"search.md": "searchers.md"}
+"""Pages whose names Sphinx has for pages of its own, and what they are called in the site."""
 GENERATED = ("tutorial.md", "reference/magics.md", "reference/command_line.md")
 EVERY_OTHER = "every other page"
 """What stands in a table of contents for all pages of `docs/` that nothing else names."""
@@ -38,7 +40,8 @@ class LostPageError(Exception):
 
 def site_pages(docs: Path = DOCS, root: Path = ROOT) -> dict[Path, str]:
     """Every page: its file in the checkout, and its name in the site."""
-    found = {page: page.relative_to(docs).as_posix() for page in sorted(docs.rglob("*.md"))}
+    names = {page: page.relative_to(docs).as_posix() for page in sorted(docs.rglob("*.md"))}
+    found = {page: RENAMED.get(name, name) for page, name in names.items()}
     return found | {root / name: where for name, where in OUTSIDE.items() if (root / name).is_file()}
 
 
@@ -112,9 +115,13 @@ def filled(index: str, pages: Sequence[str]) -> str:
     """The index with every page in a table of contents: `folder/*` and `every other page` written out.
 
     Raises:
-        LostPageError: It names a page that is not there or names one twice, or leaves one out; it says what to do.
+        LostPageError: It names a page that is not there, or one twice, or leaves one out, or has a name of Sphinx's; it says what
+            to do.
     """
     names = {name.removesuffix(".md") for name in pages} - {"index"}
+    taken = sorted(names & {"genindex", "py-modindex", "search"})
+    if taken:
+        raise LostPageError(f"Sphinx has pages of these names: {', '.join(taken)}. Name them in RENAMED.")
     told = [line.strip() for toc in _TOC.findall(index) for line in toc.splitlines()]
     told = [line for line in told if line and not line.startswith(":") and line != EVERY_OTHER]
     folders = {line.removesuffix("*") for line in told if line.endswith("/*")}

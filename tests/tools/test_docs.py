@@ -32,6 +32,7 @@ def test_a_new_page_is_in_a_table_of_contents_by_itself() -> None:
         (TOC, ["howto/x.md"], "names pages that are not there: a. Take their lines out"),
         (TOC.replace("\na\n", "\na\na\n"), ["a.md"], "names pages twice: a"),
         (TOC, ["a.md", "deep/b.md"], "leaves pages out: deep/b. Add a line"),
+        (TOC, ["a.md", "search.md"], "Sphinx has pages of these names: search"),
         (TOC.replace("every other page\n", ""), ["a.md", "b.md"], "leaves pages out: b. Add a line"),
     ],
 )
@@ -49,6 +50,7 @@ def test_a_page_that_is_lost_is_said_with_what_to_do(index: str, pages: list[str
             "[d](decisions/0001-everything-that-runs-is-a-plan.md)",
         ),
         ("[code](../esen_lab/errors.py)", "code"),
+        ("[s](search.md#searchers)", "[s](searchers.md#searchers)"),
         ("[web](https://semver.org)", "[web](https://semver.org)"),
         ("[here](#below)", "[here](#below)"),
         ("![p](search_time.svg)", "![p](search_time.svg)"),
