@@ -115,8 +115,8 @@ def filled(index: str, pages: Sequence[str]) -> str:
     """The index with every page in a table of contents: `folder/*` and `every other page` written out.
 
     Raises:
-        LostPageError: It names a page that is not there, or one twice, or leaves one out, or has a name of Sphinx's; it says what
-            to do.
+        LostPageError: It names a page that is not there, or one twice, or leaves one out, or has a name of Sphinx's;
+            the message says what to do.
     """
     names = {name.removesuffix(".md") for name in pages} - {"index"}
     taken = sorted(names & {"genindex", "py-modindex", "search"})
