@@ -7,7 +7,7 @@ SHELL := bash
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test test-all test-pythons test-extension extension house lint lab bench fuzz chaos stress test-ipykernels bench-search bench-peers gpu-check screenshots clean
-.PHONY: bench-pair
+.PHONY: bench-pair docs
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -21,6 +21,7 @@ help:  ## this list
 	@printf 'make test-ipykernels         the browser tests of busy cells and of stopping, on ipykernel 6.31, 7.3 and 7.4\n'
 	@printf 'make lint                    ruff (check and format) and mypy\n'
 	@printf 'make house [HOUSE_ARGS=...]  measure the package itself: files, functions, cycles, journeys\n'
+	@printf 'make docs                    build the documentation site into out/docs/html; a warning is an error\n'
 	@printf 'make bench [BENCH=name]      run the programs in benchmarks/\n'
 	@printf 'make fuzz [FUZZ_ARGS=...]    spoilt files and messages: none may raise what is no EsenError, or take a second\n'
 	@printf 'make chaos [CHAOS_ARGS=...]  signals at random instants, full disks, small limits: CHAOS_ARGS="--minutes 5 --seed 1"\n'
@@ -67,6 +68,9 @@ lint: $(STAMP)
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
+
+docs: $(STAMP)
+	@$(PY) tools/docs.py $(DOCS_ARGS)
 
 house: $(STAMP)
 	@$(PY) tools/house.py $(HOUSE_ARGS)

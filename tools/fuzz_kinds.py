@@ -1,4 +1,4 @@
-"""What is spoilt and then used: plans, records, exported folders, profile stores, and messages of the panel.
+"""What is spoilt and then used: plans, records, exported folders, profile stores, histories, and messages of the panel.
 
 Each kind makes its sound originals once, and for every mutant spoils one and does with it what a user would. Nothing
 here runs code from a mutant. Whatever raises an `EsenError` is fine: it was refused.
@@ -373,6 +373,88 @@ def _spoil_schema(connection: sqlite3.Connection, rng: random.Random) -> None:
     connection.executescript(rng.choice(scripts))
 
 
+class Histories:
+    """Histories of projects."""
+
+    def __init__(self, folder: Path) -> None:
+        from esen_lab.history import Book, Entry, EntryKind, Member, Slot, Strategy
+        from esen_lab.planner.plan import Lane, Plan
+
+        self.folder, self.original = folder / "history", folder / "original.sqlite3"
+        self.path = self.folder / "history.sqlite3"
+        plan = Plan(
+            lanes=(Lane(units=1, members=("a",)), Lane(units=2, members=("b",))), units=4, jct_s=0.003, bound_s=0.002
+        )
+        self.entry = Entry(
+            kind=EntryKind.COMPARISON, at="2026-01-02T03:04:05+00:00", device={"name": "n", "units": 4},
+            versions={"torch": "2"}, members={"a": Member(fingerprint="f", code="c"), "b": Member(fingerprint="g")},
+            combine="mean", batch="float32[1]", plan=plan, jct_s=0.004, low_s=0.0039, high_s=0.0041, runs=9,
+            strategies=(Strategy(name="sequential", median_s=0.008, spread_s=0.0, agrees=True), Strategy(name="vmap")),
+            load=0.1, notes=("n",),
+        )  # fmt: skip
+        latency_s = {"a": {1: 0.1, 4: 0.03}, "a by openvino": {1: 0.02}}
+        profile = replace(self.entry, kind=EntryKind.PROFILE, plan=None, jct_s=None, latency_s=latency_s)
+        self.texts = [self.entry.written().encode(), profile.written().encode()]
+        book = Book(self.original)
+        for entry in (self.entry, profile, self.entry, self.entry):
+            book.put(Slot("p"), entry)
+        with closing(sqlite3.connect(self.original)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            connection.execute("PRAGMA journal_mode = DELETE")
+
+    def spoil(self, rng: random.Random) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir()
+        shutil.copy(self.original, self.path)
+        match rng.randrange(8):
+            case 0:
+                something_else(self.path, rng)
+            case 1 | 2:
+                self.path.write_bytes(spoilt_bytes(self.path.read_bytes(), rng))
+            case _:
+                refused = (sqlite3.Error, OverflowError, UnicodeError)  # what SQLite itself refuses leaves it sound
+                with contextlib.suppress(*refused), closing(sqlite3.connect(self.path)) as connection:
+                    connection.execute("PRAGMA synchronous = OFF")
+                    self._spoil(connection, rng)
+                    connection.commit()
+
+    def _spoil(self, connection: sqlite3.Connection, rng: random.Random) -> None:
+        if rng.random() < 0.7:
+            text = json_mutant(rng.choice(self.texts), rng).decode(errors="replace")
+            connection.execute("UPDATE entries SET data = ? WHERE number = ?", (text, rng.randint(1, 4)))
+            return
+        column = rng.choice(["project", "number", "at", "kind", "data"])
+        how = rng.choice(
+            ["CAST(x'ff' AS TEXT)", "zeroblob(3000000)", "9e999", "-1", "''", "9223372036854775807", "'x'"]
+        )
+        scripts = [
+            f"UPDATE OR REPLACE entries SET {column} = {how} WHERE number = {rng.randint(1, 4)}",  # noqa: S608  constants
+            "CREATE TRIGGER t AFTER INSERT ON entries BEGIN INSERT INTO entries SELECT * FROM entries; END",
+            "DROP TABLE entries; CREATE TABLE entries (project, number, at, kind, data)",
+            f"ALTER TABLE entries RENAME COLUMN {column} TO other",
+            f"PRAGMA user_version = {rng.choice([0, 2, -1, 2**31 - 1])}",
+        ]
+        connection.executescript(rng.choice(scripts))
+
+    def use(self, rng: random.Random) -> None:  # noqa: ARG002  the same for all
+        from esen_lab.history import Book, Past, Slot, changes
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            book = Book(self.path)
+            past = Past(project="p", entries=book.entries("p"), others=book.projects(), notes=book.notes)
+            shown(past)
+            for entry in past.entries:
+                shown(entry)
+            for before, after in zip(past.entries, past.entries[1:], strict=False):
+                shown(changes(before, after))
+            book.put(Slot("p"), replace(self.entry, runs=1234))
+            assert book.entries("p")[-1].runs == 1234, f"an entry that was just put is not there: {book.notes}"
+            if not book.notes:
+                assert Book(self.path).entries("p")[-1].runs == 1234, "another process does not find what was put"
+            book.forget("p", [1])
+
+
 class Messages:
     """Messages of the panel's page."""
 
@@ -552,6 +634,7 @@ KINDS: dict[str, Callable[[Path], Kind]] = {
     "record": Records,
     "export": Exports,
     "store": Stores,
+    "history": Histories,
     "panel": Messages,
     "request": Requests,
 }

@@ -23,6 +23,7 @@ from esen_lab.lab.async_runs import AwaitedRuns
 from esen_lab.lab.knowledge import Fits
 from esen_lab.lab.marks import ChangeMarks
 from esen_lab.lab.readings import Readings
+from esen_lab.lab.recorder import Recorder
 from esen_lab.lab.state import LabState
 from esen_lab.lab.warm_lanes import WarmLanes
 from esen_lab.lanes.forks import not_here, tell_when_forked
@@ -79,6 +80,8 @@ class Runtime:
         self.bell: Bell[LabState] = Bell()
         self.followers: Listeners[LabState] = Listeners()  # what must know before whoever made the change goes on
         self.followers.add(ChangeMarks(self.marks))
+        self.recorder = Recorder(self.store_path, lambda: [pid for _, pid in self.fork_server.processes])
+        self.followers.add(self.recorder)
         self.lanes = WarmLanes(self)
         self.readings = Readings(lambda: self._state.device, lambda: self.fork_server.processes, self.marks)
         self._store: ProfileStore | None = None
@@ -125,6 +128,7 @@ class Runtime:
         with self.turns.turn("the end of the lab", refused=False):
             self.lanes.end()
             self._close_store()
+        self.recorder.close()
         self.fork_server.close()  # whatever was being started meanwhile
         self._state.device.close()
 

@@ -5,13 +5,13 @@
     gpu_counters.py    what a GPU's own counters say while one sub-model runs, over and over
     memory.py          how much a process grows while a sub-model runs
     store.py           finished points on disk, shared by several processes
-    machine_lock.py    one process at a time on this machine, and how long it is waited for
-    lock_files.py      where the files of such locks lie
-    lock_holders.py    who holds one
     device_lock.py     the locks under which a device is measured
     from_store.py      what the store knows already, without measuring
     share_order.py     which shares to measure, and in which order
     progress.py        what a job looks like from outside at one moment
+    point_bench.py     where a point is taken: a worker, with nothing else at work
+    given_up.py        which shares are not tried after a failure
+    backend_phase.py   other backends, share by share, after the eager points
     job.py             `start_profile`: the background job that joins them
 
 Each public name is imported on first use: `records` is read by parts that must stay light, and a worker needs `timing`

@@ -11,8 +11,8 @@ import re
 from pathlib import Path
 
 from esen_lab.devices import Device
-from esen_lab.profiler.lock_files import machine_lock_paths
-from esen_lab.profiler.machine_lock import MachineLock, MachineLocks
+from esen_lab.files.lock_files import machine_lock_paths
+from esen_lab.files.machine_lock import MachineLock, MachineLocks
 
 
 def measuring_locks(device: Device, store: Path) -> MachineLocks:

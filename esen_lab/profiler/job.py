@@ -16,19 +16,12 @@ What one point goes through:
     5. the sub-model is built there, measured, on a GPU asked for its answers (`numerics.py`), forgotten;
     6. the point is stored. Whatever raised in 4 or 5 becomes a `Failure` and the job goes on.
 
-When all eager points are there, other backends are tried, level by level (`backend_trials.py`). What they do not
-execute is no failure but a `Refusal`, which later sessions know of.
+When all eager points are there, other backends are tried, level by level (`backend_phase.py`).
 
-A point that was measured while other programs took the cores (`Point.loaded`) is measured again after a moment, up to
-twice, and the quietest of the three counts. Two points in a row for which that did not help end such attempts for this
-job: a machine that stays busy is not waited for. A later job that finds the machine quieter measures a loaded point
-again, and keeps the quieter of the two.
+A point that was measured while other programs took the cores is measured again there and then (`point_bench.py`). A
+later job that finds the machine quieter measures it once more, and keeps the quieter of the two.
 
-A failed point is not tried again, but its sub-model's other shares may be given up:
-
-    it raised (`ModelError`) and was never measured     all: it raises at every share
-    it timed out                                        smaller shares: they are slower still
-    it killed its worker twice and was never measured   all
+A failed point is not tried again, but its sub-model's other shares may be given up (`given_up.py`).
 
 Running the profile again tries exactly the missing points, since the others are stored.
 """
@@ -38,8 +31,8 @@ from __future__ import annotations
 import math
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -47,32 +40,27 @@ from esen_lab.common.jobs import Job, JobState
 from esen_lab.common.trees import tree_spec
 from esen_lab.common.units import check_units, format_seconds
 from esen_lab.devices.cpu.load import busy_part
-from esen_lab.errors import Cancelled, EsenError, ModelError, UsageError, WorkerDied, WorkerError, WorkerTimeout
-from esen_lab.lanes.backends import refusal, refused_before, remember_refusal, unsteady, why_not
-from esen_lab.lanes.plain import as_answer
-from esen_lab.profiler.backend_trials import TRIAL_S, Trials, in_order, is_slow
+from esen_lab.errors import Cancelled, EsenError, UsageError, WorkerError, WorkerTimeout
+from esen_lab.profiler.backend_phase import BackendPhase
+from esen_lab.profiler.backend_trials import Trials, in_order
 from esen_lab.profiler.device_lock import measuring_locks
-from esen_lab.profiler.level import Level, OtherCode, end_building, packed
+from esen_lab.profiler.given_up import GivenUp
+from esen_lab.profiler.level import Level, packed
 from esen_lab.profiler.numerics import AnswersCheck, WrongAnswers
-from esen_lab.profiler.progress import ProfileProgress
-from esen_lab.profiler.records import Failure, Point, Profile, Refusal, doubts_about, is_loaded
+from esen_lab.profiler.point_bench import DeviceLock, PointBench
+from esen_lab.profiler.progress import ProfileProgress, message_of
+from esen_lab.profiler.records import Failure, Point, Profile, Refusal, doubts_about
 from esen_lab.profiler.share_order import default_shares, measuring_order
 from esen_lab.profiler.store import PointKey, ProfileStore, library_versions, point_key
-from esen_lab.profiler.timing import FEWEST_REPEATS, FEWEST_WARMUPS, Timing, as_point
+from esen_lab.profiler.timing import FEWEST_REPEATS, FEWEST_WARMUPS, as_point
 
 if TYPE_CHECKING:
     from esen_lab.devices import Device
     from esen_lab.ensemble import Ensemble, SubModel
     from esen_lab.lanes import ForkServer, Worker
 
-MEASURE = "esen_lab.profiler.timing:measure"
-DeviceLock = Callable[[], AbstractContextManager[object]]
-_DEATHS_TOLERATED = 2
-_MOST_ATTEMPTS = 3  # at a point, while the machine is busy
-_MOMENT_S = 0.3  # between them: most bursts of other programs are over then
 _BUSY_HOLDS_S = 5.0  # for so long it is not looked again how busy the machine is
 _QUIETER = 0.5  # a stored loaded point is measured again where the machine is less busy than this part of its load
-_BUSY_TOLERATED = 2  # points in a row that no attempt made quiet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,16 +70,6 @@ class _Task:
     submodel: SubModel
     units: int
     key: PointKey
-
-
-@dataclass(slots=True)
-class _Record:
-    """What happened to one sub-model so far. Owned by the job's thread."""
-
-    measured: int = 0
-    deaths: int = 0
-    hopeless: bool = False  # no other share is tried
-    timed_out_at: int = 0  # the largest share at which it timed out; smaller ones are not tried
 
 
 def start_profile(
@@ -208,7 +186,6 @@ class ProfileJob(Job[Profile, ProfileProgress]):
         self._budget_s = budget_s
         self._point_timeout_s = point_timeout_s
         self._fresh = fresh
-        self._device_lock = device_lock
         self._clock = clock
 
         self._identity = device.identity.key
@@ -224,17 +201,41 @@ class ProfileJob(Job[Profile, ProfileProgress]):
             s.name: Trials(asked=() if simulated else in_order(backends.get(s.name, ()))) for s in submodels
         }
         self._measuring = measuring_locks(device, store.path)
-        self._records = {s.name: _Record() for s in submodels}
+        self._bench = PointBench(
+            device,
+            measuring=self._measuring,
+            device_lock=device_lock,
+            stop=self._stop,
+            clock=clock,
+            now=self._now,
+            note=self._note,
+        )
+        self._given_up = GivenUp((s.name for s in submodels), self._bench.share, self._note)
+        self._backends = BackendPhase(
+            submodels=submodels,
+            trials=self._trials,
+            device=device,
+            fork_server=fork_server,
+            store=store,
+            levels=levels,
+            budget_s=budget_s,
+            point_timeout_s=point_timeout_s,
+            fresh=fresh,
+            examples=self._examples,
+            bench=self._bench,
+            key=self._key,
+            keep=self._keep_backend,
+            refuse=self._keep_refusal,
+            note=self._note,
+        )
         # Cores cannot compute wrongly for being few.
         on_gpu = device.identity.kind != "cpu" and not device.identity.simulated
         self._answers = AnswersCheck(device.units, self._on_whole) if on_gpu else None
         self._levels_without_worker = 0  # in a row
         self._busy: tuple[float, float | None] | None = None  # when the machine was looked at, and how busy it was
-        self._stayed_busy = 0  # points in a row that were loaded at every attempt
         self._first_problem: EsenError | None = None
 
         # The rest changes while the job runs, and is read and written under the lock only.
-        self._building: Worker | None = None
         self._current = ""
         self._point_began: float | None = None
         self._began = clock()
@@ -280,7 +281,7 @@ class ProfileJob(Job[Profile, ProfileProgress]):
                 message="",
                 notes=(*self._notes, *doubts_about([*self._points, *self._backend_points.values()])),
             )
-            return replace(progress, message=self._message(progress))
+            return replace(progress, message=message_of(progress))
 
     def _standing(self) -> str:
         return self.snapshot().message
@@ -309,10 +310,7 @@ class ProfileJob(Job[Profile, ProfileProgress]):
     def cancel(self) -> None:
         """Stop, in the middle of a point too. Returns at once; finished points are kept, a finished job stays."""
         super().cancel()
-        with self._lock:
-            if self._building is not None:
-                # Building does not listen to cancellation, and a factory may take for ever.
-                end_building(self._building)
+        self._bench.end_building()
 
     def _nothing(self) -> EsenError:
         first = self._first_problem
@@ -339,26 +337,6 @@ class ProfileJob(Job[Profile, ProfileProgress]):
         spent = 0.0 if self._point_began is None else now - self._point_began
         return max(0.0, usual * left - min(spent, usual))
 
-    def _message(self, progress: ProfileProgress) -> str:
-        parts = [f"{progress.done} of {progress.total} points"]
-        if progress.backend_points:
-            parts.append(f"{len(progress.backend_points)} by other backends")
-        if progress.reused:
-            parts.append(f"{progress.reused} stored before")
-        if progress.failed:
-            parts.append(f"{progress.failed} failed")
-        if progress.skipped:
-            parts.append(f"{progress.skipped} not tried")
-        if loaded := sum(point.loaded for point in progress.points):
-            parts.append(f"{loaded} measured on a busy machine")
-        text = ", ".join(parts)
-        if progress.state is JobState.RUNNING and progress.current:
-            eta = "" if progress.eta_s is None else f", about {format_seconds(progress.eta_s)} left"
-            return f"{text}; measuring {progress.current}{eta}"
-        if progress.state is JobState.WAITING:
-            return f"{text}; waiting: another measurement or run is under way on this device"
-        return f"{text}; {progress.state}" if progress.state.over else text
-
     # --- the thread -------------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
@@ -367,7 +345,7 @@ class ProfileJob(Job[Profile, ProfileProgress]):
             for units in self._levels:
                 self._measure_level(units)
             for units in self._levels:
-                self._try_backends(units)
+                self._backends.try_at(units, self._points)
         except Cancelled:
             raise
         except EsenError as problem:
@@ -408,11 +386,11 @@ class ProfileJob(Job[Profile, ProfileProgress]):
         with Level(self._device, self._fork_server, units) as level:
             for task in self._tasks[units]:
                 self._check_cancelled()
-                if self._is_skipped(task):
+                if self._given_up.skips(task.submodel.name, task.units):
                     with self._lock:
                         self._skipped += 1
                     continue
-                with self._alone(f"{task.submodel.name} at {self._share(units)}"):
+                with self._bench.alone(f"{task.submodel.name} at {self._bench.share(units)}"):
                     if not self._reuse(task):  # another process may have measured it while this one waited
                         self._measure(task, level)
             self._check_device(level)
@@ -431,9 +409,9 @@ class ProfileJob(Job[Profile, ProfileProgress]):
         except Exception as problem:
             self._check_cancelled()  # a worker that `cancel` killed is no failure
             self._fail(task, problem)
-            self._give_up(task, problem)
+            self._given_up.failed(task.submodel.name, task.units, problem)
         else:
-            self._records[point.name].measured += 1
+            self._given_up.measured(point.name)
             self._keep(self._quieter(task, point))
             self._note(*self._store.notes)
         finally:
@@ -443,190 +421,13 @@ class ProfileJob(Job[Profile, ProfileProgress]):
 
     def _point(self, task: _Task, worker: Worker, deadline: float) -> Point:
         submodel = task.submodel
-        self._load(submodel, submodel.name, packed(submodel), worker, self._point_timeout_s)
-        found = self._timing(submodel.name, worker, deadline)
+        self._bench.load(submodel, submodel.name, packed(submodel), worker, self._point_timeout_s)
+        found = self._bench.timing(submodel.name, worker, self._budget_s, deadline)
         answers: dict[str, float | str] = {}
         if self._answers is not None:
             left_s = max(0.0, deadline - self._clock())
             answers = self._answers.check(submodel.name, task.units, worker, timeout_s=left_s, cancelled=self._stop)
         return as_point(replace(found, readings={**found.readings, **answers}), submodel, task.units, self._budget_s)
-
-    def _load(self, submodel: SubModel, label: str, payload: bytes, worker: Worker, timeout_s: float) -> None:
-        """Build a sub-model in a worker, which calls it `label` from then on."""
-        with self._lock:
-            if self._stop.is_set():
-                raise Cancelled("The profile was stopped on request")
-            self._building = worker
-        try:
-            other_code = worker.load(label, payload, submodel.example, traits=submodel.traits, timeout_s=timeout_s)
-        finally:
-            with self._lock:
-                self._building = None
-        if other_code:
-            others = ", ".join(other_code[:3]).replace(":", ".")
-            raise OtherCode(
-                f"A point is of the code that runs in this process; {others} is not so elsewhere",
-                given="a file that was edited after it was imported, or a function that was replaced",
-                hint="Reload the module, make the network anew and register it, or restart the kernel.",
-            )
-
-    def _timed(self, name: str, worker: Worker, budget_s: float, deadline: float) -> Timing:
-        answer = worker.call(
-            MEASURE,
-            name,
-            timeout_s=max(0.0, deadline - self._clock()),
-            cancelled=self._stop,
-            budget_s=budget_s,
-            # A simulated device replays its times, whatever the machine does.
-            load=not self._device.identity.simulated,
-            before=not self._device.identity.simulated,
-        )
-        return as_answer(answer, Timing)
-
-    def _timing(self, name: str, worker: Worker, deadline: float) -> Timing:
-        """What was measured; of several attempts on a busy machine, at the quietest one."""
-        attempts: list[Timing] = []
-        while True:
-            began = self._clock()
-            found = self._timed(name, worker, self._budget_s, deadline)
-            attempts.append(found)
-            lasted_s = self._clock() - began
-            if not is_loaded(_load_of(found)):
-                self._stayed_busy = 0
-                return found
-            tired = self._stayed_busy >= _BUSY_TOLERATED or len(attempts) == _MOST_ATTEMPTS
-            if tired or self._clock() + _MOMENT_S + 2 * lasted_s > deadline:
-                self._stayed_busy += 1
-                return min(attempts, key=_load_of)
-            if self._stop.wait(_MOMENT_S):
-                raise Cancelled("The profile was stopped on request")
-
-    # --- other backends ---------------------------------------------------------------------------------------------
-
-    def _try_backends(self, units: int) -> None:
-        with Level(self._device, self._fork_server, units) as level:
-            for submodel in self._submodels:
-                trials = self._trials[submodel.name]
-                eager = next((p for p in self._points if (p.name, p.units) == (submodel.name, units)), None)
-                if eager is None or not trials.asked:
-                    continue
-                trials.eager[units] = eager.median_s
-                self._check_cancelled()
-                self._recall(submodel, trials, units)
-                for backend in trials.to_try(units):
-                    if backend in trials.contenders():  # the ones before may have left it behind
-                        self._try(submodel, backend, units, trials, level)
-                leader = trials.leader(units)
-                # A trial may lead by chance: one that was measured in earnest and is as good stays what is known.
-                if leader is not None and not any(map(self._is_enough, trials.near(leader))):
-                    self._in_earnest(submodel, leader, trials, level)
-
-    def _recall(self, submodel: SubModel, trials: Trials, units: int) -> None:
-        """Take in what earlier sessions found out about the backends of a sub-model at this share."""
-        if why := unsteady(submodel.traits):
-            for backend in trials.asked:
-                self._refuse(submodel, trials, backend, why, remember=False)
-        if self._fresh:
-            return
-        for backend in trials.contenders():
-            if why := refused_before(backend, submodel.fingerprint, self._examples[submodel.name]):
-                self._refuse(submodel, trials, backend, why, remember=False)
-        # Other shares too: what was clearly behind there is not tried here.
-        self._recall_points(
-            submodel, trials, (units, *self._levels, *default_shares(self._device.units, self._device.steps))
-        )
-
-    def _recall_points(self, submodel: SubModel, trials: Trials, shares: Sequence[int]) -> None:
-        for share in shares:
-            if share not in trials.eager and (eager := self._store.get(self._key(submodel, share))):
-                trials.eager[share] = eager.median_s
-        for backend in trials.contenders():
-            for share in dict.fromkeys(shares):
-                if share in trials.eager and (backend, share) not in trials.points:
-                    point = self._store.get(self._key(submodel, share, backend))
-                    if point is not None:
-                        self._keep_backend(replace(point, name=submodel.name, backend=backend), trials)
-
-    def _is_enough(self, point: Point) -> bool:
-        return point.settled or point.budget_s >= self._budget_s
-
-    def _try(self, submodel: SubModel, backend: str, units: int, trials: Trials, level: Level) -> None:
-        """A short measurement with one backend; what hinders it is a refusal."""
-        if why := trials.why_not(backend, units):
-            if backend not in trials.untried:
-                trials.untried.add(backend)
-                self._note(f"{submodel.name}: {backend} is not tried with {self._share(units)}, since {why}.")
-            return
-        slow = is_slow(backend)
-        trial_s = min(TRIAL_S, self._budget_s / 4)
-        label = f"{submodel.name} by {backend}"
-        began = self._clock()
-        try:
-            with self._alone(f"{label}, at {self._share(units)}"):
-                worker = level.worker()
-                if why := why_not(backend, worker.in_force.torch_device):
-                    self._refuse(submodel, trials, backend, why, remember=False)
-                    return
-                payload = packed(submodel, backend)
-                began = self._clock()
-                self._load(submodel, label, payload, worker, min(self._point_timeout_s, trials.prepare_s[slow]))
-                prepare_s = self._clock() - began
-                trials.prepare_s[slow] -= prepare_s
-                found = self._timed(label, worker, trial_s, self._clock() + self._point_timeout_s)
-        except Cancelled:
-            raise
-        except EsenError as problem:
-            self._check_cancelled()
-            trials.prepare_s[slow] -= self._clock() - began
-            why = refusal(problem)
-            if isinstance(problem, WorkerTimeout):
-                why = f"it was not ready within {format_seconds(self._clock() - began)}"
-            # A process that died may have died of something else.
-            self._refuse(submodel, trials, backend, why, remember=isinstance(problem, (ModelError, WorkerTimeout)))
-        else:
-            found = replace(found, readings={**found.readings, "prepare_s": round(prepare_s, 4)})
-            point = as_point(found, submodel, units, trial_s, backend)
-            self._store.put(self._key(submodel, units, backend), point)
-            self._keep_backend(point, trials)
-        finally:
-            level.forget(label)
-
-    def _in_earnest(self, submodel: SubModel, leader: Point, trials: Trials, level: Level) -> None:
-        """Measure the backend that was best in its trial as eager is measured; the trial stands where that fails."""
-        label = f"{submodel.name} by {leader.backend}"
-        try:
-            with self._alone(f"{label}, at {self._share(leader.units)}"):
-                worker = level.worker()
-                self._load(submodel, label, packed(submodel, leader.backend), worker, self._point_timeout_s)
-                found = self._timing(label, worker, self._clock() + self._point_timeout_s)
-        except Cancelled:
-            raise
-        except EsenError as problem:
-            self._check_cancelled()
-            self._note(f"{label}, at {self._share(leader.units)}: known by its trial only, since {refusal(problem)}")
-        else:
-            prepared = {name: value for name, value in leader.readings.items() if name == "prepare_s"}
-            found = replace(found, readings={**found.readings, **prepared})
-            point = as_point(found, submodel, leader.units, self._budget_s, leader.backend)
-            self._store.put(self._key(submodel, leader.units, leader.backend), point)
-            self._keep_backend(point, trials)
-        finally:
-            level.forget(label)
-
-    def _refuse(self, submodel: SubModel, trials: Trials, backend: str, why: str, *, remember: bool) -> None:
-        if remember:
-            remember_refusal(backend, submodel.fingerprint, self._examples[submodel.name], why)
-        if backend not in trials.refused:
-            trials.refused[backend] = why
-            with self._lock:
-                self._refusals.append(Refusal(name=submodel.name, backend=backend, why=why))
-            self._changed()
-
-    def _keep_backend(self, point: Point, trials: Trials) -> None:
-        trials.points[point.backend, point.units] = point
-        with self._lock:
-            self._backend_points[point.name, point.backend, point.units] = point
-        self._changed()
 
     # --- a busy machine -----------------------------------------------------------------------------------------------
 
@@ -664,49 +465,6 @@ class ProfileJob(Job[Profile, ProfileProgress]):
             )
             ask(worker)
 
-    @contextmanager
-    def _alone(self, current: str) -> Iterator[None]:
-        """Nothing else measures or runs on the device: the machine-wide lock, then the device lock.
-
-        In this order: another process may measure for minutes, and who holds the device lock keeps runs waiting.
-        """
-        with self._measuring.held(self._stop, on_wait=lambda: self._now(JobState.WAITING, current)):
-            if self._measuring.note:
-                self._note(f"Another notebook that measures now would spoil the figures: {self._measuring.note}.")
-            self._now(JobState.WAITING, current)
-            with self._device_lock():
-                self._check_cancelled()
-                self._now(JobState.RUNNING, current)
-                try:
-                    yield
-                finally:
-                    self._now(JobState.RUNNING, "")
-
-    def _is_skipped(self, task: _Task) -> bool:
-        record = self._records[task.submodel.name]
-        return record.hopeless or task.units < record.timed_out_at
-
-    def _give_up(self, task: _Task, problem: Exception) -> None:
-        """Decide, after a failure, which other shares of the sub-model are not worth trying (see the module's top)."""
-        name = task.submodel.name
-        record = self._records[name]
-        if isinstance(problem, WorkerTimeout):
-            record.timed_out_at = max(record.timed_out_at, task.units)
-            self._note(
-                f"{name}: shares below {task.units} are not tried, since it timed out at {self._share(task.units)}."
-            )
-            return
-        if isinstance(problem, WorkerDied):
-            record.deaths += 1
-        if record.measured:
-            return
-        if isinstance(problem, (ModelError, UsageError)):
-            record.hopeless = True
-            self._note(f"{name}: its other shares are not tried, since it raised at {self._share(task.units)}.")
-        elif record.deaths >= _DEATHS_TOLERATED:
-            record.hopeless = True
-            self._note(f"{name}: its other shares are not tried, since it ended its worker {record.deaths} times.")
-
     def _check_device(self, level: Level) -> None:
         """End the job when the device gives no worker, level after level: each attempt may take minutes to fail."""
         if level.problem is None:
@@ -733,6 +491,16 @@ class ProfileJob(Job[Profile, ProfileProgress]):
             self._points.append(point)
         self._changed()
 
+    def _keep_backend(self, point: Point) -> None:
+        with self._lock:
+            self._backend_points[point.name, point.backend, point.units] = point
+        self._changed()
+
+    def _keep_refusal(self, refused: Refusal) -> None:
+        with self._lock:
+            self._refusals.append(refused)
+        self._changed()
+
     def _fail(self, task: _Task, problem: Exception) -> None:
         if not isinstance(problem, EsenError):
             trace = "".join(traceback.format_exception(problem))
@@ -746,7 +514,7 @@ class ProfileJob(Job[Profile, ProfileProgress]):
         failure = Failure(
             name=task.submodel.name,
             units=task.units,
-            message=f"{task.submodel.name} at {self._share(task.units)}: {text}",
+            message=f"{task.submodel.name} at {self._bench.share(task.units)}: {text}",
             worker_traceback=problem.worker_traceback if isinstance(problem, WorkerError) else "",
             log=problem.log if isinstance(problem, WorkerError) else "",
             wrong_answers=isinstance(problem, WrongAnswers),
@@ -763,9 +531,3 @@ class ProfileJob(Job[Profile, ProfileProgress]):
             news = len(self._notes) > known
         if news:
             self._changed()
-
-
-def _load_of(found: Timing) -> float:
-    """The load that a timing was taken under; 0 where that was not read."""
-    load = found.readings.get("load")
-    return load if isinstance(load, float) else 0.0

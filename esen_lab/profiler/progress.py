@@ -7,6 +7,7 @@ from typing import Any
 
 from esen_lab.common.display import Shown
 from esen_lab.common.jobs import JobState
+from esen_lab.common.units import format_seconds
 from esen_lab.profiler.records import Failure, Point, Refusal
 
 
@@ -51,3 +52,25 @@ class ProfileProgress(Shown):
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         return {**asdict(self), "state": str(self.state)}
+
+
+def message_of(progress: ProfileProgress) -> str:
+    """Where a job stands, in a line."""
+    parts = [f"{progress.done} of {progress.total} points"]
+    if progress.backend_points:
+        parts.append(f"{len(progress.backend_points)} by other backends")
+    if progress.reused:
+        parts.append(f"{progress.reused} stored before")
+    if progress.failed:
+        parts.append(f"{progress.failed} failed")
+    if progress.skipped:
+        parts.append(f"{progress.skipped} not tried")
+    if loaded := sum(point.loaded for point in progress.points):
+        parts.append(f"{loaded} measured on a busy machine")
+    text = ", ".join(parts)
+    if progress.state is JobState.RUNNING and progress.current:
+        eta = "" if progress.eta_s is None else f", about {format_seconds(progress.eta_s)} left"
+        return f"{text}; measuring {progress.current}{eta}"
+    if progress.state is JobState.WAITING:
+        return f"{text}; waiting: another measurement or run is under way on this device"
+    return f"{text}; {progress.state}" if progress.state.over else text

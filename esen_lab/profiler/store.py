@@ -1,6 +1,6 @@
 """Finished points on disk: one SQLite file that any number of notebooks read and write at once.
 
-What can go wrong, and what becomes of the points (`store_file.py` says how):
+What can go wrong, and what becomes of the points (`files/database.py` says how):
 
     damaged file                      moved aside whole (never deleted), said in `notes` and as a warning; a new one
     made by a newer version, foreign  left alone; points stay in memory
@@ -189,7 +189,7 @@ class ProfileStore:
                 self._file.notes[note] = None
         if rows:
             with self._file.attempt("New points cannot be stored and stay in memory"):
-                self._file.write(list(rows.values()))
+                self._file.put(list(rows.values()))
                 for key in rows:
                     del self._unsaved[key]
 

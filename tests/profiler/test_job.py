@@ -18,8 +18,8 @@ from profiling_fakes import FakeClock, FakeDevice, FakeEnsemble, FakeForkServer,
 
 from esen_lab.devices import DeviceIdentity
 from esen_lab.errors import Cancelled, DeviceError, ModelError, UsageError, WorkerDied, WorkerTimeout
+from esen_lab.files.machine_lock import MachineLock
 from esen_lab.profiler.job import ProfileJob, start_profile
-from esen_lab.profiler.machine_lock import MachineLock
 from esen_lab.profiler.progress import JobState
 from esen_lab.profiler.store import ProfileStore
 from esen_lab.profiler.timing import Timing
@@ -646,7 +646,7 @@ ONE = FakeEnsemble((FakeSubModel(name="a", fingerprint="f-a"),))
 
 @pytest.fixture
 def busy(start: Start, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ProfileJob]:
-    monkeypatch.setattr("esen_lab.profiler.job._MOMENT_S", 0.001)
+    monkeypatch.setattr("esen_lab.profiler.point_bench._MOMENT_S", 0.001)
 
     def busy(*loads: float | None, now: float | None = None, **known: Any) -> ProfileJob:
         monkeypatch.setattr("esen_lab.profiler.job.ProfileJob._busy_now", lambda _: now)

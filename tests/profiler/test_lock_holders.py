@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from esen_lab.profiler.lock_holders import PATIENCE_S, STOPPED_S, LockHolder, Patience, holders
+from esen_lab.files.lock_holders import PATIENCE_S, STOPPED_S, LockHolder, Patience, holders
 
 
 def holder(pid: int = 7, *, stopped: bool = False) -> LockHolder:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from test_store import KEY, POINT, ROOT
 
-from esen_lab.profiler import store_file
+from esen_lab.files import database
 from esen_lab.profiler.store import ProfileStore
 
 ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n)"
@@ -232,7 +232,7 @@ def test_a_name_that_no_file_can_have_is_one_note(tmp_path: Path) -> None:
 
 
 def test_a_store_that_somebody_keeps_locked_costs_one_wait(filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_file, "BUSY_S", 0.5)
+    monkeypatch.setattr(database, "BUSY_S", 0.5)
     code = """if True:
         import sqlite3, sys, time
         connection = sqlite3.connect(sys.argv[1], isolation_level=None)

@@ -22,6 +22,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "common": {"errors", "terminal"},
     # Whatever is read or written: bounded readers, schemas, one writer.
     "files": {"errors", "terminal", "common"},
+    # What a project has measured and planned, from one session to the next: an entry holds a plan.
+    "history": LEAVES | {"planner"},
     "devices": LEAVES,
     "ensemble": LEAVES,
     # A lane calls a network as its traits say, and looks whether its code is that of the session.
@@ -52,6 +54,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "load",
         "studies",
         "serving",
+        "history",
     },
     # `run FOLDER` runs an exported plan, as its script does; `doctor` looks at devices and the profile store.
     "cli": LEAVES | {"devices", "profiler", "planner", "run", "export", "serving", "lab"},

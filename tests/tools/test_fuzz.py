@@ -12,7 +12,15 @@ TOOLS = Path(__file__).parents[2] / "tools"
 
 @pytest.mark.parametrize(
     ("kind", "count"),
-    [("plan", 150), ("record", 100), ("export", 100), ("store", 30), ("panel", 300), ("request", 400)],
+    [
+        ("plan", 150),
+        ("record", 100),
+        ("export", 100),
+        ("store", 30),
+        ("history", 60),
+        ("panel", 300),
+        ("request", 400),
+    ],
 )
 def test_no_spoilt_file_or_message_raises_anything_but_an_error_of_ours(
     kind: str, count: int, monkeypatch: pytest.MonkeyPatch

@@ -12,6 +12,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from past import a_profile, an_entry
+
 from esen_lab.common.answers import Difference
 from esen_lab.common.bell import Bell, Listeners
 from esen_lab.cost_model import fit_points
@@ -19,6 +21,7 @@ from esen_lab.devices import Offer
 from esen_lab.devices.telemetry import Channel, MarkLog, Sampler
 from esen_lab.errors import Cancelled, ModelError, UsageError
 from esen_lab.export.triton import TritonRepository
+from esen_lab.history import Changes, Entry, Past, changes
 from esen_lab.lab import Action, DeviceChange, NextStep
 from esen_lab.load import Answered, LoadTable, row_of
 from esen_lab.planner import SearchJob
@@ -196,6 +199,35 @@ class FakeServer:
         return self.standing
 
 
+class FakeHistory:
+    """Two entries, and what it was asked in its lab's calls."""
+
+    project = "here"
+
+    def __init__(self, asked: Callable[..., None]) -> None:
+        self._asked = asked
+
+    def past(self, last: int) -> Past:
+        self._asked("history.past", last)
+        return Past(project=self.project, entries=(an_entry(number=3), an_entry(0.005, number=7, code="c2")))
+
+    def entry(self, number: int) -> Entry:
+        self._asked("history.entry", number)
+        return a_profile(number=number)
+
+    def compare(self, before: int, after: int) -> Changes:
+        self._asked("history.compare", before, after)
+        return changes(an_entry(number=before), an_entry(0.002, number=after))
+
+    def take(self, number: int) -> Plan:
+        self._asked("history.take", number)
+        return a_plan()
+
+    def forget(self, numbers: list[int] | None) -> int:
+        self._asked("history.forget", numbers)
+        return 2
+
+
 class FakeLab:
     """Remembers what it was asked in `calls`."""
 
@@ -224,6 +256,7 @@ class FakeLab:
         self.bell: Bell[Any] = Bell()
         self.closed = threading.Event()
         self.raises: BaseException | None = None
+        self.history = FakeHistory(self._asked)
 
     @property
     def studies(self) -> FakeLab:

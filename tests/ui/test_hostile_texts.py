@@ -32,6 +32,7 @@ from fake_lab import (
     some_precision,
 )
 from hostile import EVIL, MARKUP, STEERING, check_html, check_svg, check_text, evil
+from past import a_profile, an_entry
 from torch import nn
 
 from esen_lab.cli import main
@@ -43,6 +44,7 @@ from esen_lab.errors import EsenError
 from esen_lab.export import Exported, load_bundle
 from esen_lab.export.bundle_files import bundle_files
 from esen_lab.export.script import script_text
+from esen_lab.history import Past, changes
 from esen_lab.lab import Action, DeviceChange, NextStep
 from esen_lab.lab.records import Status
 from esen_lab.planner import allocate
@@ -98,6 +100,15 @@ RECORDS: dict[str, Any] = {
     "rate": a_rate_plan(),
     "repository": a_repository(),
     "plan": a_plan(left_out=("x",), combine="mean", example="float32", created_at="2026"),
+    "past": Past(
+        project="p",
+        entries=(an_entry(number=1), an_entry(number=2, code="c2"), a_profile(number=3)),
+        others={"q": 1},
+        notes=("n",),
+    ),
+    "entry": an_entry(load=0.5),
+    "entry of a profile": a_profile(),
+    "two entries": changes(an_entry(number=1), an_entry(0.002, number=2, code="c2")),
     "plan over devices": a_plan(left_out=("x",), searcher="placement"),
     "report": a_report(nan=("deep",), notes=("a note",)),
     "comparison": a_comparison(),

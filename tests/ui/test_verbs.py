@@ -117,6 +117,13 @@ CALLS = [
     ),
     ("search --rate 200 --p99 50ms", ("rate", 200.0, 0.05, {})),
     ("search --rate 200 --p99 50ms --runs 5", ("rate", 200.0, 0.05, {"runs": 5})),
+    ("history", ("history.past", 20)),
+    ("history --last 5", ("history.past", 5)),
+    ("history 3", ("history.entry", 3)),
+    ("history 3 7", ("history.compare", 3, 7)),
+    ("history --take 3", ("history.take", 3)),
+    ("history --forget 3,7", ("history.forget", [3, 7])),
+    ("history --forget all", ("history.forget", None)),
 ]
 
 
@@ -176,6 +183,9 @@ def test_other_cells_are_refused(session: Session, line: str) -> None:
         ("precision bf16 --error small", "A number is needed"),
         ("search --option sampler", "NAME=VALUE"),
         ("device abacus", "A device is one of"),
+        ("history 1 2 3", "One entry is shown, or two side by side"),
+        ("history 1 --take 2", "one at a time"),
+        ("history three", "A whole number"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_it(session: Session, lab: FakeLab, line: str, message: str) -> None:
@@ -238,6 +248,14 @@ def test_serve_starts_a_server_in_the_background_and_stops_it(
     assert "secret" not in front.text
     assert run_line(session, "serve --stop") is server
     assert lab.calls[-1] == ("serve", None, {})
+
+
+def test_the_history_goes_on_with_another_project(session: Session, front: FakeFront, lab: FakeLab) -> None:
+    run_line(session, "history --project digits")
+    assert lab.history.project == "digits"
+    assert "History of digits: 2 entries" in front.text
+    assert "code of a" in front.text
+    assert "%esen history --take 3" in front.text.replace("`", "")
 
 
 def test_run_returns_the_output_and_a_semicolon_hides_it(session: Session, front: FakeFront, lab: FakeLab) -> None:

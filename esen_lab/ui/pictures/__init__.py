@@ -2,6 +2,7 @@
 
 drawing.py   the base: shapes, axes with ticks, legends, colours that both themes and colour-blind people can read
 charts.py    one small function per kind of picture
+moments.py   JCT over time, with what changed
 rows.py      what each kind of picture shows, as plain records
 """
 
@@ -11,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from esen_lab.ui.markup import Markup
-from esen_lab.ui.pictures import charts, rows
+from esen_lab.ui.pictures import charts, moments, rows
 from esen_lab.ui.pictures.drawing import as_image
 
 _DRAW: Mapping[type, Callable[[Any], Markup]] = {
@@ -22,6 +23,7 @@ _DRAW: Mapping[type, Callable[[Any], Markup]] = {
     rows.Front: charts.front,
     rows.Load: charts.load,
     rows.Shares: charts.shares,
+    rows.Moments: moments.moments,
 }
 
 

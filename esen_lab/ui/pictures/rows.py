@@ -142,4 +142,31 @@ class Load:
     deadline_s: float
 
 
-Picture: TypeAlias = Timeline | Curves | Bars | SearchHistory | Front | Shares | Load
+class Moment:
+    """One measured JCT of a project.
+
+    Attributes:
+        label: Its number.
+        kind: What it was measured by: "comparison", "runs".
+        median_s: The median, in seconds.
+        low_s, high_s: Where the true median lies, or None where there were too few runs.
+        bound_s: The bound that was proven for it, or None.
+    """
+
+    label: str
+    kind: str
+    median_s: float
+    low_s: float | None = None
+    high_s: float | None = None
+    bound_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moments:
+    """JCT over time: moments in their order, and (place, words) where something changed before one."""
+
+    moments: tuple[Moment, ...]
+    marks: tuple[tuple[int, str], ...] = ()
+
+
+Picture: TypeAlias = Timeline | Curves | Bars | SearchHistory | Front | Shares | Load | Moments

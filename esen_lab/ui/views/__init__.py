@@ -20,6 +20,7 @@ from esen_lab.ui.views.blocks import (
     share,
 )
 from esen_lab.ui.views.measured import cost_model, cost_models, curves, failure, points, profile, progress
+from esen_lab.ui.views.past import changes, forgotten_entries, one_entry, past
 from esen_lab.ui.views.planned import (
     editor,
     editor_facts,
@@ -55,6 +56,7 @@ __all__ = [
     "View",
     "allocation",
     "backends",
+    "changes",
     "comparison",
     "cost_model",
     "cost_models",
@@ -71,6 +73,7 @@ __all__ = [
     "facts",
     "failure",
     "forgotten",
+    "forgotten_entries",
     "front",
     "front_picture",
     "history",
@@ -79,7 +82,9 @@ __all__ = [
     "measured_text",
     "numerics",
     "offers",
+    "one_entry",
     "one_line",
+    "past",
     "placement",
     "plan",
     "points",
@@ -131,5 +136,8 @@ RECORDS: Mapping[str, Callable[[Any], View]] = {
     "esen_lab.serving.server.Server": lambda running: server(running.status()),
     "esen_lab.serving.status.ServerStatus": server,
     "esen_lab.export.triton.repository.TritonRepository": repository,
+    "esen_lab.history.past.Past": past,
+    "esen_lab.history.entry.Entry": one_entry,
+    "esen_lab.history.changes.Changes": changes,
 }
 """Full name of a class -> its view. A name and not the class, so that this imports none of their modules."""

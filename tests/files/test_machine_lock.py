@@ -13,15 +13,15 @@ from pathlib import Path
 import pytest
 
 from esen_lab.errors import Cancelled
-from esen_lab.profiler import lock_holders, machine_lock
-from esen_lab.profiler.machine_lock import MachineLock, MachineLocks
+from esen_lab.files import lock_holders, machine_lock
+from esen_lab.files.machine_lock import MachineLock, MachineLocks
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="file locks of POSIX")
 ROOT = Path(__file__).parents[2]
 HOLD = """if True:
     import sys, threading
     from pathlib import Path
-    from esen_lab.profiler.machine_lock import MachineLock
+    from esen_lab.files.machine_lock import MachineLock
     with MachineLock(Path(sys.argv[1])).held(threading.Event()):
         print("held", flush=True)
         sys.stdin.readline()

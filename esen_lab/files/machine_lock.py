@@ -27,8 +27,8 @@ from esen_lab.errors import Cancelled
 if sys.platform != "win32":
     import fcntl
 
-    from esen_lab.profiler.lock_files import is_still_at, open_lock_file
-    from esen_lab.profiler.lock_holders import Patience
+    from esen_lab.files.lock_files import is_still_at, open_lock_file
+    from esen_lab.files.lock_holders import Patience
 
 _LOOK_S = 0.02
 

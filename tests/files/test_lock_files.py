@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from esen_lab.profiler import lock_files
-from esen_lab.profiler.lock_files import is_still_at, machine_lock_paths, open_lock_file
+from esen_lab.files import lock_files
+from esen_lab.files.lock_files import is_still_at, machine_lock_paths, open_lock_file
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="file locks of POSIX")
 NOBODY = 65534
@@ -121,7 +121,7 @@ def test_a_file_that_was_replaced_is_noticed(tmp_path: Path) -> None:
 
 
 def test_the_machines_locks_lie_where_all_may_write_whatever_home_and_temporary_folder_say() -> None:
-    code = "from esen_lab.profiler.lock_files import machine_lock_paths; print(machine_lock_paths('measuring')[0])"
+    code = "from esen_lab.files.lock_files import machine_lock_paths; print(machine_lock_paths('measuring')[0])"
     said = set()
     for name in ("a", "b"):
         environment = {key: value for key, value in os.environ.items() if key != lock_files.OVERRIDE}
