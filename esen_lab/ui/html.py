@@ -18,17 +18,17 @@ from esen_lab.ui.views import RECORDS, Block, Details, Progress, Table, View
 BAR_COLUMNS = 60  # of a text timeline
 
 
-def bundle(view: View) -> dict[str, str]:
-    """Both forms, keyed by MIME type."""
-    return {"text/html": to_html(view), "text/plain": to_text(view)}
+def bundle(view: View, marks: str = "") -> dict[str, str]:
+    """Both forms, keyed by MIME type; `marks` are classes by which a page finds the view."""
+    return {"text/html": to_html(view, marks), "text/plain": to_text(view)}
 
 
-def to_html(view: View) -> Markup:
-    """The view as one small HTML fragment; every text in it is escaped."""
+def to_html(view: View, marks: str = "") -> Markup:
+    """The view as one small HTML fragment; every text in it is escaped. `marks` are classes of its element."""
     parts = [element("b", _code(view.title))] if view.title else []
     parts += [_html_block(block) for block in view.blocks]
     parts += [element("div", _code(note)) for note in view.notes]
-    return element("div", *parts, class_="esen")
+    return element("div", *parts, class_=f"esen {marks}".rstrip())
 
 
 def to_text(view: View) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from esen_lab.common.locks import Lock
 from esen_lab.ui.views import View
 from esen_lab.ui.widgets.progress import Follower, Live, Slow
+from esen_lab.ui.widgets.still import Still
 
 if TYPE_CHECKING:
     from esen_lab.lab import Lab
@@ -46,15 +48,30 @@ class Notebook(Protocol):
     def live(self, view: View) -> Live:
         """Put `view` under the running cell so that it can be replaced later, from any thread."""
 
-    def show_widget(self, widget: Any, view: View) -> Callable[[], None]:
-        """Put a widget under the running cell; `view` is its text where widgets cannot be shown.
+    def show_widget(self, widget: Any, still: View | None = None, then: str = "") -> Shown:
+        """Put a widget under the running cell.
 
-        Returns:
-            What takes it away again, from any thread.
+        Args:
+            widget: The widget.
+            still: What stands there where the widget is not: in the file, in pages without its kernel.
+            then: What went on when `still` was drawn, for whoever reads it later: "the sliders were open".
         """
 
     def mark_shown(self, record: object) -> None:
         """Keep the notebook from showing `record` once more as the value of the cell that just showed it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """A widget under a cell.
+
+    Attributes:
+        still: The output of its still form, to be kept current; None where it has none.
+        take_away: Takes the widget away, from any thread; its still form stays.
+    """
+
+    still: Live | None
+    take_away: Callable[[], None]
 
 
 def lab_class() -> type[Lab]:
@@ -78,7 +95,7 @@ class Session:
         self._lab_class = lab_class
         self._class: type[Any] | None = None  # known once somebody has imported it
         self._made: list[Any] = []  # labs that were made here, and are therefore closed here
-        self._panels: list[Any] = []
+        self._panels: list[_Panel] = []
         self._buttons: list[_Button] = []
         self._last: Any = None  # the lab that was made last: no name of the notebook may be left to it
         self._lock = Lock()
@@ -176,7 +193,7 @@ class Session:
         except ImportError:
             return None
         widget = StopButton(job.cancel)
-        button = _Button(widget, self.front.show_widget(widget, View()))
+        button = _Button(widget, self.front.show_widget(widget).take_away)
         with self._lock:
             self._buttons = [other for other in self._buttons if other.shown]
             self._buttons.append(button)
@@ -189,20 +206,26 @@ class Session:
             watching.close()
         return watching is not None
 
-    def open_panel(self, editor: Any, view: View) -> bool:
-        """Put sliders for a plan editor under the running cell; False where ipywidgets is not installed."""
+    def open_panel(self, editor: Any, draw: Callable[[Any], View]) -> bool:
+        """Put sliders for a plan editor under the running cell; False where ipywidgets is not installed.
+
+        Args:
+            editor: The editor.
+            draw: The view of its state: what the notebook keeps of it.
+        """
         try:
             from esen_lab.ui.widgets.sliders import SliderPanel
         except ImportError:
             return False
         panel = SliderPanel(editor)
+        shown = self.front.show_widget(panel.box, draw(editor.state), "the sliders were open")
+        open_panel = _Panel(panel, shown, editor, draw)
         with self._lock:
-            self._panels.append(panel)
+            self._panels.append(open_panel)
             surplus = self._panels[:-MOST_PANELS]
             del self._panels[:-MOST_PANELS]
         for old in surplus:
             old.close()
-        self.front.show_widget(panel.box, view)
         return True
 
     def close(self) -> None:
@@ -225,7 +248,7 @@ class Session:
 
 
 class _Button:
-    """A stop button as long as it is of use: once the notebook is reopened, a widget is a hole in it."""
+    """A stop button as long as it is of use."""
 
     def __init__(self, widget: Any, take_away: Callable[[], None]) -> None:
         self._widget = widget
@@ -237,6 +260,27 @@ class _Button:
             self.shown = False
             self._take_away()
             self._widget.close()
+
+
+class _Panel:
+    """Open sliders, and their still form, which ends with what they came to."""
+
+    def __init__(self, sliders: Any, shown: Shown, editor: Any, draw: Callable[[Any], View]) -> None:
+        self._sliders = sliders
+        self._shown = shown
+        self._still = None if shown.still is None else Still(shown.still, lambda: draw(editor.state))
+        self._stop = editor.listen(self._still.changed) if self._still is not None else _nothing
+
+    def close(self) -> None:
+        self._stop()
+        if self._still is not None:
+            self._still.close()
+        self._shown.take_away()
+        self._sliders.close()
+
+
+def _nothing() -> None:
+    """There is nothing to stop."""
 
 
 class _Ending:

@@ -13,6 +13,7 @@ from typing import Any
 from esen_lab.ui.markup import Markup
 from esen_lab.ui.pictures import charts, rows
 from esen_lab.ui.pictures.drawing import as_image
+from esen_lab.ui.pictures.traces import traces
 
 _DRAW: Mapping[type, Callable[[Any], Markup]] = {
     rows.Curves: charts.curves,
@@ -21,6 +22,7 @@ _DRAW: Mapping[type, Callable[[Any], Markup]] = {
     rows.SearchHistory: charts.history,
     rows.Front: charts.front,
     rows.Shares: charts.shares,
+    rows.Traces: traces,
 }
 
 

@@ -27,14 +27,8 @@ from bokeh.models.annotations import LabelSet, Legend, Span
 from bokeh.plotting import figure
 
 from esen_lab.ui.pictures.drawing import PALETTE
+from esen_lab.ui.widgets.readings import TITLES
 
-TITLES = {
-    "utilization": "Utilization (%)",
-    "lanes": "CPU per lane (%, 100 is one core)",
-    "memory": "Memory (GB)",
-    "bandwidth": "Memory bandwidth (%)",
-    "power": "Power (W)",
-}
 _FORMATS = {"GB": "0.0", "%": "0", "W": "0"}
 _HEIGHT = 150
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -84,9 +84,14 @@ class LivePlots(anywidget.AnyWidget):
 
 
 class Publisher:
-    """The one thread that sends: at each new sample, to every plot that is open."""
+    """The one thread that sends: at each new sample, to every plot that is open.
 
-    def __init__(self) -> None:
+    Args:
+        changed: Called after each.
+    """
+
+    def __init__(self, changed: Callable[[], None] = lambda: None) -> None:
+        self._changed = changed
         self._source: BokehSource | None = None
         self._open: list[LivePlots] = []
         self._lock = Lock()
@@ -125,6 +130,7 @@ class Publisher:
             for plots in self.plots:
                 with contextlib.suppress(Exception):  # a page or a kernel that is going away: nobody is left to tell
                     plots.publish()
+            self._changed()
 
     def close(self) -> None:
         """End the thread and every plot. May be called again."""

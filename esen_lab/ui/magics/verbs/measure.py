@@ -147,8 +147,7 @@ def _watch(session: Session, given: Given) -> None:
         return
     plots = watching.open_plots()
     session.watching = watching
-    session.front.show_widget(plots, watching.table())
-    watching.keep_summary(session.front.live(View(notes=("A summary stays here after `%esen watch --stop`.",))))
+    watching.keep(session.front.show_widget(plots, watching.table(), "the device was being watched"))
 
 
 WATCH = Verb(
