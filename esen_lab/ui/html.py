@@ -68,17 +68,17 @@ def _html_table(table: Table) -> Markup:
     aligned = _aligned(table)
     rows = [_html_row("th", table.columns, aligned)] if table.columns else []
     rows += [_html_row("td", row, aligned) for row in table.rows]
-    return element("table", *rows)
+    # Said once for all cells that stand to the right: they inherit it where a page says nothing else.
+    return element("table", *rows, style="text-align:right" if any(aligned) else None)
 
 
 def _html_row(tag: str, cells: Sequence[str], right: Sequence[bool]) -> Markup:
-    # JupyterLab puts plain cells to the right, GitHub puts them where their row says: said once, it is short. So do
-    # browsers with headings, which they would else put in the middle.
+    # JupyterLab puts plain cells to the right, other pages where their table says.
     inside = [
         element(tag, cell, style=None if to_right else "text-align:left")
         for cell, to_right in zip(cells, right, strict=True)
     ]
-    return element("tr", *inside, style="text-align:right" if any(right) else None)
+    return element("tr", *inside)
 
 
 def _aligned(table: Table) -> list[bool]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from esen_lab.common.locks import Lock
+from esen_lab.ui.colours import COLOURS
 from esen_lab.ui.views import View
 from esen_lab.ui.widgets.progress import Follower, Live, Slow
 from esen_lab.ui.widgets.still import Still
@@ -144,6 +145,12 @@ class Session:
             where = f"named {home!r}" if home else "without a name here"
             note = f"{HOMES[0]!r} is a variable of yours and stays so; the workbench's lab is {where}."
             self.front.show(View(notes=(note,)))
+
+    def learn_colours(self) -> None:
+        """Sub-models get their colours in the order in which they were registered, not in that of the first picture."""
+        lab = self.known_lab()
+        if lab is not None:
+            COLOURS.learn(lab.ensemble.names)
 
     @property
     def open_labs(self) -> tuple[Any, ...]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from esen_lab.ui.colours import colour
 from esen_lab.ui.markup import Markup
 from esen_lab.ui.pictures import rows
-from esen_lab.ui.pictures.drawing import INK, PALETTE, WIDTH, Axis, Drawing
+from esen_lab.ui.pictures.drawing import FAINT, WIDTH, Axis, Drawing
 
 _LEFT, _RIGHT, _TALL = 62.0, WIDTH - 14.0, 84.0
 _MOST_NAMED = 8  # lines with a name below each other; the rest are counted
@@ -28,11 +29,14 @@ def _plot(drawing: Drawing, plot: rows.Plot, span_s: float, top: float) -> float
     y = Axis(0, plot.most or max([*values, 0.0]) * 1.05, top + 18 + _TALL, top + 18)
     drawing.text(_LEFT, top + 12, plot.title)
     ticks = y.ticks(3)
-    drawing.lines([(x.start, y(tick), x.end, y(tick)) for tick in ticks], stroke="#7a7a7a44")
+    drawing.lines([(x.start, y(tick), x.end, y(tick)) for tick in ticks], stroke=FAINT)
     for tick in ticks:
         drawing.text(x.start - 5, y(tick) + 4, f"{tick:.4g}", anchor="end")
     for index, line in enumerate(plot.lines):
-        stroke = PALETTE[index % len(PALETTE)]
+        stroke = colour(index)
+        read = [value for _, value in line.points if value is not None]
+        if read:
+            drawing.says(f"{line.label} {min(read):.3g} to {max(read):.3g}, at last {read[-1]:.3g}")
         piece: list[tuple[float, float]] = []
         for at_s, value in (*line.points, (0.0, None)):
             if value is not None:
@@ -44,8 +48,8 @@ def _plot(drawing: Drawing, plot: rows.Plot, span_s: float, top: float) -> float
             piece = []
     drawing.line(x.start, y.start, x.end, y.start)
     for tick in x.ticks(6):
-        drawing.text(x(tick), y.start + 13, f"{tick:g}", anchor="middle", fill=INK)
-    named = [(PALETTE[i % len(PALETTE)], line.label) for i, line in enumerate(plot.lines[:_MOST_NAMED])]
+        drawing.text(x(tick), y.start + 13, f"{tick:g}", anchor="middle")
+    named = [(colour(i), line.label) for i, line in enumerate(plot.lines[:_MOST_NAMED])]
     rest = len(plot.lines) - len(named)
     if rest:
         named.append(("none", f"and {rest} more"))

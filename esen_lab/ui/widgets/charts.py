@@ -27,7 +27,7 @@ from bokeh.models import (
 from bokeh.models.annotations import LabelSet, Legend, Span
 from bokeh.plotting import figure
 
-from esen_lab.ui.pictures.drawing import PALETTE
+from esen_lab.ui.colours import PALETTE
 from esen_lab.ui.widgets.readings import TITLES
 
 _FORMATS = {"GB": "0.0", "%": "0", "W": "0"}

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from esen_lab.ui.session import Shown
 
 STILL_S = 5.0  # between two drawings of the still form: a file that is saved now is so old at most
+FIRST_S = 5.0  # the first reading is waited for so long
 MOST_POINTS = 120  # of a line in a still form: more cannot be told apart in it, and stay in the notebook
 
 
@@ -58,6 +59,8 @@ class Watching:
 
     def table(self) -> View:
         """The latest readings, taken now if there are none yet."""
+        if self._sampler.running:  # its thread takes one now, and a meter is read by one thread at a time
+            self._sampler.wait(0, FIRST_S)
         last = self._sampler.last or self._sampler.take()
         channels = self._sampler.channels
         rows = tuple(
