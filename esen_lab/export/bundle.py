@@ -86,10 +86,11 @@ def open_bundle(folder: str | Path, *, trust: bool = False, digest: str = "") ->
             combine=_read_combine(manifest["combine"], reader),
         )
     except EsenError as problem:
-        raise StoreError(f"The bundle {str(folder)!r} is whole", given=str(problem)) from problem
+        raise StoreError("An exported folder is whole", given=f"{str(folder)!r}: {problem}") from problem
     except (KeyError, IndexError, TypeError, ValueError) as problem:
         raise StoreError(
-            f"The bundle {str(folder)!r} is whole", given=f"a damaged {MANIFEST} ({type(problem).__name__}: {problem})"
+            "An exported folder is whole",
+            given=f"{str(folder)!r} with a damaged {MANIFEST} ({type(problem).__name__}: {problem})",
         ) from problem
     try:
         check_same(plan, ensemble)

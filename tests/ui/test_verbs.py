@@ -320,4 +320,4 @@ def test_ctrl_c_while_it_measures_is_passed_on_and_the_plan_stays(
     with pytest.raises(KeyboardInterrupt):
         run_line(session, verb)
     assert (front.shown, front.marked, lab.plan) == ([], [], None)
-    assert "Interrupted: nothing was" in interrupted(verb)
+    assert "nothing was" in interrupted(verb)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable
 
 from esen_lab.common.locks import Lock
 from esen_lab.ui.views import View
 from esen_lab.ui.widgets.progress import Live
+
+REST = 50.0  # times what a drawing took: a long history is drawn less often
 
 
 class Still:
@@ -27,13 +30,14 @@ class Still:
         self._lock = Lock()
         self._timer: threading.Timer | None = None
         self._closed = False
+        self._took_s = 0.0
 
     def changed(self, *_: object) -> None:
         """There is something new. Cheap, from any thread."""
         with self._lock:
             if self._timer is not None or self._closed:
                 return
-            self._timer = threading.Timer(self._interval_s, self._redraw)
+            self._timer = threading.Timer(max(self._interval_s, REST * self._took_s), self._redraw)
             self._timer.name, self._timer.daemon = "esen-still", True
             self._timer.start()
 
@@ -42,8 +46,10 @@ class Still:
             self._timer = None
             if self._closed:
                 return
+            begun_s = time.perf_counter()
             with contextlib.suppress(Exception):  # a notebook that goes away: its file has the state before
                 self._live.update(self._draw())
+            self._took_s = time.perf_counter() - begun_s
 
     def close(self, final: View | None = None) -> None:
         """Show `final`, or what there is now, and stop. May be called again."""
