@@ -213,7 +213,7 @@ class _Reader:
 
 def _from_json(data: bytes, name: str, *, deepest: int = MANIFEST_DEPTH) -> Any:
     if len(data) > MOST_JSON_BYTES:
-        raise StoreError(f"{name} has at most {MOST_JSON_BYTES:,} bytes", given=f"{len(data):,}")
+        raise StoreError(f"A bundle's {name} has at most {MOST_JSON_BYTES:,} bytes", given=f"{len(data):,}")
     try:
         return decode_json(data, deepest=deepest)
     except StoreError as problem:

@@ -93,7 +93,7 @@ class CpuMeter:
         if before is None or len(before[1]) != len(times):  # a CPU was switched on or off meanwhile
             keys = [*(f"cpu{core}" for core in self._cores if self._each), "cpu"]
             return dict.fromkeys(keys, _SOON)
-        percents = [_percent(*then, *now) for then, now in zip(before[1], times, strict=True)]
+        percents = [_percent(then, now) for then, now in zip(before[1], times, strict=True)]
         each = dict(zip(self._numbers(len(percents)), percents, strict=True))
         shown = {core: each[core] for core in self._cores if core in each}
         read = [value for value in shown.values() if not isinstance(value, str)]
@@ -146,7 +146,8 @@ def _busy_of(times: Any) -> tuple[float, float]:
     return whole - told["idle"] - told.get("iowait", 0.0), whole
 
 
-def _percent(busy_then: float, whole_then: float, busy_now: float, whole_now: float) -> Value:
+def _percent(then: tuple[float, float], now: tuple[float, float]) -> Value:
+    (busy_then, whole_then), (busy_now, whole_now) = then, now
     if whole_now <= whole_then:
         return _SOON
     return min(100.0, max(0.0, 100 * (busy_now - busy_then) / (whole_now - whole_then)))
