@@ -92,9 +92,7 @@ def _cancel(session: Session, given: Given) -> None:
     ]
     running = [(job, note) for job, note in jobs if job is not None and not job.done]
     if not running:
-        raise UsageError(
-            "What is cancelled is running", given="no profile and no search that is", hint="`%esen` shows jobs."
-        )
+        raise UsageError("A job that is cancelled is running", given="no profile and no search that is")
     for job, _ in running:
         job.cancel()
     for job, _ in running:
