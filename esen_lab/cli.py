@@ -54,16 +54,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         command: Callable[[argparse.Namespace], int] = options.command
         return command(options)
     except EsenError as problem:
-        tell(f"esen-lab: {' '.join(str(problem).split())}", sys.stderr)
+        tell(f"{_program()}: {' '.join(str(problem).split())}", sys.stderr)
         return 2 if isinstance(problem, UsageError) else 1
     except KeyboardInterrupt:
-        tell("esen-lab: interrupted", sys.stderr)
+        tell(f"{_program()}: interrupted", sys.stderr)
         return 1
+
+
+def _program() -> str:
+    """What this was started as: a message names what can be typed again."""
+    started = Path(sys.argv[0])
+    return "python -m esen_lab" if started.parent.name == "esen_lab" else "esen-lab"
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="esen-lab", description="Share one device between the sub-models of an ensemble.", allow_abbrev=False
+        prog=_program(), description="Share one device between the sub-models of an ensemble.", allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"esen_lab {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -138,7 +144,7 @@ def _run(options: argparse.Namespace) -> int:
         tell("\nOptions of the exported script:")
         return run_command(lambda device=None: _start(Path(), device), ["--help"])
     if options.plan is None:
-        raise UsageError("`esen-lab run` takes an exported plan", hint="Name its folder, such as plan_files.")
+        raise UsageError(f"`{_program()} run` takes an exported plan", hint="Name its folder, such as plan_files.")
     folder = bundle_folder(Path(options.plan))
     rest = ["--trust", *options.rest] if options.trust else options.rest
     return run_command(lambda device=None, trust=False: _start(folder, device, trust=trust), rest)
@@ -164,7 +170,9 @@ def bundle_folder(given: Path) -> Path:
     candidates = {"": given, ".json": given.parent, ".py": given.with_name(f"{given.stem}_files")}
     folder = given if given.is_dir() else candidates.get(given.suffix, given)
     if not given.exists():
-        raise StoreError(f"The exported plan {str(given)!r} is there", given="nothing of that name")
+        raise StoreError(
+            "A plan is run from the folder that was exported with it", given=f"{str(given)!r}, which is not there"
+        )
     if not (folder / "bundle.json").is_file():
         raise StoreError(
             "A plan is run from the folder that was exported with it: a plan alone holds no networks",

@@ -35,6 +35,8 @@ class EsenError(Exception):
     def __init__(self, rule: str, *, given: object = None, hint: str = "") -> None:
         self.rule = rule
         self.given = given if given is None or isinstance(given, str) else repr(given)
+        if self.given is not None and not self.given.strip():
+            self.given = "nothing" if not self.given else "only spaces"
         self.hint = hint
         parts = [rule if rule.endswith((".", "!", "?")) else f"{rule}."]
         if self.given is not None:

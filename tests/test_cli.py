@@ -175,4 +175,5 @@ def test_it_is_a_program() -> None:
         [sys.executable, "-m", "esen_lab", "run", "nowhere"], capture_output=True, text=True, cwd=ROOT, check=False
     )
     assert (ran.returncode, ran.stdout) == (1, "")
-    assert ran.stderr.startswith("esen-lab: The exported plan 'nowhere' is there.")
+    assert ran.stderr.startswith("python -m esen_lab: A plan is run from the folder that was exported with it.")
+    assert "'nowhere', which is not there" in ran.stderr

@@ -30,7 +30,7 @@ MESSAGES = ROOT / "esen_lab" / "ui" / "panel" / "messages.json"
 GENERATED = ("live.css", "live.js", "sections.ts")
 # In the notebook these two come with the widget; a tab has one conversation for everything.
 _LIVE_HEAD = """const commandsOf = () => undefined;
-const command = (model) => model.ask();
+const command = (model, content) => content.kind === "resync" && model.ask(); // its rate is the tab's own
 """
 
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
+from esen_lab.common.words import did_you_mean
 from esen_lab.errors import UsageError
 from esen_lab.terminal import visible_line
 
@@ -51,7 +52,9 @@ def check_backend(name: object) -> str:
     if known not in BACKENDS or (at and precision not in PRECISIONS):
         with_one = ", ".join(f"@{each}" for each in PRECISIONS)
         raise UsageError(
-            f"A backend, with {with_one} after it where that is asked for, is one of {', '.join(BACKENDS)}", given=name
+            f"A backend, with {with_one} after it where that is asked for, is one of {', '.join(BACKENDS)}",
+            given=repr(name),
+            hint=did_you_mean(bare, BACKENDS),
         )
     return known + at + precision
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from esen_lab.common.locks import Lock
 from esen_lab.common.units import format_units
+from esen_lab.common.words import did_you_mean
 from esen_lab.devices.base import Device
 from esen_lab.devices.cpu.device import CpuDevice
 from esen_lab.devices.cuda.gpus import Gpu, Machine, look_at_machine
@@ -106,7 +107,9 @@ class Catalogue:
         kind, _, number = where.partition(":")
         if kind != "cuda" or (rest and word not in self._sharing_modes) or (number and not number.isdigit()):
             forms = [f"cuda:0 {word}" for word in self._sharing_modes]
-            raise UsageError(f"A device is one of: {', '.join([*DEVICES, *forms])}, fake:FILE", given=name)
+            known = [*DEVICES, *forms]
+            hint = did_you_mean(name, known)
+            raise UsageError(f"A device is one of: {', '.join(known)}, fake:FILE", given=name or "no name", hint=hint)
         machine = self.machine
         if not machine.gpus:
             raise DeviceError(

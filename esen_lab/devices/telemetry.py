@@ -6,6 +6,8 @@ A reading is a number or the reason why there is none, never a zero in its place
 from __future__ import annotations
 
 import contextlib
+import itertools
+import math
 import threading
 import time
 from collections import deque
@@ -209,9 +211,10 @@ class Sampler:
     def samples(self, after: int = 0) -> tuple[Sample, ...]:
         """The kept samples with a number above `after`, oldest first."""
         with self._changed:
-            kept = tuple(self._samples)
-        first = next((i for i, sample in enumerate(kept) if sample.number > after), len(kept))
-        return kept[first:]
+            # Numbers count up by one. From the end, so that asking for the newest of an hour costs nothing.
+            fresh = self._samples[-1].number - after if self._samples else 0
+            newest_first = [*itertools.islice(reversed(self._samples), max(0, fresh))]
+        return tuple(reversed(newest_first))
 
     @property
     def last(self) -> Sample | None:
@@ -249,7 +252,8 @@ class Sampler:
         due = time.monotonic()
         while not stop.is_set():
             self.take()
-            due = max(due + self.interval_s, time.monotonic())
+            # One that is missed is left out: two in a row would say the same thing twice.
+            due += self.interval_s * max(1, math.ceil((time.monotonic() - due) / self.interval_s))
             stop.wait(due - time.monotonic())
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from esen_lab.common.inputs import as_input
 from esen_lab.common.trees import Tree, flatten, unflatten
 from esen_lab.ensemble.fingerprint import same_bits
-from esen_lab.errors import StoreError, UsageError
+from esen_lab.errors import StoreError, UsageError, first_line
 from esen_lab.files import Kind, write_file
 
 if TYPE_CHECKING:
@@ -30,6 +30,9 @@ ARRAYS_FILE = Kind(
     is_one=lambda head: head.startswith((b"\x93NUMPY", b"PK\x03\x04", b"PK\x05\x06")),
     example="y.npy",
 )
+
+_ARRAYS = "Inputs are read from .npy and .npz files"
+_SAVE = "Write one: numpy.save('x.npy', x)."
 
 
 def save_tree(path: Path, tree: Tree) -> None:
@@ -63,14 +66,15 @@ def load_tree(path: Path, example: Tree) -> Tree:
     names = list(_names(example))
     try:
         if not path.is_file():  # a pipe that nobody writes to would never open
-            raise StoreError(f"{str(path)!r} is an .npy or .npz file", given="it is no file, or not there")
+            raise StoreError(_ARRAYS, given=f"{str(path)!r}, which is no file or not there")
         with open(path, "rb") as file:
             read: Any = numpy.load(file, allow_pickle=False)
             arrays = {"": read} if isinstance(read, numpy.ndarray) else {name: read[name] for name in read.files}
     except StoreError:
         raise
     except Exception as problem:  # NumPy and zipfile raise many kinds for a file that is none of theirs
-        raise StoreError(f"{str(path)!r} is an .npy or .npz file", given=str(problem)) from problem
+        told = first_line(problem) if "pickle" not in str(problem) else "it is none, or holds Python objects"
+        raise StoreError(_ARRAYS, given=f"{str(path)!r}: {told}", hint=_SAVE) from problem
     if len(leaves) == 1 and len(arrays) == 1:
         arrays = dict(zip(names, arrays.values(), strict=True))
     missing = [name for name in names if name not in arrays]

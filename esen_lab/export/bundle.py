@@ -86,10 +86,11 @@ def open_bundle(folder: str | Path, *, trust: bool = False, digest: str = "") ->
             combine=_read_combine(manifest["combine"], reader),
         )
     except EsenError as problem:
-        raise StoreError(f"The bundle {str(folder)!r} is whole", given=str(problem)) from problem
+        raise StoreError("An exported folder is whole", given=f"{str(folder)!r}: {problem}") from problem
     except (KeyError, IndexError, TypeError, ValueError) as problem:
         raise StoreError(
-            f"The bundle {str(folder)!r} is whole", given=f"a damaged {MANIFEST} ({type(problem).__name__}: {problem})"
+            "An exported folder is whole",
+            given=f"{str(folder)!r} with a damaged {MANIFEST} ({type(problem).__name__}: {problem})",
         ) from problem
     try:
         check_same(plan, ensemble)
@@ -212,7 +213,7 @@ class _Reader:
 
 def _from_json(data: bytes, name: str, *, deepest: int = MANIFEST_DEPTH) -> Any:
     if len(data) > MOST_JSON_BYTES:
-        raise StoreError(f"{name} has at most {MOST_JSON_BYTES:,} bytes", given=f"{len(data):,}")
+        raise StoreError(f"A bundle's {name} has at most {MOST_JSON_BYTES:,} bytes", given=f"{len(data):,}")
     try:
         return decode_json(data, deepest=deepest)
     except StoreError as problem:

@@ -77,7 +77,9 @@ def export_plan(
         raise UsageError("A script's name ends with .py", given=repr(str(script)))
     folder = script.with_name(f"{script.stem}_files")
     if not script.absolute().parent.is_dir():
-        raise StoreError(f"{str(script)!r} can be written", given="its folder is not there", hint="Make it first.")
+        raise StoreError(
+            "A script goes into a folder that is there", given=f"{str(script)!r}", hint="Make its folder first."
+        )
     _check_free(script, folder)
     if device is None and plan.device.get("kind") == "cpu":
         cores = dict(plan.device.get("details") or {}).get("cores")

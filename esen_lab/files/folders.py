@@ -43,8 +43,8 @@ def write_folder(folder: Path, files: Mapping[str, bytes], *, programs: Collecti
             _put_in_place(made, folder)
     except OSError as problem:
         raise StoreError(
-            f"{str(folder)!r} can be written",
-            given=problem.strerror or str(problem),
+            "A folder is written where that is allowed and there is room",
+            given=f"{str(folder)!r}: {problem.strerror or problem}",
             hint="Choose another folder, or make room there.",
         ) from problem
     return tuple(folder / name for name in sorted(files))

@@ -21,6 +21,8 @@ _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)  # on
 _ALIKE = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKET = bytes(code for code in range(256) if code not in b"[]{}")
 
+_READABLE = "A file that is read is there and may be read"
+
 
 def as_path(path: str | os.PathLike[str]) -> Path:
     """`path` as a path.
@@ -50,12 +52,12 @@ def read_bytes(path: str | os.PathLike[str], *, most: int | None = None) -> byte
     try:
         with _opened(place) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise StoreError(f"{str(place)!r} can be read", given="it is not an ordinary file")
+                raise StoreError(_READABLE, given=f"{str(place)!r}, which is no ordinary file")
             data = file.read() if most is None else file.read(most + 1)
     except (OSError, ValueError) as problem:
-        raise StoreError(f"{str(place)!r} can be read", given=_reason(problem)) from problem
+        raise StoreError(_READABLE, given=f"{str(place)!r}: {_reason(problem)}") from problem
     if most is not None and len(data) > most:
-        raise StoreError(f"{str(place)!r} has at most {most:,} bytes", given="more")
+        raise StoreError(f"A file of this kind has at most {most:,} bytes", given=f"{str(place)!r} has more")
     return data
 
 
@@ -65,7 +67,7 @@ def read_head(path: Path, size: int = 65_536) -> bytes:
         with _opened(path) as file:
             return file.read(size)
     except (OSError, ValueError) as problem:
-        raise StoreError(f"{str(path)!r} can be read", given=_reason(problem)) from problem
+        raise StoreError(_READABLE, given=f"{str(path)!r}: {_reason(problem)}") from problem
 
 
 def _opened(path: Path) -> BinaryIO:

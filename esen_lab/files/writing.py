@@ -73,7 +73,9 @@ def check_free(path: str | os.PathLike[str], kind: Kind) -> Path:
             hint=OTHER_NAME,
         )
     if not mode & 0o222:
-        raise StoreError(f"{str(asked)!r} can be written", given="it is protected", hint="Choose another name.")
+        raise StoreError(
+            "A file that is protected is not written over", given=f"{str(asked)!r}", hint="Choose another name."
+        )
     return target
 
 
@@ -124,6 +126,7 @@ def _sync_folder(folder: Path) -> None:
 
 def _cannot(path: Path, problem: OSError) -> StoreError:
     return StoreError(
-        f"{str(path)!r} cannot be written: {problem.strerror or problem}",
+        "A file is written where that is allowed and there is room",
+        given=f"{str(path)!r}: {problem.strerror or problem}",
         hint="Choose another folder, or make room there.",
     )

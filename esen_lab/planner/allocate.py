@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import Any, Protocol, TypeAlias
 
 from esen_lab.common.units import format_seconds
+from esen_lab.common.words import did_you_mean
 from esen_lab.cost_model.model import CostModel
 from esen_lab.errors import Cancelled, InfeasibleError, UsageError
 from esen_lab.planner.allocation import Allocation, under_models
@@ -300,7 +301,9 @@ def searcher_options(searcher: str) -> dict[str, Any]:
         UsageError: No such searcher.
     """
     if searcher not in SEARCHERS:
-        raise UsageError(f"A searcher is one of {', '.join(SEARCHERS)}", given=repr(searcher))
+        raise UsageError(
+            f"A searcher is one of {', '.join(SEARCHERS)}", given=repr(searcher), hint=did_you_mean(searcher, SEARCHERS)
+        )
     return {field.name: field.default for field in dataclasses.fields(SEARCHERS[searcher]())}  # type: ignore[arg-type]
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from esen_lab.common.trees import Tree
+from esen_lab.common.words import did_you_mean, listed
 from esen_lab.devices import Device
 from esen_lab.ensemble import Ensemble
 from esen_lab.errors import EsenError, UsageError
@@ -69,11 +70,13 @@ def entries_of(
     Raises:
         UsageError: A strategy is unknown, or what is the user's own has a name that is taken.
     """
-    asked = STRATEGIES if strategies is None else ["sequential", *strategies]
+    asked = STRATEGIES if strategies is None else ["sequential", *listed(strategies)]
     names = [name for name in dict.fromkeys((*asked, *peers)) if name != CHOSEN]
     unknown = [name for name in names if name not in STRATEGIES and not peer_of(name)]
     if unknown:
-        raise UsageError(f"A strategy is one of: {', '.join((*STRATEGIES, *PEERS))}", given=", ".join(unknown))
+        known = (*STRATEGIES, *PEERS)
+        hint = did_you_mean(unknown[0], known)
+        raise UsageError(f"A strategy is one of: {', '.join(known)}", given=", ".join(map(repr, unknown)), hint=hint)
     for what, own in (("plan", plans), ("function", ways)):
         taken = [name for name in own if name in STRATEGIES or peer_of(name) or name == CHOSEN]
         if taken:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from esen_lab.common.inputs import as_input
 from esen_lab.common.trees import Tree
+from esen_lab.common.units import format_units
 from esen_lab.devices import Device
 from esen_lab.ensemble import Ensemble
 from esen_lab.errors import EsenError, UsageError
@@ -35,6 +36,7 @@ from esen_lab.run.verdict import Agreement, Times, agreement, beside_notebook, f
 
 _PAUSE_S = 0.002
 _LEAST_ROUNDS = 5
+INTERRUPTED = "Interrupted"
 
 
 def compare(
@@ -78,6 +80,8 @@ def compare(
         chosen: An executor that already runs `plan`; it is used and left running.
         on_progress: Called with (done, all, what is going on).
 
+    Ctrl-C after the first round ends the rounds: those that are whole are the comparison, and a note says so.
+
     Raises:
         UsageError: A strategy is unknown, a plan or function has the name of one, or `rounds` is not positive.
         EsenError: The plan itself, or the sequential reference, could not be run.
@@ -109,6 +113,8 @@ def compare(
                 entries.failed.update(side.call(entries.ways) if number == 0 else {})
                 side.measure(rounds, budget_s / len(groups), seed + number, tell)
                 side.close(group)
+                if side.interrupted:
+                    break
             batch = side.running[CHOSEN].run(x).report.batch
         finally:
             side.close(list(side.running))
@@ -141,7 +147,8 @@ def _comparison(plan: Plan, entries: Entries, side: _SideBySide, batch: str, dev
 def _row(name: str, entries: Entries, side: _SideBySide, bound_s: float | None) -> Row:
     ran = side.ran.get(name)
     if ran is None:
-        why = entries.failed.get(name, Why(words="it did not start", applicable=True))
+        missed = "the comparison was interrupted before it ran" if side.interrupted else "it did not start"
+        why = entries.failed.get(name, Why(words=missed, applicable=True))
         return failed_row(name, why.words, applicable=why.applicable)
     agreed = side.agreement[name]
     more = {"setting": ran.setting, "fallen_back": ran.fallen_back}
@@ -175,6 +182,7 @@ class _SideBySide:
         ran: How each of those runs whose answers were looked at.
         agreement: How the answers of each compare with the reference.
         measured: The times of each group.
+        interrupted: Whether Ctrl-C ended the rounds: what was measured until then counts, and no more is started.
         far: What is to be said of the chosen plan's rounds where they are far from its prediction.
         notes: What else the reader should know, each once.
     """
@@ -205,6 +213,7 @@ class _SideBySide:
         self.agreement: dict[str, Agreement] = {}
         self.measured: list[Times] = []
         self.far: tuple[str, ...] = ()
+        self.interrupted = False
         self.notes: dict[str, None] = {}
 
     def start(self, group: Sequence[str], tell: Callable[[str], object]) -> dict[str, Why]:
@@ -288,6 +297,7 @@ class _SideBySide:
         self._ways.clear()  # in one group alone
         self.measured.append(times)
         self.notes.update({stopped: None} if stopped else {})
+        self.interrupted = stopped.startswith(INTERRUPTED)
         if not self.far:
             report = chosen.run(self._x).report
             if report.predicted_s is not None and not chosen.plan.staged:  # else for another batch, or for any rows
@@ -361,12 +371,18 @@ def _rounds(
     for done in range(rounds):
         if done >= _LEAST_ROUNDS and time.monotonic() - started > budget_s:
             return times, f"Stopped after {done} of {rounds} rounds: the time budget of {budget_s:g} s ended."
-        tell(done, rounds, f"round {done + 1} of {rounds}")
-        shuffle.shuffle(order)
-        for name in order:
-            time.sleep(_PAUSE_S)
-            wait_until_still(pids)  # threads of the last strategy that still look for work would hold up this one
-            clocks[name](x)  # brings its weights back into the caches
-            times[name].append(clocks[name](x))
+        try:
+            tell(done, rounds, f"round {done + 1} of {rounds}")
+            shuffle.shuffle(order)
+            for name in order:
+                time.sleep(_PAUSE_S)
+                wait_until_still(pids)  # threads of the last strategy that still look for work would hold up this one
+                clocks[name](x)  # brings its weights back into the caches
+                times[name].append(clocks[name](x))
+        except KeyboardInterrupt:
+            if not done:
+                raise
+            whole = {name: own[:done] for name, own in times.items()}  # ratios are taken within rounds
+            return whole, f"{INTERRUPTED} after {format_units(done, 'round')} of {rounds}: the comparison is of these."
     tell(rounds, rounds, "done")
     return times, ""

@@ -48,10 +48,10 @@ def allowed_error(precision: str, error: float | None = None) -> float:
     most = IN_PRECISION[precision]["float32"]
     if error is None:
         return most
-    if not 0 < error <= most:
+    if isinstance(error, bool) or not isinstance(error, (int, float)) or not 0 < error <= most:
         raise UsageError(
             f"The error allowed in {precision} lies above 0 and is at most {most:.0e} of the largest value",
-            given=error,
+            given=repr(error),
             hint="Lanes compare the first answer, and leave a backend that is further off.",
         )
     return error

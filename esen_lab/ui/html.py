@@ -18,17 +18,17 @@ from esen_lab.ui.views import RECORDS, Block, Details, Progress, Table, View
 BAR_COLUMNS = 60  # of a text timeline
 
 
-def bundle(view: View) -> dict[str, str]:
-    """Both forms, keyed by MIME type."""
-    return {"text/html": to_html(view), "text/plain": to_text(view)}
+def bundle(view: View, marks: str = "") -> dict[str, str]:
+    """Both forms, keyed by MIME type; `marks` are classes by which a page finds the view."""
+    return {"text/html": to_html(view, marks), "text/plain": to_text(view)}
 
 
-def to_html(view: View) -> Markup:
-    """The view as one small HTML fragment; every text in it is escaped."""
+def to_html(view: View, marks: str = "") -> Markup:
+    """The view as one small HTML fragment; every text in it is escaped. `marks` are classes of its element."""
     parts = [element("b", _code(view.title))] if view.title else []
     parts += [_html_block(block) for block in view.blocks]
     parts += [element("div", _code(note)) for note in view.notes]
-    return element("div", *parts, class_="esen")
+    return element("div", *parts, class_=f"esen {marks}".rstrip())
 
 
 def to_text(view: View) -> str:
@@ -68,17 +68,17 @@ def _html_table(table: Table) -> Markup:
     aligned = _aligned(table)
     rows = [_html_row("th", table.columns, aligned)] if table.columns else []
     rows += [_html_row("td", row, aligned) for row in table.rows]
-    return element("table", *rows)
+    # Said once for all cells that stand to the right: they inherit it where a page says nothing else.
+    return element("table", *rows, style="text-align:right" if any(aligned) else None)
 
 
 def _html_row(tag: str, cells: Sequence[str], right: Sequence[bool]) -> Markup:
-    # JupyterLab puts plain cells to the right, GitHub puts them where their row says: said once, it is short. So do
-    # browsers with headings, which they would else put in the middle.
+    # JupyterLab puts plain cells to the right, other pages where their table says.
     inside = [
         element(tag, cell, style=None if to_right else "text-align:left")
         for cell, to_right in zip(cells, right, strict=True)
     ]
-    return element("tr", *inside, style="text-align:right" if any(right) else None)
+    return element("tr", *inside)
 
 
 def _aligned(table: Table) -> list[bool]:

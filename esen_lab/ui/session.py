@@ -5,11 +5,14 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from esen_lab.common.locks import Lock
+from esen_lab.ui.colours import COLOURS
 from esen_lab.ui.views import View
 from esen_lab.ui.widgets.progress import Follower, Live, Slow
+from esen_lab.ui.widgets.still import Still
 
 if TYPE_CHECKING:
     from esen_lab.lab import Lab
@@ -46,15 +49,30 @@ class Notebook(Protocol):
     def live(self, view: View) -> Live:
         """Put `view` under the running cell so that it can be replaced later, from any thread."""
 
-    def show_widget(self, widget: Any, view: View) -> Callable[[], None]:
-        """Put a widget under the running cell; `view` is its text where widgets cannot be shown.
+    def show_widget(self, widget: Any, still: View | None = None, then: str = "") -> Shown:
+        """Put a widget under the running cell.
 
-        Returns:
-            What takes it away again, from any thread.
+        Args:
+            widget: The widget.
+            still: What stands there where the widget is not: in the file, in pages without its kernel.
+            then: What went on when `still` was drawn, for whoever reads it later: "the sliders were open".
         """
 
     def mark_shown(self, record: object) -> None:
         """Keep the notebook from showing `record` once more as the value of the cell that just showed it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """A widget under a cell.
+
+    Attributes:
+        still: The output of its still form, to be kept current; None where it has none.
+        take_away: Takes the widget away, from any thread; its still form stays.
+    """
+
+    still: Live | None
+    take_away: Callable[[], None]
 
 
 def lab_class() -> type[Lab]:
@@ -78,7 +96,7 @@ class Session:
         self._lab_class = lab_class
         self._class: type[Any] | None = None  # known once somebody has imported it
         self._made: list[Any] = []  # labs that were made here, and are therefore closed here
-        self._panels: list[Any] = []
+        self._panels: list[_Panel] = []
         self._buttons: list[_Button] = []
         self._last: Any = None  # the lab that was made last: no name of the notebook may be left to it
         self._lock = Lock()
@@ -128,6 +146,12 @@ class Session:
             note = f"{HOMES[0]!r} is a variable of yours and stays so; the workbench's lab is {where}."
             self.front.show(View(notes=(note,)))
 
+    def learn_colours(self) -> None:
+        """Sub-models get their colours in the order in which they were registered, not in that of the first picture."""
+        lab = self.known_lab()
+        if lab is not None:
+            COLOURS.learn(lab.ensemble.names)
+
     @property
     def open_labs(self) -> tuple[Any, ...]:
         """Every lab that was made here, and the one in use."""
@@ -175,7 +199,7 @@ class Session:
         except ImportError:
             return None
         widget = StopButton(job.cancel)
-        button = _Button(widget, self.front.show_widget(widget, View()))
+        button = _Button(widget, self.front.show_widget(widget).take_away)
         with self._lock:
             self._buttons = [other for other in self._buttons if other.shown]
             self._buttons.append(button)
@@ -188,32 +212,37 @@ class Session:
             watching.close()
         return watching is not None
 
-    def open_panel(self, editor: Any, view: View) -> bool:
-        """Put sliders for a plan editor under the running cell; False where ipywidgets is not installed."""
+    def open_panel(self, editor: Any, draw: Callable[[Any], View]) -> bool:
+        """Put sliders for a plan editor under the running cell; False where ipywidgets is not installed.
+
+        Args:
+            editor: The editor.
+            draw: The view of its state: what the notebook keeps of it.
+        """
         try:
             from esen_lab.ui.widgets.sliders import SliderPanel
         except ImportError:
             return False
-        self._open(SliderPanel(editor), view)
+        self._open(SliderPanel(editor), editor, draw, "the sliders were open")
         return True
 
-    def open_thresholds(self, editor: Any, view: View) -> bool:
-        """Put sliders for the thresholds of a cascade under the running cell; False without ipywidgets."""
+    def open_thresholds(self, editor: Any, draw: Callable[[Any], View]) -> bool:
+        """Put sliders for the thresholds of a cascade under the running cell; as `open_panel`."""
         try:
             from esen_lab.ui.widgets.thresholds import ThresholdPanel
         except ImportError:
             return False
-        self._open(ThresholdPanel(editor), view)
+        self._open(ThresholdPanel(editor), editor, draw, "the sliders of thresholds were open")
         return True
 
-    def _open(self, panel: Any, view: View) -> None:
+    def _open(self, panel: Any, editor: Any, draw: Callable[[Any], View], then: str) -> None:
+        open_panel = _Panel(panel, self.front.show_widget(panel.box, draw(editor.state), then), editor, draw)
         with self._lock:
-            self._panels.append(panel)
+            self._panels.append(open_panel)
             surplus = self._panels[:-MOST_PANELS]
             del self._panels[:-MOST_PANELS]
         for old in surplus:
             old.close()
-        self.front.show_widget(panel.box, view)
 
     def close(self) -> None:
         """End the live displays, and every process and job of the labs in use. Idempotent.
@@ -235,7 +264,7 @@ class Session:
 
 
 class _Button:
-    """A stop button as long as it is of use: once the notebook is reopened, a widget is a hole in it."""
+    """A stop button as long as it is of use."""
 
     def __init__(self, widget: Any, take_away: Callable[[], None]) -> None:
         self._widget = widget
@@ -247,6 +276,27 @@ class _Button:
             self.shown = False
             self._take_away()
             self._widget.close()
+
+
+class _Panel:
+    """Open sliders, and their still form, which ends with what they came to."""
+
+    def __init__(self, sliders: Any, shown: Shown, editor: Any, draw: Callable[[Any], View]) -> None:
+        self._sliders = sliders
+        self._shown = shown
+        self._still = None if shown.still is None else Still(shown.still, lambda: draw(editor.state))
+        self._stop = editor.listen(self._still.changed) if self._still is not None else _nothing
+
+    def close(self) -> None:
+        self._stop()
+        if self._still is not None:
+            self._still.close()
+        self._shown.take_away()
+        self._sliders.close()
+
+
+def _nothing() -> None:
+    """There is nothing to stop."""
 
 
 class _Ending:

@@ -178,3 +178,66 @@ def test_two_notebooks_watch_one_device_and_both_are_live(notebook: Any, page: A
     until(lambda: length(other) >= 3, 90)
     before = length(first), length(other)
     until(lambda: length(first) > before[0] and length(other) > before[1], 10)
+
+
+FILL = """from esen_lab.devices import Sample
+sampler = lab.readings._sampler
+for number in range({count}):
+    values = {{"cpu": 40.0 + number % 7, "memory": 1e9}}
+    at_s = time.time() - {every_s} * (number + 10)
+    sampler._samples.appendleft(Sample(number=1 - number, at_s=at_s, values=values))"""
+
+
+@pytest.mark.timing
+@pytest.mark.parametrize("every_s", [0.05, 0.1, 0.5])
+def test_at_every_rate_two_views_of_an_hour_leave_the_page_to_the_user(notebook: Any, every_s: float) -> None:
+    # An hour, scaled down: its samples are there from the start, and time goes on for some seconds.
+    watch = f"%esen watch --every {1000 * every_s:.0f}ms --history 3600"
+    fill = FILL.format(count=round(3590 / every_s), every_s=every_s)
+    opened = notebook(["%load_ext esen_lab\nimport time\nfrom esen_lab import Lab\nlab = Lab()", watch, fill])
+    opened.run(0, wait_s=180)
+    opened.run(1)
+    until(lambda: opened.samples().get("t"), 90)
+    opened.run(2)
+    page = opened.page
+    page.reload()
+    until(lambda: opened.samples().get("t"), 90)
+    page.locator(".esen-bar label").first.click(button="right", position={"x": 2, "y": 2})
+    page.click('.lm-Menu-itemLabel:text-is("Create New View for Cell Output")')
+    until(lambda: opened.samples(0).get("t") and opened.samples(1).get("t"), 90)
+    page.wait_for_timeout(3000)
+    found = page.evaluate(
+        """() => new Promise((resolve) => {
+            const gaps = [];
+            const drawn = window.__esen_draws.took_ms.length;
+            window.__esen_draws.took_ms.length = 0;
+            const begun = performance.now();
+            let last = begun;
+            const frame = (now) => {
+                gaps.push(now - last);
+                last = now;
+                if (now - begun < 8000) return requestAnimationFrame(frame);
+                gaps.sort((a, b) => a - b);
+                const took = [...window.__esen_draws.took_ms].sort((a, b) => a - b);
+                resolve({
+                    drawings: took.length,
+                    draw_ms: took[Math.floor(took.length / 2)],
+                    frame_ms: gaps[Math.floor(gaps.length / 2)],
+                    slow: gaps.filter((gap) => gap > 50).reduce((sum, gap) => sum + gap, 0) / 8000,
+                    heap: performance.memory?.usedJSHeapSize,
+                });
+            };
+            requestAnimationFrame(frame);
+        })"""
+    )
+    print(f"every {every_s} s: {found}")
+    assert found["drawings"] >= 4, "the plots move"
+    assert found["draw_ms"] < 50
+    assert found["frame_ms"] < 50
+    for view in (0, 1):
+        data = opened.samples(view)
+        assert len(data["t"]) <= 1300
+        recent = data["cpu"][-20:]
+        assert sum(value != value for value in recent) <= 1, "a line without holes"
+    page.locator(".esen-pause").first.click()
+    until(lambda: "Held" in page.locator(".esen-said").first.inner_text(), 10)

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import psutil
 import pytest
 
 from esen_lab.devices.cpu import meter as cpu_meter
 from esen_lab.devices.cpu.meter import CpuMeter
+
+
+class Times(NamedTuple):
+    """What psutil tells of a CPU."""
+
+    user: float
+    system: float
+    idle: float
 
 
 def test_cores_memory_and_their_mean_are_read() -> None:
@@ -32,12 +40,35 @@ def test_a_look_too_soon_gives_a_reason_and_no_zero() -> None:
     assert readings["cpu"] == readings["cpu0"] == "a percentage needs a moment between two looks"
 
 
-def test_the_first_look_of_another_thread_gives_a_reason_too() -> None:
+@pytest.mark.parametrize("every_s", [0.05, 0.099, 0.1, 0.5, 60.0])
+def test_at_every_rate_each_look_after_the_first_moment_has_a_percentage(
+    monkeypatch: pytest.MonkeyPatch, every_s: float
+) -> None:
+    now_s = 100.0
+
+    def times(percpu: bool) -> list[Any]:
+        busy_s = round(0.4 * now_s, 2)  # ticks of 10 ms
+        return [Times(user=busy_s, system=0.0, idle=round(now_s - busy_s, 2))]
+
+    monkeypatch.setattr(psutil, "cpu_times", times)
+    monkeypatch.setattr(cpu_meter, "online_cpus", lambda: (0,))
+    meter = CpuMeter(cores=[0], clock=lambda: now_s)
+    meter._cores = [0]
+    found = []
+    for look in range(40):
+        now_s = 100.0 + look * every_s + (0.0004 if look % 3 else 0.0)  # no sleep is exact
+        found.append(meter.read()["cpu"])
+    late = found[3:]
+    assert not [value for value in late if isinstance(value, str)], late
+    assert all(abs(float(value) - 40) <= 15 for value in late), late  # ticks are a tenth of the window
+
+
+def test_who_looks_from_another_thread_goes_on_where_the_first_one_was() -> None:
     meter = CpuMeter()
     meter.read()
     time.sleep(0.15)
     with ThreadPoolExecutor(1) as other:
-        assert isinstance(other.submit(meter.read).result()["cpu"], str)
+        assert isinstance(other.submit(meter.read).result()["cpu"], float)
 
 
 def test_a_busy_worker_shows_its_core_and_its_memory_and_leaves_when_it_ends() -> None:
@@ -72,9 +103,15 @@ def test_only_the_devices_own_cores_are_shown(cores: list[int]) -> None:
 def test_a_cpu_keeps_its_number_though_another_is_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu_meter, "online_cpus", lambda: (0, 2, 3))
     monkeypatch.setattr(psutil, "cpu_count", lambda: 3)
-    monkeypatch.setattr(psutil, "cpu_percent", lambda percpu: [10.0, 30.0, 50.0])
-    meter = CpuMeter(cores=[0, 1, 2])
-    meter._looked_in, meter._looked_s = threading.get_ident(), -1.0
+    now_s = 0.0
+
+    def times(percpu: bool) -> list[Any]:
+        return [Times(user=part * now_s, system=0.0, idle=(1 - part) * now_s) for part in (0.1, 0.3, 0.5)]
+
+    monkeypatch.setattr(psutil, "cpu_times", times)
+    meter = CpuMeter(cores=[0, 1, 2], clock=lambda: now_s)
+    meter.read()
+    now_s = 1.0
     readings = meter.read()
-    assert (readings["cpu0"], readings["cpu2"], readings["cpu"]) == (10.0, 30.0, 20.0)
+    assert [readings[key] for key in ("cpu0", "cpu2", "cpu")] == pytest.approx([10.0, 30.0, 20.0])
     assert "cpu1" not in readings

@@ -434,7 +434,7 @@ def test_what_was_measured_is_recorded_and_planned_with_elsewhere(lab: Lab, tmp_
         plan = elsewhere.search()
         assert plan.units == lab.device.units
         elsewhere.run(X)
-    with pytest.raises(StoreError, match="cannot be written"):
+    with pytest.raises(StoreError, match="there is room"):
         lab.points.record(tmp_path / "no such folder" / "here.json")
 
 

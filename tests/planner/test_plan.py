@@ -125,7 +125,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, mon
 
 
 def test_writing_into_a_folder_that_is_not_there_says_so(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="cannot be written"):
+    with pytest.raises(StoreError, match="there is room"):
         PLAN.save(tmp_path / "no" / "plan.json")
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from esen_lab.devices import CpuDevice
 from esen_lab.ensemble import Ensemble
 from esen_lab.errors import UsageError
 from esen_lab.planner.plan import Plan, sequential_plan
-from esen_lab.run import Comparison, Executor, ForkServer, MemberRun, compare
+from esen_lab.run import Comparison, Executor, ForkServer, MemberRun, compare, side_by_side
 from esen_lab.run.verdict import Agreement, agreement, row_of, verdict
 
 DEVICE = CpuDevice(cores=[(0,), (0,)])
@@ -258,3 +259,27 @@ def test_a_comparison_on_another_batch_than_profiled_is_measured_against_no_pred
     table = compared(plan, ensemble_of(a=Sleeper(0.001)), fork_server, strategies=["sequential"])
     assert table.predicted_s is None
     assert not any("Far from" in note for note in table.notes)
+
+
+def _interrupted_after(calls: int) -> Callable[[Any], float]:
+    left = [calls]
+
+    def run(x: Any) -> float:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        return 0.001
+
+    return run
+
+
+def test_ctrl_c_leaves_the_rounds_that_are_whole_and_says_so() -> None:
+    clocks: dict[str, Callable[[Any], float]] = {"sequential": lambda x: 0.002, "plan": _interrupted_after(2 * 3 + 1)}
+    times, stopped = side_by_side._rounds(clocks, [], None, 20, 60.0, 0, lambda *told: None)
+    assert {name: len(own) for name, own in times.items()} == {"sequential": 3, "plan": 3}
+    assert stopped == "Interrupted after 3 rounds of 20: the comparison is of these."
+
+
+def test_ctrl_c_before_the_first_round_is_done_ends_the_comparison() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        side_by_side._rounds({"plan": _interrupted_after(1)}, [], None, 20, 60.0, 0, lambda *told: None)

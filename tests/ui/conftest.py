@@ -12,7 +12,16 @@ from fake_front import FakeFront
 from fake_lab import FakeLab
 from real_kernel import Kernel
 
+from esen_lab.ui.colours import COLOURS
 from esen_lab.ui.session import Session
+
+
+@pytest.fixture(autouse=True)
+def no_colours_of_other_tests() -> Iterator[None]:
+    """Sub-models keep their colours as long as the process lives."""
+    COLOURS.forget()
+    yield
+    COLOURS.forget()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from esen_lab.devices.telemetry import Channel, MarkLog, Sampler
-from esen_lab.ui.widgets.feed import REPEATED
+from esen_lab.ui.widgets.feed import REPEATED, THIN, WHOLE, _thinned
 from esen_lab.ui.widgets.live import LivePlots, Publisher
 from esen_lab.ui.widgets.readings import PlotReadings
 
@@ -41,8 +42,13 @@ class Opened:
         thread = self.publisher._thread
         assert thread is not None
         thread.join(5)
+        self.now_s = 1e9  # later than whatever the publisher has sent
         self.sent: list[dict[str, Any]] = []
         self.plots.send = lambda content, buffers=None: self.sent.append(content)
+
+    def publish(self) -> None:
+        self.now_s += 60
+        self.plots.publish(self.now_s)
 
     def doc(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self.plots.get_state()["doc"])
@@ -67,9 +73,9 @@ def test_messages_are_numbered_and_repeat_the_last_few_samples(opened: Opened) -
     opened.doc()
     for _ in range(20):
         opened.sampler.take()
-    opened.plots.publish()
+    opened.publish()
     opened.sampler.take()
-    opened.plots.publish()
+    opened.publish()
     first, second = opened.sent
     assert first["kind"] == second["kind"] == "rows"
     assert second["number"] == first["number"] + 1
@@ -81,11 +87,11 @@ def test_a_lane_that_comes_makes_a_new_layout(opened: Opened) -> None:
     opened.doc()
     opened.meter.channels.append(Channel(key="lane7", label="lane 1", unit="%", group="lanes"))
     opened.sampler.take()
-    opened.plots.publish()
+    opened.publish()
     assert opened.sent[-1]["kind"] == "doc"
     generation = opened.sent[-1]["doc"]["generation"]
     opened.sampler.take()
-    opened.plots.publish()
+    opened.publish()
     assert opened.sent[-1]["kind"] == "rows"
     assert opened.sent[-1]["generation"] == generation
     assert "lane7" in opened.sent[-1]["rows"]
@@ -96,7 +102,7 @@ def test_marks_are_sent_once(opened: Opened) -> None:
     opened.marks.add("plan")
     for _ in range(2):
         opened.sampler.take()
-        opened.plots.publish()
+        opened.publish()
     assert opened.sent[0]["marks"]["what"] == ["plan"]
     assert "marks" not in opened.sent[1]
 
@@ -157,3 +163,35 @@ def test_readings_that_fail_do_not_end_the_publisher(monkeypatch: pytest.MonkeyP
     publisher._closing.set()
     thread.join(5)
     assert not thread.is_alive()
+
+
+def test_messages_come_as_fast_as_the_page_draws_and_no_faster(opened: Opened) -> None:
+    opened.doc()
+
+    def sent_in(seconds: float) -> int:
+        before = len(opened.sent)
+        for look in range(round(seconds / 0.05)):  # the highest rate
+            opened.sampler.take()
+            opened.plots.publish(opened.now_s + 0.05 * look)
+        opened.now_s += seconds
+        return len(opened.sent) - before
+
+    assert sent_in(2.0) == 20
+    opened.plots._commands.receive({"kind": "pace", "ms": 500})
+    sent_in(1.0)
+    assert sent_in(2.0) == 4
+    assert opened.sent[-1]["first"] <= opened.sent[-2]["number"] + 1, "nothing is left out"
+    for nonsense in (None, "fast", float("nan"), 10**9, -1):
+        opened.plots._commands.receive({"kind": "pace", "ms": nonsense})
+        sent_in(3.0)
+        assert sent_in(6.0) >= 3
+
+
+def test_a_long_history_at_a_high_rate_is_a_document_of_bounded_size() -> None:
+    columns: dict[str, list[float | None]] = {"t": [50.0 * i for i in range(36_000)], "cpu": [None, 40.0] * 18_000}
+    found = _thinned(columns)
+    assert len(found["t"]) == len(found["cpu"]) <= WHOLE + THIN
+    assert found["t"][-WHOLE:] == columns["t"][-WHOLE:]
+    assert all(later > earlier for earlier, later in itertools.pairwise(found["t"]))  # type: ignore[operator]
+    assert set(found["cpu"][:100]) == {40.0}
+    assert _thinned({"t": [1.0], "cpu": [None]}) == {"t": [1.0], "cpu": [None]}

@@ -12,9 +12,10 @@ from esen_lab.planner import allocate
 from esen_lab.profiler.records import Profile
 from esen_lab.run.report import Span
 from esen_lab.ui import views
+from esen_lab.ui.colours import COLOURS, LEAST_CONTRAST, PALETTE, Colours, contrast, ink_on
 from esen_lab.ui.html import to_html
 from esen_lab.ui.pictures import as_image, draw, rows
-from esen_lab.ui.pictures.drawing import FAINT, INK, PALETTE, Axis, time_format
+from esen_lab.ui.pictures.drawing import FAINT, INK, PAPER, Axis, time_format
 from esen_lab.ui.views import Table, View
 
 EVIL = "<script>alert('x')</script>&"
@@ -35,6 +36,13 @@ EVERY = {
     "history": rows.SearchHistory(traces=((EVIL, ((1, 0.02), (500, 0.01))),), exact_s=0.009, x_label=EVIL),
     "load": rows.Load(ways=((EVIL, ((10.0, 0.01, 0.02), (20.0, 0.02, float("inf")))),), deadline_s=0.05),
     "front": rows.Front(points=((EVIL, 0.001, 0.9), ("b", 0.002, 0.8)), on_front=(True, False)),
+    "traces": rows.Traces(
+        plots=(
+            rows.Plot(title=EVIL, lines=(rows.Line(label=EVIL, points=((-2.0, 10.0), (-1.0, None), (0.0, 30.0))),)),
+        ),
+        span_s=2.0,
+        until=EVIL,
+    ),
     "shares": rows.Shares(lanes=(rows.Share(units=3, members=((EVIL, 0.001),)),), units=4, unit=EVIL, bound_s=0.001),
 }
 
@@ -50,9 +58,8 @@ def test_a_picture_is_whole_small_escaped_and_of_no_theme(picture: rows.Picture)
     assert "<script" not in svg
     assert len(svg) < 8_000
     used = set(re.findall(r"#[0-9a-fA-F]{3,8}\b", svg))
-    assert used <= {*PALETTE, INK, FAINT, "#000"}
-    # Black stands on the palette's fills only: it would vanish on a dark page.
-    assert svg.count("fill='#000'") <= svg.count("<rect")
+    assert used <= {*PALETTE, INK, FAINT, PAPER, "#000", "#fff"}
+    assert svg.count(f"fill='{PAPER}'") == 1, "its own paper, whatever the page's theme"
 
 
 @pytest.mark.parametrize(
@@ -154,3 +161,40 @@ def test_what_is_extrapolated_looks_otherwise_in_every_picture() -> None:
     spans = (Span(name="wide", lane=0, start_s=0.001, end_s=0.003, predicted_s=0.001, unmeasured="extrapolated"),)
     timeline = views.report(a_report(spans=spans)).blocks[0]
     assert "predicted (hollow: extrapolated)" in " ".join(texts(draw(timeline)))
+
+
+def test_all_text_stands_out_from_what_it_stands_on() -> None:
+    assert contrast("#000", "#fff") == pytest.approx(21)
+    assert contrast(INK, PAPER) >= LEAST_CONTRAST
+    for fill in PALETTE:
+        assert contrast(ink_on(fill), fill) >= LEAST_CONTRAST, fill
+
+
+def test_a_sub_model_has_one_colour_in_every_picture_by_the_order_of_registration() -> None:
+    COLOURS.learn(["deep", "wide"])
+    timeline = rows.Timeline(lanes=(("lane 1", (rows.Segment(name="wide", start_s=0.0, end_s=0.5),)),), total_s=1.0)
+    curves = rows.Curves(curves=(rows.Curve(name="wide", points=((1, 0.004, 0.0),)),), units=4)
+    shares = rows.Shares(lanes=(rows.Share(units=3, members=(("wide", 0.001),)),), units=4)
+    for picture in (timeline, curves, shares):
+        assert set(re.findall(r"#[0-9A-F]{6}", draw(picture))) == {PALETTE[1]}, type(picture).__name__
+
+
+def test_a_colour_stays_and_no_two_of_an_ensemble_share_one() -> None:
+    colours = Colours()
+    colours.learn(["a", "b", "c"])
+    assert [colours.of(name) for name in "abc"] == list(PALETTE[:3])
+    assert (colours.of("b 1/2"), colours.of("b+c")) == (PALETTE[1], PALETTE[1])
+    colours.learn(["c", "d"])
+    assert colours.of("c") == PALETTE[2]
+    for count in range(2, 9):
+        colours.learn(f"net{i}" for i in range(count))
+        assert len({colours.of(f"net{i}") for i in range(count)}) == count
+    colours.learn(f"net{i}" for i in range(20))
+    assert {colours.of(f"net{i}") for i in range(20)} == set(PALETTE)
+
+
+def test_who_points_at_a_picture_reads_its_values() -> None:
+    image = as_image(draw(EVERY["bars"]))
+    assert "4.00 ms ± 1.00 ms" in re.search(r'title="([^"]*)"', image)[1]  # type: ignore[index]
+    assert 'alt="median JCT of each strategy"' in image
+    assert "title" not in as_image(draw(rows.Front(points=(), on_front=())))

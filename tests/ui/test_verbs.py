@@ -170,9 +170,9 @@ def test_other_cells_are_refused(session: Session, line: str) -> None:
         ("register widde", "there is no 'widde'. Did you mean wide?"),
         ("register wide[0]", "%esen register wide[0] --as NAME"),
         ("model deep", "two %"),
-        ("plan", "There is no plan yet. `%esen profile`"),
-        ("measurements", "Nothing has been measured yet"),
-        ("cancel", "There is nothing to cancel"),
+        ("plan", "A plan is shown once there is one. Given: none yet. `%esen profile`"),
+        ("measurements", "Points are shown once"),
+        ("cancel", "A job that is cancelled is running"),
         ("unregister ghost", "knows its own sub-models"),
         ("search --seed one", "A whole number"),
         ("numerics --runs few", "A whole number"),
@@ -276,7 +276,7 @@ def test_what_was_shown_is_returned_and_marked(session: Session, front: FakeFron
 )
 def test_show_shows_again(session: Session, front: FakeFront, lab: FakeLab, what: str) -> None:
     if what not in ("lab", "ensemble", "editor", "tuning"):
-        with pytest.raises(UsageError, match=f"There is nothing to show yet for {what}"):
+        with pytest.raises(UsageError, match=f"What is shown of {what} is there. Given: nothing yet"):
             run_line(session, f"show {what}")
     for line in ("search;", "run x;", "compare x;", "tune propose;", "numerics;", "backends;"):
         run_line(session, line)
@@ -385,4 +385,4 @@ def test_ctrl_c_while_it_measures_is_passed_on_and_the_plan_stays(
     with pytest.raises(KeyboardInterrupt):
         run_line(session, verb)
     assert (front.shown, front.marked, lab.plan) == ([], [], None)
-    assert "Interrupted: nothing was" in interrupted(verb)
+    assert "nothing was" in interrupted(verb)

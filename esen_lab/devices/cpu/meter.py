@@ -1,10 +1,15 @@
-"""The CPU's meter: utilization per core, memory, and what each lane's process takes of both. By psutil."""
+"""The CPU's meter: utilization per core, memory, and what each lane's process takes of both. By psutil.
+
+The system counts busy time in ticks of 10 ms. A percentage over less than ten of them is mostly rounding, so each is
+over the latest 0.1 s or a little more, however quickly looks follow each other.
+"""
 
 from __future__ import annotations
 
-import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import psutil
 
@@ -12,8 +17,26 @@ from esen_lab.devices.cpu.affinity import online_cpus
 from esen_lab.devices.telemetry import Channel, Value
 
 Lanes = Callable[[], Sequence[tuple[str, int]]]  # (label, process id) of each warm lane
-_LEAST_S = 0.1  # below, the system's clock ticks are too coarse
+_LEAST_S = 0.1  # of what a percentage is over
+_SLACK_S = 0.001  # clocks and sleeps are not exact: looks that are meant to be 0.1 s apart are that far apart
+_SOON = "a percentage needs a moment between two looks"
 _MOST_CORES = 32  # beyond, one line per core says nothing
+
+
+class _Looks:
+    """Counters that only grow, as they were at the latest looks."""
+
+    def __init__(self) -> None:
+        self._looks: deque[tuple[float, Any]] = deque()
+
+    def before(self, now_s: float, counters: Any) -> tuple[float, Any] | None:
+        """The newest look that is long enough ago, (seconds, counters), or None; `counters` are a look of their own."""
+        looks = self._looks
+        while len(looks) > 1 and now_s - looks[1][0] >= _LEAST_S - _SLACK_S:
+            looks.popleft()
+        found = looks[0] if looks and now_s - looks[0][0] >= _LEAST_S - _SLACK_S else None
+        looks.append((now_s, counters))
+        return found
 
 
 class CpuMeter:
@@ -22,17 +45,24 @@ class CpuMeter:
     Args:
         lanes: The lanes that are warm now; asked at each reading.
         cores: Logical CPUs to show; None for all.
+        clock: Seconds that only grow.
     """
 
-    def __init__(self, lanes: Lanes | None = None, cores: Sequence[int] | None = None) -> None:
+    def __init__(
+        self,
+        lanes: Lanes | None = None,
+        cores: Sequence[int] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._lanes = lanes or (lambda: ())
         numbers = self._numbers(psutil.cpu_count() or 1)
         self._cores = [core for core in (cores if cores is not None else numbers) if core in numbers]
         self._each = len(self._cores) <= _MOST_CORES
         self._processes: dict[int, psutil.Process] = {}
         self._labels: dict[int, str] = {}
-        self._looked_s = 0.0
-        self._looked_in = 0  # the thread: psutil keeps what it saw last for each thread
+        self._clock = clock
+        self._looks = _Looks()
+        self._looks_at: dict[int, _Looks] = {}  # by process
 
     @property
     def channels(self) -> tuple[Channel, ...]:
@@ -58,22 +88,17 @@ class CpuMeter:
         return found
 
     def _read_cores(self) -> dict[str, Value]:
-        now = time.monotonic()
-        here = threading.get_ident()
-        if here != self._looked_in:
-            psutil.cpu_percent(
-                percpu=True
-            )  # a percentage is over the time since the look before: this is the first one
-            self._looked_s, self._looked_in = now, here
-        if now - self._looked_s < _LEAST_S:
+        times = [_busy_of(each) for each in psutil.cpu_times(percpu=True)]
+        before = self._looks.before(self._clock(), times)
+        if before is None or len(before[1]) != len(times):  # a CPU was switched on or off meanwhile
             keys = [*(f"cpu{core}" for core in self._cores if self._each), "cpu"]
-            return dict.fromkeys(keys, "a percentage needs a moment between two looks")
-        self._looked_s = now
-        percents = psutil.cpu_percent(percpu=True)
+            return dict.fromkeys(keys, _SOON)
+        percents = [_percent(then, now) for then, now in zip(before[1], times, strict=True)]
         each = dict(zip(self._numbers(len(percents)), percents, strict=True))
         shown = {core: each[core] for core in self._cores if core in each}
+        read = [value for value in shown.values() if not isinstance(value, str)]
         found: dict[str, Value] = {f"cpu{core}": value for core, value in shown.items()} if self._each else {}
-        found["cpu"] = sum(shown.values()) / len(shown) if shown else "no CPU can be read"
+        found["cpu"] = sum(read) / len(read) if read else _SOON if shown else "no CPU can be read"
         return found
 
     @staticmethod
@@ -87,19 +112,42 @@ class CpuMeter:
         self._labels = {pid: label for label, pid in self._lanes()}
         for gone in set(self._processes) - set(self._labels):
             del self._processes[gone]
+            self._looks_at.pop(gone, None)
         for pid in self._labels:
             try:
-                fresh = pid not in self._processes
-                process = self._processes.setdefault(pid, psutil.Process(pid))
+                process = self._processes.get(pid) or self._processes.setdefault(pid, psutil.Process(pid))
                 with process.oneshot():
-                    percent = process.cpu_percent()
+                    took = process.cpu_times()
                     found[f"rss{pid}"] = float(process.memory_info().rss)
-                found[f"lane{pid}"] = "just seen for the first time" if fresh else percent
+                now_s, busy_s = self._clock(), took.user + took.system
+                looks = self._looks_at.setdefault(pid, _Looks())
+                before = looks.before(now_s, busy_s)
+                if before is None:
+                    found[f"lane{pid}"] = "just seen for the first time"
+                else:
+                    found[f"lane{pid}"] = max(0.0, 100 * (busy_s - before[1]) / (now_s - before[0]))
             except psutil.Error as problem:
                 self._processes.pop(pid, None)
+                self._looks_at.pop(pid, None)
                 found[f"lane{pid}"] = found[f"rss{pid}"] = f"{type(problem).__name__}: {problem.msg or 'it is gone'}"
         return found
 
     def close(self) -> None:
         """Forget the processes."""
         self._processes.clear()
+        self._looks_at.clear()
+
+
+def _busy_of(times: Any) -> tuple[float, float]:
+    """Seconds that a CPU was busy, and all seconds, since the machine was started."""
+    told = times._asdict()
+    # Linux counts the time of guests as the time of users too.
+    whole = sum(told.values()) - told.get("guest", 0.0) - told.get("guest_nice", 0.0)
+    return whole - told["idle"] - told.get("iowait", 0.0), whole
+
+
+def _percent(then: tuple[float, float], now: tuple[float, float]) -> Value:
+    (busy_then, whole_then), (busy_now, whole_now) = then, now
+    if whole_now <= whole_then:
+        return _SOON
+    return min(100.0, max(0.0, 100 * (busy_now - busy_then) / (whole_now - whole_then)))

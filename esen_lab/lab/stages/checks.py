@@ -10,6 +10,7 @@ from typing import Any
 from esen_lab.common.inputs import as_input
 from esen_lab.common.trees import Tree, tree_spec
 from esen_lab.common.units import BACKENDS, check_backend
+from esen_lab.common.words import did_you_mean, listed
 from esen_lab.devices import Device
 from esen_lab.errors import UsageError
 from esen_lab.lab.backend_choice import possible
@@ -59,6 +60,8 @@ def compare(
     """See `Lab.compare`."""
     state = runtime.state
     state.need_submodels("compare")
+    as_input(x)  # before anything is started or prepared for it
+    asked_peers = _peers(peers, strategies, state.device)
     others = {name: p if isinstance(p, Plan) else Plan.load(p) for name, p in (plans or {}).items()}
     for other in others.values():
         check_fits(other, state.ensemble, state.device)
@@ -76,7 +79,7 @@ def compare(
             runtime.fork_server,
             rounds=rounds,
             strategies=strategies,
-            peers=_peers(peers, strategies, runtime.state.device),
+            peers=asked_peers,
             prepare_s=_SOON_S if peers in (None, "soon") else None,
             plans=others,
             ways=ways,
@@ -115,7 +118,8 @@ def _peers(asked: str | Sequence[str] | None, strategies: Sequence[str] | None, 
         return peers_here(device)
     unknown = [name for name in names if not isinstance(name, str) or not peer_of(name)]
     if unknown:
-        raise UsageError(f"Peers are soon, all, none, or some of: {', '.join(PEERS)}", given=unknown[0])
+        hint = did_you_mean(unknown[0], (*PEERS, "soon", "all", "none"))
+        raise UsageError(f"Peers are soon, all, none, or some of: {', '.join(PEERS)}", given=unknown[0], hint=hint)
     return names
 
 
@@ -196,7 +200,7 @@ def choose_backends(
     def change(state: LabState) -> LabState:
         current = state.plan  # a search may have found a better one meanwhile
         better = current if current is not None and set(current.steps) == set(plan.steps) else plan
-        only = possible(device) if backends is None else tuple(check_backend(name) for name in backends)
+        only = possible(device) if backends is None else tuple(check_backend(name) for name in listed(backends))
         state = replace(with_measured(state, points, device), backends=found, only=only)
         seconds = {p.name: p.median_s for p in found.points if p.chosen and p.median_s is not None}
         return with_plan(state, executed(better, found.chosen, seconds))

@@ -22,7 +22,7 @@ def use_device(runtime: Runtime, device: str | Device | None) -> DeviceChange:
         raise UsageError(
             "The device is changed while nothing is being measured on it",
             given="a profile that is still running",
-            hint="Wait for it, or cancel it: %esen cancel, or job.cancel().",
+            hint="Wait for it, or cancel it: %esen cancel, in Python lab.job.cancel().",
         )
     chosen = open_device(device)
     with runtime.turns.turn("a change of device"):

@@ -9,6 +9,7 @@ from typing import Any
 from esen_lab.common.inputs import as_input
 from esen_lab.common.trees import Tree, flatten, map_tensors, select
 from esen_lab.common.units import BACKENDS, PRECISIONS, backend_parts, check_backend
+from esen_lab.common.words import did_you_mean, listed
 from esen_lab.devices.cpu.precision import slower_in
 from esen_lab.ensemble import Ensemble
 from esen_lab.errors import UsageError
@@ -87,7 +88,11 @@ def _data_and_labels(on: Any) -> tuple[Tree, Any]:
 
 def _check(precision: str, x: Tree, agree: float | None, error: float | None) -> None:
     if precision not in PRECISIONS:
-        raise UsageError(f"A precision is one of {', '.join((OWN, *PRECISIONS))}", given=precision)
+        raise UsageError(
+            f"A precision is one of {', '.join((OWN, *PRECISIONS))}",
+            given=precision,
+            hint=did_you_mean(precision, PRECISIONS),
+        )
     allowed_error(precision, error)
     if agree is not None and not (isinstance(agree, (int, float)) and 0 < agree <= 1):
         raise UsageError("Agreement is a part of the samples above 0, at most 1 (99.9 % is 0.999)", given=agree)
@@ -106,7 +111,7 @@ def _variants(precision: str, kind: str, backends: Sequence[str] | None) -> tupl
         UsageError: None has it, or none of those that were named.
     """
     torch_device = "cuda:0" if kind.startswith("cuda") else "cpu"
-    asked = BACKENDS if backends is None else [backend_parts(check_backend(name))[0] for name in backends]
+    asked = BACKENDS if backends is None else [backend_parts(check_backend(name))[0] for name in listed(backends)]
     lacking = {f"{name}@{precision}": why_not(f"{name}@{precision}", torch_device) for name in dict.fromkeys(asked)}
     ways = [way for way, why in lacking.items() if not why]
     if not ways:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from esen_lab.common.units import check_backend
+from esen_lab.common.words import listed
 from esen_lab.devices import Device
 from esen_lab.ensemble import Ensemble, SubModel
 from esen_lab.errors import UsageError
@@ -37,7 +38,7 @@ def profile(
 ) -> ProfileJob | AdaptiveProfileJob:
     """See `Lab.profile`; `each` is what holds for each point."""
     runtime.state.need_submodels("profile")
-    backends = None if backends is None else [check_backend(name) for name in backends]
+    backends = None if backends is None else [check_backend(name) for name in listed(backends)]
     runtime.fork_server.look_at_session()
     state = runtime.state
     if state.originals.those_changed(state.ensemble.names, whole=True):
@@ -51,7 +52,7 @@ def profile(
             raise UsageError(
                 "One profile job runs at a time",
                 given="a second one",
-                hint="Wait for the first (job.result()) or cancel it: job.cancel(), %esen cancel.",
+                hint="Wait for the first, or cancel it: %esen cancel, in Python lab.job.cancel().",
             )
         device, ensemble, store = state.device, state.ensemble, runtime.store()
         shares = default_shares(device.units, device.steps) if shares is None else shares

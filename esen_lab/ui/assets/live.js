@@ -3,10 +3,68 @@
 // The model's state ("doc") is complete whenever a page is loaded. Messages carry the number of their newest sample and
 // repeat the last few samples, so a page that missed some loses nothing; one that missed more asks for a new document.
 // Commands go through a comm of their own, see commands.py, which also gives the function `command`.
+//
+// Hearing a message is cheap, drawing is not: all views of a page draw one after another, and the page rests after each
+// drawing for a multiple of what it took. So however many samples come, drawing takes a bounded part of the page's time.
+// How fast it draws is told to the kernel where it changes much: messages need not come faster.
 
 const STALE_AFTER = 4; // intervals without a message
 const LEAST_STALE_MS = 3000;
 const MOST_MARKS = 500;
+const MOST_POINTS = 1200; // of a line that is drawn: of more samples, means
+const MOST_OVERVIEW = 300;
+const LEAST_DRAW_MS = 100; // between two drawings of a view
+const REST = 3; // times what a drawing took: at most a quarter of the page's time is ours
+
+// The drawings of a page, whichever widgets they are of.
+class Draws {
+  constructor() {
+    Object.assign(this, { waiting: new Set(), timer: 0, took_ms: [] });
+  }
+
+  ask(view) {
+    this.waiting.add(view);
+    this.timer ||= setTimeout(() => void this.next(), LEAST_DRAW_MS);
+  }
+
+  async next() {
+    let rest = LEAST_DRAW_MS;
+    for (const view of [...this.waiting]) {
+      this.waiting.delete(view);
+      if (!view.inSight()) continue; // it asks again when it is seen
+      const took = await painted(() => view.draw());
+      this.took_ms = [...this.took_ms.slice(-199), took];
+      rest = Math.max(REST * took, LEAST_DRAW_MS / Math.max(1, this.waiting.size));
+      break;
+    }
+    this.timer = this.waiting.size ? setTimeout(() => void this.next(), rest) : 0;
+  }
+
+  // What a view can expect: the time from one of its drawings to the next.
+  pace(views) {
+    const recent = this.took_ms.slice(-20).sort((a, b) => a - b);
+    const usual = recent[Math.floor(recent.length / 2)] ?? 0;
+    return Math.max(LEAST_DRAW_MS, views * (1 + REST) * usual);
+  }
+}
+
+// How long the page was busy with `draw` and the painting that it caused, in ms.
+async function painted(draw) {
+  const begun = performance.now();
+  draw();
+  const drawn = performance.now();
+  const frame = await new Promise((resolve) => {
+    const late = setTimeout(() => resolve(null), 500); // a page that is not shown paints nothing
+    requestAnimationFrame(() => {
+      clearTimeout(late);
+      const at = performance.now();
+      setTimeout(() => resolve(performance.now() - at)); // after the frame's own work
+    });
+  });
+  return drawn - begun + (frame ?? 0);
+}
+
+const draws = (window.__esen_draws = window.__esen_draws || new Draws());
 
 async function bokeh(model) {
   const loader = await child(model, "loader");
@@ -30,7 +88,7 @@ const feeds = new Map(); // by the model's key: what all views of one output sha
 function feedOf(model) {
   const key = model.get("key");
   if (!feeds.has(key)) {
-    const feed = { views: new Set(), heard: Date.now(), said: "" };
+    const feed = { views: new Set(), heard: Date.now(), said: "", pace: LEAST_DRAW_MS };
     begin(feed, JSON.parse(model.get("doc")));
     feeds.set(key, feed);
     feed.listen = (message) => hear(model, feed, message);
@@ -39,10 +97,14 @@ function feedOf(model) {
   return feeds.get(key);
 }
 
-// What came after the document: as many samples as are kept, for a view that is made later.
+// All samples that the page keeps, by column, and the marks.
 function begin(feed, doc) {
-  Object.assign(feed, { doc, number: doc.number, rows: {}, marks: { t: [], what: [] }, marked: doc.marks });
+  const rows = Object.entries(doc.rows).map(([key, values]) => [key, values.map(number)]);
+  const marks = { t: [...doc.noted.t], what: [...doc.noted.what] };
+  Object.assign(feed, { doc, number: doc.number, rows: Object.fromEntries(rows), marks, marked: doc.marks });
 }
+
+const number = (value) => (value === null ? NaN : value);
 
 function hear(model, feed, message) {
   feed.heard = Date.now();
@@ -58,11 +120,8 @@ function hear(model, feed, message) {
   }
   if (message.number > feed.number) {
     const known = feed.number - (message.first - 1);
-    for (const [key, values] of Object.entries(message.rows)) {
-      const kept = (feed.rows[key] = feed.rows[key] || []);
-      for (const value of values.slice(known)) kept.push(value === null ? NaN : value);
-      kept.splice(0, kept.length - feed.doc.rollover);
-    }
+    for (const [key, kept] of Object.entries(feed.rows)) kept.push(...message.rows[key].slice(known).map(number));
+    trim(feed);
     feed.number = message.number;
   }
   if (message.marks && message.marks_to > feed.marked) {
@@ -74,11 +133,49 @@ function hear(model, feed, message) {
   }
   feed.said = message.said ?? feed.said;
   for (const view of feed.views) view.take();
+  const pace = draws.pace(feed.views.size);
+  if (pace > 2 * feed.pace || pace < feed.pace / 2) {
+    feed.pace = pace;
+    command(model, { kind: "pace", ms: Math.round(pace) });
+  }
 }
 
-function last(columns, count) {
-  if (count <= 0 || !Object.keys(columns).length) return null;
-  return Object.fromEntries(Object.entries(columns).map(([key, values]) => [key, values.slice(-count)]));
+// Forget what is older than the history.
+function trim(feed) {
+  const { t } = feed.rows;
+  const since = t[t.length - 1] - 1000 * feed.doc.interval_s * feed.doc.rollover;
+  const gone = Math.max(before(t, since + 1), t.length - feed.doc.rollover);
+  if (gone > 0) for (const kept of Object.values(feed.rows)) kept.splice(0, gone);
+}
+
+// How many of the ascending times are before `at`.
+function before(times, at) {
+  let low = 0;
+  let high = times.length;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (times[middle] < at) low = middle + 1;
+    else high = middle;
+  }
+  return low;
+}
+
+// The values from `first` to before `end`, or means of neighbours where there are more than `most`.
+function thinned(values, first, end, most) {
+  const step = Math.ceil((end - first) / most);
+  if (step <= 1) return values.slice(first, end);
+  const found = [];
+  for (let at = first; at < end; at += step) {
+    let sum = 0;
+    let count = 0;
+    for (let i = at; i < Math.min(at + step, end); i++) {
+      if (Number.isNaN(values[i])) continue;
+      sum += values[i];
+      count += 1;
+    }
+    found.push(count ? sum / count : NaN);
+  }
+  return found;
 }
 
 function dark() {
@@ -121,42 +218,61 @@ class View {
     const views = await this.Bokeh.embed.embed_item(structuredClone(this.feed.doc.item), target);
     this.manager = views;
     this.doc = this.Bokeh.documents[this.Bokeh.documents.length - 1];
-    this.number = this.feed.doc.number;
-    this.marked = this.feed.doc.marks;
-    this.catchUp();
-    this.follow();
+    this.marked = -1;
+    this.overview = 0;
+    const asked = () => this.paused && draws.ask(this); // somebody looks at another time
+    this.doc.get_model_by_name("time")?.change.connect(asked);
+    this.draw();
     this.paint();
     this.say();
   }
 
   take() {
-    this.catchUp();
-    this.follow();
+    this.behind = true;
+    draws.ask(this);
     this.say();
   }
 
-  catchUp() {
-    if (!this.doc) return;
-    const { feed } = this;
-    const rows = last(feed.rows, feed.number - this.number);
-    if (rows) this.doc.get_model_by_name("samples").stream(rows, feed.doc.rollover);
-    const marks = last(feed.marks, feed.marked - this.marked);
-    if (marks) this.doc.get_model_by_name("marks").stream(marks, MOST_MARKS);
-    this.number = feed.number;
-    this.marked = feed.marked;
+  inSight() {
+    if (document.hidden || !this.el.isConnected) return false;
+    const { top, bottom, width } = this.plots.getBoundingClientRect();
+    return width > 0 && bottom > 0 && top < window.innerHeight;
   }
 
-  follow() {
-    if (this.paused || !this.doc) return;
-    const range = this.doc.get_model_by_name("time");
-    const times = this.doc.get_model_by_name("samples").data.t;
-    if (times.length) range.setv({ start: times[times.length - 1] - this.window_ms, end: times[times.length - 1] });
+  // Whatever came, in one change of the data: as many points as can be seen.
+  draw() {
+    this.behind = false;
+    const { rows, marks, marked } = this.feed;
+    const time = this.doc?.get_model_by_name("time");
+    if (!time || !rows.t?.length) return;
+    const last = rows.t[rows.t.length - 1];
+    if (!this.paused) time.setv({ start: last - this.window_ms, end: last });
+    let [first, end] = [0, rows.t.length];
+    if (end > MOST_POINTS) {
+      const margin = (time.end - time.start) / 2;
+      first = Math.max(0, before(rows.t, time.start - margin) - 1);
+      end = Math.min(end, before(rows.t, time.end + margin) + 1);
+    }
+    const shown = Object.entries(rows).map(([key, values]) => [key, thinned(values, first, end, MOST_POINTS)]);
+    this.doc.get_model_by_name("samples").data = Object.fromEntries(shown);
+    if (marked !== this.marked) {
+      this.doc.get_model_by_name("marks").data = { t: [...marks.t], what: [...marks.what] };
+      this.marked = marked;
+    }
+    if (Date.now() - this.overview > 1000) {
+      const history = this.doc.get_model_by_name("history");
+      const columns = Object.keys(history.data);
+      history.data = Object.fromEntries(
+        columns.map((key) => [key, thinned(rows[key], 0, rows.t.length, MOST_OVERVIEW)]),
+      );
+      this.overview = Date.now();
+    }
   }
 
   pause(on) {
     this.paused = on;
     this.button.textContent = on ? "Live" : "Pause";
-    this.follow();
+    draws.ask(this);
     this.say();
   }
 
@@ -182,6 +298,7 @@ class View {
   }
 
   look() {
+    if (this.behind) draws.ask(this); // it was out of sight
     const stale = this.stale();
     if (stale !== this.was_stale || stale) this.say();
     this.was_stale = stale;
@@ -207,6 +324,7 @@ class View {
   }
 
   close() {
+    draws.waiting.delete(this);
     clearInterval(this.timer);
     this.theme.disconnect();
     this.drop();

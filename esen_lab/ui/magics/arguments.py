@@ -7,12 +7,12 @@ A line is parted at spaces that are outside of quotes and brackets, so that expr
 from __future__ import annotations
 
 import argparse
-import difflib
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from esen_lab.common.words import did_you_mean
 from esen_lab.errors import UsageError
 
 if TYPE_CHECKING:
@@ -166,8 +166,7 @@ def parse(
 
 def unknown(rule: str, given: str, known: Iterable[str], hint: str) -> UsageError:
     """The error for a word that is not in the list: names it, then its nearest neighbours."""
-    near = difflib.get_close_matches(given, list(known), n=3, cutoff=0.5)
-    return UsageError(rule, hint=f"Did you mean {' or '.join(near)}? {hint}" if near else hint)
+    return UsageError(rule, hint=f"{did_you_mean(given, known)} {hint}".strip())
 
 
 def word(session: Session, word: str) -> str:  # noqa: ARG001  one signature for all readers

@@ -60,5 +60,6 @@ def _run(session: Session, magic: str, table: Mapping[str, Verb], words: list[st
         return None
     given = parse(session, prog, verb.summary, verb.arguments, rest)
     given.cell = cell
+    session.learn_colours()
     result = verb.act(session, given)
     return None if quiet else result

@@ -14,7 +14,6 @@ import traceback
 from collections.abc import Callable, MutableMapping
 from types import TracebackType
 from typing import Any
-from uuid import uuid4
 
 from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMatcherResult, context_matcher
 from IPython.core.magic import no_var_expand
@@ -26,8 +25,9 @@ from esen_lab.ui import views
 from esen_lab.ui.html import bundle, to_text
 from esen_lab.ui.magics.completion import complete
 from esen_lab.ui.magics.lines import interrupted, run_cell, run_line
+from esen_lab.ui.magics.outputs import Outputs
 from esen_lab.ui.panel.targets import Targets
-from esen_lab.ui.session import Session, lab_class
+from esen_lab.ui.session import Session, Shown, lab_class
 from esen_lab.ui.views import Details, Progress, View
 from esen_lab.ui.widgets.progress import Live
 
@@ -81,6 +81,7 @@ class _Extension:
     def _close(self) -> None:
         self._panel.close()
         self.session.close()
+        self.front.outputs.close()
 
     def uninstall(self) -> None:
         atexit.unregister(self._close)
@@ -96,6 +97,7 @@ class _Extension:
         if hasattr(manager.user_magics, MAGIC):
             delattr(manager.user_magics, MAGIC)
         self.session.close()
+        self.front.outputs.close()
 
     @no_var_expand
     def esen(self, line: str, cell: str | None = None) -> Any:
@@ -138,6 +140,7 @@ class _IPythonFront:
 
     def __init__(self, shell: Any) -> None:
         self._shell = shell
+        self.outputs = Outputs(shell)
         self._shown: list[tuple[int, object]] = []  # (execution, record): already on the screen
 
     @property
@@ -181,23 +184,11 @@ class _IPythonFront:
     def show(self, view: View) -> None:
         self._shell.display_pub.publish(data=bundle(view))
 
-    def show_widget(self, widget: Any, view: View) -> Callable[[], None]:
-        shown = widget._repr_mimebundle_()
-        data = dict(shown[0] if isinstance(shown, tuple) else shown or {})  # anywidget gives a pair
-        place = {"display_id": f"esen-{uuid4().hex}"}
-        self._shell.display_pub.publish(data={**data, "text/plain": to_text(view)}, transient=place)
-
-        def take_away() -> None:
-            self._shell.display_pub.publish(data={"text/plain": ""}, transient=place, update=True)
-
-        return take_away
+    def show_widget(self, widget: Any, still: View | None = None, then: str = "") -> Shown:
+        return self.outputs.widget(widget, still, then)
 
     def live(self, view: View) -> Live:
-        if not self.updates_in_place:
-            return _TerminalLive()
-        made = _NotebookLive(self._shell)
-        made.begin(view)
-        return made
+        return self.outputs.live(view) if self.updates_in_place else _TerminalLive()
 
     def mark_shown(self, record: object) -> None:
         self._shown = [(self._shell.execution_count, record)]
@@ -209,20 +200,6 @@ class _IPythonFront:
             self._shown.clear()
             return
         raise NotImplementedError  # IPython's sign for "not me": the other formatters get it
-
-
-class _NotebookLive:
-    """One output of a notebook, replaced in place by its display id."""
-
-    def __init__(self, shell: Any) -> None:
-        self._shell = shell
-        self._transient = {"display_id": f"esen-{uuid4().hex}"}
-
-    def begin(self, view: View) -> None:
-        self._shell.display_pub.publish(data=bundle(view), transient=self._transient)
-
-    def update(self, view: View, *, last: bool = False) -> None:  # noqa: ARG002  the last one is like the others here
-        self._shell.display_pub.publish(data=bundle(view), transient=self._transient, update=True)
 
 
 class _TerminalLive:

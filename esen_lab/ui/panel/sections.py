@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from esen_lab.common.units import format_percent, format_seconds
+from esen_lab.ui.colours import COLOURS
 from esen_lab.ui.next_steps import in_words
 
 Section = Any  # JSON
@@ -85,6 +86,7 @@ def _utilization(lab: Any) -> tuple[float | None, str]:
 
 def _ensemble(lab: Any, status: Any) -> Section:
     wanted, known = _measuring(lab)
+    COLOURS.learn(row["name"] for row in status.submodels)
     rows = []
     for row in status.submodels:
         name = row["name"]
@@ -94,6 +96,7 @@ def _ensemble(lab: Any, status: Any) -> Section:
                 "name": name,
                 "parameters": row["parameters"],
                 "bytes": row["memory_bytes"],
+                "colour": COLOURS.of(name),
                 "recipe": row["recipe"],
                 "example": row["example"],
                 "points": points,
@@ -157,6 +160,7 @@ def _plan(lab: Any, plan: Any) -> Section:
         members = [
             {
                 "name": name,
+                "colour": COLOURS.of(name),
                 "predicted_s": plan.predicted_s.get(name),
                 "unmeasured": plan.unmeasured.get(name, ""),
                 "backend": way,

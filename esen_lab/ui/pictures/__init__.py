@@ -14,6 +14,7 @@ from typing import Any
 from esen_lab.ui.markup import Markup
 from esen_lab.ui.pictures import charts, moments, rows
 from esen_lab.ui.pictures.drawing import as_image
+from esen_lab.ui.pictures.traces import traces
 
 _DRAW: Mapping[type, Callable[[Any], Markup]] = {
     rows.Curves: charts.curves,
@@ -24,6 +25,7 @@ _DRAW: Mapping[type, Callable[[Any], Markup]] = {
     rows.Load: charts.load,
     rows.Shares: charts.shares,
     rows.Moments: moments.moments,
+    rows.Traces: traces,
 }
 
 

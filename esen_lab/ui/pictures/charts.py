@@ -6,16 +6,15 @@ import itertools
 import math
 
 from esen_lab.common.units import format_seconds
+from esen_lab.ui.colours import COLOURS, PALETTE, colour
 from esen_lab.ui.markup import Markup
 from esen_lab.ui.pictures import rows
 from esen_lab.ui.pictures.drawing import (
     FAINT,
     INK,
-    PALETTE,
     WIDTH,
     Axis,
     Drawing,
-    colour,
     frame,
     left_ticks,
     text_width,
@@ -45,19 +44,21 @@ def curves(picture: rows.Curves) -> Markup:
         x_format=lambda tick: f"{tick:g}",
         whole=True,
     )
-    for index, curve in enumerate(picture.curves):
-        fill = colour(index)
+    for curve in picture.curves:
+        fill = COLOURS.of(curve.name)
         _fitted(drawing, [(x(k), y(s)) for k, s in enumerate(curve.fitted_s, 1)], curve.guessed, fill)
         spans = [
             (x(k), y(median_s - spread_s / 2), y(median_s + spread_s / 2)) for k, median_s, spread_s in curve.points
         ]
         drawing.lines([(at, low, at, high) for at, low, high in spans], stroke=fill, width=2)
+        at_shares = (f"{format_seconds(median_s)} at {units}" for units, median_s, _ in curve.points)
+        drawing.says(f"{curve.name} {', '.join(at_shares)}" if curve.points else curve.name)
         for units, median_s, _ in curve.points:
             drawing.dot(x(units), y(median_s), fill=fill)
         if curve.knee is not None and curve.knee <= len(curve.fitted_s):
             at = curve.fitted_s[curve.knee - 1]
             drawing.dot(x(curve.knee), y(at), fill="none", radius=7, stroke=INK)
-    entries = [(colour(index), curve.name) for index, curve in enumerate(picture.curves)]
+    entries = [(COLOURS.of(curve.name), curve.name) for curve in picture.curves]
     below = drawing.legend(_PLANE + 8, _LEFT, entries)
     said = "dots: measured median, bars: interquartile range"
     if any(curve.fitted_s for curve in picture.curves):
@@ -76,7 +77,6 @@ def timeline(picture: rows.Timeline) -> Markup:
     drawing = Drawing(row * len(picture.lanes) + 44, "timeline of the run: lanes by time")
     ends = [segment.end_s for lane in picture.predicted for segment in lane]
     x = Axis(0, max(picture.total_s, *ends, 1e-9), left, _RIGHT)
-    colours = _colours([segment.name for _, segments in picture.lanes for segment in segments])
     height = 18.0
     for place, (label, segments) in enumerate(picture.lanes):
         top = 4 + place * row
@@ -89,12 +89,14 @@ def timeline(picture: rows.Timeline) -> Markup:
                 if text_width(segment.name) + 6 < end - begin:
                     drawing.text(begin + 4, top + 13, segment.name)
                 continue
-            drawing.rect(begin, top, end - begin, height, fill=colours[segment.name])
+            drawing.rect(begin, top, end - begin, height, fill=COLOURS.of(segment.name))
             ran = format_seconds(segment.end_s - segment.start_s)
-            drawing.label_in(begin, top + 13, end - begin, [f"{segment.name} {ran}", segment.name])
+            drawing.says(f"{segment.name} {ran}, from {format_seconds(segment.start_s)} ({label})")
+            words = [f"{segment.name} {ran}", segment.name]
+            drawing.label_in(begin, top + 13, end - begin, words, COLOURS.of(segment.name))
         for segment in picture.predicted[place] if place < len(picture.predicted) else ():
             begin, end = x(segment.start_s), x(segment.end_s)
-            fill = "none" if segment.guessed else colours.get(segment.name, INK)
+            fill = "none" if segment.guessed else COLOURS.of(segment.name)
             drawing.rect(begin, top + height + 2, end - begin, 4, fill=fill, stroke=INK)
     base = 4 + row * len(picture.lanes)
     unit = _time_axis(drawing, x, base)
@@ -124,6 +126,7 @@ def bars(picture: rows.Bars) -> Markup:
         middles.append((low, top + 9, high, top + 9))
         ends += [(end, top + 5, end, top + 13) for end in (low, high)]
         drawing.text(high + 6, top + 13, format_seconds(bar.median_s))
+        drawing.says(f"{bar.label} {format_seconds(bar.median_s)} ± {format_seconds(bar.spread_s)}")
     drawing.lines(middles, width=2)
     drawing.lines(ends)
     base = 4 + row * len(picture.bars)
@@ -214,6 +217,8 @@ def front(picture: rows.Front) -> Markup:
     drawing.path([(x(s), y(rate)) for s, rate in best], stroke=PALETTE[1])
     told = picture.told or ("",) * len(picture.points)
     for (label, seconds, rate), on, says in zip(picture.points, picture.on_front, told, strict=True):
+        if on:
+            drawing.says(f"{label} {100 * rate:.4g} % in {format_seconds(seconds)}")
         drawing.dot(x(seconds), y(rate), fill=PALETTE[1] if on else PALETTE[0], radius=4 if on else 2.5, title=says)
         if on:
             end = "end" if x(seconds) + text_width(label) > _RIGHT else "start"
@@ -234,7 +239,6 @@ def shares(picture: rows.Shares) -> Markup:
     ends = [sum(seconds or 0.0 for _, seconds in lane.members) for lane in picture.lanes]
     known = all(seconds is not None for lane in picture.lanes for _, seconds in lane.members)
     x = Axis(0, max(*ends, picture.bound_s or 0.0, 1e-9) if known else 1, left, _RIGHT)
-    colours = _colours([name for lane in picture.lanes for name, _ in lane.members])
     top = 4.0
     for lane, height, label in zip(picture.lanes, heights, labels, strict=True):
         drawing.text(left - 6, top + height / 2 + 4, label, anchor="end")
@@ -243,11 +247,12 @@ def shares(picture: rows.Shares) -> Markup:
         marks = lane.unmeasured or ("",) * len(lane.members)
         for (name, seconds), mark in zip(lane.members, marks, strict=True):
             end = at + (seconds or 0.0) if known else at + 1 / len(lane.members)
-            drawing.rect(x(at), top, x(end) - x(at) - 1, height, fill=colours[name])
+            drawing.rect(x(at), top, x(end) - x(at) - 1, height, fill=COLOURS.of(name))
             words = [f"{name} {format_seconds(seconds)}", name] if known else [name]
+            drawing.says(f"{words[0]} ({label})")
             if mark:
                 words = [f"{words[0]} ({mark})", *(f"{word} (?)" for word in words), "?"]
-            drawing.label_in(x(at), top + height / 2 + 4, x(end) - x(at), words)
+            drawing.label_in(x(at), top + height / 2 + 4, x(end) - x(at), words, COLOURS.of(name))
             at = end
         top += height + 3
     if spare:
@@ -295,7 +300,3 @@ def _fitted(drawing: Drawing, points: list[tuple[float, float]], guessed: tuple[
 
 def _left_for(labels: list[str]) -> float:
     return min(200.0, max([40.0, *(text_width(label) + 14 for label in labels)]))
-
-
-def _colours(names: list[str]) -> dict[str, str]:
-    return {name: colour(index) for index, name in enumerate(dict.fromkeys(names))}

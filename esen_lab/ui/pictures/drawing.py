@@ -2,9 +2,8 @@
 
 A picture is shown as `<img>` with a data address: GitHub and untrusted notebooks drop SVG that stands in HTML, but keep
 images. An image knows nothing of the page's theme (`currentColor` is black in it, and `prefers-color-scheme` is
-the system's, not JupyterLab's). So nothing is black or white: lines and text are a grey that stands out 4 : 1 from any
-page, the background stays clear, and fills are from the palette of Okabe and Ito (2008), which colour-blind people
-can tell apart.
+the system's, not JupyterLab's), and no grey stands out 4.5 : 1 from a white and a black page. So a picture brings its
+own light paper, on which text does; fills are from `ui/colours.py`.
 """
 
 from __future__ import annotations
@@ -15,22 +14,19 @@ from collections.abc import Callable, Sequence
 from html import unescape
 
 from esen_lab.terminal import visible_line
+from esen_lab.ui.colours import ink_on
 from esen_lab.ui.markup import Markup, element
 
-PALETTE = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#0072B2", "#D55E00", "#F0E442", "#999999")
-INK = "#7a7a7a"  # 4.3 : 1 on white, 4.4 : 1 on JupyterLab's dark page
-FAINT = "#7a7a7a44"
+PAPER = "#fafafa"
+INK = "#555"  # 7.1 : 1 on the paper
+FAINT = "#ddd"
 WIDTH = 640
 # What most shapes share, said once: every byte of a picture stays in the notebook.
 _STYLE = f".m{{text-anchor:middle}}.e{{text-anchor:end}}.i{{stroke:{INK}}}.f{{stroke:{FAINT}}}"
 _ANCHOR = {"start": None, "middle": "m", "end": "e"}
 _STROKE = {INK: "i", FAINT: "f"}
+_BETWEEN = " \u2014 "  # between what a picture is and its values
 _LETTER = 6.3  # mean width of a letter at 11 px
-
-
-def colour(index: int) -> str:
-    """The palette's colour number `index`, around and around."""
-    return PALETTE[index % len(PALETTE)]
 
 
 def text_width(text: str) -> float:
@@ -55,6 +51,7 @@ class Drawing:
     def __init__(self, height: float, label: str, width: float = WIDTH) -> None:
         self.width, self.height = width, height
         self._label = label
+        self._values: list[str] = []
         self._parts: list[Markup] = []
 
     def text(
@@ -146,11 +143,11 @@ class Drawing:
             )
         )
 
-    def label_in(self, x: float, y: float, width: float, choices: Sequence[str]) -> None:
-        """The first of the texts that fits into a filled bar; black, which every colour of the palette allows."""
+    def label_in(self, x: float, y: float, width: float, choices: Sequence[str], fill: str) -> None:
+        """The first of the texts that fits into a bar of that colour, black or white."""
         fitting = next((text for text in choices if text_width(text) + 6 < width), "")
         if fitting:
-            self.text(x + 4, y, fitting, fill="#000")
+            self.text(x + 4, y, fitting, fill=ink_on(fill))
 
     def legend(self, y: float, left: float, entries: Sequence[tuple[str, str]]) -> float:
         """Coloured squares with names, in rows; returns the y below them."""
@@ -164,15 +161,20 @@ class Drawing:
             x += needed
         return y + 16 if entries else y
 
+    def says(self, value: str) -> None:
+        """A value that the picture shows, for who points at it: images have one hover text, and no elements."""
+        self._values.append(visible_line(value))
+
     def svg(self) -> Markup:
         """The whole document."""
         return element(
             "svg",
             element("style", _STYLE),
+            element("rect", width="100%", height="100%", fill=PAPER),
             *self._parts,
             xmlns="http://www.w3.org/2000/svg",
             role="img",
-            aria_label=self._label,
+            aria_label=_BETWEEN.join([self._label, *self._values]),
             viewBox=f"0 0 {self.width:g} {self.height:g}",
             width=f"{self.width:g}",
             height=f"{self.height:g}",
@@ -188,8 +190,13 @@ def as_image(svg: Markup) -> Markup:
     head, _, rest = str(svg).partition(" role='img' aria-label='")
     label, _, tail = rest.partition("'")
     data = b64encode((head + tail).encode()).decode()  # the image has the label
+    alt, *values = unescape(label).split(_BETWEEN)
     return element(
-        "img", alt=unescape(label), src=f"data:image/svg+xml;base64,{data}", style="max-width:100%;display:block"
+        "img",
+        alt=alt,
+        src=f"data:image/svg+xml;base64,{data}",
+        title="; ".join(values) or None,
+        style="max-width:100%;display:block",
     )
 
 

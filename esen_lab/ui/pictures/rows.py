@@ -142,6 +142,7 @@ class Load:
     deadline_s: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Moment:
     """One measured JCT of a project.
 
@@ -169,4 +170,30 @@ class Moments:
     marks: tuple[tuple[int, str], ...] = ()
 
 
-Picture: TypeAlias = Timeline | Curves | Bars | SearchHistory | Front | Shares | Load | Moments
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One reading over time: (seconds before the end, at most 0; value or None where there was none), oldest first."""
+
+    label: str
+    points: tuple[tuple[float, float | None], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plot:
+    """Readings of one group; `most` is where the axis ends, None: at the largest value."""
+
+    title: str
+    lines: tuple[Line, ...]
+    most: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traces:
+    """Readings over time, a plot per group; `until` says when the last one was taken."""
+
+    plots: tuple[Plot, ...]
+    span_s: float
+    until: str
+
+
+Picture: TypeAlias = Timeline | Curves | Bars | SearchHistory | Front | Shares | Load | Moments | Traces

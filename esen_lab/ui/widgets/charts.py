@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import bokeh
 from bokeh.embed import json_item
 from bokeh.layouts import column
 from bokeh.models import (
+    BasicTicker,
     ColumnDataSource,
     CrosshairTool,
     DataRange1d,
@@ -26,16 +27,12 @@ from bokeh.models import (
 from bokeh.models.annotations import LabelSet, Legend, Span
 from bokeh.plotting import figure
 
-from esen_lab.ui.pictures.drawing import PALETTE
+from esen_lab.ui.colours import PALETTE
+from esen_lab.ui.widgets.readings import TITLES
 
-TITLES = {
-    "utilization": "Utilization (%)",
-    "lanes": "CPU per lane (%, 100 is one core)",
-    "memory": "Memory (GB)",
-    "bandwidth": "Memory bandwidth (%)",
-    "power": "Power (W)",
-}
 _FORMATS = {"GB": "0.0", "%": "0", "W": "0"}
+_STEPS = {"GB": 0.1, "%": 1.0, "W": 1.0}  # the least that a format can tell apart: ticks are no closer
+_SHORTEST = {"GB": 0.5, "%": 10.0, "W": 10.0}  # of an axis
 _HEIGHT = 150
 
 
@@ -45,28 +42,20 @@ def bokeh_source() -> tuple[str, str]:
     return path.read_text(encoding="utf-8"), version("bokeh")
 
 
-def readings_document(
-    channels: Sequence[tuple[str, str, str, str]],
-    columns: Mapping[str, Sequence[float | None]],
-    marks: Mapping[str, Sequence[Any]],
-) -> dict[str, Any]:
-    """Plots of channels over time, one per group, as BokehJS embeds them.
+def readings_document(channels: Sequence[tuple[str, str, str, str]]) -> dict[str, Any]:
+    """Empty plots of channels over time, one per group, as BokehJS embeds them; the page fills them (`live.js`).
 
     Args:
         channels: (key, label, unit, group) of each.
-        columns: "t" in milliseconds since the epoch, and a column per channel; None where there is no reading.
-        marks: "t" and "what", the marks so far.
 
     Returns:
-        The document as `bokeh.embed.json_item` gives it. In it the models "samples", "marks" and "time" can be found by
+        The document as `bokeh.embed.json_item` gives it. In it the models "samples" ("t" in milliseconds since the
+        epoch, and a column per channel), "history" (one of them), "marks" ("t" and "what") and "time" can be found by
         name.
     """
-    data = {key: [math.nan if value is None else value for value in values] for key, values in columns.items()}
-    samples = ColumnDataSource(data=data, name="samples")
-    noted = ColumnDataSource(data={key: list(values) for key, values in marks.items()}, name="marks")
-    times = [value for value in data["t"] if not math.isnan(value)]
-    end = times[-1] if times else 0.0
-    window = Range1d(start=end - 60_000, end=end, name="time")
+    samples = ColumnDataSource(data={"t": [], **{channel[0]: [] for channel in channels}}, name="samples")
+    noted = ColumnDataSource(data={"t": [], "what": []}, name="marks")
+    window = Range1d(start=0, end=60_000, name="time")
     across = Span(dimension="height", line_dash="dotted", line_width=1, line_color="#888888")
     plots: list[Any] = []
     for group in dict.fromkeys(channel[3] for channel in channels):
@@ -74,7 +63,7 @@ def readings_document(
         plots.append(_plot(group, members, samples, noted, window, across, first=not plots))
     if not plots:
         return dict(json_item(column(sizing_mode="stretch_width")))
-    plots.append(_overview(channels, samples, window))
+    plots.append(_overview(channels, window))
     return dict(json_item(column(*plots, sizing_mode="stretch_width")))
 
 
@@ -96,7 +85,10 @@ def _plot(
         sizing_mode="stretch_width",
         x_axis_type="datetime",
         x_range=window,
-        y_range=Range1d(start=0, end=100) if group == "utilization" else DataRange1d(start=0),
+        # Idle lanes take next to nothing: an axis as short as that would show noise, and the same number twice.
+        y_range=Range1d(start=0, end=100)
+        if group == "utilization"
+        else DataRange1d(start=0, min_interval=_SHORTEST.get(unit, 1.0)),
         tools=tools,
         active_drag=tools[0],
         toolbar_location=None,
@@ -106,6 +98,7 @@ def _plot(
         name=group,
     )
     plot.yaxis.formatter = NumeralTickFormatter(format=_FORMATS.get(unit, "0.0"))
+    plot.yaxis.ticker = BasicTicker(min_interval=_STEPS.get(unit, 0.1), desired_num_ticks=5)
     lines: list[Any] = []
     for index, (key, label, _, _) in enumerate(members):
         dash = "solid" if index < len(PALETTE) else "dashed"
@@ -146,7 +139,7 @@ def _plot(
     return plot
 
 
-def _overview(channels: Sequence[tuple[str, str, str, str]], samples: ColumnDataSource, window: Range1d) -> figure:
+def _overview(channels: Sequence[tuple[str, str, str, str]], window: Range1d) -> figure:
     """The whole history of the first channel, with the shown part as a window that can be dragged."""
     plot = figure(
         title="History: drag the window to look back",
@@ -161,7 +154,8 @@ def _overview(channels: Sequence[tuple[str, str, str, str]], samples: ColumnData
         name="overview",
     )
     key = next((channel[0] for channel in channels if channel[0] == "cpu"), channels[0][0])
-    plot.line("t", key, source=samples, color=PALETTE[0], line_width=1)
+    history = ColumnDataSource(data={"t": [], key: []}, name="history")
+    plot.line("t", key, source=history, color=PALETTE[0], line_width=1)
     plot.yaxis.visible = False
     plot.ygrid.visible = False
     tool = RangeTool(x_range=window)

@@ -13,6 +13,8 @@ from esen_lab.ui.widgets.charts import readings_document
 from esen_lab.ui.widgets.readings import PlotReadings
 
 REPEATED = 8  # samples that each message repeats
+WHOLE = 2400  # of the newest samples a document has every one: two minutes at the highest rate
+THIN = 1200  # of all older ones it has so many means: a plot is no wider
 
 
 class Feed:
@@ -35,7 +37,9 @@ class Feed:
                 self._generation += 1
             self._sent, self._marks = max(self._sent, found.number), max(self._marks, found.marks_to)
             return {
-                "item": readings_document(found.channels, found.columns, found.marks),
+                "item": readings_document(found.channels),
+                "rows": _thinned(found.columns),
+                "noted": found.marks,
                 "number": found.number,
                 "marks": found.marks_to,
                 "generation": self._generation,
@@ -61,3 +65,21 @@ class Feed:
                 message |= {"marks": fresh.marks, "marks_to": fresh.marks_to}
             self._sent, self._marks = fresh.number, fresh.marks_to
             return message
+
+
+def _thinned(columns: dict[str, list[float | None]]) -> dict[str, list[float | None]]:
+    """Columns in which old samples are means of several: at high rates a history has tens of thousands."""
+    old = len(columns["t"]) - WHOLE
+    step = -(-old // THIN)
+    if step < 2:
+        return columns
+    found = {}
+    for key, values in columns.items():
+        bunches = [values[at : min(at + step, old)] for at in range(0, old, step)]
+        found[key] = [*map(_mean, bunches), *values[old:]]
+    return found
+
+
+def _mean(values: list[float | None]) -> float | None:
+    read = [value for value in values if value is not None]
+    return float(f"{sum(read) / len(read):.13g}") if read else None

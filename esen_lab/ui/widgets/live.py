@@ -4,15 +4,18 @@
     Commands      what the page asks for (see `commands.py`)
     LivePlots     shown; its state is rebuilt whenever a page asks, so a refresh shows the whole history
 
-What is sent: see `feed.py`. A page that lost more than a message repeats sends "resync".
+What is sent: see `feed.py`. A page that lost more than a message repeats sends "resync"; one that draws
+slower or faster than before sends "pace".
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -25,6 +28,10 @@ from esen_lab.ui.widgets.charts import bokeh_source
 from esen_lab.ui.widgets.commands import SEND, Commands
 from esen_lab.ui.widgets.feed import Feed
 from esen_lab.ui.widgets.readings import PlotReadings
+
+LEAST_PACE_S = 0.1  # between two messages, also where a page draws faster
+MOST_PACE_S = 2.0  # a page that hears nothing for longer takes what it shows for the past
+_EARLY_S = 0.005  # samples are not taken at exact times: one that is a little early is not left for the next message
 
 
 class BokehSource(anywidget.AnyWidget):
@@ -56,6 +63,8 @@ class LivePlots(anywidget.AnyWidget):
 
     def __init__(self, readings: PlotReadings, source: BokehSource) -> None:
         self._feed = Feed(readings)
+        self._pace_s = LEAST_PACE_S
+        self._due_s = 0.0
         self._commands = Commands(self._asked)
         super().__init__(key=self._commands.key, control=self._commands.control, loader=source)
 
@@ -67,12 +76,21 @@ class LivePlots(anywidget.AnyWidget):
         return state
 
     def _asked(self, content: dict[str, Any]) -> None:
-        if content.get("kind") == "resync":
+        if content.get("kind") == "pace":
+            self._pace_s = min(max(_seconds(content.get("ms")), LEAST_PACE_S), MOST_PACE_S)
+        elif content.get("kind") == "resync":
             with self._feed.lock:
                 self.send({"kind": "doc", "doc": self._feed.document()})
 
-    def publish(self) -> None:
-        """Send what is new. Called by the publisher only."""
+    def publish(self, now_s: float) -> None:
+        """Send what is new, no faster than pages say that they draw it. Called by the publisher only.
+
+        Args:
+            now_s: Seconds that only grow.
+        """
+        if now_s < self._due_s:
+            return
+        self._due_s = now_s + self._pace_s - _EARLY_S
         with self._feed.lock:
             self.send(self._feed.fresh())
 
@@ -83,10 +101,19 @@ class LivePlots(anywidget.AnyWidget):
         super().close()
 
 
-class Publisher:
-    """The one thread that sends: at each new sample, to every plot that is open."""
+def _seconds(ms: object) -> float:
+    return ms / 1000 if isinstance(ms, (int, float)) and math.isfinite(ms) else MOST_PACE_S
 
-    def __init__(self) -> None:
+
+class Publisher:
+    """The one thread that sends: at each new sample, to every plot that is open.
+
+    Args:
+        changed: Called after each.
+    """
+
+    def __init__(self, changed: Callable[[], None] = lambda: None) -> None:
+        self._changed = changed
         self._source: BokehSource | None = None
         self._open: list[LivePlots] = []
         self._lock = Lock()
@@ -124,7 +151,8 @@ class Publisher:
                 continue
             for plots in self.plots:
                 with contextlib.suppress(Exception):  # a page or a kernel that is going away: nobody is left to tell
-                    plots.publish()
+                    plots.publish(time.monotonic())
+            self._changed()
 
     def close(self) -> None:
         """End the thread and every plot. May be called again."""

@@ -10,6 +10,15 @@ from typing import Any
 from esen_lab.common.units import format_bytes
 from esen_lab.terminal import visible_line
 
+TITLES = {
+    "utilization": "Utilization (%)",
+    "lanes": "CPU per lane (%, 100 is one core)",
+    "memory": "Memory (GB)",
+    "bandwidth": "Memory bandwidth (%)",
+    "power": "Power (W)",
+}
+"""Group -> the heading of its plot."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Columns:

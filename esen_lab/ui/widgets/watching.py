@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Sequence
-from typing import Any
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
+from esen_lab.ui.pictures.rows import Line, Plot, Traces
 from esen_lab.ui.views import Table, View
-from esen_lab.ui.widgets.progress import Live
-from esen_lab.ui.widgets.readings import PlotReadings, reading_text, said_of
+from esen_lab.ui.widgets.readings import TITLES, PlotReadings, reading_text, said_of
+from esen_lab.ui.widgets.still import Still
+
+if TYPE_CHECKING:
+    from esen_lab.ui.session import Shown
+
+STILL_S = 5.0  # between two drawings of the still form: a file that is saved now is so old at most
+FIRST_S = 5.0  # the first reading is waited for so long
+MOST_POINTS = 120  # of a line in a still form: more cannot be told apart in it, and stay in the notebook
 
 
 class Watching:
@@ -25,7 +33,8 @@ class Watching:
         self._sampler = lab.readings.watch(interval_s=interval_s, history_s=history_s)
         self._began = 0 if self._sampler.last is None else self._sampler.last.number
         self._publisher: Any = None
-        self._summary: Live | None = None
+        self._still: Still | None = None
+        self._take_away: Callable[[], None] | None = None
 
     def open_plots(self) -> Any:
         """The widget with the plots.
@@ -35,15 +44,23 @@ class Watching:
         """
         from esen_lab.ui.widgets.live import Publisher
 
-        self._publisher = Publisher()
+        self._publisher = Publisher(self._changed)
         return self._publisher.open(PlotReadings(self._sampler, self.lab.readings.marks))
 
-    def keep_summary(self, live: Live) -> None:
-        """Replace `live` by the summary when the watching ends."""
-        self._summary = live
+    def keep(self, shown: Shown) -> None:
+        """Keep the still form of what is shown current, and leave a summary in its place at the end."""
+        self._take_away = shown.take_away
+        if shown.still is not None:
+            self._still = Still(shown.still, self.summary, STILL_S)
+
+    def _changed(self) -> None:
+        if self._still is not None:
+            self._still.changed()
 
     def table(self) -> View:
         """The latest readings, taken now if there are none yet."""
+        if self._sampler.running:  # its thread takes one now, and a meter is read by one thread at a time
+            self._sampler.wait(0, FIRST_S)
         last = self._sampler.last or self._sampler.take()
         channels = self._sampler.channels
         rows = tuple(
@@ -58,21 +75,26 @@ class Watching:
             notes=(said,) if said else (),
         )
 
+    def summary(self) -> View:
+        """All that was read since the watching began."""
+        return summary_of(self._sampler.channels, self._sampler.samples(after=self._began))
+
     def close(self) -> None:
         """End the plots, leave the summary. May be called again."""
         publisher, self._publisher = self._publisher, None
-        summary, self._summary = self._summary, None
+        still, self._still = self._still, None
+        take_away, self._take_away = self._take_away, None
         if publisher is not None:
             publisher.close()
             self.lab.readings.unwatch()
-        if summary is not None:
-            samples = self._sampler.samples(after=self._began)
-            with contextlib.suppress(Exception):  # the notebook may be going away
-                summary.update(summary_of(self._sampler.channels, samples), last=True)
+        if still is not None:
+            still.close()
+        if take_away is not None:
+            take_away()
 
 
 def summary_of(channels: Sequence[Any], samples: Sequence[Any]) -> View:
-    """Mean, least and most of each channel over the samples that have it."""
+    """Plots of the samples, and mean, least and most of each channel over those that have it."""
     figures_of = ("mean", "least", "most")
     rows = []
     for channel in channels:
@@ -81,8 +103,34 @@ def summary_of(channels: Sequence[Any], samples: Sequence[Any]) -> View:
             figures = (sum(values) / len(values), min(values), max(values))
             rows.append((channel.label, *(reading_text(value, channel.unit) for value in figures)))
     seconds = samples[-1].at_s - samples[0].at_s if samples else 0.0
+    table = Table(columns=("reading", *figures_of), rows=tuple(rows), numbers=figures_of)
     return View(
         title=f"Watched for {seconds:.0f} s, {len(samples)} samples",
-        blocks=(Table(columns=("reading", *figures_of), rows=tuple(rows), numbers=figures_of),),
+        blocks=(traces_of(channels, samples), table) if rows else (),
         notes=() if rows else ("Nothing was read.",),
     )
+
+
+def traces_of(channels: Sequence[Any], samples: Sequence[Any]) -> Traces:
+    """Samples as a picture, a plot per group; of many samples in a row the mean."""
+    end_s = samples[-1].at_s
+    step = -(-len(samples) // MOST_POINTS)
+    bunches = [samples[at : at + step] for at in range(0, len(samples), step)]
+    plots = []
+    for group in dict.fromkeys(channel.group for channel in channels):
+        lines = []
+        for channel in channels:
+            if channel.group != group:
+                continue
+            points = []
+            for bunch in bunches:
+                values = [sample.values[channel.key] for sample in bunch if channel.key in sample.values]
+                mean = sum(values) / len(values) * (1e-9 if channel.unit == "B" else 1.0) if values else None
+                points.append((bunch[-1].at_s - end_s, mean))
+            if any(value is not None for _, value in points):
+                lines.append(Line(label=channel.label, points=tuple(points)))
+        if lines:
+            most = 100.0 if group == "utilization" else None
+            plots.append(Plot(title=TITLES.get(group, group), lines=tuple(lines), most=most))
+    until = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(end_s))
+    return Traces(plots=tuple(plots), span_s=end_s - samples[0].at_s, until=until)

@@ -2,7 +2,18 @@
 
 import { NotebookActions, NotebookPanel } from "@jupyterlab/notebook";
 
-/** Insert `source` below the active cell and make it the active one; run it unless `run` is false. */
+/** Whether a line stands as it is: words in capitals (NAME, YOUR_INPUT) are for the user to fill in. */
+export function isComplete(source: string): boolean {
+  return !/(^|[\s=])[A-Z][A-Z_]+(?=$|[\s=])/m.test(source);
+}
+
+/** Where in a line the first word to fill in is: [first, end), or null. */
+export function placeholderOf(source: string): [number, number] | null {
+  const found = /(^|[\s=])([A-Z][A-Z_]+)(?=$|[\s=])/m.exec(source);
+  return found ? [found.index + found[1].length, found.index + found[0].length] : null;
+}
+
+/** Insert `source` below the active cell and make it the active one; run it where `run` says so and nothing is to be filled in. */
 export async function insertCell(
   panel: NotebookPanel,
   source: string,
@@ -16,5 +27,17 @@ export async function insertCell(
   }
   notebook.activeCell?.model.sharedModel.setSource(source);
   if (notebook.activeCell) await notebook.scrollToCell(notebook.activeCell);
-  if (run) await NotebookActions.run(notebook, panel.sessionContext);
+  if (run && isComplete(source)) {
+    await NotebookActions.run(notebook, panel.sessionContext);
+    return;
+  }
+  const place = placeholderOf(source);
+  if (!place) return;
+  // The word to fill in is selected: whoever types replaces it.
+  notebook.mode = "edit";
+  const editor = notebook.activeCell?.editor;
+  if (!editor) return;
+  const [start, end] = place.map((offset) => editor.getPositionAt(offset));
+  if (start && end) editor.setSelection({ start, end });
+  editor.focus();
 }

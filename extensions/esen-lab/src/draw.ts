@@ -93,7 +93,7 @@ export function drawEnsemble(ensemble: EnsembleSection): HTMLElement {
           h(
             "tr",
             { title: `${row.recipe}; example ${row.example}` },
-            h("td", {}, row.name),
+            h("td", {}, swatch(row.colour), row.name),
             h("td.esen-number", {}, count(row.parameters)),
             h("td.esen-number", {}, bytes(row.bytes)),
             h(`td.esen-number.esen-profile-${row.state}`, {}, pointsText(row)),
@@ -102,6 +102,15 @@ export function drawEnsemble(ensemble: EnsembleSection): HTMLElement {
       ),
     ),
   );
+}
+
+/** A square in a sub-model's colour: the same as in pictures. */
+function swatch(colour: string | undefined): HTMLElement | false {
+  return isColour(colour) && h("span.esen-swatch", { style: `background:${colour}` });
+}
+
+function isColour(colour: string | undefined): colour is string {
+  return colour !== undefined && /^#[0-9a-f]{6}$/i.test(colour);
 }
 
 function pointsText(row: { points: number; points_wanted: number | null; state: string }): string {
@@ -203,7 +212,9 @@ export function drawPlan(plan: PlanSection): HTMLElement {
               h(
                 "div.esen-lane-member",
                 {
-                  style: `flex-grow:${Math.max((member.predicted_s ?? 0) / slowest, 0.02).toFixed(3)}`,
+                  style:
+                    `flex-grow:${Math.max((member.predicted_s ?? 0) / slowest, 0.02).toFixed(3)}` +
+                    (isColour(member.colour) ? `;--esen-colour:${member.colour}` : ""),
                   title: [
                     `${member.name}: ${seconds(member.predicted_s)}`,
                     executed(member.backend),

@@ -26,6 +26,7 @@ const QUICKSTART = "esen_quickstart.ipynb";
 
 const COMMANDS = {
   panel: "esen-lab:open-panel",
+  toggle: "esen-lab:toggle-panel",
   monitor: "esen-lab:open-monitor",
   quickstart: "esen-lab:open-quickstart",
   load: "esen-lab:load",
@@ -82,6 +83,17 @@ const plugin: JupyterFrontEndPlugin<void> = {
     const insert = (source: string) => {
       const panel = tracker.currentWidget;
       if (panel) void insertCell(panel, source, settings.run);
+    };
+
+    /** Show the panel; where it is in front already, fold the side area in that holds it. */
+    const toggle = () => {
+      const { collapseRight, collapseLeft } = (labShell ?? shell) as unknown as {
+        collapseRight?: () => void;
+        collapseLeft?: () => void;
+      };
+      if (!panel.isVisible) show(panel);
+      else if (labShell && [...labShell.widgets("left")].includes(panel)) collapseLeft?.call(shell);
+      else collapseRight?.call(shell);
     };
 
     /** Bring a widget to the front. */
@@ -151,6 +163,12 @@ const plugin: JupyterFrontEndPlugin<void> = {
       execute: () => {
         show(panel);
       },
+    });
+    commands.addCommand(COMMANDS.toggle, {
+      label: "Show or Hide the Panel of esen_lab",
+      caption: "Device, ensemble, jobs and plan of the notebook in front",
+      icon,
+      execute: toggle,
     });
     commands.addCommand(COMMANDS.monitor, {
       label: "Open the Monitor of esen_lab",

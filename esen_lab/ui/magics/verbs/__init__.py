@@ -34,6 +34,7 @@ HELP = Verb(
     "this list, or what a verb takes",
     _help,
     (Argument("verb", "a verb", text, "VERB", count="?", suggest=_verb_names),),
+    example="%esen help profile",
 )
 
 RENAMED: Mapping[str, str] = {"mechanisms": "backends"}

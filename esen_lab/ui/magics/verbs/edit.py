@@ -75,11 +75,10 @@ def _tune(session: Session, given: Given) -> Any:
     view = views.editor(state)
     if given.words or not session.front.updates_in_place:
         return show(session, state, view)
-    # The sliders come below a static output, which stays when kernel and widgets are gone; they have its picture.
-    show(session, state, View(title=view.title, blocks=view.blocks[:1], notes=view.notes))
-    if not session.open_panel(editor, view):
+    if not session.open_panel(editor, views.editor):
         note = "There are sliders where ipywidgets is installed; `%esen share` and `%esen tune -h` do the same."
-        session.front.show(View(notes=(note,)))
+        session.front.show(View(title=view.title, blocks=view.blocks, notes=(*view.notes, note)))
+    session.front.mark_shown(state)
     return state
 
 

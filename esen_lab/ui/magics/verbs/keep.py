@@ -44,7 +44,7 @@ def _show(session: Session, given: Given) -> Any:
     find, draw = _RECORDS[what]
     record = find(lab)
     if record is None:
-        raise UsageError(f"There is nothing to show yet for {what}", hint="`%esen` says what comes next.")
+        raise UsageError(f"What is shown of {what} is there", given="nothing yet", hint="`%esen` says what comes next.")
     return show(session, record, profile_view(lab, record) if what == "profile" else draw(record))
 
 
@@ -139,5 +139,5 @@ def _close(session: Session, given: Given) -> None:
     session.front.show(View(title="Every worker and job has ended." if labs else "Nothing is open.", notes=notes))
 
 
-CLOSE = Verb("end every worker and job; sub-models and plan are kept", _close)
-STOP = replace(CLOSE, summary="the same as close")
+CLOSE = Verb("end every worker and job; sub-models and plan are kept", _close, example="%esen close")
+STOP = replace(CLOSE, summary="the same as close", example="%esen stop")

@@ -92,7 +92,7 @@ def _cancel(session: Session, given: Given) -> None:
     ]
     running = [(job, note) for job, note in jobs if job is not None and not job.done]
     if not running:
-        raise UsageError("There is nothing to cancel", hint="No profile and no search is running.")
+        raise UsageError("A job that is cancelled is running", given="no profile and no search that is")
     for job, _ in running:
         job.cancel()
     for job, _ in running:
@@ -100,13 +100,17 @@ def _cancel(session: Session, given: Given) -> None:
     session.front.show(View(title="Cancelled.", notes=tuple(note for _, note in running)))
 
 
-CANCEL = Verb("stop the profile and the search that are running; what they have found is kept", _cancel)
+CANCEL = Verb(
+    "stop the profile and the search that are running; what they have found is kept", _cancel, example="%esen cancel"
+)
 
 
 def _measurements(session: Session, given: Given) -> Any:
     profile = session.lab().measurements
     if profile is None:
-        raise UsageError("Nothing has been measured yet", hint="`%esen profile` does it.")
+        raise UsageError(
+            "Points are shown once there are some", given="none yet", hint="`%esen profile` measures them."
+        )
     return show(session, profile, profile_view(session.lab(), profile))
 
 
@@ -123,7 +127,7 @@ def profile_view(lab: Any, profile: Any) -> View:
     return View(title=view.title, blocks=view.blocks, notes=(*view.notes, note))
 
 
-MEASUREMENTS = Verb("the points measured so far", _measurements)
+MEASUREMENTS = Verb("the points measured so far", _measurements, example="%esen measurements")
 
 
 def _fit(session: Session, given: Given) -> None:
@@ -131,7 +135,7 @@ def _fit(session: Session, given: Given) -> None:
     session.front.show(views.cost_models(lab.fit(), lab.measurements))
 
 
-FIT = Verb("the cost models: latency against share, with their error", _fit)
+FIT = Verb("the cost models: latency against share, with their error", _fit, example="%esen fit")
 
 
 def _watch(session: Session, given: Given) -> None:
@@ -147,8 +151,7 @@ def _watch(session: Session, given: Given) -> None:
         return
     plots = watching.open_plots()
     session.watching = watching
-    session.front.show_widget(plots, watching.table())
-    watching.keep_summary(session.front.live(View(notes=("A summary stays here after `%esen watch --stop`.",))))
+    watching.keep(session.front.show_widget(plots, watching.table(), "the device was being watched"))
 
 
 WATCH = Verb(

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from esen_lab.common.units import BACKENDS
+from esen_lab.common.words import did_you_mean
 from esen_lab.errors import UsageError
 from esen_lab.planner import searcher_options
 from esen_lab.ui import views
@@ -118,6 +119,7 @@ def _search(session: Session, given: Given) -> Any:
                 f"The searcher {given.searcher or 'exact'!r} takes "
                 f"{', '.join(searcher_options(given.searcher or 'exact')) or 'no options'}",
                 given=f"--option {name}={value}",
+                hint=did_you_mean(name, searcher_options(given.searcher or "exact")),
             )
         chosen[name] = value
     chosen |= options(limits=_limits(given), quantile=given.quantile or None)
@@ -547,8 +549,12 @@ BEST = Verb(
 def _plan(session: Session, given: Given) -> Any:
     plan = session.lab().plan
     if plan is None:
-        raise UsageError("There is no plan yet", hint="`%esen profile` and then `%esen search` make one.")
+        raise UsageError(
+            "A plan is shown once there is one",
+            given="none yet",
+            hint="`%esen profile` and then `%esen search` make one.",
+        )
     return show(session, plan, views.plan(plan))
 
 
-PLAN = Verb("the plan in force", _plan)
+PLAN = Verb("the plan in force", _plan, example="plan = %esen plan")

@@ -113,7 +113,7 @@ COMPARE = Verb(
         Argument("--plans", "saved plans to compare with as well", names, "FILE,FILE"),
     ),
     example="%esen compare x --rounds 50 --strategies sequential,equal",
-    interrupted="Interrupted: nothing was compared. The lab stays usable.",
+    interrupted="Interrupted before the first round was done: nothing was compared. The lab stays usable.",
 )
 
 

@@ -31,7 +31,7 @@ def _status(session: Session, given: Given) -> None:
     session.front.show(views.status(session.lab().status()))
 
 
-STATUS = Verb("where the lab stands, and the next sensible step", _status)
+STATUS = Verb("where the lab stands, and the next sensible step", _status, example="%esen status")
 
 
 def _register(session: Session, given: Given) -> Any:
@@ -155,7 +155,10 @@ def _unregister(session: Session, given: Given) -> None:
 
 
 UNREGISTER = Verb(
-    "remove a sub-model", _unregister, (Argument("name", "the sub-model", text, "NAME", suggest=suggestions.submodels),)
+    "remove a sub-model",
+    _unregister,
+    (Argument("name", "the sub-model", text, "NAME", suggest=suggestions.submodels),),
+    example="%esen unregister wide",
 )
 
 
@@ -163,7 +166,7 @@ def _list(session: Session, given: Given) -> None:
     session.front.show(views.ensemble(session.lab().ensemble))
 
 
-LIST = Verb("the sub-models: parameters, memory, recipe, example", _list)
+LIST = Verb("the sub-models: parameters, memory, recipe, example", _list, example="%esen list")
 
 
 def _combine(session: Session, given: Given) -> None:

@@ -26,10 +26,12 @@ def tune_thresholds(session: Session, editor: Any, words: Sequence[str]) -> Any:
         _take_step(editor, words)
     state = editor.state
     view = views.thresholds(state)
-    show(session, state, view)
-    if not words and session.front.updates_in_place and not session.open_thresholds(editor, view):
+    if words or not session.front.updates_in_place:
+        return show(session, state, view)
+    if not session.open_thresholds(editor, views.thresholds):
         note = "There are sliders where ipywidgets is installed; `%esen tune threshold 0.8` does the same."
-        session.front.show(View(notes=(note,)))
+        session.front.show(View(title=view.title, blocks=view.blocks, notes=(*view.notes, note)))
+    session.front.mark_shown(state)
     return state
 
 

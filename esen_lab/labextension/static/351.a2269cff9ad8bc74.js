@@ -28,7 +28,7 @@
 }
 
 .esen-faint {
-  color: var(--jp-ui-font-color2);
+  color: var(--jp-ui-font-color1);
 }
 
 .esen-section {
@@ -57,12 +57,12 @@
 }
 
 .esen-note {
-  color: var(--jp-ui-font-color2);
+  color: var(--jp-ui-font-color1);
   margin-top: 4px;
 }
 
 .esen-list {
-  color: var(--jp-ui-font-color2);
+  color: var(--jp-ui-font-color1);
   margin: 4px 0 0;
   padding-left: 18px;
 }
@@ -115,7 +115,7 @@
 
 .esen-table th {
   white-space: nowrap;
-  color: var(--jp-ui-font-color2);
+  color: var(--jp-ui-font-color1);
   font-weight: 400;
 }
 
@@ -129,7 +129,7 @@
 }
 
 .esen-profile-none {
-  color: var(--jp-ui-font-color3);
+  color: var(--jp-ui-font-color1);
 }
 
 .esen-job progress {
@@ -173,7 +173,7 @@
 }
 
 .esen-lane-member {
-  background: color-mix(in srgb, #0072b2 30%, var(--jp-layout-color1));
+  background: color-mix(in srgb, var(--esen-colour, #0072b2) 35%, var(--jp-layout-color1));
   border-bottom: 1px solid var(--jp-layout-color1);
   flex-basis: 0;
   min-height: 14px;
@@ -184,7 +184,7 @@
 }
 
 .esen-way {
-  color: var(--jp-ui-font-color2);
+  color: var(--jp-ui-font-color1);
   font-size: var(--jp-ui-font-size0);
   margin-left: 4px;
 }
@@ -194,7 +194,7 @@
 }
 
 .esen-lane-share {
-  color: var(--jp-ui-font-color2);
+  color: var(--jp-ui-font-color1);
   font-variant-numeric: tabular-nums;
   text-align: center;
 }
@@ -207,7 +207,7 @@
 }
 
 .esen-action code {
-  color: var(--jp-ui-font-color2);
+  color: var(--jp-ui-font-color1);
   display: block;
   font-family: var(--jp-code-font-family);
   font-size: var(--jp-code-font-size);
@@ -241,7 +241,7 @@
 }
 
 .esen-button:disabled {
-  color: var(--jp-ui-font-color3);
+  color: var(--jp-ui-font-color1);
   cursor: default;
 }
 
@@ -256,7 +256,7 @@
 }
 
 .esen-empty {
-  color: var(--jp-ui-font-color2);
+  color: var(--jp-ui-font-color1);
   padding: 12px;
 }
 
@@ -286,6 +286,13 @@
   font: inherit;
   padding: 0 6px;
 }
+
+.esen-swatch {
+  display: inline-block;
+  width: 0.7em;
+  height: 0.7em;
+  margin-right: 0.4em;
+}
 `,""]),r.d(o,{},{A:i})},794(e,o,r){var n=r(601),t=r.n(n),a=r(314),i=(r.n(a))()(t());i.push([e.id,`.esen-live { width: 100%; }
 .esen-live .esen-bar { display: flex; gap: 1em; align-items: center; padding: 2px 0 4px; font-size: var(--jp-ui-font-size1, 13px);
   color: var(--jp-ui-font-color1, inherit); }
@@ -294,4 +301,4 @@
 .esen-live .esen-bar select option { color: #222; }
 .esen-live.esen-stale .esen-plots { opacity: 0.45; }
 .esen-live.esen-stale .esen-said { color: var(--jp-warn-color0, #b45309); font-weight: 600; }
-`,""]),r.d(o,{},{A:i})},314(e){e.exports=function(e){var o=[];return o.toString=function(){return this.map(function(o){var r="",n=void 0!==o[5];return o[4]&&(r+="@supports (".concat(o[4],") {")),o[2]&&(r+="@media ".concat(o[2]," {")),n&&(r+="@layer".concat(o[5].length>0?" ".concat(o[5]):""," {")),r+=e(o),n&&(r+="}"),o[2]&&(r+="}"),o[4]&&(r+="}"),r}).join("")},o.i=function(e,r,n,t,a){"string"==typeof e&&(e=[[null,e,void 0]]);var i={};if(n)for(var s=0;s<this.length;s++){var l=this[s][0];null!=l&&(i[l]=!0)}for(var p=0;p<e.length;p++){var c=[].concat(e[p]);n&&i[c[0]]||(void 0!==a&&(void 0===c[5]||(c[1]="@layer".concat(c[5].length>0?" ".concat(c[5]):""," {").concat(c[1],"}")),c[5]=a),r&&(c[2]&&(c[1]="@media ".concat(c[2]," {").concat(c[1],"}")),c[2]=r),t&&(c[4]?(c[1]="@supports (".concat(c[4],") {").concat(c[1],"}"),c[4]=t):c[4]="".concat(t)),o.push(c))}},o}},601(e){e.exports=function(e){return e[1]}},72(e){var o=[];function r(e){for(var r=-1,n=0;n<o.length;n++)if(o[n].identifier===e){r=n;break}return r}function n(e,n){for(var t={},a=[],i=0;i<e.length;i++){var s=e[i],l=n.base?s[0]+n.base:s[0],p=t[l]||0,c="".concat(l," ").concat(p);t[l]=p+1;var d=r(c),u={css:s[1],media:s[2],sourceMap:s[3],supports:s[4],layer:s[5]};if(-1!==d)o[d].references++,o[d].updater(u);else{var f=function(e,o){var r=o.domAPI(o);return r.update(e),function(o){o?(o.css!==e.css||o.media!==e.media||o.sourceMap!==e.sourceMap||o.supports!==e.supports||o.layer!==e.layer)&&r.update(e=o):r.remove()}}(u,n);n.byIndex=i,o.splice(i,0,{identifier:c,updater:f,references:1})}a.push(c)}return a}e.exports=function(e,t){var a=n(e=e||[],t=t||{});return function(e){e=e||[];for(var i=0;i<a.length;i++){var s=r(a[i]);o[s].references--}for(var l=n(e,t),p=0;p<a.length;p++){var c=r(a[p]);0===o[c].references&&(o[c].updater(),o.splice(c,1))}a=l}}},659(e){var o={};e.exports=function(e,r){var n=function(e){if(void 0===o[e]){var r=document.querySelector(e);if(window.HTMLIFrameElement&&r instanceof window.HTMLIFrameElement)try{r=r.contentDocument.head}catch(e){r=null}o[e]=r}return o[e]}(e);if(!n)throw Error("Couldn't find a style target. This probably means that the value for the 'insert' parameter is invalid.");n.appendChild(r)}},540(e){e.exports=function(e){var o=document.createElement("style");return e.setAttributes(o,e.attributes),e.insert(o,e.options),o}},56(e,o,r){e.exports=function(e){var o=r.nc;o&&e.setAttribute("nonce",o)}},825(e){e.exports=function(e){if("u"<typeof document)return{update:function(){},remove:function(){}};var o=e.insertStyleElement(e);return{update:function(r){var n,t,a;n="",r.supports&&(n+="@supports (".concat(r.supports,") {")),r.media&&(n+="@media ".concat(r.media," {")),(t=void 0!==r.layer)&&(n+="@layer".concat(r.layer.length>0?" ".concat(r.layer):""," {")),n+=r.css,t&&(n+="}"),r.media&&(n+="}"),r.supports&&(n+="}"),(a=r.sourceMap)&&"u">typeof btoa&&(n+="\n/*# sourceMappingURL=data:application/json;base64,".concat(btoa(unescape(encodeURIComponent(JSON.stringify(a))))," */")),e.styleTagTransform(n,o,e.options)},remove:function(){var e;null===(e=o).parentNode||e.parentNode.removeChild(e)}}}},113(e){e.exports=function(e,o){if(o.styleSheet)o.styleSheet.cssText=e;else{for(;o.firstChild;)o.removeChild(o.firstChild);o.appendChild(document.createTextNode(e))}}},330(e,o,r){var n=r(72),t=r.n(n),a=r(825),i=r.n(a),s=r(659),l=r.n(s),p=r(56),c=r.n(p),d=r(540),u=r.n(d),f=r(113),b=r.n(f),v=r(856),x={};x.styleTagTransform=b(),x.setAttributes=c(),x.insert=l().bind(null,"head"),x.domAPI=i(),x.insertStyleElement=u(),t()(v.A,x),v.A&&v.A.locals&&v.A.locals;var h=r(794),g={};g.styleTagTransform=b(),g.setAttributes=c(),g.insert=l().bind(null,"head"),g.domAPI=i(),g.insertStyleElement=u(),t()(h.A,g),h.A&&h.A.locals&&h.A.locals}}]);
+`,""]),r.d(o,{},{A:i})},314(e){e.exports=function(e){var o=[];return o.toString=function(){return this.map(function(o){var r="",n=void 0!==o[5];return o[4]&&(r+="@supports (".concat(o[4],") {")),o[2]&&(r+="@media ".concat(o[2]," {")),n&&(r+="@layer".concat(o[5].length>0?" ".concat(o[5]):""," {")),r+=e(o),n&&(r+="}"),o[2]&&(r+="}"),o[4]&&(r+="}"),r}).join("")},o.i=function(e,r,n,t,a){"string"==typeof e&&(e=[[null,e,void 0]]);var i={};if(n)for(var s=0;s<this.length;s++){var l=this[s][0];null!=l&&(i[l]=!0)}for(var p=0;p<e.length;p++){var c=[].concat(e[p]);n&&i[c[0]]||(void 0!==a&&(void 0===c[5]||(c[1]="@layer".concat(c[5].length>0?" ".concat(c[5]):""," {").concat(c[1],"}")),c[5]=a),r&&(c[2]&&(c[1]="@media ".concat(c[2]," {").concat(c[1],"}")),c[2]=r),t&&(c[4]?(c[1]="@supports (".concat(c[4],") {").concat(c[1],"}"),c[4]=t):c[4]="".concat(t)),o.push(c))}},o}},601(e){e.exports=function(e){return e[1]}},72(e){var o=[];function r(e){for(var r=-1,n=0;n<o.length;n++)if(o[n].identifier===e){r=n;break}return r}function n(e,n){for(var t={},a=[],i=0;i<e.length;i++){var s=e[i],l=n.base?s[0]+n.base:s[0],p=t[l]||0,c="".concat(l," ").concat(p);t[l]=p+1;var d=r(c),u={css:s[1],media:s[2],sourceMap:s[3],supports:s[4],layer:s[5]};if(-1!==d)o[d].references++,o[d].updater(u);else{var f=function(e,o){var r=o.domAPI(o);return r.update(e),function(o){o?(o.css!==e.css||o.media!==e.media||o.sourceMap!==e.sourceMap||o.supports!==e.supports||o.layer!==e.layer)&&r.update(e=o):r.remove()}}(u,n);n.byIndex=i,o.splice(i,0,{identifier:c,updater:f,references:1})}a.push(c)}return a}e.exports=function(e,t){var a=n(e=e||[],t=t||{});return function(e){e=e||[];for(var i=0;i<a.length;i++){var s=r(a[i]);o[s].references--}for(var l=n(e,t),p=0;p<a.length;p++){var c=r(a[p]);0===o[c].references&&(o[c].updater(),o.splice(c,1))}a=l}}},659(e){var o={};e.exports=function(e,r){var n=function(e){if(void 0===o[e]){var r=document.querySelector(e);if(window.HTMLIFrameElement&&r instanceof window.HTMLIFrameElement)try{r=r.contentDocument.head}catch(e){r=null}o[e]=r}return o[e]}(e);if(!n)throw Error("Couldn't find a style target. This probably means that the value for the 'insert' parameter is invalid.");n.appendChild(r)}},540(e){e.exports=function(e){var o=document.createElement("style");return e.setAttributes(o,e.attributes),e.insert(o,e.options),o}},56(e,o,r){e.exports=function(e){var o=r.nc;o&&e.setAttribute("nonce",o)}},825(e){e.exports=function(e){if("u"<typeof document)return{update:function(){},remove:function(){}};var o=e.insertStyleElement(e);return{update:function(r){var n,t,a;n="",r.supports&&(n+="@supports (".concat(r.supports,") {")),r.media&&(n+="@media ".concat(r.media," {")),(t=void 0!==r.layer)&&(n+="@layer".concat(r.layer.length>0?" ".concat(r.layer):""," {")),n+=r.css,t&&(n+="}"),r.media&&(n+="}"),r.supports&&(n+="}"),(a=r.sourceMap)&&"u">typeof btoa&&(n+="\n/*# sourceMappingURL=data:application/json;base64,".concat(btoa(unescape(encodeURIComponent(JSON.stringify(a))))," */")),e.styleTagTransform(n,o,e.options)},remove:function(){var e;null===(e=o).parentNode||e.parentNode.removeChild(e)}}}},113(e){e.exports=function(e,o){if(o.styleSheet)o.styleSheet.cssText=e;else{for(;o.firstChild;)o.removeChild(o.firstChild);o.appendChild(document.createTextNode(e))}}},330(e,o,r){var n=r(72),t=r.n(n),a=r(825),i=r.n(a),s=r(659),l=r.n(s),p=r(56),c=r.n(p),d=r(540),u=r.n(d),f=r(113),b=r.n(f),v=r(856),h={};h.styleTagTransform=b(),h.setAttributes=c(),h.insert=l().bind(null,"head"),h.domAPI=i(),h.insertStyleElement=u(),t()(v.A,h),v.A&&v.A.locals&&v.A.locals;var x=r(794),g={};g.styleTagTransform=b(),g.setAttributes=c(),g.insert=l().bind(null,"head"),g.domAPI=i(),g.insertStyleElement=u(),t()(x.A,g),x.A&&x.A.locals&&x.A.locals}}]);

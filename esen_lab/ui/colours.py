@@ -1,0 +1,84 @@
+"""One colour per sub-model, in every picture, plot and panel: by the order in which they were registered.
+
+The palette is that of Okabe and Ito (2008), which colour-blind people can tell apart. Its yellow and grey come last.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from esen_lab.common.locks import Lock
+
+PALETTE = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#0072B2", "#D55E00", "#F0E442", "#999999")
+LEAST_CONTRAST = 4.5  # of text: WCAG 2, level AA
+_PART = re.compile(r"(.+) \d+/\d+")  # "wide 1/2": a part of the batch of "wide"
+
+
+class Colours:
+    """Which sub-model has which colour. A colour, once given, stays; safe for several threads."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, int] = {}
+        self._lock = Lock()
+
+    def learn(self, names: Iterable[str]) -> None:
+        """Give colours to the sub-models of an ensemble, in their order; no two share one while there are others."""
+        with self._lock:
+            ensemble = list(dict.fromkeys(names))
+            taken: set[int] = set()
+            for name in ensemble:
+                place = self._places.get(name)
+                if place is None or (place in taken and len(taken) < len(PALETTE)):
+                    later = {self._places[other] for other in ensemble if other != name and other in self._places}
+                    place = self._places[name] = _next(taken | later)
+                taken.add(place)
+
+    def of(self, name: str) -> str:
+        """The colour of a sub-model; of a group that of its first member, of a part that of the whole."""
+        with self._lock:
+            if name not in self._places:
+                part = _PART.fullmatch(name)
+                known = part[1] if part else name.split("+", maxsplit=1)[0]
+                if known != name:
+                    return self.of(known)
+                self._places[name] = _next(set(self._places.values()))
+            return colour(self._places[name])
+
+    def forget(self) -> None:
+        """Begin anew."""
+        with self._lock:
+            self._places.clear()
+
+
+def _next(taken: set[int]) -> int:
+    free = [number for number in range(len(PALETTE)) if number not in taken]
+    return free[0] if free else len(taken)
+
+
+COLOURS = Colours()
+"""Of this process: a notebook shows one ensemble, whichever record of it is drawn."""
+
+
+def colour(index: int) -> str:
+    """The palette's colour number `index`, around and around."""
+    return PALETTE[index % len(PALETTE)]
+
+
+def ink_on(fill: str) -> str:
+    """Black or white: what stands out more on that colour."""
+    return max(("#000", "#fff"), key=lambda ink: contrast(ink, fill))
+
+
+def contrast(one: str, other: str) -> float:
+    """The contrast of two colours, from 1 to 21, by WCAG 2."""
+    light, dark = sorted((_luminance(one), _luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def _luminance(written: str) -> float:
+    digits = written.lstrip("#")
+    pairs = [digit * 2 for digit in digits] if len(digits) == 3 else re.findall("..", digits)
+    parts = [int(pair, 16) / 255 for pair in pairs]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
