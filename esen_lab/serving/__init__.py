@@ -19,10 +19,9 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from esen_lab.errors import UsageError
-from esen_lab.serving.served import PLAIN, RUN_TIMEOUT_S, Asked, Served
 from esen_lab.serving.settings import ServeSettings
 
-__all__ = ["PLAIN", "RUN_TIMEOUT_S", "Asked", "ServeSettings", "Served", "check_installed"]
+__all__ = ["ServeSettings", "check_installed"]
 
 _NEEDED = ("starlette", "uvicorn", "httptools", "prometheus_client")
 

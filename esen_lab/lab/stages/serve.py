@@ -12,7 +12,8 @@ from esen_lab.lab.stages import run
 from esen_lab.lanes.forks import tell_when_forked
 from esen_lab.lanes.settings import with_threads_own
 from esen_lab.run import Deadline, RunReport
-from esen_lab.serving import RUN_TIMEOUT_S, Asked, ServeSettings, check_installed
+from esen_lab.serving import ServeSettings, check_installed
+from esen_lab.serving.served import RUN_TIMEOUT_S, Asked
 
 if TYPE_CHECKING:
     from esen_lab.ensemble import Ensemble
