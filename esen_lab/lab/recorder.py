@@ -43,7 +43,8 @@ from esen_lab.run.comparison import CHOSEN
 _MOST_SHAPES = 8  # of inputs, of one plan; more are not told apart, and not kept
 _MOST_RUNS = 10_000  # of one plan and shape: the last ones
 _FIRST_WRITTEN = 16
-_PATIENCE_S = 3.0  # for what is being written when the lab is closed or the history is asked
+_PATIENCE_S = 30.0  # for what is being written when the history is asked: a file that is locked takes seconds
+_CLOSING_S = 3.0  # the same when the lab is closed: what is left is written all the same, and not waited for
 
 
 class Recorder:
@@ -121,7 +122,7 @@ class Recorder:
             self.project = project
             self._runs, self._ran = {}, None
 
-    def flush(self) -> None:
+    def flush(self, patience_s: float = _PATIENCE_S) -> None:
         """Write what is known now; returns when it is written, or after some seconds."""
         with self._lock:
             self._settle_plan()
@@ -132,15 +133,16 @@ class Recorder:
             if working:
                 self._write(done.set)
         if working:
-            done.wait(_PATIENCE_S)
+            done.wait(patience_s)
 
     def close(self) -> None:
         """`flush`, and end the thread. It may be used again afterwards."""
-        self.flush()
+        self.flush(_CLOSING_S)
         with self._lock:
             self._runs, self._ran = {}, None
-            end, self._work, self._end = self._end, None, lambda: None
-        end()
+            work, self._work = self._work, None
+            if work is not None:
+                work.ring(self._end)  # behind whatever is still to be written
 
     # --- under the lock ------------------------------------------------------------------------------------------
 

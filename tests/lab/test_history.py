@@ -187,6 +187,7 @@ def test_a_profile_that_measured_nothing_new_is_not_kept(lab: Lab) -> None:
 def test_another_session_in_the_same_folder_goes_on_with_it(lab: Lab, tmp_path: Path) -> None:
     lab.plan = TWO
     compared(lab)
+    lab.history.past()  # so that all is written, however slow the machine is
     lab._runtime.set(executor=None)
     lab.close()
     with made(tmp_path / "points.sqlite3") as later:
@@ -317,3 +318,26 @@ def test_the_file_is_for_its_user_as_the_points_are(lab: Lab) -> None:
     lab.history.past()
     path = lab._runtime.recorder.book.path
     assert stat.S_IMODE(path.stat().st_mode) & 0o022 == 0
+
+
+def test_what_is_still_to_be_written_when_the_lab_is_closed_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("esen_lab.lab.recorder._CLOSING_S", 0.0)
+    go_on, put, written = threading.Event(), Book.put, threading.Event()
+
+    def slow(self: Book, slot: Any, entry: Entry) -> None:
+        go_on.wait(60)
+        put(self, slot, entry)
+        if entry.kind == "runs":
+            written.set()
+
+    monkeypatch.setattr(Book, "put", slow)
+    with made(tmp_path / "other.sqlite3") as lab:
+        lab.plan = TWO
+        ran(lab)
+        lab._runtime.set(executor=None)
+        lab._runtime.recorder.flush(0.0)
+    go_on.set()
+    assert written.wait(60)
+    assert [str(entry.kind) for entry in lab._runtime.recorder.book.entries(lab.history.project)] == ["plan", "runs"]
