@@ -38,6 +38,7 @@ READY_S = 240.0
 def main() -> None:
     """Read the line, measure, print."""
     asked = _line()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers end with it
     rates = [float(rate) for rate in asked.rates.split(",")]
     print(f"load average {os.getloadavg()[0]:.1f}, {len(os.sched_getaffinity(0))} cores")
     with Lab(device="cpu") as lab:
