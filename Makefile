@@ -6,7 +6,7 @@ STAMP := .venv/.ready
 SHELL := bash
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-all test-pythons test-extension extension house lint lab bench fuzz chaos test-ipykernels bench-search bench-peers gpu-check screenshots clean
+.PHONY: help setup run test test-all test-pythons test-extension extension house lint lab bench fuzz chaos stress test-ipykernels bench-search bench-peers gpu-check screenshots clean
 .PHONY: bench-pair
 .DELETE_ON_ERROR:
 
@@ -24,6 +24,7 @@ help:  ## this list
 	@printf 'make bench [BENCH=name]      run the programs in benchmarks/\n'
 	@printf 'make fuzz [FUZZ_ARGS=...]    spoilt files and messages: none may raise what is no EsenError, or take a second\n'
 	@printf 'make chaos [CHAOS_ARGS=...]  signals at random instants, full disks, small limits: CHAOS_ARGS="--minutes 5 --seed 1"\n'
+	@printf 'make stress [STRESS_ARGS=...] runs with slow and dying members: STRESS_ARGS="--runs 10000 --seed 1"\n'
 	@printf 'make bench-pair BASE=REV     what users wait for, here and at a revision, in pairs: what became slower\n'
 	@printf 'make gpu-check               everything claimed about an NVIDIA GPU, as JSON; BENCH_ARGS=--rehearse without one\n'
 	@printf 'make bench-search            compare the searchers; BENCH_ARGS=--quick in seconds, --minutes N in parts\n'
@@ -83,6 +84,9 @@ fuzz: $(STAMP)
 
 chaos: $(STAMP)
 	@$(PY) tools/chaos.py $(CHAOS_ARGS)
+
+stress: $(STAMP)
+	@$(PY) tools/stress_deadlines.py $(STRESS_ARGS)
 
 test-ipykernels: $(STAMP)
 	@ESEN_LAB_TEST_IPYKERNELS="6.31.0 7.3.0" $(PY) -m pytest tests/browser -k "busy or interrupt or refresh"

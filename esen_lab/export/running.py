@@ -27,8 +27,8 @@ class Ran(Protocol):
 class Runner(Protocol):
     """What runs a plan; the script brings it, since this part knows no runtime."""
 
-    def run(self, x: Tree, *, timeout_s: float = ...) -> Ran:
-        """Run once, until a deadline of the whole call."""
+    def run(self, x: Tree, *, timeout_s: float = ..., options: Any = None) -> Ran:
+        """Run once, until a deadline of the whole call, as the options ask."""
 
     def close(self) -> None:
         """End the lanes."""
@@ -92,7 +92,7 @@ class Running:
             raise
         return cls(plan=plan, ensemble=ensemble, device=device, runner=runner, fork_server=fork_server)
 
-    def __call__(self, x: Tree, timeout_s: float | None = None) -> Tree:
+    def __call__(self, x: Tree, timeout_s: float | None = None, *, options: Any = None) -> Any:
         """The ensemble's answer to `x`, under the switches of torch that this thread has.
 
         Several threads may call; they take turns, in the order in which they came.
@@ -101,12 +101,15 @@ class Running:
             x: The input.
             timeout_s: Deadline of the whole call, in seconds, waiting for other threads' calls included; None: ten
                 minutes.
+            options: What is asked for besides the answer of all members: an `esen_lab.run.RunOptions`, such as
+                `RunOptions(deadline_s=0.05, at_least=3)`. Its deadline counts from when this call is looked at.
 
         Raises:
             EsenError: As the executor's `run` does.
         """
         self.fork_server.look_at_session()
-        run = self.runner.run(x) if timeout_s is None else self.runner.run(x, timeout_s=timeout_s)
+        asked = {"timeout_s": timeout_s, "options": options}
+        run = self.runner.run(x, **{name: value for name, value in asked.items() if value is not None})
         self.report = run.report
         return run.output
 

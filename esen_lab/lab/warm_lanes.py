@@ -76,6 +76,8 @@ class WarmLanes:
         self._runtime.together.check(ensemble)
         self._take_left_start(plan, ensemble)
         current = self._runtime.state.executor
+        if current is not None:
+            current.look_at_late()
         if current is not None and not current.broken and same_lanes(current, plan, ensemble):
             try:
                 current.at_rest(deadline)

@@ -206,7 +206,7 @@ class DeadlineSearch:
         """The same lanes, in the order whose beginnings are the most accurate set: exactly, where there are few."""
         choices = [self._beginnings(lane) for lane in plan.lanes]
         if math.prod(len(own) for own in choices) <= _TRIES:
-            chosen = max(
+            chosen: Sequence[tuple[str, ...]] = max(
                 itertools.product(*choices),
                 key=lambda one: (self._value([name for own in one for name in own]), sum(map(len, one))),
             )

@@ -111,8 +111,9 @@ class Answered:
         )
         if self.deadline_s is not None:
             told.append(self._of_the_deadline(self.deadline_s))
-        if self.busy:
-            told.append(f"Lanes were still at an earlier run when this one began: those of {', '.join(self.busy)}.")
+        waited = [name for name in self.busy if name in self.names]
+        if waited:
+            told.append(f"The lane of {', '.join(waited)} was still at an earlier run when this one began.")
         if self.ended == "decided":
             told.append("The vote was decided: no missing member could have changed a row.")
         if self.ended == "confident":

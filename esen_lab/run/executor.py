@@ -206,11 +206,6 @@ class Executor:
     @property
     def broken(self) -> str:
         """Why it cannot run any more, or ""."""
-        if self._group.late and self._lock.acquire(blocking=False):  # one of them may have ended since
-            try:
-                self._group.look_at_late()
-            finally:
-                self._lock.release()
         return self._group.broken
 
     # --- runs ----------------------------------------------------------------------------------------------------
@@ -337,7 +332,13 @@ class Executor:
         """Wait for lanes that are late from an earlier run: nothing can be asked of them before."""
         if self._group.late:
             with self._lock:
-                self._group.catch_up(deadline)
+                self._group.check(deadline)
+
+    def look_at_late(self) -> None:
+        """Notice what has become of lanes that were late; the caller has the turn."""
+        if self._group.late:
+            with self._lock:
+                self._group.look_at_late()
 
     def run_members(self, x: Tree, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> MemberRun:
         """Run once and answer for each sub-model too; raises as `run` does.

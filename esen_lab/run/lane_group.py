@@ -34,12 +34,17 @@ SETTLE_S = 1.0
 
 _SLICE_S = 0.25  # of a wait: an interrupt may reach another thread
 _FINE_S = 0.001
+_MOST_TOLD = 10_000  # by late lanes, while somebody only looks
 _FINEST_S = 0.0001
 # With a core to spare, the last moments before the expected answer are spent looking instead of sleeping.
 _LOOK_PART = 0.05
 _LOOK_LEAST_S = 0.0002
 _LOOK_MOST_S = 0.001
 _LOOK_FROM_S = 0.003  # after a shorter sleep there is nothing to gain
+
+
+class DiedLate(WorkerDied):
+    """A lane ended while it was still at an earlier run: this one is not to blame, and may be made with new lanes."""
 
 
 class LaneGroup:
@@ -56,7 +61,6 @@ class LaneGroup:
         derived: Whether a lane runs groups of sub-models, or parts of a batch.
         late: Lanes that are at work for a run that nobody waits for any more, and the number of that run. Their input
             is not to be overwritten, nothing is to be asked of them, and what they tell is dropped.
-        caught_up: How long the last plain run waited for which late lanes, a sentence; or "".
     """
 
     def __init__(
@@ -79,7 +83,7 @@ class LaneGroup:
         self._pending: set[int] = set()  # lanes that were woken and have not answered
         self._stepwise = False  # whether the last run is told step by step
         self.late: dict[int, int] = {}
-        self.caught_up = ""
+        self._caught_up = ""
         self._slowest_first = list(range(len(workers)))
         self._waking = WakingOrder([worker.pid for worker in workers])
         self._watch_only_the_living()
@@ -118,9 +122,10 @@ class LaneGroup:
             WorkerDied: They cannot.
             WorkerTimeout: See `catch_up`.
         """
-        self.caught_up = ""
-        if self.late:
+        if self.late and not self.broken:
             self.catch_up(deadline)
+            if self.broken:
+                raise DiedLate(f"A lane ended while it was at an earlier run: {self.broken}", hint="Run again.")
         if self.broken:
             raise WorkerDied(f"This plan's lanes cannot run: {self.broken}", hint="Start the plan again.")
         if self._pending:  # an interrupt came where nothing could settle them: they may still read the input
@@ -135,8 +140,10 @@ class LaneGroup:
             WorkerDied: They cannot.
         """
         given_up = self._broken or ("the process that starts lanes was cut off" if self._fork_server.cut_off else "")
-        if given_up or (self.broken and not (allowed and any(worker.alive for worker in self._workers))):
-            raise WorkerDied(f"This plan's lanes cannot run: {given_up or self.broken}", hint="Start the plan again.")
+        if given_up:
+            raise WorkerDied(f"This plan's lanes cannot run: {given_up}", hint="Start the plan again.")
+        if self.broken and not (allowed and any(worker.alive for worker in self._workers)):
+            raise DiedLate(f"This plan's lanes cannot run: {self.broken}", hint="Start the plan again.")
 
     def wake(self, seed: int | None) -> None:
         """Have every lane run; `collect` or `settle` follows.
@@ -372,7 +379,7 @@ class LaneGroup:
 
     def look_at_late(self) -> None:
         """Take what late lanes have said; waits for nobody. One that is found to have ended is `broken`."""
-        while self.late:
+        for _ in range(_MOST_TOLD):  # one that tells without an end is not listened to for ever
             told = [index for index in self.ready(0.0) if index in self.late]
             if not told:
                 return
@@ -391,14 +398,19 @@ class LaneGroup:
         words = (
             f"lanes that were late from an earlier call: {', '.join(n for i in late for n in self._lanes[i].members)}"
         )
-        while self.late:
+        while self.late and not self.broken:
             if deadline.left_s <= 0:
                 self.end(self.late)
                 raise deadline.passed(words)
             self.ready(min(deadline.at_s, time.monotonic() + _SLICE_S))
             self.look_at_late()
         if late:
-            self.caught_up = f"Before it began, it waited {format_seconds(time.monotonic() - began)} for {words}."
+            self._caught_up = f"Before it began, it waited {format_seconds(time.monotonic() - began)} for {words}."
+
+    def told_caught_up(self) -> str:
+        """How long was waited for which late lanes since this was asked last, a sentence; or ""."""
+        told, self._caught_up = self._caught_up, ""
+        return told
 
     def order_by(self, lasted_s: Sequence[float]) -> None:
         """Wake them by this from now on, the slowest first.

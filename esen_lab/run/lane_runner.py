@@ -126,7 +126,7 @@ class LaneRunner:
     def _notes(self, jct_s: float) -> list[str]:
         """What is to be said of this run alone."""
         disturbed = self.threads.disturbed(jct_s) if self._cores_are_lanes else ""
-        return [note for note in (self._group.caught_up, self.where.note, disturbed) if note]
+        return [note for note in (self._group.told_caught_up(), self.where.note, disturbed) if note]
 
     def _prepare_next(self, ensemble: Ensemble, output: Tree, jct_s: float, times: Times) -> None:
         """What the next run would have to do."""

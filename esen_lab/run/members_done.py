@@ -15,6 +15,8 @@ from esen_lab.run.deadline import Deadline
 from esen_lab.run.lane_steps import answers_of_members
 from esen_lab.run.options import RunOptions
 
+_AT_AN_EARLIER = "its lane was still at an earlier run"
+
 
 class MembersDone:
     """One run's members. A group is several members at once; a member that is split is done with its last part.
@@ -28,6 +30,7 @@ class MembersDone:
         open: Members that may still answer.
         nan: Steps whose output holds NaN.
         late: Whether the deadline has passed, and the run goes on until enough are done.
+        begun: Lanes that were woken for this run.
     """
 
     def __init__(self, plan: Plan, names: Sequence[str]) -> None:
@@ -46,6 +49,7 @@ class MembersDone:
         self.open: frozenset[str] = frozenset(self._names)
         self.nan: list[str] = []
         self.late = False
+        self.begun: set[int] = set()
 
     def members_of(self, step: str) -> tuple[str, ...]:
         """The members that a step answers for."""
@@ -112,15 +116,25 @@ class MembersDone:
         """For each step that is done, when it began and ended, in seconds since the call."""
         return {step: ((start - begin_ns) / 1e9, (end - begin_ns) / 1e9) for step, (start, end) in self._at_ns.items()}
 
+    def forget(self) -> None:
+        """Let go of outputs and errors."""
+        self._outputs.clear()
+        self._problem = None
+
     # --- who is missing ------------------------------------------------------------------------------------------
 
     def missing(self, ended: Ended) -> tuple[Missing, ...]:
         """Members that an answer is made without, which ended so."""
-        why = "not needed" if ended in ("decided", "confident") else "late"
-        return tuple(
-            Missing(name=name, why="failed", told=self._why[name]) if name in self._why else Missing(name=name, why=why)  # type: ignore[arg-type]
-            for name in self._names
-            if name not in self.done
+        return tuple(self._missing(name, ended) for name in self._names if name not in self.done)
+
+    def _missing(self, name: str, ended: Ended) -> Missing:
+        if name in self._why:
+            return Missing(name=name, why="failed", told=self._why[name])
+        if ended in ("decided", "confident"):
+            return Missing(name=name, why="not needed")
+        lanes = {index for index, steps in enumerate(self._lanes) if not self._steps[name].isdisjoint(steps)}
+        return Missing(
+            name=name, why="late", told="" if lanes <= self.begun else "its lane was still at an earlier run"
         )
 
     def missed(self, options: RunOptions, due: Deadline) -> DeadlineMissed:
@@ -139,7 +153,5 @@ class MembersDone:
         """The error of a run of which too few members can answer, whatever time it has."""
         failed = "; ".join(f"{name}: {told}" for name, told in self._why.items())
         problem = self._problem or WorkerDied("A run's members answer", given=failed)
-        problem.add_note(
-            f"{len(self.done)} of {len(self._names)} members answered; at least {enough} were asked for. {failed}"
-        )
+        problem.add_note(f"An answer of at least {enough} members was asked for. {failed}")
         return problem

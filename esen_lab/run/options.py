@@ -54,6 +54,8 @@ class RunOptions:
         early = self.stop_early
         if early is not None and early != "decided" and not (_is_number(early) and 0 < early <= 1):
             raise UsageError("stop_early is 'decided', or a probability above 0 and at most 1", given=early)
+        if early is not None and early != "decided":
+            object.__setattr__(self, "stop_early", float(early))
         if not isinstance(self.uncertainty, bool):
             raise UsageError("uncertainty is True or False", given=self.uncertainty)
         if self.otherwise == "first" and self.deadline_s is None:

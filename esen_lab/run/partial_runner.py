@@ -20,13 +20,13 @@ from contextlib import nullcontext
 
 from esen_lab.common.trees import Tree
 from esen_lab.ensemble import Ensemble
-from esen_lab.errors import EsenError, first_line
+from esen_lab.errors import EsenError, WorkerDied, first_line
 from esen_lab.lanes import StepTold, Worker
 from esen_lab.planner.plan import Plan
 from esen_lab.run.answered import Answered, Ended
 from esen_lab.run.deadline import Deadline
 from esen_lab.run.early import Confidence, confidence, decided
-from esen_lab.run.lane_group import LaneGroup
+from esen_lab.run.lane_group import DiedLate, LaneGroup
 from esen_lab.run.lane_runner import LaneRunner
 from esen_lab.run.members_done import MembersDone
 from esen_lab.run.options import RunOptions
@@ -85,8 +85,26 @@ class PartialRunner:
             DeadlineMissed: Fewer members than were asked for were done when the answer was due.
             EsenError: See `Executor.run`.
         """
-        group = self._group
         members = MembersDone(plan, [name for name in ensemble.names if name in plan.names])
+        try:
+            return self._run(plan, ensemble, x, deadline, options, due, members, seed, begin_ns, meanwhile)
+        finally:
+            members.forget()  # an error that is kept keeps its frames, and they the memory of outputs
+
+    def _run(
+        self,
+        plan: Plan,
+        ensemble: Ensemble,
+        x: Tree,
+        deadline: Deadline,
+        options: RunOptions,
+        due: Deadline | None,
+        members: MembersDone,
+        seed: int | None,
+        begin_ns: int,
+        meanwhile: Callable[[], object] | None,
+    ) -> Run:
+        group = self._group
         self._begin(ensemble, x, deadline, options, members)
         copied = time.perf_counter_ns()
         busy = tuple(name for index in sorted(group.late) for name in members.of_lane(index))
@@ -133,6 +151,7 @@ class PartialRunner:
             copy_s=(copied - begin_ns) / 1e9,
             combine_s=(end - done) / 1e9,
             answered=answered,
+            notes=[note for note in (group.told_caught_up(),) if note],
         )
         return Run(output=output, report=report)
 
@@ -157,6 +176,7 @@ class PartialRunner:
         try:
             self._lanes.input.tell(index)
             self._group.rouse(index, seed)
+            members.begun.add(index)
         except EsenError as problem:
             self._failed(index, problem, options, members)
 
@@ -176,6 +196,7 @@ class PartialRunner:
             # 1. Whether it is over.
             over = self._over(options, due, due_s, members)
             if over is not None:
+                self._check_probabilities(ensemble, members, options)
                 return over, None
             # 2. What lanes tell; the last moments before it is due are waited for finely.
             news = False
@@ -188,6 +209,15 @@ class PartialRunner:
                 found = self._early(ensemble, members, options.stop_early)
                 if found is not None:
                     return found
+
+    def _check_probabilities(self, ensemble: Ensemble, members: MembersDone, options: RunOptions) -> None:
+        """Refuse outputs of which no answer can be confident, also where nothing was left to stop.
+
+        Raises:
+            UsageError: They are no probabilities.
+        """
+        if isinstance(options.stop_early, float):
+            self._early(ensemble, members, options.stop_early)
 
     def _over(self, options: RunOptions, due: Deadline | None, due_s: float, members: MembersDone) -> Ended | None:
         """Why nobody waits any longer, or None.
@@ -238,6 +268,8 @@ class PartialRunner:
 
     def _failed(self, index: int, problem: EsenError, options: RunOptions, members: MembersDone) -> None:
         if options.on_failure == "error":
+            if index not in members.begun and isinstance(problem, WorkerDied):
+                raise DiedLate(problem.rule, log=problem.log, hint=problem.hint) from problem
             raise problem
         members.lane_failed(index, first_line(problem), problem)
 

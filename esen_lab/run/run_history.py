@@ -154,6 +154,7 @@ class RunHistory:
         copy_s: float,
         combine_s: float,
         answered: Answered,
+        notes: Sequence[str],
     ) -> RunReport:
         """Report a run that may have been answered by some of the members; it says nothing of the plan's prediction.
 
@@ -166,6 +167,7 @@ class RunHistory:
             copy_s: Likewise.
             combine_s: Likewise.
             answered: Who answered.
+            notes: What is to be said of this run alone.
         """
         same_shape = not plan.example or batch == plan.example
         found = tuple(name for name in plan.steps if name in nan) if nan else ()
@@ -179,7 +181,7 @@ class RunHistory:
             predicted_s=predicted_s,
             batch=batch,
             nan=found,
-            notes=tuple(self._told(plan, batch, found, same_shape=same_shape)),
+            notes=(*self._told(plan, batch, found, same_shape=same_shape), *notes),
             unmeasured=plan.unmeasured if predicted_s is not None else {},
             answered=answered,
         )

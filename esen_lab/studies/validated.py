@@ -59,16 +59,13 @@ class Validated:
         A mean, weighted or not, ranks the right class of a sample first only where for every other class some member
         ranks the right one before it, or level; and a majority elects only a class that somebody votes for.
         """
-        found = np.ones(len(self.labels), dtype=bool)
         rows = np.arange(len(self.labels))
         above: NDArray[np.bool_] | None = None
         for name in names:
             scores = self.answers.outputs[name]
             own = scores[rows, self.labels][:, None] >= scores
             above = own if above is None else above | own
-        if above is not None:
-            found = above.all(axis=1)
-        return float(found.mean())
+        return 1.0 if above is None else float(above.all(axis=1).mean())
 
     def worth(self, names: Sequence[str], all_names: Sequence[str], ensemble: Ensemble) -> Worth | None:
         """What an answer of some members is worth beside that of all; None where that is not known of them."""

@@ -120,3 +120,30 @@ class Draws(nn.Module):
 def environment(step: Callable[[], None], names: list[str]) -> dict[str, str | None]:
     """What is in the environment of the process that this is called in."""
     return {name: os.environ.get(name) for name in names}
+
+
+class Held(nn.Module):
+    """Answers x times a factor once a file is there, and writes a line into another one each time it begins."""
+
+    def __init__(self, gate: str, factor: float = 1.0, calls: str = "") -> None:
+        super().__init__()
+        self.gate, self.factor, self.calls = gate, factor, calls
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.calls:
+            with open(self.calls, "a", encoding="utf-8") as file:
+                file.write("began\n")
+        while not os.path.exists(self.gate):
+            time.sleep(0.002)
+        return x * self.factor
+
+
+class Times(nn.Module):
+    """Answers x times a factor."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.factor

@@ -65,6 +65,9 @@ WRITERS: dict[str, Callable[[socket.socket], object]] = {
     "odd times": lambda sock: sock.send(_frame(2, b"xyz")),
     "deep lists": lambda sock: sock.send(_frame(4, _packed(b"\x91" * 60_000))),
     "an empty answer": lambda sock: sock.send(_frame(4, b"")),
+    "a step that there is not": lambda sock: sock.send(_frame(7, struct.pack("<HQQB", 99, 1, 2, 0))),
+    "half a step": lambda sock: sock.send(_frame(7, b"xyz")),
+    "a stop": lambda sock: sock.send(_frame(8, b"")),
     "files": _with_files,
     "the end": lambda sock: sock.shutdown(socket.SHUT_RDWR),
 }

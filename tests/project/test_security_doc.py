@@ -93,4 +93,4 @@ def test_what_reads_pickles_from_processes_is_imported_by_children_alone() -> No
             for node in ast.walk(function)
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "order_in"
         }
-        assert callers == ({"_answer_all"} if source == "child.py" else {"main"})
+        assert callers == ({"_act_on"} if source == "child.py" else {"main"})

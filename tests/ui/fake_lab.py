@@ -355,8 +355,8 @@ class FakeLab:
         self._asked("measure", repeats)
         return [0.005] * repeats
 
-    def run(self, x: Any, timeout_s: float | None = None) -> Any:
-        self._asked("run", x, timeout_s)
+    def run(self, x: Any, timeout_s: float | None = None, **options: Any) -> Any:
+        self._asked("run", x, timeout_s, *([options] if options else []))
         self.report = a_report()
         return [x, "combined"]
 

@@ -40,11 +40,29 @@ CALLS = [
         ),
     ),
     ("search", ("start_search", "exact", {})),
+    ("search --deadline 50ms", ("start_search", "exact", {"deadline_s": 0.05})),
     (
         "search --searcher optuna --trials 9 --seed 1 --time-limit 2s --option sampler='tpe'",
         ("start_search", "optuna", {"n_trials": 9, "seed": 1, "time_limit_s": 2.0, "sampler": "tpe"}),
     ),
     ("run x + [3] --timeout 4", ("run", [1, 2, 3], 4.0)),
+    (
+        "run x --deadline 50ms --at-least 3 --otherwise first --leave-out --stop-early decided --uncertainty",
+        (
+            "run",
+            [1, 2],
+            None,
+            {
+                "deadline_s": 0.05,
+                "at_least": 3,
+                "otherwise": "first",
+                "on_failure": "leave-out",
+                "stop_early": "decided",
+                "uncertainty": True,
+            },
+        ),
+    ),
+    ("run x --stop-early 95%", ("run", [1, 2], None, {"stop_early": 0.95})),
     (
         "compare x --rounds 3 --strategies equal,threads",
         ("compare", [1, 2], {"rounds": 3, "strategies": ["equal", "threads"]}),

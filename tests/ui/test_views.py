@@ -25,12 +25,13 @@ from esen_lab.planner.editor import PlanEditor
 from esen_lab.planner.editor.state import Measurement
 from esen_lab.profiler.progress import JobState
 from esen_lab.profiler.records import Profile
-from esen_lab.run import Span
+from esen_lab.run import Answered, Missing, Span
 from esen_lab.studies import device_tables, placed, plan_of_cascade, plan_of_placement
 from esen_lab.studies.cascade import Cascade, Stage
 from esen_lab.studies.front import Choice, ParetoFront
 from esen_lab.ui import views
 from esen_lab.ui.html import to_text
+from esen_lab.ui.pictures.charts import timeline as draw_timeline
 from esen_lab.ui.pictures.rows import Segment, Timeline
 from esen_lab.ui.views import Details, Progress, Table
 
@@ -111,6 +112,39 @@ def test_a_run_is_lanes_by_time() -> None:
     assert isinstance(timeline, Timeline)
     assert timeline.total_s == 0.005
     assert timeline.lanes[1] == ("lane 2 (1)", (Segment(name="slim", start_s=0.0005, end_s=0.004),))
+
+
+def test_a_run_without_some_members_says_whose_answer_it_is_and_lists_the_others() -> None:
+    answered = Answered(
+        names=("wide", "slim"),
+        missing=(Missing(name="deep", why="late"), Missing(name="odd", why="failed", told="<b>no</b>")),
+        ended="deadline",
+        at_s=0.004,
+        deadline_s=0.005,
+    )
+    view = views.report(a_report(answered=answered))
+    assert view.title.endswith("2 of 4 members")
+    assert view.notes[0] == "LEFT OUT, since they failed: odd (<b>no</b>)."
+    assert "Missing: deep (late)" in view.notes[1]
+    timeline, table = view.blocks[:2]
+    assert isinstance(timeline, Timeline)
+    assert isinstance(table, Table)
+    assert [(row[0], row[4]) for row in table.rows[-2:]] == [("deep", "late"), ("odd", "failed")]
+
+
+def test_a_lane_that_was_late_is_drawn_hollow_until_nobody_waited_any_more() -> None:
+    spans = (
+        Span(name="wide", lane=0, start_s=0.0005, end_s=0.002),
+        Span(name="slim", lane=1, start_s=0.0005, end_s=0.004),
+    )
+    answered = Answered(names=("wide", "slim"), missing=(Missing(name="deep", why="late"),), ended="deadline")
+    timeline = views.report(a_report(spans=spans, answered=answered)).blocks[0]
+    assert isinstance(timeline, Timeline)
+    late = Segment(name="deep (late)", start_s=0.002, end_s=0.0045, guessed=True)
+    assert timeline.lanes[0][1][1:] == (late,)
+    drawn = str(draw_timeline(timeline))
+    assert "deep (late)" in drawn
+    assert "hollow: not done" in drawn
 
 
 def test_nan_in_a_run_is_said_once() -> None:

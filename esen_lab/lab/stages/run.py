@@ -14,6 +14,7 @@ from esen_lab.lab.state import LabState
 from esen_lab.run import Executor, Run
 from esen_lab.run.deadline import NEVER, Deadline
 from esen_lab.run.executor import DEFAULT_TIMEOUT_S
+from esen_lab.run.lane_group import DiedLate
 from esen_lab.run.options import RunOptions
 from esen_lab.run.turns import Turn
 
@@ -122,7 +123,12 @@ def _run(runtime: Runtime, call: Call) -> tuple[Run, tuple[str, ...]]:
         nonlocal changed
         changed = originals.changed(names)
 
-    made = once(meanwhile=look)
+    try:
+        made = once(meanwhile=look)
+    except DiedLate as problem:  # of an earlier run: this one has its own lanes
+        executor, notes = ready_lanes(runtime, deadline=until)
+        told = f"Lanes were started anew: {problem.rule}"
+        return executor.run(x, deadline=deadline, in_turn=True, options=call.options, due=call.due), (*notes, told)
     if changed:
         executor, notes = ready_lanes(runtime, whole=True, deadline=until)
         made = executor.run(x, deadline=deadline, in_turn=True, options=call.options, due=call.due)

@@ -120,16 +120,17 @@ def start_search(runtime: Runtime, asked: Asked) -> SearchJob[Plan]:
 def _bound(runtime: Runtime, asked: Asked) -> tuple[dict[str, CostModel], Callable[..., Plan]]:
     """The search with everything bound, and the cost models that it plans with."""
     found = models(runtime, asked.quantile)
+    finish: Callable[[Plan], Plan] | None = None
     if asked.deadline_s is not None:
-        asked = replace(asked, groups=False, parts=False)  # the order is one of whole members
         finish = for_deadline(runtime, asked, found, asked.deadline_s)
+        asked = replace(asked, groups=False, parts=False)  # the order is one of whole members
     state = runtime.state
     runtime.together.check(state.ensemble)
     derived = partial(
         state.here.derived_model, ensemble=state.ensemble, units=state.device.units, quantile=asked.quantile
     )
     run = bind_search(asked, found, state.ensemble, state.device, state.measured, runtime.lane_runs, derived)
-    return found, run if asked.deadline_s is None else partial(_finished, run, finish)
+    return found, run if finish is None else partial(_finished, run, finish)
 
 
 def _finished(run: Callable[..., Plan], finish: Callable[[Plan], Plan], on_better: Any = None, **watched: Any) -> Plan:

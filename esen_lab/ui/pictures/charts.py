@@ -83,6 +83,11 @@ def timeline(picture: rows.Timeline) -> Markup:
         drawing.rect(left, top, x(picture.total_s) - left, height, fill=FAINT)
         for segment in segments:
             begin, end = x(segment.start_s), x(segment.end_s)
+            if segment.guessed:  # it was not done when nobody waited any more
+                drawing.rect(begin, top, end - begin, height, fill="none", stroke=INK)
+                if text_width(segment.name) + 6 < end - begin:
+                    drawing.text(begin + 4, top + 13, segment.name)
+                continue
             drawing.rect(begin, top, end - begin, height, fill=colours[segment.name])
             ran = format_seconds(segment.end_s - segment.start_s)
             drawing.label_in(begin, top + 13, end - begin, [f"{segment.name} {ran}", segment.name])
@@ -96,6 +101,8 @@ def timeline(picture: rows.Timeline) -> Markup:
     said = "thick: measured, thin: predicted, grey: idle" if picture.predicted else "bars: measured, grey: idle"
     if any(segment.guessed for lane in picture.predicted for segment in lane):
         said = said.replace("predicted", "predicted (hollow: extrapolated)")
+    if any(segment.guessed for _, segments in picture.lanes for segment in segments):
+        said += ", hollow: not done"
     drawing.text(6, base + 31, said)
     return drawing.svg()
 

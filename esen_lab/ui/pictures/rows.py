@@ -8,7 +8,10 @@ from typing import TypeAlias
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
-    """One bar of a timeline, in seconds from its beginning; `guessed`: predicted without a measurement nearby."""
+    """One bar of a timeline, in seconds from its beginning.
+
+    `guessed`: predicted without a measurement nearby; of what was measured: not done when nobody waited any more.
+    """
 
     name: str
     start_s: float

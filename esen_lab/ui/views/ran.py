@@ -25,6 +25,8 @@ def report(record: Any) -> View:
             guessed = bool(span.unmeasured)
             before.append(Segment(name=span.name, start_s=start_s, end_s=start_s + span.predicted_s, guessed=guessed))
         spans.setdefault(span.lane, []).append(segment)
+    for number, segment in _unfinished(record):
+        spans.setdefault(number, []).append(segment)
     shares = {number: f" ({lane.units})" for number, lane in enumerate(record.lanes)}
     timeline = Timeline(
         lanes=tuple((f"lane {number + 1}{shares.get(number, '')}", tuple(bars)) for number, bars in spans.items()),
@@ -73,6 +75,21 @@ def _stages(stages: Sequence[Any]) -> tuple[Table]:
     columns = tuple(cells[0])
     rows = tuple(tuple(one[column] for column in columns) for one in cells)
     return (Table(columns=columns, rows=rows, numbers=("stage", "rows came", "planned", "left", "time")),)
+
+
+def _unfinished(record: Any) -> list[tuple[int, Segment]]:
+    """For each lane that was at work when nobody waited any more, what it was at, hollow."""
+    if record.answered is None:
+        return []
+    late = {missing.name: missing.why for missing in record.answered.missing if missing.why != "failed"}
+    found = []
+    for number, lane in enumerate(record.lanes):
+        at = [name for name in lane.members if name in late]
+        begun_s = max([span.end_s for span in record.spans if span.lane == number], default=lane.start_s)
+        if at and begun_s < lane.end_s:
+            name = f"{at[0]} ({late[at[0]]})"
+            found.append((number, Segment(name=name, start_s=begun_s, end_s=lane.end_s, guessed=True)))
+    return found
 
 
 def _missing_rows(record: Any) -> tuple[tuple[str, ...], ...]:
