@@ -16,6 +16,7 @@ status is 1 where an answer was wrong, something was left, or an error came that
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import random
@@ -225,6 +226,7 @@ def _held() -> tuple[int, int, int]:
     """How many descriptors, threads and children this process has."""
     import psutil
 
+    gc.collect()  # lanes that were replaced hold their memory in circles
     me = psutil.Process()
     return me.num_fds(), threading.active_count(), len(me.children(recursive=True))
 
