@@ -222,6 +222,7 @@ class Studies:
         *,
         threshold: float = 0.9,
         order: Sequence[str] | None = None,
+        stages: Sequence[Sequence[str]] | None = None,
         stage_overhead_s: float | None = None,
         batch: int | None = None,
         quantile: Quantile = "median",
@@ -237,6 +238,8 @@ class Studies:
             y: The right class of each sample, to say what leaving early costs in accuracy; None: not said.
             threshold: The probability of the likeliest class at which an input is done.
             order: Who is asked first; None tries the fastest first and, with labels, the most accurate first.
+            stages: Who is asked in which stage, such as [["small"], ["middle", "large"]]; None cuts the order where
+                that is fastest.
             stage_overhead_s: What one more stage costs; None for what the last run cost besides its slowest lane.
             batch: As for `members`.
             quantile: As for `Lab.search`.
@@ -260,6 +263,7 @@ class Studies:
             found,
             threshold,
             order=order,
+            stages=stages,
             labels=labels,
             stage_overhead_s=stage_overhead_s,
             deadline_s=deadline_s,

@@ -132,8 +132,10 @@ class StageRunner:
     def look_at_late(self) -> None:
         """There is nobody to look at."""
 
-    def catch_up(self, deadline: Deadline) -> None:
-        """There is nobody to wait for."""
+    def check(self, deadline: Deadline) -> None:
+        """Go on only where the lanes of every stage can run; raises as `LaneGroup.check` does."""
+        for stage in self._stages:
+            stage.group.check(deadline)
 
     def give_up(self, why: str) -> None:
         """They are broken from now on."""

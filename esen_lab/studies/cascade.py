@@ -94,6 +94,7 @@ def cascade(
     stage_overhead_s: float = 0.0,
     row_times: RowTimes | None = None,
     plans: dict[frozenset[str], Allocation] | None = None,
+    ends: Sequence[int] | None = None,
     **options: Any,
 ) -> Cascade:
     """Cut `order` into stages for the shortest expected JCT.
@@ -105,6 +106,7 @@ def cascade(
         reach: Measured on validation data, see `still_open`; one entry per member.
         stage_overhead_s: What deciding and starting another stage costs.
         row_times: How many rows a batch has, and what fewer take; None: single rows.
+        ends: Where stages end, as numbers of members asked by then; None: where it is best.
         plans: Plans of stages that were searched before, by their members; those searched here are added.
         **options: Of `allocate`.
 
@@ -141,7 +143,7 @@ def cascade(
         best[first] = costs[cut[first]]
     stages, first = [], 0
     while first < n:
-        end = cut[first]
+        end = cut[first] if ends is None else min(one for one in (*ends, n) if one > first)
         stages.append(Stage(names=tuple(order[first:end]), reach=float(reach[first]), allocation=found[first, end]))
         first = end
     made = Cascade(

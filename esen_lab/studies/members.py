@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -176,6 +177,7 @@ def cascade_of_members(
     threshold: float,
     *,
     order: Sequence[str] | None = None,
+    stages: Sequence[Sequence[str]] | None = None,
     labels: NDArray[np.int64] | None = None,
     stage_overhead_s: float = 0.0,
     deadline_s: float | None = None,
@@ -189,6 +191,7 @@ def cascade_of_members(
         answers: Of the members, on validation data.
         threshold: The probability of the likeliest class at which an input is done.
         order: Who is asked first; None tries the fastest first and, with labels, the most accurate first.
+        stages: The stages themselves, in the place of an order that is cut where it is best.
         labels: The right classes, to say what the early exit costs in accuracy.
         stage_overhead_s: What one more stage costs.
         deadline_s: When answers are wanted, to say how many are expected later.
@@ -203,6 +206,10 @@ def cascade_of_members(
     tables = tables_of(models)
     names = tuple(tables)
     accuracy = None if labels is None else accuracy_of(answers.outputs, labels, answers.combined)
+    ends = None
+    if stages is not None:
+        order = [name for stage in stages for name in stage]
+        ends = list(itertools.accumulate(len(stage) for stage in stages))
     if order is None:
         orders = {"fastest first": sorted(names, key=lambda name: models[name].latency_s[-1])}
         if accuracy is not None:
@@ -227,6 +234,7 @@ def cascade_of_members(
             stage_overhead_s=stage_overhead_s,
             row_times=answers.rows,
             plans=plans,
+            ends=ends,
             **options,
         )
         # The reach above asks after every member; a cascade asks after every stage only.
@@ -238,8 +246,8 @@ def cascade_of_members(
         )
     how = min(cascades, key=lambda one: cascades[one][0].expected_s)
     best, exits = cascades[how]
-    stages = tuple(replace(one, allocation=one.allocation.under(models)) for one in best.stages)
-    best = replace(best, stages=stages, notes=(*best.notes, f"asked in this order: {how}"))
+    described = tuple(replace(one, allocation=one.allocation.under(models)) for one in best.stages)
+    best = replace(best, stages=described, notes=(*best.notes, f"asked in this order: {how}"))
     return at_thresholds(best, exits, threshold, answers.rows, stage_overhead_s, deadline_s)
 
 

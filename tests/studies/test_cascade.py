@@ -81,3 +81,12 @@ def test_an_order_or_reach_that_makes_no_sense_is_refused(order: list[str], reac
         cascade({"a": [1.0], "b": [1.0]}, 1, order, reach)
     with pytest.raises(UsageError, match="threshold"):
         still_open({"a": np.ones((1, 2))}, ["a"], 0.0, lambda some: some["a"])
+
+
+def test_stages_that_are_given_stay_whatever_they_cost() -> None:
+    tables = {name: [1.0, 1.0, 1.0] for name in "abc"}
+    found = cascade(tables, 3, ["a", "b", "c"], [1.0, 1.0, 1.0], ends=[1, 3])
+    assert [stage.names for stage in found.stages] == [("a",), ("b", "c")]
+    assert found.expected_s == pytest.approx(2.0)
+    assert found.worst_s == pytest.approx(2.0)
+    assert found.gain == pytest.approx(-1.0)
