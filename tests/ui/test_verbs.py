@@ -171,15 +171,11 @@ def test_help_lists_every_verb(session: Session, front: FakeFront) -> None:
 
 
 def test_the_examples_in_help_can_be_parsed(session: Session, front: FakeFront, lab: FakeLab) -> None:
-    run_line(session, "profile")  # something to cancel
     for verb in VERBS.values():
         if verb.example.startswith("%%"):
             run_cell(session, verb.example.removeprefix("%%esen "), "1")
-        elif "--wait" not in verb.example:
-            try:
-                run_line(session, verb.example.partition("%esen ")[2])
-            except UsageError as problem:  # it was read: what it shows is not there yet
-                assert "none yet" in str(problem), verb.example
+        elif verb.arguments and "--wait" not in verb.example:  # without arguments there is nothing to read
+            run_line(session, verb.example.partition("%esen ")[2])
 
 
 def test_device_lists_what_there_is_and_goes_on_with_another(session: Session, front: FakeFront, lab: FakeLab) -> None:
