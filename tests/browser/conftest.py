@@ -223,6 +223,7 @@ def a_page(browser: Any) -> Iterator[Any]:
     context = browser.new_context(viewport={"width": 1400, "height": 1100})
     made = context.new_page()
     made.set_default_timeout(15_000)
+    made.set_default_navigation_timeout(90_000)  # a busy machine serves slowly
     yield made
     context.close()
 

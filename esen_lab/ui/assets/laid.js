@@ -8,6 +8,21 @@
 const LOOK_MS = 50; // between two looks at a page that changes
 const GONE_MS = 30000; // a place that is out of the page for so long is not scrolled away, it is gone
 
+// Names for what screen readers meet: ipywidgets gives handles and lists of choices none of their own.
+function name(host) {
+  const say = (field, text) => {
+    if (text && field.getAttribute("aria-label") !== text) field.setAttribute("aria-label", text);
+  };
+  for (const handle of host.querySelectorAll(".noUi-handle")) {
+    say(handle, handle.closest(".widget-slider")?.querySelector(".widget-label")?.textContent || "share");
+  }
+  for (const field of host.querySelectorAll("select, input[type=text], input[type=number], textarea")) {
+    const box = field.closest(".jupyter-widgets");
+    const before = box?.previousElementSibling?.textContent;
+    say(field, box?.querySelector(".widget-label")?.textContent || before || field.title || "value");
+  }
+}
+
 function laid(model) {
   const place = `esen-${model.get("key")}`;
   const manager = model.widget_manager;
@@ -70,6 +85,7 @@ function laid(model) {
     for (const element of [...document.getElementsByClassName(place)]) {
       if (!views.has(element) && stale(element)) void lay(element);
     }
+    for (const { host } of views.values()) name(host);
     for (const [element, entry] of [...views]) {
       if (element.isConnected) entry.gone = 0;
       else if (!entry.gone) entry.gone = now;
