@@ -2,7 +2,7 @@
 //
 // The model's state ("doc") is complete whenever a page is loaded. Messages carry the number of their newest sample and
 // repeat the last few samples, so a page that missed some loses nothing; one that missed more asks for a new document.
-// Commands go through a comm of their own, see commands.py, which also gives the function `command`.
+// Commands go through a widget of their own, see commands.py, which also gives the functions `child` and `command`.
 
 const STALE_AFTER = 4; // intervals without a message
 const LEAST_STALE_MS = 3000;
@@ -21,14 +21,10 @@ async function bokeh(model) {
   return kept[version];
 }
 
-function child(model, name) {
-  return model.widget_manager.get_model(model.get(name).replace("IPY_MODEL_", ""));
-}
-
-const feeds = new Map(); // by the model's key: what all views of one output share
+const feeds = new Map(); // by the loader of commands, one per model: what all views of one output share
 
 function feedOf(model) {
-  const key = model.get("key");
+  const key = model.get("commands");
   if (!feeds.has(key)) {
     const feed = { views: new Set(), heard: Date.now(), said: "" };
     begin(feed, JSON.parse(model.get("doc")));
@@ -216,11 +212,10 @@ class View {
 export default {
   initialize({ model }) {
     feedOf(model);
-    commandsOf(model);
     return () => {
-      const feed = feeds.get(model.get("key"));
+      const feed = feeds.get(model.get("commands"));
       if (feed) model.off("msg:custom", feed.listen);
-      feeds.delete(model.get("key"));
+      feeds.delete(model.get("commands"));
     };
   },
   async render({ model, el }) {

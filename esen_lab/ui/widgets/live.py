@@ -49,15 +49,13 @@ class LivePlots(anywidget.AnyWidget):
 
     _esm = SEND + files("esen_lab.ui").joinpath("assets/live.js").read_text(encoding="utf-8")
     _css = files("esen_lab.ui").joinpath("assets/live.css").read_text(encoding="utf-8")
-    key = traitlets.Unicode().tag(sync=True)
-    control = traitlets.Bool(default_value=False).tag(sync=True)
+    commands = traitlets.Instance(Commands).tag(sync=True, **widget_serialization)
     doc = traitlets.Unicode().tag(sync=True)
     loader = traitlets.Instance(BokehSource).tag(sync=True, **widget_serialization)
 
     def __init__(self, readings: PlotReadings, source: BokehSource) -> None:
         self._feed = Feed(readings)
-        self._commands = Commands(self._asked)
-        super().__init__(key=self._commands.key, control=self._commands.control, loader=source)
+        super().__init__(commands=Commands(self._asked), loader=source)
 
     def get_state(self, key: Any = None, drop_defaults: bool = False) -> Any:
         """The state a page gets; with a document that holds all that is kept by now."""
@@ -78,8 +76,8 @@ class LivePlots(anywidget.AnyWidget):
 
     def close(self) -> None:
         """Take the plots from the page."""
-        if hasattr(self, "_commands"):
-            self._commands.close()
+        if self.comm is not None:  # a widget's end comes here too where it never began
+            self.commands.close()
         super().close()
 
 
