@@ -8,12 +8,12 @@ from typing import Any
 
 from esen_lab.common.trees import Tree
 from esen_lab.cost_model import Quantile
-from esen_lab.errors import UsageError
 from esen_lab.lab.plan_checks import members_run_by, now, origin
 from esen_lab.lab.runtime import Runtime
 from esen_lab.lab.search_binding import Asked
+from esen_lab.lab.stages.choices import plan_of, take
 from esen_lab.lab.stages.plans import put_in_force
-from esen_lab.lab.stages.search import by_fastest_backends, models, models_of, search
+from esen_lab.lab.stages.search import models, models_of, search
 from esen_lab.planner import Limits
 from esen_lab.planner.fits import check_fits
 from esen_lab.planner.plan import Plan
@@ -28,9 +28,6 @@ from esen_lab.studies import (
     front_of_members,
     labels_of,
     placed,
-    plan_of_cascade,
-    plan_of_choice,
-    plan_of_placement,
     refine_plan,
     with_memory,
 )
@@ -130,7 +127,10 @@ class Studies:
         known = models(self._runtime, quantile)
         found = self._answers(x, batch)
         units = self._runtime.state.device.units
-        return front_of_members(known, units, found, labels_of(y, found.samples), seed=seed)
+        ensemble = self._runtime.state.ensemble
+        front = front_of_members(known, units, found, labels_of(y, found.samples), seed=seed)
+        self._runtime.set(front=(ensemble, front))
+        return front
 
     def _answers(self, x: Tree, batch: int | None) -> Answers:
         runtime = self._runtime
@@ -198,23 +198,7 @@ class Studies:
         Raises:
             UsageError: It is none of these, or one of other sub-models.
         """
-        state = self._runtime.state
-        names = state.ensemble.names
-        known = {**origin(state.ensemble, state.device), "created_at": now()}
-        if isinstance(found, Choice):
-            known |= origin(state.ensemble.only(found.names), state.device)
-            plan = plan_of_choice(found, names, **known)
-        elif isinstance(found, DevicePlacement):
-            plan = plan_of_placement(found, **known)
-        elif isinstance(found, Cascade):
-            plan = plan_of_cascade(found, **known)
-        else:
-            raise UsageError(
-                "A plan is made of a choice of members, a placement or a cascade",
-                given=type(found).__name__,
-                hint="Such as lab.studies.members(x, y).choices[0].",
-            )
-        return by_fastest_backends(self._runtime, plan)
+        return plan_of(self._runtime, found)
 
     def take(self, choice: Choice) -> Plan:
         """Put a point of a front in force: from now on only its members run.
@@ -222,6 +206,4 @@ class Studies:
         Raises:
             UsageError: It is no choice of members of this ensemble.
         """
-        plan = self.plan_of(choice)
-        put_in_force(self._runtime, plan)
-        return plan
+        return take(self._runtime, choice)

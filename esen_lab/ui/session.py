@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterable, MutableMapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from esen_lab.common.locks import Lock
@@ -78,7 +78,7 @@ class Session:
         self._lab_class = lab_class
         self._class: type[Any] | None = None  # known once somebody has imported it
         self._made: list[Any] = []  # labs that were made here, and are therefore closed here
-        self._panels: list[Any] = []
+        self._panels: list[tuple[Any, Any]] = []  # board and sliders
         self._buttons: list[_Button] = []
         self._last: Any = None  # the lab that was made last: no name of the notebook may be left to it
         self._lock = Lock()
@@ -190,19 +190,20 @@ class Session:
         return watching is not None
 
     def open_panel(self, editor: Any, view: View) -> bool:
-        """Put sliders for a plan editor under the running cell; False where ipywidgets is not installed."""
+        """Put board and sliders for a plan editor under the running cell; False where there are no widgets."""
         try:
+            from esen_lab.ui.widgets.board import Board
             from esen_lab.ui.widgets.sliders import SliderPanel
         except ImportError:
             return False
-        panel = SliderPanel(editor)
+        board, sliders = Board(editor), SliderPanel(editor)
         with self._lock:
-            self._panels.append(panel)
+            self._panels.append((board, sliders))
             surplus = self._panels[:-MOST_PANELS]
             del self._panels[:-MOST_PANELS]
-        for old in surplus:
-            old.close()
-        self.front.show_widget(panel.box, view)
+        _close_panels(surplus)
+        self.front.show_widget(board, view)
+        self.front.show_widget(sliders.box, View())
         return True
 
     def close(self) -> None:
@@ -216,12 +217,17 @@ class Session:
             for button in self._buttons:
                 button.take_away()
             panels, self._panels = self._panels, []
-            for panel in panels:
-                panel.close()
+            _close_panels(panels)
             known = self.known_lab()
             for lab in {id(lab): lab for lab in (*self._made, known) if lab is not None}.values():
                 lab.close()
             self._made.clear()
+
+
+def _close_panels(panels: Iterable[tuple[Any, Any]]) -> None:
+    for pair in panels:
+        for panel in pair:
+            panel.close()
 
 
 class _Button:

@@ -20,7 +20,7 @@ from esen_lab.devices.telemetry import Channel, MarkLog, Sampler
 from esen_lab.errors import Cancelled, ModelError, UsageError
 from esen_lab.lab import Action, DeviceChange, NextStep
 from esen_lab.planner import SearchJob
-from esen_lab.planner.editor import PlanEditor
+from esen_lab.planner.editor import Offered, PlanEditor, Ran
 from esen_lab.planner.plan import Lane, Plan
 from esen_lab.profiler.backends import BackendPoint, BackendTable
 from esen_lab.profiler.progress import JobState, ProfileProgress
@@ -184,6 +184,8 @@ class FakeLab:
         self.bell: Bell[Any] = Bell()
         self.closed = threading.Event()
         self.raises: BaseException | None = None
+        self.last_run: Ran | None = None
+        self.choices: tuple[Offered, ...] = ()
 
     @property
     def studies(self) -> FakeLab:
@@ -298,10 +300,6 @@ class FakeLab:
         tables = {"wide": [0.004, 0.002], "deep": [0.003, 0.002]}
         return member_front(tables, 2, lambda names: 0.9 if len(names) == 2 else 0.8)
 
-    def take(self, choice: Any) -> Plan:
-        self._asked("take", choice.names)
-        return a_plan(lanes=(Lane(units=4, members=choice.names),), left_out=("slim",))
-
     def place(self, devices: Any) -> DevicePlacement:
         self._asked("place", devices)
         tables = {"wide": [0.004, 0.002], "deep": [0.003, 0.002]}
@@ -334,6 +332,19 @@ class FakeLab:
     def apply(self, plan: Plan) -> None:
         self._asked("apply", plan.describe())
         self.plan = plan
+
+    def ran(self) -> Ran | None:
+        return self.last_run
+
+    def offered(self) -> tuple[Offered, ...]:
+        return self.choices
+
+    def take(self, number: Any) -> Any:
+        if isinstance(number, int):  # as the bench of its editor is asked
+            self.calls.append(("take", number))
+            return None
+        self._asked("take", number.names)
+        return a_plan(lanes=(Lane(units=4, members=number.names),), left_out=("slim",))
 
     def far(self) -> tuple[str, ...]:
         return ()

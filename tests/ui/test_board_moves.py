@@ -107,9 +107,7 @@ def in_python(case: dict[str, Any]) -> dict[str, Any]:
     promised = forecast(after, tables, bound_for(tables, draft.units, max(after.total_units, draft.units)))
     return {
         "most": [moves.most_units(draft, at) for at in range(len(draft.lanes))],
-        "lanes": [
-            {"units": lane.units, "members": list(lane.members), "pinned": lane.pinned} for lane in after.lanes
-        ],
+        "lanes": [{"units": lane.units, "members": list(lane.members), "pinned": lane.pinned} for lane in after.lanes],
         "lane_s": list(promised.lane_s),
         "jct_s": promised.jct_s,
         "limiting": promised.limiting,

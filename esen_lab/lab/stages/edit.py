@@ -62,6 +62,8 @@ class _Following:
         self._runtime = runtime
         self._editor = editor
         self._proof: object = None
+        self._report: object = None
+        self._front: object = None
 
     def __call__(self, state: LabState) -> None:
         state = self._runtime.state  # another thread's change may have overtaken this one
@@ -76,6 +78,10 @@ class _Following:
         if state.proof is not None and state.proof is not self._proof:
             self._proof = state.proof
             self._editor.proved(*state.proof)
+        front, self._front = self._front, state.front
+        report, self._report = self._report, state.report
+        if front is not state.front or report is not state.report:
+            self._editor.ran_anew(at_once=front is not state.front)
 
     def _take_steps(self, plan: Plan) -> None:
         """Where another plan has other groups and parts, the editor goes on with those."""

@@ -1,8 +1,8 @@
 """The kernel's comms, and their messages on the control channel, because kernels read few comms while a cell is busy.
 
 The shell channel is read when the cell is done, and in subshells (ipykernel 7) only the comms that a page has opened,
-which widgets have not. The control channel is read by a thread of its own: what comes there is handed to the same comms.
-Pages are told to use it.
+which widgets have not. The control channel is read by a thread of its own: what comes there is handed to the same
+comms. Pages are told to use it.
 """
 
 from __future__ import annotations

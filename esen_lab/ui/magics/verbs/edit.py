@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from esen_lab.errors import UsageError
@@ -69,12 +70,16 @@ def _tune(session: Session, given: Given) -> Any:
         _take_step(editor, given.words)
     state = editor.state
     view = views.editor(state)
+    if state.stuck:
+        view = replace(view, notes=(*view.notes, state.stuck))
     if given.words or not session.front.updates_in_place:
         return show(session, state, view)
-    # The sliders come below a static output, which stays when kernel and widgets are gone; they have its picture.
+    # Board and sliders come below a static output, which stays when kernel and widgets are gone; they have its picture.
     show(session, state, View(title=view.title, blocks=view.blocks[:1], notes=view.notes))
     if not session.open_panel(editor, view):
-        note = "There are sliders where ipywidgets is installed; `%esen share` and `%esen tune -h` do the same."
+        note = (
+            "Board and sliders need anywidget; `%esen share` and `%esen tune -h` do the same."
+        )
         session.front.show(View(notes=(note,)))
     return state
 
