@@ -30,6 +30,7 @@ def report(record: Any) -> View:
         lanes=tuple((f"lane {number + 1}{shares.get(number, '')}", tuple(bars)) for number, bars in spans.items()),
         total_s=record.jct_s,
         predicted=tuple(tuple(bars) for bars in predicted.values()) if any(predicted.values()) else (),
+        late_s=record.late_s,
     )
     ran = Table(
         columns=("sub-model", "lane", "start", "end", "ran for", "predicted"),
@@ -53,7 +54,7 @@ def report(record: Any) -> View:
         ("sub-models at once, mean", f"{record.concurrency:.2f}"),
         ("input", record.batch),
     )
-    notes = tuple(record.notes)
+    notes = (*filter(None, [record.late_text]), *record.notes)
     if record.nan and not any("nan" in note.lower() for note in notes):
         notes = (f"NaN in the output of {', '.join(record.nan)}.", *notes)
     return View(title=f"Run: JCT {format_seconds(record.jct_s)}", blocks=(timeline, ran, known), notes=notes)

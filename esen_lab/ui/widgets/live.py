@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -55,6 +55,7 @@ class LivePlots(anywidget.AnyWidget):
 
     def __init__(self, readings: PlotReadings, source: BokehSource) -> None:
         self._feed = Feed(readings)
+        self.ended: Callable[[], object] = lambda: None
         super().__init__(commands=Commands(self._asked), loader=source)
 
     def get_state(self, key: Any = None, drop_defaults: bool = False) -> Any:
@@ -78,13 +79,19 @@ class LivePlots(anywidget.AnyWidget):
         """Take the plots from the page."""
         if self.comm is not None:  # a widget's end comes here too where it never began
             self.commands.close()
+            self.ended()
         super().close()
 
 
 class Publisher:
-    """The one thread that sends: at each new sample, to every plot that is open."""
+    """The one thread that sends: at each new sample, to every plot that is open.
 
-    def __init__(self) -> None:
+    Args:
+        over: Asked once a second at least: whether there is nothing to come any more.
+    """
+
+    def __init__(self, over: Callable[[], bool] = lambda: False) -> None:
+        self._over = over
         self._source: BokehSource | None = None
         self._open: list[LivePlots] = []
         self._lock = Lock()
@@ -112,7 +119,7 @@ class Publisher:
 
     def _run(self, readings: PlotReadings) -> None:
         number = 0
-        while not self._closing.is_set():
+        while not self._closing.is_set() and not self._over():
             try:
                 if not readings.wait(number, timeout_s=1.0):
                     continue
