@@ -17,8 +17,9 @@ def _():
         """
         # Share a machine between the networks of an ensemble
 
-        Three networks of different width answer together. One after another they leave cores idle; all at once they fight for them. `esen_lab` measures
-        each at several shares of the machine, finds lanes that run side by side, and lets you move them by hand.
+        Three networks of different width answer together. One after another they leave cores idle; all at once they
+        fight for them. `esen_lab` measures each at several shares of the machine, finds lanes that run side by side,
+        and lets you move them by hand.
         """
     )
     return esen_lab, mo, nn, torch

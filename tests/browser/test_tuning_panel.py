@@ -1,4 +1,4 @@
-"""Board and sliders of `%esen tune` in a real JupyterLab in Chromium; the board's own gestures: ui/test_board_page.py."""
+"""Board and sliders of `%esen tune` in a real JupyterLab; the board's own gestures are in ui/test_board_page.py."""
 
 from __future__ import annotations
 

@@ -492,7 +492,7 @@ def a_report(**known: Any) -> RunReport:
             LaneReport(units=3, in_force="cores 0-2", members=("wide", "deep"), start_s=0.0005, end_s=0.0045),
             LaneReport(units=1, in_force="core 3", members=("slim",), start_s=0.0005, end_s=0.004),
         ),
-        copy_s=0.0001,
+        copy_s=0.0003,
         combine_s=0.0002,
         predicted_s=0.0045,
         batch="float32[8, 4]",

@@ -12,15 +12,16 @@ import pytest
 from fake_lab import FakeLab
 
 pytest.importorskip("anywidget")
-playwright_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-
-sys.path.append(str(Path(__file__).parents[2] / "tools"))
-from real_lab import BROWSERS, browser_path
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 from esen_lab.planner.editor import Offered, PlanEditor, Ran
 from esen_lab.ui.widgets.board import Board
 
-pytestmark = pytest.mark.skipif(browser_path() is None, reason=f"no browser here: none of {', '.join(BROWSERS)} on PATH")
+sys.path.append(str(Path(__file__).parents[2] / "tools"))
+from real_lab import BROWSERS, browser_path
+
+NO_BROWSER = f"no browser here: none of {', '.join(BROWSERS)} on PATH"
+pytestmark = pytest.mark.skipif(browser_path() is None, reason=NO_BROWSER)
 
 # A model as anywidget's interface has it, and nothing else of a notebook.
 PAGE = """<html><body><div id="one" style="width: 100%%"></div><script type="module">
@@ -90,7 +91,9 @@ class Shown:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage"]
-    with playwright_api.sync_playwright() as playwright:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
         launched = playwright.chromium.launch(executable_path=browser_path(), args=flags)
         yield launched
         launched.close()
@@ -234,9 +237,7 @@ def test_a_finger_drags_too(shown: Shown, editor: PlanEditor) -> None:
     assert editor.state.describe() == "2: wide | 2: deep + slim"
 
 
-def test_what_the_kernel_refuses_is_said_beside_it_and_the_draft_goes_back(
-    shown: Shown, editor: PlanEditor
-) -> None:
+def test_what_the_kernel_refuses_is_said_beside_it_and_the_draft_goes_back(shown: Shown, editor: PlanEditor) -> None:
     shown.page.locator('[data-key="step slim"]').focus()
     shown.page.keyboard.press("ArrowDown")
     editor.merge(1, 2)  # another view was faster
@@ -306,9 +307,10 @@ def test_nothing_is_cut_off_nor_smaller_than_11_px(shown: Shown, width: int) -> 
     found = shown.page.evaluate(
         """() => {
             const all = [...document.querySelectorAll(".esen-board *")];
-            const written = all.filter((el) => [...el.childNodes].some((node) => node.nodeType === 3 && node.data.trim()));
+            const says = (el) => [...el.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
+            const small = (el) => parseFloat(getComputedStyle(el).fontSize) < 11;
             return {
-                small: written.filter((el) => parseFloat(getComputedStyle(el).fontSize) < 11).map((el) => el.className),
+                small: all.filter((el) => says(el) && small(el)).map((el) => el.className),
                 wide: document.documentElement.scrollWidth > innerWidth,
             };
         }"""

@@ -452,7 +452,7 @@ class Board {
     const key = lane.members[0];
     const most = !last && !draft.oversubscribe ? lane.units + draft.lanes[at + 1].units - 1 : mostUnits(draft, at);
     return h("div", {
-      class: "border",
+      class: "edge",
       role: "slider",
       tabindex: "0",
       "data-key": `border ${key}`,

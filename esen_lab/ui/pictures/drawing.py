@@ -181,14 +181,15 @@ class Drawing:
 
 
 def as_image(svg: Markup) -> Markup:
-    """HTML of an image that holds the SVG, under the SVG's own label."""
+    """HTML of an image that holds the SVG, under the SVG's own label.
+
+    In a narrow page it keeps its size, and the output scrolls: made smaller, its text of 11 px could not be read.
+    """
     # Base64, although percent signs are a quarter smaller: it is the form that GitHub is reported to show in notebooks.
     head, _, rest = str(svg).partition(" role='img' aria-label='")
     label, _, tail = rest.partition("'")
     data = b64encode((head + tail).encode()).decode()  # the image has the label
-    return element(
-        "img", alt=unescape(label), src=f"data:image/svg+xml;base64,{data}", style="max-width:100%;display:block"
-    )
+    return element("img", alt=unescape(label), src=f"data:image/svg+xml;base64,{data}", style="display:block")
 
 
 class Axis:

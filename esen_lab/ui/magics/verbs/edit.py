@@ -77,9 +77,7 @@ def _tune(session: Session, given: Given) -> Any:
     # Board and sliders come below a static output, which stays when kernel and widgets are gone; they have its picture.
     show(session, state, View(title=view.title, blocks=view.blocks[:1], notes=view.notes))
     if not session.open_panel(editor, view):
-        note = (
-            "Board and sliders need anywidget; `%esen share` and `%esen tune -h` do the same."
-        )
+        note = "Board and sliders need anywidget; `%esen share` and `%esen tune -h` do the same."
         session.front.show(View(notes=(note,)))
     return state
 
