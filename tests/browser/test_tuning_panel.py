@@ -120,6 +120,7 @@ def test_the_board_moves_and_the_kernel_hears_while_a_cell_is_busy(tuned: Notebo
 
 def test_a_refresh_shows_the_draft_as_it_is(tuned: Notebook, page: Any) -> None:
     drawn = page.locator(".esen-board .figures").inner_text()
+    page.evaluate("window.jupyterapp.commands.execute('docmanager:save')")
     page.reload()
     page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
     tuned.wait_for_kernel()

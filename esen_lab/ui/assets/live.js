@@ -7,6 +7,7 @@
 const STALE_AFTER = 4; // intervals without a message
 const LEAST_STALE_MS = 3000;
 const MOST_MARKS = 500;
+const NARROW_PX = 560;
 
 async function bokeh(model) {
   const loader = await child(model, "loader");
@@ -93,8 +94,11 @@ class View {
           <option value="60000">1 minute</option><option value="300000">5 minutes</option>
           <option value="1800000">30 minutes</option></select></label>
         <span class="esen-said" role="status"></span></div>
-      <div class="esen-plots"></div>`;
+      <div class="esen-plots"></div><div class="esen-names"></div>`;
     this.plots = el.querySelector(".esen-plots");
+    this.names = el.querySelector(".esen-names");
+    this.wide = new ResizeObserver(() => this.fit());
+    this.wide.observe(el);
     this.button = el.querySelector(".esen-pause");
     this.said = el.querySelector(".esen-said");
     this.button.addEventListener("click", () => this.pause(!this.paused));
@@ -122,6 +126,7 @@ class View {
     this.catchUp();
     this.follow();
     this.paint();
+    this.fit();
     this.say();
   }
 
@@ -172,6 +177,27 @@ class View {
     this.el.classList.toggle("esen-dark", dark());
   }
 
+  // Where there is little room, the names stand below the plots instead of beside them.
+  fit() {
+    if (!this.doc) return;
+    const narrow = this.el.clientWidth < NARROW_PX;
+    const models = [...this.doc._all_models.values()];
+    for (const model of models) if (model.type === "Legend" && model.visible === narrow) model.visible = !narrow;
+    this.el.classList.toggle("esen-narrow", narrow);
+    const lines = !narrow ? [] : models.filter((model) => model.type === "Figure" && model.name !== "overview").map((plot) => {
+      const line = document.createElement("div");
+      line.append(`${plot.title?.text ?? plot.name}: `);
+      for (const item of plot.right.flatMap((panel) => panel.items ?? [])) {
+        const name = document.createElement("span");
+        name.style.setProperty("--esen-colour", item.renderers[0].glyph.line_color?.value ?? "#888");
+        name.textContent = item.label?.value ?? String(item.label);
+        line.append(name);
+      }
+      return line;
+    });
+    this.names.replaceChildren(...lines);
+  }
+
   stale() {
     const patience = Math.max(LEAST_STALE_MS, STALE_AFTER * 1000 * this.feed.doc.interval_s);
     return Date.now() - this.feed.heard > patience;
@@ -205,6 +231,7 @@ class View {
   close() {
     clearInterval(this.timer);
     this.theme.disconnect();
+    this.wide.disconnect();
     this.drop();
   }
 }
