@@ -48,7 +48,9 @@ def test_a_message_there_reaches_the_widget_that_it_is_for(
     heard: list[dict[str, Any]] = []
     commands = Commands(heard.append)
     assert commands.control
-    manager = SimpleNamespace(comm_msg=lambda stream, ident, message: commands._handle_msg(message))
+    manager = SimpleNamespace(
+        comm_msg=lambda stream, ident, message: commands._handle_msg(message), unregister_comm=lambda comm: None
+    )
     monkeypatch.setattr(comm, "get_comm_manager", lambda: manager)
     data = {"method": "custom", "content": {"kind": "stop"}}
     kernel.control_handlers["comm_msg"](None, b"", {"content": {"comm_id": "c", "data": data}, "buffers": []})

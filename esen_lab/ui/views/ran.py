@@ -63,7 +63,8 @@ def report(record: Any) -> View:
 def comparison(record: Any) -> View:
     """A `Comparison`."""
     baselines = tuple(name for row in record.rows if (name := row.strategy) in _compared_with(record))
-    columns = ("strategy", "lanes", "JCT median", "spread", *(f"/ {b}" for b in baselines), "/ bound", "outputs")
+    # What matters first: a narrow page shows the beginning of each row.
+    columns = ("strategy", "JCT median", "spread", *(f"/ {b}" for b in baselines), "/ bound", "outputs", "lanes")
     where = ", ".join(part for part in (record.device, record.batch) if part)
     return View(
         title=f"Comparison over {format_units(record.rounds, 'interleaved round')}" + (f" ({where})" if where else ""),
@@ -71,7 +72,7 @@ def comparison(record: Any) -> View:
             Table(
                 columns=columns,
                 rows=tuple(_row(row, baselines) for row in record.rows),
-                numbers=columns[2:-1],
+                numbers=columns[1:-2],
                 wide=("lanes",),
                 below=(*record.settings, f"plan: {record.rows[-1].lanes}"),
             ),
@@ -102,9 +103,10 @@ def _row(row: Any, baselines: Sequence[str]) -> tuple[str, ...]:
     cells = row.cells
     ratios = (*(row.ratio_to.get(name) for name in baselines), row.ratio_to_bound)
     return (
-        *(cells[column] for column in ("strategy", "lanes", "JCT median", "spread")),
+        *(cells[column] for column in ("strategy", "JCT median", "spread")),
         *map(ratio_text, ratios),
         one_line(cells["outputs"]),
+        cells["lanes"],
     )
 
 

@@ -24,8 +24,10 @@ def board(of: Lab | PlanEditor) -> Any:
     """
     from esen_lab.ui.widgets.board import Board
 
-    tune = getattr(of, "tune", None)
-    return Board(of if tune is None else tune())
+    editor: Any = of
+    if not hasattr(of, "propose"):  # a lab has one
+        editor = editor.tune()
+    return Board(editor)
 
 
 def watch(lab: Lab, *, every_s: float = 0.5, history_s: float = 300.0) -> Any:

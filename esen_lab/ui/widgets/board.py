@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import anywidget
 import traitlets
@@ -25,6 +25,7 @@ from esen_lab.ui.widgets.commands import SEND, Commands
 if TYPE_CHECKING:
     from esen_lab.planner.editor import EditorState, PlanEditor
 
+_Do: TypeAlias = Callable[["PlanEditor", Mapping[str, Any]], Any]
 _ASSETS = files("esen_lab.ui").joinpath("assets")
 _MOST_PAGES = 16  # whose last order is remembered
 
@@ -98,7 +99,8 @@ class Board(anywidget.AnyWidget):
         if kind in _BESIDE:
             self._acts.beside(lambda: _BESIDE[kind](self._editor, order), where)
         else:
-            self._acts.now(lambda: _NOW.get(kind, _unknown)(self._editor, order), where)
+            act: _Do = _NOW.get(kind, _unknown)
+            self._acts.now(lambda: act(self._editor, order), where)
         self._show(self._editor.state, again=True)  # where nothing changed, that it was heard
 
     def _refused(self, problem: EsenError, where: dict[str, Any]) -> None:
@@ -118,7 +120,6 @@ def _unknown(_editor: PlanEditor, order: Mapping[str, Any]) -> None:
     raise UsageError("The board knows this order", given=order.get("kind"), hint="Reload the page.")
 
 
-_Do = Callable[["PlanEditor", Mapping[str, Any]], Any]
 _NOW: Mapping[str, _Do] = {
     "share": _share,
     "move": lambda editor, order: editor.move(str(order.get("name")), order.get("to")),

@@ -38,7 +38,7 @@ def models_data(models: Mapping[str, CostModel], units: int, unit: str) -> dict[
         }
         for at, (name, model) in enumerate(models.items())
     ]
-    return {"units": units, "unit": unit, "models": known}
+    return {"units": units, "unit": visible_line(unit), "models": known}
 
 
 def view_data(editor: PlanEditor, state: EditorState) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def view_data(editor: PlanEditor, state: EditorState) -> dict[str, Any]:
         "can_redo": state.can_redo,
         "searching": state.searching is not None,
         "doing": state.doing,
-        "stuck": state.stuck,
+        "stuck": visible_line(state.stuck),
         "notes": [visible_line(note) for note in notes],
         "failed": state.failed,
         "measured": "" if measured is None else visible_line(views.measured_text(measured, state.describe())),
