@@ -10,15 +10,14 @@ from esen_lab.ui import views
 from esen_lab.ui.pictures.drawing import colour
 
 if TYPE_CHECKING:
-    from esen_lab.cost_model import CostModel
     from esen_lab.planner.editor import EditorState, Offered, Past, PlanEditor, Ran
 
 
-def models_data(models: Mapping[str, CostModel], units: int, unit: str) -> dict[str, Any]:
+def models_data(models: Mapping[str, Any], units: int, unit: str) -> dict[str, Any]:
     """What the page predicts from.
 
     Args:
-        models: The cost models, by step.
+        models: The cost models (`CostModel`), by step.
         units: Units of the device.
         unit: What a unit is called.
 
