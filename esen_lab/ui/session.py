@@ -202,7 +202,8 @@ class Session:
             surplus = self._panels[:-MOST_PANELS]
             del self._panels[:-MOST_PANELS]
         _close_panels(surplus)
-        self.front.show_widget(board, view)
+        # The static output above them says the rest: every byte that is shown stays in the notebook.
+        self.front.show_widget(board, View(title=view.title))
         self.front.show_widget(sliders.box, View())
         return True
 
