@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from esen_lab.planner import allocate
     from esen_lab.planner.editor import PlanEditor
     from esen_lab.planner.plan import Plan
+    from esen_lab.ui.anywhere import board, watch
 
 __version__ = "0.1.0"
 __all__ = [
@@ -24,9 +25,11 @@ __all__ = [
     "PlanEditor",
     "__version__",
     "allocate",
+    "board",
     "load_ipython_extension",
     "offers",
     "unload_ipython_extension",
+    "watch",
 ]
 
 _HOME = {
@@ -35,7 +38,9 @@ _HOME = {
     "Plan": "esen_lab.planner.plan",
     "PlanEditor": "esen_lab.planner.editor",
     "allocate": "esen_lab.planner",
+    "board": "esen_lab.ui.anywhere",
     "offers": "esen_lab.devices",
+    "watch": "esen_lab.ui.anywhere",
 }
 
 

@@ -28,8 +28,8 @@ ASSETS = ROOT / "esen_lab" / "ui" / "assets"
 QUICKSTART = ROOT / "notebooks" / "quickstart.ipynb"
 MESSAGES = ROOT / "esen_lab" / "ui" / "panel" / "messages.json"
 GENERATED = ("live.css", "live.js", "sections.ts")
-# In the notebook these two come with the widget; a tab has one conversation for everything.
-_LIVE_HEAD = """const commandsOf = () => undefined;
+# In the notebook these two come with the widget (`ui/widgets/commands.py`); a tab has one conversation for everything.
+_LIVE_HEAD = """const child = (model, name) => model.widget_manager.get_model(model.get(name));
 const command = (model, content) => content.kind === "resync" && model.ask(); // its rate is the tab's own
 """
 

@@ -31,6 +31,10 @@ class Shown:
     def _repr_html_(self) -> str:
         return str(import_module("esen_lab.ui.html").html_of(self))
 
+    def _mime_(self) -> tuple[str, str]:
+        """What marimo asks for: HTML with a style, because its pages give tables none."""
+        return "text/html", str(import_module("esen_lab.ui.html").page_of(self))
+
 
 def _as_text(record: object, printer: Any, cycle: bool) -> None:
     printer.text("..." if cycle else import_module("esen_lab.ui.html").text_of(record))

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
+from esen_lab.common.fitting import table_lines, terminal_columns
 from esen_lab.common.words import did_you_mean
 from esen_lab.errors import UsageError
 from esen_lab.terminal import visible_line
@@ -166,13 +167,10 @@ def days_since(moment: str, now: datetime | None = None) -> float | None:
 
 
 def format_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Cells in columns for a terminal, headings first; the first column stands to the left, the others to the right."""
+    """Cells in columns for a terminal, headings first; the first column stands to the left, the others to the right.
+
+    Where that is wider than the terminal that this process writes to, each row becomes a short list.
+    """
     lines = [[visible_line(cell) for cell in line] for line in (columns, *rows)]
-    widths = [max(len(line[place]) for line in lines) for place in range(len(columns))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if place == 0 else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
+    right = [place > 0 for place in range(len(columns))]
+    return "\n".join(table_lines(lines, right, terminal_columns(), ruled=False))

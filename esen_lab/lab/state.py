@@ -21,6 +21,7 @@ from esen_lab.profiler.backends import BackendTable
 from esen_lab.run import Comparison, Executor, RunReport, Worth
 from esen_lab.run.numerics import NumericsVerdict
 from esen_lab.studies import AdaptiveProfileJob, Validated
+from esen_lab.studies.front import ParetoFront
 from esen_lab.studies.thresholds import PlannedCascade, ThresholdEditor
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class LabState:
         report: What happened in the last run.
         comparison: The last comparison.
         numerics: The last check of answers.
+        front: The last front of members, and the ensemble that it was found for.
         backends: What was measured of the ways to execute sub-models.
         only: The backends that plans may use besides eager; None: all that a profile tries by default.
         planned_cascade: The last cascade that was planned, with what moves its thresholds.
@@ -76,6 +78,7 @@ class LabState:
     report: RunReport | None = None
     comparison: Comparison | None = None
     numerics: NumericsVerdict | None = None
+    front: tuple[Ensemble, ParetoFront] | None = None
     backends: BackendTable | None = None
     only: tuple[str, ...] | None = None
     planned_cascade: PlannedCascade | None = None

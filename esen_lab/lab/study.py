@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from esen_lab.common.trees import Tree
 from esen_lab.cost_model import Quantile
-from esen_lab.errors import UsageError
 from esen_lab.lab.plan_checks import members_run_by, now, origin
 from esen_lab.lab.runtime import Runtime
 from esen_lab.lab.search_binding import Asked
-from esen_lab.lab.stages.members import combine
+from esen_lab.lab.stages.choices import plan_of, take
 from esen_lab.lab.stages.plans import apply, put_in_force
 from esen_lab.lab.stages.rate import search_for_rate
-from esen_lab.lab.stages.search import by_fastest_backends, models, models_of, search
+from esen_lab.lab.stages.search import models, models_of, search
 from esen_lab.lab.state import LabState
 from esen_lab.planner import Limits
 from esen_lab.planner.fits import check_fits
@@ -34,9 +32,6 @@ from esen_lab.studies import (
     front_of_members,
     labels_of,
     placed,
-    plan_of_cascade,
-    plan_of_choice,
-    plan_of_placement,
     refine_plan,
     with_memory,
 )
@@ -185,8 +180,10 @@ class Studies:
         found = self._answers(x, batch)
         units = self._runtime.state.device.units
         labels = labels_of(y, found.samples)
-        self._runtime.set(validated=Validated(answers=found, labels=labels))
-        return front_of_members(known, units, found, labels, seed=seed)
+        ensemble = self._runtime.state.ensemble
+        front = front_of_members(known, units, found, labels, seed=seed)
+        self._runtime.set(validated=Validated(answers=found, labels=labels), front=(ensemble, front))
+        return front
 
     def _answers(self, x: Tree, batch: int | None, *, fewer_rows: bool = False) -> Answers:
         runtime = self._runtime
@@ -361,23 +358,7 @@ class Studies:
         Raises:
             UsageError: It is none of these, or one of other sub-models.
         """
-        state = self._runtime.state
-        names = state.ensemble.names
-        known = {**origin(state.ensemble, state.device), "created_at": now()}
-        if isinstance(found, Choice):
-            known |= origin(state.ensemble.only(found.names), state.device)
-            plan = plan_of_choice(found, names, **known)
-        elif isinstance(found, DevicePlacement):
-            plan = plan_of_placement(found, **known)
-        elif isinstance(found, Cascade):
-            plan = plan_of_cascade(found, **known)
-        else:
-            raise UsageError(
-                "A plan is made of a choice of members, a placement or a cascade",
-                given=type(found).__name__,
-                hint="Such as lab.studies.members(x, y).choices[0].",
-            )
-        return by_fastest_backends(self._runtime, plan)
+        return plan_of(self._runtime, found)
 
     def take(self, found: Choice | Cascade) -> Plan:
         """Put a point of a front, or a cascade, in force: from now on only its members run.
@@ -387,25 +368,7 @@ class Studies:
         Raises:
             UsageError: It is none of this ensemble.
         """
-        if not isinstance(found, (Choice, Cascade)):
-            raise UsageError(
-                "A choice of members or a cascade is put in force",
-                given=type(found).__name__,
-                hint="Such as lab.studies.members(x, y).choices[0].",
-            )
-        runtime = self._runtime
-        state = runtime.state
-        rule = state.ensemble.combine
-        if isinstance(found, Choice) and found.weights is not None:
-            of_all = {name: found.weights.get(name, 0.0) for name in state.ensemble.names}
-            combine(runtime, "weighted", of_all)
-        try:
-            plan = self.plan_of(found)
-            put_in_force(runtime, plan)
-        except BaseException:
-            runtime.change(lambda now: replace(now, ensemble=now.ensemble.with_combine(rule)))
-            raise
-        return plan
+        return take(self._runtime, found)
 
 
 def overhead_of_a_stage(state: LabState) -> float:

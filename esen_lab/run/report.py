@@ -16,6 +16,9 @@ from esen_lab.run.answered import Answered, Worth
 from esen_lab.run.stage_report import StageReport, stages_line
 
 _WORTH_SAYING_S = 0.001
+LATE_S = 0.0003
+LATE_OF_JCT = 0.05
+"""A lane is late that begins later than both: so long after the batch was copied, and such a part of the JCT."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,6 +190,20 @@ class RunReport(Shown):
         )
 
     @property
+    def late_s(self) -> tuple[float, ...]:
+        """For each lane, how long after the batch was copied it began, where that is more than usual; else 0."""
+        waits = (lane.start_s - self.copy_s for lane in self.lanes)
+        return tuple(wait if wait > max(LATE_S, LATE_OF_JCT * self.jct_s) else 0.0 for wait in waits)
+
+    @property
+    def late_text(self) -> str:
+        """Which lanes began late, in words; "" where none did."""
+        late = [f"lane {number} by {format_seconds(wait)}" for number, wait in enumerate(self.late_s, 1) if wait]
+        if not late:
+            return ""
+        return f"Began late: {', '.join(late)}. Something else had its cores, or its process slept; run again."
+
+    @property
     def overlap(self) -> float:
         """The part of the busy time (0..1) in which at least two sub-models ran at once."""
         return _time_at_least(self.spans, 2) / max(_time_at_least(self.spans, 1), 1e-12)
@@ -221,7 +238,7 @@ class RunReport(Shown):
             first += f", after {format_seconds(self.waited_s)} of waiting for its turn"
         stages = (stages_line(self.stages),) if self.stages else ()
         answered = () if self.answered is None else self.answered.sentences
-        return "\n".join([first, *stages, *answered, *self.notes])
+        return "\n".join([first, *stages, *answered, *filter(None, [self.late_text]), *self.notes])
 
 
 def spans_and_lanes(

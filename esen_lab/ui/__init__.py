@@ -6,7 +6,8 @@ views/         records -> plain rows
 html.py        plain rows -> HTML and its text twin
 markup.py      the one door through which text gets into HTML and SVG
 pictures/      plain rows -> static SVG
-widgets/       what moves in a page: sliders, live plots, progress
+widgets/       what moves in a page: board, sliders, live plots, progress
+anywhere.py    board and live plots from Python, also where there are no magics
 panel/         the kernel's side of the JupyterLab panel
 """
 

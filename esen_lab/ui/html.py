@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from esen_lab.common.fitting import table_lines, terminal_columns, wrapped
 from esen_lab.common.units import format_seconds
 from esen_lab.terminal import visible, visible_line
 from esen_lab.ui.markup import NOTHING, Markup, element, joined
@@ -16,6 +17,7 @@ from esen_lab.ui.pictures.rows import Timeline
 from esen_lab.ui.views import RECORDS, Block, Details, Progress, Table, View
 
 BAR_COLUMNS = 60  # of a text timeline
+_INDENT = "  "
 
 
 def bundle(view: View, marks: str = "") -> dict[str, str]:
@@ -31,11 +33,18 @@ def to_html(view: View, marks: str = "") -> Markup:
     return element("div", *parts, class_=f"esen {marks}".rstrip())
 
 
-def to_text(view: View) -> str:
-    """The view as lines of text for a terminal; what would steer one is made visible."""
-    parts = [visible_line(view.title)] if view.title else []
-    parts += [text for text in map(_text_block, view.blocks) if text]
-    parts += [visible_line(note.replace("`", "")) for note in view.notes]
+def to_text(view: View, columns: int | None = None) -> str:
+    """The view as lines of text for a terminal; what would steer one is made visible.
+
+    Args:
+        view: What to write.
+        columns: How wide the terminal is; None: that of the terminal that this process writes to, if it does.
+    """
+    columns = terminal_columns() if columns is None else columns
+    parts = wrapped(visible_line(view.title), columns) if view.title else []
+    parts += [text for text in (_text_block(block, columns) for block in view.blocks) if text]
+    for note in view.notes:
+        parts += wrapped(visible_line(note.replace("`", "")), columns)
     return "\n".join(parts)
 
 
@@ -87,9 +96,9 @@ def _aligned(table: Table) -> list[bool]:
     return [column in table.numbers for column in table.columns]
 
 
-def _text_block(block: Block) -> str:
+def _text_block(block: Block, columns: int | None) -> str:
     if isinstance(block, Table):
-        return _text_table(block)
+        return _text_table(block, columns)
     if isinstance(block, Timeline):
         return _text_timeline(block)
     if isinstance(block, Progress):
@@ -103,7 +112,7 @@ def _text_block(block: Block) -> str:
     return summary + "\n" + "\n".join(f"    {line}" for line in text.split("\n"))
 
 
-def _text_table(table: Table) -> str:
+def _text_table(table: Table, columns: int | None) -> str:
     if not table.rows:
         return ""
     keep = [place for place, column in enumerate(table.columns) if column not in table.wide]
@@ -111,17 +120,11 @@ def _text_table(table: Table) -> str:
     given = [*([table.columns] if table.columns else []), *table.rows]
     rows = [[visible_line(row[place]) for place in kept] for row in given]
     aligned = _aligned(table)
-    right = [aligned[place] for place in kept]
-    widths = [max(len(row[place]) for row in rows) for place in range(len(right))]
-    lines = ["  ".join(_pad(*cell) for cell in zip(row, widths, right, strict=True)).rstrip() for row in rows]
-    if table.columns:
-        lines.insert(1, "  ".join("-" * width for width in widths))
-    lines += map(visible_line, table.below)
-    return "\n".join(f"  {line}" for line in lines)
-
-
-def _pad(cell: str, width: int, right: bool) -> str:
-    return cell.rjust(width) if right else cell.ljust(width)
+    room = None if columns is None else columns - len(_INDENT)
+    lines = table_lines(rows, [aligned[place] for place in kept], room, ruled=bool(table.columns))
+    for line in table.below:
+        lines += wrapped(visible_line(line), room)
+    return "\n".join(_INDENT + line for line in lines)
 
 
 def _text_timeline(timeline: Timeline) -> str:
@@ -150,6 +153,17 @@ def _text_bar(name: str, width: int) -> str:
 def html_of(record: object) -> Markup:
     """One of `views.RECORDS` as HTML."""
     return to_html(_view(record))
+
+
+_STYLE = (
+    ".esen{overflow-x:auto}.esen table{border-collapse:collapse;margin:4px 0 8px}.esen td,.esen th{padding:2px 10px;"
+    "border-bottom:1px solid #8886}.esen img{max-width:none;margin:6px 0}.esen pre{white-space:pre-wrap}"
+)
+
+
+def page_of(record: object) -> Markup:
+    """One of `views.RECORDS` as HTML for pages without a style for tables of their own."""
+    return element("div", element("style", _STYLE), to_html(_view(record)))
 
 
 def text_of(record: object) -> str:

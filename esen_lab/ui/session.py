@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -213,17 +213,19 @@ class Session:
         return watching is not None
 
     def open_panel(self, editor: Any, draw: Callable[[Any], View]) -> bool:
-        """Put sliders for a plan editor under the running cell; False where ipywidgets is not installed.
+        """Put board and sliders for a plan editor under the running cell; False where there are no widgets.
 
         Args:
             editor: The editor.
             draw: The view of its state: what the notebook keeps of it.
         """
         try:
+            from esen_lab.ui.widgets.board import Board
             from esen_lab.ui.widgets.sliders import SliderPanel
         except ImportError:
             return False
-        self._open(SliderPanel(editor), editor, draw, "the sliders were open")
+        board, sliders = Board(editor), SliderPanel(editor)
+        self._open({board: board, sliders: sliders.box}, editor, draw, "board and sliders were open")
         return True
 
     def open_thresholds(self, editor: Any, draw: Callable[[Any], View]) -> bool:
@@ -232,11 +234,15 @@ class Session:
             from esen_lab.ui.widgets.thresholds import ThresholdPanel
         except ImportError:
             return False
-        self._open(ThresholdPanel(editor), editor, draw, "the sliders of thresholds were open")
+        panel = ThresholdPanel(editor)
+        self._open({panel: panel.box}, editor, draw, "the sliders of thresholds were open")
         return True
 
-    def _open(self, panel: Any, editor: Any, draw: Callable[[Any], View], then: str) -> None:
-        open_panel = _Panel(panel, self.front.show_widget(panel.box, draw(editor.state), then), editor, draw)
+    def _open(self, parts: dict[Any, Any], editor: Any, draw: Callable[[Any], View], then: str) -> None:
+        """Show the widget of each part; the first one has the still form."""
+        first, *rest = parts.values()
+        shown = [self.front.show_widget(first, draw(editor.state), then), *map(self.front.show_widget, rest)]
+        open_panel = _Panel(tuple(parts), shown, editor, draw)
         with self._lock:
             self._panels.append(open_panel)
             surplus = self._panels[:-MOST_PANELS]
@@ -255,8 +261,7 @@ class Session:
             for button in self._buttons:
                 button.take_away()
             panels, self._panels = self._panels, []
-            for panel in panels:
-                panel.close()
+            _close_panels(panels)
             known = self.known_lab()
             for lab in {id(lab): lab for lab in (*self._made, known) if lab is not None}.values():
                 lab.close()
@@ -279,20 +284,23 @@ class _Button:
 
 
 class _Panel:
-    """Open sliders, and their still form, which ends with what they came to."""
+    """Open board and sliders, and their still form, which ends with what they came to."""
 
-    def __init__(self, sliders: Any, shown: Shown, editor: Any, draw: Callable[[Any], View]) -> None:
-        self._sliders = sliders
+    def __init__(self, parts: Sequence[Any], shown: Sequence[Shown], editor: Any, draw: Callable[[Any], View]) -> None:
+        self._parts = parts
         self._shown = shown
-        self._still = None if shown.still is None else Still(shown.still, lambda: draw(editor.state))
+        still = shown[0].still
+        self._still = None if still is None else Still(still, lambda: draw(editor.state))
         self._stop = editor.listen(self._still.changed) if self._still is not None else _nothing
 
     def close(self) -> None:
         self._stop()
         if self._still is not None:
             self._still.close()
-        self._shown.take_away()
-        self._sliders.close()
+        for shown in self._shown:
+            shown.take_away()
+        for part in self._parts:
+            part.close()
 
 
 def _nothing() -> None:

@@ -222,8 +222,8 @@ def a_page(browser: Any) -> Iterator[Any]:
     """A page with nothing of earlier ones."""
     context = browser.new_context(viewport={"width": 1400, "height": 1100})
     made = context.new_page()
-    made.set_default_timeout(15_000)
-    made.set_default_navigation_timeout(90_000)  # a busy machine serves slowly
+    made.set_default_timeout(60_000)  # a machine with other work takes its time to load a page
+    made.set_default_navigation_timeout(90_000)
     yield made
     context.close()
 

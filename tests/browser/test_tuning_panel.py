@@ -1,4 +1,4 @@
-"""The sliders of `%esen tune` in a real JupyterLab in Chromium."""
+"""Board and sliders of `%esen tune` in a real JupyterLab; the board's own gestures are in ui/test_board_page.py."""
 
 from __future__ import annotations
 
@@ -25,17 +25,18 @@ a, b = nn.Sequential(nn.Linear(64, 512), nn.ReLU(), nn.Linear(512, 512)), nn.Lin
 %esen combine stack
 profile = %esen profile --budget 50ms --wait""",
     "%esen tune",
-    "import time\ntime.sleep(3)",
+    "import time\ntime.sleep(12)\nprint([lane.members for lane in lab.tune().state.lanes])",
 )
 
 
 @pytest.fixture(scope="module")
 def tuned(browser: Any, server: Server) -> Iterator[Notebook]:
-    """The notebook with its panel, executed."""
+    """The notebook with board and sliders, executed."""
     with opened_for_a_module(browser, server, "tuning", CELLS) as opened:
         opened.run(0)
         opened.run(1)
         opened.page.wait_for_selector(".widget-slider", timeout=30_000)
+        opened.page.wait_for_selector(".esen-board .lane", timeout=30_000)
         yield opened
 
 
@@ -52,10 +53,10 @@ def wait_for(page: Any, text: str, seconds: float = 30) -> None:
 
 
 def press(page: Any, name: str) -> None:
-    page.get_by_role("button", name=name, exact=True).click()
+    page.locator(".esen-board").get_by_role("button", name=name, exact=True).click()
 
 
-def test_a_slider_moves_the_prediction(page: Any) -> None:
+def test_a_slider_moves_the_prediction_of_sliders_and_board(page: Any) -> None:
     before = page.locator(".esen-tuning").inner_text()
     units = CpuDevice().units
     assert f"{units} of {units} cores" in before
@@ -63,7 +64,6 @@ def test_a_slider_moves_the_prediction(page: Any) -> None:
     handle.focus()
     script = """(before) => new Promise((resolve) => {
         const begun = performance.now();
-        const shown = document.querySelector('.esen-tuning').closest('.widget-html-content') || document.body;
         const look = () => document.querySelector('.esen-tuning').innerText !== before
             ? resolve(performance.now() - begun) : requestAnimationFrame(look);
         document.activeElement.dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowLeft', bubbles: true}));
@@ -71,8 +71,8 @@ def test_a_slider_moves_the_prediction(page: Any) -> None:
     })"""
     took_ms = page.evaluate(script, before)
     print(f"from the key to the new prediction on the page: {took_ms:.0f} ms")
-    assert took_ms < 2000  # the goal of 50 ms is held by the model's test; here a whole shared machine lies between
     assert f"{units - 1} of {units} cores" in page.locator(".esen-tuning").inner_text()
+    wait_for(page, f"{units - 1} of {units} cores · not in force")
 
 
 def test_undo_propose_apply_and_measure_work(page: Any) -> None:
@@ -84,31 +84,45 @@ def test_undo_propose_apply_and_measure_work(page: Any) -> None:
     wait_for(page, "In force: ")
     press(page, "Measure")
     wait_for(page, "measured JCT")
+    page.wait_for_selector(".esen-board .span", timeout=20_000)
 
 
-def test_a_member_moves_to_a_lane_of_its_own_and_back(page: Any) -> None:
+def test_a_member_is_dragged_to_a_lane_of_its_own_and_back_by_keys(page: Any) -> None:
     press(page, "Reset")
-    sliders = page.locator(".widget-slider:visible")
-    page.get_by_role("checkbox").last.check()
-    before = sliders.count()
-    member, target = page.locator(".widget-dropdown select").nth(0), page.locator(".widget-dropdown select").nth(1)
-    if before == 1:
-        member.select_option("b")
-        target.select_option("a lane of its own")
-        press(page, "Move")
-        page.wait_for_function("() => document.querySelectorAll('.widget-slider').length == 2", timeout=20_000)
-    press(page, "Merge")
+    page.locator(".esen-board input[type=checkbox]").check()
+    lanes = page.locator(".esen-board .lane")
+    if lanes.count() == 1:
+        step, free = page.locator('[data-key="step b"]'), page.locator(".esen-board .free")
+        free.scroll_into_view_if_needed()
+        start, end = step.bounding_box(), free.bounding_box()
+        page.mouse.move(start["x"] + 6, start["y"] + 6)
+        page.mouse.down()
+        page.mouse.move(end["x"] + 80, end["y"] + 12, steps=5)
+        assert "Predicted JCT" in page.locator(".esen-board .tip").inner_text()
+        page.mouse.up()
+    page.wait_for_function("() => document.querySelectorAll('.widget-slider').length == 2", timeout=20_000)
+    page.locator('[data-key="step b"]').focus()
+    page.keyboard.press("ArrowUp" if lanes.nth(1).locator('[data-key="step b"]').count() else "ArrowDown")
     page.wait_for_function("() => document.querySelectorAll('.widget-slider').length == 1", timeout=20_000)
 
 
-def test_a_slider_moved_while_a_cell_is_busy_moves_the_prediction_at_the_latest_after_it(
-    tuned: Notebook, page: Any
-) -> None:
-    page.get_by_role("checkbox").last.check()
-    before = page.locator(".esen-tuning").inner_text()
+def test_the_board_moves_and_the_kernel_hears_while_a_cell_is_busy(tuned: Notebook, page: Any) -> None:
+    page.locator(".esen-board input[type=checkbox]").check()
     tuned.run(2, wait_s=None)
-    handle = page.locator(".widget-slider .noUi-handle:visible").first
-    handle.focus()
-    page.keyboard.press("ArrowLeft" if float(handle.get_attribute("aria-valuenow")) > 1 else "ArrowRight")
-    changed = "(before) => document.querySelector('.esen-tuning').innerText !== before"
-    page.wait_for_function(changed, arg=before, timeout=30_000)
+    page.locator('[data-key="step b"]').focus()
+    page.keyboard.press("n")
+    assert page.locator(".esen-board .lane").count() == 2, "predicted by the page itself, at once"
+    page.wait_for_function("() => document.querySelectorAll('.widget-slider').length == 2", timeout=10_000)
+    assert tuned.cell(2).locator(".jp-InputPrompt").inner_text().strip() == "[*]:", "the cell was busy all the time"
+    tuned.wait_until_ran(2)
+    assert "[('a',), ('b',)]" in tuned.outputs(2).first.inner_text()
+
+
+def test_a_refresh_shows_the_draft_as_it_is(tuned: Notebook, page: Any) -> None:
+    drawn = page.locator(".esen-board .figures").inner_text()
+    page.evaluate("window.jupyterapp.commands.execute('docmanager:save')")
+    page.reload()
+    page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
+    tuned.wait_for_kernel()
+    page.wait_for_selector(".esen-board .lane", timeout=30_000)
+    assert page.locator(".esen-board .figures").inner_text() == drawn

@@ -144,3 +144,37 @@ def test_what_the_plan_in_force_leaves_out_stays_out(lab: Lab) -> None:
     assert lab.plan.left_out == ("b",)
     with torch.inference_mode():
         torch.testing.assert_close(lab.run(X), mlp(seed=1)(X))
+
+
+def test_a_point_of_the_front_is_taken_and_runs_are_told_beside_the_draft(lab: Lab) -> None:
+    from esen_lab.planner import allocate
+    from esen_lab.studies.front import Choice, ParetoFront
+
+    known = lab.fit()
+    tables = {name: known[name].table(lab.device.units) for name in ("a", "b")}
+    choices = tuple(
+        Choice(
+            names=names,
+            accuracy=0.8 + 0.1 * len(names),
+            allocation=allocate({name: tables[name] for name in names}, units=lab.device.units),
+        )
+        for names in (("b",), ("a", "b"))
+    )
+    lab._runtime.set(front=(lab.ensemble, ParetoFront(choices=choices, exact=True, evaluations=3)))
+    lab.search()
+    lab.run(X)
+    editor = lab.tune()
+    assert [(offered.members, offered.in_force) for offered in editor.offered] == [(("b",), False), (("a", "b"), True)]
+    ran = editor.ran()
+    assert ran is not None
+    assert {span[0] for span in ran.spans} == {"a", "b"}
+    assert editor.past[0].measured_s == ran.jct_s
+    editor.take(0)
+    assert lab.plan is not None
+    assert lab.plan.left_out == ("a",)
+    assert [lane.members for lane in editor.state.lanes] == [("b",)]
+    assert editor.state.in_force
+    with pytest.raises(UsageError, match="by its number"):
+        editor.take(7)
+    lab.combine("stack")
+    assert editor.offered == (), "the front was that of another ensemble"

@@ -92,3 +92,12 @@ def test_what_a_late_report_says_of_its_prediction_is_made_once_when_somebody_lo
     assert pickle.loads(pickle.dumps(late)) == late
     assert asked == [8.0]
     assert early.with_notes_before(("zero",)).notes == ("zero",)
+
+
+def test_a_lane_is_late_beyond_what_is_usual_after_the_copy() -> None:
+    assert report((0, 0.2, 4), (1, 0.4, 6)).late_s == (0.0, 0.0), "within 5 % of the JCT of 10 s"
+    late = report((0, 0.2, 4), (1, 3.7, 6))
+    assert late.late_s == (0.0, pytest.approx(3.7 - late.copy_s))
+    assert "Began late: lane 2 by" in str(late)
+    soon = report((0, 0.0002, 0.0005), jct_s=0.001)
+    assert soon.late_text == "", "a fifth of a millisecond is nobody's fault"

@@ -25,7 +25,7 @@ from esen_lab.history import Changes, Entry, Past, changes
 from esen_lab.lab import Action, DeviceChange, NextStep
 from esen_lab.load import Answered, LoadTable, row_of
 from esen_lab.planner import SearchJob
-from esen_lab.planner.editor import PlanEditor
+from esen_lab.planner.editor import Offered, PlanEditor, Ran
 from esen_lab.planner.plan import Lane, Plan
 from esen_lab.planner.rate import Held, ServiceTimes, latencies
 from esen_lab.profiler.backends import BackendPoint, BackendTable
@@ -257,6 +257,8 @@ class FakeLab:
         self.closed = threading.Event()
         self.raises: BaseException | None = None
         self.history = FakeHistory(self._asked)
+        self.last_run: Ran | None = None
+        self.choices: tuple[Offered, ...] = ()
 
     @property
     def studies(self) -> FakeLab:
@@ -371,10 +373,6 @@ class FakeLab:
         tables = {"wide": [0.004, 0.002], "deep": [0.003, 0.002]}
         return member_front(tables, 2, lambda names: 0.9 if len(names) == 2 else 0.8)
 
-    def take(self, choice: Any) -> Plan:
-        self._asked("take", choice.names)
-        return a_plan(lanes=(Lane(units=4, members=choice.names),), left_out=("slim",))
-
     def place(self, devices: Any) -> DevicePlacement:
         self._asked("place", devices)
         tables = {"wide": [0.004, 0.002], "deep": [0.003, 0.002]}
@@ -420,6 +418,19 @@ class FakeLab:
     def apply(self, plan: Plan) -> None:
         self._asked("apply", plan.describe())
         self.plan = plan
+
+    def ran(self) -> Ran | None:
+        return self.last_run
+
+    def offered(self) -> tuple[Offered, ...]:
+        return self.choices
+
+    def take(self, number: Any) -> Any:
+        if isinstance(number, int):  # as the bench of its editor is asked
+            self.calls.append(("take", number))
+            return None
+        self._asked("take", number.names)
+        return a_plan(lanes=(Lane(units=4, members=number.names),), left_out=("slim",))
 
     def far(self) -> tuple[str, ...]:
         return ()
@@ -591,7 +602,7 @@ def a_report(**known: Any) -> RunReport:
             LaneReport(units=3, in_force="cores 0-2", members=("wide", "deep"), start_s=0.0005, end_s=0.0045),
             LaneReport(units=1, in_force="core 3", members=("slim",), start_s=0.0005, end_s=0.004),
         ),
-        copy_s=0.0001,
+        copy_s=0.0003,
         combine_s=0.0002,
         predicted_s=0.0045,
         batch="float32[8, 4]",

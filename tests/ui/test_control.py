@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,12 +18,6 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     double = SimpleNamespace(control_handlers={"shutdown_request": print})
     monkeypatch.setattr(control, "_kernel", lambda: double)
     return double
-
-
-def test_a_kernel_with_subshells_needs_no_help(kernel: SimpleNamespace) -> None:
-    kernel._supports_kernel_subshells = True
-    assert not control.hear("me")
-    assert set(kernel.control_handlers) == {"shutdown_request"}
 
 
 def test_outside_a_kernel_nothing_is_heard_and_nothing_breaks() -> None:
@@ -49,32 +42,27 @@ def test_somebody_elses_handler_stays(kernel: SimpleNamespace) -> None:
     assert kernel.control_handlers["comm_msg"] is print
 
 
-def test_a_message_there_reaches_the_comm_that_the_page_opened(
+def test_a_message_there_reaches_the_widget_that_it_is_for(
     kernel: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heard: list[dict[str, Any]] = []
     commands = Commands(heard.append)
     assert commands.control
-    opened: list[Callable[[dict[str, Any]], object]] = []
-    page = SimpleNamespace(on_msg=opened.append)
-    from esen_lab.ui.widgets.commands import _open
-
-    _open(page, {"content": {"data": {"key": commands.key}}})
-    manager = SimpleNamespace(comm_msg=lambda stream, ident, message: opened[0](message))
+    manager = SimpleNamespace(
+        comm_msg=lambda stream, ident, message: commands._handle_msg(message), unregister_comm=lambda comm: None
+    )
     monkeypatch.setattr(comm, "get_comm_manager", lambda: manager)
-    kernel.control_handlers["comm_msg"](None, b"", {"content": {"comm_id": "c", "data": {"kind": "stop"}}})
+    data = {"method": "custom", "content": {"kind": "stop"}}
+    kernel.control_handlers["comm_msg"](None, b"", {"content": {"comm_id": "c", "data": data}, "buffers": []})
     assert heard == [{"kind": "stop"}]
-    monkeypatch.undo()
     commands.close()
+    assert "comm_msg" not in kernel.control_handlers
 
 
-@pytest.mark.parametrize(
-    "odd", [None, {}, {"content": 5}, {"content": {"data": 5}}, {"content": {"data": {"key": []}}}]
-)
-def test_a_comm_that_is_opened_with_nonsense_is_hung_up_on(odd: Any) -> None:
-    from esen_lab.ui.widgets.commands import _open
-
-    page = SimpleNamespace(closed=False)
-    page.close = lambda: setattr(page, "closed", True)
-    _open(page, odd)
-    assert page.closed
+@pytest.mark.parametrize("odd", [None, 5, "stop", ["stop"]])
+def test_what_is_no_command_is_dropped(odd: Any) -> None:
+    heard: list[dict[str, Any]] = []
+    commands = Commands(heard.append)
+    commands.receive(odd)
+    commands.close()
+    assert heard == []

@@ -234,13 +234,27 @@ def test_no_slider_makes_markup_of_a_name_or_a_unit(state: EditorState) -> None:
         for trait in ("description", "tooltip"):
             check_text(getattr(widget, trait, None) or "")
         assert not getattr(widget, "description_allow_html", False)
-        for label in getattr(widget, "_options_labels", ()):
-            check_text(label)
     assert seen >= 5
-    assert EVIL in panel.member.value, "what is chosen is the name itself, not how it is shown"
-    panel._say(EVIL)
-    check_html(panel.message.value)
+    panel._refused(EsenError(EVIL), None)
+    check_html(panel.why.value)
     panel.close()
+
+
+def test_the_board_gets_texts_that_are_plain() -> None:
+    from esen_lab.planner.editor import Offered, Past
+    from esen_lab.ui.widgets.board_view import models_data, view_data
+
+    state = evil(_state(measured=MEASURED))
+    lanes = ((1, (EVIL,)),)
+    past = Past(number=1, lanes=lanes, described=EVIL, predicted_s=1.0, measured_s=None, in_force=False)
+    offered = Offered(number=0, members=(EVIL,), jct_s=1.0, accuracy=0.5, in_force=False)
+    editor = SimpleNamespace(ran=lambda: None, past=(past,), offered=(offered,))
+    shown = view_data(editor, state)  # type: ignore[arg-type]
+    known = models_data({EVIL: fit_points("a", {1: 1.0}, 1)}, 1, EVIL)
+    told = [*shown["notes"], shown["measured"], shown["past"][0]["described"], shown["offered"][0]["members"]]
+    for text in (*told, shown["stuck"], known["unit"], known["models"][0]["label"]):
+        check_text(text)
+    # The page has the names themselves only to compare and to send back; what it writes is text nodes and attributes.
 
 
 def test_plain_text_that_reaches_a_widget_is_escaped() -> None:

@@ -108,9 +108,9 @@ def test_marks_are_sent_once(opened: Opened) -> None:
 
 
 def test_a_page_that_lost_too_much_gets_a_whole_document(opened: Opened) -> None:
-    opened.plots._commands.receive({"kind": "resync"})
+    opened.plots.commands.receive({"kind": "resync"})
     assert opened.sent[-1]["kind"] == "doc"
-    opened.plots._commands.receive("nonsense")
+    opened.plots.commands.receive("nonsense")
     assert len(opened.sent) == 1
 
 

@@ -10,7 +10,7 @@ from fake_lab import IDENTITY, a_comparison, a_plan, a_report, point
 from esen_lab.cost_model import fit_points
 from esen_lab.planner import allocate
 from esen_lab.profiler.records import Profile
-from esen_lab.run.report import Span
+from esen_lab.run.report import LaneReport, Span
 from esen_lab.ui import views
 from esen_lab.ui.colours import COLOURS, LEAST_CONTRAST, PALETTE, Colours, contrast, ink_on
 from esen_lab.ui.html import to_html
@@ -198,3 +198,21 @@ def test_who_points_at_a_picture_reads_its_values() -> None:
     assert "4.00 ms ± 1.00 ms" in re.search(r'title="([^"]*)"', image)[1]  # type: ignore[index]
     assert 'alt="median JCT of each strategy"' in image
     assert "title" not in as_image(draw(rows.Front(points=(), on_front=())))
+
+
+def test_a_lane_that_began_late_is_marked_in_the_picture_and_said_in_words() -> None:
+    spans = (
+        Span(name="wide", lane=0, start_s=0.0004, end_s=0.003),
+        Span(name="slim", lane=1, start_s=0.0037, end_s=0.005),
+    )
+    lanes = (
+        LaneReport(units=3, in_force="", members=("wide",), start_s=0.0004, end_s=0.003),
+        LaneReport(units=1, in_force="", members=("slim",), start_s=0.0037, end_s=0.005),
+    )
+    view = views.report(a_report(spans=spans, lanes=lanes))
+    timeline = next(block for block in view.blocks if isinstance(block, rows.Timeline))
+    assert timeline.late_s == (0.0, pytest.approx(0.0034))
+    written = texts(draw(timeline))
+    assert "3.40 ms late" in written
+    assert any("hatched: began late" in text for text in written)
+    assert any("Began late: lane 2 by 3.40 ms" in note for note in view.notes)

@@ -9,13 +9,14 @@ import pytest
 from fake_front import FakeFront
 from fake_lab import FakeLab
 
-pytest.importorskip("ipywidgets")
+pytest.importorskip("anywidget")
 
+from esen_lab.cost_model import fit_points
 from esen_lab.errors import UsageError, WorkerDied
 from esen_lab.planner.editor import PlanEditor
 from esen_lab.ui.magics.lines import run_line
 from esen_lab.ui.session import MOST_PANELS, Session
-from esen_lab.ui.widgets.sliders import ALONE, SliderPanel
+from esen_lab.ui.widgets.sliders import SliderPanel
 
 
 @pytest.fixture
@@ -33,12 +34,11 @@ def panel(editor: PlanEditor) -> Iterator[SliderPanel]:
 
 
 def shares(panel: SliderPanel) -> list[int]:
-    return [row.children[0].value for row in panel._lanes.children]
+    return [row.children[0].children[0].value for row in panel._lanes.children]
 
 
 def settle(panel: SliderPanel) -> None:
-    for thread in panel._threads:
-        thread.join(10)
+    panel._acts.settle(10)
 
 
 def test_a_slider_moves_the_prediction_and_the_other_slider(panel: SliderPanel, editor: PlanEditor) -> None:
@@ -58,38 +58,66 @@ def test_two_panels_stay_in_step(panel: SliderPanel, editor: PlanEditor) -> None
     assert panel._rows[1].pin.value
     assert panel._rows[1].slider.disabled
     other.close()
-    panel.buttons["undo"].click()
+    editor.undo()
     assert not panel._rows[1].pin.value
 
 
 def test_dragging_is_one_step_of_undo(panel: SliderPanel, editor: PlanEditor) -> None:
     for units in (3, 1, 2, 3):
         panel._rows[0].slider.value = units
-    panel.buttons["undo"].click()
+    editor.undo()
     assert shares(panel) == [2, 2]
-    panel.buttons["redo"].click()
+    editor.redo()
     assert shares(panel) == [3, 1]
-    panel.buttons["reset"].click()
+    editor.reset()
     assert shares(panel) == [4]
 
 
-def test_what_cannot_be_is_said_and_the_slider_goes_back(panel: SliderPanel) -> None:
+def test_a_share_that_there_is_no_room_for_is_held_at_the_most_and_said_beside_its_slider(panel: SliderPanel) -> None:
+    panel._rows[0].slider.value = 4  # as the key End does
+    assert shares(panel) == [3, 1]
+    assert "At most 3 cores" in panel._rows[0].why.value
+    panel._rows[1].slider.value = 2
+    assert shares(panel) == [2, 2]
+    assert panel._rows[0].why.value == ""
     panel._rows[1].pin.value = True
     panel._rows[0].slider.value = 4
     assert shares(panel) == [2, 2]
-    assert "2 pinned" in panel.message.value
+    assert "At most 2 cores: pinned lanes keep their share" in panel._rows[0].why.value
+
+
+def test_a_slider_that_is_refused_says_why_beside_it_and_goes_back(
+    panel: SliderPanel, editor: PlanEditor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise UsageError("A rule that this breaks", given="it")
+
+    monkeypatch.setattr(editor, "share", refuse)
+    panel._rows[1].slider.value = 3
+    assert shares(panel) == [2, 2]
+    assert "A rule that this breaks" in panel._rows[1].why.value
+
+
+def test_pins_say_what_they_do(panel: SliderPanel) -> None:
+    assert "keep this share" in panel._rows[0].pin.tooltip
+    panel._rows[0].pin.value = True
+    assert "change this share again" in panel._rows[0].pin.tooltip
+
+
+def test_with_nothing_to_move_it_says_so() -> None:
+    editor = PlanEditor({"only": fit_points("only", {1: 0.1, 2: 0.05}, 2)}, 2)
+    made = SliderPanel(editor)
+    assert "Nothing to move: there is one sub-model" in made.message.value
+    assert made._rows[0].slider.disabled
+    made.close()
 
 
 def test_members_move_and_lanes_split_and_merge(panel: SliderPanel, editor: PlanEditor) -> None:
-    panel.member.value, panel.target.value = "slim", "2"
-    panel.buttons["move"].click()
-    assert editor.state.describe() == "2: wide | 2: deep + slim"
-    panel.member.value, panel.target.value = "slim", ALONE
-    panel.buttons["move"].click()
+    editor.move("slim", "2")
+    assert ["deep → slim" in row.words.value for row in panel._rows[:2]] == [False, True]
+    editor.move("slim")
     assert len(shares(panel)) == 3
-    panel.first.value, panel.second.value = "1", "3"
-    panel.buttons["merge"].click()
-    assert sorted(name for lane in editor.state.lanes for name in lane.members) == ["deep", "slim", "wide"]
+    editor.merge("1", "3")
     assert len(shares(panel)) == 2
 
 
@@ -101,32 +129,28 @@ def test_oversubscription_is_shown(panel: SliderPanel) -> None:
 
 
 def test_propose_apply_and_measure_show_what_came_of_them(panel: SliderPanel, editor: PlanEditor, lab: FakeLab) -> None:
-    panel.buttons["propose"].click()
+    editor.propose()
     deadline = threading.Event()
     while editor.state.searching is not None:
         assert not deadline.wait(0.01)
     assert "Proposed by exact" in panel.message.value
-    panel.buttons["apply"].click()
-    settle(panel)
-    assert panel.buttons["apply"].disabled
+    editor.apply()
     assert " · in force" in panel.figures.value
-    panel.buttons["measure"].click()
-    settle(panel)
+    editor.measure()
     assert "measured JCT 5.00 ms" in panel.figures.value
 
 
 def test_an_apply_that_fails_says_that_the_old_plan_stays(panel: SliderPanel, lab: FakeLab) -> None:
-    panel.buttons["apply"].click()
-    settle(panel)
+    editor = lab.tune()
+    editor.apply()
     panel._rows[0].slider.value = 3
     lab.raises = WorkerDied("The lane could not start")
-    panel.buttons["apply"].click()
-    settle(panel)
+    with pytest.raises(WorkerDied):
+        editor.apply()
     assert lab.plan is not None
     assert lab.plan.describe() == "2: wide + slim | 2: deep"
     assert "could not start" in panel.message.value
     assert "In force stays 2: wide + slim | 2: deep" in panel.message.value
-    assert not panel.buttons["apply"].disabled
 
 
 def test_save_and_export_say_where_or_why_not(panel: SliderPanel, lab: FakeLab, tmp_path: Any) -> None:
@@ -165,8 +189,8 @@ def test_two_panels_dragged_from_two_threads_do_not_wait_for_each_other(panel: S
 def test_names_are_escaped(lab: FakeLab, panel: SliderPanel) -> None:
     with pytest.raises(UsageError):
         lab.tune().share({"<b>": 1})
-    panel._say("<script>")
-    assert "<script>" not in panel.message.value
+    panel._refused(UsageError("<script>"), panel._rows[0])
+    assert "&lt;script&gt;" in panel._rows[0].why.value
 
 
 def test_tune_shows_a_static_output_and_a_panel_that_the_session_closes(
@@ -174,15 +198,15 @@ def test_tune_shows_a_static_output_and_a_panel_that_the_session_closes(
 ) -> None:
     run_line(session, "tune")
     assert "Plan editor: " in front.text
-    assert len(front.widgets) == 1
+    assert len(front.widgets) == 2
     session.close()
-    assert front.widgets[0].comm is None
+    assert [widget.comm for widget in front.widgets] == [None, None]
 
 
 def test_a_notebook_keeps_only_so_many_panels(session: Session, front: FakeFront, lab: FakeLab) -> None:
     for _ in range(MOST_PANELS + 1):
         run_line(session, "tune;")
-    assert [box.comm is None for box in front.widgets] == [True] + [False] * MOST_PANELS
+    assert [widget.comm is None for widget in front.widgets] == [True, True] + [False, False] * MOST_PANELS
 
 
 def test_a_terminal_and_a_notebook_without_ipywidgets_get_text(
@@ -202,4 +226,4 @@ def test_a_terminal_and_a_notebook_without_ipywidgets_get_text(
     monkeypatch.setattr(builtins, "__import__", without)
     run_line(session, "tune;")
     assert front.widgets == []
-    assert "where ipywidgets is installed" in front.text
+    assert "need anywidget" in front.text

@@ -157,9 +157,10 @@ def test_a_comparison_shows_ratios_failures_and_the_verdict() -> None:
     view = views.comparison(a_comparison())
     table = view.blocks[0]
     assert isinstance(table, Table)
-    assert table.columns[4:6] == ("/ sequential", "/ bound")
-    assert table.rows[1][-1] == "failed"
-    assert table.rows[2][2:] == ("5.00 ms", "100 µs", "0.50×", "1.25×", "bit-equal")
+    assert table.columns[3:5] == ("/ sequential", "/ bound")
+    assert table.rows[1][-2] == "failed"
+    assert table.rows[2][1:-1] == ("5.00 ms", "100 µs", "0.50×", "1.25×", "bit-equal")
+    assert table.columns[-1] == "lanes", "what is least looked at is what a narrow page leaves to scrolling"
     assert view.notes == ("The plan is 50.0 % faster.", "vmap: two kinds.")
 
 

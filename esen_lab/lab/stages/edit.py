@@ -12,11 +12,12 @@ from esen_lab.cost_model import CostModel
 from esen_lab.errors import UsageError
 from esen_lab.lab.plan_checks import origin
 from esen_lab.lab.runtime import Runtime
+from esen_lab.lab.stages.choices import choices, take
 from esen_lab.lab.stages.plans import apply, export
 from esen_lab.lab.stages.run import Call, run
 from esen_lab.lab.stages.search import models_of
 from esen_lab.lab.state import LabState
-from esen_lab.planner.editor import PlanEditor
+from esen_lab.planner.editor import Offered, PlanEditor, Ran
 from esen_lab.planner.plan import Plan
 from esen_lab.planner.steps import members_of
 from esen_lab.run import RunOptions
@@ -67,6 +68,8 @@ class _Following:
         self._runtime = runtime
         self._editor = editor
         self._proof: object = None
+        self._report: object = None
+        self._front: object = None
 
     def __call__(self, state: LabState) -> None:
         state = self._runtime.state  # another thread's change may have overtaken this one
@@ -81,6 +84,10 @@ class _Following:
         if state.proof is not None and state.proof is not self._proof:
             self._proof = state.proof
             self._editor.proved(*state.proof)
+        front, self._front = self._front, state.front
+        report, self._report = self._report, state.report
+        if front is not state.front or report is not state.report:
+            self._editor.ran_anew(at_once=front is not state.front)
 
     def _take_steps(self, plan: Plan) -> None:
         """Where another plan has other groups and parts, the editor goes on with those."""
@@ -120,6 +127,37 @@ class _Bench:
     def far(self) -> tuple[str, ...]:
         report = self._runtime.state.report
         return () if report is None else report.far
+
+    def ran(self) -> Ran | None:
+        report = self._runtime.state.report
+        if report is None:
+            return None
+        return Ran(
+            jct_s=report.jct_s,
+            lanes=tuple((lane.units, lane.members) for lane in report.lanes),
+            spans=tuple((span.name, span.lane, span.start_s, span.end_s) for span in report.spans),
+        )
+
+    def offered(self) -> tuple[Offered, ...]:
+        state = self._runtime.state
+        running = () if state.plan is None else state.plan.names
+        return tuple(
+            Offered(
+                number=number,
+                members=choice.names,
+                jct_s=choice.allocation.jct_s,
+                accuracy=choice.accuracy,
+                in_force=set(choice.names) == set(running),
+            )
+            for number, choice in enumerate(choices(state))
+        )
+
+    def take(self, number: int) -> None:
+        known = choices(self._runtime.state)
+        if not isinstance(number, int) or not 0 <= number < len(known):
+            raise UsageError("A choice of members is named by its number on the last front", given=number)
+        take(self._runtime, known[number])
+        edit(self._runtime, models_of(self._runtime, steps_to_edit(self._runtime.state)))
 
     def export(self, plan: Plan, path: str | os.PathLike[str]) -> Exported:
         return export(self._runtime, path, plan)

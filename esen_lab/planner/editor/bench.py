@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from esen_lab.planner.editor.beside import Offered, Ran
 from esen_lab.planner.plan import Plan
 
 
@@ -30,6 +31,19 @@ class Bench(Protocol):
 
     def far(self) -> Sequence[str]:
         """What the last measurement says where it is far from its prediction; else nothing."""
+
+    def ran(self) -> Ran | None:
+        """The last run; None before the first."""
+
+    def offered(self) -> Sequence[Offered]:
+        """The choices of members that were found worth having, by rising JCT."""
+
+    def take(self, number: int) -> None:
+        """Put one of `offered` in force.
+
+        Raises:
+            UsageError: There is none of that number.
+        """
 
     def export(self, plan: Plan, path: str | os.PathLike[str]) -> Any:
         """Write the plan as a script."""

@@ -76,6 +76,7 @@ class DraftEditor(Shown):
             can_redo=self._history.can_redo,
             message=" ".join(filter(None, (warning, self._message))),
             failed=self._failed or bool(warning),
+            proven_s=self._predictions.proven_s,
             **self._use(),
         )
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import statistics
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -25,10 +26,16 @@ from esen_lab.cost_model import CostModel
 from esen_lab.errors import EsenError, UsageError
 from esen_lab.planner import Allocation, Limits, SearchJob, search
 from esen_lab.planner.editor.bench import Bench
+from esen_lab.planner.editor.beside import Lanes, Offered, Past, Ran
 from esen_lab.planner.editor.draft import Draft, DraftLane
 from esen_lab.planner.editor.draft_editor import DraftEditor
-from esen_lab.planner.editor.state import Measurement
+from esen_lab.planner.editor.state import EditorState, Measurement
 from esen_lab.planner.plan import Plan
+
+MOST_PAST = 12
+"""So many plans that were in force can be taken again."""
+RUN_PAUSE_S = 0.5
+"""Views are told of runs no more often."""
 
 
 class PlanEditor(DraftEditor):
@@ -59,6 +66,10 @@ class PlanEditor(DraftEditor):
         self._proposal: Allocation | None = None
         self._doing = ""
         self._measured: Measurement | None = None
+        self._past: tuple[tuple[int, Plan, float | None], ...] = ()
+        self._ran_told_s = 0.0
+        if self._in_force is not None:
+            self._remember(self._in_force)
 
     @property
     def moved(self) -> bool:
@@ -84,6 +95,95 @@ class PlanEditor(DraftEditor):
 
     def _begun_anew(self) -> None:
         self._measured = None
+
+    # --- beside the draft ----------------------------------------------------------------------------------------
+
+    def follow(self, plan: Plan) -> None:
+        """Another plan is in force now. The draft follows, unless somebody has moved it away from the old plan."""
+        if plan is not self._in_force and self._bench is not None:
+            self.ran()  # what the plan before it took
+            with self._lock:
+                self._remember(plan)
+        super().follow(plan)
+
+    def ran(self) -> Ran | None:
+        """The last run of the lab, of whatever plan; None where there was none."""
+        ran = None if self._bench is None else self._bench.ran()
+        if ran is not None:
+            with self._lock:
+                self._past = tuple(
+                    (number, plan, ran.jct_s if _lanes(plan) == ran.lanes else measured_s)
+                    for number, plan, measured_s in self._past
+                )
+        return ran
+
+    def ran_anew(self, *, at_once: bool = False) -> None:
+        """The lab has run: views are told, twice a second at most. Costs next to nothing where there are none.
+
+        Args:
+            at_once: Tell them in any case: what is offered is new.
+        """
+        if not self._listeners:
+            return
+        now = time.monotonic()
+        with self._lock:
+            soon = not at_once and now - self._ran_told_s < RUN_PAUSE_S
+            self._ran_told_s = self._ran_told_s if soon else now
+        if not soon:
+            self._tell()
+
+    @property
+    def past(self) -> tuple[Past, ...]:
+        """Plans of the same steps that were in force, the newest first."""
+        with self._lock:
+            known, in_force = self._past, self._in_force
+            steps = set(self._predictions.models)
+        return tuple(
+            Past(
+                number=number,
+                lanes=_lanes(plan),
+                described=plan.describe(),
+                predicted_s=plan.jct_s,
+                measured_s=measured_s,
+                in_force=in_force is not None and _lanes(plan) == _lanes(in_force),
+            )
+            for number, plan, measured_s in reversed(known)
+            if set(plan.steps) == steps
+        )
+
+    def recall(self, number: int) -> EditorState:
+        """Make one of `past` the draft. Nothing runs; can be undone.
+
+        Raises:
+            UsageError: There is none of that number.
+        """
+        with self._lock:
+            plan = next((plan for known, plan, _ in self._past if known == number), None)
+            if plan is None or set(plan.steps) != set(self._predictions.models):
+                raise UsageError("A past plan is named by its number", given=number, hint="See `past`.")
+            draft = self._predictions.draft_of(plan)
+        return self._move(lambda _: draft, f"As it was in force before: {plan.describe()}.")
+
+    @property
+    def offered(self) -> tuple[Offered, ...]:
+        """The choices of members on the last front that `lab.studies.members` found, by rising JCT."""
+        return () if self._bench is None else tuple(self._bench.offered())
+
+    def take(self, number: int) -> None:
+        """Put one of `offered` in force: from now on only its members run, and the draft is its plan.
+
+        Raises:
+            UsageError: There is none of that number, or something is being applied or measured.
+        """
+        with self._busy("applying") as bench:
+            bench.take(number)
+
+    def _remember(self, plan: Plan) -> None:
+        # Called with the lock held: the newest last, each set of lanes once.
+        others = [entry for entry in self._past if _lanes(entry[1]) != _lanes(plan)]
+        measured_s = next((entry[2] for entry in self._past if _lanes(entry[1]) == _lanes(plan)), plan.measured_s)
+        number = max((entry[0] for entry in self._past), default=0) + 1
+        self._past = (*others, (number, plan, measured_s))[-MOST_PAST:]
 
     # --- search --------------------------------------------------------------------------------------------------
 
@@ -148,6 +248,13 @@ class PlanEditor(DraftEditor):
             self._say(f"Found {jct}, but there were moves meanwhile, and they stay. Propose again from here.")
             return
         self._history.move(lambda draft: _proposed(draft, proposal.plan))
+        guessed = self._predictions.guessed(self._history.draft, self._unit)
+        if guessed:  # what is proven of guesses is no proof
+            self._say(
+                f"Proposed by {proposal.plan.searcher}, but it rests on shares that were never measured: {guessed}. "
+                "Profile these shares, or pin lanes to measured ones and propose again, before you believe it."
+            )
+            return
         quality = "proven the best" if proposal.proven else f"within {format_percent(proposal.gap)} of the best"
         self._say(f"Proposed by {proposal.plan.searcher}: {quality} under the cost models and pins.")
 
@@ -187,6 +294,7 @@ class PlanEditor(DraftEditor):
             raise
         with self._lock:
             self._in_force = plan
+            self._remember(plan)
             self._say(f"In force: {plan.describe()}.")
         return plan
 
@@ -301,6 +409,10 @@ def _proposed(draft: Draft, plan: Plan) -> Draft:
         for lane in plan.lanes
     )
     return replace(draft, lanes=lanes)
+
+
+def _lanes(plan: Plan) -> Lanes:
+    return tuple((lane.units, lane.members) for lane in plan.lanes)
 
 
 def _first_line(problem: BaseException) -> str:

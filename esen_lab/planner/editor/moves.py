@@ -21,6 +21,14 @@ from esen_lab.planner.editor.draft import Draft, DraftLane, LaneKey, Tables, lan
 from esen_lab.planner.steps import members_of
 
 
+def most_units(draft: Draft, index: int) -> int:
+    """The largest share that a lane can be given: pinned ones keep theirs, all others at least one unit."""
+    if draft.oversubscribe:
+        return draft.units
+    others = (lane.units if lane.pinned else 1 for at, lane in enumerate(draft.lanes) if at != index)
+    return max(1, draft.units - sum(others))
+
+
 def set_shares(
     draft: Draft,
     tables: Tables,

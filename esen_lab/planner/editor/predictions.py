@@ -9,6 +9,7 @@ from esen_lab.cost_model import CostModel
 from esen_lab.errors import UsageError
 from esen_lab.planner.allocation import under_models
 from esen_lab.planner.editor.draft import Draft, DraftLane, Forecast, Tables, bound_for, forecast
+from esen_lab.planner.editor.moves import most_units
 from esen_lab.planner.editor.state import EditedLane
 from esen_lab.planner.plan import Lane, Plan
 
@@ -61,8 +62,9 @@ class Predictions:
                 member_s=tuple(self.tables[name][lane.units - 1] for name in lane.members),
                 unmeasured=tuple(self.models[name].unmeasured(lane.units) for name in lane.members),
                 backends=tuple(self.models[name].backend(lane.units) for name in lane.members),
+                most_units=most_units(draft, at),
             )
-            for lane, seconds in zip(draft.lanes, promised.lane_s, strict=True)
+            for at, (lane, seconds) in enumerate(zip(draft.lanes, promised.lane_s, strict=True))
         )
 
     def plan(self, draft: Draft) -> Plan:
@@ -86,6 +88,24 @@ class Predictions:
             if lane.units in self.models[name].avoid
         ]
         return f"WRONG ANSWERS were found for {', '.join(wrong)}: give it another share." if wrong else ""
+
+    def guessed(self, draft: Draft, unit: str) -> str:
+        """Which predictions rest on no measurement nearby, for people; "" where all are measured."""
+        told = []
+        for lane in draft.lanes:
+            for name in lane.members:
+                model = self.models[name]
+                if model.unmeasured(lane.units):
+                    shares = [share for share, _ in model.points]
+                    known = format_units(shares[0], unit)
+                    known += f" to {format_units(shares[-1], unit)}" if len(shares) > 1 else " only"
+                    told.append(f"{name} with {format_units(lane.units, unit)} (measured: {known})")
+        return ", ".join(told)
+
+    @property
+    def proven_s(self) -> float:
+        """What searches proved: no plan of the device's own units is faster; 0 where nothing is proven."""
+        return self._proven_s
 
     def prove(self, models: Mapping[str, CostModel], bound_s: float) -> bool:
         """Take in what a search of all plans of one device's units proved; whether that is news.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from esen_lab.common.display import Shown
-from esen_lab.common.units import format_percent, format_seconds, format_table, marked, with_marks
+from esen_lab.common.units import format_percent, format_seconds, format_table, format_units, marked, with_marks
 from esen_lab.files.schemas import plain
 from esen_lab.planner.search_state import SearchProgress
 
@@ -24,6 +24,7 @@ class EditedLane:
         unmeasured: For each member, what its prediction is called where no measurement is near, else "": see
             `CostModel.unmeasured`.
         backends: For each member, how it is executed.
+        most_units: The largest share that it can be given: pinned lanes keep theirs, all others one unit; 0: not known.
     """
 
     units: int
@@ -33,6 +34,7 @@ class EditedLane:
     member_s: tuple[float, ...]
     unmeasured: tuple[str, ...] = ()
     backends: tuple[str, ...] = ()
+    most_units: int = 0
 
     @property
     def doubts(self) -> dict[str, str]:
@@ -101,6 +103,7 @@ class EditorState(Shown):
         measured: The last measurement, or None; it may be of other lanes: see `Measurement.lanes`.
         message: What happened last, for people.
         failed: Whether `message` tells of a failure.
+        proven_s: What searches proved of plans of the device's own units, in seconds; 0 where nothing is.
     """
 
     revision: int
@@ -121,6 +124,19 @@ class EditorState(Shown):
     measured: Measurement | None
     message: str
     failed: bool
+    proven_s: float = 0.0
+
+    @property
+    def stuck(self) -> str:
+        """Why there is nothing to move, in words; "" where something can be moved."""
+        if self.oversubscribe or len(self.lanes) > 1:
+            return ""
+        device = f"The device has {format_units(self.units, self.unit)}"
+        if len(self.lanes[0].members) == 1:
+            return f"Nothing to move: there is one sub-model, and it has the whole device. {device}."
+        if self.units == 1:
+            return f"Nothing to move: {device.lower()}, which lanes can only share where they may sum to more."
+        return ""
 
     @property
     def total_units(self) -> int:

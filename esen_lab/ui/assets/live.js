@@ -2,7 +2,7 @@
 //
 // The model's state ("doc") is complete whenever a page is loaded. Messages carry the number of their newest sample and
 // repeat the last few samples, so a page that missed some loses nothing; one that missed more asks for a new document.
-// Commands go through a comm of their own, see commands.py, which also gives the function `command`.
+// Commands go through a widget of their own, see commands.py, which also gives the functions `child` and `command`.
 //
 // Hearing a message is cheap, drawing is not: all views of a page draw one after another, and the page rests after each
 // drawing for a multiple of what it took. So however many samples come, drawing takes a bounded part of the page's time.
@@ -11,6 +11,7 @@
 const STALE_AFTER = 4; // intervals without a message
 const LEAST_STALE_MS = 3000;
 const MOST_MARKS = 500;
+const NARROW_PX = 560;
 const MOST_POINTS = 1200; // of a line that is drawn: of more samples, means
 const MOST_OVERVIEW = 300;
 const LEAST_DRAW_MS = 100; // between two drawings of a view
@@ -79,14 +80,10 @@ async function bokeh(model) {
   return kept[version];
 }
 
-function child(model, name) {
-  return model.widget_manager.get_model(model.get(name).replace("IPY_MODEL_", ""));
-}
-
-const feeds = new Map(); // by the model's key: what all views of one output share
+const feeds = new Map(); // by the loader of commands, one per model: what all views of one output share
 
 function feedOf(model) {
-  const key = model.get("key");
+  const key = model.get("commands");
   if (!feeds.has(key)) {
     const feed = { views: new Set(), heard: Date.now(), said: "", pace: LEAST_DRAW_MS };
     begin(feed, JSON.parse(model.get("doc")));
@@ -194,8 +191,11 @@ class View {
           <option value="60000">1 minute</option><option value="300000">5 minutes</option>
           <option value="1800000">30 minutes</option></select></label>
         <span class="esen-said" role="status"></span></div>
-      <div class="esen-plots"></div>`;
+      <div class="esen-plots"></div><div class="esen-names"></div>`;
     this.plots = el.querySelector(".esen-plots");
+    this.names = el.querySelector(".esen-names");
+    this.wide = new ResizeObserver(() => this.fit());
+    this.wide.observe(el);
     this.button = el.querySelector(".esen-pause");
     this.said = el.querySelector(".esen-said");
     this.button.addEventListener("click", () => this.pause(!this.paused));
@@ -224,6 +224,7 @@ class View {
     this.doc.get_model_by_name("time")?.change.connect(asked);
     this.draw();
     this.paint();
+    this.fit();
     this.say();
   }
 
@@ -292,6 +293,27 @@ class View {
     this.el.classList.toggle("esen-dark", dark());
   }
 
+  // Where there is little room, the names stand below the plots instead of beside them.
+  fit() {
+    if (!this.doc) return;
+    const narrow = this.el.clientWidth < NARROW_PX;
+    const models = [...this.doc._all_models.values()];
+    for (const model of models) if (model.type === "Legend" && model.visible === narrow) model.visible = !narrow;
+    this.el.classList.toggle("esen-narrow", narrow);
+    const lines = !narrow ? [] : models.filter((model) => model.type === "Figure" && model.name !== "overview").map((plot) => {
+      const line = document.createElement("div");
+      line.append(`${plot.title?.text ?? plot.name}: `);
+      for (const item of plot.right.flatMap((panel) => panel.items ?? [])) {
+        const name = document.createElement("span");
+        name.style.setProperty("--esen-colour", item.renderers[0].glyph.line_color?.value ?? "#888");
+        name.textContent = item.label?.value ?? String(item.label);
+        line.append(name);
+      }
+      return line;
+    });
+    this.names.replaceChildren(...lines);
+  }
+
   stale() {
     const patience = Math.max(LEAST_STALE_MS, STALE_AFTER * 1000 * this.feed.doc.interval_s);
     return Date.now() - this.feed.heard > patience;
@@ -327,6 +349,7 @@ class View {
     draws.waiting.delete(this);
     clearInterval(this.timer);
     this.theme.disconnect();
+    this.wide.disconnect();
     this.drop();
   }
 }
@@ -334,11 +357,10 @@ class View {
 export default {
   initialize({ model }) {
     feedOf(model);
-    commandsOf(model);
     return () => {
-      const feed = feeds.get(model.get("key"));
+      const feed = feeds.get(model.get("commands"));
       if (feed) model.off("msg:custom", feed.listen);
-      feeds.delete(model.get("key"));
+      feeds.delete(model.get("commands"));
     };
   },
   async render({ model, el }) {

@@ -22,6 +22,7 @@ from esen_lab.ui.pictures.drawing import (
 )
 
 _LEFT, _RIGHT = 62.0, WIDTH - 14.0
+_LATE = "#D55E00"
 _PLANE = 220.0  # height of a picture with two axes, without its legend
 
 
@@ -94,6 +95,9 @@ def timeline(picture: rows.Timeline) -> Markup:
             drawing.says(f"{segment.name} {ran}, from {format_seconds(segment.start_s)} ({label})")
             words = [f"{segment.name} {ran}", segment.name]
             drawing.label_in(begin, top + 13, end - begin, words, COLOURS.of(segment.name))
+        late_s = picture.late_s[place] if place < len(picture.late_s) else 0.0
+        if late_s and segments:
+            _late(drawing, x, (segments[0].start_s - late_s, segments[0].start_s), top, height)
         for segment in picture.predicted[place] if place < len(picture.predicted) else ():
             begin, end = x(segment.start_s), x(segment.end_s)
             fill = "none" if segment.guessed else COLOURS.of(segment.name)
@@ -106,8 +110,20 @@ def timeline(picture: rows.Timeline) -> Markup:
         said = said.replace("predicted", "predicted (hollow: extrapolated)")
     if any(segment.guessed for _, segments in picture.lanes for segment in segments):
         said += ", hollow: not done"
+    if any(picture.late_s):
+        said += ", hatched: began late"
     drawing.text(6, base + 31, said)
     return drawing.svg()
+
+
+def _late(drawing: Drawing, x: Axis, gap_s: tuple[float, float], top: float, height: float) -> None:
+    """A hatched gap before a lane that began late, with how late."""
+    begin, end = x(max(gap_s[0], 0.0)), x(gap_s[1])
+    words = f"{format_seconds(gap_s[1] - gap_s[0])} late"
+    middle = top + height / 2
+    drawing.line(begin, middle, end, middle, stroke=_LATE, dash="1 4", width=height)
+    if text_width(words) + 8 < end - begin:
+        drawing.text(begin + 4, top + 13, words)
 
 
 def bars(picture: rows.Bars) -> Markup:

@@ -185,7 +185,10 @@ class Drawing:
 
 
 def as_image(svg: Markup) -> Markup:
-    """HTML of an image that holds the SVG, under the SVG's own label."""
+    """HTML of an image that holds the SVG, under the SVG's own label.
+
+    In a narrow page it keeps its size, and the output scrolls: made smaller, its text of 11 px could not be read.
+    """
     # Base64, although percent signs are a quarter smaller: it is the form that GitHub is reported to show in notebooks.
     head, _, rest = str(svg).partition(" role='img' aria-label='")
     label, _, tail = rest.partition("'")
@@ -196,7 +199,7 @@ def as_image(svg: Markup) -> Markup:
         alt=alt,
         src=f"data:image/svg+xml;base64,{data}",
         title="; ".join(values) or None,
-        style="max-width:100%;display:block",
+        style="display:block",
     )
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 import string
 
+from esen_lab.ui.colours import PALETTE
 from esen_lab.ui.markup import Markup
 from esen_lab.ui.pictures import rows
-from esen_lab.ui.pictures.drawing import FAINT, INK, PALETTE, WIDTH, Axis, Drawing, left_ticks, text_width, time_format
+from esen_lab.ui.pictures.drawing import FAINT, INK, WIDTH, Axis, Drawing, left_ticks, text_width, time_format
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62.0, WIDTH - 14.0, 26.0, 190.0
 _MOST_NAMED = 12

@@ -27,11 +27,13 @@ class Timeline:
         lanes: (label, measured segments) per lane.
         total_s: Where the axis ends: the JCT.
         predicted: For each lane, what was predicted; empty where nothing was.
+        late_s: For each lane, how long after it could have it began, where that is more than usual, else 0; or empty.
     """
 
     lanes: tuple[tuple[str, tuple[Segment, ...]], ...]
     total_s: float
     predicted: tuple[tuple[Segment, ...], ...] = ()
+    late_s: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

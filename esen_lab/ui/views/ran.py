@@ -32,6 +32,7 @@ def report(record: Any) -> View:
         lanes=tuple((f"lane {number + 1}{shares.get(number, '')}", tuple(bars)) for number, bars in spans.items()),
         total_s=record.jct_s,
         predicted=tuple(tuple(bars) for bars in predicted.values()) if any(predicted.values()) else (),
+        late_s=record.late_s,
     )
     ran = Table(
         columns=("sub-model", "lane", "start", "end", "ran for", "predicted"),
@@ -58,7 +59,7 @@ def report(record: Any) -> View:
         ("input", record.batch),
     )
     left = _stages(record.stages) if record.stages else ()
-    notes = tuple(record.notes)
+    notes: tuple[str, ...] = (*filter(None, [record.late_text]), *record.notes)
     if record.nan and not any("nan" in note.lower() for note in notes):
         notes = (f"NaN in the output of {', '.join(record.nan)}.", *notes)
     title = f"Run: JCT {format_seconds(record.jct_s)}"
@@ -105,7 +106,8 @@ def _missing_rows(record: Any) -> tuple[tuple[str, ...], ...]:
 def comparison(record: Any) -> View:
     """A `Comparison`."""
     baselines = tuple(name for row in record.rows if (name := row.strategy) in _compared_with(record))
-    columns = ("strategy", "lanes", "JCT median", "spread", *(f"/ {b}" for b in baselines), "/ bound", "outputs")
+    # What matters first: a narrow page shows the beginning of each row.
+    columns = ("strategy", "JCT median", "spread", *(f"/ {b}" for b in baselines), "/ bound", "outputs", "lanes")
     where = ", ".join(part for part in (record.device, record.batch) if part)
     return View(
         title=f"Comparison over {format_units(record.rounds, 'interleaved round')}" + (f" ({where})" if where else ""),
@@ -113,7 +115,7 @@ def comparison(record: Any) -> View:
             Table(
                 columns=columns,
                 rows=tuple(_row(row, baselines) for row in record.rows),
-                numbers=columns[2:-1],
+                numbers=columns[1:-2],
                 wide=("lanes",),
                 below=(*record.settings, f"plan: {record.rows[-1].lanes}"),
             ),
@@ -144,9 +146,10 @@ def _row(row: Any, baselines: Sequence[str]) -> tuple[str, ...]:
     cells = row.cells
     ratios = (*(row.ratio_to.get(name) for name in baselines), row.ratio_to_bound)
     return (
-        *(cells[column] for column in ("strategy", "lanes", "JCT median", "spread")),
+        *(cells[column] for column in ("strategy", "JCT median", "spread")),
         *map(ratio_text, ratios),
         one_line(cells["outputs"]),
+        cells["lanes"],
     )
 
 

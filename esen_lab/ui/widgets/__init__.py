@@ -1,1 +1,1 @@
-"""What moves in a page: live plots, sliders, progress, and how they talk to the kernel."""
+"""What moves in a page: board, sliders, live plots, progress."""

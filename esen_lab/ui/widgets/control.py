@@ -1,7 +1,8 @@
-"""The kernel's comms, and their messages on the control channel, for kernels that read no comm while a cell is busy.
+"""The kernel's comms, and their messages on the control channel, because kernels read few comms while a cell is busy.
 
-ipykernel 7 reads comms in subshells. Before it, the shell channel is read when the cell is done, but the control
-channel by a thread of its own: what comes there is handed to the same comms. Pages are told to use it.
+The shell channel is read when the cell is done, and in subshells (ipykernel 7) only the comms that a page has opened,
+which widgets have not. The control channel is read by a thread of its own: what comes there is handed to the same
+comms. Pages are told to use it.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ _owners: set[int] = set()
 
 
 def hear(owner: object) -> bool:
-    """Hear comm messages on the control channel until `leave`, where that is the only way to hear them in time.
+    """Hear comm messages on the control channel until `leave`: the only way to hear a widget's in time.
 
     Returns:
         Whether pages are to send their commands there.
     """
     kernel = _kernel()
-    if kernel is None or getattr(kernel, "_supports_kernel_subshells", False):
+    if kernel is None:
         return False
     if kernel.control_handlers.setdefault(_KIND, _take) is not _take:
         return False  # somebody else's, who may do something else with them

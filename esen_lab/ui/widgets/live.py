@@ -56,8 +56,7 @@ class LivePlots(anywidget.AnyWidget):
 
     _esm = SEND + files("esen_lab.ui").joinpath("assets/live.js").read_text(encoding="utf-8")
     _css = files("esen_lab.ui").joinpath("assets/live.css").read_text(encoding="utf-8")
-    key = traitlets.Unicode().tag(sync=True)
-    control = traitlets.Bool(default_value=False).tag(sync=True)
+    commands = traitlets.Instance(Commands).tag(sync=True, **widget_serialization)
     doc = traitlets.Unicode().tag(sync=True)
     loader = traitlets.Instance(BokehSource).tag(sync=True, **widget_serialization)
 
@@ -65,8 +64,8 @@ class LivePlots(anywidget.AnyWidget):
         self._feed = Feed(readings)
         self._pace_s = LEAST_PACE_S
         self._due_s = 0.0
-        self._commands = Commands(self._asked)
-        super().__init__(key=self._commands.key, control=self._commands.control, loader=source)
+        self.ended: Callable[[], object] = lambda: None
+        super().__init__(commands=Commands(self._asked), loader=source)
 
     def get_state(self, key: Any = None, drop_defaults: bool = False) -> Any:
         """The state a page gets; with a document that holds all that is kept by now."""
@@ -96,8 +95,9 @@ class LivePlots(anywidget.AnyWidget):
 
     def close(self) -> None:
         """Take the plots from the page."""
-        if hasattr(self, "_commands"):
-            self._commands.close()
+        if self.comm is not None:  # a widget's end comes here too where it never began
+            self.commands.close()
+            self.ended()
         super().close()
 
 
@@ -110,10 +110,12 @@ class Publisher:
 
     Args:
         changed: Called after each.
+        over: Asked once a second at least: whether there is nothing to come any more.
     """
 
-    def __init__(self, changed: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, changed: Callable[[], None] = lambda: None, *, over: Callable[[], bool] = lambda: False) -> None:
         self._changed = changed
+        self._over = over
         self._source: BokehSource | None = None
         self._open: list[LivePlots] = []
         self._lock = Lock()
@@ -141,7 +143,7 @@ class Publisher:
 
     def _run(self, readings: PlotReadings) -> None:
         number = 0
-        while not self._closing.is_set():
+        while not self._closing.is_set() and not self._over():
             try:
                 if not readings.wait(number, timeout_s=1.0):
                     continue

@@ -31,7 +31,7 @@ class Model {
   };
 
   get(name: string): unknown {
-    if (name === "key") return this.key;
+    if (name === "commands") return this.key;
     if (name === "doc") return JSON.stringify(this.doc);
     return "IPY_MODEL_bokeh";
   }

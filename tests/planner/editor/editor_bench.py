@@ -9,6 +9,7 @@ from typing import Any
 
 from esen_lab.cost_model import CostModel, fit_points
 from esen_lab.errors import WorkerDied
+from esen_lab.planner.editor import Offered, Ran
 from esen_lab.planner.plan import Plan
 
 UNITS = 8
@@ -32,6 +33,9 @@ class FakeBench:
         self.fails = False
         self.times_s: list[float] = [0.5, 0.4, 0.01, 0.011, 0.012]
         self.told_far: tuple[str, ...] = ()
+        self.last_run: Ran | None = None
+        self.choices: tuple[Offered, ...] = ()
+        self.taken: list[int] = []
         self.go = threading.Event()
         self.go.set()
         self.entered = threading.Event()
@@ -54,6 +58,15 @@ class FakeBench:
         self.entered.set()
         assert self.go.wait(10)
         return (self.times_s * repeats)[:repeats]
+
+    def ran(self) -> Ran | None:
+        return self.last_run
+
+    def offered(self) -> tuple[Offered, ...]:
+        return self.choices
+
+    def take(self, number: int) -> None:
+        self.taken.append(number)
 
     def far(self) -> Sequence[str]:
         return self.told_far

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from editor_bench import UNITS, FakeBench, models
 
+from esen_lab.cost_model import fit_points
 from esen_lab.errors import StoreError, UsageError, WorkerDied
 from esen_lab.planner import allocate
-from esen_lab.planner.editor import EditorState, PlanEditor
+from esen_lab.planner.editor import EditorState, PlanEditor, Ran
 from esen_lab.planner.plan import Lane, Plan
 
 TWO = Plan(lanes=(Lane(units=4, members=("a",)), Lane(units=4, members=("b", "c"))), units=UNITS)
@@ -358,3 +359,64 @@ def test_new_measurements_change_predictions_and_other_sub_models_begin_anew(edi
     editor.renew(models(a=1, d=1))
     assert lanes(editor.state) == [(8, "ad")]
     assert not editor.state.can_undo
+
+
+def test_plans_that_were_in_force_can_be_made_the_draft_again(editor: PlanEditor, bench: FakeBench) -> None:
+    first = editor.apply()
+    editor.split(next(lane.members[0] for lane in editor.state.lanes if len(lane.members) > 1))
+    second = editor.apply()
+    assert [past.described for past in editor.past] == [second.describe(), first.describe()]
+    assert [past.in_force for past in editor.past] == [True, False]
+    editor.recall(editor.past[1].number)
+    assert editor.state.describe() == first.describe()
+    assert not editor.state.in_force, "nothing runs"
+    editor.undo()
+    assert editor.state.describe() == second.describe()
+    with pytest.raises(UsageError, match="by its number"):
+        editor.recall(99)
+
+
+def test_what_a_run_took_stays_with_its_plan(editor: PlanEditor, bench: FakeBench) -> None:
+    plan = editor.apply()
+    lanes = tuple((lane.units, lane.members) for lane in plan.lanes)
+    bench.last_run = Ran(jct_s=0.7, lanes=lanes, spans=())
+    assert editor.ran() is bench.last_run
+    assert editor.past[0].measured_s == 0.7
+    bench.last_run = Ran(jct_s=0.1, lanes=((1, ("other",)),), spans=())
+    editor.ran()
+    assert editor.past[0].measured_s == 0.7
+
+
+def test_views_are_told_of_runs_now_and_then(editor: PlanEditor) -> None:
+    told: list[int] = []
+    editor.listen(lambda state: told.append(state.revision))
+    for _ in range(50):
+        editor.ran_anew()
+    assert 1 <= len(told) <= 5
+    editor.ran_anew(at_once=True)
+    assert len(told) >= 2
+
+
+def test_what_is_proposed_on_shares_that_were_never_measured_is_not_called_proven() -> None:
+    points = {30: 0.03, 60: 0.02, 100: 0.01}
+    editor = PlanEditor({name: fit_points(name, points, 100) for name in "ab"}, 100)
+    editor.split("a")
+    editor.share({"a": 10}, pin=["a"])
+    editor.propose().result(timeout=60)
+    assert "rests on shares that were never measured: " in editor.state.message
+    assert "a with 10 units (measured: 30 units to 100 units)" in editor.state.message
+    assert "proven" not in editor.state.message
+    editor.share({"a": 40}, pin=["a"])
+    editor.propose().result(timeout=60)
+    assert "proven the best" in editor.state.message
+
+
+def test_a_lane_knows_the_most_that_it_can_have(editor: PlanEditor) -> None:
+    while len(editor.state.lanes) < 2:
+        editor.split(editor.state.lanes[0].members[0])
+    state = editor.state
+    assert state.lanes[0].most_units == UNITS - (len(state.lanes) - 1)
+    editor.share({2: 3}, pin=[2])
+    assert editor.state.lanes[0].most_units == UNITS - 3 - (len(state.lanes) - 2)
+    editor.oversubscribe()
+    assert editor.state.lanes[0].most_units == UNITS

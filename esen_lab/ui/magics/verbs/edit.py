@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from esen_lab.errors import UsageError
@@ -72,14 +73,19 @@ def _tune(session: Session, given: Given) -> Any:
     if given.words:
         _take_step(editor, given.words)
     state = editor.state
-    view = views.editor(state)
+    view = _view(state)
     if given.words or not session.front.updates_in_place:
         return show(session, state, view)
-    if not session.open_panel(editor, views.editor):
-        note = "There are sliders where ipywidgets is installed; `%esen share` and `%esen tune -h` do the same."
+    if not session.open_panel(editor, _view):
+        note = "Board and sliders need anywidget; `%esen share` and `%esen tune -h` do the same."
         session.front.show(View(title=view.title, blocks=view.blocks, notes=(*view.notes, note)))
     session.front.mark_shown(state)
     return state
+
+
+def _view(state: Any) -> View:
+    view = views.editor(state)
+    return replace(view, notes=(*view.notes, state.stuck)) if state.stuck else view
 
 
 def _take_step(editor: Any, words: Sequence[str]) -> None:
