@@ -72,7 +72,7 @@ def test_the_notebook_of_accuracy_and_time_runs_cascades_and_keeps_deadlines() -
     for words in (
         "together",
         "of test pictures, ",
-        "answered",
+        "rows came",
         "full plan",
         "(top-1)",
         "Thresholds of a cascade",
