@@ -9,6 +9,7 @@ from typing import Any
 
 from esen_lab.common.trees import Tree
 from esen_lab.cost_model import Quantile
+from esen_lab.errors import UsageError
 from esen_lab.lab.plan_checks import members_run_by, now, origin
 from esen_lab.lab.runtime import Runtime
 from esen_lab.lab.search_binding import Asked

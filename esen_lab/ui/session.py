@@ -261,7 +261,8 @@ class Session:
             for button in self._buttons:
                 button.take_away()
             panels, self._panels = self._panels, []
-            _close_panels(panels)
+            for panel in panels:
+                panel.close()
             known = self.known_lab()
             for lab in {id(lab): lab for lab in (*self._made, known) if lab is not None}.values():
                 lab.close()
