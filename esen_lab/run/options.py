@@ -46,27 +46,27 @@ class RunOptions:
         if self.deadline_s is not None and not (_is_number(self.deadline_s) and 0 < self.deadline_s < math.inf):
             raise UsageError("A deadline is a number of seconds above 0", given=self.deadline_s)
         if self.at_least is not None and (type(self.at_least) is not int or self.at_least < 1):
-            raise UsageError("at_least is a whole number of members above 0", given=self.at_least)
+            raise UsageError("The option at_least is a whole number of members above 0", given=self.at_least)
         if self.otherwise not in ("error", "first"):
-            raise UsageError("otherwise is 'error' or 'first'", given=self.otherwise)
+            raise UsageError("The option otherwise is 'error' or 'first'", given=self.otherwise)
         if self.on_failure not in ("error", "leave-out"):
-            raise UsageError("on_failure is 'error' or 'leave-out'", given=self.on_failure)
+            raise UsageError("The option on_failure is 'error' or 'leave-out'", given=self.on_failure)
         early = self.stop_early
         if early is not None and early != "decided" and not (_is_number(early) and 0 < early <= 1):
-            raise UsageError("stop_early is 'decided', or a probability above 0 and at most 1", given=early)
+            raise UsageError("The option stop_early is 'decided', or a probability above 0 and at most 1", given=early)
         if early is not None and early != "decided":
             object.__setattr__(self, "stop_early", float(early))
         if not isinstance(self.uncertainty, bool):
-            raise UsageError("uncertainty is True or False", given=self.uncertainty)
+            raise UsageError("The option uncertainty is True or False", given=self.uncertainty)
         if self.otherwise == "first" and self.deadline_s is None:
             raise UsageError(
-                "otherwise says what is done at a deadline",
+                "The option otherwise says what is done at a deadline",
                 given="otherwise='first' without one",
                 hint="Give deadline_s too.",
             )
         if self.at_least is not None and not self.partial:
             raise UsageError(
-                "at_least says of how many members an answer is made that some may be missing from",
+                "The option at_least says of how many members an answer is made that some may be missing from",
                 given=f"at_least={self.at_least} alone",
                 hint="Give deadline_s, stop_early or on_failure='leave-out' too.",
             )

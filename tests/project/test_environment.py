@@ -25,12 +25,28 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 GROUPS = {"": PROJECT["project"]["dependencies"], **PROJECT["project"]["optional-dependencies"]}
 # Modules whose distribution has another name.
 DISTRIBUTION = {"IPython": "ipython", "pynvml": "nvidia-ml-py", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+DISTRIBUTION["opentelemetry"] = "opentelemetry-sdk"
 DISTRIBUTION["traitlets"] = "ipython"  # how IPython is configured: a part of its interface
 # The parts that work without Jupyter: they may import what a plain `pip install esen_lab` brings.
-OUTSIDE_JUPYTER = ("files", "devices", "workers", "ensemble", "profiling", "fitting", "search", "runtime", "export")
+OUTSIDE_JUPYTER = (
+    "common",
+    "cost_model",
+    "devices",
+    "ensemble",
+    "export",
+    "files",
+    "history",
+    "lanes",
+    "load",
+    "planner",
+    "profiler",
+    "run",
+    "studies",
+)
 
 # Groups for members of other kinds than networks, and for backends: imported when they are asked for.
 KINDS = ("openvino", "onnx", "trees")
+SERVING = ("serve",)
 
 
 def wanted() -> list[Requirement]:
@@ -163,6 +179,7 @@ def test_what_runs_outside_jupyter_is_a_plain_dependency() -> None:
     imported.pop("nvidia-ml-py", None)  # so is this one, where there is an NVIDIA GPU
     imported.pop("pandas", None)  # for estimators that were fitted on its tables: whoever fitted them has it
     imported.pop("cuda", None)  # comes with a torch built for CUDA; green contexts say how to get it
+    imported.pop("torch-tensorrt", None)  # a backend where somebody has installed it, which says so where nobody has
     plain = names_of("").union(*map(names_of, KINDS))  # the latter when a member of such a kind is registered
     assert {name: file for name, file in imported.items() if name not in plain} == {}
 
@@ -172,7 +189,8 @@ def test_what_the_package_imports_is_declared() -> None:
     imported.pop("pandas", None)  # optional: `to_frame` says how to get it
     imported.pop("cuda", None)  # comes with a torch built for CUDA; green contexts say how to get it
     imported.pop("torch-tensorrt", None)  # a backend where somebody has installed it, which says so where nobody has
-    here = names_of("notebook").union(*map(names_of, KINDS))
+    imported.pop("opentelemetry-sdk", None)  # spans, where somebody has installed it
+    here = names_of("notebook").union(*map(names_of, KINDS + SERVING))
     assert {name: file for name, file in imported.items() if name not in here} == {}
 
 

@@ -154,7 +154,11 @@ def _check_plan(plan: Plan) -> None:
 
 def _check_free(folder: Path) -> None:
     if not folder.absolute().parent.is_dir():
-        raise StoreError(f"{str(folder)!r} can be written", given="its folder is not there", hint="Make it first.")
+        raise StoreError(
+            "An export is written into a folder that is there",
+            given=f"{str(folder)!r}, whose folder is not",
+            hint="Make that first.",
+        )
     if folder.is_symlink() or (folder.exists() and not _is_repository(folder)):
         raise UsageError(
             "An export for Triton replaces only such an export",
