@@ -617,12 +617,12 @@ class Requests:
 
     def use(self, rng: random.Random) -> None:  # noqa: ARG002
         from esen_lab.serving.protocol import encode_response, parse_request
-        from esen_lab.serving.refusal import Refused
+        from esen_lab.serving.refusal import RequestRefused
 
         try:
             request = parse_request(bytearray(self.body), self.length, self.model)
             body, head = encode_response(request, self.outputs, self.model)
-        except Refused as refused:
+        except RequestRefused as refused:
             if not 400 <= refused.status < 600 or not refused.message.isprintable():
                 raise
             raise EsenError(refused.message) from refused

@@ -11,7 +11,8 @@ from typing import Any
 from peer_rows import BF16, EAGER, OURS, PLAN
 
 from esen_lab.common.units import format_percent, format_seconds
-from esen_lab.ui.pictures.drawing import FAINT, PALETTE, Axis, Drawing
+from esen_lab.ui.colours import PALETTE
+from esen_lab.ui.pictures.drawing import FAINT, Axis, Drawing
 
 Row = Mapping[str, Any]
 

@@ -54,7 +54,7 @@ _UNWRITABLE = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
+class DatabaseLayout:
     """What is in a file.
 
     Attributes:
@@ -107,7 +107,7 @@ class Database:
         notes: What has happened to it, for people, each said once.
     """
 
-    def __init__(self, path: Path, layout: Layout) -> None:
+    def __init__(self, path: Path, layout: DatabaseLayout) -> None:
         self.path = path
         self.layout = layout
         self.notes: dict[str, None] = {}
@@ -295,7 +295,7 @@ class _NotOurs(sqlite3.DatabaseError):
         )
 
 
-def _prepare(connection: sqlite3.Connection, layout: Layout, deadline: float, *, may_write: bool) -> int:
+def _prepare(connection: sqlite3.Connection, layout: DatabaseLayout, deadline: float, *, may_write: bool) -> int:
     """Set a connection up, making the table in an empty file, adding to that of an older one; returns its version.
 
     Raises:
@@ -329,7 +329,7 @@ def _now_of(connection: sqlite3.Connection, version: int) -> int:
     return version
 
 
-def _check_schema(connection: sqlite3.Connection, layout: Layout, version: int) -> None:
+def _check_schema(connection: sqlite3.Connection, layout: DatabaseLayout, version: int) -> None:
     """Whether the file has our table and nothing else.
 
     Raises:
@@ -350,7 +350,7 @@ def _check_schema(connection: sqlite3.Connection, layout: Layout, version: int) 
         raise _Damaged("its table has rules that are not ours")
 
 
-def _version(connection: sqlite3.Connection, layout: Layout) -> int | None:
+def _version(connection: sqlite3.Connection, layout: DatabaseLayout) -> int | None:
     """The schema version of our file, None for an empty one.
 
     Raises:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from esen_lab.common.locks import Lock
-from esen_lab.files.database import Database, Layout
+from esen_lab.files.database import Database, DatabaseLayout
 from esen_lab.history.entry import MOST_TEXT, Entry
 
 MOST_ENTRIES = 1000
@@ -36,7 +36,7 @@ MOST_PROJECT = 1000
 """Characters of a project's name."""
 _MOST_UNSAVED = 200
 _SOUND = "typeof(number) = 'integer' AND number BETWEEN 1 AND 1000000000000"
-_LAYOUT = Layout(
+_LAYOUT = DatabaseLayout(
     called="history",
     holds="entries",
     lost="what it held is in that file alone",

@@ -18,7 +18,7 @@ from esen_lab.planner.plan import Plan
 LAST = 50
 
 
-class History:
+class LabHistory:
     """The history of one lab's project. Nothing here raises because of the file: what is wrong with it is a note."""
 
     def __init__(self, runtime: Runtime) -> None:

@@ -407,7 +407,7 @@ class Lab(LabProperties):
             stop_early=stop_early,
             uncertainty=uncertainty,
         )
-        call = run.Call.of(self.state, x, timeout_s, options)
+        call = run.RunCall.of(self.state, x, timeout_s, options)
         return run.run(self._runtime, call, self._runtime.turns.turn("a run", call.until))
 
     async def arun(
@@ -455,7 +455,7 @@ class Lab(LabProperties):
             stop_early=stop_early,
             uncertainty=uncertainty,
         )
-        call = run.Call.of(self.state, x, timeout_s, options)
+        call = run.RunCall.of(self.state, x, timeout_s, options)
         settings = self._runtime.fork_server.look_at_session()
         turn = self._runtime.turns.turn("an awaited run", call.until)
         return await self._runtime.awaited.run(call, settings, turn)

@@ -10,7 +10,7 @@ from esen_lab.common.bell import Bell
 from esen_lab.common.display import Shown
 from esen_lab.devices import Device, Offer, offers
 from esen_lab.ensemble import Ensemble
-from esen_lab.lab.history import History
+from esen_lab.lab.history import LabHistory
 from esen_lab.lab.lanes import Lanes
 from esen_lab.lab.points import Points
 from esen_lab.lab.readings import Readings
@@ -49,7 +49,7 @@ class LabProperties(Shown):
         """The warm lanes, and how they execute sub-models."""
         self.points = Points(self._runtime)
         """What is known of the sub-models on the device, besides `measurements`."""
-        self.history = History(self._runtime)
+        self.history = LabHistory(self._runtime)
         """What was measured and planned in this project, also in earlier sessions."""
 
     @property

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answered:
+class Replies:
     """One request.
 
     Attributes:
@@ -43,7 +43,7 @@ def drive(
     give_up_s: float,
     clock: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], object] = time.sleep,
-) -> list[Answered]:
+) -> list[Replies]:
     """Have every request answered: what is due when a batch is done goes together, up to `most_rows`.
 
     Args:
@@ -55,7 +55,7 @@ def drive(
         clock: Seconds that go on.
         sleep: Waits so many of them.
     """
-    found: list[Answered] = []
+    found: list[Replies] = []
     start_s = clock()
     first = 0
     while first < len(due_s):
@@ -71,6 +71,6 @@ def drive(
         begin_s = clock() - start_s
         answer(last - first)
         end_s = clock() - start_s
-        found += [Answered(due_s=due, begin_s=begin_s, end_s=end_s, rows=last - first) for due in due_s[first:last]]
+        found += [Replies(due_s=due, begin_s=begin_s, end_s=end_s, rows=last - first) for due in due_s[first:last]]
         first = last
-    return [*found, *(Answered(due_s=due) for due in due_s[first:])]
+    return [*found, *(Replies(due_s=due) for due in due_s[first:])]

@@ -11,7 +11,7 @@ from esen_lab.common.display import Shown
 from esen_lab.common.tables import to_frame
 from esen_lab.common.units import format_seconds, format_table
 from esen_lab.files.schemas import plain
-from esen_lab.load.batches import Answered
+from esen_lab.load.batches import Replies
 
 COLUMNS = ("way", "rate", "p50", "p90", "p95", "p99", "in time", "queue", "compute", "rows")
 
@@ -116,7 +116,7 @@ class LoadTable(Shown):
 def row_of(
     name: str,
     rate_per_s: float,
-    answered: Sequence[Answered],
+    answered: Sequence[Replies],
     *,
     deadline_s: float,
     duration_s: float,

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from esen_lab.errors import DeviceError, UsageError
-from esen_lab.load.batches import Answered
+from esen_lab.load.batches import Replies
 
 LATE_S = 0.001
 _DATA_TYPES = {
@@ -67,7 +67,7 @@ def infer_request(arrays: Mapping[str, Any]) -> Request:
 
 def drive_url(
     url: str, request: Request, due_s: Sequence[float], *, connections: int = 32, timeout_s: float = 10.0
-) -> tuple[list[Answered], int]:
+) -> tuple[list[Replies], int]:
     """Send every request when it is due.
 
     Args:
@@ -116,7 +116,7 @@ class _Senders:
         self._path = path
         self._request = request
         self._due_s = due_s
-        self.found = [Answered(due_s=due) for due in due_s]
+        self.found = [Replies(due_s=due) for due in due_s]
         self.late = 0
         self.stop = threading.Event()
         self._lock = threading.Lock()
@@ -132,7 +132,7 @@ class _Senders:
                 begin_s = self._now_s()
                 if self._sent(connection):
                     due_s = self._due_s[index]
-                    self.found[index] = Answered(due_s=due_s, begin_s=begin_s, end_s=self._now_s())
+                    self.found[index] = Replies(due_s=due_s, begin_s=begin_s, end_s=self._now_s())
         finally:
             connection.close()
 

@@ -25,7 +25,7 @@ class _Record:
     timed_out_at: int = 0  # the largest share at which it timed out; smaller ones are not tried
 
 
-class GivenUp:
+class PointsGivenUp:
     """What a job does not try any more. Owned by its thread.
 
     Args:

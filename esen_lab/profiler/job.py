@@ -45,7 +45,7 @@ from esen_lab.errors import Cancelled, EsenError, UsageError, WorkerError, Worke
 from esen_lab.profiler.backend_phase import BackendPhase
 from esen_lab.profiler.backend_trials import Trials, in_order
 from esen_lab.profiler.device_lock import measuring_locks
-from esen_lab.profiler.given_up import GivenUp
+from esen_lab.profiler.given_up import PointsGivenUp
 from esen_lab.profiler.level import Level, packed
 from esen_lab.profiler.numerics import AnswersCheck, WrongAnswers
 from esen_lab.profiler.point_bench import DeviceLock, PointBench
@@ -212,7 +212,7 @@ class ProfileJob(Job[Profile, ProfileProgress]):
             now=self._now,
             note=self._note,
         )
-        self._given_up = GivenUp((s.name for s in submodels), self._bench.share, self._note)
+        self._given_up = PointsGivenUp((s.name for s in submodels), self._bench.share, self._note)
         self._backends = BackendPhase(
             submodels=submodels,
             trials=self._trials,

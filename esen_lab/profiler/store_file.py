@@ -6,7 +6,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-from esen_lab.files.database import Database, Layout
+from esen_lab.files.database import Database, DatabaseLayout
 
 _MOST_ROWS = 200_000
 
@@ -45,7 +45,7 @@ CREATE TABLE points (
     PRIMARY KEY (fingerprint, example, device, versions, units)
 )
 """
-LAYOUT = Layout(
+LAYOUT = DatabaseLayout(
     called="profile store",
     holds="points",
     lost="points stored before are measured again",

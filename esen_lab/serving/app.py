@@ -36,9 +36,9 @@ from esen_lab.serving.guard import Guard
 from esen_lab.serving.metrics import CONTENT_TYPE, Metrics
 from esen_lab.serving.model import PLATFORM, VERSION, ModelInfo
 from esen_lab.serving.protocol import EXTENSIONS, encode_response, parse_request
-from esen_lab.serving.refusal import Refused, malformed, refusal_of
+from esen_lab.serving.refusal import RequestRefused, malformed, refusal_of
 from esen_lab.serving.settings import ServeSettings
-from esen_lab.serving.traces import Traces
+from esen_lab.serving.traces import RequestTraces
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -66,7 +66,7 @@ class Service:
 
     settings: ServeSettings
     metrics: Metrics
-    traces: Traces
+    traces: RequestTraces
     dispatcher: Dispatcher | None = None
     held: Held = field(init=False)
 
@@ -87,15 +87,15 @@ class Service:
         """
         name, version = request_path.get("name"), request_path.get("version", VERSION)
         if name != self.settings.name:
-            raise Refused(
+            raise RequestRefused(
                 404, "unknown", f"There is no model {str(name)[:80]!r}: it is {self.settings.name!r}", unread=True
             )
         if version != VERSION:
-            raise Refused(
+            raise RequestRefused(
                 404, "unknown", f"Model {name!r} has version {VERSION}, and no {str(version)[:80]!r}", unread=True
             )
         if self.dispatcher is None:
-            raise Refused(503, "starting", "The lanes are starting", retry_after_s=1.0, unread=True)
+            raise RequestRefused(503, "starting", "The lanes are starting", retry_after_s=1.0, unread=True)
         return self.dispatcher
 
 
@@ -120,7 +120,7 @@ def make_app(service: Service) -> Callable[[Scope, Receive, Send], Awaitable[Non
         _route("/v2/repository/index", lambda _: _json(_index(service)), method="POST"),
         _route("/metrics", lambda _: Response(service.metrics.text(), headers={"content-type": CONTENT_TYPE})),
     ]
-    app = Starlette(routes=routes, exception_handlers={Refused: _refused, HTTPException: _no_such_path})
+    app = Starlette(routes=routes, exception_handlers={RequestRefused: _refused, HTTPException: _no_such_path})
     return Door(app, service)
 
 
@@ -143,7 +143,7 @@ class Door:
             return  # no lifespan, no WebSockets
         try:
             self._guard.check(scope["path"], dict(scope["headers"]))
-        except Refused as refused:
+        except RequestRefused as refused:
             self._service.metrics.failed(refused.status, refused.reason)
             log.warning("refused", extra={"path": scope["path"][:200], "status": refused.status})
             await drop_body(receive)
@@ -172,7 +172,7 @@ class Infer:
         except ClientLeft:
             service.metrics.refused("left")
             return
-        except Refused as refused:
+        except RequestRefused as refused:
             status, reason = refused.status, refused.reason
             service.metrics.failed(status, reason)
             if refused.unread:
@@ -219,7 +219,7 @@ class Infer:
             waiting, future = dispatcher.submit(request, came_s)
             # Who leaves while it waits costs nothing more; who is running already is run.
             answer = await (future if waiting.gone else _while_there(future, receive))
-        except (Refused, ClientLeft, asyncio.CancelledError):
+        except (RequestRefused, ClientLeft, asyncio.CancelledError):
             raise
         except Exception as problem:
             log.exception("a request failed")
@@ -318,13 +318,13 @@ def _stats(service: Service, _: ModelInfo | None = None) -> Response:
     return _json({"model_stats": [one]})
 
 
-def _answer_refused(refused: Refused) -> Response:
+def _answer_refused(refused: RequestRefused) -> Response:
     body = msgspec.json.encode({"error": refused.message})
     return Response(body, refused.status, headers=refused.headers, media_type="application/json")
 
 
 async def _refused(_: Request, problem: Exception) -> Response:
-    assert isinstance(problem, Refused)
+    assert isinstance(problem, RequestRefused)
     return _answer_refused(problem)
 
 

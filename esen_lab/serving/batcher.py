@@ -25,8 +25,8 @@ from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from esen_lab.serving.refusal import Refused
-from esen_lab.serving.service_times import Arrivals, ServiceTimes
+from esen_lab.serving.refusal import RequestRefused
+from esen_lab.serving.service_times import Arrivals, BatchTimes
 
 _WORSE = 1.1  # so much longer than two batches is no noise
 _LEAST_WAIT_S = 0.0002  # below, a timer costs more than it brings
@@ -77,7 +77,7 @@ class Batcher:
         window_s: How long a batch waits for one more; None: as long as that pays.
     """
 
-    times: ServiceTimes
+    times: BatchTimes
     max_rows: int
     max_waiting: int
     window_s: float | None = None
@@ -97,7 +97,7 @@ class Batcher:
             Refused: As many wait as may; with the time after which there is room.
         """
         if self._count >= self.max_waiting:
-            raise Refused(
+            raise RequestRefused(
                 503,
                 "busy",
                 f"{self._count} requests wait, and no more may",

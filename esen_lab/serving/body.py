@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, TypeAlias
 
-from esen_lab.serving.refusal import Refused, malformed
+from esen_lab.serving.refusal import RequestRefused, malformed
 
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 _ENCODINGS: Mapping[bytes, int] = {b"gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
@@ -40,7 +40,7 @@ class Held:
         """
         if self.now + count > self.most:
             told = "Requests that wait hold all the memory they may"
-            raise Refused(503, "memory", told, retry_after_s=1.0, close=True, unread=True)
+            raise RequestRefused(503, "memory", told, retry_after_s=1.0, close=True, unread=True)
         self.now += count
 
 
@@ -85,7 +85,7 @@ async def read_body(
         held.now -= counted
         if isinstance(problem, TimeoutError):
             told = f"A request is sent within {timeout_s:g} s"
-            raise Refused(408, "slow", told, close=True, unread=True) from None
+            raise RequestRefused(408, "slow", told, close=True, unread=True) from None
         raise
     return body
 
@@ -94,10 +94,10 @@ def _check_headers(headers: Mapping[bytes, bytes], most: int) -> bytes:
     """How the body is packed."""
     kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
     if kind not in _KINDS:
-        raise Refused(415, "malformed", "A request is application/json or application/octet-stream", unread=True)
+        raise RequestRefused(415, "malformed", "A request is application/json or application/octet-stream", unread=True)
     encoding = headers.get(b"content-encoding", b"identity").strip().lower()
     if encoding != b"identity" and encoding not in _ENCODINGS:
-        raise Refused(415, "malformed", "A request is sent as it is, or with gzip or deflate", unread=True)
+        raise RequestRefused(415, "malformed", "A request is sent as it is, or with gzip or deflate", unread=True)
     told = headers.get(b"content-length", b"")
     if told.isdigit() and int(told[:19]) > most:
         raise _too_large(most)
@@ -133,5 +133,5 @@ def _unpacked(body: bytearray, window: int, most: int) -> bytearray:
     return found
 
 
-def _too_large(most: int) -> Refused:
-    return Refused(413, "size", f"A request has at most {most} bytes", close=True, unread=True)
+def _too_large(most: int) -> RequestRefused:
+    return RequestRefused(413, "size", f"A request has at most {most} bytes", close=True, unread=True)

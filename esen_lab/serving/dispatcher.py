@@ -26,9 +26,9 @@ from esen_lab.serving.joining import joined, parted
 from esen_lab.serving.metrics import Metrics
 from esen_lab.serving.model import ModelInfo
 from esen_lab.serving.protocol import InferRequest
-from esen_lab.serving.refusal import Refused, refusal_of, too_late
+from esen_lab.serving.refusal import RequestRefused, refusal_of, too_late
 from esen_lab.serving.run_thread import RunThread
-from esen_lab.serving.served import PLAIN, Asked, Served
+from esen_lab.serving.served import PLAIN, AskedBatch, Served
 
 if TYPE_CHECKING:
     import torch
@@ -126,7 +126,7 @@ class Dispatcher:
             Refused: Too many wait, or the server ends.
         """
         if self._draining:
-            raise Refused(503, "ending", "The server is ending", retry_after_s=1.0, close=True)
+            raise RequestRefused(503, "ending", "The server is ending", retry_after_s=1.0, close=True)
         future: asyncio.Future[Answer] = self._loop.create_future()
         item = _Item(request=request, future=future)
         look = (request.at_least, *(tensor.shape[1:] for tensor in request.tensors)) if self.model.joins else None
@@ -209,7 +209,7 @@ class Dispatcher:
             for waiting in self.batcher.take_all():
                 item: _Item = waiting.payload
                 if not item.future.done():
-                    item.future.set_exception(Refused(503, "ending", "The server ended before this could run"))
+                    item.future.set_exception(RequestRefused(503, "ending", "The server ended before this could run"))
         await asyncio.to_thread(self._thread.end)
 
     # --- in the run thread ---------------------------------------------------------------------------------------
@@ -272,12 +272,12 @@ class Dispatcher:
         ]
         return answers, report
 
-    def _asked(self, batch: Sequence[Waiting]) -> Asked:
+    def _asked(self, batch: Sequence[Waiting]) -> AskedBatch:
         at_least = batch[0].payload.request.at_least  # alike in all of them: it is part of their look
         if at_least is None:
             return PLAIN
         left_s = min(waiting.due_s for waiting in batch) - self._clock()
-        return Asked(deadline_s=max(left_s, 0.0001), at_least=at_least)
+        return AskedBatch(deadline_s=max(left_s, 0.0001), at_least=at_least)
 
     def _told(self, problem: BaseException) -> None:
         if isinstance(problem, WorkerError):

@@ -14,7 +14,7 @@ from esen_lab.export import open_bundle
 from esen_lab.planner.plan import Plan
 from esen_lab.run import Executor, ForkServer
 from esen_lab.run.report import RunReport
-from esen_lab.serving.served import RUN_TIMEOUT_S, Asked
+from esen_lab.serving.served import RUN_TIMEOUT_S, AskedBatch
 
 
 @dataclass(slots=True, kw_only=True)
@@ -62,7 +62,7 @@ class ExportedFolder:
         """See `Served`."""
         return () if self._executor is None else tuple(self._executor.history.fallen_back)
 
-    def run(self, x: Tree, asked: Asked) -> tuple[Tree, RunReport | None]:
+    def run(self, x: Tree, asked: AskedBatch) -> tuple[Tree, RunReport | None]:
         """See `Served`."""
         self.mend()
         assert self._executor is not None

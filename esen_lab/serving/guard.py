@@ -13,7 +13,7 @@ import hmac
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from esen_lab.serving.refusal import Refused
+from esen_lab.serving.refusal import RequestRefused
 from esen_lab.serving.settings import LOOPBACK, ServeSettings
 
 _OPEN = ("/v2/health/live", "/v2/health/ready")
@@ -43,13 +43,13 @@ class Guard:
         if path in _OPEN:
             return
         if self._token and not hmac.compare_digest(headers.get(b"authorization", b""), self._token):
-            raise Refused(401, "token", "This server asks for its token: Authorization: Bearer ...")
+            raise RequestRefused(401, "token", "This server asks for its token: Authorization: Bearer ...")
         host = _name(b"//" + headers.get(b"host", b""))
         if self._only_here and host not in LOOPBACK:
-            raise Refused(403, "origin", "This server is asked as 127.0.0.1 or localhost")
+            raise RequestRefused(403, "origin", "This server is asked as 127.0.0.1 or localhost")
         origin = headers.get(b"origin")
         if origin is not None and _name(origin) != host:
-            raise Refused(403, "origin", "This server answers no page of another place")
+            raise RequestRefused(403, "origin", "This server answers no page of another place")
 
 
 def _name(address: bytes) -> str | None:

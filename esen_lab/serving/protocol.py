@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from esen_lab.serving.model import DATATYPES, VERSION, ModelInfo, TensorInfo
-from esen_lab.serving.refusal import Refused, malformed
+from esen_lab.serving.refusal import RequestRefused, malformed
 
 if TYPE_CHECKING:
     import numpy
@@ -102,7 +102,9 @@ def parse_request(body: bytearray, header_bytes: int | None, model: ModelInfo) -
     if length < 0 or length > len(body):
         raise malformed(f"Inference-Header-Content-Length is {length}, and the body has {len(body)} bytes")
     if length > MOST_JSON_BYTES:
-        raise Refused(413, "size", f"JSON of at most {MOST_JSON_BYTES} bytes is read: send tensors as binary data")
+        raise RequestRefused(
+            413, "size", f"JSON of at most {MOST_JSON_BYTES} bytes is read: send tensors as binary data"
+        )
     view = memoryview(body)
     try:
         asked = _DECODER.decode(view[:length])
@@ -110,7 +112,7 @@ def parse_request(body: bytearray, header_bytes: int | None, model: ModelInfo) -
         raise malformed(f"The request is no inference request in JSON: {problem}") from problem
     for word, what in _NOT_HAD.items():
         if asked.parameters.get(word):
-            raise Refused(501, "unsupported", f"This server has no {what} (the parameter {word!r})")
+            raise RequestRefused(501, "unsupported", f"This server has no {what} (the parameter {word!r})")
     tensors = _tensors(asked.inputs, view[length:], model)
     sizes = {tensor.shape[0] for tensor in tensors} if model.batched else {1}
     if len(sizes) != 1 or sizes == {0}:
@@ -162,7 +164,7 @@ def _wanted(asked: _Body, model: ModelInfo) -> tuple[tuple[int, bool], ...]:
 def _check_parameters(parameters: Mapping[str, Any], whose: str) -> None:
     for word, what in _NOT_HAD_OF_TENSORS.items():
         if parameters.get(word):
-            raise Refused(501, "unsupported", f"This server has no {what} (the parameter {word!r} of {whose})")
+            raise RequestRefused(501, "unsupported", f"This server has no {what} (the parameter {word!r} of {whose})")
 
 
 # --- tensors that come -----------------------------------------------------------------------------------------------

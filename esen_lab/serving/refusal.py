@@ -26,7 +26,7 @@ from esen_lab.terminal import visible_line
 _LONGEST = 2000  # characters of a message
 
 
-class Refused(Exception):  # noqa: N818  an answer, not a fault of the server
+class RequestRefused(Exception):  # noqa: N818  an answer, not a fault of the server
     """A request that gets no answer of the model.
 
     Attributes:
@@ -63,29 +63,29 @@ class Refused(Exception):  # noqa: N818  an answer, not a fault of the server
         return {**found, "connection": "close"} if self.close else found
 
 
-def malformed(message: str) -> Refused:
+def malformed(message: str) -> RequestRefused:
     """The request is not one of the protocol, or not one for this model."""
-    return Refused(400, "malformed", message)
+    return RequestRefused(400, "malformed", message)
 
 
-def too_late(message: str = "The deadline passed before the answer was there") -> Refused:
+def too_late(message: str = "The deadline passed before the answer was there") -> RequestRefused:
     """The deadline of a request has passed."""
-    return Refused(504, "deadline", message)
+    return RequestRefused(504, "deadline", message)
 
 
-def refusal_of(problem: BaseException) -> Refused:
+def refusal_of(problem: BaseException) -> RequestRefused:
     """What a failed run is answered with. Tracebacks of members stay in the log."""
-    if isinstance(problem, Refused):
+    if isinstance(problem, RequestRefused):
         return problem
     told = first_line(problem)
     if isinstance(problem, UsageError):
         return malformed(told)
     if isinstance(problem, ModelError):
-        return Refused(500, "member", told)
+        return RequestRefused(500, "member", told)
     if isinstance(problem, (Busy, Cancelled, WorkerDied)):
-        return Refused(503, "busy" if isinstance(problem, Busy) else "lane", told, retry_after_s=1.0)
+        return RequestRefused(503, "busy" if isinstance(problem, Busy) else "lane", told, retry_after_s=1.0)
     if isinstance(problem, WorkerTimeout):  # `DeadlineMissed` is one
         return too_late(told)
     if isinstance(problem, EsenError):
-        return Refused(500, "failed", told)
-    return Refused(500, "failed", "The server failed; its log says how")
+        return RequestRefused(500, "failed", told)
+    return RequestRefused(500, "failed", "The server failed; its log says how")

@@ -16,7 +16,7 @@ RUN_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class AskedBatch:
     """What a batch is run with.
 
     Attributes:
@@ -33,7 +33,7 @@ class Asked:
         return RunOptions() if self.at_least is None else RunOptions(deadline_s=self.deadline_s, at_least=self.at_least)
 
 
-PLAIN = Asked()
+PLAIN = AskedBatch()
 
 
 class Served(Protocol):
@@ -55,7 +55,7 @@ class Served(Protocol):
     def fallen_back(self) -> tuple[str, ...]:
         """The sub-models that are not executed as the plan says."""
 
-    def run(self, x: Tree, asked: Asked) -> tuple[Tree, RunReport | None]:
+    def run(self, x: Tree, asked: AskedBatch) -> tuple[Tree, RunReport | None]:
         """The answer, and what happened.
 
         Raises:

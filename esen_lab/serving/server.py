@@ -28,10 +28,10 @@ from esen_lab.serving.joining import rows_of, try_joining
 from esen_lab.serving.metrics import Metrics, Totals
 from esen_lab.serving.model import ModelInfo, describe
 from esen_lab.serving.served import PLAIN, Served
-from esen_lab.serving.service_times import ServiceTimes
+from esen_lab.serving.service_times import BatchTimes
 from esen_lab.serving.settings import ServeSettings
 from esen_lab.serving.status import ENDED, ServerStatus
-from esen_lab.serving.traces import Traces
+from esen_lab.serving.traces import RequestTraces
 
 log = logging.getLogger("esen_lab.serving")
 
@@ -55,7 +55,7 @@ class Server(Shown):
         self.model: ModelInfo | None = None
         self._served: Served | None = None
         self._metrics = Metrics()
-        self._service = Service(settings=settings, metrics=self._metrics, traces=Traces())
+        self._service = Service(settings=settings, metrics=self._metrics, traces=RequestTraces())
         self._socket = listen(settings.host, settings.port)
         self.host, self.port = self._socket.getsockname()[:2]
         self._http = HttpServer(make_app(self._service), self._socket, settings, self._finish)
@@ -108,7 +108,7 @@ class Server(Shown):
         if not model.joins:
             log.warning("requests are not joined", extra={"why": model.why_alone})
         batcher = Batcher(
-            times=ServiceTimes(served.plan.jct_s, rows_of(flatten(example)[0]) or 1),
+            times=BatchTimes(served.plan.jct_s, rows_of(flatten(example)[0]) or 1),
             max_rows=settings.max_rows,
             max_waiting=settings.max_waiting,
             window_s=settings.window_s,

@@ -19,7 +19,7 @@ _UNKNOWN_S = 0.01  # where there was no profile to predict from
 _MOST_SIZES = 256
 
 
-class ServiceTimes:
+class BatchTimes:
     """The service times of one model. Used by one thread.
 
     Args:

@@ -11,7 +11,7 @@ from esen_lab.serving.dispatcher import Answer
 from esen_lab.serving.model import ModelInfo
 
 
-class Traces:
+class RequestTraces:
     """Tells a tracer of requests that were answered; without the library it does nothing.
 
     Args:

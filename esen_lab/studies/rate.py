@@ -21,7 +21,7 @@ from esen_lab.ensemble.batch_part import rows_of
 from esen_lab.errors import InfeasibleError, UsageError
 from esen_lab.files.schemas import plain
 from esen_lab.planner.plan import Plan
-from esen_lab.planner.rate import Held, Latencies, ServiceTimes, most_rate_per_s
+from esen_lab.planner.rate import HeldRate, Latencies, ServiceTimes, most_rate_per_s
 from esen_lab.planner.rate.held import best_batch
 
 BATCHES = (1, 4, 16)
@@ -44,7 +44,7 @@ class RateRow:
     plan: Plan
     service: ServiceTimes
     at: Latencies
-    most: Held
+    most: HeldRate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

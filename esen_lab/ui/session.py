@@ -49,7 +49,7 @@ class Notebook(Protocol):
     def live(self, view: View) -> Live:
         """Put `view` under the running cell so that it can be replaced later, from any thread."""
 
-    def show_widget(self, widget: Any, still: View | None = None, then: str = "") -> Shown:
+    def show_widget(self, widget: Any, still: View | None = None, then: str = "") -> ShownWidget:
         """Put a widget under the running cell.
 
         Args:
@@ -63,7 +63,7 @@ class Notebook(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shown:
+class ShownWidget:
     """A widget under a cell.
 
     Attributes:
@@ -287,7 +287,9 @@ class _Button:
 class _Panel:
     """Open board and sliders, and their still form, which ends with what they came to."""
 
-    def __init__(self, parts: Sequence[Any], shown: Sequence[Shown], editor: Any, draw: Callable[[Any], View]) -> None:
+    def __init__(
+        self, parts: Sequence[Any], shown: Sequence[ShownWidget], editor: Any, draw: Callable[[Any], View]
+    ) -> None:
         self._parts = parts
         self._shown = shown
         still = shown[0].still

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from esen_lab.serving.served import Asked
+from esen_lab.serving.served import AskedBatch
 
 X = torch.arange(32, dtype=torch.float32).reshape(4, 8) / 10
 """An input of the lab that tests serve."""
@@ -34,11 +34,11 @@ class FakeServed:
         self.plan = SimpleNamespace(lanes=(), jct_s=None)
         self.before: Callable[[torch.Tensor], object] = lambda x: None
         self.runs: list[torch.Tensor] = []
-        self.asked: list[Asked] = []
+        self.asked: list[AskedBatch] = []
         self.mended = 0
         self.closed = 0
 
-    def run(self, x: torch.Tensor, asked: Asked) -> tuple[torch.Tensor, None]:
+    def run(self, x: torch.Tensor, asked: AskedBatch) -> tuple[torch.Tensor, None]:
         self.runs.append(x)
         self.asked.append(asked)
         self.before(x)

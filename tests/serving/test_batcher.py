@@ -7,19 +7,19 @@ import math
 import pytest
 
 from esen_lab.serving.batcher import Batcher, Waiting
-from esen_lab.serving.refusal import Refused
-from esen_lab.serving.service_times import Arrivals, ServiceTimes
+from esen_lab.serving.refusal import RequestRefused
+from esen_lab.serving.service_times import Arrivals, BatchTimes
 
 
-def times(*known: tuple[int, float], predicted_s: float = 0.010, rows: int = 1) -> ServiceTimes:
-    found = ServiceTimes(predicted_s, rows)
+def times(*known: tuple[int, float], predicted_s: float = 0.010, rows: int = 1) -> BatchTimes:
+    found = BatchTimes(predicted_s, rows)
     for size, seconds in known:
         found.ran(size, 99.0)  # the first of a size is cold
         found.ran(size, seconds)
     return found
 
 
-def batcher(of: ServiceTimes | None = None, **given: object) -> Batcher:
+def batcher(of: BatchTimes | None = None, **given: object) -> Batcher:
     return Batcher(**{"times": of or times(), "max_rows": 8, "max_waiting": 4, "window_s": 0.0, **given})  # type: ignore[arg-type]
 
 
@@ -84,7 +84,7 @@ def test_a_deadline_that_passed_while_waiting_is_found_and_no_other() -> None:
 def test_one_more_than_may_wait_is_refused_with_a_time_to_come_again() -> None:
     queue = batcher(times((1, 2.0)), max_waiting=3, max_rows=1)
     put(queue, one(), one(), one())
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(RequestRefused) as refused:
         put(queue, one())
     assert refused.value.status == 503
     assert refused.value.headers["retry-after"] == "6"
@@ -151,7 +151,7 @@ def test_when_no_more_come_nothing_waits_for_them() -> None:
 
 
 def test_before_anything_ran_a_batch_takes_what_the_plan_says_in_proportion_to_its_rows() -> None:
-    found = ServiceTimes(0.010, rows=4)
+    found = BatchTimes(0.010, rows=4)
     assert [found.of(rows) for rows in (1, 4, 8)] == pytest.approx([0.010, 0.010, 0.020])
 
 
@@ -161,7 +161,7 @@ def test_between_sizes_that_ran_times_lie_on_a_line_and_beyond_them_in_proportio
 
 
 def test_the_first_run_of_a_size_is_not_counted_and_later_ones_shift_the_mean() -> None:
-    found = ServiceTimes(0.010, rows=1)
+    found = BatchTimes(0.010, rows=1)
     found.ran(1, 5.0)
     assert found.of(1) == 0.010
     found.ran(1, 0.020)

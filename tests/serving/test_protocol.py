@@ -11,7 +11,7 @@ import torch
 from esen_lab.errors import UsageError
 from esen_lab.serving.model import DATATYPES, ModelInfo, describe
 from esen_lab.serving.protocol import encode_response, parse_request
-from esen_lab.serving.refusal import Refused
+from esen_lab.serving.refusal import RequestRefused
 
 ROW = [float(i) for i in range(8)]
 
@@ -25,8 +25,8 @@ def parsed(model: ModelInfo, *inputs: dict[str, Any], binary: bytes | None = Non
     return parse_request(bytearray(head + (binary or b"")), None if binary is None else len(head), model)
 
 
-def refused(model: ModelInfo, *inputs: dict[str, Any], **body: Any) -> Refused:
-    with pytest.raises(Refused) as found:
+def refused(model: ModelInfo, *inputs: dict[str, Any], **body: Any) -> RequestRefused:
+    with pytest.raises(RequestRefused) as found:
         parsed(model, *inputs, **body)
     return found.value
 
@@ -121,14 +121,14 @@ def test_what_does_not_fit_the_model_is_refused_in_words(model: ModelInfo, chang
     [b"", b"{", b"[]", b"null", b'{"inputs": 1}', b'{"inputs": [{}]}', b"\xff\xfe", b'{"inputs": [' * 100_000],
 )
 def test_what_is_no_request_is_refused(model: ModelInfo, body: bytes) -> None:
-    with pytest.raises(Refused) as found:
+    with pytest.raises(RequestRefused) as found:
         parse_request(bytearray(body), None, model)
     assert found.value.status == 400
 
 
 @pytest.mark.parametrize("length", [-1, 10_000])
 def test_a_length_of_json_that_is_none_is_refused(model: ModelInfo, length: int) -> None:
-    with pytest.raises(Refused, match="Inference-Header-Content-Length"):
+    with pytest.raises(RequestRefused, match="Inference-Header-Content-Length"):
         parse_request(bytearray(b"{}"), length, model)
 
 
@@ -205,7 +205,7 @@ def test_what_is_enough_at_a_deadline_needs_a_deadline(model: ModelInfo) -> None
 
 def test_json_has_no_nan_so_it_is_refused_and_binary_has_it(model: ModelInfo) -> None:
     answer = torch.tensor([[1.0, float("nan"), 2.0]])
-    with pytest.raises(Refused, match="binary"):
+    with pytest.raises(RequestRefused, match="binary"):
         encode_response(parsed(model, given()), [answer], model)
     body, head = encode_response(parsed(model, given(), parameters={"binary_data_output": True}), [answer], model)
     assert body[head:] == answer.numpy().tobytes()

@@ -8,7 +8,7 @@ import pytest
 
 from esen_lab.serving.dispatcher import Answer
 from esen_lab.serving.model import ModelInfo
-from esen_lab.serving.traces import Traces
+from esen_lab.serving.traces import RequestTraces
 
 export = pytest.importorskip("opentelemetry.sdk.trace.export.in_memory_span_exporter", reason="no OpenTelemetry here")
 trace = pytest.importorskip("opentelemetry.sdk.trace", reason="no OpenTelemetry here")
@@ -23,7 +23,7 @@ def test_a_request_is_a_span_under_its_callers_with_its_wait_and_its_run_inside(
     caller, parent = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
     scope = {"headers": [(b"traceparent", f"00-{caller}-{parent}-01".encode())]}
     answer = Answer(outputs=(), queue_s=0.25, compute_s=0.5, batch_rows=3)
-    Traces(provider.get_tracer("test")).answered(scope, answer, time.monotonic() - 1.0, model)
+    RequestTraces(provider.get_tracer("test")).answered(scope, answer, time.monotonic() - 1.0, model)
     queue, compute, whole = heard.get_finished_spans()
     assert [span.name for span in (queue, compute, whole)] == ["queue", "compute", "infer"]
     assert f"{whole.context.trace_id:032x}" == caller

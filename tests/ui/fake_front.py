@@ -7,7 +7,7 @@ from typing import Any
 
 from esen_lab.errors import UsageError
 from esen_lab.ui.html import to_text
-from esen_lab.ui.session import Shown
+from esen_lab.ui.session import ShownWidget
 from esen_lab.ui.views import View
 
 
@@ -53,14 +53,14 @@ class FakeFront:
     def show(self, view: View) -> None:
         self.shown.append(view)
 
-    def show_widget(self, widget: Any, still: View | None = None, then: str = "") -> Shown:
+    def show_widget(self, widget: Any, still: View | None = None, then: str = "") -> ShownWidget:
         self.widgets.append(widget)
         below = None
         if still is not None:
             assert then, "what went on is said to whoever reads it later"
             self.shown.append(still)
             below = self.live(still)
-        return Shown(still=below, take_away=lambda: self.taken_away.append(widget))
+        return ShownWidget(still=below, take_away=lambda: self.taken_away.append(widget))
 
     def live(self, view: View) -> FakeLive:
         self.lives.append(FakeLive(view))

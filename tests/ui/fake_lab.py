@@ -23,11 +23,11 @@ from esen_lab.errors import Cancelled, ModelError, UsageError
 from esen_lab.export.triton import TritonRepository
 from esen_lab.history import Changes, Entry, Past, changes
 from esen_lab.lab import Action, DeviceChange, NextStep
-from esen_lab.load import Answered, LoadTable, row_of
+from esen_lab.load import LoadTable, Replies, row_of
 from esen_lab.planner import SearchJob
-from esen_lab.planner.editor import Offered, PlanEditor, Ran
+from esen_lab.planner.editor import LastRun, Offered, PlanEditor
 from esen_lab.planner.plan import Lane, Plan
-from esen_lab.planner.rate import Held, ServiceTimes, latencies
+from esen_lab.planner.rate import HeldRate, ServiceTimes, latencies
 from esen_lab.profiler.backends import BackendPoint, BackendTable
 from esen_lab.profiler.progress import JobState, ProfileProgress
 from esen_lab.profiler.records import Failure, Point, Profile
@@ -46,7 +46,7 @@ IDENTITY = {"kind": "cpu", "name": "Fake", "units": 4, "unit": "core", "details"
 
 
 def a_load_table() -> LoadTable:
-    answered = [Answered(due_s=0.0, begin_s=0.001, end_s=0.004, rows=2), Answered(due_s=0.1)]
+    answered = [Replies(due_s=0.0, begin_s=0.001, end_s=0.004, rows=2), Replies(due_s=0.1)]
     rows = (
         row_of("plan", 50, answered[:1], deadline_s=0.05, duration_s=1, predicted_p99_s=0.005),
         row_of("sequential", 50, answered, deadline_s=0.05, duration_s=1),
@@ -57,7 +57,7 @@ def a_load_table() -> LoadTable:
 def a_rate_plan() -> RatePlan:
     service = ServiceTimes(by_rows=((1, 0.010), (4, 0.016)))
     at = latencies(service, 20, 4)
-    row = RateRow(name="sequential", plan=a_plan(), service=service, at=at, most=Held(rate_per_s=60.0, at=at))
+    row = RateRow(name="sequential", plan=a_plan(), service=service, at=at, most=HeldRate(rate_per_s=60.0, at=at))
     return RatePlan(
         plan=a_plan(), rate_per_s=20, p99_s=0.05, most_rows=4, predicted=at, most_rate_per_s=60.0, rows=(row,)
     )
@@ -257,7 +257,7 @@ class FakeLab:
         self.closed = threading.Event()
         self.raises: BaseException | None = None
         self.history = FakeHistory(self._asked)
-        self.last_run: Ran | None = None
+        self.last_run: LastRun | None = None
         self.choices: tuple[Offered, ...] = ()
 
     @property
@@ -419,7 +419,7 @@ class FakeLab:
         self._asked("apply", plan.describe())
         self.plan = plan
 
-    def ran(self) -> Ran | None:
+    def ran(self) -> LastRun | None:
         return self.last_run
 
     def offered(self) -> tuple[Offered, ...]:

@@ -14,7 +14,7 @@ from fake_lab import FakeLab
 pytest.importorskip("anywidget")
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
-from esen_lab.planner.editor import Offered, PlanEditor, Ran
+from esen_lab.planner.editor import LastRun, Offered, PlanEditor
 from esen_lab.ui.widgets.board import Board
 
 sys.path.append(str(Path(__file__).parents[2] / "tools"))
@@ -266,7 +266,7 @@ def test_measured_times_lie_over_predicted_ones_and_a_late_lane_is_marked(
 ) -> None:
     lanes = ((2, ("wide", "slim")), (2, ("deep",)))
     spans = (("wide", 0, 0.0001, 0.004), ("slim", 0, 0.004, 0.009), ("deep", 1, 0.0037, 0.009))
-    lab.last_run = Ran(jct_s=0.0095, lanes=lanes, spans=spans)
+    lab.last_run = LastRun(jct_s=0.0095, lanes=lanes, spans=spans)
     editor.ran_anew(at_once=True)
     shown.exchange()
     assert shown.page.locator(".span").count() == 3

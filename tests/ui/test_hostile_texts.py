@@ -44,7 +44,7 @@ from esen_lab.errors import EsenError
 from esen_lab.export import Exported, load_bundle
 from esen_lab.export.bundle_files import bundle_files
 from esen_lab.export.script import script_text
-from esen_lab.history import Past, changes
+from esen_lab.history import PastPlan, changes
 from esen_lab.lab import Action, DeviceChange, NextStep
 from esen_lab.lab.records import Status
 from esen_lab.planner import allocate
@@ -100,7 +100,7 @@ RECORDS: dict[str, Any] = {
     "rate": a_rate_plan(),
     "repository": a_repository(),
     "plan": a_plan(left_out=("x",), combine="mean", example="float32", created_at="2026"),
-    "past": Past(
+    "past": PastPlan(
         project="p",
         entries=(an_entry(number=1), an_entry(number=2, code="c2"), a_profile(number=3)),
         others={"q": 1},
@@ -241,12 +241,12 @@ def test_no_slider_makes_markup_of_a_name_or_a_unit(state: EditorState) -> None:
 
 
 def test_the_board_gets_texts_that_are_plain() -> None:
-    from esen_lab.planner.editor import Offered, Past
+    from esen_lab.planner.editor import Offered, PastPlan
     from esen_lab.ui.widgets.board_view import models_data, view_data
 
     state = evil(_state(measured=MEASURED))
     lanes = ((1, (EVIL,)),)
-    past = Past(number=1, lanes=lanes, described=EVIL, predicted_s=1.0, measured_s=None, in_force=False)
+    past = PastPlan(number=1, lanes=lanes, described=EVIL, predicted_s=1.0, measured_s=None, in_force=False)
     offered = Offered(number=0, members=(EVIL,), jct_s=1.0, accuracy=0.5, in_force=False)
     editor = SimpleNamespace(ran=lambda: None, past=(past,), offered=(offered,))
     shown = view_data(editor, state)  # type: ignore[arg-type]

@@ -34,9 +34,9 @@ EVERY = {
     ),
     "bars": rows.Bars(bars=(rows.Bar(label=EVIL, median_s=0.004, spread_s=0.001, chosen=True),), bound_s=0.003),
     "history": rows.SearchHistory(traces=((EVIL, ((1, 0.02), (500, 0.01))),), exact_s=0.009, x_label=EVIL),
-    "load": rows.Load(ways=((EVIL, ((10.0, 0.01, 0.02), (20.0, 0.02, float("inf")))),), deadline_s=0.05),
+    "load": rows.LoadCurves(ways=((EVIL, ((10.0, 0.01, 0.02), (20.0, 0.02, float("inf")))),), deadline_s=0.05),
     "front": rows.Front(points=((EVIL, 0.001, 0.9), ("b", 0.002, 0.8)), on_front=(True, False)),
-    "traces": rows.Traces(
+    "traces": rows.ReadingTraces(
         plots=(
             rows.Plot(title=EVIL, lines=(rows.Line(label=EVIL, points=((-2.0, 10.0), (-1.0, None), (0.0, 30.0))),)),
         ),
@@ -72,7 +72,7 @@ def test_a_picture_is_whole_small_escaped_and_of_no_theme(picture: rows.Picture)
         rows.SearchHistory(traces=()),
         rows.SearchHistory(traces=(("a", ((0.0, 0.01),)),)),
         rows.Front(points=(), on_front=()),
-        rows.Load(ways=(), deadline_s=0.05),
+        rows.LoadCurves(ways=(), deadline_s=0.05),
         rows.Front(points=(("a", 0.001, 1.0),), on_front=(True,)),
         rows.Shares(lanes=(rows.Share(units=9, members=(("a", None), ("b", 0.1))),), units=4),
     ],

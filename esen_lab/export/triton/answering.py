@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 
-class Answering:
+class ModelAnswers:
     """Answers the requests of one model.
 
     Args:

@@ -23,7 +23,7 @@ import triton_python_backend_utils as triton
 sys.path[:0] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))  # which Triton's Python does not read
 
 from esen_lab.export import open_bundle
-from esen_lab.export.triton import Answering
+from esen_lab.export.triton import ModelAnswers
 from esen_lab.run import {runs}
 
 BUNDLE = Path(__file__).resolve().parents[3] / "bundle"
@@ -46,7 +46,7 @@ class TritonPythonModel:
         triton.Logger.log_info(str(self.lane))
         for note in self.lane.notes:
             triton.Logger.log_warn(note)
-        self.answering = Answering(triton, PORTS, lambda trees: self.lane.run(trees[0]))
+        self.answering = ModelAnswers(triton, PORTS, lambda trees: self.lane.run(trees[0]))
 
     def execute(self, requests):
         return [self.answering.answer(request) for request in requests]
@@ -67,7 +67,7 @@ class TritonPythonModel:
     def initialize(self, args):
         found = open_bundle(BUNDLE, digest=DIGEST)
         combine = CombineInPlace(found.plan, found.ensemble)
-        self.answering = Answering(triton, PORTS, lambda trees: [combine.run(trees)])
+        self.answering = ModelAnswers(triton, PORTS, lambda trees: [combine.run(trees)])
 
     def execute(self, requests):
         return [self.answering.answer(request) for request in requests]

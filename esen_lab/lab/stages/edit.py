@@ -14,10 +14,10 @@ from esen_lab.lab.plan_checks import origin
 from esen_lab.lab.runtime import Runtime
 from esen_lab.lab.stages.choices import choices, take
 from esen_lab.lab.stages.plans import apply, export
-from esen_lab.lab.stages.run import Call, run
+from esen_lab.lab.stages.run import RunCall, run
 from esen_lab.lab.stages.search import models_of
 from esen_lab.lab.state import LabState
-from esen_lab.planner.editor import Offered, PlanEditor, Ran
+from esen_lab.planner.editor import LastRun, Offered, PlanEditor
 from esen_lab.planner.plan import Plan
 from esen_lab.planner.steps import members_of
 from esen_lab.run import RunOptions
@@ -117,7 +117,7 @@ class _Bench:
     def measure(self, repeats: int) -> list[float]:
         times = []
         for _ in range(repeats):
-            call = Call.of(self._runtime.state, self._runtime.state.ensemble.example, None, RunOptions())
+            call = RunCall.of(self._runtime.state, self._runtime.state.ensemble.example, None, RunOptions())
             run(self._runtime, call, self._runtime.turns.turn("a run", call.until))
             report = self._runtime.state.report
             assert report is not None  # a run that returned has left one
@@ -128,11 +128,11 @@ class _Bench:
         report = self._runtime.state.report
         return () if report is None else report.far
 
-    def ran(self) -> Ran | None:
+    def ran(self) -> LastRun | None:
         report = self._runtime.state.report
         if report is None:
             return None
-        return Ran(
+        return LastRun(
             jct_s=report.jct_s,
             lanes=tuple((lane.units, lane.members) for lane in report.lanes),
             spans=tuple((span.name, span.lane, span.start_s, span.end_s) for span in report.spans),

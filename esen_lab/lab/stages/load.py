@@ -17,7 +17,7 @@ from esen_lab.planner.rate import ServiceTimes, latencies
 from esen_lab.run import STRATEGIES, Executor
 
 if TYPE_CHECKING:
-    from esen_lab.load import Answered, LoadTable
+    from esen_lab.load import LoadTable, Replies
 
 WAYS = ("plan", "sequential", "unlimited")
 _FRACTIONS = (0.3, 0.6, 0.9)
@@ -125,7 +125,7 @@ def _rates(answer: Callable[[int], object], most_rows: int, rates: Sequence[floa
     return tuple(float(f"{part * capacity:.2g}") for part in _FRACTIONS)
 
 
-def _predicted_s(answered: Sequence[Answered], rate: float, most_rows: int) -> float | None:
+def _predicted_s(answered: Sequence[Replies], rate: float, most_rows: int) -> float | None:
     """The 99th percentile of the queue that is computed from the times of the batches that were seen."""
     batches = {one.begin_s: (one.rows, one.end_s - one.begin_s) for one in answered if one.rows}
     by_rows: dict[int, list[float]] = {}

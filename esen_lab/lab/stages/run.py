@@ -20,7 +20,7 @@ from esen_lab.run.turns import Turn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
+class RunCall:
     """One call of `Lab.run`, with what has begun with it.
 
     Attributes:
@@ -38,7 +38,7 @@ class Call:
     names: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, state: LabState, x: Tree, timeout_s: float | None, options: RunOptions) -> Call:
+    def of(cls, state: LabState, x: Tree, timeout_s: float | None, options: RunOptions) -> RunCall:
         """A call that begins now.
 
         Args:
@@ -78,7 +78,7 @@ class Call:
         )
 
 
-def run(runtime: Runtime, call: Call, turn: Turn) -> Tree:
+def run(runtime: Runtime, call: RunCall, turn: Turn) -> Tree:
     """Run once, wait for the turn first; what happened is the state's report.
 
     Raises:
@@ -88,7 +88,7 @@ def run(runtime: Runtime, call: Call, turn: Turn) -> Tree:
     return reported(runtime, call, turn)[0]
 
 
-def reported(runtime: Runtime, call: Call, turn: Turn) -> tuple[Tree, RunReport]:
+def reported(runtime: Runtime, call: RunCall, turn: Turn) -> tuple[Tree, RunReport]:
     """The same with this very run's report: another call may have put its own in the state since."""
     try:
         with turn:
@@ -109,7 +109,7 @@ def reported(runtime: Runtime, call: Call, turn: Turn) -> tuple[Tree, RunReport]
     return made.output, report
 
 
-def _run(runtime: Runtime, call: Call) -> tuple[Run, tuple[str, ...]]:
+def _run(runtime: Runtime, call: RunCall) -> tuple[Run, tuple[str, ...]]:
     """One run, in its turn. Whether networks have changed is looked at while the lanes work, and run again then.
 
     Not so where a member keeps state or draws random numbers: a run that does not count would show.

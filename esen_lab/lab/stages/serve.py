@@ -13,7 +13,7 @@ from esen_lab.lanes.forks import tell_when_forked
 from esen_lab.lanes.settings import with_threads_own
 from esen_lab.run import Deadline, RunReport
 from esen_lab.serving import ServeSettings, check_installed
-from esen_lab.serving.served import RUN_TIMEOUT_S, Asked
+from esen_lab.serving.served import RUN_TIMEOUT_S, AskedBatch
 
 if TYPE_CHECKING:
     from esen_lab.ensemble import Ensemble
@@ -55,10 +55,10 @@ class ServedLab:
         executor = self._runtime.state.executor
         return () if executor is None else tuple(executor.history.fallen_back)
 
-    def run(self, x: Tree, asked: Asked) -> tuple[Tree, RunReport | None]:
+    def run(self, x: Tree, asked: AskedBatch) -> tuple[Tree, RunReport | None]:
         """One run in its turn."""
         self.mend()
-        call = run.Call.of(self._runtime.state, x, RUN_TIMEOUT_S, asked.options)
+        call = run.RunCall.of(self._runtime.state, x, RUN_TIMEOUT_S, asked.options)
         return run.reported(
             self._runtime, call, self._runtime.turns.turn("a batch of requests", call.until, refused=False)
         )

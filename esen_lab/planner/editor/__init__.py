@@ -12,7 +12,7 @@ editor.py       `PlanEditor`: the one shared object: that, with search, apply, m
 """
 
 from esen_lab.planner.editor.bench import Bench
-from esen_lab.planner.editor.beside import Offered, Past, Ran
+from esen_lab.planner.editor.beside import LastRun, Offered, PastPlan
 from esen_lab.planner.editor.draft import Draft, DraftLane, Forecast, forecast
 from esen_lab.planner.editor.editor import PlanEditor
 from esen_lab.planner.editor.state import EditedLane, EditorState, Measurement
@@ -24,10 +24,10 @@ __all__ = [
     "EditedLane",
     "EditorState",
     "Forecast",
+    "LastRun",
     "Measurement",
     "Offered",
-    "Past",
+    "PastPlan",
     "PlanEditor",
-    "Ran",
     "forecast",
 ]

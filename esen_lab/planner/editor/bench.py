@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from esen_lab.planner.editor.beside import Offered, Ran
+from esen_lab.planner.editor.beside import LastRun, Offered
 from esen_lab.planner.plan import Plan
 
 
@@ -32,7 +32,7 @@ class Bench(Protocol):
     def far(self) -> Sequence[str]:
         """What the last measurement says where it is far from its prediction; else nothing."""
 
-    def ran(self) -> Ran | None:
+    def ran(self) -> LastRun | None:
         """The last run; None before the first."""
 
     def offered(self) -> Sequence[Offered]:

@@ -10,7 +10,7 @@ Lanes: TypeAlias = tuple[tuple[int, tuple[str, ...]], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ran:
+class LastRun:
     """What happened in a run.
 
     Attributes:
@@ -25,7 +25,7 @@ class Ran:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Past:
+class PastPlan:
     """A plan that was in force.
 
     Attributes:

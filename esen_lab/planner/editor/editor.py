@@ -26,7 +26,7 @@ from esen_lab.cost_model import CostModel
 from esen_lab.errors import EsenError, UsageError
 from esen_lab.planner import Allocation, Limits, SearchJob, search
 from esen_lab.planner.editor.bench import Bench
-from esen_lab.planner.editor.beside import Lanes, Offered, Past, Ran
+from esen_lab.planner.editor.beside import Lanes, LastRun, Offered, PastPlan
 from esen_lab.planner.editor.draft import Draft, DraftLane
 from esen_lab.planner.editor.draft_editor import DraftEditor
 from esen_lab.planner.editor.state import EditorState, Measurement
@@ -106,7 +106,7 @@ class PlanEditor(DraftEditor):
                 self._remember(plan)
         super().follow(plan)
 
-    def ran(self) -> Ran | None:
+    def ran(self) -> LastRun | None:
         """The last run of the lab, of whatever plan; None where there was none."""
         ran = None if self._bench is None else self._bench.ran()
         if ran is not None:
@@ -133,13 +133,13 @@ class PlanEditor(DraftEditor):
             self._tell()
 
     @property
-    def past(self) -> tuple[Past, ...]:
+    def past(self) -> tuple[PastPlan, ...]:
         """Plans of the same steps that were in force, the newest first."""
         with self._lock:
             known, in_force = self._past, self._in_force
             steps = set(self._predictions.models)
         return tuple(
-            Past(
+            PastPlan(
                 number=number,
                 lanes=_lanes(plan),
                 described=plan.describe(),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from esen_lab.planner.rate.held import Held, most_rate_per_s
+from esen_lab.planner.rate.held import HeldRate, most_rate_per_s
 from esen_lab.planner.rate.queue import Latencies, latencies
 from esen_lab.planner.rate.service import ServiceTimes
 
-__all__ = ["Held", "Latencies", "ServiceTimes", "latencies", "most_rate_per_s"]
+__all__ = ["HeldRate", "Latencies", "ServiceTimes", "latencies", "most_rate_per_s"]

@@ -12,7 +12,7 @@ _STEPS = 9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
+class HeldRate:
     """The largest rate that one plan holds.
 
     Attributes:
@@ -34,7 +34,7 @@ def best_batch(service: ServiceTimes, rate_per_s: float, most_rows: int) -> Late
     return min((latencies(service, rate_per_s, rows) for rows in batches_up_to(most_rows)), key=_order)
 
 
-def most_rate_per_s(service: ServiceTimes, p99_s: float, most_rows: int) -> Held:
+def most_rate_per_s(service: ServiceTimes, p99_s: float, most_rows: int) -> HeldRate:
     """The largest rate with its 99th percentile within `p99_s`, by halving between 0 and the capacity.
 
     Args:
@@ -43,7 +43,7 @@ def most_rate_per_s(service: ServiceTimes, p99_s: float, most_rows: int) -> Held
         most_rows: The largest batch that may be.
     """
     if service.at_s(1) * max(factor for factor, _ in service.factors) > p99_s:
-        return Held(rate_per_s=0.0, at=None)
+        return HeldRate(rate_per_s=0.0, at=None)
     low, high = 0.0, service.capacity_per_s(most_rows)
     found: Latencies | None = None
     for _ in range(_STEPS):
@@ -53,7 +53,7 @@ def most_rate_per_s(service: ServiceTimes, p99_s: float, most_rows: int) -> Held
             high = middle
         else:
             low, found = middle, tried
-    return Held(rate_per_s=low if found else 0.0, at=found)
+    return HeldRate(rate_per_s=low if found else 0.0, at=found)
 
 
 def _first_within(service: ServiceTimes, rate: float, p99_s: float, batches: Sequence[int]) -> Latencies | None:

@@ -27,7 +27,7 @@ from esen_lab.ui.magics.completion import complete
 from esen_lab.ui.magics.lines import interrupted, run_cell, run_line
 from esen_lab.ui.magics.outputs import Outputs
 from esen_lab.ui.panel.targets import Targets
-from esen_lab.ui.session import Session, Shown, lab_class
+from esen_lab.ui.session import Session, ShownWidget, lab_class
 from esen_lab.ui.views import Details, Progress, View
 from esen_lab.ui.widgets.progress import Live
 
@@ -184,7 +184,7 @@ class _IPythonFront:
     def show(self, view: View) -> None:
         self._shell.display_pub.publish(data=bundle(view))
 
-    def show_widget(self, widget: Any, still: View | None = None, then: str = "") -> Shown:
+    def show_widget(self, widget: Any, still: View | None = None, then: str = "") -> ShownWidget:
         return self.outputs.widget(widget, still, then)
 
     def live(self, view: View) -> Live:

@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from esen_lab.ui.html import bundle, to_html
 from esen_lab.ui.markup import element
-from esen_lab.ui.session import Shown
+from esen_lab.ui.session import ShownWidget
 from esen_lab.ui.views import View
 
 MOST_CURRENT = 24  # outputs that later pages are told the newest state of; the oldest goes
@@ -44,7 +44,7 @@ class Outputs:
         del self._made[:-MOST_CURRENT]
         return made
 
-    def widget(self, widget: Any, still: View | None, then: str) -> Shown:
+    def widget(self, widget: Any, still: View | None, then: str) -> ShownWidget:
         """Put a widget under the running cell, over its still form."""
         from esen_lab.ui.widgets.laid import Laid, lays_over
 
@@ -65,7 +65,7 @@ class Outputs:
             if laid is not None:
                 laid.close()
 
-        return Shown(still=below, take_away=take_away)
+        return ShownWidget(still=below, take_away=take_away)
 
     def close(self) -> None:
         """Tell nobody any more; what is shown stays. May be called again."""

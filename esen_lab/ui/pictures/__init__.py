@@ -22,10 +22,10 @@ _DRAW: Mapping[type, Callable[[Any], Markup]] = {
     rows.Bars: charts.bars,
     rows.SearchHistory: charts.history,
     rows.Front: charts.front,
-    rows.Load: charts.load,
+    rows.LoadCurves: charts.load,
     rows.Shares: charts.shares,
     rows.Moments: moments.moments,
-    rows.Traces: traces,
+    rows.ReadingTraces: traces,
 }
 
 

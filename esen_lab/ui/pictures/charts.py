@@ -192,7 +192,7 @@ def history(picture: rows.SearchHistory) -> Markup:
     return drawing.svg()
 
 
-def load(picture: rows.Load) -> Markup:
+def load(picture: rows.LoadCurves) -> Markup:
     """99th percentiles against the rate, one line for each way; medians dashed below. What never ends is at the top."""
     drawing = Drawing(_PLANE + 24, "latency against the rate of requests")
     points = [point for _, way in picture.ways for point in way]

@@ -132,7 +132,7 @@ class Shares:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Load:
+class LoadCurves:
     """Latency against the rate of requests.
 
     Attributes:
@@ -190,7 +190,7 @@ class Plot:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Traces:
+class ReadingTraces:
     """Readings over time, a plot per group; `until` says when the last one was taken."""
 
     plots: tuple[Plot, ...]
@@ -198,4 +198,4 @@ class Traces:
     until: str
 
 
-Picture: TypeAlias = Timeline | Curves | Bars | SearchHistory | Front | Shares | Load | Moments | Traces
+Picture: TypeAlias = Timeline | Curves | Bars | SearchHistory | Front | Shares | LoadCurves | Moments | ReadingTraces

@@ -11,7 +11,7 @@ _LEFT, _RIGHT, _TALL = 62.0, WIDTH - 14.0, 84.0
 _MOST_NAMED = 8  # lines with a name below each other; the rest are counted
 
 
-def traces(picture: rows.Traces) -> Markup:
+def traces(picture: rows.ReadingTraces) -> Markup:
     """A plot per group, one below another, over the same seconds; holes where nothing was read."""
     drawing = Drawing(10, "readings over time")
     top = 0.0

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from esen_lab.common.units import format_percent, format_seconds, format_units, marked, with_marks
-from esen_lab.ui.pictures.rows import Bar, Bars, Load, Segment, Timeline
+from esen_lab.ui.pictures.rows import Bar, Bars, LoadCurves, Segment, Timeline
 from esen_lab.ui.views.blocks import Table, View, facts, given_s, one_line, ratio_text, share
 
 _MOST_RATIOS = 6  # columns; with more to compare, ratios to sequential running and to the fastest
@@ -276,7 +276,7 @@ def load_table(record: Any) -> View:
     ways: dict[str, list[tuple[float, float, float]]] = {}
     for row in record.rows:
         ways.setdefault(row.name, []).append((row.rate_per_s, row.p50_s, row.p99_s))
-    picture = Load(ways=tuple((name, tuple(found)) for name, found in ways.items()), deadline_s=record.deadline_s)
+    picture = LoadCurves(ways=tuple((name, tuple(found)) for name, found in ways.items()), deadline_s=record.deadline_s)
     table = Table(
         columns=_LOAD_COLUMNS,
         rows=tuple((*row.cells, format_seconds(row.predicted_p99_s), str(row.unanswered)) for row in record.rows),

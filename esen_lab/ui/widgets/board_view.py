@@ -10,7 +10,7 @@ from esen_lab.ui import views
 from esen_lab.ui.colours import COLOURS
 
 if TYPE_CHECKING:
-    from esen_lab.planner.editor import EditorState, Offered, Past, PlanEditor, Ran
+    from esen_lab.planner.editor import EditorState, LastRun, Offered, PastPlan, PlanEditor
 
 
 def models_data(models: Mapping[str, Any], units: int, unit: str) -> dict[str, Any]:
@@ -64,13 +64,13 @@ def view_data(editor: PlanEditor, state: EditorState) -> dict[str, Any]:
     }
 
 
-def _ran(ran: Ran | None) -> dict[str, Any] | None:
+def _ran(ran: LastRun | None) -> dict[str, Any] | None:
     if ran is None:
         return None
     return {"jct_s": ran.jct_s, "lanes": _lanes(ran.lanes), "spans": [list(span) for span in ran.spans]}
 
 
-def _past(past: Past) -> dict[str, Any]:
+def _past(past: PastPlan) -> dict[str, Any]:
     return {
         "number": past.number,
         "lanes": _lanes(past.lanes),

@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from esen_lab.ui.pictures.rows import Line, Plot, Traces
+from esen_lab.ui.pictures.rows import Line, Plot, ReadingTraces
 from esen_lab.ui.views import Table, View
 from esen_lab.ui.widgets.readings import TITLES, PlotReadings, reading_text, said_of
 from esen_lab.ui.widgets.still import Still
 
 if TYPE_CHECKING:
-    from esen_lab.ui.session import Shown
+    from esen_lab.ui.session import ShownWidget
 
 STILL_S = 5.0  # between two drawings of the still form: a file that is saved now is so old at most
 FIRST_S = 5.0  # the first reading is waited for so long
@@ -47,7 +47,7 @@ class Watching:
         self._publisher = Publisher(self._changed)
         return self._publisher.open(PlotReadings(self._sampler, self.lab.readings.marks))
 
-    def keep(self, shown: Shown) -> None:
+    def keep(self, shown: ShownWidget) -> None:
         """Keep the still form of what is shown current, and leave a summary in its place at the end."""
         self._take_away = shown.take_away
         if shown.still is not None:
@@ -111,7 +111,7 @@ def summary_of(channels: Sequence[Any], samples: Sequence[Any]) -> View:
     )
 
 
-def traces_of(channels: Sequence[Any], samples: Sequence[Any]) -> Traces:
+def traces_of(channels: Sequence[Any], samples: Sequence[Any]) -> ReadingTraces:
     """Samples as a picture, a plot per group; of many samples in a row the mean."""
     end_s = samples[-1].at_s
     step = -(-len(samples) // MOST_POINTS)
@@ -133,4 +133,4 @@ def traces_of(channels: Sequence[Any], samples: Sequence[Any]) -> Traces:
             most = 100.0 if group == "utilization" else None
             plots.append(Plot(title=TITLES.get(group, group), lines=tuple(lines), most=most))
     until = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(end_s))
-    return Traces(plots=tuple(plots), span_s=end_s - samples[0].at_s, until=until)
+    return ReadingTraces(plots=tuple(plots), span_s=end_s - samples[0].at_s, until=until)

@@ -9,7 +9,7 @@ from typing import Any
 
 from esen_lab.cost_model import CostModel, fit_points
 from esen_lab.errors import WorkerDied
-from esen_lab.planner.editor import Offered, Ran
+from esen_lab.planner.editor import LastRun, Offered
 from esen_lab.planner.plan import Plan
 
 UNITS = 8
@@ -33,7 +33,7 @@ class FakeBench:
         self.fails = False
         self.times_s: list[float] = [0.5, 0.4, 0.01, 0.011, 0.012]
         self.told_far: tuple[str, ...] = ()
-        self.last_run: Ran | None = None
+        self.last_run: LastRun | None = None
         self.choices: tuple[Offered, ...] = ()
         self.taken: list[int] = []
         self.go = threading.Event()
@@ -59,7 +59,7 @@ class FakeBench:
         assert self.go.wait(10)
         return (self.times_s * repeats)[:repeats]
 
-    def ran(self) -> Ran | None:
+    def ran(self) -> LastRun | None:
         return self.last_run
 
     def offered(self) -> tuple[Offered, ...]:

@@ -11,7 +11,7 @@ from editor_bench import UNITS, FakeBench, models
 from esen_lab.cost_model import fit_points
 from esen_lab.errors import StoreError, UsageError, WorkerDied
 from esen_lab.planner import allocate
-from esen_lab.planner.editor import EditorState, PlanEditor, Ran
+from esen_lab.planner.editor import EditorState, LastRun, PlanEditor
 from esen_lab.planner.plan import Lane, Plan
 
 TWO = Plan(lanes=(Lane(units=4, members=("a",)), Lane(units=4, members=("b", "c"))), units=UNITS)
@@ -379,10 +379,10 @@ def test_plans_that_were_in_force_can_be_made_the_draft_again(editor: PlanEditor
 def test_what_a_run_took_stays_with_its_plan(editor: PlanEditor, bench: FakeBench) -> None:
     plan = editor.apply()
     lanes = tuple((lane.units, lane.members) for lane in plan.lanes)
-    bench.last_run = Ran(jct_s=0.7, lanes=lanes, spans=())
+    bench.last_run = LastRun(jct_s=0.7, lanes=lanes, spans=())
     assert editor.ran() is bench.last_run
     assert editor.past[0].measured_s == 0.7
-    bench.last_run = Ran(jct_s=0.1, lanes=((1, ("other",)),), spans=())
+    bench.last_run = LastRun(jct_s=0.1, lanes=((1, ("other",)),), spans=())
     editor.ran()
     assert editor.past[0].measured_s == 0.7
 

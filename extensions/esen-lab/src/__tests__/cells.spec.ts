@@ -3,13 +3,16 @@ jest.mock("@jupyterlab/notebook", () => ({ NotebookActions: {} }));
 import { isComplete, placeholderOf } from "../cells";
 
 describe("lines that a button inserts", () => {
-  it.each(["%esen profile", "y = %esen run X", "%esen compare x", "%esen export plan.py", "%load_ext esen_lab"])(
-    "%s stands as it is",
-    (line) => {
-      expect(isComplete(line)).toBe(true);
-      expect(placeholderOf(line)).toBeNull();
-    },
-  );
+  it.each([
+    "%esen profile",
+    "y = %esen run X",
+    "%esen compare x",
+    "%esen export plan.py",
+    "%load_ext esen_lab",
+  ])("%s stands as it is", (line) => {
+    expect(isComplete(line)).toBe(true);
+    expect(placeholderOf(line)).toBeNull();
+  });
 
   it("has its first word in capitals filled in before it runs", () => {
     const line = "%esen register NAME --example x";

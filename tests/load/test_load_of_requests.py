@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from esen_lab.errors import DeviceError, UsageError
-from esen_lab.load import Answered, LoadTable, arrivals_s, drive, drive_url, infer_request, row_of
+from esen_lab.load import LoadTable, Replies, arrivals_s, drive, drive_url, infer_request, row_of
 
 
 class Clock:
@@ -31,7 +31,7 @@ class Clock:
         self.now += 1.0
 
 
-def driven(due_s: list[float], most_rows: int = 2, give_up_s: float = 100.0) -> tuple[Clock, list[Answered]]:
+def driven(due_s: list[float], most_rows: int = 2, give_up_s: float = 100.0) -> tuple[Clock, list[Replies]]:
     clock = Clock()
     found = drive(clock.work, due_s, most_rows=most_rows, give_up_s=give_up_s, clock=clock, sleep=clock.sleep)
     return clock, found
