@@ -180,7 +180,7 @@ class RunReport(Shown):
         """What the run cost beyond its slowest lane, or those of its stages: copies, wake-ups, combining."""
         if not self.stages:
             return self.jct_s - self.slowest_lane_s
-        asked = [{name for step in lane.members for name in members_of([step])} for lane in self.lanes]
+        asked = [set(self._members_of(lane)) for lane in self.lanes]
         return self.jct_s - sum(
             max(
                 (lane.busy_s for lane, names in zip(self.lanes, asked, strict=True) if names <= set(stage.names)),
@@ -191,9 +191,26 @@ class RunReport(Shown):
 
     @property
     def late_s(self) -> tuple[float, ...]:
-        """For each lane, how long after the batch was copied it began, where that is more than usual; else 0."""
-        waits = (lane.start_s - self.copy_s for lane in self.lanes)
+        """For each lane, how long after the batch was copied it began, where that is more than usual; else 0.
+
+        A lane of a later stage is late after the first lane of that stage: before, its rows were chosen and gathered.
+        """
+        waits = (lane.start_s - due_s for lane, due_s in zip(self.lanes, self._due_s(), strict=True))
         return tuple(wait if wait > max(LATE_S, LATE_OF_JCT * self.jct_s) else 0.0 for wait in waits)
+
+    def _due_s(self) -> list[float]:
+        """For each lane, when it could begin."""
+        due_s = [self.copy_s] * len(self.lanes)
+        asked = [set(self._members_of(lane)) for lane in self.lanes]
+        for stage in self.stages[1:]:
+            own = [place for place, names in enumerate(asked) if names <= set(stage.names)]
+            for place in own:
+                due_s[place] = min(self.lanes[other].start_s for other in own)
+        return due_s
+
+    @staticmethod
+    def _members_of(lane: LaneReport) -> tuple[str, ...]:
+        return tuple(name for step in lane.members for name in members_of([step]))
 
     @property
     def late_text(self) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import pickle
 from dataclasses import fields, replace
+from typing import Any
 
 import pytest
 
 from esen_lab.run import LaneReport, RunReport, Span
+from esen_lab.run.stage_report import StageReport
 
 
 def report(*spans: tuple[int, float, float], jct_s: float = 10.0) -> RunReport:
@@ -101,3 +103,14 @@ def test_a_lane_is_late_beyond_what_is_usual_after_the_copy() -> None:
     assert "Began late: lane 2 by" in str(late)
     soon = report((0, 0.0002, 0.0005), jct_s=0.001)
     assert soon.late_text == "", "a fifth of a millisecond is nobody's fault"
+
+
+def test_a_lane_of_a_later_stage_is_late_after_the_first_lane_of_that_stage() -> None:
+    early = report((0, 0.2, 3), (1, 4.0, 6), (2, 7.0, 9))
+    lanes = [replace(lane, members=(name,)) for lane, name in zip(early.lanes, "abc", strict=True)]
+    stage: dict[str, Any] = {"of": 4, "ran": 4, "decide_s": 0.0, "predicted_reach": 1.0}
+    stages = (
+        StageReport(names=("a",), rows=4, left=2, start_s=0.0, end_s=3.1, **stage),
+        StageReport(names=("b", "c"), rows=2, left=2, start_s=3.1, end_s=9.1, **stage),
+    )
+    assert replace(early, lanes=tuple(lanes), stages=stages).late_s == (0.0, 0.0, pytest.approx(3.0))
