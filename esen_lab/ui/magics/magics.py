@@ -25,6 +25,7 @@ from esen_lab.ui import views
 from esen_lab.ui.html import bundle, to_text
 from esen_lab.ui.magics.completion import complete
 from esen_lab.ui.magics.lines import interrupted, run_cell, run_line
+from esen_lab.ui.magics.output_prompt import LatePrompt
 from esen_lab.ui.magics.outputs import Outputs
 from esen_lab.ui.panel.targets import Targets
 from esen_lab.ui.session import Session, ShownWidget, lab_class
@@ -68,6 +69,7 @@ class _Extension:
         self.session = Session(self.front, lab_class)
         self._matcher = self._make_matcher()
         self._panel = Targets(self.session)
+        self._prompt = LatePrompt(shell)
 
     def install(self) -> None:
         self.shell.register_magic_function(self.esen, "line_cell", MAGIC)
@@ -75,6 +77,7 @@ class _Extension:
         for name in views.RECORDS:
             home, _, kind = name.rpartition(".")
             self.shell.display_formatter.ipython_display_formatter.for_type_by_name(home, kind, self.front.skip_shown)
+        self._prompt.install()
         self._panel.install(self.shell)
         atexit.register(self._close)
 
@@ -86,6 +89,7 @@ class _Extension:
     def uninstall(self) -> None:
         atexit.unregister(self._close)
         self._panel.uninstall(self.shell)
+        self._prompt.uninstall()
         for name in views.RECORDS:
             self.shell.display_formatter.ipython_display_formatter.pop(name, None)
         # Only what was put there: other extensions' matchers stay.
