@@ -10,7 +10,6 @@ from typing import Any
 from esen_lab.common.units import BACKENDS
 from esen_lab.common.words import did_you_mean
 from esen_lab.errors import UsageError
-from esen_lab.planner import searcher_options
 from esen_lab.ui import views
 from esen_lab.ui.magics import suggestions
 from esen_lab.ui.magics.arguments import (
@@ -111,17 +110,27 @@ _LIMITS: tuple[Argument, ...] = (
 # --- search -----------------------------------------------------------------------------------------------------------
 
 
+def _searchers_own(given: Given) -> dict[str, Any]:
+    """What `--option` says, of options that the searcher has."""
+    if not given.option:
+        return {}
+    from esen_lab.planner import searcher_options  # not before: it brings numpy, and the extension loads without
+
+    searcher = given.searcher or "exact"
+    known = searcher_options(searcher)
+    for name, value in given.option:
+        if name not in known:
+            raise UsageError(
+                f"The searcher {searcher!r} takes {', '.join(known) or 'no options'}",
+                given=f"--option {name}={value}",
+                hint=did_you_mean(name, known),
+            )
+    return dict(given.option)
+
+
 def _search(session: Session, given: Given) -> Any:
     chosen = options(n_trials=given.trials, seed=given.seed, time_limit_s=given.time_limit)
-    for name, value in given.option or []:
-        if name not in searcher_options(given.searcher or "exact"):
-            raise UsageError(
-                f"The searcher {given.searcher or 'exact'!r} takes "
-                f"{', '.join(searcher_options(given.searcher or 'exact')) or 'no options'}",
-                given=f"--option {name}={value}",
-                hint=did_you_mean(name, searcher_options(given.searcher or "exact")),
-            )
-        chosen[name] = value
+    chosen |= _searchers_own(given)
     chosen |= options(limits=_limits(given), quantile=given.quantile or None)
     if given.measure is not None:
         chosen |= {"objective": "measured", "x": given.measure}
