@@ -15,11 +15,14 @@ def classes_of(output: Tree) -> torch.Tensor | None:
     """The likeliest class of each row: of scores (rows, classes), or of classes (rows,); None: it is neither."""
     import torch
 
-    if not isinstance(output, torch.Tensor):
+    if not isinstance(output, torch.Tensor) or output.is_complex() or output.layout is not torch.strided:
         return None
     if output.dim() == 1 and not output.is_floating_point():
         return output
-    return output.argmax(dim=-1) if output.dim() == 2 and output.shape[-1] else None
+    if output.dim() != 2 or not output.shape[-1]:
+        return None
+    # Neither float8 nor bool have an order of their own in torch.
+    return (output if output.itemsize > 1 else output.float()).argmax(dim=-1)
 
 
 def same_class(output: Tree, reference: Tree) -> float | None:

@@ -20,6 +20,7 @@ from test_lab_backends import BY_HAND, Scripted, in_full, ways
 from esen_lab import Lab
 from esen_lab.common.answers import IN_PRECISION, difference
 from esen_lab.devices import CpuDevice
+from esen_lab.devices.cpu.precision import slower_in
 from esen_lab.errors import UsageError
 from esen_lab.lab.precision import refused, variants
 from esen_lab.lab.stages import checks
@@ -99,7 +100,9 @@ def test_what_agrees_is_offered_measured_and_run(lab: Lab) -> None:
     assert variants(lab.state, "a") == ("eager@bf16", "openvino@bf16")
     for point in table.points:
         assert point.error is not None
-        assert 1e-5 < point.error < 2e-2
+        # OpenVINO computes in float32 where the processor has nothing for bfloat16, whatever it is asked.
+        rounded = point.backend.startswith("eager") or not slower_in("bf16")
+        assert (1e-5 if rounded else 0) <= point.error < 2e-2
         assert point.agreement is not None
     assert table.samples == 50
     assert set(table.accuracy) == {"a", "b"}
