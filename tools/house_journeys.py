@@ -103,20 +103,32 @@ def slide(shell: Any) -> Journey:
 
 
 def apply(shell: Any) -> Journey:
-    """A click on Apply, with one panel of sliders."""
-
-    def click() -> None:
-        panel.buttons["apply"].click()
-        for thread in list(panel._threads):
-            thread.join(60)
+    """Apply, with board and sliders open; in revisions before the board, a click on the button of the sliders."""
 
     def warm() -> None:
         move(panel)
         click()
         move(panel)
 
-    with sliders(shell) as panel:
+    with sliders(shell) as panel, contextlib.ExitStack() as open_:
+        if "apply" in panel.buttons:
+            click = partial(_clicked, panel)
+        else:
+            board = importlib.import_module("esen_lab.ui.widgets.board").Board(panel._editor)
+            open_.callback(board.close)
+            click = partial(_ordered, board)
         yield warm, click
+
+
+def _clicked(panel: Any) -> None:
+    panel.buttons["apply"].click()
+    for thread in list(panel._threads):
+        thread.join(60)
+
+
+def _ordered(board: Any) -> None:
+    board.commands.receive({"kind": "apply", "page": "a page", "number": board._heard.get("a page", 0) + 1})
+    board._acts.settle(60)
 
 
 JOURNEYS: dict[str, Callable[[Any], Journey]] = {
