@@ -29,8 +29,8 @@ _IDLE_S = 2.0  # then the thread ends; a later run starts another
 _MARGIN_S = 0.05  # beyond the deadline, for the run itself to say what it was waiting for
 
 
-class Call(Protocol):
-    """What is asked for, and until when: see `stages.run.Call`."""
+class AwaitedCall(Protocol):
+    """What is asked for, and until when: see `stages.run.RunCall`."""
 
     @property
     def deadline(self) -> Deadline:
@@ -48,7 +48,7 @@ class Call(Protocol):
 class _Asked:
     """One run that somebody awaits."""
 
-    call: Call
+    call: AwaitedCall
     settings: Settings
     turn: Turn
     answer: Future[Any]
@@ -63,7 +63,7 @@ class AwaitedRuns:
         self._asked: deque[_Asked] = deque()
         self._thread: threading.Thread | None = None
 
-    async def run(self, call: Call, settings: Settings, turn: Turn) -> Tree:
+    async def run(self, call: AwaitedCall, settings: Settings, turn: Turn) -> Tree:
         """Run once.
 
         Args:
