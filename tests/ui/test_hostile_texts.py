@@ -44,7 +44,7 @@ from esen_lab.errors import EsenError
 from esen_lab.export import Exported, load_bundle
 from esen_lab.export.bundle_files import bundle_files
 from esen_lab.export.script import script_text
-from esen_lab.history import PastPlan, changes
+from esen_lab.history import Past, changes
 from esen_lab.lab import Action, DeviceChange, NextStep
 from esen_lab.lab.records import Status
 from esen_lab.planner import allocate
@@ -100,7 +100,7 @@ RECORDS: dict[str, Any] = {
     "rate": a_rate_plan(),
     "repository": a_repository(),
     "plan": a_plan(left_out=("x",), combine="mean", example="float32", created_at="2026"),
-    "past": PastPlan(
+    "past": Past(
         project="p",
         entries=(an_entry(number=1), an_entry(number=2, code="c2"), a_profile(number=3)),
         others={"q": 1},
