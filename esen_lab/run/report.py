@@ -201,6 +201,8 @@ class RunReport(Shown):
     def _due_s(self) -> list[float]:
         """For each lane, when it could begin."""
         due_s = [self.copy_s] * len(self.lanes)
+        if len(self.stages) < 2:
+            return due_s
         asked = [set(self._members_of(lane)) for lane in self.lanes]
         for stage in self.stages[1:]:
             own = [place for place, names in enumerate(asked) if names <= set(stage.names)]

@@ -93,7 +93,7 @@ def test_members_devices_and_stages(ready: Kernel) -> None:
     assert ran.status == "ok", ran.error
     assert (ready.folder / "placed.json").exists()
     ran = ready.run("%esen load placed.json")
-    assert "planned and saved, not run" in ran.error
+    assert "It can be saved" in ran.error
     ran = ready.run("%esen cascade samples labels --threshold 0.5")
     assert ran.status == "ok", ran.error
     assert "Cascade of" in ran.text

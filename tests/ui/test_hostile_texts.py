@@ -54,6 +54,7 @@ from esen_lab.profiler.progress import JobState
 from esen_lab.profiler.records import Profile
 from esen_lab.profiler.store import PointKey, ProfileStore
 from esen_lab.serving.status import ServerStatus
+from esen_lab.studies.thresholds import ThresholdState
 from esen_lab.ui import views
 from esen_lab.ui.html import bundle, html_of, text_of
 from esen_lab.ui.magics.magics import _TerminalLive
@@ -127,6 +128,7 @@ RECORDS: dict[str, Any] = {
     "front": LAB.members(None, None),
     "placement": LAB.place(None),
     "cascade": LAB.cascade(None),
+    "thresholds": ThresholdState(thresholds=(0.5,), cascade=LAB.cascade(None), message="why"),
     "status": _status(a_plan()),
     "status without a plan": _status(None),
     "device change": DeviceChange(

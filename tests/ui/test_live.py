@@ -177,12 +177,12 @@ def test_messages_come_as_fast_as_the_page_draws_and_no_faster(opened: Opened) -
         return len(opened.sent) - before
 
     assert sent_in(2.0) == 20
-    opened.plots._commands.receive({"kind": "pace", "ms": 500})
+    opened.plots.commands.receive({"kind": "pace", "ms": 500})
     sent_in(1.0)
     assert sent_in(2.0) == 4
     assert opened.sent[-1]["first"] <= opened.sent[-2]["number"] + 1, "nothing is left out"
     for nonsense in (None, "fast", float("nan"), 10**9, -1):
-        opened.plots._commands.receive({"kind": "pace", "ms": nonsense})
+        opened.plots.commands.receive({"kind": "pace", "ms": nonsense})
         sent_in(3.0)
         assert sent_in(6.0) >= 3
 
