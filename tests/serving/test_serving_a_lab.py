@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -186,7 +187,11 @@ def test_an_exported_folder_is_served_until_a_signal_and_only_where_it_is_truste
     )
     assert refused.returncode == 1
     assert "It would run" in refused.stderr
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process,
+        contextlib.ExitStack() as at_end,
+    ):
+        at_end.callback(process.kill)  # else whoever fails in here waits for it for ever
         assert process.stdout is not None
         assert process.stderr is not None
         told = process.stdout.readline()
