@@ -256,7 +256,7 @@ def test_the_launcher_opens_the_quickstart_shortcuts_and_toolbar_open_the_panel_
     assert "esen_lab" in opened.path.read_text(encoding="utf-8")
     page.keyboard.press("Alt+Shift+KeyE")
     page.locator(".esen-panel").wait_for(state="visible")
-    assert page.locator('.jp-NotebookPanel-toolbar [data-command="esen-lab:open-panel"]').count() == 1
+    assert page.locator('.jp-NotebookPanel-toolbar [data-command="esen-lab:toggle-panel"]').count() == 1
     page.keyboard.press("Alt+Shift+KeyM")
     page.locator(".esen-monitor").wait_for(state="visible")
     page.locator("#esen-show-lines").check()

@@ -65,7 +65,7 @@ def test_the_file_holds_no_widget_and_says_as_of_when_everything_was(saved: Note
     held = outputs(saved.path)
     assert not [kind for data in held for kind in data if "widget" in kind]
     text = "".join("".join(data.get("text/plain", "")) for data in held)
-    for then in ("it was running", "the sliders were open", "the device was being watched"):
+    for then in ("it was running", "board and sliders were open", "the device was being watched"):
         assert re.search(rf"As of \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d, when {then}\.", text), text
 
 
