@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from esen_lab.common.trees import Tree
-from esen_lab.cost_model import CostModel, Quantile
+from esen_lab.cost_model import Quantile
 from esen_lab.devices import Device, open_device
 from esen_lab.ensemble import Combine, Ensemble, SubModel, make_combine
 from esen_lab.lab.properties import LabProperties
@@ -195,17 +195,6 @@ class Lab(LabProperties):
             fresh=fresh,
         )
 
-    def fit(self, quantile: Quantile = "median") -> dict[str, CostModel]:
-        """A cost model per sub-model, from the measured points.
-
-        Args:
-            quantile: "median", or "q90" to plan noisy sub-models with their 90th percentile.
-
-        Raises:
-            UsageError: Some sub-model has not been measured, or the quantile is unknown.
-        """
-        return search.fit(self._runtime, quantile)
-
     def search(
         self,
         searcher: str = "exact",
@@ -320,21 +309,6 @@ class Lab(LabProperties):
             EsenError: A member could not be run.
         """
         return self.studies.best_within(within_s, x, y, **options)
-
-    def fastest_within(self, loss: float, x: Tree, y: Any, **options: Any) -> Plan:
-        """The fastest way to run this ensemble that loses at most so much accuracy; it becomes `plan`.
-
-        Args:
-            loss: Below the accuracy of all members on the same data, 0 to 1: 0.005 is half a percent of the samples.
-            x: As for `best_within`.
-            y: Likewise.
-            **options: Likewise.
-
-        Raises:
-            UsageError: As `best_within` does.
-            EsenError: A member could not be run.
-        """
-        return self.studies.fastest_within(loss, x, y, **options)
 
     def tune(self) -> PlanEditor:
         """The lab's one plan editor: move shares and sub-models, see the predicted JCT at once, apply, measure.

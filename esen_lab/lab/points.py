@@ -6,11 +6,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from esen_lab.cost_model import CostModel
+from esen_lab.cost_model import CostModel, Quantile
 from esen_lab.devices import write_record
 from esen_lab.errors import UsageError
 from esen_lab.lab.knowledge import fit_so_far
 from esen_lab.lab.runtime import Runtime
+from esen_lab.lab.stages.search import fit
 from esen_lab.lab.state import LabState
 from esen_lab.lab.warm_lanes import wrong_answers
 from esen_lab.planner.plan import Plan
@@ -21,6 +22,17 @@ class Points:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
+
+    def fit(self, quantile: Quantile = "median") -> dict[str, CostModel]:
+        """A cost model per sub-model, from the measured points.
+
+        Args:
+            quantile: "median", or "q90" to plan noisy sub-models with their 90th percentile.
+
+        Raises:
+            UsageError: Some sub-model has not been measured, or the quantile is unknown.
+        """
+        return fit(self._runtime, quantile)
 
     def fit_so_far(self) -> dict[str, CostModel]:
         """Cost models of the sub-models that two points or more are known of, those of a running job included."""

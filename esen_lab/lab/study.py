@@ -350,7 +350,18 @@ class Studies:
         return self.take(best_within(self.front(x, y, **options), within_s))
 
     def fastest_within(self, loss: float, x: Tree, y: Any, **options: Any) -> Plan:
-        """See `Lab.fastest_within`."""
+        """The fastest way to run this ensemble that loses at most so much accuracy; it becomes `plan`.
+
+        Args:
+            loss: Below the accuracy of all members on the same data, 0 to 1: 0.005 is half a percent of the samples.
+            x: As for `best_within`.
+            y: Likewise.
+            **options: Likewise.
+
+        Raises:
+            UsageError: As `best_within` does.
+            EsenError: A member could not be run.
+        """
         return self.take(fastest_within(self.front(x, y, **options), loss))
 
     def plan_of(self, found: Choice | DevicePlacement | Cascade) -> Plan:

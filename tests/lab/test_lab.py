@@ -186,9 +186,9 @@ def test_a_new_version_of_a_sub_model_has_to_be_measured_again(lab: Lab) -> None
     measured(two(lab))
     lab.register("a", mlp(seed=3))
     with pytest.raises(UsageError, match="no finished measurement of a"):
-        lab.fit()
+        lab.points.fit()
     measured(lab)
-    assert set(lab.fit()) == {"a", "b"}
+    assert set(lab.points.fit()) == {"a", "b"}
 
 
 def test_measuring_one_more_share_keeps_the_points_of_the_others(lab: Lab) -> None:
@@ -414,10 +414,10 @@ def test_a_sub_model_known_at_few_shares_is_predicted_by_what_the_store_knows_of
     with Lab(device, store=store.path) as lab:
         lab.register("a", mlp(), example=X)
         lab.profile(shares=[2, 8, 16], budget_s=0.05).result(60)
-        model = lab.fit()["a"]
+        model = lab.points.fit()["a"]
         assert model.notes[0].startswith("corrected by 20 complete curves of this device")
         assert model.active_units[11] == 11
-        assert lab.fit("q90")["a"].active_units[11] != 11
+        assert lab.points.fit("q90")["a"].active_units[11] != 11
 
 
 def test_what_was_measured_is_recorded_and_planned_with_elsewhere(lab: Lab, tmp_path: Path) -> None:

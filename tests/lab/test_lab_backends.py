@@ -97,7 +97,7 @@ def test_later_plans_execute_in_the_same_ways_and_are_searched_with_their_times(
     assert ways(plan) == {"a": "inductor", "b": "eager"}
     assert plan.predicted_s["a"] == pytest.approx(0.005, rel=0.1)
     assert plan.bound_s is not None
-    assert lab.fit()["a"].latency_s[0] == pytest.approx(0.005, rel=0.1)
+    assert lab.points.fit()["a"].latency_s[0] == pytest.approx(0.005, rel=0.1)
     editor = lab.tune()
     assert ways(editor.plan()) == {"a": "inductor", "b": "eager"}
     assert editor.models["a"].latency_s[0] == pytest.approx(0.005, rel=0.1)

@@ -69,7 +69,7 @@ def test_a_share_that_fails_the_check_is_used_by_no_later_search() -> None:
         verdict = lab.check_numerics(x, runs=1)
         assert {(row.name, row.units) for row in verdict.wrong} == {("a", 1), ("b", 1)}
         assert any("Searches keep off these shares" in note for note in verdict.notes)
-        assert {name: model.avoid for name, model in lab.fit().items()} == {"a": (1,), "b": (1,)}
+        assert {name: model.avoid for name, model in lab.points.fit().items()} == {"a": (1,), "b": (1,)}
         lab.run(x)
         assert lab.report is not None
         assert sum("WRONG ANSWERS" in note for note in lab.report.notes) == 2
@@ -79,7 +79,7 @@ def test_a_share_that_fails_the_check_is_used_by_no_later_search() -> None:
         assert not any("WRONG ANSWERS" in note for note in lab.report.notes)
         lab.register("a", mlp(outputs=8), example=x)
         lab.profile(["a"], budget_s=0.05).result(timeout=60)
-        assert lab.fit()["a"].avoid == (), "another sub-model under that name"
+        assert lab.points.fit()["a"].avoid == (), "another sub-model under that name"
 
 
 def test_what_was_found_wrong_can_be_forgotten_by_name() -> None:
@@ -93,7 +93,7 @@ def test_what_was_found_wrong_can_be_forgotten_by_name() -> None:
         with pytest.raises(UsageError, match="knows its own sub-models"):
             lab.points.forget_wrong(["a", "c"])
         assert lab.points.forget_wrong(["a"]) == {"a": (1,)}
-        assert {name: model.avoid for name, model in lab.fit().items()} == {"a": (), "b": (1,)}
+        assert {name: model.avoid for name, model in lab.points.fit().items()} == {"a": (), "b": (1,)}
         assert lab.points.forget_wrong() == {"b": (1,)}
         assert lab.points.forget_wrong() == {}
 
@@ -117,6 +117,6 @@ def test_a_way_of_execution_that_answers_wrong_does_not_rule_the_share_out_for_o
         known = lab.state.here.with_wrong([found], lab.ensemble.fingerprints)
         lab._runtime.change(lambda state: state.knowing(known))
         assert known.wrong(lab.ensemble) == {"a": {("inductor", 1)}}
-        assert lab.fit()["a"].avoid == (), "a search would execute it eagerly"
+        assert lab.points.fit()["a"].avoid == (), "a search would execute it eagerly"
         assert known.wrong_in(plan, lab.ensemble) == [("a", 1)]
         assert known.wrong_in(plan.with_backends({"a": "eager"}), lab.ensemble) == []

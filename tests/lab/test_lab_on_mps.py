@@ -99,7 +99,7 @@ def test_no_search_uses_a_share_with_wrong_answers_and_a_plan_by_hand_is_warned_
         lab.unregister(name)
     lab.register("wrong", WrongAt(60), torch.ones(2, 8))
     lab.profile(shares=[30, 60, 100], budget_s=0.05).result(120)
-    assert lab.fit()["wrong"].avoid == (60,)
+    assert lab.points.fit()["wrong"].avoid == (60,)
     assert "wrong: kept off 60 units, where its answers were wrong" in lab.search().notes
     with pytest.raises(InfeasibleError, match=r"share that is not ruled out.*none of 60 to 60"):
         lab.search(limits={"pinned": {"wrong": 60}})

@@ -150,7 +150,7 @@ def test_a_point_of_the_front_is_taken_and_runs_are_told_beside_the_draft(lab: L
     from esen_lab.planner import allocate
     from esen_lab.studies.front import Choice, ParetoFront
 
-    known = lab.fit()
+    known = lab.points.fit()
     tables = {name: known[name].table(lab.device.units) for name in ("a", "b")}
     choices = tuple(
         Choice(

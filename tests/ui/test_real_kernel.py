@@ -105,7 +105,7 @@ def test_comparing_shows_the_table_once(ready: Kernel) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["lab", "lab.ensemble", "lab.plan", "lab.measurements", "lab.fit()['wide']", "lab.job"]
+    "name", ["lab", "lab.ensemble", "lab.plan", "lab.measurements", "lab.points.fit()['wide']", "lab.job"]
 )
 def test_every_object_has_rich_display(ready: Kernel, name: str) -> None:
     ran = ready.run(name)

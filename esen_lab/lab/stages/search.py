@@ -25,7 +25,7 @@ BACKGROUND_SEARCH_S = 60.0
 
 
 def fit(runtime: Runtime, quantile: Quantile) -> dict[str, CostModel]:
-    """See `Lab.fit`."""
+    """See `Points.fit`."""
     state = runtime.state
     state.need_submodels("fit")
     profile = state.measured

@@ -117,7 +117,7 @@ def _measurements(session: Session, given: Given) -> Any:
 def profile_view(lab: Any, profile: Any) -> View:
     """The points of a profile, with the models fitted to them where every sub-model has a point."""
     try:
-        models: Mapping[str, Any] = lab.fit()
+        models: Mapping[str, Any] = lab.points.fit()
     except UsageError:
         models = {}
     view = views.profile(profile, models)
@@ -132,7 +132,7 @@ MEASUREMENTS = Verb("the points measured so far", _measurements, example="%esen 
 
 def _fit(session: Session, given: Given) -> None:
     lab = session.lab()
-    session.front.show(views.cost_models(lab.fit(), lab.measurements))
+    session.front.show(views.cost_models(lab.points.fit(), lab.measurements))
 
 
 FIT = Verb("the cost models: latency against share, with their error", _fit, example="%esen fit")

@@ -521,7 +521,7 @@ def _best(session: Session, given: Given) -> Any:
     if given.within is not None:
         plan = lab.best_within(given.within, data, labels, **asked)
     else:
-        plan = lab.fastest_within(given.loss, data, labels, **asked)
+        plan = lab.studies.fastest_within(given.loss, data, labels, **asked)
     front = lab.studies.last_front
     session.front.show(views.front(front))
     return show(session, plan, views.plan(plan))
