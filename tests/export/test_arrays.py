@@ -95,7 +95,7 @@ def test_a_missing_array_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("data", [b"", b"not numpy", b"PK\x03\x04broken"])
 def test_something_else_is_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "x.npy").write_bytes(data)
-    with pytest.raises(StoreError, match=r"\.npy or \.npz"):
+    with pytest.raises(StoreError, match=r"\.npy and \.npz"):
         load_tree(tmp_path / "x.npy", A)
 
 

@@ -111,7 +111,7 @@ def test_eager_wraps_nothing_and_every_name_has_its_file() -> None:
         assert isinstance(backend(name).why_not("cpu", precision=""), str)
         assert isinstance(backend(name).why_not("cuda:0", precision="bf16"), str)
     assert why_not("eager") == why_not("channels_last") == ""
-    with pytest.raises(UsageError, match=r"one of eager, .*tensorrt\. Given: faster"):
+    with pytest.raises(UsageError, match=r"one of eager, .*tensorrt\. Given: 'faster'"):
         wrapped(data, "faster")
 
 

@@ -101,7 +101,7 @@ def test_only_what_is_asked_for_is_measured_with_eager_always_among_it() -> None
 
 
 def test_an_unknown_backend_is_refused_before_anything_starts() -> None:
-    with pytest.raises(UsageError, match=r"one of eager, .*\. Given: fast"):
+    with pytest.raises(UsageError, match=r"one of eager, .*\. Given: 'fast'"):
         measure_backends([(make_submodel("a", mlp(), X), 1)], InProcessDouble(), ForkServer(), backends=("fast",))
 
 
