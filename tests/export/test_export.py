@@ -65,7 +65,7 @@ def test_a_script_ends_with_py(path: str, simple: Ensemble, planned: Any) -> Non
 
 
 def test_a_missing_folder_is_said(tmp_path: Path, simple: Ensemble, planned: Any) -> None:
-    with pytest.raises(StoreError, match="not there"):
+    with pytest.raises(StoreError, match="goes into a folder that is there"):
         export_plan(planned(simple), simple, tmp_path / "gone" / "plan.py")
 
 

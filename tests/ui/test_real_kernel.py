@@ -42,7 +42,7 @@ def test_registering_shows_html_and_text(kernel: Kernel) -> None:
     ran = kernel.run("%esen register wide --example x")
     assert [output["kind"] for output in ran.outputs] == ["display_data"]
     assert "float32[8, 16]" in ran.text
-    assert "<table>" in ran.html
+    assert "<table" in ran.html
 
 
 def test_a_cell_defines_a_sub_model(kernel: Kernel) -> None:
