@@ -586,9 +586,15 @@ class Board {
       this.press[kind] = h("button", { title, "data-key": `press-${kind}`, onclick: () => this.ask({ kind }, "bar") }, words);
       this.bar.append(this.press[kind]);
     }
-    this.over = h("input", { type: "checkbox", onchange: () => this.ask({ kind: "oversubscribe", on: this.over.checked }, "bar") });
+    this.over = h("input", { type: "checkbox", onchange: () => this.oversubscribe(this.over.checked) });
     this.reason = h("span", { class: "why", role: "alert" });
     this.bar.append(h("label", {}, this.over, "more than the device"), this.reason);
+  }
+
+  // What was ticked stays so until the kernel has heard it: states from before would take the tick away meanwhile.
+  oversubscribe(on) {
+    this.ticked = this.number + 1;
+    this.ask({ kind: "oversubscribe", on }, "bar");
   }
 
   renderBar() {
@@ -602,7 +608,7 @@ class Board {
       redo: !view.can_redo,
     };
     for (const [kind, button] of Object.entries(this.press)) button.disabled = off[kind] ?? false;
-    this.over.checked = view.oversubscribe;
+    if (!(this.ticked > (view.heard[this.page] ?? 0))) this.over.checked = view.oversubscribe;
     this.reason.textContent = this.why && (this.why.where === "bar" || !this.why.where) ? this.why.text : "";
   }
 
