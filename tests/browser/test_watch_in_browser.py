@@ -125,7 +125,7 @@ def test_stop_leaves_a_summary_and_unloading_leaves_nothing(notebook: Any) -> No
     opened.run(0)
     until(lambda: length(opened) >= 5, 90)
     opened.run(1)
-    until(lambda: "Watched for" in opened.outputs(0).last.inner_text(), 5)
+    until(lambda: "Watched for" in " ".join(opened.outputs(0).all_inner_texts()), 20)
     assert opened.page.locator(".esen-live").count() == 0
     opened.run(2)
     until(lambda: opened.page.locator(".esen-live").count() == 1, 90)
