@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import leaks
+import psutil
 import pytest
 from conftest import until
 
@@ -50,12 +52,14 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         until(answers, 120, lambda: (folder / "server.log").read_text(errors="replace")[-2000:])
         yield url
     finally:
+        started = psutil.Process(server.pid).children(recursive=True) if server.poll() is None else []
         server.terminate()
         try:
             server.wait(timeout=30)
         except subprocess.TimeoutExpired:
             server.kill()
             server.wait()
+        assert leaks.still_alive(started, within_s=20) == [], "whatever a lab has started ends with its process"
 
 
 @pytest.fixture(scope="module")
