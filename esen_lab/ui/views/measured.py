@@ -193,7 +193,7 @@ def cost_model(record: Any) -> View:
 
 
 def cost_models(records: Mapping[str, Any], measured: Any = None) -> View:
-    """What `lab.points.fit` returns: a `CostModel` per sub-model; with the `Profile` they are fitted to, where it is known."""
+    """What `lab.points.fit` returns: a `CostModel` per sub-model; with the `Profile` that they fit, if known."""
     most = max((len(m.latency_s) for m in records.values()), default=0)
     shown = sorted({1, most, *(2**k for k in range(most.bit_length()) if 2**k <= most)}) if most else []
     columns = ("predicted at", *(str(units) for units in shown), "method", "error")
