@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from esen_lab.common.trees import Tree, flatten, look
+from esen_lab.ensemble.confidence import likeliest
 from esen_lab.errors import UsageError, first_line
 
 if TYPE_CHECKING:
@@ -180,7 +181,7 @@ def _majority(leaves: Leaves, where: str) -> torch.Tensor:
     first = next(iter(leaves.values()))
     votes = torch.zeros(first.shape, dtype=torch.int64, device=first.device)  # [..., C]
     for tensor in leaves.values():
-        choice = (tensor if tensor.itemsize > 1 else tensor.float()).argmax(dim=-1, keepdim=True)
+        choice = likeliest(tensor).unsqueeze(-1)
         votes.scatter_add_(-1, choice, torch.ones_like(choice))
     mass = _sum(_probabilities(leaves, dtype), _wide(dtype))
     tied = votes == votes.amax(dim=-1, keepdim=True)

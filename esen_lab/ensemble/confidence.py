@@ -56,6 +56,12 @@ def probabilities_of(scores: torch.Tensor) -> torch.Tensor:
     return torch.where(given, scores, scores.softmax(dim=-1))
 
 
+def likeliest(scores: torch.Tensor) -> torch.Tensor:
+    """The class of each row, shape (...), of scores of shape (..., classes) and any real dtype."""
+    # Neither float8 nor bool have an order of their own in torch.
+    return (scores if scores.itemsize > 1 else scores.float()).argmax(dim=-1)
+
+
 def sure_rows(scores: torch.Tensor, threshold: float) -> torch.Tensor:
     """Which rows are done: a bool for each.
 

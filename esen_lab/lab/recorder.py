@@ -1,7 +1,8 @@
 """What goes into the history: a follower of the lab's state, and the thread that writes what it finds.
 
 Whoever changes the state waits for a few comparisons and no more: entries are made and written in a thread of their
-own, which lives as long as there is something to write, and a moment longer.
+own, which lives as long as there is something to write, and a moment longer. It waits for a moment without runs
+(`quiet.py`), unless somebody asks for the history or the lab is closed.
 
     comparison   each one
     plan         each one that is put in force with other lanes, or for other code, than the last one; while a search
@@ -35,6 +36,7 @@ from esen_lab.ensemble import Ensemble
 from esen_lab.errors import EsenError
 from esen_lab.files.user_folder import user_folder
 from esen_lab.history import Book, Entry, EntryKind, Member, Slot, Strategy
+from esen_lab.lab.quiet import QuietMoments
 from esen_lab.lab.state import LabState
 from esen_lab.planner.plan import Lane, Plan
 from esen_lab.profiler import Profile
@@ -62,6 +64,7 @@ class Recorder:
         self._store = store
         self._processes = processes
         self._lock = Lock()
+        self._quiet = QuietMoments()
         self._book: Book | None = None
         self._work: Bell[Callable[[], None]] | None = None
         self._end: Callable[[], None] = lambda: None
@@ -105,6 +108,7 @@ class Recorder:
             if state.plan is not plan and state.plan is not None:
                 self._plan_open = (state, _now())
             if state.report is not report:
+                self._quiet.ran()
                 self._take_run(state)
             if state.comparison is not comparison and state.comparison is not None:
                 self._settle_plan()
@@ -133,11 +137,14 @@ class Recorder:
             if working:
                 self._write(done.set)
         if working:
+            self._quiet.hurry()
             done.wait(patience_s)
+            self._quiet.rest()
 
     def close(self) -> None:
         """`flush`, and end the thread. It may be used again afterwards."""
         self.flush(_CLOSING_S)
+        self._quiet.hurry()
         with self._lock:
             self._runs, self._ran = {}, None
             work, self._work = self._work, None
@@ -186,6 +193,7 @@ class Recorder:
     def _write(self, work: Callable[[], None]) -> None:
         """Have the thread do it, in its turn."""
         if self._work is None:
+            self._quiet.rest()
             self._work = Bell()
             self._end = self._work.listen(self._do)
         self._work.ring(work)
@@ -193,6 +201,7 @@ class Recorder:
     # --- in the thread -------------------------------------------------------------------------------------------
 
     def _do(self, work: Callable[[], None]) -> None:
+        self._quiet.wait()
         try:
             work()
         except Exception as problem:  # whatever it is, the lab goes on

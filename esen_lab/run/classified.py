@@ -6,23 +6,26 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from esen_lab.common.trees import Tree
+from esen_lab.ensemble.confidence import likeliest
 
 if TYPE_CHECKING:
     import torch
 
 
 def classes_of(output: Tree) -> torch.Tensor | None:
-    """The likeliest class of each row: of scores (rows, classes), or of classes (rows,); None: it is neither."""
+    """The likeliest class of each row: of scores (rows, two classes or more), or of classes (rows,).
+
+    Whole numbers of two dimensions are no scores, and one score of a row is no choice: None, as for all else.
+    """
     import torch
 
     if not isinstance(output, torch.Tensor) or output.is_complex() or output.layout is not torch.strided:
         return None
     if output.dim() == 1 and not output.is_floating_point():
         return output
-    if output.dim() != 2 or not output.shape[-1]:
+    if output.dim() != 2 or output.shape[-1] < 2 or not output.is_floating_point():
         return None
-    # Neither float8 nor bool have an order of their own in torch.
-    return (output if output.itemsize > 1 else output.float()).argmax(dim=-1)
+    return likeliest(output)
 
 
 def same_class(output: Tree, reference: Tree) -> float | None:

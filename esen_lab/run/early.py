@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from esen_lab.common.trees import Tree
 from esen_lab.ensemble import Combine
 from esen_lab.ensemble.combine_rules import weights_for
+from esen_lab.ensemble.confidence import likeliest
 from esen_lab.errors import UsageError
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def decided(outputs: Mapping[str, Tree], left: int) -> bool:
     scores = _scores(outputs)
     votes: torch.Tensor | None = None
     for tensor in scores:
-        choice = (tensor if tensor.itemsize > 1 else tensor.float()).argmax(dim=-1, keepdim=True)
+        choice = likeliest(tensor).unsqueeze(-1)
         if votes is None:
             votes = torch.zeros(tensor.shape, dtype=torch.int64)
         votes.scatter_add_(-1, choice, torch.ones_like(choice))

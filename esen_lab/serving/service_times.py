@@ -4,15 +4,15 @@ s(n)   seconds for n rows
 r      rows of the plan's example, J its predicted JCT
 
 Before anything ran      s(n) = J max(1, n / r)
-Once sizes were run      their mean, recent runs counting more; between two sizes on the line through them; below the
-                         least as the least; beyond the largest in proportion, s(n) = s(m) n / m: never too hopeful
+Once sizes were run      their mean, recent runs counting more; between and beyond sizes as plans for a rate take it
+                         (`between_sizes`)
 
 The first run of a size is not counted: lanes are told of the new look of their input, and engines prepare themselves.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from esen_lab.planner.rate.service import between_sizes
 
 _WEIGHT = 0.2  # of a new run in the mean
 _UNKNOWN_S = 0.01  # where there was no profile to predict from
@@ -52,15 +52,7 @@ class BatchTimes:
             return self._predicted_s * max(1.0, rows / self._rows)
         if (known := mean_s.get(rows)) is not None:
             return known
-        place = bisect_left(sizes, rows)
-        if place == 0:
-            return mean_s[sizes[0]]
-        below = sizes[place - 1]
-        if place == len(sizes):
-            return mean_s[below] * rows / below
-        above = sizes[place]
-        part = (rows - below) / (above - below)
-        return mean_s[below] + part * (mean_s[above] - mean_s[below])
+        return between_sizes(sizes, mean_s.__getitem__, rows)
 
 
 class Arrivals:

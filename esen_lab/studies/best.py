@@ -19,7 +19,7 @@ from esen_lab.cost_model import CostModel
 from esen_lab.ensemble import make_combine
 from esen_lab.errors import UsageError
 from esen_lab.planner import Allocation
-from esen_lab.studies.front import Choice, ParetoFront, undominated
+from esen_lab.studies.front import Choice, ParetoFront, accuracy_of, undominated
 from esen_lab.studies.greedy import Halves, greedy_weights
 from esen_lab.studies.members import cascade_of_members, front_of_members
 from esen_lab.studies.validation import Answers
@@ -87,9 +87,7 @@ def front_of_choices(
 
 def accuracy_of_all(answers: Answers, labels: NDArray[np.int64]) -> float:
     """The fraction of samples that all members together get right, by the ensemble's own rule."""
-    combined = answers.combined(answers.outputs)
-    classes = combined if combined.ndim == 1 else combined.argmax(axis=-1)
-    return float((classes == labels).mean())
+    return accuracy_of(answers.outputs, labels, answers.combined)(tuple(answers.outputs))
 
 
 def _weighted(choice: Choice, answers: Answers, labels: NDArray[np.int64], halves: Halves) -> Sequence[Choice]:

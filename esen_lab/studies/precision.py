@@ -25,6 +25,7 @@ from esen_lab.ensemble import Ensemble
 from esen_lab.errors import Cancelled, EsenError, UsageError
 from esen_lab.planner.plan import sequential_plan
 from esen_lab.run import Executor, ForkServer
+from esen_lab.run.classified import classes_of
 from esen_lab.studies.precision_table import PrecisionPoint, PrecisionTable, share_text
 from esen_lab.studies.validation import labels_of, samples_of
 
@@ -354,10 +355,9 @@ def _has_classes(ensemble: Ensemble, before: Mapping[str, _Batches], data: _Data
 def _classes(data: _Data, batches: _Batches) -> torch.Tensor | None:
     """The top-1 of each sample; None where an answer has no scores of shape (n, classes), nor classes (n,)."""
     for leaf in _rows(data, batches):
-        if leaf.is_floating_point() and leaf.dim() == 2 and leaf.shape[1] > 1:
-            return leaf.argmax(-1)
-        if leaf.dim() == 1 and not leaf.is_floating_point() and not leaf.is_complex():
-            return leaf
+        classes = classes_of(leaf)
+        if classes is not None:
+            return classes
     return None
 
 

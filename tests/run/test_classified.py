@@ -18,13 +18,9 @@ SCORES = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
         torch.bfloat16,
         torch.float8_e5m2,
         torch.float8_e4m3fn,
-        torch.int64,
-        torch.int8,
-        torch.uint8,
-        torch.bool,
     ],
 )
-def test_scores_of_any_dtype_have_a_likeliest_class(dtype: torch.dtype) -> None:
+def test_scores_of_any_floating_dtype_have_a_likeliest_class(dtype: torch.dtype) -> None:
     assert right_class(SCORES.to(dtype), [1, 0, 0]) == pytest.approx(2 / 3)
     assert same_class(SCORES.to(dtype), SCORES) == 1.0
 
@@ -35,7 +31,10 @@ def test_scores_of_any_dtype_have_a_likeliest_class(dtype: torch.dtype) -> None:
         SCORES.to(torch.complex64),
         SCORES[:, 0].to(torch.complex64),
         SCORES.to_sparse(),
+        SCORES.to(torch.int64),
+        SCORES.to(torch.bool),
         SCORES[:, :0],
+        SCORES[:, :1],
         SCORES[:, 0],
         SCORES[None],
         [SCORES],

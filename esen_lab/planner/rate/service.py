@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from esen_lab.common.statistics import quantile
 from esen_lab.errors import UsageError
+
+
+def between_sizes(sizes: Sequence[int], at_s: Callable[[int], float], rows: int) -> float:
+    """Seconds for so many rows, from those of a few sizes.
+
+    On the line between two sizes; below the least as the least; beyond the largest in proportion: never too hopeful.
+
+    Args:
+        sizes: Numbers of rows, ascending, at least one.
+        at_s: What each of them takes.
+        rows: How many, above 0.
+    """
+    place = bisect_left(sizes, rows)
+    if place == 0:
+        return at_s(sizes[0])
+    below = sizes[place - 1]
+    if place == len(sizes):
+        return at_s(below) * rows / below
+    above = sizes[place]
+    return at_s(below) + (at_s(above) - at_s(below)) * (rows - below) / (above - below)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,23 +57,18 @@ class ServiceTimes:
             samples_s: For each number of rows, how long each run took in seconds. Scatter is taken over all of them,
                 each relative to the median of its batch, as three equally likely factors.
         """
-        medians = {rows: _quantile(sorted(found), 0.5) for rows, found in sorted(samples_s.items())}
+        medians = {rows: quantile(found, 0.5) for rows, found in sorted(samples_s.items())}
         least = float("inf")
         falling = {rows: (least := min(least, median)) for rows, median in reversed(medians.items())}
         relative = sorted(sample / medians[rows] for rows, found in samples_s.items() for sample in found)
-        factors = [_quantile(relative, q) for q in (1 / 6, 3 / 6, 5 / 6)]
+        factors = [quantile(relative, q) for q in (1 / 6, 3 / 6, 5 / 6)]
         weights = {factor: factors.count(factor) / len(factors) for factor in factors}
         return cls(by_rows=tuple(reversed(falling.items())), factors=tuple(weights.items()))
 
     def at_s(self, rows: int) -> float:
         """Seconds for so many rows: measured, on the line between two that were, or in proportion beyond the last."""
-        known = self.by_rows
-        if rows <= known[0][0]:
-            return known[0][1]
-        for (low, low_s), (high, high_s) in itertools.pairwise(known):
-            if rows <= high:
-                return low_s + (high_s - low_s) * (rows - low) / (high - low)
-        return known[-1][1] * rows / known[-1][0]
+        known = dict(self.by_rows)
+        return between_sizes(list(known), known.__getitem__, rows)
 
     @property
     def mean_factor(self) -> float:
@@ -62,11 +78,3 @@ class ServiceTimes:
     def capacity_per_s(self, most_rows: int) -> float:
         """Rows a second at the most, with batches of up to `most_rows`: with fewer, queues do not end."""
         return max(rows / self.at_s(rows) for rows in range(1, most_rows + 1)) / self.mean_factor
-
-
-def _quantile(values: list[float], q: float) -> float:
-    """Of ascending values, on the line between two of them."""
-    at = q * (len(values) - 1)
-    low = int(at)
-    high = min(low + 1, len(values) - 1)
-    return values[low] + (values[high] - values[low]) * (at - low)

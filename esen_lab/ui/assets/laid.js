@@ -3,7 +3,8 @@
 // The notebook's file has plain HTML only: an empty place, and perhaps a still form of the same thing (see laid.py). A
 // page whose kernel has the widget puts it into every such place, and hides the still form meanwhile; without the
 // kernel nothing is laid, and the file shows what it holds. Pages may draw outputs anew, take them away and bring them
-// back (scrolling, a second view of an output), so places are looked for whenever the page changes.
+// back (scrolling, a second view of an output), so places are looked for whenever the page changes. `child` is from
+// commands.py.
 
 const LOOK_MS = 50; // between two looks at a page that changes
 const GONE_MS = 30000; // a place that is out of the page for so long is not scrolled away, it is gone
@@ -26,7 +27,7 @@ function name(host) {
 function laid(model) {
   const place = `esen-${model.get("key")}`;
   const manager = model.widget_manager;
-  const shown = manager.get_model(model.get("shown").replace("IPY_MODEL_", ""));
+  const shown = child(model, "shown");
   const views = new Map(); // place in the page -> { host, widget, gone }
   const hides = document.createElement("style");
   hides.textContent = `.${place}-still { display: none !important; }`;

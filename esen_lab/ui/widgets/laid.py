@@ -18,6 +18,7 @@ import traitlets
 from ipywidgets import Widget, widget_serialization
 
 from esen_lab.ui.markup import Markup
+from esen_lab.ui.widgets.commands import CHILD
 from esen_lab.ui.widgets.sliders import Shows
 
 
@@ -31,7 +32,7 @@ class Laid(anywidget.AnyWidget):
             current, and nothing is laid over it. A page that was loaded again no longer hears of updates in place.
     """
 
-    _esm = files("esen_lab.ui").joinpath("assets/laid.js").read_text(encoding="utf-8")
+    _esm = CHILD + files("esen_lab.ui").joinpath("assets/laid.js").read_text(encoding="utf-8")
     key = traitlets.Unicode().tag(sync=True)
     shown = traitlets.Instance(Widget).tag(sync=True, **widget_serialization)
     newest = traitlets.Int(0).tag(sync=True)
