@@ -86,6 +86,7 @@ def test_with_its_kernel_it_shows_what_has_become_of_it_and_goes_on(saved: Noteb
     assert "Profile running" not in shown.inner_text()
     page = saved.page
     until(lambda: page.locator(".esen-laid .widget-slider").count() >= 1, 60)
+    page.locator(".esen-live").last.scroll_into_view_if_needed()  # plots out of sight are not drawn
     plots = len(saved.samples().get("t", []))
     until(lambda: len(saved.samples().get("t", [])) > plots, 60)
     assert "Error displaying" not in page.locator(".jp-Notebook").inner_text()

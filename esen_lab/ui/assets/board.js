@@ -428,7 +428,7 @@ class Board {
         title: lane.pinned ? "Pinned: keeps its share, whatever else moves. Click to free it." : "Click to pin: keep this share, whatever else moves.",
         onclick: () => this.pin(at),
       },
-      `${lane.pinned ? "📌 " : ""}lane ${at + 1}`,
+      `lane ${at + 1}${lane.pinned ? ", pinned" : ""}`,
       h("br"),
       short,
     );
