@@ -74,9 +74,7 @@ def test_run_without_a_plan_is_status_2_and_one_line(capsys: Capture) -> None:
     assert capsys.readouterr().err.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    ("name", "said"), [("nowhere", "nothing of that name"), (".", "a plan alone holds no networks")]
-)
+@pytest.mark.parametrize(("name", "said"), [("nowhere", "which is not there"), (".", "a plan alone holds no networks")])
 def test_what_is_no_exported_plan_is_status_1_and_one_line(
     name: str, said: str, capsys: Capture, tmp_path: Path
 ) -> None:

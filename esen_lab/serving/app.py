@@ -184,14 +184,17 @@ class Infer:
                 headers = [(b"content-type", _BYTES), headers[1], (_HEADER_LENGTH, str(header).encode())]
             sending = _send(send, headers, body)
             # A small one fits into the system's buffers, whoever reads it when.
-            await (self._bounded(scope, sending) if len(body) > _BUFFERED_BYTES else sending)
+            if len(body) <= _BUFFERED_BYTES:
+                await sending
+            elif not await self._bounded(scope, sending):
+                return
             service.metrics.answered(time.monotonic() - came_s)
         if service.settings.access_log:
             took_s = time.monotonic() - came_s
             log.info("request", extra={"status": status, "reason": reason, "took_s": round(took_s, 6)})
 
-    async def _bounded(self, scope: Scope, sending: Awaitable[None]) -> None:
-        """Send, for so long at most: a client that does not read its response holds nothing for ever."""
+    async def _bounded(self, scope: Scope, sending: Awaitable[None]) -> bool:
+        """Send, for so long at most, and whether it was: a client that does not read holds nothing for ever."""
         try:
             async with asyncio.timeout(self._service.settings.write_timeout_s):
                 await sending
@@ -200,6 +203,8 @@ class Infer:
             abort: Callable[[], None] | None = scope.get(ABORT)
             if abort is not None:
                 abort()
+            return False
+        return True
 
     async def _answered(self, scope: Scope, receive: Receive, came_s: float) -> tuple[bytes, int | None]:
         service, settings = self._service, self._service.settings

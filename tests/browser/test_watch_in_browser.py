@@ -200,6 +200,7 @@ def test_at_every_rate_two_views_of_an_hour_leave_the_page_to_the_user(notebook:
     until(lambda: opened.samples().get("t"), 90)
     opened.run(2)
     page = opened.page
+    page.evaluate("window.jupyterapp.commands.execute('docmanager:save')")
     page.reload()
     until(lambda: opened.samples().get("t"), 90)
     page.locator(".esen-bar label").first.click(button="right", position={"x": 2, "y": 2})

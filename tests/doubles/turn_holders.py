@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from esen_lab.run.turns import Turns
@@ -28,11 +27,3 @@ def held(turns: Turns, what: str = "a long call") -> Iterator[threading.Event]:
     finally:
         let_go.set()
         thread.join()
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for what another thread does. It has a minute."""
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "it has not come true within a minute"
-        time.sleep(0.002)

@@ -156,7 +156,7 @@ def test_unregistering_removes_and_an_unknown_name_is_refused(lab: Lab) -> None:
 
 
 def test_nothing_works_on_zero_sub_models_and_every_verb_says_what_to_do(lab: Lab) -> None:
-    for verb in (lab.profile, lab.fit, lab.search, lambda: lab.run(X), lambda: lab.compare(X)):
+    for verb in (lab.profile, lab.points.fit, lab.search, lambda: lab.run(X), lambda: lab.compare(X)):
         with pytest.raises(UsageError, match="Register one"):
             verb()
     for keep in (lab.save, lab.export):

@@ -15,7 +15,8 @@ import pytest
 import torch
 from models import Raises, Sleeper, mlp
 from torch import nn
-from turn_holders import held, until
+from turn_holders import held
+from waiting import until
 
 from esen_lab import Lab, Plan
 from esen_lab.errors import Busy, Cancelled, ModelError, UsageError, WorkerTimeout

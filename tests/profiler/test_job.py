@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from profiling_fakes import FakeClock, FakeDevice, FakeEnsemble, FakeForkServer, FakeSubModel, dies, raises
+from waiting import until
 
 from esen_lab.devices import DeviceIdentity
 from esen_lab.errors import Cancelled, DeviceError, ModelError, UsageError, WorkerDied, WorkerTimeout
@@ -51,13 +52,6 @@ def start(
 
 def measured(fork_server: FakeForkServer) -> list[tuple[str, int]]:
     return [(name, units) for what, name, units in fork_server.log if what == "load"]
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
 
 
 def finished(start: Start) -> ProfileJob:

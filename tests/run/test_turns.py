@@ -12,7 +12,8 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from turn_holders import held, until
+from turn_holders import held
+from waiting import until
 
 from esen_lab.errors import Busy, UsageError, WorkerTimeout
 from esen_lab.run import turns as under_test

@@ -6,14 +6,14 @@ import contextlib
 import gzip
 import json
 import socket
-import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from served_doubles import EXAMPLE, FakeServed, Gate, InBackground, ask, body_of, infer
+from waiting import until
 
 from esen_lab.errors import ModelError, UsageError, WorkerDied, WorkerTimeout
 from esen_lab.serving.server import Server
@@ -34,13 +34,6 @@ def serving(served: FakeServed | None = None, **settings: Any) -> Iterator[Serve
 def plain() -> Iterator[Server]:
     with serving() as server:
         yield server
-
-
-def until(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 # --- the protocol ----------------------------------------------------------------------------------------------------
@@ -210,6 +203,7 @@ def test_a_client_that_does_not_read_its_answer_is_let_go() -> None:
             )
             client.sendall(head + bytes(8_000_000))
             until(lambda: server.totals.by_reason["slow"] == 1)
+            assert server.totals.answered == 0, "it was not taken"
 
 
 # --- batches ---------------------------------------------------------------------------------------------------------

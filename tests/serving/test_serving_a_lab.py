@@ -8,8 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ import pytest
 import torch
 from models import Sleeper, mlp
 from served_doubles import InBackground, X, ask
+from waiting import until
 
 from esen_lab import Lab
 from esen_lab.errors import UsageError
@@ -27,13 +26,6 @@ from esen_lab.serving.server import Server
 
 triton = pytest.importorskip("tritonclient.http", reason="the client of Triton is not installed")
 from tritonclient.utils import InferenceServerException  # noqa: E402
-
-
-def until(true: Callable[[], bool], within_s: float = 90.0) -> None:
-    end = time.monotonic() + within_s
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def tensor(values: torch.Tensor, datatype: str = "FP32", *, binary: bool = True) -> Any:

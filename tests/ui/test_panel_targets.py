@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from waiting import until
 
 from esen_lab import Lab, Plan
 from esen_lab.devices import CpuDevice
@@ -113,10 +114,3 @@ def shown(comm: Comm) -> int:
     """The share of the first lane that the page was told last."""
     plans = [sent["sections"]["plan"] for sent in comm.sent if sent.get("sections", {}).get("plan")]
     return plans[-1]["lanes"][0]["units"] if plans else 0
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
