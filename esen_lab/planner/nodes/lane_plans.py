@@ -1,0 +1,69 @@
+"""The lanes of subsets on single nodes: each is searched once, however often a placement asks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from esen_lab.errors import InfeasibleError
+from esen_lab.planner.allocate import allocate
+from esen_lab.planner.allocation import Allocation
+from esen_lab.planner.nodes.problem import Kind, NodeProblem, bits
+
+MOST_EXACT = 14
+"""Up to so many sub-models placements are exact, and so are the lanes of each node."""
+_FEW = 6
+"""So few sub-models are searched exactly in no time."""
+
+
+class LanePlans:
+    """Lanes by kind of node and subset.
+
+    Args:
+        problem: Of the placement.
+    """
+
+    def __init__(self, problem: NodeProblem) -> None:
+        self._problem = problem
+        self._exact = len(problem.names) <= MOST_EXACT
+        self._found: dict[tuple[int, int, bool], Allocation | None] = {}
+
+    def lanes(self, kind: Kind, mask: int, *, rough: bool = False) -> Allocation | None:
+        """The best lanes for a subset on a node, or None: it is empty, or no lanes can have it.
+
+        Args:
+            kind: The kind of node.
+            mask: The subset.
+            rough: Whether quick lanes do, where the best ones are not found at once.
+        """
+        if not mask:
+            return None
+        rough = rough and not self._exact and mask.bit_count() > _FEW
+        key = (kind.tables, mask, rough)
+        if key not in self._found:
+            self._found[key] = self._search(kind, mask, rough)
+        return self._found[key]
+
+    def _search(self, kind: Kind, mask: int, rough: bool) -> Allocation | None:
+        options: dict[str, Any] = {}
+        if rough:
+            options = {"proof": False, "steps": 0}
+        elif not self._exact:
+            options = {"time_limit_s": 0.5, "steps": 60}
+        names = self._problem.names
+        mine = {names[i]: kind.latencies[names[i]] for i in bits(mask)}
+        try:
+            return allocate(mine, kind.units, sequential_within=0.0, **options)
+        except InfeasibleError:
+            return None
+
+    def done_s(self, kind: Kind, mask: int, *, rough: bool = False) -> float:
+        """When a node has a subset done, in seconds: inf where no lanes can have it."""
+        if not mask:
+            return 0.0
+        lanes = self.lanes(kind, mask, rough=rough)
+        return float("inf") if lanes is None else lanes.jct_s + kind.transfer_s(mask)
+
+    def jct_s(self, masks: tuple[int, ...], *, rough: bool = False) -> float:
+        """The JCT of a placement: that of its last node, in seconds."""
+        kinds, kind_of = self._problem.kinds, self._problem.kind_of
+        return max(self.done_s(kinds[kind_of[node]], mask, rough=rough) for node, mask in enumerate(masks))
