@@ -15,21 +15,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from esen_lab.common.display import Shown
 from esen_lab.common.units import check_name, format_seconds
 from esen_lab.cost_model.model import CostModel
 from esen_lab.errors import InfeasibleError, UsageError
 from esen_lab.files.schemas import plain
 from esen_lab.planner.allocation import Allocation
+from esen_lab.planner.nodes import NodeLink
 from esen_lab.planner.nodes.bound import AreaBound
 from esen_lab.planner.nodes.deals import Deals
 from esen_lab.planner.nodes.lane_plans import MOST_EXACT, LanePlans
-from esen_lab.planner.nodes.links import NodeLink
 from esen_lab.planner.nodes.problem import NodeProblem, node_problem
-from esen_lab.planner.nodes.subsets import Subsets
+from esen_lab.planner.nodes.subsets import Subsets, memory_bytes
 from esen_lab.planner.problem import Table
 from esen_lab.planner.search_state import EXACTLY
 
+_MOST_BYTES = 1 << 30
+"""Proofs that take more memory are not begun: of 14 sub-models on dozens of unlike nodes of a hundred units."""
 HERE = NodeLink()
 """The link of a node where the caller is."""
 
@@ -103,8 +107,8 @@ def place(
     """
     started_s = time.perf_counter()
     problem = problem_of(devices, output_bytes)
-    plans = LanePlans(problem)
-    found = placement_of(problem, plans, devices, time_limit_s=time_limit_s)
+    names = [device.name for device in devices]
+    found = placement_of(problem, LanePlans(problem.names), names, time_limit_s=time_limit_s)
     notes = _about_idle(found, devices, output_bytes or {}, time_limit_s)
     return replace(found, notes=notes, elapsed_s=time.perf_counter() - started_s)
 
@@ -116,24 +120,23 @@ def problem_of(devices: Sequence[DeviceTables], output_bytes: Mapping[str, int] 
 
 
 def placement_of(
-    problem: NodeProblem, plans: LanePlans, devices: Sequence[DeviceTables], *, time_limit_s: float
+    problem: NodeProblem, plans: LanePlans, names: Sequence[str], *, time_limit_s: float
 ) -> DevicePlacement:
-    """The best placement of a problem; `plans` keeps the lanes that are found on the way."""
+    """The best placement of a problem over nodes of these names; `plans` keeps the lanes that are found on the way."""
     started_s = time.perf_counter()
     search = _Search(problem, plans, time_limit_s)
-    if len(problem.names) <= MOST_EXACT:
+    if len(problem.names) <= MOST_EXACT and memory_bytes(problem) <= _MOST_BYTES:
         search.prove()
     else:
         search.deal()
     jct_s = search.best_s
     if jct_s == float("inf"):
-        raise InfeasibleError("Some lanes can have every sub-model", given="none on any device")
+        raise InfeasibleError("Some lanes can have every sub-model", given="none were found")
     bound_s = min(search.bound_s, jct_s)
     kinds = [problem.kinds[k] for k in problem.kind_of]
     return DevicePlacement(
         devices=tuple(
-            (device.name, plans.lanes(kind, mask))
-            for device, kind, mask in zip(devices, kinds, search.best, strict=True)
+            (name, plans.lanes(kind, mask)) for name, kind, mask in zip(names, kinds, search.best, strict=True)
         ),
         jct_s=jct_s,
         bound_s=bound_s,
@@ -141,7 +144,7 @@ def placement_of(
         proven=jct_s <= bound_s * (1 + EXACTLY),
         evaluations=search.evaluations,
         elapsed_s=time.perf_counter() - started_s,
-        units=tuple(device.units for device in devices),
+        units=tuple(kind.units for kind in kinds),
         transfers_s=tuple(kind.transfer_s(mask) for kind, mask in zip(kinds, search.best, strict=True)),
     )
 
@@ -175,7 +178,7 @@ class _Search:
 
     def offer(self, masks: tuple[int, ...]) -> bool:
         self.evaluations += 1
-        jct_s = self._plans.jct_s(masks)
+        jct_s = self._plans.jct_s(self.problem, masks)
         if not jct_s < self.best_s * (1 - EXACTLY):
             return False
         self.best, self.best_s = masks, jct_s
@@ -186,16 +189,37 @@ class _Search:
         masks[self.problem.kinds[k].nodes[0]] = self.problem.everything
         return tuple(masks)
 
+    def _offer_single_nodes(self) -> None:
+        for k in range(len(self.problem.kinds)):
+            if not self._too_slow(k):
+                self.offer(self._on_one(k))
+
+    def _too_slow(self, k: int) -> bool:
+        """Whether everything on one node of a kind is surely not done before the best."""
+        if self.best_s == float("inf"):
+            return False
+        sizes, room = self._area.sizes(self.best_s)
+        return bool(sizes[k].sum() > room[k])
+
+    def _in_turn_s(self) -> list[float]:
+        """For each kind, when a node has everything done, one after another at the shares where that takes longest."""
+        return [
+            kind.transfer_s(self.problem.everything)
+            + float(np.where(np.isfinite(kind.table), kind.table, 0).max(axis=1).sum())
+            for kind in self.problem.kinds
+        ]
+
     # --- with a proof ---------------------------------------------------------------------------------------------
 
     def prove(self) -> None:
         """Everything on one node first, then deadlines below the best, until there is a proof that none is possible."""
-        for k in range(len(self.problem.kinds)):
-            self.offer(self._on_one(k))
-        if self.best_s == float("inf"):
-            return
+        self._offer_single_nodes()
+        subsets = Subsets(self.problem, self._plans.times)
+        if self.best_s == float("inf"):  # no node can have everything, but some may together
+            masks = subsets.placement(max(self._in_turn_s()))
+            if masks is None or not self.offer(masks):
+                return
         self.bound_s = self._area.within(self.best_s)
-        subsets = Subsets(self.problem)
         halfway = True
         while self.best_s > self.bound_s * (1 + EXACTLY):
             just_below = self.best_s * (1 - EXACTLY)
@@ -213,6 +237,7 @@ class _Search:
 
     def _leave_out(self, subsets: Subsets) -> None:
         """Leave a node idle where the others are as fast without it."""
+        as_fast_s = self.best_s * (1 + EXACTLY / 2)  # times are sums, and the same in another order may be later
         left_out = True
         while left_out:
             left_out = False
@@ -221,9 +246,10 @@ class _Search:
                 used[self.problem.kind_of[node]] += mask != 0
             for k in reversed(range(len(used))):  # those with the longest way first
                 fewer = [count - (k == own) for own, count in enumerate(used)]
-                masks = subsets.placement(self.best_s, fewer) if used[k] and sum(used) > 1 else None
-                if masks is not None and self._plans.jct_s(masks) <= self.best_s:
+                masks = subsets.placement(as_fast_s, fewer) if used[k] and sum(used) > 1 else None
+                if masks is not None and self._plans.jct_s(self.problem, masks) <= as_fast_s:
                     self.best, left_out = masks, True
+                    self.best_s = self._plans.jct_s(self.problem, masks)
                     break
 
     # --- without ----------------------------------------------------------------------------------------------
@@ -231,32 +257,17 @@ class _Search:
     def deal(self) -> None:
         """Pack, exchange, gather; then the lanes of what was found, as well as they are found."""
         deals = Deals(self.problem, self._plans, self._area, self._limit_s)
-        most_s = self._surely_s()
+        most_s = min(self._in_turn_s())
         self.bound_s = self._area.within(most_s)
         deals.pack(self.bound_s, most_s)
-        for k in range(len(self.problem.kinds)):
-            if deals.over or self._too_slow(k, deals.best_s):
-                continue
-            deals.offer(self._on_one(k))
         if deals.best:
             deals.improve()
             deals.gather()
             self.offer(deals.best)
+        self._offer_single_nodes()
         if self.best_s < float("inf"):
             self.bound_s = self._area.within(self.best_s, self.bound_s)
         self.evaluations += deals.evaluations
-
-    def _surely_s(self) -> float:
-        """When a node has everything done, one sub-model after another at its best share: the best such node."""
-        alone = []
-        for kind in self.problem.kinds:
-            finite = [float(row[row < float("inf")].max()) for row in kind.table]
-            alone.append(kind.transfer_s(self.problem.everything) + sum(finite))
-        return min(alone)
-
-    def _too_slow(self, k: int, best_s: float) -> bool:
-        sizes, room = self._area.sizes(best_s)
-        return bool(sizes[k].sum() > room[k])
 
 
 def _about_idle(
@@ -271,7 +282,8 @@ def _about_idle(
         return (told,)
     free = [replace(device, link=HERE) if device.name in idle else device for device in devices]
     problem = problem_of(free, output_bytes)
-    without = placement_of(problem, LanePlans(problem), free, time_limit_s=time_limit_s)
+    names = [device.name for device in free]
+    without = placement_of(problem, LanePlans(problem.names), names, time_limit_s=time_limit_s)
     used = [name for name, own in without.devices if own is not None and name in idle]
     if not used or without.jct_s >= found.jct_s * (1 - EXACTLY):
         return (told,)

@@ -25,6 +25,8 @@ from esen_lab.planner.problem import Array
 
 _ROUNDS = 250
 _CLEARLY = 1 + 1e-9
+_FULL = 1e9
+"""A load that no kind can have."""
 _NEAR = 1e-5
 
 
@@ -45,7 +47,7 @@ class AreaBound:
         """No placement is done before: every sub-model alone on its best node."""
 
     def sizes(self, deadline_s: float) -> tuple[Array, Array]:
-        """s of shape (K, n), and U_k (T - f_k) of one node of each kind, shape (K,), both in unit-seconds."""
+        """S of shape (K, n), and U_k (T - f_k) of one node of each kind, shape (K,), both in unit-seconds."""
         sizes = np.empty((len(self.problem.kinds), len(self.problem.names)))
         room = np.empty(len(sizes))
         for k, (kind, areas) in enumerate(zip(self.problem.kinds, self._areas, strict=True)):
@@ -63,26 +65,8 @@ class AreaBound:
         possible = np.isfinite(loads)
         if not possible.any(axis=0).all():
             return True
-        return self._no_deal_fits(np.where(possible, loads, 1e9))
-
-    def _no_deal_fits(self, loads: Array) -> bool:
-        weights, total = self.weights.copy(), np.zeros(len(loads))
-        every = np.arange(loads.shape[1])
-        for done in range(1, _ROUNDS + 1):
-            weighted = weights[:, None] * loads
-            chosen = weighted.argmin(axis=0)
-            if float(weighted[chosen, every].sum()) > _CLEARLY:
-                self.weights = weights
-                return True
-            load = np.bincount(chosen, weights=loads[chosen, every], minlength=len(loads))
-            total += load
-            if float(total.max()) <= done:
-                break
-            weights = weights * np.exp(load / (float(load.max()) * np.sqrt(done)))
-            weights = np.maximum(weights / weights.sum(), 1e-12)
-            weights /= weights.sum()
-        self.weights = weights
-        return False
+        load, self.weights = least_load(np.where(possible, loads, _FULL), self.weights, above=1.0)
+        return load > 1.0
 
     def within(self, most_s: float, least_s: float = 0.0) -> float:
         """The largest deadline up to `most_s` that is known to be ruled out, by halving: a bound, in seconds.
@@ -101,3 +85,34 @@ class AreaBound:
 def _alone_s(kind: Kind) -> Array:
     """When each sub-model would be done and sent, were it alone on a node; shape (n,)."""
     return np.asarray(kind.fixed_s + kind.output_s + kind.table.min(axis=1))
+
+
+def least_load(loads: Array, weights: Array, *, above: float = float("inf")) -> tuple[float, Array]:
+    """No deal of sub-models to kinds of nodes, in fractions even, loads the most loaded kind less than this: proven.
+
+    Args:
+        loads: What each sub-model loads each kind with, shape (K, n), finite.
+        weights: To begin with, shape (K,).
+        above: Enough is known when it is above this, or when a deal was found that is not.
+
+    Returns:
+        The load, and the weights that prove it.
+    """
+    every = np.arange(loads.shape[1])
+    total = np.zeros(len(loads))
+    best, proof = 0.0, weights
+    for done in range(1, _ROUNDS + 1):
+        weighted = weights[:, None] * loads
+        chosen = weighted.argmin(axis=0)
+        sure = float(weighted[chosen, every].sum()) / _CLEARLY
+        if sure > best:
+            best, proof = sure, weights
+        load = np.bincount(chosen, weights=loads[chosen, every], minlength=len(loads))
+        total += load
+        fits = best * _CLEARLY if above == float("inf") else above
+        if best > above or float(total.max()) <= done * fits:
+            break
+        weights = weights * np.exp(load / (float(load.max()) * np.sqrt(done)))
+        weights = np.maximum(weights / weights.sum(), 1e-12)
+        weights /= weights.sum()
+    return best, proof

@@ -1,11 +1,11 @@
 """Good placements of many sub-models over many nodes, found quickly and not proven.
 
-1. Packing: by a deadline T every node is a bin and every sub-model takes a part of it (see `bound`). Sub-models are put,
-   those first that are largest where they are smallest, into the bin with the lowest price, which is its part times the
-   weight of its kind in the bound's last proof; of equal ones into the fullest. The smallest T at which that works is
-   found by halving, for bins that lanes can fill, and for bins of which they leave some percent empty.
-2. Improvement: a sub-model leaves the slowest node, for another one or in exchange, when both nodes are then done before
-   that. Areas rule out most exchanges, the rest is tried in the order of how well it fits.
+1. Packing: by a deadline T every node is a bin and every sub-model takes a part of it (see `bound`). Sub-models are
+   put, those first that are largest where they are smallest, into the bin with the lowest price: the part they take
+   times the weight of the kind in the bound's last proof; of equal ones into the fullest. The smallest T at which that
+   works is found by halving, for bins that lanes can fill, and for bins of which they leave some percent empty.
+2. Improvement: a sub-model leaves the slowest node, alone or in exchange for another one, when both nodes are then done
+   before that. Areas rule out most exchanges, the rest is tried in the order of how well it fits.
 3. Fewer nodes: a node is emptied into the others where that makes nothing slower.
 """
 
@@ -19,6 +19,7 @@ import numpy as np
 from esen_lab.planner.nodes.bound import AreaBound
 from esen_lab.planner.nodes.lane_plans import LanePlans
 from esen_lab.planner.nodes.problem import NodeProblem, bits
+from esen_lab.planner.problem import Array
 from esen_lab.planner.search_state import EXACTLY
 
 _EMPTY = (0.0, 0.02, 0.05, 0.1, 0.2)
@@ -26,6 +27,8 @@ _EMPTY = (0.0, 0.02, 0.05, 0.1, 0.2)
 _TRIED = 12
 """So many exchanges are tried with their lanes before the slowest node is left as it is."""
 _HALVINGS = 18
+_FULL = 1 + EXACTLY
+"""A node that is filled to this part is full, and no more than that: parts are sums."""
 
 Masks = tuple[int, ...]
 
@@ -52,10 +55,10 @@ class Deals:
         """Whether the time limit is reached."""
         return bool(self.best) and time.perf_counter() > self._ends_s
 
-    def offer(self, masks: Masks, *, rough: bool = True) -> bool:
+    def offer(self, masks: Masks) -> bool:
         """Take a placement if it is better than the best."""
         self.evaluations += 1
-        jct_s = self._plans.jct_s(masks, rough=rough)
+        jct_s = self._plans.jct_s(self.problem, masks, rough=True)
         if not jct_s < self.best_s * (1 - EXACTLY):
             return False
         self.best, self.best_s = masks, jct_s
@@ -93,7 +96,7 @@ class Deals:
         with np.errstate(divide="ignore", invalid="ignore"):
             parts = np.where(room[:, None] > 0, sizes / room[:, None], np.inf)
         # A sub-model that lanes cannot have smaller may have a node for itself, though some of it should stay empty.
-        alone = np.isfinite(sizes) & (sizes <= room[:, None] / (1 - empty) * EXACTLY_FULL)
+        alone = np.isfinite(sizes) & (sizes <= room[:, None] / (1 - empty) * _FULL)
         parts = np.where(alone, np.minimum(parts, 1.0), np.inf)
         prices = parts * self._bound.weights[:, None]
         bins = _Bins(self.problem)
@@ -174,9 +177,6 @@ class Deals:
         return tuple(masks)
 
 
-EXACTLY_FULL = 1 + EXACTLY
-
-
 class _Bins:
     """Nodes that are being filled: those in use, and how many of each kind are not."""
 
@@ -190,11 +190,11 @@ class _Bins:
     def masks(self) -> Masks:
         return tuple(self._masks)
 
-    def put(self, i: int, parts: np.ndarray, prices: np.ndarray) -> bool:  # type: ignore[type-arg]
+    def put(self, i: int, parts: Array, prices: Array) -> bool:
         part, price = parts.tolist(), prices.tolist()
         best: tuple[float, float, int] | None = None  # price, what is left then, number in use or -1 - kind
         for number, ((k, _), left) in enumerate(zip(self._used, self._left, strict=True)):
-            if part[k] <= left * EXACTLY_FULL and (best is None or (price[k], left - part[k]) < best[:2]):
+            if part[k] <= left * _FULL and (best is None or (price[k], left - part[k]) < best[:2]):
                 best = (price[k], left - part[k], number)
         for k, free in enumerate(self._free):
             if free and part[k] <= 1 and (best is None or (price[k], 1 - part[k]) < best[:2]):
@@ -213,7 +213,7 @@ class _Bins:
 
 
 class _Loads:
-    """The part of a node that a subset takes at least, by area, when it is to be done by one deadline; above 1: never."""
+    """The part of a node that a subset takes at least, by area, to be done by one deadline; above 1: never."""
 
     def __init__(self, bound: AreaBound, deadline_s: float, problem: NodeProblem) -> None:
         sizes, room = bound.sizes(deadline_s)

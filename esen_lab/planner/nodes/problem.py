@@ -13,13 +13,17 @@ with equal tables and links are of one kind: which of them gets a subset makes n
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from esen_lab.errors import UsageError
 from esen_lab.planner.nodes.links import NodeLink
 from esen_lab.planner.problem import Array, SearchProblem, Table, make_problem
+
+_Rows = tuple[tuple[float | None, ...], ...]
+_Tables = tuple[int, Mapping[str, Table], SearchProblem]
+"""The number of tables, what they were made of, and the search of lanes with them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -80,6 +84,15 @@ class NodeProblem:
         """The mask of all sub-models."""
         return (1 << len(self.names)) - 1
 
+    def some(self, counts: Sequence[int]) -> NodeProblem:
+        """The problem of some of its nodes, numbered anew: so many of each kind, kind by kind."""
+        kinds, first = [], 0
+        for kind, count in zip(self.kinds, counts, strict=True):
+            if count:
+                kinds.append(replace(kind, nodes=tuple(range(first, first + count))))
+            first += count
+        return NodeProblem(names=self.names, kinds=tuple(kinds), count=first)
+
 
 def node_problem(
     nodes: Sequence[tuple[int, Mapping[str, Table], NodeLink]], output_bytes: Mapping[str, int]
@@ -96,32 +109,36 @@ def node_problem(
     """
     names = tuple(nodes[0][1])
     sizes = np.array([_size(name, output_bytes.get(name, 0)) for name in names], dtype=np.float64)
-    tables: dict[tuple[int, bytes], tuple[int, SearchProblem, Array]] = {}
-    raw: dict[tuple[int, int], tuple[int, bytes]] = {}
+    tables: dict[_Rows, _Tables] = {}
+    read: dict[tuple[int, int], _Tables] = {}
     alike: dict[tuple[int, float, bytes], list[int]] = {}
-    parts = {}
+    parts: dict[tuple[int, float, bytes], tuple[_Tables, Array]] = {}
     for node, (units, latencies, link) in enumerate(nodes):
-        # Copies of one node often share their tables, which then are read once.
-        key = raw.get((id(latencies), units))
-        if key is None:
+        same = (id(latencies), units)
+        if same not in read:  # nodes of one profile share their tables, which are read once
             search = make_problem({name: latencies[name] for name in names}, units)
-            table = _in_order(search)
-            key = raw[id(latencies), units] = (units, table.tobytes())
-            tables.setdefault(key, (len(tables), search, table))
-        number, search, table = tables[key]
+            rows = tuple(tuple(latencies[name]) for name in names)
+            read[same] = tables.setdefault(rows, (len(tables), latencies, search))
         fixed_s, output_s = link.input_s + link.latency_s, link.byte_s * sizes
-        of = (number, fixed_s, output_s.tobytes())
-        alike.setdefault(of, []).append(node)
-        parts.setdefault(of, (latencies, search, table, output_s))
+        kind = (read[same][0], fixed_s, output_s.tobytes())
+        alike.setdefault(kind, []).append(node)
+        parts[kind] = (read[same], output_s)
     kinds = [
-        Kind(nodes=tuple(members), tables=of[0], fixed_s=of[1], **dict(zip(_PARTS, parts[of], strict=True)))
-        for of, members in alike.items()
+        Kind(
+            nodes=tuple(members),
+            tables=number,
+            latencies=latencies,
+            search=search,
+            table=_in_order(search),
+            fixed_s=fixed_s,
+            output_s=output_s,
+        )
+        for (_, fixed_s, _), members, ((number, latencies, search), output_s) in zip(
+            alike, alike.values(), parts.values(), strict=True
+        )
     ]
     kinds.sort(key=lambda kind: (kind.fixed_s + float(kind.output_s.sum()), kind.nodes))
     return NodeProblem(names=names, kinds=tuple(kinds), count=len(nodes))
-
-
-_PARTS = ("latencies", "search", "table", "output_s")
 
 
 def _size(name: str, given: object) -> float:

@@ -20,7 +20,7 @@ looked at, and nodes that are not needed to unite to everything get nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,22 +53,25 @@ class SubsetTimes:
         self.low[~within] = np.maximum(self.low[~within], deadline_s)
 
 
+def memory_bytes(problem: NodeProblem) -> int:
+    """How much memory the cover tests of a problem take: the lanes of all subsets, and sums over them."""
+    units = {kind.tables: kind.units for kind in problem.kinds}
+    return sum(3 * 8 * of_one * 2 ** len(problem.names) for of_one in units.values())
+
+
 class Subsets:
     """All placements of a problem, asked for by deadline.
 
     Args:
         problem: Of at most `MOST_EXACT` sub-models.
+        times: What is known of the subsets on a kind of node; kinds with the same tables share it.
     """
 
-    def __init__(self, problem: NodeProblem) -> None:
+    def __init__(self, problem: NodeProblem, times: Callable[[Kind], SubsetTimes]) -> None:
         self.problem = problem
-        self._times: dict[int, SubsetTimes] = {}
-        for kind in problem.kinds:
-            if kind.tables not in self._times:
-                self._times[kind.tables] = SubsetTimes(kind.search)
+        self._times = {kind.tables: times(kind) for kind in problem.kinds}
         self._transfer_s = [_transfer_s(kind) for kind in problem.kinds]
         self.nodes = tuple(len(kind.nodes) for kind in problem.kinds)
-        self.asked = 0
 
     def placement(self, deadline_s: float, nodes: Sequence[int] | None = None) -> tuple[int, ...] | None:
         """Subsets, by node, that are done by a deadline, or None: there are none. Either is proven.
@@ -79,7 +82,6 @@ class Subsets:
         """
         nodes = self.nodes if nodes is None else nodes
         while True:
-            self.asked += 1
             left_s = [deadline_s - transfer_s for transfer_s in self._transfer_s]
             families = [self._not_ruled_out(k, left) for k, left in enumerate(left_s)]
             dealt = _unite(families, nodes)
