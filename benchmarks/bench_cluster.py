@@ -79,7 +79,8 @@ def main() -> None:
         print(
             f"| {members} x {nodes} | {statistics.median(took_s):.2f}, {max(took_s):.2f} | "
             f"{statistics.fmean(gaps):.2%}, {max(gaps):.2%} | "
-            f"{sum(found.proven for found in placed)} of {len(placed)} | {used[0]} to {used[-1]} | {statistics.median(alone):.1f} times as long |",
+            f"{sum(found.proven for found in placed)} of {len(placed)} | {used[0]} to {used[-1]} | "
+            f"{statistics.median(alone):.1f} times as long |",
             flush=True,
         )
     print(

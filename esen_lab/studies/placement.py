@@ -124,7 +124,7 @@ def placement_of(
 ) -> DevicePlacement:
     """The best placement of a problem over nodes of these names; `plans` keeps the lanes that are found on the way."""
     started_s = time.perf_counter()
-    search = _Search(problem, plans, time_limit_s)
+    search = _PlacementSearch(problem, plans, time_limit_s)
     if len(problem.names) <= MOST_EXACT and memory_bytes(problem) <= _MOST_BYTES:
         search.prove()
     else:
@@ -165,7 +165,7 @@ def _check(devices: Sequence[DeviceTables]) -> None:
             )
 
 
-class _Search:
+class _PlacementSearch:
     """One search for a placement; `best` holds a subset per device, as bit masks over the sub-models."""
 
     def __init__(self, problem: NodeProblem, plans: LanePlans, time_limit_s: float) -> None:

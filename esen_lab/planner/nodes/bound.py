@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from esen_lab.planner.nodes.problem import Kind, NodeProblem
+from esen_lab.planner.nodes.problem import NodeKind, NodeProblem
 from esen_lab.planner.problem import Array
 
 _ROUNDS = 250
@@ -82,7 +82,7 @@ class AreaBound:
         return low
 
 
-def _alone_s(kind: Kind) -> Array:
+def _alone_s(kind: NodeKind) -> Array:
     """When each sub-model would be done and sent, were it alone on a node; shape (n,)."""
     return np.asarray(kind.fixed_s + kind.output_s + kind.table.min(axis=1))
 

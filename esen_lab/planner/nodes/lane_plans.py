@@ -8,7 +8,7 @@ from typing import Any
 from esen_lab.errors import InfeasibleError
 from esen_lab.planner.allocate import allocate
 from esen_lab.planner.allocation import Allocation
-from esen_lab.planner.nodes.problem import Kind, NodeProblem, bits
+from esen_lab.planner.nodes.problem import NodeKind, NodeProblem, bits
 from esen_lab.planner.nodes.subsets import SubsetTimes
 
 MOST_EXACT = 14
@@ -30,13 +30,13 @@ class LanePlans:
         self._found: dict[tuple[int, int, bool], Allocation | None] = {}
         self._times: dict[int, SubsetTimes] = {}
 
-    def times(self, kind: Kind) -> SubsetTimes:
+    def times(self, kind: NodeKind) -> SubsetTimes:
         """What is known of the time of all subsets at once; at most `MOST_EXACT` sub-models."""
         if kind.tables not in self._times:
             self._times[kind.tables] = SubsetTimes(kind.search)
         return self._times[kind.tables]
 
-    def lanes(self, kind: Kind, mask: int, *, rough: bool = False) -> Allocation | None:
+    def lanes(self, kind: NodeKind, mask: int, *, rough: bool = False) -> Allocation | None:
         """The best lanes for a subset on a node, or None: it is empty, or no lanes can have it.
 
         Args:
@@ -52,7 +52,7 @@ class LanePlans:
             self._found[key] = self._search(kind, mask, rough)
         return self._found[key]
 
-    def _search(self, kind: Kind, mask: int, rough: bool) -> Allocation | None:
+    def _search(self, kind: NodeKind, mask: int, rough: bool) -> Allocation | None:
         options: dict[str, Any] = {}
         if rough:
             options = {"proof": False, "steps": 0}
@@ -64,7 +64,7 @@ class LanePlans:
         except InfeasibleError:
             return None
 
-    def done_s(self, kind: Kind, mask: int, *, rough: bool = False) -> float:
+    def done_s(self, kind: NodeKind, mask: int, *, rough: bool = False) -> float:
         """When a node has a subset done, in seconds: inf where no lanes can have it."""
         if not mask:
             return 0.0

@@ -27,7 +27,7 @@ _Tables = tuple[int, Mapping[str, Table], SearchProblem]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Kind:
+class NodeKind:
     """Nodes that are equal.
 
     Attributes:
@@ -70,7 +70,7 @@ class NodeProblem:
     """
 
     names: tuple[str, ...]
-    kinds: tuple[Kind, ...]
+    kinds: tuple[NodeKind, ...]
     count: int
     kind_of: tuple[int, ...] = field(init=False)
 
@@ -124,7 +124,7 @@ def node_problem(
         alike.setdefault(kind, []).append(node)
         parts[kind] = (read[same], output_s)
     kinds = [
-        Kind(
+        NodeKind(
             nodes=tuple(members),
             tables=number,
             latencies=latencies,

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esen_lab.planner.exact.cover import SubsetCover, unions
-from esen_lab.planner.nodes.problem import Kind, NodeProblem
+from esen_lab.planner.nodes.problem import NodeKind, NodeProblem
 from esen_lab.planner.problem import Array, SearchProblem
 
 Family = NDArray[np.bool_]
@@ -67,7 +67,7 @@ class Subsets:
         times: What is known of the subsets on a kind of node; kinds with the same tables share it.
     """
 
-    def __init__(self, problem: NodeProblem, times: Callable[[Kind], SubsetTimes]) -> None:
+    def __init__(self, problem: NodeProblem, times: Callable[[NodeKind], SubsetTimes]) -> None:
         self.problem = problem
         self._times = {kind.tables: times(kind) for kind in problem.kinds}
         self._transfer_s = [_transfer_s(kind) for kind in problem.kinds]
@@ -113,7 +113,7 @@ class Subsets:
         return tuple(masks)
 
 
-def _transfer_s(kind: Kind) -> Array:
+def _transfer_s(kind: NodeKind) -> Array:
     """Seconds of transfer for every subset; that of the empty one is not used."""
     seconds = np.full(1 << len(kind.output_s), kind.fixed_s)
     for i, output_s in enumerate(kind.output_s):
