@@ -26,6 +26,7 @@ from esen_lab.planner.allocation import Allocation
 from esen_lab.planner.nodes import NodeLink
 from esen_lab.planner.nodes.bound import AreaBound
 from esen_lab.planner.nodes.deals import Deals
+from esen_lab.planner.nodes.lane_bound import LaneBound
 from esen_lab.planner.nodes.lane_plans import MOST_EXACT, LanePlans
 from esen_lab.planner.nodes.problem import NodeProblem, node_problem
 from esen_lab.planner.nodes.subsets import Subsets, memory_bytes
@@ -34,6 +35,12 @@ from esen_lab.planner.search_state import EXACTLY
 
 _MOST_BYTES = 1 << 30
 """Proofs that take more memory are not begun: of 14 sub-models on dozens of unlike nodes of a hundred units."""
+_FINDING = 0.5
+"""The part of the time limit that is spent on finding placements; what is left sharpens the bound."""
+_CLOSE = 0.002
+"""A gap that no sharper bound is looked for."""
+_MOST_UNITS = 512
+"""Of all kinds together: beyond, the sharper bound takes too long."""
 HERE = NodeLink()
 """The link of a node where the caller is."""
 
@@ -213,6 +220,9 @@ class _PlacementSearch:
 
     def prove(self) -> None:
         """Everything on one node first, then deadlines below the best, until there is a proof that none is possible."""
+        travels = any(kind.travels for kind in self.problem.kinds)
+        if not travels:
+            self.offer(self._evenly())
         self._offer_single_nodes()
         subsets = Subsets(self.problem, self._plans.times)
         if self.best_s == float("inf"):  # no node can have everything, but some may together
@@ -233,10 +243,22 @@ class _PlacementSearch:
                 halfway = True
                 if not self.offer(masks):
                     break  # a lane search ran into its time limit, so the deadline stays unreached
-        self._leave_out(subsets)
+        if travels:
+            self._leave_out(subsets)
+
+    def _evenly(self) -> tuple[int, ...]:
+        """Longest first, each onto the node where the area then ends first."""
+        masks, ends_s = [0] * self.problem.count, [0.0] * self.problem.count
+        by_kind = [(kind.table * np.arange(1, kind.units + 1)).min(axis=1) / kind.units for kind in self.problem.kinds]
+        for i in np.argsort(-np.min(by_kind, axis=0), kind="stable"):
+            parts = [float(by_kind[k][i]) for k in self.problem.kind_of]
+            node = min(range(len(masks)), key=lambda node: ends_s[node] + parts[node])
+            ends_s[node] += parts[node]
+            masks[node] |= 1 << int(i)
+        return tuple(masks)
 
     def _leave_out(self, subsets: Subsets) -> None:
-        """Leave a node idle where the others are as fast without it."""
+        """Leave a node idle that something has to travel to, where the others are as fast without it."""
         as_fast_s = self.best_s * (1 + EXACTLY / 2)  # times are sums, and the same in another order may be later
         left_out = True
         while left_out:
@@ -246,7 +268,8 @@ class _PlacementSearch:
                 used[self.problem.kind_of[node]] += mask != 0
             for k in reversed(range(len(used))):  # those with the longest way first
                 fewer = [count - (k == own) for own, count in enumerate(used)]
-                masks = subsets.placement(as_fast_s, fewer) if used[k] and sum(used) > 1 else None
+                possible = used[k] and sum(used) > 1 and self.problem.kinds[k].travels
+                masks = subsets.placement(as_fast_s, fewer) if possible else None
                 if masks is not None and self._plans.jct_s(self.problem, masks) <= as_fast_s:
                     self.best, left_out = masks, True
                     self.best_s = self._plans.jct_s(self.problem, masks)
@@ -256,7 +279,8 @@ class _PlacementSearch:
 
     def deal(self) -> None:
         """Pack, exchange, gather; then the lanes of what was found, as well as they are found."""
-        deals = Deals(self.problem, self._plans, self._area, self._limit_s)
+        ends_s = time.perf_counter() + self._limit_s
+        deals = Deals(self.problem, self._plans, self._area, _FINDING * self._limit_s)
         most_s = min(self._in_turn_s())
         self.bound_s = self._area.within(most_s)
         deals.pack(self.bound_s, most_s)
@@ -267,7 +291,14 @@ class _PlacementSearch:
         self._offer_single_nodes()
         if self.best_s < float("inf"):
             self.bound_s = self._area.within(self.best_s, self.bound_s)
+            self._sharpen(ends_s)
         self.evaluations += deals.evaluations
+
+    def _sharpen(self, ends_s: float) -> None:
+        """Raise the bound by what lanes rule out, where areas leave a gap and there is time."""
+        units = sum(kind.units for kind in self.problem.kinds)
+        if self.best_s > self.bound_s * (1 + _CLOSE) and units <= _MOST_UNITS:
+            self.bound_s = LaneBound(self.problem, ends_s).within(self.best_s, self.bound_s)
 
 
 def _about_idle(
@@ -283,7 +314,7 @@ def _about_idle(
     free = [replace(device, link=HERE) if device.name in idle else device for device in devices]
     problem = problem_of(free, output_bytes)
     names = [device.name for device in free]
-    without = placement_of(problem, LanePlans(problem.names), names, time_limit_s=time_limit_s)
+    without = placement_of(problem, LanePlans(problem.names), names, time_limit_s=time_limit_s / 4)
     used = [name for name, own in without.devices if own is not None and name in idle]
     if not used or without.jct_s >= found.jct_s * (1 - EXACTLY):
         return (told,)

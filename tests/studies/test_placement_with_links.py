@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from esen_lab.errors import InfeasibleError, UsageError
 from esen_lab.planner.nodes import NodeLink
 from esen_lab.planner.nodes.bound import AreaBound
+from esen_lab.planner.nodes.lane_bound import LaneBound
 from esen_lab.studies.placement import DevicePlacement, DeviceTables, place, problem_of
 
 Latencies = dict[str, list[float]]
@@ -41,10 +42,11 @@ def placed_once(found: DevicePlacement) -> list[str]:
 @st.composite
 def some_nodes(draw: st.DrawFn, most_members: int = 4) -> tuple[list[DeviceTables], dict[str, int]]:
     names = [f"m{i}" for i in range(draw(st.integers(1, most_members)))]
-    nodes = []
+    nodes: list[DeviceTables] = []
     for number in range(draw(st.integers(1, 3))):
-        if nodes and draw(st.booleans()):  # one that is equal to the first but for its link, perhaps
-            units, tables = nodes[0].units, nodes[0].latencies
+        as_the_first: bool = draw(st.booleans())
+        if nodes and as_the_first:  # one that is equal to the first but for its link, perhaps
+            units, tables = nodes[0].units, dict(nodes[0].latencies)
         else:
             units = draw(st.integers(1, 3))
             tables = {name: draw(st.lists(SECONDS, min_size=units, max_size=units)) for name in names}
@@ -68,21 +70,37 @@ def test_no_placement_is_better_and_that_is_proven(case: tuple[list[DeviceTables
 
 @settings(max_examples=60, deadline=None)
 @given(some_nodes())
-def test_areas_rule_no_placement_out_that_there_is(case: tuple[list[DeviceTables], dict[str, int]]) -> None:
+def test_neither_areas_nor_lanes_rule_out_a_placement_that_there_is(
+    case: tuple[list[DeviceTables], dict[str, int]],
+) -> None:
     nodes, output_bytes = case
     best_s = by_trying_all(nodes, output_bytes)
-    bound = AreaBound(problem_of(nodes, output_bytes))
-    assert not bound.rules_out(best_s * (1 + 1e-9))
-    assert bound.within(2 * best_s) <= best_s * (1 + 1e-9)
+    problem = problem_of(nodes, output_bytes)
+    areas, lanes = AreaBound(problem), LaneBound(problem, float("inf"))
+    assert not areas.rules_out(best_s * (1 + 1e-9))
+    assert areas.within(2 * best_s) <= best_s * (1 + 1e-9)
+    assert not lanes.rules_out(best_s * (1 + 1e-9))
+    assert lanes.within(2 * best_s, 0.5 * best_s) <= best_s * (1 + 1e-9)
+
+
+def test_lanes_rule_out_what_areas_allow() -> None:
+    """Three sub-models of 1 s that no share shortens, in two lanes of one unit: 2 s, and 1.5 s by area."""
+    tables = {name: [1.0, 1.0] for name in ("a", "b", "c")}
+    problem = problem_of([DeviceTables(name="one", units=2, latencies=tables)], {})
+    assert AreaBound(problem).within(3.0) == pytest.approx(1.5, rel=1e-4)
+    assert LaneBound(problem, float("inf")).within(2.0, 1.5) > 1.9
 
 
 @settings(max_examples=30, deadline=None)
 @given(some_nodes())
-def test_no_node_is_used_that_could_stay_idle(case: tuple[list[DeviceTables], dict[str, int]]) -> None:
+def test_no_node_that_something_travels_to_is_used_if_it_could_stay_idle(
+    case: tuple[list[DeviceTables], dict[str, int]],
+) -> None:
     nodes, output_bytes = case
     found = place(nodes, output_bytes=output_bytes)
     used = [node for node, (_, lanes) in zip(nodes, found.devices, strict=True) if lanes is not None]
-    for left_out in used if len(used) > 1 else []:
+    far = [node for node in used if node.link.input_s or node.link.latency_s]
+    for left_out in far if len(used) > 1 else []:
         rest = [node for node in used if node is not left_out]
         assert place(rest, output_bytes=output_bytes).jct_s > found.jct_s
 
@@ -139,7 +157,7 @@ def many(latencies: Callable[..., Latencies], members: int, nodes: int) -> tuple
     fast = latencies(members, 16, 7, noise=0.03)
     kinds = [{name: [s * (1 + k / 2) for s in row] for name, row in fast.items()} for k in range(4)]
     made = [
-        DeviceTables(name=f"n{j}", units=16, latencies=kinds[j % 4], **({} if j == 0 else {"link": FAR}))
+        DeviceTables(name=f"n{j}", units=16, latencies=kinds[j % 4], link=FAR if j else NodeLink())
         for j in range(nodes)
     ]
     return made, dict.fromkeys(fast, 4_000)
@@ -195,7 +213,7 @@ def test_links_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
 
 def test_a_link_is_made_of_latency_and_bandwidth() -> None:
     link = NodeLink.of(latency_s=0.001, bytes_per_s=1e6, input_bytes=2_000)
-    assert (link.input_s, link.latency_s, link.byte_s) == (pytest.approx(0.003), 0.001, pytest.approx(1e-6))
+    assert [link.input_s, link.latency_s, link.byte_s] == pytest.approx([0.003, 0.001, 1e-6])
     assert not link.is_free
     with pytest.raises(UsageError, match="above 0 bytes a second"):
         NodeLink.of(latency_s=0.001, bytes_per_s=0, input_bytes=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -50,8 +51,9 @@ def some_nodes(draw: st.DrawFn) -> list[DeviceTables]:
     nodes: list[DeviceTables] = []
     for number in range(draw(st.integers(1, 3))):
         link = NodeLink(input_s=draw(st.sampled_from([0.0, 0.0, 0.1])))
-        if nodes and draw(st.booleans()):
-            units, tables = nodes[0].units, nodes[0].latencies
+        as_the_first: bool = draw(st.booleans())
+        if nodes and as_the_first:
+            units, tables = nodes[0].units, dict(nodes[0].latencies)
         else:
             units = draw(st.integers(1, 2))
             tables = {name: draw(st.lists(SECONDS, min_size=units, max_size=units)) for name in names}
@@ -109,6 +111,7 @@ def test_many_nodes_hold_a_rate_with_few_of_them_and_a_bound_on_fewer(latencies:
     nodes = [DeviceTables(name=f"n{j}", units=8, latencies=slow if j % 2 else tables) for j in range(40)]
     one_per_s = 1 / place(nodes[:1]).jct_s
     found = replicate(nodes, rate_per_s=5 * one_per_s, busy=0.8, time_limit_s=2)
+    assert found.least_nodes is not None
     assert 5 <= found.least_nodes <= found.nodes <= 7
     assert found.calls_per_s * 0.8 >= 5 * one_per_s * (1 - 1e-9)
     assert len(found.idle) == 40 - found.nodes
@@ -131,7 +134,7 @@ def test_a_rate_that_is_not_held_says_which_one_is() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"rate_per_s": 0.0}, {"busy": 0.0}, {"busy": 1.5}, {"within_s": -1.0}])
-def test_numbers_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
+def test_numbers_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         replicate(specialists(), **wrong)
 

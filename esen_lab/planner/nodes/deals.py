@@ -24,7 +24,7 @@ from esen_lab.planner.search_state import EXACTLY
 
 _EMPTY = (0.0, 0.02, 0.05, 0.1, 0.2)
 """Parts of a node that lanes may be unable to fill."""
-_TRIED = 12
+_TRIED = 40
 """So many exchanges are tried with their lanes before the slowest node is left as it is."""
 _HALVINGS = 18
 _FULL = 1 + EXACTLY
@@ -137,7 +137,7 @@ class Deals:
                     if load <= 1:
                         found.append((load, node, mine, theirs))
         found.sort()
-        return [exchange for _, *exchange in found[:_TRIED]]  # type: ignore[misc]
+        return [(node, mine, theirs) for _, node, mine, theirs in found[:_TRIED]]
 
     def _unlike(self, masks: list[int], but: int) -> Iterator[int]:
         """The other nodes, one of each kind and subset."""

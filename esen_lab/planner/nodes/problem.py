@@ -53,6 +53,11 @@ class NodeKind:
         """U_k."""
         return self.search.units
 
+    @property
+    def travels(self) -> bool:
+        """Whether anything has to travel to such a node or back."""
+        return self.fixed_s > 0 or bool(self.output_s.any())
+
     def transfer_s(self, mask: int) -> float:
         """Seconds of transfer for a subset, 0 for the empty one."""
         return self.fixed_s + float(sum(self.output_s[i] for i in bits(mask))) if mask else 0.0
