@@ -9,6 +9,7 @@ from typing import Any
 
 from esen_lab.common.trees import Tree
 from esen_lab.cost_model import Quantile
+from esen_lab.ensemble.ensemble import Ensemble
 from esen_lab.errors import UsageError
 from esen_lab.lab.plan_checks import members_run_by, now, origin
 from esen_lab.lab.runtime import Runtime
@@ -18,8 +19,10 @@ from esen_lab.lab.stages.plans import apply, put_in_force
 from esen_lab.lab.stages.rate import search_for_rate
 from esen_lab.lab.stages.search import models, models_of, search
 from esen_lab.lab.state import LabState
+from esen_lab.lanes.arena import bytes_of
 from esen_lab.planner import Limits
 from esen_lab.planner.fits import check_fits
+from esen_lab.planner.nodes import NodeLink
 from esen_lab.planner.plan import Plan
 from esen_lab.planner.ways import limits_of_steps
 from esen_lab.studies import (
@@ -34,14 +37,16 @@ from esen_lab.studies import (
     labels_of,
     placed,
     refine_plan,
+    replicated,
     with_memory,
 )
 from esen_lab.studies.best import best_within, fastest_within, front_of_choices
 from esen_lab.studies.cascade import Cascade
 from esen_lab.studies.exits import Exits
 from esen_lab.studies.front import Choice, ParetoFront
-from esen_lab.studies.placement import DevicePlacement
+from esen_lab.studies.placement import DevicePlacement, DeviceTables
 from esen_lab.studies.rate import BATCHES, RatePlan
+from esen_lab.studies.replicas import BUSY, Replication
 from esen_lab.studies.thresholds import PlannedCascade, ThresholdEditor
 
 
@@ -199,19 +204,68 @@ class Studies:
             fewer_rows=fewer_rows,
         )
 
-    def place(self, devices: int | Mapping[str, Any], *, quantile: Quantile = "median") -> DevicePlacement:
-        """Spread the sub-models over several devices: placement, lanes and shares together. Planned, not run.
+    def place(
+        self,
+        devices: int | Mapping[str, Any],
+        *,
+        links: Mapping[str, NodeLink] | None = None,
+        quantile: Quantile = "median",
+    ) -> DevicePlacement:
+        """Spread the sub-models over several devices or nodes: placement, lanes and shares together. Planned, not run.
 
         Args:
             devices: How many devices like this one; or, by name, what is known of each: a `Profile` (such as another
                 lab's `measurements`), or for each sub-model its seconds at 1..units units.
+            links: By name, what lies between here and a node (docs/nodes.md): it gets something to do only where that
+                is faster with the transfers, whose outputs are as large as those of the examples. None: nothing does.
             quantile: As for `Lab.search`.
 
         Raises:
-            UsageError: Something is not profiled, or a device does not know every sub-model.
+            UsageError: Something is not profiled, a device does not know every sub-model, or a link is of no device.
         """
+        return placed(self._devices(devices, links, quantile), output_bytes(self._runtime.state.ensemble))
+
+    def replicate(
+        self,
+        devices: int | Mapping[str, Any],
+        *,
+        rate_per_s: float | None = None,
+        busy: float = BUSY,
+        within_s: float | None = None,
+        links: Mapping[str, NodeLink] | None = None,
+        quantile: Quantile = "median",
+        time_limit_s: float = 5.0,
+    ) -> Replication:
+        """How many replicas of the whole ensemble to run, on one node or a group of nodes each. Planned, not run.
+
+        Args:
+            devices: As for `place`.
+            rate_per_s: Calls a second that are to be held, with as few nodes as possible; None for as many calls as
+                possible with all nodes.
+            busy: With a rate: the part of the time that replicas may be busy, above 0 and at most 1.
+            within_s: Replicas that take longer for a call do not count; None: all do.
+            links: As for `place`.
+            quantile: As for `Lab.search`.
+            time_limit_s: Wall time after which no other group of nodes is looked at.
+
+        Raises:
+            UsageError: As for `place`, or a number is not possible.
+            InfeasibleError: The rate is not held, or no replica is as fast as asked; the message says what is possible.
+        """
+        return replicated(
+            self._devices(devices, links, quantile),
+            rate_per_s=rate_per_s,
+            busy=busy,
+            within_s=within_s,
+            output_bytes=output_bytes(self._runtime.state.ensemble),
+            time_limit_s=time_limit_s,
+        )
+
+    def _devices(
+        self, devices: int | Mapping[str, Any], links: Mapping[str, NodeLink] | None, quantile: Quantile
+    ) -> list[DeviceTables]:
         known = models(self._runtime, quantile)
-        return placed(device_tables(devices, known, self._runtime.state.device.units, quantile))
+        return device_tables(devices, known, self._runtime.state.device.units, quantile, links)
 
     def cascade(
         self,
@@ -393,3 +447,11 @@ def overhead_of_a_stage(state: LabState) -> float:
         return 0.0
     ran = sum(1 for stage in report.stages if stage.rows) or 1
     return max(0.0, report.overhead_s) / ran
+
+
+def output_bytes(ensemble: Ensemble) -> dict[str, int]:
+    """How much each sub-model answers with for its example, in bytes."""
+    return {
+        one.name: sum(bytes_of(tensor.dtype, tensor.shape) for tensor in one.output_spec.tensors)
+        for one in ensemble.submodels
+    }

@@ -17,6 +17,7 @@ from esen_lab.studies.members import (
     plan_of_cascade,
     plan_of_choice,
     plan_of_placement,
+    replicated,
 )
 from esen_lab.studies.memory_limits import with_memory
 from esen_lab.studies.plans import executed
@@ -52,6 +53,7 @@ __all__ = [
     "plan_of_choice",
     "plan_of_placement",
     "refine_plan",
+    "replicated",
     "samples_of",
     "with_memory",
 ]

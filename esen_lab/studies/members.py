@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esen_lab.common.units import format_percent, format_seconds
+from esen_lab.common.words import did_you_mean
 from esen_lab.cost_model import CostModel, fit
 from esen_lab.errors import UsageError
 from esen_lab.planner import Allocation, Table
+from esen_lab.planner.nodes import NodeLink
 from esen_lab.planner.plan import Plan
 from esen_lab.profiler import Profile
 from esen_lab.studies.batch_times import RowTimes, beyond
@@ -28,6 +30,7 @@ from esen_lab.studies.cascade import (
 from esen_lab.studies.exits import Exits
 from esen_lab.studies.front import Choice, ParetoFront, accuracy_of, member_front
 from esen_lab.studies.placement import DevicePlacement, DeviceTables, place
+from esen_lab.studies.replicas import Replication, replicate
 from esen_lab.studies.validation import Answers
 
 _MANY = 6
@@ -73,7 +76,11 @@ def plan_of_choice(choice: Choice, names: Sequence[str], **origin: Any) -> Plan:
 
 
 def device_tables(
-    devices: int | Mapping[str, Any], models: Mapping[str, CostModel], units: int, quantile: Any
+    devices: int | Mapping[str, Any],
+    models: Mapping[str, CostModel],
+    units: int,
+    quantile: Any,
+    links: Mapping[str, NodeLink] | None = None,
 ) -> list[DeviceTables]:
     """The devices of a placement, from what a user may give.
 
@@ -83,10 +90,31 @@ def device_tables(
         models: The cost models of this device.
         units: Units of this device.
         quantile: As for `fit`.
+        links: What lies between whoever calls and a device, by its name; nothing where it is not named.
 
     Raises:
-        UsageError: It is neither, or a device does not know every sub-model.
+        UsageError: It is neither, a device does not know every sub-model, or a link is of no device.
     """
+    return _linked(_unlinked(devices, models, units, quantile), links or {})
+
+
+def _linked(devices: list[DeviceTables], links: Mapping[str, NodeLink]) -> list[DeviceTables]:
+    names = [device.name for device in devices]
+    for name, link in links.items():
+        if name not in names:
+            raise UsageError("A link is that of a device", given=repr(name), hint=did_you_mean(name, names))
+        if not isinstance(link, NodeLink):
+            raise UsageError(
+                "A link is a NodeLink",
+                given=f"{type(link).__name__} for {name!r}",
+                hint="Such as NodeLink(input_s=0.004, latency_s=0.0002, byte_s=1e-9).",
+            )
+    return [replace(device, link=links[device.name]) if device.name in links else device for device in devices]
+
+
+def _unlinked(
+    devices: int | Mapping[str, Any], models: Mapping[str, CostModel], units: int, quantile: Any
+) -> list[DeviceTables]:
     if isinstance(devices, int) and not isinstance(devices, bool):
         if devices < 1:
             raise UsageError("A placement needs at least one device", given=devices)
@@ -132,9 +160,19 @@ def _device(name: str, given: Any, names: Sequence[str], quantile: Any) -> Devic
     )
 
 
-def placed(devices: Sequence[DeviceTables]) -> DevicePlacement:
+def placed(devices: Sequence[DeviceTables], output_bytes: Mapping[str, int] | None = None) -> DevicePlacement:
     """The best placement, with what each device's cost models say of the sub-models there."""
-    placement = place(devices)
+    return _described(place(devices, output_bytes=output_bytes), devices)
+
+
+def replicated(devices: Sequence[DeviceTables], **options: Any) -> Replication:
+    """The best replicas, with what each device's cost models say; options as for `replicate`."""
+    found = replicate(devices, **options)
+    told = (replace(one, placement=_described(one.placement, devices)) for one in found.replicas)
+    return replace(found, replicas=tuple(told))
+
+
+def _described(placement: DevicePlacement, devices: Sequence[DeviceTables]) -> DevicePlacement:
     models = {device.name: device.models for device in devices}
     described = ((name, None if own is None else own.under(models[name])) for name, own in placement.devices)
     return replace(placement, devices=tuple(described))
@@ -144,7 +182,6 @@ def plan_of_placement(placement: DevicePlacement, **origin: Any) -> Plan:
     """The plan of a placement."""
     units = {name: size for (name, _), size in zip(placement.devices, placement.units, strict=True)}
     used = {name: own.plan for name, own in placement.devices if own is not None}
-    idle = [name for name in units if name not in used]
     return Plan(
         lanes=tuple(replace(lane, device=name) for name, plan in used.items() for lane in plan.lanes),
         units=max(units.values()),
@@ -152,7 +189,7 @@ def plan_of_placement(placement: DevicePlacement, **origin: Any) -> Plan:
         jct_s=placement.jct_s,
         bound_s=placement.bound_s,
         devices=units,
-        notes=(f"idle: {', '.join(idle)}",) if idle else (),
+        notes=placement.notes,
         **_of_members(used.values()),
         **origin,
     )

@@ -1,53 +1,67 @@
-"""Several devices: which sub-models run where, and in which lanes, so that the slowest device is done first.
+"""Several devices or nodes: which sub-models run where, and in which lanes, so that the last node is done first.
 
-    D   devices, alike or different          U_d, t_d   units and tables of device d
-    T   deadline                             a_id(T)    least area of item i on device d by T, see `bounds`
+A node has its part done at: input there + its slowest lane + outputs back (docs/nodes.md; `NodeLink`). One without a
+link is where the caller is, where nothing travels.
 
-Exact up to `MOST_EXACT` sub-models: the cover test lists, for each device, the subsets it can do by T; T is possible
-when one subset per device unite to all sub-models. Beyond, sub-models are dealt by area, then moved and swapped
-between devices while that helps. The bound for both: by T the devices can work off D T device-seconds, and item i
-takes at least the smallest of a_id(T) / U_d of them.
+Exact up to `MOST_EXACT` sub-models: deadlines are tried, each with a proof (`planner/nodes/subsets.py`). Beyond,
+sub-models are packed and exchanged (`planner/nodes/deals.py`), and the gap to the bound of areas is told
+(`planner/nodes/bound.py`). No placement that is found is slower than everything on the best single node.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from esen_lab.common.display import Shown
-from esen_lab.common.units import check_name
+from esen_lab.common.units import check_name, format_seconds
 from esen_lab.cost_model.model import CostModel
-from esen_lab.errors import UsageError
+from esen_lab.errors import InfeasibleError, UsageError
 from esen_lab.files.schemas import plain
-from esen_lab.planner.allocate import allocate
 from esen_lab.planner.allocation import Allocation
-from esen_lab.planner.exact.cover import SubsetCover, unions
-from esen_lab.planner.problem import Array, SearchProblem, Table, make_problem
+from esen_lab.planner.nodes import NodeLink
+from esen_lab.planner.nodes.bound import AreaBound
+from esen_lab.planner.nodes.deals import Deals
+from esen_lab.planner.nodes.lane_bound import LaneBound
+from esen_lab.planner.nodes.lane_plans import MOST_EXACT, LanePlans
+from esen_lab.planner.nodes.problem import NodeProblem, node_problem
+from esen_lab.planner.nodes.subsets import Subsets, memory_bytes
+from esen_lab.planner.problem import Table
 from esen_lab.planner.search_state import EXACTLY
 
-MOST_EXACT = 14
+_MOST_BYTES = 1 << 30
+"""Proofs that take more memory are not begun: of 14 sub-models on dozens of unlike nodes of a hundred units."""
+_FINDING = 0.5
+"""The part of the time limit that is spent on finding placements; what is left sharpens the bound."""
+_CLOSE = 0.002
+"""A gap that no sharper bound is looked for."""
+_MOST_UNITS = 512
+"""Of all kinds together: beyond, the sharper bound takes too long."""
+HERE = NodeLink()
+"""The link of a node where the caller is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceTables:
-    """One device and what its profile says.
+    """One device or node, and what its profile says.
 
     Attributes:
         name: Unlike any other device's.
         units: Its units.
         latencies: For each sub-model, seconds at 1..units units on this device.
         models: The cost models that these are the tables of, where they are known.
+        link: What lies between it and whoever calls.
     """
 
     name: str
     units: int
     latencies: Mapping[str, Table]
     models: Mapping[str, CostModel] = field(default_factory=dict)
+    link: NodeLink = HERE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,13 +70,15 @@ class DevicePlacement(Shown):
 
     Attributes:
         devices: (device name, its allocation); None for a device that stays idle.
-        jct_s: Predicted JCT: that of the slowest device.
+        jct_s: Predicted JCT: that of the slowest device, with its transfers.
         bound_s: No placement is faster: proven.
         gap: jct_s / bound_s - 1.
         proven: Whether no placement is better, to a relative 1e-9.
         evaluations: How many placements or deadlines were examined.
         elapsed_s: Wall time.
         units: Each device's units.
+        transfers_s: For each device, seconds of its JCT in which inputs and outputs travel; 0 where it stays idle.
+        notes: Remarks, such as which nodes stay idle because of their transfers.
     """
 
     devices: tuple[tuple[str, Allocation | None], ...]
@@ -73,6 +89,8 @@ class DevicePlacement(Shown):
     evaluations: int
     elapsed_s: float
     units: tuple[int, ...] = ()
+    transfers_s: tuple[float, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -80,29 +98,52 @@ class DevicePlacement(Shown):
         return {**plain(self), "devices": devices}
 
 
-def place(devices: Sequence[DeviceTables]) -> DevicePlacement:
-    """Choose devices, lanes and shares for the shortest predicted JCT.
+def place(
+    devices: Sequence[DeviceTables], *, output_bytes: Mapping[str, int] | None = None, time_limit_s: float = 3.0
+) -> DevicePlacement:
+    """Choose devices, lanes and shares for the shortest predicted JCT, transfers included.
 
     Args:
         devices: At least one; all know the same sub-models.
+        output_bytes: How much each sub-model answers with; 0 for those not named. Counts where a link has `byte_s`.
+        time_limit_s: With more than `MOST_EXACT` sub-models: wall time after which what is found has to do.
 
     Raises:
-        UsageError: No device, two of one name, tables of different sub-models, or bad latencies.
+        UsageError: No device, two of one name, tables of different sub-models, bad latencies or sizes.
+        InfeasibleError: A device cannot have a sub-model at any share, or no lanes can have them all.
     """
     started_s = time.perf_counter()
-    names = _check(devices)
-    search = _Search(names, devices)
-    search.deal()
-    if len(names) <= MOST_EXACT:
+    problem = problem_of(devices, output_bytes)
+    names = [device.name for device in devices]
+    found = placement_of(problem, LanePlans(problem.names), names, time_limit_s=time_limit_s)
+    notes = _about_idle(found, devices, output_bytes or {}, time_limit_s)
+    return replace(found, notes=notes, elapsed_s=time.perf_counter() - started_s)
+
+
+def problem_of(devices: Sequence[DeviceTables], output_bytes: Mapping[str, int] | None) -> NodeProblem:
+    """The devices as a problem; arguments and errors as for `place`."""
+    _check(devices)
+    return node_problem([(one.units, one.latencies, one.link) for one in devices], output_bytes or {})
+
+
+def placement_of(
+    problem: NodeProblem, plans: LanePlans, names: Sequence[str], *, time_limit_s: float
+) -> DevicePlacement:
+    """The best placement of a problem over nodes of these names; `plans` keeps the lanes that are found on the way."""
+    started_s = time.perf_counter()
+    search = _PlacementSearch(problem, plans, time_limit_s)
+    if len(problem.names) <= MOST_EXACT and memory_bytes(problem) <= _MOST_BYTES:
         search.prove()
     else:
-        search.improve()
+        search.deal()
     jct_s = search.best_s
+    if jct_s == float("inf"):
+        raise InfeasibleError("Some lanes can have every sub-model", given="none were found")
     bound_s = min(search.bound_s, jct_s)
+    kinds = [problem.kinds[k] for k in problem.kind_of]
     return DevicePlacement(
         devices=tuple(
-            (device.name, search.plan(d, mask))
-            for d, (device, mask) in enumerate(zip(devices, search.best, strict=True))
+            (name, plans.lanes(kind, mask)) for name, kind, mask in zip(names, kinds, search.best, strict=True)
         ),
         jct_s=jct_s,
         bound_s=bound_s,
@@ -110,11 +151,12 @@ def place(devices: Sequence[DeviceTables]) -> DevicePlacement:
         proven=jct_s <= bound_s * (1 + EXACTLY),
         evaluations=search.evaluations,
         elapsed_s=time.perf_counter() - started_s,
-        units=tuple(device.units for device in devices),
+        units=tuple(kind.units for kind in kinds),
+        transfers_s=tuple(kind.transfer_s(mask) for kind, mask in zip(kinds, search.best, strict=True)),
     )
 
 
-def _check(devices: Sequence[DeviceTables]) -> tuple[str, ...]:
+def _check(devices: Sequence[DeviceTables]) -> None:
     if not devices:
         raise UsageError("A placement needs at least one device", given="none")
     device_names = [check_name(device.name, "device") for device in devices]
@@ -128,155 +170,156 @@ def _check(devices: Sequence[DeviceTables]) -> tuple[str, ...]:
                 given=f"{device.name!r} knows {', '.join(device.latencies) or 'none'} of {', '.join(names)}",
                 hint="Profile the missing ones there.",
             )
-    return names
 
 
-class _Search:
-    """Masks name subsets of `names`; `best` holds one per device."""
+class _PlacementSearch:
+    """One search for a placement; `best` holds a subset per device, as bit masks over the sub-models."""
 
-    def __init__(self, names: tuple[str, ...], devices: Sequence[DeviceTables]) -> None:
-        self.names, self.devices = names, devices
-        self.problems = [make_problem({name: d.latencies[name] for name in names}, d.units) for d in devices]
-        self.tables = [_in_order(problem) for problem in self.problems]
-        self.plans: dict[tuple[int, int], Allocation] = {}
-        self.evaluations = 0
-        self.best: tuple[int, ...] = ()
+    def __init__(self, problem: NodeProblem, plans: LanePlans, time_limit_s: float) -> None:
+        self.problem, self._plans, self._limit_s = problem, plans, time_limit_s
+        self._area = AreaBound(problem)
+        self.best: tuple[int, ...] = (0,) * problem.count
         self.best_s = float("inf")
-        self.bound_s = self.area_bound_s()
-
-    def plan(self, device: int, mask: int) -> Allocation | None:
-        """The best lanes for a subset on a device; alike devices share the answer."""
-        if not mask:
-            return None
-        alike = next(d for d in range(device + 1) if np.array_equal(self.tables[d], self.tables[device]))
-        if (alike, mask) not in self.plans:
-            mine = {n: self.devices[device].latencies[n] for i, n in enumerate(self.names) if mask >> i & 1}
-            quick: dict[str, Any] = {} if len(self.names) <= MOST_EXACT else {"time_limit_s": 0.5, "steps": 60}
-            units = self.devices[device].units
-            self.plans[alike, mask] = allocate(mine, units, sequential_within=0.0, **quick)
-        return self.plans[alike, mask]
-
-    def device_s(self, device: int, mask: int) -> float:
-        plan = self.plan(device, mask)
-        return 0.0 if plan is None else plan.jct_s
+        self.bound_s = 0.0
+        self.evaluations = 0
 
     def offer(self, masks: tuple[int, ...]) -> bool:
         self.evaluations += 1
-        jct_s = 0.0
-        for device, mask in enumerate(masks):
-            jct_s = max(jct_s, self.device_s(device, mask))
-            if jct_s >= self.best_s * (1 - EXACTLY):
-                return False
+        jct_s = self._plans.jct_s(self.problem, masks)
+        if not jct_s < self.best_s * (1 - EXACTLY):
+            return False
         self.best, self.best_s = masks, jct_s
         return True
 
-    def area_bound_s(self) -> float:
-        """The smallest T that areas and critical paths allow, by bisection from below: what it returns is proven."""
-        low, high = 0.0, float(sum(np.where(np.isfinite(table), table, 0).max(axis=1).sum() for table in self.tables))
-        for _ in range(100):
-            middle = (low + high) / 2
-            low, high = (low, middle) if self._is_possible(middle) else (middle, high)
-        return low
+    def _on_one(self, k: int) -> tuple[int, ...]:
+        masks = [0] * self.problem.count
+        masks[self.problem.kinds[k].nodes[0]] = self.problem.everything
+        return tuple(masks)
 
-    def _is_possible(self, deadline_s: float) -> bool:
-        parts = []
-        for table in self.tables:
-            areas = np.where(table <= deadline_s, table * np.arange(1, table.shape[1] + 1), np.inf)
-            parts.append(areas.min(axis=1) / table.shape[1])
-        return bool(np.min(parts, axis=0).sum() <= len(self.tables) * deadline_s)
+    def _offer_single_nodes(self) -> None:
+        for k in range(len(self.problem.kinds)):
+            if not self._too_slow(k):
+                self.offer(self._on_one(k))
 
-    def deal(self) -> None:
-        """Longest first, each onto the device where the area then ends first; and everything on one device."""
-        masks, ends_s = [0] * len(self.tables), [0.0] * len(self.tables)
-        parts = [(t * np.arange(1, t.shape[1] + 1)).min(axis=1) / t.shape[1] for t in self.tables]
-        for i in sorted(range(len(self.names)), key=lambda i: -min(part[i] for part in parts)):
-            device = min(range(len(masks)), key=lambda d: ends_s[d] + parts[d][i])
-            ends_s[device] += float(parts[device][i])
-            masks[device] |= 1 << i
-        self.offer(tuple(masks))
-        for device in range(len(masks)):
-            everything = [0] * len(masks)
-            everything[device] = (1 << len(self.names)) - 1
-            self.offer(tuple(everything))
+    def _too_slow(self, k: int) -> bool:
+        """Whether everything on one node of a kind is surely not done before the best."""
+        if self.best_s == float("inf"):
+            return False
+        sizes, room = self._area.sizes(self.best_s)
+        return bool(sizes[k].sum() > room[k])
+
+    def _in_turn_s(self) -> list[float]:
+        """For each kind, when a node has everything done, one after another at the shares where that takes longest."""
+        return [
+            kind.transfer_s(self.problem.everything)
+            + float(np.where(np.isfinite(kind.table), kind.table, 0).max(axis=1).sum())
+            for kind in self.problem.kinds
+        ]
+
+    # --- with a proof ---------------------------------------------------------------------------------------------
 
     def prove(self) -> None:
-        covers = [SubsetCover(problem) for problem in self.problems]
-        orders = [_masks_in_order(problem) for problem in self.problems]
-        halfway = False
+        """Everything on one node first, then deadlines below the best, until there is a proof that none is possible."""
+        travels = any(kind.travels for kind in self.problem.kinds)
+        if not travels:
+            self.offer(self._evenly())
+        self._offer_single_nodes()
+        subsets = Subsets(self.problem, self._plans.times)
+        if self.best_s == float("inf"):  # no node can have everything, but some may together
+            masks = subsets.placement(max(self._in_turn_s()))
+            if masks is None or not self.offer(masks):
+                return
+        self.bound_s = self._area.within(self.best_s)
+        halfway = True
         while self.best_s > self.bound_s * (1 + EXACTLY):
             just_below = self.best_s * (1 - EXACTLY)
             deadline_s = (self.bound_s + just_below) / 2 if halfway else just_below
             self.evaluations += 1
-            within = [cover.within(deadline_s)[order] for cover, order in zip(covers, orders, strict=True)]
-            masks = _unite(within)
+            masks = subsets.placement(deadline_s)
             if masks is None:
                 self.bound_s = deadline_s if halfway else self.best_s
                 halfway = False
             else:
                 halfway = True
                 if not self.offer(masks):
-                    return  # a lane search ran into its time limit, so the deadline stays unreached
+                    break  # a lane search ran into its time limit, so the deadline stays unreached
+        if travels:
+            self._leave_out(subsets)
 
-    def improve(self) -> None:
-        """Move a sub-model off the slowest device, or swap it for another, while that helps."""
-        helped = True
-        while helped:
-            helped = False
-            slowest = max(range(len(self.best)), key=lambda d: self.device_s(d, self.best[d]))
-            for i in _bits(self.best[slowest]):
-                for device in range(len(self.best)):
-                    if device == slowest:
-                        continue
-                    swaps = [0, *(1 << j for j in _bits(self.best[device]))]
-                    for back in swaps:
-                        masks = list(self.best)
-                        masks[slowest] = masks[slowest] & ~(1 << i) | back
-                        masks[device] = masks[device] & ~back | 1 << i
-                        if self.offer(tuple(masks)):
-                            helped = True
-                            break
-                    if helped:
-                        break
-                if helped:
+    def _evenly(self) -> tuple[int, ...]:
+        """Longest first, each onto the node where the area then ends first."""
+        masks, ends_s = [0] * self.problem.count, [0.0] * self.problem.count
+        by_kind = [(kind.table * np.arange(1, kind.units + 1)).min(axis=1) / kind.units for kind in self.problem.kinds]
+        for i in np.argsort(-np.min(by_kind, axis=0), kind="stable"):
+            parts = [float(by_kind[k][i]) for k in self.problem.kind_of]
+            node = min(range(len(masks)), key=lambda node: ends_s[node] + parts[node])
+            ends_s[node] += parts[node]
+            masks[node] |= 1 << int(i)
+        return tuple(masks)
+
+    def _leave_out(self, subsets: Subsets) -> None:
+        """Leave a node idle that something has to travel to, where the others are as fast without it."""
+        as_fast_s = self.best_s * (1 + EXACTLY / 2)  # times are sums, and the same in another order may be later
+        left_out = True
+        while left_out:
+            left_out = False
+            used = [0] * len(self.problem.kinds)
+            for node, mask in enumerate(self.best):
+                used[self.problem.kind_of[node]] += mask != 0
+            for k in reversed(range(len(used))):  # those with the longest way first
+                fewer = [count - (k == own) for own, count in enumerate(used)]
+                possible = used[k] and sum(used) > 1 and self.problem.kinds[k].travels
+                masks = subsets.placement(as_fast_s, fewer) if possible else None
+                if masks is not None and self._plans.jct_s(self.problem, masks) <= as_fast_s:
+                    self.best, left_out = masks, True
+                    self.best_s = self._plans.jct_s(self.problem, masks)
                     break
 
+    # --- without ----------------------------------------------------------------------------------------------
 
-def _in_order(problem: SearchProblem) -> Array:
-    """The running-minimum tables in the order of names."""
-    table = np.empty_like(problem.table)
-    for row, (i,) in zip(problem.table, problem.items, strict=True):
-        table[i] = row
-    return table
+    def deal(self) -> None:
+        """Pack, exchange, gather; then the lanes of what was found, as well as they are found."""
+        ends_s = time.perf_counter() + self._limit_s
+        deals = Deals(self.problem, self._plans, self._area, _FINDING * self._limit_s)
+        most_s = min(self._in_turn_s())
+        self.bound_s = self._area.within(most_s)
+        deals.pack(self.bound_s, most_s)
+        if deals.best:
+            deals.improve()
+            deals.gather()
+            self.offer(deals.best)
+        self._offer_single_nodes()
+        if self.best_s < float("inf"):
+            self.bound_s = self._area.within(self.best_s, self.bound_s)
+            self._sharpen(ends_s)
+        self.evaluations += deals.evaluations
 
-
-def _masks_in_order(problem: SearchProblem) -> NDArray[np.intp]:
-    """For each mask over names, the same subset as a mask over the problem's items."""
-    masks = np.arange(1 << len(problem.names))
-    places: NDArray[np.intp] = np.zeros_like(masks)
-    for place_of, (i,) in enumerate(problem.items):
-        places |= ((masks >> i) & 1) << place_of
-    return places
-
-
-def _unite(within: Sequence[NDArray[np.bool_]]) -> tuple[int, ...] | None:
-    """One subset per device, disjoint, that make up everything, or None: there are none."""
-    reached = [within[0]]
-    for more in within[1:]:
-        reached.append(unions(reached[-1], more))
-    rest = len(within[0]) - 1
-    if not reached[-1][rest]:
-        return None
-    chosen = [0] * len(within)
-    for device in range(len(within) - 1, 0, -1):
-        masks = np.arange(rest + 1)
-        masks = masks[masks & ~rest == 0]
-        # Both families hold every subset of their sets, so the rest of a union is in the other one.
-        fits = within[device][masks] & reached[device - 1][rest ^ masks]
-        chosen[device] = int(masks[int(fits.argmax())])
-        rest ^= chosen[device]
-    chosen[0] = rest
-    return tuple(chosen)
+    def _sharpen(self, ends_s: float) -> None:
+        """Raise the bound by what lanes rule out, where areas leave a gap and there is time."""
+        units = sum(kind.units for kind in self.problem.kinds)
+        if self.best_s > self.bound_s * (1 + _CLOSE) and units <= _MOST_UNITS:
+            self.bound_s = LaneBound(self.problem, ends_s).within(self.best_s, self.bound_s)
 
 
-def _bits(mask: int) -> list[int]:
-    return [i for i in range(mask.bit_length()) if mask >> i & 1]
+def _about_idle(
+    found: DevicePlacement, devices: Sequence[DeviceTables], output_bytes: Mapping[str, int], time_limit_s: float
+) -> tuple[str, ...]:
+    """Which devices stay idle, and whether that is for their transfers: whether they would be used without any."""
+    idle = [name for name, own in found.devices if own is None]
+    if not idle:
+        return ()
+    told = f"idle: {', '.join(idle)}"
+    if all(device.link.is_free for device in devices if device.name in idle):
+        return (told,)
+    free = [replace(device, link=HERE) if device.name in idle else device for device in devices]
+    problem = problem_of(free, output_bytes)
+    names = [device.name for device in free]
+    without = placement_of(problem, LanePlans(problem.names), names, time_limit_s=time_limit_s / 4)
+    used = [name for name, own in without.devices if own is not None and name in idle]
+    if not used or without.jct_s >= found.jct_s * (1 - EXACTLY):
+        return (told,)
+    return (
+        told,
+        f"idle because of transfer: {', '.join(used)}, which would help if nothing had to travel "
+        f"({format_seconds(without.jct_s)} in the place of {format_seconds(found.jct_s)})",
+    )

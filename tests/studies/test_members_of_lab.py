@@ -17,6 +17,7 @@ from esen_lab import Lab, Plan
 from esen_lab.errors import EsenError, UsageError
 from esen_lab.lab import Action
 from esen_lab.planner import allocate
+from esen_lab.planner.nodes import NodeLink
 from esen_lab.studies.cascade import Cascade
 from esen_lab.studies.front import ParetoFront
 from esen_lab.studies.placement import DevicePlacement
@@ -206,6 +207,39 @@ def test_different_devices_by_profile_and_by_tables(make: Callable[..., Lab]) ->
     plan = lab.studies.plan_of(found)
     assert plan.describe().startswith("fast ")
     assert "idle: here" in plan.notes
+
+
+def test_a_node_is_used_where_the_way_there_is_worth_it(make: Callable[..., Lab]) -> None:
+    lab = three(make)
+    nodes = {"here": lab.measurements, "fast": {name: [1e-4, 1e-4, 1e-4] for name in lab.ensemble.names}}
+    near = lab.studies.place(nodes, links={"fast": NodeLink(input_s=1e-4, byte_s=1e-6)})
+    output_bytes = 10 * CLASSES * 4
+    assert near.transfers_s[1] == pytest.approx(1e-4 + 3 * output_bytes * 1e-6)
+    assert near.jct_s == pytest.approx(near.transfers_s[1] + 1e-4)
+    far = lab.studies.place(nodes, links={"fast": NodeLink(input_s=1.0)})
+    assert far.devices[1] == ("fast", None)
+    notes = lab.studies.plan_of(far).notes
+    assert "idle: fast" in notes
+    assert any(note.startswith("idle because of transfer: fast") for note in notes)
+    with pytest.raises(UsageError, match="A link is that of a device"):
+        lab.studies.place(nodes, links={"fats": NodeLink()})
+    with pytest.raises(UsageError, match="A link is a NodeLink"):
+        lab.studies.place(nodes, links={"fast": 0.1})  # type: ignore[dict-item]
+
+
+def test_replicas_have_plans_of_their_own(make: Callable[..., Lab]) -> None:
+    lab = three(make)
+    found = lab.studies.replicate(3)
+    assert sorted(name for one in found.replicas for name in one.nodes) == ["device1", "device2", "device3"]
+    for one in found.replicas:
+        plan = lab.studies.plan_of(one.placement)
+        assert set(plan.devices) == set(one.nodes)
+        assert sorted(plan.names) == sorted(lab.ensemble.names)
+        assert one.calls_per_s == pytest.approx(1 / plan.jct_s)
+    one_per_s = found.calls_per_s / 3
+    held = lab.studies.replicate(3, rate_per_s=0.5 * one_per_s, busy=0.9)
+    assert (held.nodes, held.least_nodes, held.proven) == (1, 1, True)
+    assert len(held.idle) == 2
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,8 @@ from esen_lab.profiler.progress import JobState
 from esen_lab.profiler.records import Profile
 from esen_lab.profiler.store import PointKey, ProfileStore
 from esen_lab.serving.status import ServerStatus
+from esen_lab.studies.placement import DeviceTables
+from esen_lab.studies.replicas import replicate
 from esen_lab.studies.thresholds import ThresholdState
 from esen_lab.ui import views
 from esen_lab.ui.html import bundle, html_of, text_of
@@ -127,6 +129,9 @@ RECORDS: dict[str, Any] = {
     "refined": a_refinement(),
     "front": LAB.members(None, None),
     "placement": LAB.place(None),
+    "replication": replicate(
+        [DeviceTables(name=name, units=1, latencies={"a": [1.0]}) for name in ("n1", "n2")], rate_per_s=0.5
+    ),
     "cascade": LAB.cascade(None),
     "thresholds": ThresholdState(thresholds=(0.5,), cascade=LAB.cascade(None), message="why"),
     "status": _status(a_plan()),

@@ -171,19 +171,32 @@ def placement(record: Any) -> View:
         for (name, own), units in zip(record.devices, record.units, strict=True)
         if own is None
     )
+    travel_s = max(record.transfers_s, default=0.0)
     known = facts(
         ("predicted JCT", marked(format_seconds(record.jct_s), _unmeasured(own for _, own in record.devices))),
         ("proven bound", format_seconds(record.bound_s)),
         ("gap to the bound", format_percent(record.gap)),
         ("proven optimal", "yes" if record.proven else "no"),
         ("found by", f"{record.evaluations:,} placements in {format_seconds(record.elapsed_s)}"),
+        ("inputs and outputs on the way", format_seconds(travel_s) if travel_s else ""),
     )
     table = Table(columns=("device", "units", "JCT", "lanes"), rows=(*rows, *idle), numbers=("units", "JCT"))
     return View(
         title=f"Placement over {format_units(len(record.devices), 'device')}",
         blocks=(table, known),
-        notes=("Planned only: this version runs plans of one device. `--save plan.json` keeps it.",),
+        notes=(
+            *record.notes,
+            "Planned only: this version runs plans of one device. `--save plan.json` keeps it.",
+        ),
     )
+
+
+def replication(record: Any) -> View:
+    """A `Replication`: equal replicas together."""
+    columns = ("replicas", "nodes", "JCT", "answers at most")
+    table = Table(columns=columns, rows=record.rows(), numbers=("replicas", "JCT", "answers at most"))
+    idle = (f"{format_units(len(record.idle), 'node')} without a replica",) if record.idle else ()
+    return View(title="Replicas", blocks=(table,), notes=(record.describe(), *idle))
 
 
 def _unmeasured(allocations: Iterable[Any]) -> dict[str, str]:

@@ -1,0 +1,7 @@
+"""Sub-models on several nodes, which inputs have to reach and outputs have to leave (docs/nodes.md)."""
+
+from __future__ import annotations
+
+from esen_lab.planner.nodes.links import NodeLink
+
+__all__ = ["NodeLink"]
