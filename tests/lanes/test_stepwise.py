@@ -78,7 +78,7 @@ def test_each_step_is_told_when_it_is_done_and_its_output_lies_there(lane: Worke
             (number, -1, False, True),
         ]
         assert told[0].start_ns <= told[0].end_ns <= told[1].start_ns
-        a, c = lane.outputs_of([0, 2])
+        a, c = lane.outputs([0, 2])
         torch.testing.assert_close(a, X * 2)
         torch.testing.assert_close(c, X * 5)
 
@@ -131,14 +131,14 @@ def test_outputs_of_another_shape_lie_in_memory_of_their_own(lane: Worker) -> No
     lane.start_run(2, stepwise=True)
     wait(lane)
     first = lane.take_step()
-    (view,) = lane.outputs_of([first.index])
+    (view,) = lane.outputs([first.index])
     told_until_over(lane)
     torch.testing.assert_close(view, X * 2)
     give(lane, X[:3])
     lane.start_run(3, stepwise=True)
     told_until_over(lane)
     torch.testing.assert_close(view, X * 2)
-    torch.testing.assert_close(lane.outputs_of([0])[0], X[:3] * 2)
+    torch.testing.assert_close(lane.outputs([0])[0], X[:3] * 2)
 
 
 @pytest.mark.parametrize("mode", ["threads", "vmap", "async"])
@@ -148,7 +148,7 @@ def test_modes_that_run_all_at_once_tell_all_at_the_end(lane: Worker, mode: str)
     lane.start_run(2, stepwise=True)
     assert [one.index for one in told_until_over(lane)] == [0, 1, -1]
     with torch.no_grad():
-        torch.testing.assert_close(lane.outputs_of([1])[0], modules["b"](X), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(lane.outputs([1])[0], modules["b"](X), atol=1e-5, rtol=1e-5)
 
 
 def test_what_a_lane_told_before_it_died_is_taken(fork_server: ForkServer) -> None:
@@ -159,7 +159,7 @@ def test_what_a_lane_told_before_it_died_is_taken(fork_server: ForkServer) -> No
         lane.start_run(2, stepwise=True)
         wait(lane)
         told = lane.take_step()
-        (view,) = lane.outputs_of([told.index])
+        (view,) = lane.outputs([told.index])
         with pytest.raises(WorkerDied, match="SIGKILL"):
             lane.take_step()
         torch.testing.assert_close(view, -X * 2)

@@ -132,7 +132,7 @@ def test_runs_beside_a_late_lane_are_right_and_its_input_is_not_overwritten(star
 
 def open_when_waited_for(executor: Executor, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     """The gate opens when somebody waits for lanes, not when he only looks."""
-    group = executor._group
+    group = executor._group.stepwise
     ready = group.ready
 
     def waiting(until_s: float) -> list[int]:
