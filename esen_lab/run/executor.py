@@ -124,8 +124,8 @@ class Executor:
         else:
             self._group = group = LaneGroup(workers, plan.lanes, fork_server, core_to_spare=spare)
             self.lanes = lanes = LaneRunner(workers, group, self.history, core_to_spare=spare)
-            graphs = graphs_of(workers)
-            self._graph = None if graphs is None else GraphRunner(graphs, group, lanes, self.history)
+            captured = graphs_of(workers)
+            self._graph = None if captured is None else GraphRunner(captured, group, lanes, self.history)
             self._partial = PartialRunner(group, lanes, self.history)
         self._runner = self._graph or self.lanes
         self._state = MemberState(workers, plan.lanes)

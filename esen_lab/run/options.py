@@ -45,12 +45,7 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         """Check the fields, and against each other."""
-        if self.deadline_s is not None and not (_is_number(self.deadline_s) and 0 < self.deadline_s < math.inf):
-            raise UsageError("A deadline is a number of seconds above 0", given=self.deadline_s)
-        if self.at_least is not None and (
-            isinstance(self.at_least, bool) or not isinstance(self.at_least, numbers.Integral) or self.at_least < 1
-        ):
-            raise UsageError("The option at_least is a whole number of members above 0", given=self.at_least)
+        self._take_numbers()
         if self.otherwise not in ("error", "first"):
             raise UsageError("The option otherwise is 'error' or 'first'", given=self.otherwise)
         if self.on_failure not in ("error", "leave-out"):
@@ -74,6 +69,18 @@ class RunOptions:
                 given=f"at_least={self.at_least} alone",
                 hint="Give deadline_s, stop_early or on_failure='leave-out' too.",
             )
+
+    def _take_numbers(self) -> None:
+        """Check deadline and members; numbers of NumPy are welcome, and kept as plain ones."""
+        if self.deadline_s is not None:
+            if not (_is_number(self.deadline_s) and 0 < self.deadline_s < math.inf):
+                raise UsageError("A deadline is a number of seconds above 0", given=self.deadline_s)
+            object.__setattr__(self, "deadline_s", float(self.deadline_s))
+        if self.at_least is not None:
+            whole = isinstance(self.at_least, numbers.Integral) and not isinstance(self.at_least, bool)
+            if not whole or self.at_least < 1:
+                raise UsageError("The option at_least is a whole number of members above 0", given=self.at_least)
+            object.__setattr__(self, "at_least", int(self.at_least))
 
     @property
     def plain(self) -> bool:

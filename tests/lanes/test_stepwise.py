@@ -186,3 +186,35 @@ def test_whatever_a_sub_model_writes_into_its_socket_ends_its_worker_at_most(
         lane.close()
     assert not (tmp_path / "unpickled").exists()
     assert len(set(os.listdir("/proc/self/fd")) - before) <= 1
+
+
+def test_a_lane_is_told_of_another_input_without_being_waited_for(lane: Worker) -> None:
+    loaded(lane, a=Times(2.0), b=Times(5.0))
+    for number, rows in enumerate((3, 1, 4, 9), start=2):
+        x = torch.randn(rows, 8)
+        arena = arena_of(x)
+        lane.set_input(arena.layouts[0], arena.block, wait=False)
+        lane.start_run(number, stepwise=True)
+        arena.close()
+        assert [one.index for one in told_until_over(lane) if one.number == number] == [0, 1, -1]
+        torch.testing.assert_close(lane.outputs([0])[0], x * 2)
+    give(lane, X)  # an order that is waited for, and a plain run
+    lane.start_run(6)
+    wait(lane)
+    assert lane.take_run(6) is not None
+    torch.testing.assert_close(lane.outputs()[1], X * 5)
+
+
+def test_a_lane_that_could_not_take_another_input_does_not_run_the_old_one(fork_server: ForkServer) -> None:
+    lane = fork_server.worker(CpuDevice().place([1])[0], label="lane 1")
+    try:
+        loaded(lane, a=Times(2.0))
+        far = arena_of(torch.randn(4096, 8))
+        lane.set_input(far.layouts[0], None, wait=False)  # it lies outside the block of before
+        lane.start_run(2, stepwise=True)
+        far.close()
+        with pytest.raises(WorkerDied, match="could not take a new input"):
+            told_until_over(lane)
+        assert not lane.alive
+    finally:
+        lane.close()
