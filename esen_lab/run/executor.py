@@ -230,8 +230,11 @@ class Executor:
             poller = poll()
             for fd in watched:
                 poller.register(fd, POLLIN)
-            for fd, _ in poller.poll(0):
+            ended = poller.poll(0)
+            for fd, _ in ended:
                 watched[fd].close(timeout_s=0)
+            if ended:
+                self._group.only_the_living()
         return bool(self.broken)
 
     @property

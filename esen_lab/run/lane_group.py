@@ -86,6 +86,10 @@ class LaneGroup:
         """They are broken from now on; the first reason stays."""
         self._watch.give_up(why)
 
+    def only_the_living(self) -> None:
+        """Lanes have ended: nobody looks at their descriptors any more."""
+        self._watch.only_the_living()
+
     def replace(self, index: int, worker: Worker) -> None:
         """Another process is this lane from now on, loaded, in the place of one that has ended."""
         self._watch.replace(index, worker)

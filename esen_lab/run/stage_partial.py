@@ -220,7 +220,9 @@ class StagePartialRunner:
             call.opened = call.opened[stay]
         end_ns = time.perf_counter_ns()
         call.told.stages.append(
-            StageReport(
+            StageReport.of_plan(
+                call.plan,
+                number,
                 names=stage.names,
                 rows=count,
                 left=left,
@@ -229,9 +231,6 @@ class StagePartialRunner:
                 start_s=(begun_ns - call.begin_ns) / 1e9,
                 end_s=(end_ns - call.begin_ns) / 1e9,
                 decide_s=(end_ns - done_ns) / 1e9,
-                predicted_reach=call.plan.reach[number],
-                predicted_s=call.plan.stage_s(number),
-                threshold=None if last else thresholds[number],
             )
         )
         self._combine.took((end_ns - done_ns) / 1e9, self._stages.input.size)

@@ -175,6 +175,11 @@ class StageRunner:
         """Where the lanes of the first stage read the whole batch."""
         return self.stages[0].runner.input
 
+    def only_the_living(self) -> None:
+        """See `LaneGroup.only_the_living`."""
+        for stage in self.stages:
+            stage.group.only_the_living()
+
     def replace(self, index: int, worker: Worker) -> None:
         """Another process is this lane of the plan from now on, loaded, in the place of one that has ended."""
         stage, place = self._places[index]
@@ -299,7 +304,9 @@ class StageRunner:
                     opened = opened[stay]
             end_ns = time.perf_counter_ns()
             told.stages.append(
-                StageReport(
+                StageReport.of_plan(
+                    plan,
+                    number,
                     names=stage.names,
                     rows=count,
                     left=left,
@@ -308,9 +315,6 @@ class StageRunner:
                     start_s=(begun_ns - begin_ns) / 1e9,
                     end_s=(end_ns - begin_ns) / 1e9,
                     decide_s=(end_ns - done_ns) / 1e9,
-                    predicted_reach=plan.reach[number],
-                    predicted_s=plan.stage_s(number),
-                    threshold=None if last else thresholds[number],
                 )
             )
             begun_ns = end_ns
@@ -321,7 +325,9 @@ class StageRunner:
     def asleep(self, plan: Plan, number: int, rows: int, at_ns: int, begin_ns: int) -> StageReport:
         """Of a stage that nobody was left for."""
         at_s = (at_ns - begin_ns) / 1e9
-        return StageReport(
+        return StageReport.of_plan(
+            plan,
+            number,
             names=self.stages[number].names,
             rows=0,
             left=0,
@@ -330,9 +336,6 @@ class StageRunner:
             start_s=at_s,
             end_s=at_s,
             decide_s=0.0,
-            predicted_reach=plan.reach[number],
-            predicted_s=plan.stage_s(number),
-            threshold=plan.thresholds[number] if number < len(plan.thresholds) else None,
         )
 
     @staticmethod
