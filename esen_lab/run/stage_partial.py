@@ -174,7 +174,7 @@ class StagePartialRunner:
             collector.wake()
             if first and call.meanwhile is not None:
                 call.meanwhile()
-            ended: Ended = collector.collect(call.deadline, call.due_s, lambda: None)
+            ended: Ended = collector.collect(call.deadline, call.due_s, _never)
         except EsenError:
             lanes.leave()  # an answer that is not there: lanes are late, and stay warm
             raise
@@ -300,6 +300,11 @@ class StagePartialRunner:
             stages=tuple(call.told.stages),
         )
         return Run(output=call.output, report=report)
+
+
+def _never() -> Ended | None:
+    """Stages end early by their thresholds alone."""
+    return None
 
 
 def _without_weight(call: _Call) -> frozenset[str]:
