@@ -140,7 +140,7 @@ class ProcessWorker(Worker):
             pass
         raise self._garbled(what)
 
-    def _tell(self, order: Order, block: Block | None) -> bool:
+    def _send_along(self, order: Order, block: Block | None) -> bool:
         with self._lock:
             self._check_alive("take a new input")
             with self._asking:

@@ -195,10 +195,10 @@ class Worker(ABC):
                 could not take it, `take_step` says so.
         """
         told = order(Engine.set_input, layout, MEMORY)
-        if wait or not self._tell(told, block):
+        if wait or not self._send_along(told, block):
             self._order(told, _NEW_INPUT, memory=block)
 
-    def _tell(self, order: Order, block: Block | None) -> bool:  # noqa: ARG002  what processes do
+    def _send_along(self, order: Order, block: Block | None) -> bool:  # noqa: ARG002  what processes do
         """Send an order without waiting for its answer, where that can be; whether it was."""
         return False
 
