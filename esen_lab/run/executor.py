@@ -261,10 +261,10 @@ class Executor:
             Cancelled: It was given up.
             EsenError: They could not be started: the executor is `broken`.
         """
-        ended = [index for index, worker in enumerate(self._workers) if not worker.alive]
-        names = [name for index in ended for name in self.plan.lanes[index].members]
         with self._lock:
             self._wait_for_late()
+            ended = [index for index, worker in enumerate(self._workers) if not worker.alive]
+            names = [name for index in ended for name in self.plan.lanes[index].members]
             with from_the_system():
                 started = start_lanes([self._places[i] for i in ended], self._fork_server, given_up, numbers=ended)
             try:
