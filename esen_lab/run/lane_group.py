@@ -150,6 +150,7 @@ class LaneGroup:
         except BaseException:
             # One that had ended when it was to be woken answers nothing.
             pending.intersection_update([index for index in pending if self._workers[index].alive])
+            self._watch.only_the_living()
             self.settle()
             raise
 
