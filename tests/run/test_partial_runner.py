@@ -392,6 +392,7 @@ def test_batches_of_no_row_and_of_one(start: Start, gate: Gate, rows: int) -> No
     executor = start(plan_of(("a",), ("b", "late")), held(gate, a=Times(1.0), b=Times(3.0)))
     x = X[:rows]
     torch.testing.assert_close(executor.run(x, options=RunOptions(deadline_s=LONG_S)).output, x * 104 / 3)
+    executor.run(x)  # it waits until all lanes are at rest
     gate.close()
     torch.testing.assert_close(executor.run(x, meanwhile=gate.begun, options=first(2)).output, x * 2)
 

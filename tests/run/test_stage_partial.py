@@ -154,7 +154,7 @@ def test_too_few_members_at_the_deadline_are_an_error_and_the_lanes_stay_warm(st
 
 def test_a_member_that_raises_is_left_out_of_the_rows_of_its_stage(start: Start) -> None:
     ensemble = ensemble_of("softmax-mean", X, a=NETS["a"], b=RaisesAt(1), c=NETS["c"])
-    executor = start(staged(("a",), ("b", "c"), threshold=1.0), ensemble)
+    executor = start(staged(("a",), ("b", "c"), threshold=2.0), ensemble)
     x = X.clone()
     x[3] = 60.0
     with pytest.raises(ModelError, match="told to raise"):
@@ -169,14 +169,14 @@ def test_a_member_that_raises_is_left_out_of_the_rows_of_its_stage(start: Start)
 @pytest.mark.parametrize("dies", [False, True], ids=["raises", "dies"])
 def test_a_stage_of_which_everybody_fails_hands_its_rows_on(start: Start, *, dies: bool) -> None:
     first_fails = start(
-        staged(("b",), ("a",), threshold=0.9), ensemble_of("softmax-mean", X, a=NETS["a"], b=RaisesAt(1, dies=dies))
+        staged(("b",), ("a",), threshold=2.0), ensemble_of("softmax-mean", X, a=NETS["a"], b=RaisesAt(1, dies=dies))
     )
     x = X.clone()
     x[0] = 60.0
     run = first_fails.run(x, options=RunOptions(on_failure="leave-out"))
     torch.testing.assert_close(run.output, of_stage_one(x))
     last_fails = start(
-        staged(("a",), ("b",), threshold=1.0), ensemble_of("softmax-mean", X, a=NETS["a"], b=RaisesAt(1, dies=dies))
+        staged(("a",), ("b",), threshold=2.0), ensemble_of("softmax-mean", X, a=NETS["a"], b=RaisesAt(1, dies=dies))
     )
     run = last_fails.run(x, options=RunOptions(on_failure="leave-out"))
     torch.testing.assert_close(run.output, of_stage_one(x))
@@ -186,7 +186,7 @@ def test_a_stage_of_which_everybody_fails_hands_its_rows_on(start: Start, *, die
 
 def test_nobody_who_answers_is_an_error(start: Start) -> None:
     executor = start(
-        staged(("a",), ("b",), threshold=1.0), ensemble_of("softmax-mean", X, a=RaisesAt(0), b=RaisesAt(1))
+        staged(("a",), ("b",), threshold=2.0), ensemble_of("softmax-mean", X, a=RaisesAt(0), b=RaisesAt(1))
     )
     with pytest.raises(ModelError, match="told to raise"):
         executor.run(X + 60.0, options=RunOptions(on_failure="leave-out"))
