@@ -73,6 +73,7 @@ class Tally:
         told_over_s: The same as reports have it: until the answer was there.
         missed_by_s: By how much the error of a missed deadline came after it.
         starting_by_s: The same where lanes were starting.
+        bare_s: By how much a bare sleep of 2 ms was late between two runs: what the system's scheduler takes by itself.
         beyond_s: `over_s` less the longest step of a member in that run, and less `MARGIN_S`.
     """
 
@@ -84,6 +85,7 @@ class Tally:
     told_over_s: list[float] = field(default_factory=list)
     missed_by_s: list[float] = field(default_factory=list)
     starting_by_s: list[float] = field(default_factory=list)
+    bare_s: list[float] = field(default_factory=list)
     beyond_s: list[float] = field(default_factory=list)
 
     @property
@@ -105,6 +107,7 @@ class Tally:
             "missed_by_ms": _quantiles_ms(self.missed_by_s),
             "missed_by_more_than_2ms": sum(value > MARGIN_S for value in self.missed_by_s),
             "missed_while_starting_by_ms": _quantiles_ms(self.starting_by_s),
+            "a_bare_sleep_over_ms": _quantiles_ms(self.bare_s),
         }
 
 
@@ -150,6 +153,9 @@ def stress(
         lab.apply(Plan(lanes=placed, units=units, **more))
         for number in range(runs):
             _once(lab, drawn, generator, dying, tally, stages=stages)
+            began = time.perf_counter()
+            time.sleep(MARGIN_S)
+            tally.bare_s.append(time.perf_counter() - began - MARGIN_S)
             if (number + 1) % 250 == 0:
                 tell(f"{number + 1} runs: {json.dumps(tally.to_dict())}")
     tally.left += _left(before)

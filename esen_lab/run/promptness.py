@@ -19,6 +19,7 @@ PROMPT_S = 0.05
 """How long the last moments are."""
 
 _SWITCH_S = 0.0005
+_HALF_A_UNIT_S = 5e-7  # the interpreter cuts off to whole microseconds, and what it was would shrink
 
 
 class _Process:
@@ -35,7 +36,8 @@ class _Process:
             self._inside += 1
             if self._before is None:
                 self._before = (sys.getswitchinterval(), gc.isenabled())
-                sys.setswitchinterval(min(_SWITCH_S, self._before[0]))
+                if self._before[0] > _SWITCH_S:
+                    sys.setswitchinterval(_SWITCH_S)
                 gc.disable()
 
     def leave(self) -> None:
@@ -45,7 +47,8 @@ class _Process:
             if not self._inside and self._before is not None:
                 if self._before[1]:
                     gc.enable()
-                sys.setswitchinterval(self._before[0])
+                if self._before[0] > _SWITCH_S:
+                    sys.setswitchinterval(self._before[0] + _HALF_A_UNIT_S)
                 self._before = None
 
 

@@ -2,7 +2,7 @@
 
 begin     a run begins; its lanes are woken one by one
 rouse     one lane gets a few bytes, and starts at once
-ready     waits until some lane has something to say, to a tenth of a millisecond
+ready     waits until some lane has something to say, or a moment has come
 leave     nobody waits for the run any more: lanes that are at work end the step at hand, and are late
 catch_up  waits until no lane is late
 """
@@ -22,7 +22,7 @@ from esen_lab.run.lane_watch import LaneWatch
 
 _SLICE_S = 0.25  # of a wait: an interrupt may reach another thread
 _FINE_S = 0.001
-_FINEST_S = 0.0001
+_AWAKE_S = 0.0003  # before the moment: this thread looks, and does not sleep
 _MOST_TOLD = 10_000  # by late lanes, while somebody only looks
 
 
@@ -95,14 +95,18 @@ class StepwiseLanes:
             raise
 
     def ready(self, until_s: float) -> list[int]:
-        """Lanes that have something to say; waits until a moment of `time.monotonic` at most, to a tenth of a ms."""
+        """Lanes that have something to say; waits until a moment of `time.monotonic` at most.
+
+        The last third of a millisecond is not waited for: whoever asks again and again looks without sleeping.
+        """
         left_s = until_s - time.monotonic()
         if left_s > _FINE_S:  # the system counts in whole milliseconds, upwards
             found = self._watch.heard(int(min(left_s, _SLICE_S) * 1000))
         else:
+            # One sleep more at the most: each wake-up waits for a core, for milliseconds where all are busy.
             found = self._watch.heard(0)
-            if not found and left_s > 0:
-                time.sleep(min(left_s, _FINEST_S))
+            if not found and left_s > _AWAKE_S:
+                time.sleep(left_s - _AWAKE_S)
         return sorted(set(found))
 
     def take_step(self, index: int) -> StepTold | None:
