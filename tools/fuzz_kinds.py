@@ -96,11 +96,12 @@ class Plans:
         self.path.write_bytes(json_mutant(rng.choice(self.originals), rng))
 
     def use(self, rng: random.Random) -> None:  # noqa: ARG002  the same for all
+        from esen_lab.planner.fits import only_planned
         from esen_lab.planner.plan import Plan
 
         plan = Plan.load(self.path)
         plan.describe()
-        str((plan.gap, plan.oversubscribed, plan.only_planned, plan.is_sequential))
+        str((plan.gap, plan.oversubscribed, only_planned(plan), plan.is_sequential))
         shown(plan)
         plan.save(self.again)
         assert Plan.load(self.again) == plan

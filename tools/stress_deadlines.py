@@ -2,6 +2,7 @@
 
     make stress                                          1,000 runs
     make stress STRESS_ARGS="--runs 10000 --seed 3"      more, others
+    make stress STRESS_ARGS="--stages"                   of a plan in stages, of which nobody leaves early
 
 What each member does in a run stands in the input itself, so whoever answers for another run is found out:
 
@@ -9,8 +10,9 @@ What each member does in a run stands in the input itself, so whoever answers fo
     0 nothing, between 0 and 1 it sleeps so many seconds, 2 it raises, 3 it ends its process
 
 An answer is right where it is the mean, to rounding, of what the members that the report names answer to this input.
-The time over a deadline is counted beside the longest step of that run: a lane ends the step that it is at. The exit
-status is 1 where an answer was wrong, something was left, or an error came that nobody asked for.
+The time over a deadline is the caller's: from the call to the answer in his hands. It is counted beside the longest
+step of that run. The exit status is 1 where an answer was wrong, something was left, or an error came that nobody
+asked for.
 """
 
 from __future__ import annotations
@@ -68,7 +70,10 @@ class Tally:
         unexpected: Errors that nobody asked for, in words.
         left: What was there after it and not before, in words.
         over_s: By how much answers came after their deadlines, in seconds; below 0: before.
+        told_over_s: The same as reports have it: until the answer was there.
         missed_by_s: By how much the error of a missed deadline came after it.
+        starting_by_s: The same where lanes were starting.
+        bare_s: By how much a bare sleep of 2 ms was late between two runs: what the system's scheduler takes by itself.
         beyond_s: `over_s` less the longest step of a member in that run, and less `MARGIN_S`.
     """
 
@@ -77,7 +82,10 @@ class Tally:
     unexpected: list[str] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
     over_s: list[float] = field(default_factory=list)
+    told_over_s: list[float] = field(default_factory=list)
     missed_by_s: list[float] = field(default_factory=list)
+    starting_by_s: list[float] = field(default_factory=list)
+    bare_s: list[float] = field(default_factory=list)
     beyond_s: list[float] = field(default_factory=list)
 
     @property
@@ -95,7 +103,11 @@ class Tally:
             "deadlines": len(self.over_s),
             "over_ms": _quantiles_ms(self.over_s),
             "over_by_more_than_2ms_and_a_step": sum(value > 0 for value in self.beyond_s),
+            "over_as_told_ms": _quantiles_ms(self.told_over_s),
             "missed_by_ms": _quantiles_ms(self.missed_by_s),
+            "missed_by_more_than_2ms": sum(value > MARGIN_S for value in self.missed_by_s),
+            "missed_while_starting_by_ms": _quantiles_ms(self.starting_by_s),
+            "a_bare_sleep_over_ms": _quantiles_ms(self.bare_s),
         }
 
 
@@ -105,13 +117,21 @@ def _quantiles_ms(values_s: Sequence[float]) -> dict[str, float]:
     return {name: round(ordered[min(int(part * len(ordered)), len(ordered) - 1)], 2) for name, part in parts if ordered}
 
 
-def stress(runs: int, *, seed: int = 0, dying: float = 0.004, tell: Callable[[str], object] = print) -> Tally:
+def stress(
+    runs: int,
+    *,
+    seed: int = 0,
+    dying: float = 0.004,
+    stages: bool = False,
+    tell: Callable[[str], object] = print,
+) -> Tally:
     """Make so many runs of one lab.
 
     Args:
         runs: How many.
         seed: Of what members do.
         dying: How often a member dies, as a part of all runs: lanes start anew then, which takes a while.
+        stages: Whether the first lane is a stage, and the others the next one.
         tell: Told how it gets on.
     """
     from esen_lab.lab import Lab
@@ -127,9 +147,15 @@ def stress(runs: int, *, seed: int = 0, dying: float = 0.004, tell: Callable[[st
             lab.register(name, Member(number), example=_batch(generator, 4))
         units = lab.device.units
         lanes = [tuple(names[number] for number in lane) for lane in LANES]
-        lab.apply(Plan(lanes=tuple(Lane(units=1, members=lane) for lane in lanes), units=units))
+        placed = tuple(Lane(units=1, members=lane, stage=int(stages and n > 0)) for n, lane in enumerate(lanes))
+        # No probability reaches the threshold: every row is asked of everybody, as without stages.
+        more: dict[str, Any] = {"reach": (1.0, 1.0), "threshold": 2.0} if stages else {}
+        lab.apply(Plan(lanes=placed, units=units, **more))
         for number in range(runs):
-            _once(lab, drawn, generator, dying, tally)
+            _once(lab, drawn, generator, dying, tally, stages=stages)
+            began = time.perf_counter()
+            time.sleep(MARGIN_S)
+            tally.bare_s.append(time.perf_counter() - began - MARGIN_S)
             if (number + 1) % 250 == 0:
                 tell(f"{number + 1} runs: {json.dumps(tally.to_dict())}")
     tally.left += _left(before)
@@ -142,22 +168,29 @@ def _batch(generator: torch.Generator, rows: int) -> torch.Tensor:
     return x
 
 
-def _once(lab: Any, drawn: random.Random, generator: torch.Generator, dying: float, tally: Tally) -> None:
+def _once(
+    lab: Any, drawn: random.Random, generator: torch.Generator, dying: float, tally: Tally, *, stages: bool = False
+) -> None:
     x = _batch(generator, drawn.choice((4, 4, 4, 4, 4, 2, 9)))
     asked, kind = _asked(drawn)
+    if stages and kind == "uncertainty":
+        asked, kind = {}, "plain"
     if asked:
         _tell_members(x, drawn, dying if asked.get("on_failure") == "leave-out" else None)
     began = time.perf_counter()
     try:
         answer = lab.run(x, **asked)
     except Exception as problem:
+        took_s = time.perf_counter() - began
         name = type(problem).__name__
         tally.events[f"{kind}: {name}"] += 1
         if not _may_be(problem, x):
             tally.unexpected.append(f"{kind} {asked}: {name}: {problem}")
         if name == "DeadlineMissed":
-            tally.missed_by_s.append(time.perf_counter() - began - asked["deadline_s"])
+            starting = "no member had begun" in str(problem)
+            (tally.starting_by_s if starting else tally.missed_by_s).append(took_s - asked["deadline_s"])
         return
+    took_s = time.perf_counter() - began
     tally.events[kind] += 1
     report = lab.report
     answered = tuple(span.name for span in report.spans) if report.answered is None else report.answered.names
@@ -165,7 +198,8 @@ def _once(lab: Any, drawn: random.Random, generator: torch.Generator, dying: flo
     if report.answered is not None:
         tally.events["members missing"] += len(report.answered.missing)
         if asked.get("deadline_s") and kind != "first":
-            _note_time(x, report.answered.at_s - asked["deadline_s"], tally)
+            tally.told_over_s.append(report.answered.at_s - asked["deadline_s"])
+            _note_time(x, took_s - asked["deadline_s"], tally)
 
 
 def _tell_members(x: torch.Tensor, drawn: random.Random, dying: float | None) -> None:
@@ -254,9 +288,16 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=int, default=1000, help="how many runs (default: 1000)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dying", type=float, default=0.004, help="how often a member dies, as a part of all runs")
+    parser.add_argument("--stages", action="store_true", help="a plan in stages")
     given = parser.parse_args(words)
     began = time.perf_counter()
-    tally = stress(given.runs, seed=given.seed, dying=given.dying, tell=lambda line: print(line, flush=True))
+    tally = stress(
+        given.runs,
+        seed=given.seed,
+        dying=given.dying,
+        stages=given.stages,
+        tell=lambda line: print(line, flush=True),
+    )
     found = tally.to_dict()
     print(json.dumps({**found, "seconds": round(time.perf_counter() - began, 1)}, indent=1))
     print("fine" if tally.fine else "NOT FINE")

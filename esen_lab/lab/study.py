@@ -93,7 +93,7 @@ class Studies:
             raise UsageError(
                 "Refinement corrects plans without stages: how long a cascade takes is up to its input",
                 given=f"a plan in {len(state.plan.reach)} stages",
-                hint="Search a plan first.",
+                hint="Measure the cascade with lab.compare(x). To refine, search a plan without stages first.",
             )
         asked = state.limits if limits is None else Limits.of(limits)
         held, notes = with_memory(asked, ensemble, state.measured)

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from esen_lab.common.units import format_units
 from esen_lab.ensemble import Ensemble, FitsTogether
-from esen_lab.errors import EsenError
+from esen_lab.errors import Cancelled, EsenError
 from esen_lab.lab.lane_start import LaneStart
 from esen_lab.lab.plan_checks import holds, members_run_by, same_lanes
 from esen_lab.lab.state import LabState
@@ -83,7 +83,7 @@ class WarmLanes:
                 current.at_rest(deadline)
                 current.keep_to(plan, ensemble, deadline=deadline)
                 current.history.doubts = self._doubts
-                return current, notes
+                return current, (*notes, *current.history.take_news())
             except EsenError:  # lanes that could not take what changed are broken: started anew
                 deadline.check(f"lanes that take what has changed of {', '.join(plan.names)}")
         try:
@@ -93,7 +93,7 @@ class WarmLanes:
             raise
         started.history.doubts = self._doubts
         self._put_in_force(started)
-        return started, notes
+        return started, (*notes, *started.history.take_news())
 
     def _doubts(self, plan: Plan) -> tuple[str, ...]:
         """What is known against the measurements that a plan's prediction rests on, sentences."""
@@ -124,6 +124,8 @@ class WarmLanes:
 
         def start(given_up: GivenUp) -> Executor:
             if broken and current is not None:
+                if same_lanes(current, plan, ensemble) and _revived(current, plan, ensemble, given_up):
+                    return current
                 current.close()  # its lanes' places are needed
             return Executor.start(plan, ensemble, device, runtime.fork_server, given_up=given_up)
 
@@ -185,6 +187,24 @@ class WarmLanes:
         self._end_left_start()
         if executor is not None:
             executor.close()
+
+
+def _revived(current: Executor, plan: Plan, ensemble: Ensemble, given_up: GivenUp) -> bool:
+    """Start those lanes anew that have ended, where the others may stay; whether all run now.
+
+    Raises:
+        Cancelled: It was given up.
+    """
+    if not current.revivable:
+        return False
+    try:
+        current.revive(given_up)
+        current.keep_to(plan, ensemble)
+    except Cancelled:
+        raise
+    except EsenError:  # another one has ended meanwhile, or a place is not to be had: all of them, then
+        return False
+    return not current.broken
 
 
 def _to_run(state: LabState) -> tuple[Plan, Ensemble, tuple[str, ...]]:

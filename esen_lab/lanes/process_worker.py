@@ -10,7 +10,7 @@ The conversation, and what may come in between:
        worker is not `alive`, and whoever comes next ends the process instead of reading on in the middle.
 
 Runs go over the same socket but take no lock, which would cost on the path of every call. The two do not meet: before
-the executor asks, it has taken every lane's answer or has ended the lane, after an interrupt too (`Executor._settle`).
+the executor asks, it has taken every lane's answer or has ended the lane, after an interrupt too (`LaneWatch.settle`).
 A run whose answer was cut in the middle leaves a mark of its own, `_taking`: the next `take_run` ends the process.
 """
 
@@ -43,6 +43,7 @@ from esen_lab.lanes.worker import Memory, Reader, Stop, Worker
 
 _CANCEL_LOOK_S = 0.05
 _FRAME_S = 30.0  # for a frame that was announced
+_SOON_S = 0.05  # for the end of a process that has hung up
 
 
 class Parent(Protocol):
@@ -95,6 +96,7 @@ class ProcessWorker(Worker):
         self._asking = Underway()
         self._taking = Underway()
         self._number = 0
+        self._untaken = 0  # the number of an order that was sent without waiting, until its answer is there
         self._outputs = TreeArena()
         self._timing_bytes = 0
         self._answer_bytes = wire.HEADER_BYTES
@@ -138,6 +140,18 @@ class ProcessWorker(Worker):
             pass
         raise self._garbled(what)
 
+    def _send_along(self, order: Order, block: Block | None) -> bool:
+        with self._lock:
+            self._check_alive("take a new input")
+            with self._asking:
+                self._number += 1
+                self._untaken = self._number
+                try:
+                    wire.send_record(self._sock, wire.MESSAGE, order, self._number, [] if block is None else [block.fd])
+                except wire.Closed:
+                    raise self._died("take a new input") from None
+        return True
+
     def _exchange(self, order: Order, what: str, timeout_s: float, fds: list[int], cancelled: Stop) -> Any:
         with self._lock:
             self._check_alive(what)
@@ -157,6 +171,7 @@ class ProcessWorker(Worker):
                 frame = wire.receive(self._sock, max(deadline, time.monotonic() + 10), most=wire.MOST_ANSWER)
                 if frame.number == self._number and frame.kind in (wire.REPLY, wire.FAILED):
                     break
+                self._taken(frame)
                 frame.drop()
             answer = self._read(frame)
         except wire.Garbled:
@@ -268,12 +283,31 @@ class ProcessWorker(Worker):
         except wire.Garbled:
             raise self._garbled("run") from None
         except (wire.Closed, TimeoutError):
-            raise self._died("run") from None
+            raise self._died("run", grace_s=_SOON_S) from None  # an answer may be due
         except wire.NoRoom as problem:
             self._finish(grace_s=0)
             raise no_descriptors(str(problem)) from problem
 
+    def _taken(self, frame: wire.Frame) -> bool:
+        """Whether a frame answers the order that nobody waited for: the first answer after it is its own.
+
+        Raises:
+            WorkerDied: The lane could not do it. It reads an earlier input, so that it must not run: it is ended.
+        """
+        if not self._untaken or frame.kind not in (wire.REPLY, wire.FAILED):
+            return False
+        self._untaken = 0
+        if frame.kind == wire.FAILED:
+            answer = self._read(frame)
+            log, _ = self._finish(grace_s=0)
+            told = answer.summary if isinstance(answer, Problem) else "nothing that can be read"
+            raise WorkerDied(f"{self.label} was ended: it could not take a new input", worker_traceback=told, log=log)
+        return True
+
     def _told(self, frame: wire.Frame) -> StepTold:
+        if self._taken(frame):
+            frame.drop()
+            return StepTold(number=0)
         if frame.kind in (wire.STEP, wire.DONE):
             frame.drop()
             return self._step(frame.number, frame.body) if frame.body else StepTold(number=frame.number, over=True)
@@ -340,6 +374,9 @@ class ProcessWorker(Worker):
             if frame.number == number and len(frame.body) != self._timing_bytes:
                 raise wire.Garbled("times of other sub-models")
             return frame.body if frame.number == number else None
+        if self._taken(frame):
+            frame.drop()
+            return None
         answer = self._read(frame)
         if isinstance(answer, Problem):
             if frame.number != number:
@@ -431,8 +468,8 @@ class ProcessWorker(Worker):
             self._finish(grace_s=0)
         super()._check_alive(what)
 
-    def _died(self, what: str) -> WorkerDied:
-        log, code = self._finish(grace_s=1.0)
+    def _died(self, what: str, *, grace_s: float = 1.0) -> WorkerDied:
+        log, code = self._finish(grace_s=grace_s)
         return WorkerDied(
             f"{self.label} ended while asked to {what}: {_ending(code)}",
             log=log,
@@ -458,7 +495,7 @@ class ProcessWorker(Worker):
         3. Wait for its end, then kill. Only the fork server can: it is the parent.
         4. Read the log when nobody writes it any more, and before its descriptor goes.
         5. Let go. The number of a closed descriptor may come back as somebody else's, so nobody may still wait on it:
-           requests hold the lock, and the executor looks again at who is alive (`Executor._watch_only_the_living`).
+           requests hold the lock, and the executor looks again at who is alive (`LaneWatch.only_the_living`).
         """
         with self._lock:
             self._alive = False

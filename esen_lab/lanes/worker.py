@@ -27,6 +27,7 @@ from esen_lab.lanes.timings import StepTold
 
 _ORDER_S = 30.0  # the deadline of orders that build and compute nothing
 _LONG_ORDER_S = 300.0
+_NEW_INPUT = "take a new input"
 
 Memory: TypeAlias = Block | bytes | None
 """What goes along with an order: bytes to read, or a block that the lane gets its own view of, so that the caller may
@@ -184,9 +185,22 @@ class Worker(ABC):
         """Put sub-models that keep state between calls back: see `Engine.put_state`."""
         self._order(order(Engine.put_state, how), "put its sub-models' state back", _LONG_ORDER_S)
 
-    def set_input(self, layout: Layout, block: Block | None) -> None:
-        """Say where the input of runs lies; `block` is None when it is the one from before."""
-        self._order(order(Engine.set_input, layout, MEMORY), "take a new input", memory=block)
+    def set_input(self, layout: Layout, block: Block | None, *, wait: bool = True) -> None:
+        """Say where the input of runs lies.
+
+        Args:
+            layout: What it looks like there.
+            block: The memory; None when it is the one from before.
+            wait: Whether to wait until the lane has taken it. Otherwise a run step by step comes next: where the lane
+                could not take it, `take_step` says so.
+        """
+        told = order(Engine.set_input, layout, MEMORY)
+        if wait or not self._send_along(told, block):
+            self._order(told, _NEW_INPUT, memory=block)
+
+    def _send_along(self, order: Order, block: Block | None) -> bool:  # noqa: ARG002  what processes do
+        """Send an order without waiting for its answer, where that can be; whether it was."""
+        return False
 
     @property
     def gpu(self) -> GpuMemory:
@@ -250,25 +264,20 @@ class Worker(ABC):
         """Whether a run of the present arrangement has left outputs."""
         return bool(self._arena.layouts)
 
-    def outputs(self) -> list[Tree]:
-        """Each member's output of the last run, as views into memory that the next run overwrites."""
-        arena = self._arena
-        return [arena.read(index) for index in range(len(arena.layouts))]
+    def outputs(self, indices: Sequence[int] | None = None) -> list[Tree]:
+        """What the last run has put out, as views into memory that the next run overwrites.
 
-    def outputs_of(self, indices: Sequence[int]) -> list[Tree]:
-        """The outputs of some steps that the last run has told of, as views like those of `outputs`."""
+        Args:
+            indices: Of which steps, where a run step by step has told of those alone; None: of all.
+        """
         arena = self._arena  # once: a lane of this process may lay out its outputs anew meanwhile
-        return [arena.read(index) for index in indices]
+        return [arena.read(index) for index in (range(len(arena.layouts)) if indices is None else indices)]
 
     def graph_lane(self) -> GraphLane | None:
         """The lane for a graph of the whole plan; None where it is a process, or a sub-model of it is no graph."""
         return None
 
     # --- the end -------------------------------------------------------------------------------------------------
-
-    def log(self) -> str:
-        """The end of what the worker printed; "" where that goes where this process prints."""
-        return ""
 
     @abstractmethod
     def kill(self) -> None:

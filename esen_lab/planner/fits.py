@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from esen_lab.common.units import format_units
 from esen_lab.errors import UsageError
 from esen_lab.planner.plan import Plan
+from esen_lab.planner.steps import Step
 
 if TYPE_CHECKING:
     from esen_lab.ensemble import Ensemble
@@ -38,7 +39,7 @@ def check_fits(plan: Plan, ensemble: Ensemble, device: Sized | None = None) -> N
     Raises:
         UsageError: It is only for planning, covers other sub-models, or was made for a larger device.
     """
-    plan.check_runnable()
+    check_runnable(plan)
     ours = set(ensemble.names)
     differ = [
         *(f"{name!r} is in the plan only" for name in plan.names if name not in ours),
@@ -55,6 +56,33 @@ def check_fits(plan: Plan, ensemble: Ensemble, device: Sized | None = None) -> N
             f"This device has {format_units(device.units, device.identity.unit)}",
             given=f"a plan for {plan.units} ({plan.device.get('name', 'unknown device')})",
             hint="Search again here: plans for larger devices do not fit.",
+        )
+
+
+def only_planned(plan: Plan) -> str:
+    """Why this version cannot run a plan, in words; "" where it can."""
+    if len(plan.devices) > 1:
+        return f"it is for {len(plan.devices)} devices: {', '.join(plan.devices)}"
+    if not plan.staged:
+        return ""
+    if not plan.thresholds:
+        return f"it runs in {len(plan.reach)} stages and has no threshold at which an input is done"
+    parts = [name for name in plan.steps if Step.of(name).parts > 1]
+    return f"its batch shrinks between stages, and {parts[0]} runs a fixed part of it" if parts else ""
+
+
+def check_runnable(plan: Plan) -> None:
+    """Whether this version can run a plan.
+
+    Raises:
+        UsageError: It is a plan over several devices, or in stages that nothing says when to leave.
+    """
+    why = only_planned(plan)
+    if why:
+        raise UsageError(
+            "A plan that is run is for one device; one in stages has thresholds and splits no batch",
+            given=why,
+            hint="It can be saved. Search a plan for this device to run one.",
         )
 
 

@@ -294,31 +294,6 @@ class Plan(Shown):
         return max(sum(self.predicted_s[name] for name in lane.members) for lane in lanes)
 
     @property
-    def only_planned(self) -> str:
-        """Why this version cannot run it, in words; "" where it can."""
-        if len(self.devices) > 1:
-            return f"it is for {len(self.devices)} devices: {', '.join(self.devices)}"
-        if not self.staged:
-            return ""
-        if not self.thresholds:
-            return f"it runs in {len(self.reach)} stages and has no threshold at which an input is done"
-        parts = [name for name in self.steps if Step.of(name).parts > 1]
-        return f"its batch shrinks between stages, and {parts[0]} runs a fixed part of it" if parts else ""
-
-    def check_runnable(self) -> None:
-        """Whether this version can run it.
-
-        Raises:
-            UsageError: It is a plan over several devices, or in stages that nothing says when to leave.
-        """
-        if self.only_planned:
-            raise UsageError(
-                "A plan that is run is for one device; one in stages has thresholds and splits no batch",
-                given=self.only_planned,
-                hint="It can be saved. Search a plan for this device to run one.",
-            )
-
-    @property
     def is_sequential(self) -> bool:
         """Whether every sub-model runs in one lane, one after another."""
         return len(self.lanes) == 1 and self.lanes[0].mode == "serial"

@@ -68,6 +68,8 @@ class Answered:
         confidence: The probability of the likeliest class in the least sure row, where `ended` is "confident".
         certain_rows: In how many rows no missing member could have changed the class, where that was looked at.
         rows: Of how many.
+        cut_rows: Of a plan in stages: rows that were not sure yet when nobody waited any longer, and have the answer of
+            the members until then. None for other plans.
         busy: Members whose lanes were still at an earlier run when this one began.
     """
 
@@ -79,6 +81,7 @@ class Answered:
     confidence: float | None = None
     certain_rows: int | None = None
     rows: int | None = None
+    cut_rows: int | None = None
     busy: tuple[str, ...] = ()
     _look_up: Callable[[Sequence[str]], Worth | None] | None = field(default=None, repr=False, compare=False)
 
@@ -111,6 +114,10 @@ class Answered:
         )
         if self.deadline_s is not None:
             told.append(self._of_the_deadline(self.deadline_s))
+        if self.cut_rows and self.rows:
+            told.append(
+                f"{self.cut_rows} of {self.rows} rows were not sure yet, and have the answer of the members until then."
+            )
         waited = [name for name in self.busy if name in self.names]
         if waited:
             told.append(f"The lane of {', '.join(waited)} was still at an earlier run when this one began.")

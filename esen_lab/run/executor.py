@@ -1,12 +1,14 @@
 """Runs one plan: its lanes stay warm from call to call, and calls from several threads take turns.
 
 start.py          how lanes start, and load their sub-models
-lane_group.py     the lanes as one: woken, waited for, ended
+lane_group.py     the lanes as one: woken, waited for, ended; lane_watch.py who of them is alive, at work, late
+stepwise.py       the same lanes, for runs that do not wait for all of them
 lane_steps.py     what lanes load for groups and parts, and their outputs parted again
 lane_runner.py    one run: hand over, wake, collect, combine
 graph_runner.py   one run of a plan that is one CUDA graph
 stage_runner.py   one run of a plan in stages
-partial_runner.py one run that may be answered by some of the members
+partial_runner.py one run that may be answered by some of the members; member_collector.py collects them
+stage_partial.py  the same of a plan in stages
 run_history.py    what is known from run to run; the reports
 fidelity.py       whether the lanes answer as the notebook does
 member_state.py   what sub-models keep between calls
@@ -17,14 +19,14 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from select import POLLIN, poll
 from typing import TypeVar
 
 from esen_lab.common.inputs import ordinary_tensors
 from esen_lab.common.trees import Tree
-from esen_lab.devices import Device
+from esen_lab.devices import Device, Placement
 from esen_lab.ensemble import Ensemble
 from esen_lab.ensemble.chance import PROOF_SEED, draw_seed
 from esen_lab.errors import DeviceError, ModelError, UsageError
@@ -44,6 +46,7 @@ from esen_lab.run.options import RunOptions
 from esen_lab.run.outcome import MemberRun, Run
 from esen_lab.run.partial_runner import PartialRunner
 from esen_lab.run.run_history import RunHistory
+from esen_lab.run.stage_partial import StagePartialRunner
 from esen_lab.run.stage_runner import StageRunner, check_stages
 from esen_lab.run.start import (
     GivenUp,
@@ -60,6 +63,8 @@ from esen_lab.run.start import (
 from esen_lab.run.turns import Turns
 
 DEFAULT_TIMEOUT_S = 600.0
+_LATE_S = 10.0  # is waited for late lanes before others are started beside them
+_LOOK_S = 0.005
 _Done = TypeVar("_Done")
 
 
@@ -78,10 +83,12 @@ class Executor:
         self,
         plan: Plan,
         ensemble: Ensemble,
-        workers: tuple[Worker, ...],
+        workers: list[Worker],
         loading: Loading,
         device: Device,
         fork_server: ForkServer,
+        places: Sequence[Placement] = (),
+        graphs: Graphs | None = None,
     ) -> None:
         """Use `start`."""
         import torch
@@ -91,6 +98,8 @@ class Executor:
         self.ensemble = ensemble
         self._workers = workers
         self._fork_server = fork_server
+        self._places = places
+        self._graphs = graphs
         self._turns = Turns()  # of calls from several threads
         self._lock = threading.RLock()
         # Simulated devices, and what disturbs lanes on real ones at present.
@@ -106,16 +115,18 @@ class Executor:
         self.lanes: LaneRunner | StageRunner
         self._group: LaneGroup | StageRunner
         self._graph: GraphRunner | None = None
-        self._partial: PartialRunner | None
+        self._partial: PartialRunner | StagePartialRunner
         if plan.staged:
-            self._group = self.lanes = StageRunner(workers, plan, fork_server, self.history, core_to_spare=spare)
-            self._partial = None
+            self._group = self.lanes = stages = StageRunner(
+                workers, plan, fork_server, self.history, core_to_spare=spare
+            )
+            self._partial = StagePartialRunner(stages, self.history)
         else:
             self._group = group = LaneGroup(workers, plan.lanes, fork_server, core_to_spare=spare)
             self.lanes = lanes = LaneRunner(workers, group, self.history, core_to_spare=spare)
-            graphs = graphs_of(workers)
-            self._graph = None if graphs is None else GraphRunner(graphs, group, lanes, self.history)
-            self._partial = PartialRunner(workers, group, lanes, self.history)
+            captured = graphs_of(workers)
+            self._graph = None if captured is None else GraphRunner(captured, group, lanes, self.history)
+            self._partial = PartialRunner(group, lanes, self.history)
         self._runner = self._graph or self.lanes
         self._state = MemberState(workers, plan.lanes)
         self._state.look(steps_of(plan, ensemble))
@@ -168,13 +179,16 @@ class Executor:
         steps = steps_of(plan, ensemble)
         given_up = given_up or GivenUp()
         with from_the_system():
-            workers = start_lanes(places_of(plan, device), fork_server, given_up)
+            places = places_of(plan, device)
+            workers = start_lanes(places, fork_server, given_up)
         try:
             with from_the_system():
                 loading = load_lanes(workers, plan, steps, timeout_s=load_timeout_s, tell=on_progress, graphs=graphs)
-            executor = cls(plan, ensemble, tuple(workers), loading, device, fork_server)
+            executor = cls(plan, ensemble, workers, loading, device, fork_server, places, graphs)
             executor._compare_with_notebook(NEVER)
             executor.history.forget()  # that one was cold
+            if isinstance(executor._partial, PartialRunner) and isinstance(executor._runner, LaneRunner):
+                executor._partial.rehearse(ensemble)
             given_up.check()
         except BaseException:
             for worker in workers:
@@ -212,14 +226,83 @@ class Executor:
     def notice_ended(self) -> bool:
         """Look whether a lane's process has ended while nobody asked it; whether the executor is `broken`."""
         with self._lock:
-            watched = {worker.process_fd: worker.label for worker in self._workers if worker.process_fd >= 0}
+            watched = {worker.process_fd: worker for worker in self._workers if worker.process_fd >= 0}
             poller = poll()
             for fd in watched:
                 poller.register(fd, POLLIN)
-            ended = [watched[fd] for fd, _ in poller.poll(0)]
+            ended = poller.poll(0)
+            for fd, _ in ended:
+                watched[fd].close(timeout_s=0)
             if ended:
-                self._group.give_up(f"{', '.join(ended)} ended")
+                self._group.only_the_living()
         return bool(self.broken)
+
+    @property
+    def revivable(self) -> bool:
+        """Whether lanes that have ended can be started alone: processes on the CPU, beside others that live.
+
+        On a GPU they share its memory and its context with the others: all are started anew.
+        """
+        ended = [not worker.alive for worker in self._workers]
+        alone = all(worker.own_process and worker.in_force.torch_device == "cpu" for worker in self._workers)
+        given_up = self._group.given_up or self._state.measuring or self._fork_server.elsewhere
+        return alone and any(ended) and not all(ended) and not given_up and bool(self._places)
+
+    def revive(self, given_up: GivenUp, *, load_timeout_s: float = 300.0) -> None:
+        """Start the lanes that have ended anew, in their places; the others stay as they are.
+
+        Their members begin as they were registered. Reports of the next run name them.
+
+        Args:
+            given_up: Lets another thread end the start.
+            load_timeout_s: Deadline for loading one sub-model.
+
+        Raises:
+            Cancelled: It was given up.
+            EsenError: They could not be started: the executor is `broken`.
+        """
+        with self._lock:
+            self._wait_for_late()
+            ended = [index for index, worker in enumerate(self._workers) if not worker.alive]
+            names = [name for index in ended for name in self.plan.lanes[index].members]
+            with from_the_system():
+                started = start_lanes([self._places[i] for i in ended], self._fork_server, given_up, numbers=ended)
+            try:
+                workers, steps = list(self._workers), steps_of(self.plan, self.ensemble)
+                for index, worker in zip(ended, started, strict=True):
+                    workers[index] = worker
+                with from_the_system():
+                    loading = load_lanes(
+                        workers, self.plan, steps, timeout_s=load_timeout_s, only=names, graphs=self._graphs
+                    )
+                for index, worker in zip(ended, started, strict=True):
+                    self._workers[index] = worker
+                    self.lanes.replace(index, worker)
+            except BaseException:
+                for worker in started:
+                    worker.close(timeout_s=0)
+                raise
+            self.history.lanes_are(self._workers)
+            self.history.loaded_anew(names, loading.fallen_back)
+            self.fidelity.loaded_anew(members_of(names), loading.other_code)
+        self._compare_with_notebook(Deadline(load_timeout_s))
+        self.history.forget()
+        self.history.news = f"The lane of {', '.join(names)} had ended and was started anew; the others stayed warm."
+        given_up.check()
+
+    def _wait_for_late(self) -> None:
+        """Wait for a while for lanes that are late; others that have ended are not in the way.
+
+        Raises:
+            WorkerTimeout: They are still at work, and all lanes are ended.
+        """
+        deadline = Deadline(_LATE_S)
+        while self._group.late:
+            if not deadline.left_s:
+                self._group.end()
+                raise deadline.passed("lanes that are late, beside others that have ended")
+            time.sleep(_LOOK_S)
+            self._group.look_at_late()
 
     # --- runs ----------------------------------------------------------------------------------------------------
 
@@ -268,6 +351,8 @@ class Executor:
             work = partial(self._run, seed=seed, meanwhile=meanwhile)
         else:
             options.check(self.ensemble, self.plan.names, self._state.keeping)
+            if self.plan.staged:
+                options.check_stages()
             if due is None and options.deadline_s is not None:
                 due = Deadline(options.deadline_s)
             work = partial(self._run_partly, options=options, due=due, seed=seed, meanwhile=meanwhile)
@@ -322,12 +407,6 @@ class Executor:
         meanwhile: Callable[[], object] | None,
     ) -> Run:
         begin_ns = time.perf_counter_ns()
-        if self._partial is None:
-            raise UsageError(
-                "Answers by a deadline, early ones and uncertainty are those of plans without stages",
-                given=f"a plan in {len(self.plan.reach)} stages: rows that are sure leave it early anyway",
-                hint="Run it without these options, or put a plan without stages in force.",
-            )
         drawn = (draw_seed() if seed is None else seed) if self._state.random else None
         return self._partial.run(
             self.plan,

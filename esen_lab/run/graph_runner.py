@@ -13,8 +13,9 @@ from esen_lab.errors import DeviceError, WorkerTimeout
 from esen_lab.lanes import Worker
 from esen_lab.planner.plan import Plan
 from esen_lab.run.deadline import Deadline
-from esen_lab.run.lane_group import SETTLE_S, LaneGroup
+from esen_lab.run.lane_group import LaneGroup
 from esen_lab.run.lane_runner import LaneRunner
+from esen_lab.run.lane_watch import SETTLE_S
 from esen_lab.run.outcome import Run
 from esen_lab.run.plan_graph import PlanGraph, PlanGraphs
 from esen_lab.run.run_history import RunHistory

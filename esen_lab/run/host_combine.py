@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import NamedTuple
 
@@ -28,7 +29,7 @@ class HostCombine:
         threads: Those of the calling process, which are quiet meanwhile.
     """
 
-    def __init__(self, workers: tuple[Worker, ...], group: LaneGroup, threads: CallersThreads) -> None:
+    def __init__(self, workers: Sequence[Worker], group: LaneGroup, threads: CallersThreads) -> None:
         self._workers = workers
         self._group = group
         self._threads = threads

@@ -32,8 +32,8 @@ class LaneInput:
 
     Attributes:
         shared: Whether one lane brings the input to the GPU for all.
-        parted: Whether lanes were late when the others were told last: all are told anew once none is.
-        untold: Lanes that were at work when the others were told where the input lies: see `tell`.
+        tells_later: Whether lanes may be told where the input lies when they are woken, without waiting for them.
+        untold: Lanes that are to be told when they are woken: see `tell`.
     """
 
     def __init__(self, workers: Sequence[Worker]) -> None:
@@ -42,14 +42,25 @@ class LaneInput:
         self._told = False  # whether all lanes, but for those that are to be told later, know where the input lies
         self._reads: dict[int, TreeArena] = {}  # for each lane the arena that it was told of last
         self._spare: list[TreeArena] = []  # arenas that are not in use for new inputs
-        self.parted = False
+        self._left = False  # whether lanes were late when the others were told last
         self.untold: set[int] = set()
+        self.tells_later = all(worker.own_process and worker.in_force.torch_device == "cpu" for worker in workers)
         self.shared = False
 
     @property
     def spec(self) -> TreeSpec:
         """What the last input looked like."""
         return self._arena.layouts[0].spec
+
+    @property
+    def size(self) -> int:
+        """How many bytes the last input has; 0 before the first."""
+        return self._arena.layouts[0].size if self._arena.layouts else 0
+
+    @property
+    def parted(self) -> bool:
+        """Whether lanes read in different places, or are still to be told: all are told anew once none is late."""
+        return self._left or bool(self.untold)
 
     def write_plain(self, x: Tree) -> bool:
         """The short way for one tensor that looks like the last one; False: take the long way, nothing was written."""
@@ -79,8 +90,13 @@ class LaneInput:
         for here, there in zip(self.tensors, source.tensors, strict=True):
             torch.index_select(there, 0, rows, out=here)
 
-    def announce(self, spec: TreeSpec, late: Collection[int] = ()) -> None:
+    def announce(self, spec: TreeSpec, late: Collection[int] = (), *, at_once: bool = True) -> None:
         """Tell every lane where an input of this look will lie, but for those that are late.
+
+        Args:
+            spec: The look.
+            late: Lanes that are at work for an earlier run.
+            at_once: Whether the others are told now; else each when it is woken.
 
         Raises:
             EsenError: There is no memory for it, or a lane has ended.
@@ -91,24 +107,32 @@ class LaneInput:
         grown = self._arena.prepare([spec])
         if grown or not known:
             self._reads = {index: arena for index, arena in self._reads.items() if index in late}
-        self.untold = set(late)
+        self.untold = set(late) if at_once else set(range(len(self._workers)))
         for index, worker in enumerate(self._workers):
-            if index not in late and worker.alive:
+            if index not in self.untold and worker.alive:
                 self._tell(index, worker)
-        self.shared = not late and self._share_on_gpu(self._arena.layouts[0].size)
-        self.parted = bool(late)
+        self.shared = at_once and not late and self._share_on_gpu(self._arena.layouts[0].size)
+        self._left = bool(late)
         self._told = True
 
-    def _tell(self, index: int, worker: Worker) -> None:
+    def _tell(self, index: int, worker: Worker, *, wait: bool = True) -> None:
         block = None if self._reads.get(index) is self._arena else self._arena.block
-        worker.set_input(self._arena.layouts[0], block)
+        worker.set_input(self._arena.layouts[0], block, wait=wait)
         self._reads[index] = self._arena
 
     def tell(self, index: int) -> None:
-        """Tell a lane that is at rest again where the input lies now; raises as `announce` does."""
+        """Tell a lane that is at rest, and is woken next, where the input lies now; raises as `announce` does.
+
+        Waiting for its answer would be waiting for its turn on a core: it reads the order before the wake-up anyway.
+        """
         if index in self.untold:
-            self._tell(index, self._workers[index])
+            self._tell(index, self._workers[index], wait=not self.tells_later)
             self.untold.discard(index)
+
+    def forget_lane(self, index: int) -> None:
+        """Another process is this lane: it has been told nothing."""
+        self._reads.pop(index, None)
+        self._told = False
 
     def leave_to(self, late: Collection[int]) -> None:
         """Write the next input elsewhere than where these lanes, which are late, may be reading; none: as usual."""
@@ -120,7 +144,7 @@ class LaneInput:
             self._arena = free[0] if free else TreeArena()
             self._spare = [arena for arena in self._spare if arena is not self._arena]
         elif self.parted and not late:
-            self._told = self.parted = False  # all are at rest: told at once, they may share what is on a GPU
+            self._told = self._left = False  # all are at rest: told at once, they may share what is on a GPU
 
     def _share_on_gpu(self, size: int) -> bool:
         """Have one lane bring a large input to the GPU for all of them; whether that is so now."""

@@ -52,7 +52,7 @@ class LaneRunner:
     """
 
     def __init__(
-        self, workers: tuple[Worker, ...], group: LaneGroup, history: RunHistory, *, core_to_spare: bool
+        self, workers: Sequence[Worker], group: LaneGroup, history: RunHistory, *, core_to_spare: bool
     ) -> None:
         self._group = group
         self._history = history
@@ -126,7 +126,7 @@ class LaneRunner:
     def _notes(self, jct_s: float) -> list[str]:
         """What is to be said of this run alone."""
         disturbed = self.threads.disturbed(jct_s) if self._cores_are_lanes else ""
-        return [note for note in (self._group.told_caught_up(), self.where.note, disturbed) if note]
+        return [note for note in (self._group.stepwise.told_caught_up(), self.where.note, disturbed) if note]
 
     def _prepare_next(self, ensemble: Ensemble, output: Tree, jct_s: float, times: Times) -> None:
         """What the next run would have to do."""
@@ -161,24 +161,37 @@ class LaneRunner:
 
     def write(self, ensemble: Ensemble, x: Tree, deadline: Deadline) -> None:
         """Copy the input where the lanes read it; none of them is at work. `wake` follows."""
+        self.make_room(deadline)
+        self.hand_over(ensemble, x, deadline)
+
+    def make_room(self, deadline: Deadline) -> None:
+        """Go on only where no lane is at work, and all of them are told of the next input."""
         self._group.check(deadline)
         if self.input.parted:
             self.input.leave_to(())
-        self.hand_over(ensemble, x, deadline)
 
-    def write_rows(self, source: LaneInput, rows: torch.Tensor, deadline: Deadline) -> None:
+    def write_rows(
+        self,
+        source: LaneInput,
+        rows: torch.Tensor,
+        deadline: Deadline,
+        late: Collection[int] | None = None,
+    ) -> None:
         """Gather some rows of what other lanes read where these read their input; none of them is at work.
 
         Args:
             source: Where those read it: all its tensors have their rows along dimension 0.
             rows: Which, int64; they may come more than once.
             deadline: Of the whole call.
+            late: Lanes that are at work for an earlier run all the same, in a run step by step: the others are told
+                when they are woken. None: nobody may be.
         """
-        self._group.check(deadline)
+        if late is None:
+            self.make_room(deadline)
         with self.threads.alone():
             spec = spec_of_rows(source.spec, len(rows))
             if not self.input.looks_like(spec):
-                self._announce(spec, deadline)
+                self._announce(spec, deadline, late or (), at_once=late is None)
             self.input.gather(source, rows)
 
     def wake(self, seed: int | None) -> None:
@@ -186,7 +199,9 @@ class LaneRunner:
         self.threads.quieten()
         self._group.wake(seed)
 
-    def hand_over(self, ensemble: Ensemble, x: Tree, deadline: Deadline, late: Collection[int] = ()) -> None:
+    def hand_over(
+        self, ensemble: Ensemble, x: Tree, deadline: Deadline, late: Collection[int] = (), *, at_once: bool = True
+    ) -> None:
         """Copy the input where the lanes read it, and have this process quiet while they work.
 
         Args:
@@ -194,21 +209,29 @@ class LaneRunner:
             x: The input.
             deadline: Of the whole call.
             late: Lanes that are still at work for an earlier run, and read elsewhere.
+            at_once: Whether the other lanes are told of another look now, or when they are woken: `LaneInput.tell`.
         """
         with self.threads.alone():
             if not self.input.write_plain(x):
-                self._write(ensemble, x, deadline, late)
+                self._write(ensemble, x, deadline, late, at_once=at_once)
         self.threads.quieten()
 
-    def _write(self, ensemble: Ensemble, x: Tree, deadline: Deadline, late: Collection[int]) -> None:
+    def _write(self, ensemble: Ensemble, x: Tree, deadline: Deadline, late: Collection[int], *, at_once: bool) -> None:
         leaves, structure = take_in(x)
         if not self.input.fits(leaves, structure):
             spec = spec_of_leaves(leaves, structure, "the input")
             check_keys(unflatten(spec.structure, spec.tensors), ensemble)
-            self._announce(spec, deadline, late)
+            self._announce(spec, deadline, late, at_once=at_once)
         self.input.write(leaves)
 
-    def _announce(self, spec: TreeSpec, deadline: Deadline, late: Collection[int] = ()) -> None:
+    def _announce(
+        self, spec: TreeSpec, deadline: Deadline, late: Collection[int] = (), *, at_once: bool = True
+    ) -> None:
+        if not at_once and self.input.tells_later:
+            with from_the_system():
+                self.look_different()
+                self.input.announce(spec, late, at_once=False)
+            return
         with from_the_system(), deadline.ending(self._group.end, "lanes that take an input of another shape"):
             self.look_different()
             self.input.announce(spec, late)
@@ -221,6 +244,12 @@ class LaneRunner:
         """
         self.where.stop()
         self._group.lasted_s = 0.0
+
+    def replace(self, index: int, worker: Worker) -> None:
+        """Another process is this lane from now on, loaded, in the place of one that has ended."""
+        self._group.replace(index, worker)
+        self.input.forget_lane(index)
+        self.forget()
 
     def forget(self) -> None:
         """Sub-models or the combine rule are other ones: nothing that was prepared holds."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from esen_lab.common.trees import Tree
 from esen_lab.common.units import format_seconds
 from esen_lab.errors import DeadlineMissed, EsenError, WorkerDied
 from esen_lab.lanes import StepTold
-from esen_lab.planner.plan import Plan
+from esen_lab.planner.plan import Lane
 from esen_lab.planner.steps import Step, is_plain, members_of
 from esen_lab.run.answered import Ended, Missing
 from esen_lab.run.deadline import Deadline
@@ -22,8 +22,9 @@ class MembersDone:
     """One run's members. A group is several members at once; a member that is split is done with its last part.
 
     Args:
-        plan: What runs.
-        names: Its members, in the order of the ensemble.
+        lanes: What runs: those of a plan, or of one of its stages.
+        names: Their members, in the order of the ensemble.
+        weightless: Members that an answer cannot be made of alone, since the rule gives them no weight.
 
     Attributes:
         done: Members whose outputs are there, in the order of the ensemble.
@@ -33,12 +34,14 @@ class MembersDone:
         begun: Lanes that were woken for this run.
     """
 
-    def __init__(self, plan: Plan, names: Sequence[str]) -> None:
-        self._lanes = [lane.members for lane in plan.lanes]
+    def __init__(self, lanes: Sequence[Lane], names: Sequence[str], weightless: Collection[str] = ()) -> None:
+        self._weightless = frozenset(weightless)
+        self._lanes = [lane.members for lane in lanes]
         self._names = tuple(names)
-        self._derived = {name: Step.of(name) for name in plan.steps if not is_plain(name)}
+        steps = [name for members in self._lanes for name in members]
+        self._derived = {name: Step.of(name) for name in steps if not is_plain(name)}
         self._steps: dict[str, set[str]] = {}  # for each member the steps that make it
-        for step in plan.steps:
+        for step in steps:
             for member in self.members_of(step):
                 self._steps.setdefault(member, set()).add(step)
         self._outputs: dict[str, Tree] = {}  # by step
@@ -60,9 +63,14 @@ class MembersDone:
         return members_of(self._lanes[index])
 
     @property
+    def count(self) -> int:
+        """How many of those that are done count: all, but for members without weight."""
+        return len(self.done) if not self._weightless else sum(name not in self._weightless for name in self.done)
+
+    @property
     def could_be(self) -> int:
-        """Of how many members an answer could still be made."""
-        return len(self.done) + len(self.open)
+        """How many could still count."""
+        return self.count + len(self.open - self._weightless)
 
     def step_done(self, lane: int, told: StepTold, output: Tree) -> None:
         """A lane has told that a step is done.
@@ -137,13 +145,15 @@ class MembersDone:
             name=name, why="late", told="" if lanes <= self.begun else "its lane was still at an earlier run"
         )
 
-    def missed(self, options: RunOptions, due: Deadline) -> DeadlineMissed:
-        """The error of a run of which too few members are done when it is due."""
+    def missed(self, options: RunOptions, due: Deadline, *, before: int = 0) -> DeadlineMissed:
+        """The error of a run of which too few members are done when it is due; so many had answered before these."""
         missing = self.missing("deadline")
         done = f"{len(self.done)} ({', '.join(self.done)})" if self.done else "none"
+        earlier = f"{before} in earlier stages, " if before else ""
         return DeadlineMissed(
-            f"At least {options.enough} of {len(self._names)} members are done within {format_seconds(due.allowed_s)}",
-            given=f"{done} by then; missing: {', '.join(map(str, missing))}",
+            f"At least {options.enough} of {before + len(self._names)} members are done within "
+            f"{format_seconds(due.allowed_s)}",
+            given=f"{earlier}{done} by then; missing: {', '.join(map(str, missing))}",
             hint="Allow more time, ask for fewer (at_least), or take the first that are done (otherwise='first').",
             done=self.done,
             missing=tuple((one.name, f"{one.why}{': ' if one.told else ''}{one.told}") for one in missing),

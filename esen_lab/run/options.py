@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from esen_lab.ensemble import Combine, Ensemble
+from esen_lab.ensemble.combine_rules import weights_for
 from esen_lab.errors import UsageError
 
 Otherwise: TypeAlias = Literal["error", "first"]
@@ -43,10 +45,7 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         """Check the fields, and against each other."""
-        if self.deadline_s is not None and not (_is_number(self.deadline_s) and 0 < self.deadline_s < math.inf):
-            raise UsageError("A deadline is a number of seconds above 0", given=self.deadline_s)
-        if self.at_least is not None and (type(self.at_least) is not int or self.at_least < 1):
-            raise UsageError("The option at_least is a whole number of members above 0", given=self.at_least)
+        self._take_numbers()
         if self.otherwise not in ("error", "first"):
             raise UsageError("The option otherwise is 'error' or 'first'", given=self.otherwise)
         if self.on_failure not in ("error", "leave-out"):
@@ -70,6 +69,18 @@ class RunOptions:
                 given=f"at_least={self.at_least} alone",
                 hint="Give deadline_s, stop_early or on_failure='leave-out' too.",
             )
+
+    def _take_numbers(self) -> None:
+        """Check deadline and members; numbers of NumPy are welcome, and kept as plain ones."""
+        if self.deadline_s is not None:
+            if not (_is_number(self.deadline_s) and 0 < self.deadline_s < math.inf):
+                raise UsageError("A deadline is a number of seconds above 0", given=self.deadline_s)
+            object.__setattr__(self, "deadline_s", float(self.deadline_s))
+        if self.at_least is not None:
+            given: object = self.at_least
+            if not isinstance(given, numbers.Integral) or isinstance(given, bool) or given < 1:
+                raise UsageError("The option at_least is a whole number of members above 0", given=self.at_least)
+            object.__setattr__(self, "at_least", int(self.at_least))
 
     @property
     def plain(self) -> bool:
@@ -125,6 +136,43 @@ class RunOptions:
                 hint="Give stop_early='decided', or set lab.combine('softmax-mean').",
             )
 
+    def check_stages(self) -> None:
+        """Refuse what has no meaning for a plan in stages.
+
+        Raises:
+            UsageError: It is an early stop, which its thresholds are row by row, or uncertainty, which would compare
+                rows that one member has answered with rows that all have.
+        """
+        if self.stop_early is not None:
+            raise UsageError(
+                "A plan in stages stops early by itself, row by row, at its thresholds",
+                given=f"stop_early={self.stop_early!r}",
+                hint="Set its thresholds (lab.studies.thresholds()), or put a plan without stages in force.",
+            )
+        if self.uncertainty:
+            raise UsageError(
+                "Members are compared where all of them have answered a row, and in a plan in stages they have not",
+                given="uncertainty=True: of a row that leaves after one member, no disagreement is known",
+                hint="Put a plan without stages in force for it.",
+            )
+
+
+def weightless(rule: Combine, names: Sequence[str]) -> frozenset[str]:
+    """Members to which a rule gives no weight: without another one they make no answer.
+
+    Args:
+        rule: The ensemble's.
+        names: All its members, in order.
+    """
+    if not rule.weights:
+        return frozenset()
+    return frozenset(name for name, weight in weights_for(rule.weights, list(names)).items() if not weight)
+
+
+def needs_all(rule: Combine) -> bool:
+    """Whether a rule's answer has no meaning without all members: "stack", or a function of the user's own."""
+    return rule.function is not None or rule.name in NEEDS_ALL
+
 
 def check_rule(rule: Combine) -> None:
     """Refuse a rule whose answer has no meaning without all members.
@@ -132,7 +180,7 @@ def check_rule(rule: Combine) -> None:
     Raises:
         UsageError: It is "stack", or a function of the user's own.
     """
-    if rule.function is not None or rule.name in NEEDS_ALL:
+    if needs_all(rule):
         raise UsageError(
             "An answer without some of the members needs a rule that has a meaning for any of them: mean, "
             "softmax-mean, weighted or majority",
@@ -142,4 +190,4 @@ def check_rule(rule: Combine) -> None:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)

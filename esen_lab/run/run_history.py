@@ -36,6 +36,7 @@ class RunHistory:
         in_force: For each lane, what its worker found in force.
         doubts: Asked for what is known against the measurements behind a plan, sentences.
         fallen_back: As given, and what was loaded since.
+        news: What has become of the lanes since the last run, a sentence for the next report, or "".
         members: What every report says of sub-models: whose lanes are not what the notebook is, who keeps state.
     """
 
@@ -51,11 +52,21 @@ class RunHistory:
         self._device = device
         self._notes = notes
         self._interference = interference
-        self._recent = RecentRuns([worker.pid for worker in workers if worker.own_process])
-        self.in_force = tuple(worker.in_force.description for worker in workers)
+        self.lanes_are(workers)
         self.doubts: Callable[[Plan], Sequence[str]] = _no_doubts
         self.fallen_back = dict(fallen_back)
         self.members: tuple[str, ...] = ()
+        self.news = ""
+
+    def take_news(self) -> tuple[str, ...]:
+        """The news, which are told once."""
+        news, self.news = self.news, ""
+        return (news,) if news else ()
+
+    def lanes_are(self, workers: Sequence[Worker]) -> None:
+        """These are the lanes from now on."""
+        self._recent = RecentRuns([worker.pid for worker in workers if worker.own_process])
+        self.in_force = tuple(worker.in_force.description for worker in workers)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -155,6 +166,7 @@ class RunHistory:
         combine_s: float,
         answered: Answered,
         notes: Sequence[str],
+        stages: tuple[StageReport, ...] = (),
     ) -> RunReport:
         """Report a run that may have been answered by some of the members; it says nothing of the plan's prediction.
 
@@ -168,6 +180,7 @@ class RunHistory:
             combine_s: Likewise.
             answered: Who answered.
             notes: What is to be said of this run alone.
+            stages: Of a plan in stages, what happened in each.
         """
         same_shape = not plan.example or batch == plan.example
         found = tuple(name for name in plan.steps if name in nan) if nan else ()
@@ -184,6 +197,8 @@ class RunHistory:
             notes=(*self._told(plan, batch, found, same_shape=same_shape), *notes),
             unmeasured=plan.unmeasured if predicted_s is not None else {},
             answered=answered,
+            stages=stages,
+            worst_s=plan.worst_s if stages and same_shape else None,
         )
 
     def far_off(self, report: RunReport, plan: Plan, runs_s: tuple[float, ...], load: float | None) -> tuple[str, ...]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from esen_lab.common.units import format_percent, format_seconds
+from esen_lab.planner.plan import Plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +39,22 @@ class StageReport:
     predicted_reach: float
     predicted_s: float | None = None
     threshold: float | None = None
+
+    @classmethod
+    def of_plan(cls, plan: Plan, number: int, **happened: Any) -> StageReport:
+        """A stage of a plan, with what the plan says of it.
+
+        Args:
+            plan: The plan.
+            number: Which of its stages, from 0.
+            **happened: The other fields.
+        """
+        return cls(
+            predicted_reach=plan.reach[number],
+            predicted_s=plan.stage_s(number),
+            threshold=plan.thresholds[number] if number < len(plan.thresholds) else None,
+            **happened,
+        )
 
     @property
     def reach(self) -> float:

@@ -13,7 +13,7 @@ at a time. The answer is what the rule made of a row in the stage that it left i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -66,7 +66,7 @@ class StageLanes:
 
 
 @dataclass(slots=True)
-class _Told:
+class Told:
     """What the stages of one run came to."""
 
     at_s: dict[str, tuple[float, float]] = field(default_factory=dict)
@@ -86,11 +86,16 @@ class StageRunner:
         fork_server: Started the workers.
         history: Makes the reports.
         core_to_spare: Whether this process can stay awake without taking a core from a lane.
+
+    Attributes:
+        stages: The lanes of each.
+        decided_s: How long combining and deciding took in the last plain run, in the stage where it took longest.
+        threads: Those of the calling process, which are quiet while answers are combined.
     """
 
     def __init__(
         self,
-        workers: tuple[Worker, ...],
+        workers: Sequence[Worker],
         plan: Plan,
         fork_server: ForkServer,
         history: RunHistory,
@@ -98,12 +103,12 @@ class StageRunner:
         core_to_spare: bool,
     ) -> None:
         self._history = history
-        self._threads = CallersThreads()
-        self._stages: list[StageLanes] = []
+        self.threads = CallersThreads()
+        self.stages: list[StageLanes] = []
         for numbers in plan.stages:
-            own, lanes = tuple(workers[n] for n in numbers), tuple(plan.lanes[n] for n in numbers)
+            own, lanes = [workers[n] for n in numbers], tuple(plan.lanes[n] for n in numbers)
             group = LaneGroup(own, lanes, fork_server, core_to_spare=core_to_spare)
-            self._stages.append(
+            self.stages.append(
                 StageLanes(
                     lanes=lanes,
                     names=members_of([name for lane in lanes for name in lane.members]),
@@ -112,62 +117,90 @@ class StageRunner:
                     sizes=SIZES if all(lane.all_eager for lane in lanes) else SIZES_OF_ENGINES,
                 )
             )
+        self._places = {
+            number: (stage, place)
+            for stage, numbers in zip(self.stages, plan.stages, strict=True)
+            for place, number in enumerate(numbers)
+        }
         self._rules: tuple[Combine | None, list[Combine]] = (None, [])
+        self.decided_s = 0.0
         self._looked_at = False  # whether it was seen that rows do not depend on each other
         self._warmed: set[int] = set()  # batches whose smaller sizes engines were prepared for
-        self._has_engines = any(stage.sizes == SIZES_OF_ENGINES for stage in self._stages[1:])
+        self._has_engines = any(stage.sizes == SIZES_OF_ENGINES for stage in self.stages[1:])
 
     # --- all lanes as one ----------------------------------------------------------------------------------------
 
     @property
     def broken(self) -> str:
         """Why the lanes cannot run any more, or ""."""
-        return next((stage.group.broken for stage in self._stages if stage.group.broken), "")
+        return next((stage.group.broken for stage in self.stages if stage.group.broken), "")
+
+    @property
+    def given_up(self) -> str:
+        """See `LaneGroup.given_up`."""
+        return next((stage.group.given_up for stage in self.stages if stage.group.given_up), "")
 
     @property
     def late(self) -> Collection[int]:
-        """Nobody is ever late: a run waits for every lane that it has woken."""
-        return ()
+        """In how many stages lanes are late, as the numbers of these."""
+        return [number for number, stage in enumerate(self.stages) if stage.group.late]
 
     def look_at_late(self) -> None:
-        """There is nobody to look at."""
+        """See `LaneGroup.look_at_late`."""
+        for stage in self.stages:
+            stage.group.look_at_late()
 
     def check(self, deadline: Deadline) -> None:
         """Go on only where the lanes of every stage can run; raises as `LaneGroup.check` does."""
-        for stage in self._stages:
+        for stage in self.stages:
             stage.group.check(deadline)
 
     def give_up(self, why: str) -> None:
         """They are broken from now on."""
-        for stage in self._stages:
+        for stage in self.stages:
             stage.group.give_up(why)
 
     def end(self) -> None:
         """A deadline has passed: end all lanes, without waiting for their ends."""
-        for stage in self._stages:
+        for stage in self.stages:
             stage.group.end()
 
     @property
     def where(self) -> WhereToCombine:
         """Combining on the GPU, which no stage does: what is decided is decided on the host."""
-        return self._stages[0].runner.where
+        return self.stages[0].runner.where
 
     @property
     def input(self) -> LaneInput:
         """Where the lanes of the first stage read the whole batch."""
-        return self._stages[0].runner.input
+        return self.stages[0].runner.input
+
+    def only_the_living(self) -> None:
+        """See `LaneGroup.only_the_living`."""
+        for stage in self.stages:
+            stage.group.only_the_living()
+
+    def replace(self, index: int, worker: Worker) -> None:
+        """Another process is this lane of the plan from now on, loaded, in the place of one that has ended."""
+        stage, place = self._places[index]
+        stage.runner.replace(place, worker)
+        self._warmed.clear()  # its engines have prepared nothing
+
+    def told_caught_up(self) -> tuple[str, ...]:
+        """How long was waited for late lanes of which stages, sentences."""
+        return tuple(told for stage in self.stages if (told := stage.group.stepwise.told_caught_up()))
 
     def forget(self) -> None:
         """Sub-models or the combine rule are other ones: nothing that was prepared or found out holds."""
         self._rules = (None, [])
         self._looked_at = False
         self._warmed.clear()
-        for stage in self._stages:
+        for stage in self.stages:
             stage.runner.forget()
 
     def close(self) -> None:
         """Let go of the memory; the lanes are ended by others."""
-        for stage in self._stages:
+        for stage in self.stages:
             stage.runner.close()
 
     # --- a run ---------------------------------------------------------------------------------------------------
@@ -189,20 +222,21 @@ class StageRunner:
             UsageError: The input has no batch axis, the combined answer no scores, or a sub-model's answer to a row
                 depends on the other rows.
         """
-        first = self._stages[0]
+        first = self.stages[0]
         first.runner.write(ensemble, x, deadline)
         rows = rows_in(self.input.spec)
-        if self._prepare(ensemble, rows, deadline, seed):  # counts to no run
+        if self.prepare(ensemble, rows, deadline, seed):  # counts to no run
             begin_ns = time.perf_counter_ns()
             first.runner.write(ensemble, x, deadline)
         copied_ns = time.perf_counter_ns()
-        told = _Told()
+        told = Told()
         output = self._through(plan, ensemble, rows, deadline, seed, begin_ns, meanwhile, told)
         jct_s = (time.perf_counter_ns() - begin_ns) / 1e9
-        for stage in self._stages:
+        for stage in self.stages:
             own = [[told.at_s[name] for name in lane.members if name in told.at_s] for lane in stage.lanes]
             if all(own):
                 stage.group.order_by([spans[-1][1] - spans[0][0] for spans in own])
+        self.decided_s = max(stage.decide_s for stage in told.stages)
         report = self._history.report(
             plan,
             told.at_s,
@@ -211,7 +245,7 @@ class StageRunner:
             jct_s=jct_s,
             copy_s=(copied_ns - begin_ns) / 1e9,
             combine_s=sum(stage.decide_s for stage in told.stages),
-            notes=(),
+            notes=self.told_caught_up(),
             stages=tuple(told.stages),
         )
         return Run(output=output, report=report)
@@ -225,7 +259,7 @@ class StageRunner:
         seed: int | None,
         begin_ns: int,
         meanwhile: Callable[[], object] | None,
-        told: _Told,
+        told: Told,
     ) -> Tree:
         """The stages, one after the other, while rows are open; the combined answer, the caller's own."""
         import torch
@@ -235,11 +269,11 @@ class StageRunner:
         opened = torch.arange(rows, device="cpu")
         kept: dict[str, Tree] = {}
         output: torch.Tensor | None = None
-        for number, stage in enumerate(self._stages):
-            last = number == len(self._stages) - 1
+        for number, stage in enumerate(self.stages):
+            last = number == len(self.stages) - 1
             count = len(opened)
             if number and not count:
-                told.stages.append(self._asleep(plan, number, rows, begun_ns, begin_ns))
+                told.stages.append(self.asleep(plan, number, rows, begun_ns, begin_ns))
                 continue
             ran = rows if not number else size_for(count, rows, stage.sizes)
             if number:
@@ -255,22 +289,24 @@ class StageRunner:
             told.at_s.update(times.at_s)
             told.nan += times.nan
             answers = kept | first_rows(stage.group.outputs(stage.names), count, ran)
-            scores = self._combined(ensemble, rules[number], answers, count)
+            scores = self.combined(ensemble, rules[number], answers, count)
             if output is None:
                 output = scores
             else:
-                _put(output, opened, scores, ensemble)
+                put_rows(output, opened, scores, ensemble)
             # Whoever stays open is answered again: what stands there then is of the stage that he leaves in.
             left = count
             if not last:
-                with self._threads.alone():
+                with self.threads.alone():
                     stay = (~sure_rows(scores, thresholds[number])).nonzero().squeeze(1)
                     left = count - len(stay)
                     kept = taken(answers, stay) if len(stay) else {}
                     opened = opened[stay]
             end_ns = time.perf_counter_ns()
             told.stages.append(
-                StageReport(
+                StageReport.of_plan(
+                    plan,
+                    number,
                     names=stage.names,
                     rows=count,
                     left=left,
@@ -279,9 +315,6 @@ class StageRunner:
                     start_s=(begun_ns - begin_ns) / 1e9,
                     end_s=(end_ns - begin_ns) / 1e9,
                     decide_s=(end_ns - done_ns) / 1e9,
-                    predicted_reach=plan.reach[number],
-                    predicted_s=plan.stage_s(number),
-                    threshold=None if last else thresholds[number],
                 )
             )
             begun_ns = end_ns
@@ -289,11 +322,13 @@ class StageRunner:
                 break
         return output
 
-    def _asleep(self, plan: Plan, number: int, rows: int, at_ns: int, begin_ns: int) -> StageReport:
+    def asleep(self, plan: Plan, number: int, rows: int, at_ns: int, begin_ns: int) -> StageReport:
         """Of a stage that nobody was left for."""
         at_s = (at_ns - begin_ns) / 1e9
-        return StageReport(
-            names=self._stages[number].names,
+        return StageReport.of_plan(
+            plan,
+            number,
+            names=self.stages[number].names,
             rows=0,
             left=0,
             of=rows,
@@ -301,9 +336,6 @@ class StageRunner:
             start_s=at_s,
             end_s=at_s,
             decide_s=0.0,
-            predicted_reach=plan.reach[number],
-            predicted_s=plan.stage_s(number),
-            threshold=plan.thresholds[number] if number < len(plan.thresholds) else None,
         )
 
     @staticmethod
@@ -319,19 +351,19 @@ class StageRunner:
         if self._rules[0] is not ensemble.combine:
             asked: set[str] = set()
             rules = []
-            for stage in self._stages:
+            for stage in self.stages:
                 asked |= set(stage.names)
                 names = [name for name in ensemble.names if name in asked]
                 rules.append(ensemble.combine.for_members(names, ensemble.names))
             self._rules = (ensemble.combine, rules)
         return self._rules[1]
 
-    def _combined(self, ensemble: Ensemble, rule: Combine, answers: Mapping[str, Tree], rows: int) -> torch.Tensor:
+    def combined(self, ensemble: Ensemble, rule: Combine, answers: Mapping[str, Tree], rows: int) -> torch.Tensor:
         """The combined answer of some members to some rows: new memory, shape (rows, classes)."""
         import torch
 
         # A function of the user's own computes as it would outside.
-        with torch.no_grad(), nullcontext() if rule.function is not None else self._threads.alone():
+        with torch.no_grad(), nullcontext() if rule.function is not None else self.threads.alone():
             combined = rule({name: answers[name] for name in ensemble.names if name in answers})
         return scores_of(combined, rows, rule.describe())
 
@@ -341,11 +373,11 @@ class StageRunner:
         """Run every stage on the whole batch: every member's answer, and the combined one of all of them."""
         import torch
 
-        self._stages[0].runner.write(ensemble, x, deadline)
+        self.stages[0].runner.write(ensemble, x, deadline)
         rows = rows_in(self.input.spec)
         members = self._answers(torch.arange(rows, device="cpu"), rows, deadline, seed)
         members = {name: members[name] for name in ensemble.names if name in members}
-        return MemberRun(output=self._combined(ensemble, ensemble.combine, members, rows), members=members)
+        return MemberRun(output=self.combined(ensemble, ensemble.combine, members, rows), members=members)
 
     def _answers(
         self, index: torch.Tensor, rows: int, deadline: Deadline, seed: int | None, *, size: int = 0
@@ -357,7 +389,7 @@ class StageRunner:
         found: dict[str, Tree] = {}
         count = len(index)
         size = size or count
-        for number, stage in enumerate(self._stages):
+        for number, stage in enumerate(self.stages):
             if number:
                 stage.runner.write_rows(self.input, padded(index, size), deadline)
             elif count != rows:
@@ -371,15 +403,22 @@ class StageRunner:
 
     # --- what is found out before the first run -------------------------------------------------------------------
 
-    def _prepare(self, ensemble: Ensemble, rows: int, deadline: Deadline, seed: int | None) -> bool:
+    def unprepared(self, rows: int) -> bool:
+        """Whether something is to be found out, or prepared, before a batch of so many rows."""
+        return (rows > 1 and not self._looked_at) or self._has_to_warm(rows)
+
+    def _has_to_warm(self, rows: int) -> bool:
+        # Batches of ever new sizes would have engines compile without an end: beyond these, each when it comes.
+        return self._has_engines and rows not in self._warmed and len(self._warmed) < _WARMED
+
+    def prepare(self, ensemble: Ensemble, rows: int, deadline: Deadline, seed: int | None) -> bool:
         """Once for a size of the batch: see that rows are independent, have engines prepared. Whether lanes ran."""
         did = False
         if rows > 1 and not self._looked_at:
             self._check_rows(ensemble, rows, deadline, seed)
             self._looked_at = did = True
-        # Batches of ever new sizes would have engines compile without an end: beyond these, each when it comes.
-        if self._has_engines and rows not in self._warmed and len(self._warmed) < _WARMED:
-            for stage in self._stages[1:]:
+        if self._has_to_warm(rows):
+            for stage in self.stages[1:]:
                 for size in sizes_of(rows, stage.sizes) if stage.sizes == SIZES_OF_ENGINES else ():
                     self._run_rows(stage, size, deadline, seed)
                     did = True
@@ -420,7 +459,7 @@ class StageRunner:
         self._with_other_rows()
         others = self._answers(torch.arange(rows, device="cpu"), rows, deadline, seed)
         for name, allowed in judged.items():
-            if name in self._stages[0].names:
+            if name in self.stages[0].names:
                 continue
             wanted = map_tensors(lambda leaf: leaf[:half], whole[name])
             for found, when in (
@@ -443,7 +482,7 @@ class StageRunner:
     def _executed(self, ensemble: Ensemble) -> dict[str, str]:
         return {
             name: "eager" if step in self._history.fallen_back else how
-            for stage in self._stages
+            for stage in self.stages
             for lane in stage.lanes
             for step, how in zip(lane.members, lane.backends, strict=True)
             for name in members_of([step])
@@ -471,7 +510,7 @@ def check_stages(plan: Plan, ensemble: Ensemble) -> None:
         )
 
 
-def _put(output: torch.Tensor, rows: torch.Tensor, scores: torch.Tensor, ensemble: Ensemble) -> None:
+def put_rows(output: torch.Tensor, rows: torch.Tensor, scores: torch.Tensor, ensemble: Ensemble) -> None:
     """Put the scores of some rows where they belong.
 
     Raises:

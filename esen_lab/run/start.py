@@ -98,8 +98,16 @@ class Loading:
     other_code: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
-def start_lanes(places: Sequence[Placement], fork_server: ForkServer, given_up: GivenUp) -> list[Worker]:
+def start_lanes(
+    places: Sequence[Placement], fork_server: ForkServer, given_up: GivenUp, *, numbers: Sequence[int] = ()
+) -> list[Worker]:
     """A worker in each place. Processes start side by side, since CUDA takes its time to start in each.
+
+    Args:
+        places: Where.
+        fork_server: Starts them.
+        given_up: Ends the start.
+        numbers: Which lanes of a plan they are, from 0; none: all of it.
 
     Raises:
         EsenError: One could not be started, or it was given up; the others have been ended again.
@@ -107,7 +115,8 @@ def start_lanes(places: Sequence[Placement], fork_server: ForkServer, given_up: 
     started: dict[int, Worker] = {}
 
     def start(index: int) -> None:
-        worker = fork_server.worker(places[index], label=f"lane {index + 1}")
+        number = numbers[index] if numbers else index
+        worker = fork_server.worker(places[index], label=f"lane {number + 1}")
         started[index] = worker
         given_up.started(worker)
 
@@ -159,11 +168,11 @@ def load_lanes(
         ensemble: Has what its lanes run: see `steps_of`.
         timeout_s: Deadline for loading one sub-model.
         tell: Called with (sub-models loaded, all), from the threads that load, one at a time.
-        only: These sub-models alone; lanes of none of them are left alone. None: all.
+        only: These sub-models alone; lanes of none of them are left alone, whatever happens. None: all.
         graphs: What engines have been given along.
 
     Raises:
-        EsenError: One could not be loaded; all lanes are ended.
+        EsenError: One could not be loaded; all lanes that were to load something are ended.
     """
     counting = threading.Lock()
     loading = Loading()
@@ -197,8 +206,9 @@ def load_lanes(
             for future in [submit(pool, fill, index) for index in range(len(workers))]:
                 future.result()
         except BaseException:
-            for worker in workers:
-                worker.kill()  # or the pool would wait for loads that nobody wants any more
+            for worker, lane in zip(workers, plan.lanes, strict=True):
+                if only is None or not set(only).isdisjoint(lane.members):
+                    worker.kill()  # or the pool would wait for loads that nobody wants any more
             raise
     return loading
 

@@ -259,7 +259,7 @@ class Dispatcher:
             raise EsenError("An answer has the tensors that the model's metadata names", given=f"{len(leaves)} tensors")
         took_s = self._clock() - began_s
         answered = None if report is None else report.answered
-        missing = () if answered is None else tuple(one.name for one in answered.missing)
+        missing = () if answered is None else tuple(one.name for one in answered.missing if one.why != "not needed")
         answers: list[Answer | BaseException] = [
             Answer(
                 outputs=outputs,

@@ -126,7 +126,8 @@ def test_a_lane_that_dies_at_an_earlier_run_is_started_anew_for_the_next_one(tmp
         gate.unlink()
         while len(calls.read_text().splitlines()) == begun:  # a lane that is stopped before it begins is at rest
             lab.run(-x, deadline_s=0.3, otherwise="first")
-        group = executor._group
+        survivor = executor.pids[0]
+        group = executor._group.stepwise
         ready = group.ready
 
         def waiting(until_s: float) -> list[int]:
@@ -136,8 +137,44 @@ def test_a_lane_that_dies_at_an_earlier_run_is_started_anew_for_the_next_one(tmp
 
         group.ready = waiting  # type: ignore[method-assign]
         torch.testing.assert_close(lab.run(x), x * 2)
-        assert lab.state.executor is not executor
+        assert lab.state.executor is executor
+        assert executor.pids[0] == survivor
         assert any("Lanes were started anew" in note for note in lab.report.notes)
         torch.testing.assert_close(lab.run(-x, on_failure="leave-out"), -x * 3)
         assert "LEFT OUT" in str(lab.report)
         torch.testing.assert_close(lab.run(x), x * 2)
+
+
+def test_awaited_runs_at_once_each_keep_their_own_deadline() -> None:
+    with Lab(device="cpu") as lab:
+        lab.combine("mean")
+        lab.register("a", Times(2.0), example=X)
+        lab.register("b", Times(4.0))
+        lab.run(X)
+
+        async def all_of_them() -> list[object]:
+            calls = [lab.arun(X * n, deadline_s=LONG_S if n % 2 else 1e-6) for n in range(1, 9)]
+            return await asyncio.gather(*calls, return_exceptions=True)
+
+        for n, found in enumerate(asyncio.run(all_of_them()), start=1):
+            if n % 2:
+                torch.testing.assert_close(found, X * n * 3)
+            else:
+                assert isinstance(found, DeadlineMissed)
+        torch.testing.assert_close(lab.run(X), X * 3)
+
+
+def test_beside_a_profile_in_the_background_a_deadline_is_met_or_missed_in_words() -> None:
+    with Lab(device="cpu") as lab:
+        lab.combine("mean")
+        lab.register("a", Times(2.0), example=X)
+        lab.register("b", Times(4.0))
+        lab.run(X)
+        job = lab.profile(shares=[1], budget_s=0.5)
+        for _ in range(5):
+            try:
+                torch.testing.assert_close(lab.run(X, deadline_s=0.02, otherwise="error", at_least=2), X * 3)
+            except DeadlineMissed as problem:
+                assert "a" in dict(problem.missing)  # noqa: PT017  which of both comes is up to the machine
+        job.result(timeout=300)
+        torch.testing.assert_close(lab.run(X, deadline_s=LONG_S), X * 3)

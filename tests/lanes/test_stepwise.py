@@ -78,7 +78,7 @@ def test_each_step_is_told_when_it_is_done_and_its_output_lies_there(lane: Worke
             (number, -1, False, True),
         ]
         assert told[0].start_ns <= told[0].end_ns <= told[1].start_ns
-        a, c = lane.outputs_of([0, 2])
+        a, c = lane.outputs([0, 2])
         torch.testing.assert_close(a, X * 2)
         torch.testing.assert_close(c, X * 5)
 
@@ -131,14 +131,14 @@ def test_outputs_of_another_shape_lie_in_memory_of_their_own(lane: Worker) -> No
     lane.start_run(2, stepwise=True)
     wait(lane)
     first = lane.take_step()
-    (view,) = lane.outputs_of([first.index])
+    (view,) = lane.outputs([first.index])
     told_until_over(lane)
     torch.testing.assert_close(view, X * 2)
     give(lane, X[:3])
     lane.start_run(3, stepwise=True)
     told_until_over(lane)
     torch.testing.assert_close(view, X * 2)
-    torch.testing.assert_close(lane.outputs_of([0])[0], X[:3] * 2)
+    torch.testing.assert_close(lane.outputs([0])[0], X[:3] * 2)
 
 
 @pytest.mark.parametrize("mode", ["threads", "vmap", "async"])
@@ -148,7 +148,7 @@ def test_modes_that_run_all_at_once_tell_all_at_the_end(lane: Worker, mode: str)
     lane.start_run(2, stepwise=True)
     assert [one.index for one in told_until_over(lane)] == [0, 1, -1]
     with torch.no_grad():
-        torch.testing.assert_close(lane.outputs_of([1])[0], modules["b"](X), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(lane.outputs([1])[0], modules["b"](X), atol=1e-5, rtol=1e-5)
 
 
 def test_what_a_lane_told_before_it_died_is_taken(fork_server: ForkServer) -> None:
@@ -159,7 +159,7 @@ def test_what_a_lane_told_before_it_died_is_taken(fork_server: ForkServer) -> No
         lane.start_run(2, stepwise=True)
         wait(lane)
         told = lane.take_step()
-        (view,) = lane.outputs_of([told.index])
+        (view,) = lane.outputs([told.index])
         with pytest.raises(WorkerDied, match="SIGKILL"):
             lane.take_step()
         torch.testing.assert_close(view, -X * 2)
@@ -186,3 +186,35 @@ def test_whatever_a_sub_model_writes_into_its_socket_ends_its_worker_at_most(
         lane.close()
     assert not (tmp_path / "unpickled").exists()
     assert len(set(os.listdir("/proc/self/fd")) - before) <= 1
+
+
+def test_a_lane_is_told_of_another_input_without_being_waited_for(lane: Worker) -> None:
+    loaded(lane, a=Times(2.0), b=Times(5.0))
+    for number, rows in enumerate((3, 1, 4, 9), start=2):
+        x = torch.randn(rows, 8)
+        arena = arena_of(x)
+        lane.set_input(arena.layouts[0], arena.block, wait=False)
+        lane.start_run(number, stepwise=True)
+        arena.close()
+        assert [one.index for one in told_until_over(lane) if one.number == number] == [0, 1, -1]
+        torch.testing.assert_close(lane.outputs([0])[0], x * 2)
+    give(lane, X)  # an order that is waited for, and a plain run
+    lane.start_run(6)
+    wait(lane)
+    assert lane.take_run(6) is not None
+    torch.testing.assert_close(lane.outputs()[1], X * 5)
+
+
+def test_a_lane_that_could_not_take_another_input_does_not_run_the_old_one(fork_server: ForkServer) -> None:
+    lane = fork_server.worker(CpuDevice().place([1])[0], label="lane 1")
+    try:
+        loaded(lane, a=Times(2.0))
+        far = arena_of(torch.randn(4096, 8))
+        lane.set_input(far.layouts[0], None, wait=False)  # it lies outside the block of before
+        lane.start_run(2, stepwise=True)
+        far.close()
+        with pytest.raises(WorkerDied, match="could not take a new input"):
+            told_until_over(lane)
+        assert not lane.alive
+    finally:
+        lane.close()

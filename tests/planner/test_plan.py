@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from esen_lab.errors import StoreError, UsageError
+from esen_lab.planner.fits import check_runnable
 from esen_lab.planner.plan import Lane, Plan, sequential_plan
 
 PLAN = Plan(
@@ -150,7 +151,7 @@ def test_devices_and_stages_come_back_equal(plan: Plan, tmp_path: Path) -> None:
 
 
 def test_a_plan_in_stages_is_run_where_it_is_said_when_inputs_leave() -> None:
-    STAGED.check_runnable()
+    check_runnable(STAGED)
     assert STAGED.staged
     assert STAGED.stages == ((0,), (1,))
     assert STAGED.thresholds == (0.9,)
@@ -165,7 +166,7 @@ def test_a_plan_in_stages_is_run_where_it_is_said_when_inputs_leave() -> None:
         (replace(STAGED, lanes=parts), "a fixed part"),
     ):
         with pytest.raises(UsageError, match=why):
-            plan.check_runnable()
+            check_runnable(plan)
     with pytest.raises(UsageError, match="one for each stage but the last"):
         replace(STAGED, threshold=(0.8, 0.9))
 
@@ -187,7 +188,7 @@ def test_a_plan_of_an_earlier_file_has_one_device_and_one_stage(tmp_path: Path) 
     for key in ("left_out", "devices", "reach", "threshold", "measured_s"):
         del data[key]
     assert Plan.from_dict(data) == PLAN
-    PLAN.check_runnable()
+    check_runnable(PLAN)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 from models import Times
 from runtime_cases import ensemble_of
@@ -71,3 +72,9 @@ def test_only_a_vote_can_be_decided_and_only_probabilities_can_be_confident() ->
     RunOptions(stop_early="decided").check(voting, ensemble.names, ())
     with pytest.raises(UsageError, match="a majority's vote has none"):
         RunOptions(stop_early=0.9).check(voting, ensemble.names, ())
+
+
+def test_numbers_of_numpy_are_taken_and_kept_as_plain_ones() -> None:
+    options = RunOptions(deadline_s=np.float32(0.5), at_least=np.int64(2))
+    assert (type(options.deadline_s), type(options.at_least)) == (float, int)
+    assert options == RunOptions(deadline_s=0.5, at_least=2)

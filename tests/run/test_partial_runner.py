@@ -132,7 +132,7 @@ def test_runs_beside_a_late_lane_are_right_and_its_input_is_not_overwritten(star
 
 def open_when_waited_for(executor: Executor, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     """The gate opens when somebody waits for lanes, not when he only looks."""
-    group = executor._group
+    group = executor._group.stepwise
     ready = group.ready
 
     def waiting(until_s: float) -> list[int]:
@@ -374,3 +374,33 @@ def test_ctrl_c_leaves_lanes_that_answer_right(fork_server: ForkServer, gate: Ga
             torch.testing.assert_close(executor.run(X * 3).output, X * 3 * 103 / 2)
     finally:
         executor.close()
+
+
+def test_members_without_weight_are_neither_enough_nor_an_answer(start: Start, gate: Gate) -> None:
+    ensemble = held(gate, a=Times(1.0), b=Times(4.0))
+    weighted = ensemble.with_combine(make_combine("weighted", weights={"a": 0, "b": 0, "late": 1}))
+    executor = start(plan_of(("a",), ("b",), ("late",)), weighted)
+    gate.close()
+    with pytest.raises(DeadlineMissed, match="At least 1 of 3"):
+        executor.run(X, meanwhile=gate.begun, options=RunOptions(deadline_s=0.5))
+    gate.open()
+    torch.testing.assert_close(executor.run(X, options=RunOptions(deadline_s=LONG_S)).output, X * 100)
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_batches_of_no_row_and_of_one(start: Start, gate: Gate, rows: int) -> None:
+    executor = start(plan_of(("a",), ("b", "late")), held(gate, a=Times(1.0), b=Times(3.0)))
+    x = X[:rows]
+    torch.testing.assert_close(executor.run(x, options=RunOptions(deadline_s=LONG_S)).output, x * 104 / 3)
+    executor.run(x)  # it waits until all lanes are at rest
+    gate.close()
+    torch.testing.assert_close(executor.run(x, meanwhile=gate.begun, options=first(2)).output, x * 2)
+
+
+def test_a_tie_of_the_votes_that_are_there_is_settled_as_that_of_all_would_be(start: Start, gate: Gate) -> None:
+    ensemble = held(gate, a=Times(1.0), b=Times(-1.0)).with_combine(make_combine("majority"))
+    executor = start(plan_of(("a",), ("b",), ("late",)), ensemble)
+    gate.close()
+    found = executor.run(X, meanwhile=gate.begun, options=first(2)).output
+    rule = ensemble.combine.for_members(("a", "b"), ensemble.names)
+    assert torch.equal(found, rule({"a": X, "b": -X}))

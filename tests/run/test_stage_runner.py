@@ -265,7 +265,7 @@ def test_an_interrupt_in_a_later_stage_leaves_right_answers_or_lanes_that_are_en
     executor = start(staged(("a",), ("b", "c"), threshold=1.0), ensemble_of("softmax-mean", X, **NETS))
     wanted = executor.run(X).output
     assert isinstance(executor.lanes, StageRunner)
-    group = executor.lanes._stages[1].group
+    group = executor.lanes.stages[1].group
     wake = group.wake
 
     def interrupted(seed: int | None) -> None:

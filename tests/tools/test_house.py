@@ -213,6 +213,17 @@ def test_a_move_is_a_call_in_another_file_of_the_package(tmp_path: Path) -> None
     assert ({Path(file).name for file in trace.files}, trace.moves) == ({"one.py", "two.py"}, 2)
 
 
+def test_no_class_of_the_package_has_more_than_20_public_methods(house: ModuleType) -> None:
+    modules = house.read(TOOLS.parent / "esen_lab")
+    counts = {
+        f"{module.path}: {owner.name}": len(house.public_methods(owner))
+        for module in modules
+        for owner in house.classes(module)
+    }
+    assert len(counts) > 300
+    assert {name: count for name, count in counts.items() if count > 20} == {}
+
+
 @pytest.mark.slow  # registers, profiles and runs two networks in a process of its own
 def test_every_journey_is_counted(house: ModuleType) -> None:
     found = house.journeys(TOOLS.parent)

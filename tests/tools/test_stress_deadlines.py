@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
@@ -14,8 +15,9 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 import stress_deadlines as stress
 
 
-def test_runs_with_slow_raising_and_dying_members_are_right_and_leave_nothing() -> None:
-    tally = stress.stress(60, seed=5, dying=0.05, tell=lambda line: None)
+@pytest.mark.parametrize("stages", [False, True], ids=["side by side", "in stages"])
+def test_runs_with_slow_raising_and_dying_members_are_right_and_leave_nothing(*, stages: bool) -> None:
+    tally = stress.stress(60, seed=5, dying=0.05, stages=stages, tell=lambda line: None)
     assert tally.wrong == []
     assert tally.unexpected == []
     assert tally.left == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,7 +17,10 @@ from esen_lab.run.deadline import NEVER, Deadline
 from esen_lab.run.executor import DEFAULT_TIMEOUT_S
 from esen_lab.run.lane_group import DiedLate
 from esen_lab.run.options import RunOptions
+from esen_lab.run.promptness import prompt
 from esen_lab.run.turns import Turn
+
+_SOON_S = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +95,7 @@ def run(runtime: Runtime, call: RunCall, turn: Turn) -> Tree:
 def reported(runtime: Runtime, call: RunCall, turn: Turn) -> tuple[Tree, RunReport]:
     """The same with this very run's report: another call may have put its own in the state since."""
     try:
-        with turn:
+        with _in_time(call), turn:
             made, notes = _run(runtime, call)
     except WorkerTimeout as problem:
         missed = call.missed(problem)
@@ -102,11 +106,16 @@ def reported(runtime: Runtime, call: RunCall, turn: Turn) -> tuple[Tree, RunRepo
     lost = runtime.state.device.lost()
     notes = (*notes, lost) if lost else notes
     report = made.report.with_notes_before(notes) if notes else made.report
-    if report.answered is not None:
+    if report.answered is not None and not report.stages:  # rows of a cascade have been answered by different members
         report.worth(runtime.state.worth_of)
     report = report.after_waiting(turn.waited_s) if turn.waited_s else report
     runtime.set(report=report)
     return made.output, report
+
+
+def _in_time(call: RunCall) -> contextlib.AbstractContextManager[None]:
+    """Around a call that ends so soon that all of it is its last moments."""
+    return prompt() if call.until is call.due and call.until.allowed_s <= _SOON_S else contextlib.nullcontext()
 
 
 def _run(runtime: Runtime, call: RunCall) -> tuple[Run, tuple[str, ...]]:
