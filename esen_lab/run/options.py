@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from esen_lab.common.words import unknown
 from esen_lab.ensemble import Combine, Ensemble
 from esen_lab.errors import UsageError
 
@@ -48,12 +49,15 @@ class RunOptions:
         if self.at_least is not None and (type(self.at_least) is not int or self.at_least < 1):
             raise UsageError("The option at_least is a whole number of members above 0", given=self.at_least)
         if self.otherwise not in ("error", "first"):
-            raise UsageError("The option otherwise is 'error' or 'first'", given=self.otherwise)
+            known = ("error", "first")
+            raise unknown("The option otherwise is 'error' or 'first'", self.otherwise, known, given=self.otherwise)
         if self.on_failure not in ("error", "leave-out"):
-            raise UsageError("The option on_failure is 'error' or 'leave-out'", given=self.on_failure)
+            rule = "The option on_failure is 'error' or 'leave-out'"
+            raise unknown(rule, self.on_failure, ("error", "leave-out"), given=self.on_failure)
         early = self.stop_early
         if early is not None and early != "decided" and not (_is_number(early) and 0 < early <= 1):
-            raise UsageError("The option stop_early is 'decided', or a probability above 0 and at most 1", given=early)
+            rule = "The option stop_early is 'decided', or a probability above 0 and at most 1"
+            raise unknown(rule, early, ("decided",), given=early)
         if early is not None and early != "decided":
             object.__setattr__(self, "stop_early", float(early))
         if not isinstance(self.uncertainty, bool):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from esen_lab.common.words import did_you_mean
+from esen_lab.common.words import unknown
 from esen_lab.errors import UsageError
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def parse(
     for word in words:
         name = word.split("=", 1)[0]
         if name.startswith("--") and name not in options:
-            raise unknown(f"{prog} has no option {name}", name, options, f"`{prog} -h` lists its options.")
+            raise unknown(f"{prog} has no option {name}", name, options, hint=f"`{prog} -h` lists its options.")
     given = parser(prog, summary, arguments).parse_intermixed_args(list(words))
     for argument in arguments:
         raw = getattr(given, argument.key)
@@ -162,11 +162,6 @@ def parse(
             value = argument.read(session, " ".join(raw) if argument.joined else raw)
         setattr(given, argument.key, value)
     return given
-
-
-def unknown(rule: str, given: str, known: Iterable[str], hint: str) -> UsageError:
-    """The error for a word that is not in the list: names it, then its nearest neighbours."""
-    return UsageError(rule, hint=f"{did_you_mean(given, known)} {hint}".strip())
 
 
 def word(session: Session, word: str) -> str:  # noqa: ARG001  one signature for all readers

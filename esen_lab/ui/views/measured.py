@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from esen_lab.common.surroundings import step
 from esen_lab.common.units import format_bytes, format_percent, format_seconds, format_spread, format_units, with_marks
 from esen_lab.ui.pictures.rows import Curve, Curves
 from esen_lab.ui.views.blocks import Block, Details, Progress, Table, View, device_text, one_line, share
@@ -173,7 +174,7 @@ def progress(record: Any, models: Mapping[str, Any] | None = None) -> View:
         *_point_notes((*record.points, *record.backend_points), record.failures),
     )
     if str(record.state) == "finished" and record.points:
-        notes = (*notes, "Next: `%esen search` proposes a plan.")
+        notes = (*notes, f"Next: `{step('lab.search()', '%esen search')}` proposes a plan.")
     return View(title=f"Profile {record.state}", blocks=tuple(blocks), notes=notes)
 
 
