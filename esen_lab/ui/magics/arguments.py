@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import re
+import shutil
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -112,7 +114,7 @@ def parser(prog: str, summary: str, arguments: Sequence[Argument], *, epilog: st
     """The argparse parser for a verb; values stay words."""
     verb_parser = _Parser(
         prog=prog,
-        description=summary,
+        description=textwrap.fill(summary, shutil.get_terminal_size().columns - 2),  # as argparse has the rest
         epilog=epilog or None,
         add_help=False,
         allow_abbrev=False,

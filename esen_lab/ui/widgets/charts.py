@@ -150,7 +150,7 @@ def _plot(
 
 
 def _tooltip(members: Sequence[tuple[str, str, str, str]], strokes: Mapping[str, str]) -> str:
-    """What BokehJS shows under the pointer: HTML, in which "@..." are values. Labels are spelled so that they are text."""
+    """What BokehJS shows under the pointer: HTML, in which "@..." are values. Labels are spelled so as to be text."""
     rows = [
         f'<div><span style="color:{strokes[key]}">&#9632;</span> {"".join(f"&#{ord(letter)};" for letter in label)}: '
         f"@{{{key}}}{{{_FORMATS.get(unit, '0.0')}}} {unit}</div>"
