@@ -20,8 +20,8 @@ def did_you_mean(given: object, known: Iterable[str]) -> str:
     """
     if not isinstance(given, str):
         return ""
-    plain = {name.lower(): name for name in known}
-    near = difflib.get_close_matches(given.lower(), plain, n=3, cutoff=0.5)
+    plain = {name.lower().lstrip("-"): name for name in known}  # that both begin with "--" is no likeness
+    near = difflib.get_close_matches(given.lower().lstrip("-"), plain, n=3, cutoff=0.5)
     return f"Did you mean {' or '.join(plain[name] for name in near)}?" if near else ""
 
 

@@ -111,7 +111,8 @@ def _point_notes(measured: Sequence[Any], failures: Sequence[Any]) -> tuple[str,
     reused = sum(p.reused for p in measured)
     if reused:
         notes.append(
-            f"{format_units(reused, 'point')} of {len(measured)} reused from the store; --fresh measures again."
+            f"{format_units(reused, 'point')} of {len(measured)} reused from the store; "
+            f"{step('fresh=True', '--fresh')} measures again."
         )
     preparing: dict[str, float] = {}
     for p in measured:
@@ -121,7 +122,8 @@ def _point_notes(measured: Sequence[Any], failures: Sequence[Any]) -> tuple[str,
         told = ", ".join(f"{backend} {format_seconds(seconds)}" for backend, seconds in preparing.items())
         notes.append(f"Preparing took {told}; the next time it is kept.")
     if any(not p.settled for p in measured):
-        notes.append("? marks a median that is not known to 2 % yet: a larger --budget settles it.")
+        more = step("budget_s", "--budget")
+        notes.append(f"? marks a median that is not known to 2 % yet: a larger {more} settles it.")
     if any(p.loaded for p in measured):
         notes.append("! marks a median that was measured while other programs kept its cores busy.")
     if failures:

@@ -181,11 +181,12 @@ def placement(record: Any) -> View:
         ("proven optimal", "yes" if record.proven else "no"),
         ("found by", f"{record.evaluations:,} placements in {format_seconds(record.elapsed_s)}"),
     )
+    keep = step("lab.studies.plan_of(placement).save('plan.json')", "--save plan.json")
     table = Table(columns=("device", "units", "JCT", "lanes"), rows=(*rows, *idle), numbers=("units", "JCT"))
     return View(
         title=f"Placement over {format_units(len(record.devices), 'device')}",
         blocks=(table, known),
-        notes=("Planned only: this version runs plans of one device. `--save plan.json` keeps it.",),
+        notes=(f"Planned only: this version runs plans of one device. `{keep}` keeps it.",),
     )
 
 
