@@ -69,7 +69,7 @@ def _program() -> str:
     return "python -m esen_lab" if started.parent.name == "esen_lab" else "esen-lab"
 
 
-class _Parser(argparse.ArgumentParser):
+class _CommandParser(argparse.ArgumentParser):
     """argparse that asks about a word which is nearly one of those there are."""
 
     def error(self, message: str) -> NoReturn:
@@ -79,7 +79,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = _CommandParser(
         prog=_program(), description="Share one device between the sub-models of an ensemble.", allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"esen_lab {__version__}")

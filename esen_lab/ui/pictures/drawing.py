@@ -202,7 +202,7 @@ class Drawing:
 def as_image(svg: Markup) -> Markup:
     """HTML of an image that holds the SVG, under the SVG's own label.
 
-    In a narrow page it is made smaller, down to its text of 14 px.
+    In a narrow page it is made smaller, and its letters are made larger: see `_STYLE`.
     """
     # Base64, although percent signs are a quarter smaller: it is the form that GitHub is reported to show in notebooks.
     head, _, rest = str(svg).partition(" role='img' aria-label='")
