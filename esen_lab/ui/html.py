@@ -22,7 +22,10 @@ BAR_COLUMNS = 60  # of a text timeline, where there is room
 _INDENT = "  "
 _LETTER_PX, _PADDING_PX = 7.8, 16  # of a cell, at the size of notebooks' tables
 _NARROWEST_PX = 300  # no output is narrower
-_ROOM = ".esen{container-type:inline-size;contain-intrinsic-inline-size:640px}.esen div,.esen-f td+td{overflow-wrap:anywhere}"
+_ROOM = (  # a page that makes outputs as wide as what they hold is told a width: a container tells none
+    ".esen{container-type:inline-size;contain-intrinsic-inline-size:640px}"
+    ".esen div,.esen-f td+td{overflow-wrap:anywhere}"
+)
 
 
 def bundle(view: View, marks: str = "") -> dict[str, str]:
