@@ -401,6 +401,6 @@ def test_a_tuned_lane_marks_what_is_extrapolated_and_says_when_it_was_measured_f
 def test_elsewhere_the_next_step_is_python(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(surroundings, "magics_here", lambda: False)
     assert "Next: `lab.search()` proposes a plan." in views.progress(progress(JobState.FINISHED)).notes
-    assert views.status(FakeLab().status()).notes[-1].endswith("lab.register('NAME', module, example=x)")
+    assert views.status(FakeLab().status()).notes[-1] == "Next: Measure the sub-models: lab.profile()"
     for view in (views.comparison(a_comparison()), views.plan(a_plan()), views.report(a_report())):
         assert "%esen" not in to_text(view)

@@ -65,7 +65,7 @@ def curves(picture: rows.Curves) -> Markup:
     if any(curve.fitted_s for curve in picture.curves):
         said += ", line: fitted, ring: knee (more gains less than 5 %)"
     if any(any(curve.guessed) for curve in picture.curves):
-        said += ", dashed: extrapolated, no measurement is near"
+        below, said = drawing.caption(_LEFT, below, said), "dashed: extrapolated, no measurement is near"
     drawing.height = drawing.caption(_LEFT, below, said) - 8
     return drawing.svg()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -28,12 +29,14 @@ from bokeh.models.annotations import LabelSet, Legend, Span
 from bokeh.plotting import figure
 
 from esen_lab.ui.colours import PALETTE, colour, stroke
+from esen_lab.ui.markup import element
 from esen_lab.ui.widgets.readings import TITLES
 
 _FORMATS = {"GB": "0.0", "%": "0", "W": "0"}
 _STEPS = {"GB": 0.1, "%": 1.0, "W": 1.0}  # the least that a format can tell apart: ticks are no closer
 _SHORTEST = {"GB": 0.5, "%": 10.0, "W": 10.0}  # of an axis
 _HEIGHT = 150
+_NO_VALUE = re.compile(r"[@$](?=[\w{])")  # in a label: it means itself
 _DASHES = ("solid", "dashed", "dotted", "dotdash")  # of lines in one plot that share a colour
 
 
@@ -150,13 +153,20 @@ def _plot(
 
 
 def _tooltip(members: Sequence[tuple[str, str, str, str]], strokes: Mapping[str, str]) -> str:
-    """What BokehJS shows under the pointer: HTML, in which "@..." are values. Labels are spelled so as to be text."""
+    """What BokehJS shows under the pointer: HTML, in which "@" and "$" before a word stand for values."""
     rows = [
-        f'<div><span style="color:{strokes[key]}">&#9632;</span> {"".join(f"&#{ord(letter)};" for letter in label)}: '
-        f"@{{{key}}}{{{_FORMATS.get(unit, '0.0')}}} {unit}</div>"
+        element(
+            "div",
+            element("span", "\u25a0", style=f"color:{strokes[key]}"),
+            f" {_NO_VALUE.sub(_spaced, label)}: @{{{key}}}{{{_FORMATS.get(unit, '0.0')}}} {unit}",
+        )
         for key, label, unit, _ in members
     ]
-    return f'<div style="color:#222">@t{{%H:%M:%S}}{"".join(rows)}</div>'
+    return str(element("div", "@t{%H:%M:%S}", *rows, style="color:#222"))
+
+
+def _spaced(sign: re.Match[str]) -> str:
+    return f"{sign[0]} "
 
 
 def _overview(channels: Sequence[tuple[str, str, str, str]], window: Range1d) -> figure:
