@@ -15,6 +15,7 @@ import argparse
 import importlib.metadata
 import os
 import platform
+import re
 import shutil
 import sqlite3
 import sys
@@ -22,10 +23,11 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from esen_lab import __version__
 from esen_lab.common.units import format_bytes
+from esen_lab.common.words import did_you_mean
 from esen_lab.errors import EsenError, StoreError, UsageError
 from esen_lab.serving.options import serve_options
 from esen_lab.terminal import tell, visible_line
@@ -67,8 +69,17 @@ def _program() -> str:
     return "python -m esen_lab" if started.parent.name == "esen_lab" else "esen-lab"
 
 
+class _CommandParser(argparse.ArgumentParser):
+    """argparse that asks about a word which is nearly one of those there are."""
+
+    def error(self, message: str) -> NoReturn:
+        named = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message)
+        meant = did_you_mean(named[1], [word.strip("' ") for word in named[2].split(",")]) if named else ""
+        super().error(f"{message}. {meant}" if meant else message)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _CommandParser(
         prog=_program(), description="Share one device between the sub-models of an ensemble.", allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"esen_lab {__version__}")
@@ -177,7 +188,7 @@ def bundle_folder(given: Path) -> Path:
         raise StoreError(
             "A plan is run from the folder that was exported with it: a plan alone holds no networks",
             given=str(given),
-            hint="Make one with lab.export('plan.py'), or %esen export plan.py.",
+            hint="Make one in Python with lab.export('plan.py').",
         )
     return folder
 

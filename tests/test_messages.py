@@ -17,6 +17,7 @@ from esen_lab.ui.magics.verbs import CELL_VERBS, VERBS
 
 PACKAGE = Path(__file__).parents[1] / "esen_lab"
 KINDS = {name for name, found in vars(errors).items() if isinstance(found, type) and issubclass(found, EsenError)}
+KINDS |= {"unknown"}  # `common/words.py` makes those about names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from esen_lab.common.fitting import table_lines, terminal_columns
-from esen_lab.common.words import did_you_mean
+from esen_lab.common.words import unknown
 from esen_lab.errors import UsageError
 from esen_lab.terminal import visible_line
 
@@ -52,10 +52,12 @@ def check_backend(name: object) -> str:
     known = _BEFORE.get(bare, bare)
     if known not in BACKENDS or (at and precision not in PRECISIONS):
         with_one = ", ".join(f"@{each}" for each in PRECISIONS)
-        raise UsageError(
+        near = [known + at + each for each in PRECISIONS] if known in BACKENDS else BACKENDS
+        raise unknown(
             f"A backend, with {with_one} after it where that is asked for, is one of {', '.join(BACKENDS)}",
+            name if known in BACKENDS else bare,
+            near,
             given=repr(name),
-            hint=did_you_mean(bare, BACKENDS),
         )
     return known + at + precision
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
+from esen_lab.errors import UsageError
+
 
 def did_you_mean(given: object, known: Iterable[str]) -> str:
     """The known names that look like the given one, as a question; "" where none does.
@@ -18,9 +20,25 @@ def did_you_mean(given: object, known: Iterable[str]) -> str:
     """
     if not isinstance(given, str):
         return ""
-    plain = {name.lower(): name for name in known}
-    near = difflib.get_close_matches(given.lower(), plain, n=3, cutoff=0.5)
+    plain = {name.lower().lstrip("-"): name for name in known}  # that both begin with "--" is no likeness
+    near = difflib.get_close_matches(given.lower().lstrip("-"), plain, n=3, cutoff=0.5)
     return f"Did you mean {' or '.join(plain[name] for name in near)}?" if near else ""
+
+
+def unknown(rule: str, name: object, known: Iterable[str], *, given: object = None, hint: str = "") -> UsageError:
+    """The error for a name out of a known set that is not in it: every refusal of a name is made here.
+
+    Args:
+        rule: What must hold; it says which names there are, where they are few.
+        name: What was given. Of several unknown names the first: one hint is enough to go on.
+        known: The names there are.
+        given: What is told to have been given, where the rule does not name it; None: nothing.
+        hint: What else to do.
+
+    Returns:
+        The error, its hint beginning with what was probably meant.
+    """
+    return UsageError(rule, given=given, hint=f"{did_you_mean(name, known)} {hint}".strip())
 
 
 def listed(names: str | Sequence[str]) -> Sequence[str]:

@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from esen_lab.common.units import check_units, format_percent, format_seconds
+from esen_lab.common.words import unknown
 from esen_lab.cost_model.curves import Array, amdahl, interpolate
 from esen_lab.cost_model.model import CostModel, Method
 from esen_lab.cost_model.similar_curves import Correction, Experience, Key
@@ -50,7 +51,7 @@ def fit(
             positive number, or `quantile` is unknown.
     """
     if quantile not in QUANTILES:
-        raise UsageError(f"A quantile is one of {', '.join(QUANTILES)}", given=str(quantile))
+        raise unknown(f"A quantile is one of {', '.join(QUANTILES)}", quantile, QUANTILES, given=str(quantile))
     units = profile.units if units is None else check_units(units, profile.units, "the share to predict up to")
     failed = (failure.name for failure in profile.failures)
     names = tuple(dict.fromkeys((*profile.fingerprints, *profile.examples, *profile.names, *failed)))

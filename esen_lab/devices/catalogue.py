@@ -17,8 +17,9 @@ from dataclasses import replace
 from typing import Any
 
 from esen_lab.common.locks import Lock
+from esen_lab.common.surroundings import step
 from esen_lab.common.units import format_units
-from esen_lab.common.words import did_you_mean
+from esen_lab.common.words import unknown
 from esen_lab.devices.base import Device
 from esen_lab.devices.cpu.device import CpuDevice
 from esen_lab.devices.cuda.gpus import Gpu, Machine, look_at_machine
@@ -37,7 +38,10 @@ DEVICES: Mapping[str, Callable[[], Device]] = {
 }
 SHARING_MODES: Mapping[str, SharingMode] = {MPS.word: MPS, GREEN.word: GREEN}
 _NO_GPU = "an NVIDIA GPU and its driver"
-_LOOK_FIRST = "%esen device, or python -m esen_lab doctor, lists what this machine offers."
+
+
+def _look_first() -> str:
+    return f"{step('python -m esen_lab doctor', '%esen device')} lists what this machine offers."
 
 
 class Catalogue:
@@ -108,12 +112,11 @@ class Catalogue:
         if kind != "cuda" or (rest and word not in self._sharing_modes) or (number and not number.isdigit()):
             forms = [f"cuda:0 {word}" for word in self._sharing_modes]
             known = [*DEVICES, *forms]
-            hint = did_you_mean(name, known)
-            raise UsageError(f"A device is one of: {', '.join(known)}, fake:FILE", given=name or "no name", hint=hint)
+            raise unknown(f"A device is one of: {', '.join(known)}, fake:FILE", name, known, given=name or "no name")
         machine = self.machine
         if not machine.gpus:
             raise DeviceError(
-                f"{name!r} needs {_NO_GPU}", given=machine.why_no_gpu, hint=f"Choose another device. {_LOOK_FIRST}"
+                f"{name!r} needs {_NO_GPU}", given=machine.why_no_gpu, hint=f"Choose another device. {_look_first()}"
             )
         index = int(number or 0)
         if index >= len(machine.gpus):
@@ -125,7 +128,7 @@ class Catalogue:
         lacks = sharing_mode.missing(machine, gpu)
         if lacks:
             raise DeviceError(
-                f"'{where} {word}' needs {'; '.join(lacks)}", given=gpu.name, hint=f"{sharing_mode.how} {_LOOK_FIRST}"
+                f"'{where} {word}' needs {'; '.join(lacks)}", given=gpu.name, hint=f"{sharing_mode.how} {_look_first()}"
             )
         return sharing_mode.open(machine, gpu, option)
 

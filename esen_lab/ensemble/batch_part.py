@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from esen_lab.common.surroundings import step
 from esen_lab.common.trees import Tree, flatten, map_tensors, unflatten
 from esen_lab.errors import UsageError
 
@@ -62,7 +63,7 @@ def rows_of(tree: Tree) -> int:
         raise UsageError(
             "A batch that is split over lanes has its rows along dimension 0 of every tensor",
             given=", ".join("none" if size < 0 else f"{size} rows" for size in sorted(sizes)) or "no tensor",
-            hint="Search with parts=False, or --no-parts.",
+            hint=f"Search with {step('parts=False', '--no-parts')}.",
         )
     return int(next(iter(sizes)))
 
@@ -83,6 +84,6 @@ def _checked(answer: Tree, rows: int) -> Tree:
         raise UsageError(
             "An answer that is joined from parts has a row per row of the batch",
             given=f"{rows_of(answer)} rows for {rows}",
-            hint="Search with parts=False, or --no-parts.",
+            hint=f"Search with {step('parts=False', '--no-parts')}.",
         )
     return answer

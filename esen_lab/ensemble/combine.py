@@ -11,6 +11,7 @@ from typing import Any
 
 from esen_lab.common.tensors import check_tensor
 from esen_lab.common.trees import Tree, flatten, paths, unflatten
+from esen_lab.common.words import unknown
 from esen_lab.ensemble.combine_rules import RULES, Rule, Weighted, Weights, combine_trees, mean, normalised, weights_for
 from esen_lab.ensemble.origin import import_path, imported
 from esen_lab.ensemble.small_mean import SmallMean, small_mean
@@ -165,9 +166,9 @@ def make_combine(rule: str | Callable[[dict[str, Tree]], Tree] | Combine, *, wei
     elif isinstance(rule, str) and (rule in RULES or rule == "weighted"):
         made = Combine(name=rule, weights=normalised(weights) if rule == "weighted" else ())
     else:
-        raise UsageError(
-            f"A combine rule is {', '.join(sorted((*RULES, 'weighted')))}, a function, or 'pkg.module:function'",
-            given=rule,
+        known = sorted((*RULES, "weighted"))
+        raise unknown(
+            f"A combine rule is {', '.join(known)}, a function, or 'pkg.module:function'", rule, known, given=rule
         )
     if weights is not None and made.name != "weighted":
         raise UsageError("Weights belong to the rule 'weighted'", given=f"weights for {made.describe()}")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from esen_lab.common.trees import Tree, flatten, look
+from esen_lab.common.words import unknown
 from esen_lab.ensemble.confidence import likeliest
 from esen_lab.errors import UsageError, first_line
 
@@ -277,8 +278,11 @@ def weights_for(weights: tuple[tuple[str, float], ...], names: list[str]) -> dic
             *(f"none for {n}" for n in names if n not in given),
             *(f"one for {n}" for n in given if n not in names),
         ]
-        raise UsageError(
+        odd = next((name for name in given if name not in names), None)
+        raise unknown(
             f"There is one weight for each sub-model: {', '.join(names)}",
+            odd,
+            names,
             given=", ".join(differ),
             hint="Set the combine rule again.",
         )

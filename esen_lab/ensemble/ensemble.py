@@ -9,7 +9,7 @@ from typing import Any
 from esen_lab.common.display import Shown
 from esen_lab.common.trees import Tree
 from esen_lab.common.units import format_table
-from esen_lab.common.words import did_you_mean
+from esen_lab.common.words import unknown
 from esen_lab.ensemble.combine import Combine, make_combine
 from esen_lab.ensemble.submodel import SubModel
 from esen_lab.errors import UsageError
@@ -67,8 +67,7 @@ class Ensemble(Shown):
             if submodel.name == name:
                 return submodel
         known = f"It has {', '.join(self.names)}." if self.submodels else "It has none yet: register one first."
-        hint = f"{did_you_mean(name, self.names)} {known}".lstrip()
-        raise UsageError("An ensemble knows its own sub-models", given=f"{name!r}", hint=hint)
+        raise unknown("An ensemble knows its own sub-models", name, self.names, given=f"{name!r}", hint=known)
 
     def with_submodel(self, submodel: SubModel) -> Ensemble:
         """The same ensemble with `submodel` in the place of the one of its name, else at the end."""

@@ -32,6 +32,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from esen_lab.common.surroundings import model_cell
 from esen_lab.ensemble.origin import import_path, imported
 from esen_lab.ensemble.snapshot import is_parametrized, parametrize, parametrized_parts
 from esen_lab.ensemble.source import capture_objects
@@ -394,5 +395,5 @@ def _cannot(where: str, what: str) -> UsageError:
     return UsageError(
         "A module can be saved without pickle when its attributes are plain values, tensors, modules and functions",
         given=f"{where or 'it'} is {what}",
-        hint="Build the sub-model in a %%esen model cell instead.",
+        hint=f"Build the sub-model {model_cell()} instead.",
     )

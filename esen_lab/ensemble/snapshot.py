@@ -13,6 +13,7 @@ import types
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from esen_lab.common.surroundings import model_cell
 from esen_lab.ensemble.origin import is_module
 from esen_lab.errors import UsageError
 
@@ -51,7 +52,7 @@ def take_snapshot(module: Any) -> bytes:
         raise UsageError(
             "A live module can be sent to a worker process",
             given=f"{_culprit(module)}: {problem}",
-            hint="Leave that attribute out, or build the sub-model in a %%esen model cell.",
+            hint=f"Leave that attribute out, or build the sub-model {model_cell()}.",
         ) from problem
     return buffer.getvalue()
 

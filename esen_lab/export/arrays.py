@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from esen_lab.common.inputs import as_input
 from esen_lab.common.trees import Tree, flatten, unflatten
+from esen_lab.common.words import unknown
 from esen_lab.ensemble.fingerprint import same_bits
 from esen_lab.errors import StoreError, UsageError, first_line
 from esen_lab.files import Kind, write_file
@@ -83,11 +84,13 @@ def load_tree(path: Path, example: Tree) -> Tree:
             f"The input has the arrays that the example has: {', '.join(name or 'one array' for name in names)}",
             given=f"{str(path)!r} with {', '.join(name or 'one array' for name in arrays)}",
         )
-    unknown = [name for name in arrays if name not in names]
-    if unknown:
-        raise UsageError(
+    strange = [name for name in arrays if name not in names]
+    if strange:
+        raise unknown(
             f"The input has the arrays that the example has, and no others: {', '.join(names)}",
-            given=f"{str(path)!r} with {', '.join(unknown)}",
+            strange[0],
+            names,
+            given=f"{str(path)!r} with {', '.join(strange)}",
             hint="Leave them out.",
         )
     tensors = [_to_tensor(arrays[name], leaf, name or "the input") for name, leaf in zip(names, leaves, strict=True)]

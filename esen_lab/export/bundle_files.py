@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from esen_lab.common.surroundings import model_cell
 from esen_lab.common.trees import Tree, TreeSpec, flatten
 from esen_lab.common.units import backend_parts
 from esen_lab.ensemble import (
@@ -177,5 +178,5 @@ def _json(data: Any) -> bytes:
         raise UsageError(
             "An export holds plain data and finite numbers: as arguments of a factory, and in the plan",
             given=str(problem),
-            hint="Build the sub-model in a %%esen model cell instead, or search for a plan again.",
+            hint=f"Build the sub-model {model_cell()} instead, or search for a plan again.",
         ) from problem

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from esen_lab.common.surroundings import model_cell
 from esen_lab.common.trees import Tree, call_with, flatten, map_tensors
 from esen_lab.ensemble import FileRecipe, LiveRecipe, ProgramRecipe, Rebuild, Recipe, SkeletonRecipe, SubModel
 from esen_lab.ensemble.chance import PROOF_SEED, generators_kept, seed_for, seed_generators
@@ -49,7 +50,7 @@ def saved_form(submodel: SubModel) -> Recipe:
     raise UsageError(
         f"The live module of sub-model {submodel.name!r} can be saved without pickle",
         given="; ".join(reasons),
-        hint=f"Build it in a cell that starts with %%esen model {submodel.name}, or from an import path.",
+        hint=f"Build it {model_cell(submodel.name)}.",
     )
 
 

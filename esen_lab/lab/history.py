@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
+from esen_lab.common.words import unknown
 from esen_lab.errors import StoreError, UsageError
 from esen_lab.history import Changes, Entry, EntryKind, Past, changes
 from esen_lab.history.past import when
@@ -61,7 +62,7 @@ class LabHistory:
         asked = known if kinds is None else [str(kind) for kind in kinds]
         for kind in asked:
             if kind not in known:
-                raise UsageError(f"An entry of the history is one of {', '.join(known)}", given=kind)
+                raise unknown(f"An entry of the history is one of {', '.join(known)}", kind, known, given=kind)
         entries, notes = self._entries()
         recorder = self._runtime.recorder
         others: dict[str, int] = {}

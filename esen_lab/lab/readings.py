@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from esen_lab.common.locks import Lock
+from esen_lab.common.surroundings import step
 from esen_lab.devices import Device, MarkLog, Sampler, open_meter
 from esen_lab.errors import DeviceError, UsageError
 
@@ -55,7 +56,7 @@ class Readings:
                     raise UsageError(
                         f"A device is watched at one rate: every {sampler.interval_s:g} s at present",
                         given=f"{interval_s:g} s",
-                        hint="End the other views first: %esen watch --stop, or lab.readings.unwatch().",
+                        hint=f"End the other views first: {step('lab.readings.unwatch()', '%esen watch --stop')}.",
                     )
                 sampler.close()
                 sampler = None

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from esen_lab.common.surroundings import step
 from esen_lab.cost_model import CostModel, Quantile
 from esen_lab.devices import Device
 from esen_lab.ensemble import Ensemble
@@ -182,7 +183,8 @@ class LabState:
             raise UsageError(
                 f"There is something to {what} once a sub-model is registered",
                 given="zero sub-models",
-                hint="Register one: lab.register(name, module, example=x), or %esen register NAME --example x.",
+                hint="Register one: "
+                f"{step('lab.register(name, module, example=x)', '%esen register NAME --example x')}.",
             )
 
     def need_plan(self, what: str) -> Plan:
@@ -195,6 +197,7 @@ class LabState:
             raise UsageError(
                 f"There is something to {what} once there is a plan",
                 given="no plan yet",
-                hint="Profile and search first: lab.profile().result(); lab.search().",
+                hint="Profile and search first: "
+                f"{step('lab.profile().result(); lab.search()', '%esen profile --wait, then %esen search')}.",
             )
         return self.plan

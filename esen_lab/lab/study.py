@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from esen_lab.common.surroundings import step
 from esen_lab.common.trees import Tree
 from esen_lab.cost_model import Quantile
 from esen_lab.ensemble.ensemble import Ensemble
@@ -339,7 +340,8 @@ class Studies:
         """
         runtime = self._runtime
         planned, plan, editor = runtime.state.planned_cascade, runtime.state.plan, runtime.state.thresholds
-        hint = "Plan one with labels: lab.studies.cascade(x_val, y_val), or %esen cascade x_val y_val --take."
+        way = step("lab.studies.take(lab.studies.cascade(x_val, y_val))", "%esen cascade x_val y_val --take")
+        hint = f"Plan one with labels: {way}."
         if planned is None or len(planned.cascade.stages) < 2:
             what = "no cascade was planned here" if planned is None else "a cascade of one stage"
             raise UsageError("Thresholds are moved on the validation answers of a cascade", given=what, hint=hint)

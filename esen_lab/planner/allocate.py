@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import Any, Protocol, TypeAlias
 
 from esen_lab.common.units import format_seconds
-from esen_lab.common.words import did_you_mean
+from esen_lab.common.words import unknown
 from esen_lab.cost_model.model import CostModel
 from esen_lab.errors import Cancelled, InfeasibleError, UsageError
 from esen_lab.planner.allocation import Allocation, under_models
@@ -279,11 +279,10 @@ def make_searcher(searcher: str, **options: Any) -> Searcher:
         UsageError: No such searcher, no such option, or a value the option does not take.
     """
     takes = searcher_options(searcher)
-    unknown = sorted(set(options) - set(takes))
-    if unknown:
-        raise UsageError(
-            f"The searcher {searcher!r} takes {', '.join(takes) or 'no options'}", given=f"option {', '.join(unknown)}"
-        )
+    strange = sorted(set(options) - set(takes))
+    if strange:
+        rule = f"The searcher {searcher!r} takes {', '.join(takes) or 'no options'}"
+        raise unknown(rule, strange[0], takes, given=f"option {', '.join(strange)}")
     try:
         return SEARCHERS[searcher]()(**options)
     except TypeError as problem:
@@ -301,9 +300,7 @@ def searcher_options(searcher: str) -> dict[str, Any]:
         UsageError: No such searcher.
     """
     if searcher not in SEARCHERS:
-        raise UsageError(
-            f"A searcher is one of {', '.join(SEARCHERS)}", given=repr(searcher), hint=did_you_mean(searcher, SEARCHERS)
-        )
+        raise unknown(f"A searcher is one of {', '.join(SEARCHERS)}", searcher, SEARCHERS, given=repr(searcher))
     return {field.name: field.default for field in dataclasses.fields(SEARCHERS[searcher]())}  # type: ignore[arg-type]
 
 

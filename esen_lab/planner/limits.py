@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, TypeGuard
 
 from esen_lab.common.units import check_units, format_bytes
+from esen_lab.common.words import unknown
 from esen_lab.errors import InfeasibleError, UsageError
 
 UNLIMITED = math.inf
@@ -86,9 +87,9 @@ class Limits:
         names = [f.name for f in fields(cls)]
         if not isinstance(given, Mapping):
             raise UsageError("Limits are given by name, as a dict", given=f"a {type(given).__name__}")
-        unknown = sorted(str(name) for name in given if name not in names)
-        if unknown:
-            raise UsageError(f"The limits are {', '.join(names)}", given=", ".join(unknown))
+        strange = sorted(str(name) for name in given if name not in names)
+        if strange:
+            raise unknown(f"The limits are {', '.join(names)}", strange[0], names, given=", ".join(strange))
         return cls(**given)
 
     def check(self, names: Sequence[str], units: int) -> None:
@@ -104,8 +105,10 @@ class Limits:
         }
         for what, mentioned in spoken_of.items():
             for name in sorted(mentioned - set(names)):
-                raise UsageError(
+                raise unknown(
                     f"The limit {what!r} speaks of sub-models of the ensemble",
+                    name,
+                    names,
                     given=repr(name),
                     hint=f"It has {', '.join(names)}.",
                 )

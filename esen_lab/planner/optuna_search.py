@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, ClassVar
 
+from esen_lab.common.words import unknown
 from esen_lab.errors import StoreError, UsageError
 from esen_lab.planner.exact.exact import Exact
 from esen_lab.planner.problem import SearchProblem, breaks_limit
@@ -64,7 +65,8 @@ class OptunaSearch:
     def __post_init__(self) -> None:
         """Check the options."""
         if self.sampler not in SAMPLERS:
-            raise UsageError(f"A sampler is one of {', '.join(SAMPLERS)}", given=repr(self.sampler))
+            rule = f"A sampler is one of {', '.join(SAMPLERS)}"
+            raise unknown(rule, self.sampler, SAMPLERS, given=repr(self.sampler))
         if self.sampler == "cmaes" and self.storage is not None:
             raise UsageError(
                 "The sampler 'cmaes' works in memory: it keeps its state as a pickle, and a study's file is data",

@@ -27,6 +27,7 @@ from esen_lab.common.units import (
     marked,
     with_marks,
 )
+from esen_lab.common.words import unknown
 from esen_lab.errors import StoreError, UsageError
 from esen_lab.files import (
     MOST_SUBMODELS,
@@ -121,7 +122,7 @@ class Lane:
         if self.mode == "vmap" and not self.all_eager:
             raise UsageError("Sub-models that run as one batched call are eager", given=", ".join(self.backends))
         if self.mode not in MODES:
-            raise UsageError(f"A lane's mode is one of {', '.join(MODES)}", given=self.mode)
+            raise unknown(f"A lane's mode is one of {', '.join(MODES)}", self.mode, MODES, given=self.mode)
         self._check_derived(steps)
 
     def _check_derived(self, steps: Sequence[Step]) -> None:
@@ -215,8 +216,9 @@ class Plan(Shown):
     def _check_devices(self) -> None:
         for lane in self.lanes:
             if lane.device not in (self.devices or {"": 0}):
-                names = ", ".join(self.devices) or "none besides the one it is for"
-                raise UsageError("A lane is on a device of its plan", given=repr(lane.device), hint=f"It has {names}.")
+                hint = f"It has {', '.join(self.devices) or 'none besides the one it is for'}."
+                told = "A lane is on a device of its plan"
+                raise unknown(told, lane.device, self.devices, given=repr(lane.device), hint=hint)
         for name, units in self.devices.items():
             check_name(name, "device")
             check_units(units, self.units, f"the size of device {name!r}")
@@ -312,7 +314,8 @@ class Plan(Shown):
         for lane in self.lanes:
             if name in lane.members or name in members_of(lane.members):
                 return lane
-        raise UsageError("A plan knows its own sub-models", given=name, hint=f"It has {', '.join(self.names)}.")
+        hint = f"It has {', '.join(self.names)}."
+        raise unknown("A plan knows its own sub-models", name, self.names, given=name, hint=hint)
 
     def predicted_text(self) -> str:
         """The predicted JCT for people: "4.50 ms", "4.50 ms (extrapolated: wide)"; "" where there is none."""

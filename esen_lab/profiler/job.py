@@ -39,7 +39,7 @@ from typing import TYPE_CHECKING
 from esen_lab.common.jobs import Job, JobState
 from esen_lab.common.trees import tree_spec
 from esen_lab.common.units import check_units, format_seconds
-from esen_lab.common.words import did_you_mean
+from esen_lab.common.words import unknown
 from esen_lab.devices.cpu.load import busy_part
 from esen_lab.errors import Cancelled, EsenError, UsageError, WorkerError, WorkerTimeout
 from esen_lab.profiler.backend_phase import BackendPhase
@@ -134,13 +134,14 @@ def _chosen(ensemble: Ensemble, names: Sequence[str] | None) -> tuple[SubModel, 
         return tuple(ensemble.submodels)
     if isinstance(names, str):
         names = [names]
-    unknown = [name for name in names if name not in ensemble.names]
-    if unknown or not names:
-        raise UsageError(
+    strange = [name for name in names if name not in ensemble.names]
+    if strange or not names:
+        raise unknown(
             "A profile measures registered sub-models",
-            given=", ".join(map(str, unknown)) or "none",
-            hint=f"{did_you_mean(unknown[0], ensemble.names) if unknown else ''} "
-            f"Registered: {', '.join(ensemble.names)}.".lstrip(),
+            next(iter(strange), None),
+            ensemble.names,
+            given=", ".join(map(str, strange)) or "none",
+            hint=f"Registered: {', '.join(ensemble.names)}.",
         )
     return tuple(submodel for submodel in ensemble.submodels if submodel.name in names)
 

@@ -95,6 +95,6 @@ class AnswersCheck:
             raise WrongAnswers(
                 "WRONG ANSWERS: at this share they are not those of the whole device",
                 given=str(found),
-                hint="Searches keep off this share. Check the plan that they find: `%esen numerics`.",
+                hint="Searches keep off this share. Check the answers of the plan that they find.",
             )
         return {"answers_error": found.error}

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from esen_lab.common.display import Shown
+from esen_lab.common.surroundings import step
 from esen_lab.common.tables import to_frame
 from esen_lab.common.units import OLD_DAYS, days_since, format_percent, format_seconds, format_table
 from esen_lab.devices.cpu.load import LOADED
@@ -278,8 +279,8 @@ def doubts_about(points: Iterable[Point], now: datetime | None = None) -> tuple[
     old = [(age, point) for age, point in ages if age is not None and age > OLD_DAYS]
     if old:
         oldest = max(age for age, _ in old)
-        named = _named([point for _, point in old])
-        doubts.append(f"Measured up to {oldest:.0f} days ago: {named}. profile(fresh=True), or --fresh, measures anew.")
+        named, anew = _named([point for _, point in old]), step("lab.profile(fresh=True)", "%esen profile --fresh")
+        doubts.append(f"Measured up to {oldest:.0f} days ago: {named}. {anew} measures them anew.")
     ahead = [point for age, point in ages if age is not None and age < -1 / 24]
     if ahead:
         doubts.append(f"Dated in the future, so a clock was wrong and their age is not known: {_named(ahead)}.")

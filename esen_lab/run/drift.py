@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from esen_lab.common.surroundings import step
 from esen_lab.common.units import OLD_DAYS, days_since, format_change, format_percent, format_seconds, marked
 from esen_lab.devices.cpu.load import LOADED
 from esen_lab.planner.plan import Plan
@@ -189,6 +190,6 @@ def _left_over(around: Circumstances, ratio: float) -> str:
 
 def _advice(around: Circumstances, ratio: float) -> str:
     first = "Close other programs and run again; then measure" if _is_busy(around, ratio) else "Measure"
-    refine = " lab.studies.refine(x), or %esen refine x, corrects the prediction by runs."
+    refine = f" {step('lab.studies.refine(x)', '%esen refine x')} corrects the prediction by runs."
     refine = refine if len(around.plan.names) > 1 else ""
-    return f"{first} anew: lab.profile(fresh=True), or %esen profile --fresh, and search again.{refine}"
+    return f"{first} anew: {step('lab.profile(fresh=True)', '%esen profile --fresh')}, and search again.{refine}"

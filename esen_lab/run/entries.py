@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from esen_lab.common.trees import Tree
-from esen_lab.common.words import did_you_mean, listed
+from esen_lab.common.words import listed, unknown
 from esen_lab.devices import Device
 from esen_lab.ensemble import Ensemble
 from esen_lab.errors import EsenError, UsageError
@@ -72,11 +72,11 @@ def entries_of(
     """
     asked = STRATEGIES if strategies is None else ["sequential", *listed(strategies)]
     names = [name for name in dict.fromkeys((*asked, *peers)) if name != CHOSEN]
-    unknown = [name for name in names if name not in STRATEGIES and not peer_of(name)]
-    if unknown:
+    strange = [name for name in names if name not in STRATEGIES and not peer_of(name)]
+    if strange:
         known = (*STRATEGIES, *PEERS)
-        hint = did_you_mean(unknown[0], known)
-        raise UsageError(f"A strategy is one of: {', '.join(known)}", given=", ".join(map(repr, unknown)), hint=hint)
+        rule, given = f"A strategy is one of: {', '.join(known)}", ", ".join(map(repr, strange))
+        raise unknown(rule, strange[0], known, given=given)
     for what, own in (("plan", plans), ("function", ways)):
         taken = [name for name in own if name in STRATEGIES or peer_of(name) or name == CHOSEN]
         if taken:

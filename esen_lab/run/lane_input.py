@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from esen_lab.common.trees import Structure, Tree, TreeSpec, select, specs_by_path, tree_spec
+from esen_lab.common.words import unknown
 from esen_lab.ensemble import Ensemble
 from esen_lab.errors import EsenError, UsageError
 from esen_lab.lanes import Worker
@@ -208,10 +209,12 @@ def check_keys(x: Tree, ensemble: Ensemble) -> None:
             return  # it is given whatever there is
         taken.update(submodel.input_keys)
     # Left out without a word, an attention mask would change every answer.
-    unknown = [str(key) for key in x if key not in taken] if isinstance(x, Mapping) else []
-    if unknown:
-        raise UsageError(
+    strange = [str(key) for key in x if key not in taken] if isinstance(x, Mapping) else []
+    if strange:
+        raise unknown(
             f"An input that is a dict holds arguments that a sub-model's example has: {', '.join(sorted(taken))}",
-            given=f"the input with {', '.join(unknown)}",
+            strange[0],
+            taken,
+            given=f"the input with {', '.join(strange)}",
             hint="Leave it out, or register the sub-models that take it with an example that has it.",
         )

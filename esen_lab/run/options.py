@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from esen_lab.common.words import unknown
 from esen_lab.ensemble import Combine, Ensemble
 from esen_lab.ensemble.combine_rules import weights_for
 from esen_lab.errors import UsageError
@@ -47,12 +48,15 @@ class RunOptions:
         """Check the fields, and against each other."""
         self._take_numbers()
         if self.otherwise not in ("error", "first"):
-            raise UsageError("The option otherwise is 'error' or 'first'", given=self.otherwise)
+            known = ("error", "first")
+            raise unknown("The option otherwise is 'error' or 'first'", self.otherwise, known, given=self.otherwise)
         if self.on_failure not in ("error", "leave-out"):
-            raise UsageError("The option on_failure is 'error' or 'leave-out'", given=self.on_failure)
+            rule = "The option on_failure is 'error' or 'leave-out'"
+            raise unknown(rule, self.on_failure, ("error", "leave-out"), given=self.on_failure)
         early = self.stop_early
         if early is not None and early != "decided" and not (_is_number(early) and 0 < early <= 1):
-            raise UsageError("The option stop_early is 'decided', or a probability above 0 and at most 1", given=early)
+            rule = "The option stop_early is 'decided', or a probability above 0 and at most 1"
+            raise unknown(rule, early, ("decided",), given=early)
         if early is not None and early != "decided":
             object.__setattr__(self, "stop_early", float(early))
         if not isinstance(self.uncertainty, bool):

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 
+from esen_lab.common.surroundings import step
 from esen_lab.common.trees import Tree
 from esen_lab.common.units import format_units
 from esen_lab.errors import EsenError
@@ -88,7 +89,9 @@ class PeerStart:
         except EsenError as problem:
             if not given_up.is_set:
                 raise
-            raise NotApplicable("It was not prepared in time", given=f"--peers {name} waits for it") from problem
+            raise NotApplicable(
+                "It was not prepared in time", given=f"{step('peers=', '--peers ')}{name} waits for it"
+            ) from problem
         finally:
             timer.cancel()
             timer.join()

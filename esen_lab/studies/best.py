@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esen_lab.common.units import format_percent, format_seconds
+from esen_lab.common.words import unknown
 from esen_lab.cost_model import CostModel
 from esen_lab.ensemble import make_combine
 from esen_lab.errors import UsageError
@@ -59,9 +60,7 @@ def front_of_choices(
         UsageError: An option is unknown, or the outputs and the rule are not those of a classifier.
     """
     if (weights or "") not in WEIGHTS:
-        raise UsageError(
-            "Weights are learned greedily, or are those of the rule", given=weights, hint="'greedy', None."
-        )
+        raise unknown("Weights are 'greedy', learned, or those of the rule", weights, ("greedy",), given=weights)
     reported, said = labels, f"on all {answers.samples} validation samples, on which it was chosen too"
     choices: tuple[Choice, ...]
     whole = answers

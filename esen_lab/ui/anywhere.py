@@ -44,7 +44,7 @@ def watch(lab: Lab, *, every_s: float = 0.5, history_s: float = 300.0) -> Any:
     readings = lab.readings
     sampler = readings.watch(interval_s=every_s, history_s=history_s)
     publisher = Publisher(over=lambda: not sampler.running)
-    plots = publisher.open(PlotReadings(sampler, readings.marks))
+    plots = publisher.open(PlotReadings.of(lab, sampler))
 
     def end() -> None:
         publisher.close()

@@ -11,7 +11,12 @@ from collections.abc import Iterable
 from esen_lab.common.locks import Lock
 
 PALETTE = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#0072B2", "#D55E00", "#F0E442", "#999999")
+NEUTRAL = ("#767676", "#8a6f4f", "#5b7a8c", "#84709a")
+"""Of lines that are no sub-model's: a core, the memory, a GPU."""
+PAGES = ("#ffffff", "#111111")
+"""What notebooks are shown on, in the light and in the dark."""
 LEAST_CONTRAST = 4.5  # of text: WCAG 2, level AA
+LEAST_OF_LINES = 3.0  # of what is drawn: WCAG 2, level AA
 _PART = re.compile(r"(.+) \d+/\d+")  # "wide 1/2": a part of the batch of "wide"
 
 
@@ -65,6 +70,12 @@ def colour(index: int) -> str:
     return PALETTE[index % len(PALETTE)]
 
 
+def stroke(fill: str) -> str:
+    """That colour for a thin line: darker where it would not stand out on a light page; it does on a dark one."""
+    scale = min(1.0, (1.05 / LEAST_OF_LINES - 0.05) / _luminance(fill))
+    return "#" + "".join(f"{int(255 * _as_written(scale * part)):02x}" for part in _linear(fill))
+
+
 def ink_on(fill: str) -> str:
     """Black or white: what stands out more on that colour."""
     return max(("#000", "#fff"), key=lambda ink: contrast(ink, fill))
@@ -77,8 +88,17 @@ def contrast(one: str, other: str) -> float:
 
 
 def _luminance(written: str) -> float:
+    red, green, blue = _linear(written)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def _linear(written: str) -> list[float]:
+    """Red, green and blue in proportion to their light, 0 to 1."""
     digits = written.lstrip("#")
     pairs = [digit * 2 for digit in digits] if len(digits) == 3 else re.findall("..", digits)
     parts = [int(pair, 16) / 255 for pair in pairs]
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+
+
+def _as_written(light: float) -> float:
+    return 12.92 * light if light <= 0.0031308 else 1.055 * light ** (1 / 2.4) - 0.055

@@ -1,5 +1,7 @@
 """Views as HTML, and the same as text for terminals.
 
+Narrow outputs show tables as cards, by a container query.
+
 Theme-neutral: nothing sets a text or page colour, tables take the notebook's own style, pictures are images that are
 readable on any page (see `pictures/drawing.py`). Without styles (GitHub strips them) tables, images and text remain.
 """
@@ -16,8 +18,14 @@ from esen_lab.ui.pictures import as_image, draw
 from esen_lab.ui.pictures.rows import Timeline
 from esen_lab.ui.views import RECORDS, Block, Details, Progress, Table, View
 
-BAR_COLUMNS = 60  # of a text timeline
+BAR_COLUMNS = 60  # of a text timeline, where there is room
 _INDENT = "  "
+_LETTER_PX, _PADDING_PX = 7.8, 16  # of a cell, at the size of notebooks' tables
+_NARROWEST_PX = 300  # no output is narrower
+_ROOM = (  # a page that makes outputs as wide as what they hold is told a width: a container tells none
+    ".esen{container-type:inline-size;contain-intrinsic-inline-size:640px}"
+    ".esen div,.esen-f td+td{overflow-wrap:anywhere}"
+)
 
 
 def bundle(view: View, marks: str = "") -> dict[str, str]:
@@ -27,7 +35,8 @@ def bundle(view: View, marks: str = "") -> dict[str, str]:
 
 def to_html(view: View, marks: str = "") -> Markup:
     """The view as one small HTML fragment; every text in it is escaped. `marks` are classes of its element."""
-    parts = [element("b", _code(view.title))] if view.title else []
+    parts = [_style(view)] if any(isinstance(block, Table) and block.rows for block in view.blocks) else []
+    parts += [element("b", _code(view.title))] if view.title else []
     parts += [_html_block(block) for block in view.blocks]
     parts += [element("div", _code(note)) for note in view.notes]
     return element("div", *parts, class_=f"esen {marks}".rstrip())
@@ -76,18 +85,57 @@ def _html_table(table: Table) -> Markup:
         return NOTHING
     aligned = _aligned(table)
     rows = [_html_row("th", table.columns, aligned)] if table.columns else []
-    rows += [_html_row("td", row, aligned) for row in table.rows]
+    rows += [_html_row("td", row, aligned, table.columns if _least_px(table) else ()) for row in table.rows]
+    kind = f"esen-t{_least_px(table)}" if _least_px(table) else None if table.columns else "esen-f"
     # Said once for all cells that stand to the right: they inherit it where a page says nothing else.
-    return element("table", *rows, style="text-align:right" if any(aligned) else None)
+    return element("table", *rows, class_=kind, style="text-align:right" if any(aligned) else None)
 
 
-def _html_row(tag: str, cells: Sequence[str], right: Sequence[bool]) -> Markup:
+def _html_row(tag: str, cells: Sequence[str], right: Sequence[bool], columns: Sequence[str] = ()) -> Markup:
     # JupyterLab puts plain cells to the right, other pages where their table says.
     inside = [
-        element(tag, cell, style=None if to_right else "text-align:left")
-        for cell, to_right in zip(cells, right, strict=True)
+        element(tag, cell, style=None if to_right else "text-align:left", data_of=column)
+        for cell, to_right, column in zip(cells, right, columns or (None,) * len(cells), strict=True)
     ]
     return element("tr", *inside)
+
+
+def _least_px(table: Table) -> int:
+    """Below this width a table's words would not fit beside each other; 0 for one that fits anywhere."""
+    if len(table.columns) < 3:
+        return 0
+    columns = zip(table.columns, *table.rows, strict=True)
+    needed = sum(_PADDING_PX + _LETTER_PX * max(map(_longest_word, column)) for column in columns)
+    return round(needed) if needed > _NARROWEST_PX else 0
+
+
+def _longest_word(text: str) -> int:
+    return max(map(len, text.split()), default=0)
+
+
+def _style(view: View) -> Markup:
+    """How the view's tables fit where there is little room; by the room of the output, not of the window.
+
+    Rows become cards: the first cell as a heading, the others with their column's name, those that decide before those
+    that only explain.
+    """
+    tables = [block for block in view.blocks if isinstance(block, Table) and block.rows]
+    narrow = {least: _cards(table, least) for table in tables for least in [_least_px(table)] if least}
+    return element("style", _ROOM, *narrow.values())
+
+
+def _cards(table: Table, least_px: int) -> str:
+    where = f".esen .esen-t{least_px}"
+    last = [f"{where} td:nth-child({place})" for place, name in enumerate(table.columns, 1) if name in table.wide]
+    rules = [
+        f"{where},{where} tbody{{display:block;text-align:left}}",
+        f"{where} tr{{display:flex;flex-wrap:wrap;padding:3px 0}}{where} tr:first-child{{display:none}}",
+        f"{where} td{{padding:0 14px 2px 0;text-align:left;max-width:100%;overflow-wrap:anywhere}}",
+        f"{where} td:first-child{{width:100%;font-weight:bold}}{where} td:empty{{display:none}}",
+        f"{where} td+td::before{{content:attr(data-of);margin-right:5px;opacity:.8}}",
+        f"{','.join(last)}{{order:1}}" if last else "",
+    ]
+    return f"@container (max-width:{least_px}px){{{''.join(rules)}}}"
 
 
 def _aligned(table: Table) -> list[bool]:
@@ -100,10 +148,10 @@ def _text_block(block: Block, columns: int | None) -> str:
     if isinstance(block, Table):
         return _text_table(block, columns)
     if isinstance(block, Timeline):
-        return _text_timeline(block)
+        return _text_timeline(block, columns)
     if isinstance(block, Progress):
         filled = round(20 * block.done / max(block.total, 1))
-        return f"[{'#' * filled}{'.' * (20 - filled)}] {visible_line(block.words)}"
+        return "\n".join(wrapped(f"[{'#' * filled}{'.' * (20 - filled)}] {visible_line(block.words)}", columns))
     if not isinstance(block, Details):
         return ""  # the tables beside a picture say the same
     summary, text = visible_line(block.summary), visible(block.text)
@@ -127,20 +175,21 @@ def _text_table(table: Table, columns: int | None) -> str:
     return "\n".join(_INDENT + line for line in lines)
 
 
-def _text_timeline(timeline: Timeline) -> str:
-    scale = BAR_COLUMNS / max(timeline.total_s, 1e-12)
+def _text_timeline(timeline: Timeline, columns: int | None) -> str:
     lanes = [(visible_line(label), segments) for label, segments in timeline.lanes]
     width = max((len(label) for label, _ in lanes), default=0)
+    bar = BAR_COLUMNS if columns is None else max(10, min(BAR_COLUMNS, columns - width - 5))
+    scale = bar / max(timeline.total_s, 1e-12)
     lines = []
     for label, segments in lanes:
-        cells = [" "] * BAR_COLUMNS
+        cells = [" "] * bar
         for segment in sorted(segments, key=lambda s: s.start_s):
-            first = min(max(round(segment.start_s * scale), 0), BAR_COLUMNS - 1)
-            last = min(max(round(segment.end_s * scale), first + 1), BAR_COLUMNS)
+            first = min(max(round(segment.start_s * scale), 0), bar - 1)
+            last = min(max(round(segment.end_s * scale), first + 1), bar)
             cells[first:last] = _text_bar(visible_line(segment.name), last - first)
         lines.append(f"  {label.ljust(width)} |{''.join(cells)}|")
     end = format_seconds(timeline.total_s)
-    lines.append(f"  {' ' * width}  0{end.rjust(BAR_COLUMNS - 1)}")
+    lines.append(f"  {' ' * width}  0{end.rjust(bar - 1)}")
     return "\n".join(lines)
 
 
@@ -157,7 +206,7 @@ def html_of(record: object) -> Markup:
 
 _STYLE = (
     ".esen{overflow-x:auto}.esen table{border-collapse:collapse;margin:4px 0 8px}.esen td,.esen th{padding:2px 10px;"
-    "border-bottom:1px solid #8886}.esen img{max-width:none;margin:6px 0}.esen pre{white-space:pre-wrap}"
+    "border-bottom:1px solid #8886}.esen img{margin:6px 0}.esen pre{white-space:pre-wrap}"
 )
 
 

@@ -21,7 +21,7 @@ TAGS = frozenset({"b", "br", "code", "details", "div", "img", "pre", "progress",
     {"table", "td", "th", "tr", "svg", "style", "text", "path", "rect", "polyline", "circle", "title"}
 )
 _EMPTY = frozenset({"br", "img", "path", "rect", "polyline", "circle"})
-_ON_PAGES = {"alt", "title", "class", "style", "max", "value", "src"}
+_ON_PAGES = {"alt", "title", "class", "style", "max", "value", "src", "data-of"}
 _ON_PICTURES = {"aria-label", "role", "xmlns", "viewBox", "width", "height", "font-size", "font-family", "transform"}
 _ON_SHAPES = {"fill", "stroke", "stroke-width", "stroke-dasharray", "x", "y", "d", "r", "cx", "cy", "points"}
 ATTRIBUTES = frozenset(_ON_PAGES | _ON_PICTURES | _ON_SHAPES)

@@ -32,7 +32,7 @@ def test_each_recipe_has_its_saved_form(ensemble: Ensemble) -> None:
 
 def test_a_module_that_no_form_fits_says_why_and_what_to_do() -> None:
     submodel = make_submodel("tricky", Branches(), torch.ones(2))
-    with pytest.raises(UsageError, match=r"(?s)'tricky'.*slots.*torch\.export.*%%esen model tricky"):
+    with pytest.raises(UsageError, match=r"(?s)'tricky'.*slots.*torch\.export.*package\.module:build"):
         saved_form(submodel)
 
 

@@ -87,7 +87,7 @@ def test_a_share_with_wrong_answers_is_a_failure_that_says_what_to_do(lab: Lab) 
     (failure,) = profile.failures
     assert failure.units == 60
     assert "WRONG ANSWERS" in failure.message
-    assert "%esen numerics" in failure.message
+    assert "Check the answers" in failure.message
     assert "0.33" in failure.message or "3.3e-01" in failure.message or "5.0e-01" in failure.message
     again = lab.profile(["wrong"], shares=[30, 60], budget_s=0.05).result(120)
     assert [failure.units for failure in again.failures] == [60], "the answers of the whole device are had again"

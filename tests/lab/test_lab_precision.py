@@ -169,7 +169,9 @@ def test_weights_that_change_end_what_was_checked_of_them(monkeypatch: pytest.Mo
         lab.run(X)
         assert ways(lab.plan) == {"a": "openvino", "b": "openvino@bf16"}
         assert lab.report is not None
-        assert any("a computes in its own precision until `%esen precision`" in note for note in lab.report.notes)
+        assert any(
+            "a computes in its own precision until lab.lanes.choose_precision" in note for note in lab.report.notes
+        )
         assert variants(lab.state, "a") == ()
         assert variants(lab.state, "b") == ("openvino@bf16",)
         lab.register("b", mlp(outputs=3, seed=2), example=X)
@@ -181,7 +183,10 @@ def test_another_device_is_checked_anew_and_this_one_is_remembered(lab: Lab, mon
     checked(lab, monkeypatch)
     choose_fastest(lab, monkeypatch)
     left = lab.use_device(CpuDevice(cores=[(0,)]))
-    assert "Here all compute in their own precision: `%esen precision bf16` checks the other one." in left.notes
+    assert (
+        "Here all compute in their own precision: lab.lanes.choose_precision('bf16') checks the other one."
+        in left.notes
+    )
     assert lab.lanes.precision is None
     assert variants(lab.state, "a") == ()
     lab.register("b", mlp(outputs=3, seed=2), example=X)

@@ -96,7 +96,7 @@ def test_a_peer_that_nobody_named_is_left_out_where_it_is_not_ready_in_time(fork
     table = compared(fork_server, {"image": nn.Flatten()}, peers=["inductor"], strategies=[], prepare_s=0.0)
     row = table.row("inductor")
     assert not row.applicable
-    assert "--peers inductor waits for it" in row.failed
+    assert "peers=inductor waits for it" in row.failed
     assert not table.row("plan").failed
 
 

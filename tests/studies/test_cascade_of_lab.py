@@ -193,7 +193,7 @@ def test_learned_weights_become_the_rule_and_are_judged_on_the_other_half(make: 
     with torch.no_grad():
         wanted = sum((weight * NETS[name](X_TEST) for name, weight in weights.items()), torch.zeros(ROWS, CLASSES))
     torch.testing.assert_close(lab.run(X_TEST), wanted)
-    with pytest.raises(UsageError, match="learned greedily"):
+    with pytest.raises(UsageError, match="'greedy', learned"):
         lab.studies.front(X_VAL, Y_VAL, weights="magic")
 
 

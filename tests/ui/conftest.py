@@ -12,6 +12,7 @@ from fake_front import FakeFront
 from fake_lab import FakeLab
 from real_kernel import Kernel
 
+from esen_lab.common import surroundings
 from esen_lab.ui.colours import COLOURS
 from esen_lab.ui.session import Session
 
@@ -22,6 +23,12 @@ def no_colours_of_other_tests() -> Iterator[None]:
     COLOURS.forget()
     yield
     COLOURS.forget()
+
+
+@pytest.fixture(autouse=True)
+def the_magics_are_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a notebook that has loaded the extension: the shells of these tests are not the process's own one."""
+    monkeypatch.setattr(surroundings, "magics_here", lambda: True)
 
 
 @pytest.fixture

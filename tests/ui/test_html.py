@@ -82,3 +82,15 @@ def test_a_traceback_is_folded() -> None:
 def test_empty_views_and_tables_show_nothing() -> None:
     assert to_text(View(blocks=(Table(columns=("a",)),))) == ""
     assert to_html(View(blocks=(Table(),))) == "<div class='esen'></div>"
+
+
+def test_a_table_of_many_columns_becomes_cards_where_it_does_not_fit() -> None:
+    columns = ("strategy", "JCT median", "outputs", "lanes")
+    row = ("sequential", "10 ms", "bit-equal", "2: a_name_of_thirty_five_letters_at_least")
+    made = to_html(View(blocks=(Table(columns=columns, rows=(row,), wide=("lanes",)),)))
+    assert "<td style='text-align:left' data-of='JCT median'>10 ms</td>" in made
+    assert "@container (max-width:" in made
+    assert "td:nth-child(4){order:1}" in made
+    few = to_html(View(blocks=(Table(columns=("name", "ms"), rows=(("a", "1"),)),)))
+    assert "data-of" not in few
+    assert "@container" not in few

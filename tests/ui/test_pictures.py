@@ -15,7 +15,7 @@ from esen_lab.ui import views
 from esen_lab.ui.colours import COLOURS, LEAST_CONTRAST, PALETTE, Colours, contrast, ink_on
 from esen_lab.ui.html import to_html
 from esen_lab.ui.pictures import as_image, draw, rows
-from esen_lab.ui.pictures.drawing import FAINT, INK, PAPER, Axis, time_format
+from esen_lab.ui.pictures.drawing import FAINT, INK, PAPER, WIDTH, Axis, text_width, time_format
 from esen_lab.ui.views import Table, View
 
 EVIL = "<script>alert('x')</script>&"
@@ -216,3 +216,17 @@ def test_a_lane_that_began_late_is_marked_in_the_picture_and_said_in_words() -> 
     assert "3.40 ms late" in written
     assert any("hatched: began late" in text for text in written)
     assert any("Began late: lane 2 by 3.40 ms" in note for note in view.notes)
+
+
+def test_texts_fit_at_the_size_that_they_have_in_narrow_pages() -> None:
+    report, plan = views.report(a_report()), views.plan(a_plan())
+    for block in (*report.blocks, *plan.blocks, *views.comparison(a_comparison()).blocks):
+        if isinstance(block, (views.Table, views.Progress, views.Details)):
+            continue
+        for found in ET.fromstring(draw(block)).iter("{http://www.w3.org/2000/svg}text"):
+            wide = text_width("".join(found.itertext()))
+            if found.get("transform"):
+                continue  # upright
+            at = float(found.get("x", "0")) - {"e": wide, "m": wide / 2}.get(found.get("class", ""), 0.0)
+            assert at >= -8, found.text
+            assert at + wide <= WIDTH + 8, found.text

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import re
+
 import pytest
 
 from esen_lab.devices.telemetry import Channel, MarkLog, Sampler
-from esen_lab.ui.widgets.readings import PlotReadings, mark_text, reading_text
+from esen_lab.ui.colours import COLOURS, LEAST_OF_LINES, NEUTRAL, PAGES, PALETTE, contrast, stroke
+from esen_lab.ui.widgets.charts import readings_document
+from esen_lab.ui.widgets.feed import Feed
+from esen_lab.ui.widgets.readings import PlotReadings, label_of, mark_text, reading_text, strokes_of
 
 
 class Meter:
@@ -77,3 +83,61 @@ def test_texts_for_people() -> None:
     assert mark_text("profile", "end") == "profile ends"
     assert mark_text("plan", "") == "plan"
     assert reading_text(41.7, "%") == "42 %"
+
+
+# --- whose line it is -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def lanes() -> list[Channel]:
+    return [
+        Channel(key="cpu", label="CPU, mean of all", unit="%", group="utilization"),
+        Channel(key="lane7", label="lane 1, CPU", unit="%", group="lanes"),
+        Channel(key="lane8", label="lane 2, CPU", unit="%", group="lanes"),
+        Channel(key="rss8", label="lane 2, resident", unit="B", group="memory"),
+        Channel(key="lane9", label="backends of wide, CPU", unit="%", group="lanes"),
+    ]
+
+
+def test_a_lanes_lines_have_the_colour_of_what_it_runs_first_in_plots_legend_and_hover(lanes: list[Channel]) -> None:
+    COLOURS.learn(["wide", "deep", "slim"])
+    strokes = strokes_of(lanes, [["deep", "slim"], ["wide 1/2"]])
+    assert strokes["lane7"] == stroke(COLOURS.of("deep"))
+    assert strokes["lane8"] == strokes["rss8"] == stroke(COLOURS.of("wide"))
+    assert {strokes["cpu"], strokes["lane9"]} <= set(NEUTRAL)  # no sub-model's colour for what is none
+    channels = [(c.key, label_of(c, [["deep", "slim"], ["wide"]]), c.unit, c.group) for c in lanes]
+    document = json.dumps(readings_document(channels, strokes))
+    assert f'"{strokes["lane7"]}"' in document  # its glyph, which the legend takes its colour from
+    assert f"color:{strokes['lane8']}" in document  # the hover
+
+
+def test_a_legend_says_what_a_lane_runs_and_stays_short(lanes: list[Channel]) -> None:
+    assert label_of(lanes[1], [["deep", "slim"]]) == "lane 1 (deep + slim), CPU"
+    assert label_of(lanes[2], [["deep"]]) == "lane 2, CPU"  # of an earlier plan: its lane is still warm
+    assert len(label_of(lanes[1], [["a_name_without_any_end_in_sight", "slim"]])) < 42
+
+
+def test_lines_stand_out_in_both_themes() -> None:
+    drawn = [*map(stroke, PALETTE), *NEUTRAL]
+    assert len(set(drawn)) == len(drawn)
+    assert min(contrast(line, page) for line in drawn for page in PAGES) >= LEAST_OF_LINES
+
+
+def test_a_plan_put_in_force_lays_the_plots_out_anew(sampler: Sampler, meter: Meter) -> None:
+    meter.channels.append(Channel(key="lane7", label="lane 1, CPU", unit="%", group="lanes"))
+    plan = [["wide"]]
+    feed = Feed(PlotReadings(sampler, MarkLog(), lambda: plan))
+    sampler.take()
+    feed.document()
+    sampler.take()
+    assert feed.fresh()["kind"] == "rows"
+    plan[0] = ["deep"]
+    sampler.take()
+    assert feed.fresh()["kind"] == "doc"
+
+
+def test_a_label_in_the_hover_is_text_whatever_it_holds() -> None:
+    document = json.dumps(readings_document([("k", "<img src=x>@{t}$index", "%", "lanes")], {"k": "#767676"}))
+    tooltip = next(found for found in re.findall(r'"tooltips": "(.*?[^\\])"', document))
+    assert "<img" not in tooltip
+    assert re.findall(r"[@$][\w{]+", tooltip) == ["@t{", "@{k"]  # the time, and the channel's own value

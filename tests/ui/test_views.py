@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 from fake_lab import (
     IDENTITY,
+    FakeLab,
     a_comparison,
     a_plan,
     a_report,
@@ -18,6 +19,7 @@ from fake_lab import (
     some_precision,
 )
 
+from esen_lab.common import surroundings
 from esen_lab.cost_model import fit_points
 from esen_lab.cost_model.model import CostModel
 from esen_lab.planner import allocate, search
@@ -191,7 +193,7 @@ def test_a_real_allocation_is_shown() -> None:
 
 def test_an_empty_ensemble_says_how_to_begin() -> None:
     empty = SimpleNamespace(submodels=())
-    assert views.ensemble(empty).notes == ("`%esen register NAME` adds the module of that name.",)
+    assert views.ensemble(empty).notes == ("`%esen register NAME` adds a module.",)
 
 
 def test_a_simulated_device_is_labelled() -> None:
@@ -394,3 +396,11 @@ def test_a_tuned_lane_marks_what_is_extrapolated_and_says_when_it_was_measured_f
     assert "Far off." in told
     assert "(extrapolated: a)" in told
     assert "nothing predicted" in views.measured_text(replace(measured, predicted_s=0.0), "")
+
+
+def test_elsewhere_the_next_step_is_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(surroundings, "magics_here", lambda: False)
+    assert "Next: `lab.search()` proposes a plan." in views.progress(progress(JobState.FINISHED)).notes
+    assert views.status(FakeLab().status()).notes[-1] == "Next: Measure the sub-models: lab.profile()"
+    for view in (views.comparison(a_comparison()), views.plan(a_plan()), views.report(a_report())):
+        assert "%esen" not in to_text(view)

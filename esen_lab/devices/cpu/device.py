@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from esen_lab.common.surroundings import step
 from esen_lab.common.units import check_units, format_units
 from esen_lab.devices.base import Device, DeviceIdentity, InForce, Placement
 from esen_lab.devices.cpu.affinity import allowed_cpus, allowed_now
@@ -50,7 +51,11 @@ from esen_lab.errors import DeviceError, UsageError
 Cpus = tuple[int, ...]  # the logical CPUs of one physical core
 Wanted = Literal["best", "all", "fast", "slow"]
 _TRIED_AGAIN_S = 60.0
-_ANEW = "Make the device anew to share out what is left: %esen device cpu, or a new Lab."
+
+
+def _anew() -> str:
+    anew = step("lab.use_device('cpu')", "%esen device cpu")
+    return f"Make the device anew to share out what is left: {anew}."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,7 +208,7 @@ class CpuDevice(Device):
     def notes(self) -> tuple[str, ...]:
         """What limits shares on this machine, and slows this process on it; some may change."""
         lost = self.lost() or self._slowed()
-        return (*self._notes, *remarks_on_process(), *([f"{lost} {_ANEW}"] if lost else ()))
+        return (*self._notes, *remarks_on_process(), *([f"{lost} {_anew()}"] if lost else ()))
 
     def lost(self) -> str:
         """Which CPUs of this device the process may not use any more (taskset, a CPU set), in a sentence, or ""."""
@@ -235,7 +240,7 @@ class CpuDevice(Device):
         """
         lost = self.lost() or self._slowed()
         if lost:
-            raise DeviceError("Lanes run on cores that this process may use", given=lost, hint=_ANEW)
+            raise DeviceError("Lanes run on cores that this process may use", given=lost, hint=_anew())
         return tuple(self._placement(cores) for cores in self._packed(shares).cores)
 
     def remarks_on(self, shares: Sequence[int]) -> tuple[str, ...]:

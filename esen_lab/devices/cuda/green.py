@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any
 
 from esen_lab.common.locks import Lock
+from esen_lab.common.surroundings import step
 from esen_lab.common.units import check_units
 from esen_lab.devices.base import Device, DeviceIdentity, InForce, Placement
 from esen_lab.devices.cuda.gpus import Gpu, Machine
@@ -443,7 +444,7 @@ def open_green(machine: Machine, gpu: Gpu, option: str) -> GreenDevice:
         raise DeviceError(
             "Green contexts need a driver that says into which groups of SMs it divides a GPU",
             given=f"{gpu.name}: it did not say",
-            hint="Choose another device: %esen device lists them.",
+            hint=f"Choose another device: {step('lab.offers()', '%esen device')} lists them.",
         )
     known = {"driver": machine.driver, "cuda": machine.torch_cuda or "", "memory_bytes": str(gpu.memory_bytes)}
     return GreenDevice(

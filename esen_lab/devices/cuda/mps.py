@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from esen_lab.common.surroundings import step
 from esen_lab.common.units import check_units
 from esen_lab.devices.base import Device, DeviceIdentity, InForce, Placement
 from esen_lab.devices.cpu.affinity import usable_cpus
@@ -198,7 +199,7 @@ class CudaMpsDevice(Device):
             raise DeviceError(
                 "NVIDIA MPS shares a whole GPU of the Volta generation or newer",
                 given=f"{gpu.name}: {'; '.join(refused)}",
-                hint="Choose another device: %esen device lists them.",
+                hint=f"Choose another device: {step('lab.offers()', '%esen device')} lists them.",
             )
         self._gpu = gpu
         self._adopt = None if adopt is None else Path(adopt)
@@ -255,8 +256,9 @@ class CudaMpsDevice(Device):
         if self._holds_context(self._gpu.uuid):
             found.append(
                 "This notebook's own process holds a CUDA context on this GPU: what it computes there is time-sliced "
-                "against all lanes, which spoils figures. Move its modules off: %esen device --leave-gpu, or "
-                "lab.lanes.leave_gpu(). The context itself goes with a restart of the kernel."
+                "against all lanes, which spoils figures. Move its modules off: "
+                f"{step('lab.lanes.leave_gpu()', '%esen device --leave-gpu')}. "
+                "The context itself goes with a restart of the kernel."
             )
         if self._gpu.compute_mode == "prohibited":
             found.append("This GPU's compute mode forbids CUDA; whoever administers it can change that.")

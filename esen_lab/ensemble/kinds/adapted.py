@@ -14,6 +14,7 @@ from torch import nn
 
 from esen_lab.common.tensors import taken_in
 from esen_lab.common.trees import Tree, flatten, map_tensors, unflatten
+from esen_lab.common.words import unknown
 from esen_lab.ensemble.recipes import Recipe
 from esen_lab.errors import UsageError
 
@@ -173,10 +174,11 @@ def check_options(options: Mapping[str, Any], known: Sequence[str], what: str) -
     Raises:
         UsageError: An option is none of `known`.
     """
-    unknown = [name for name in options if name not in known]
-    if unknown:
+    strange = [name for name in options if name not in known]
+    if strange:
         allowed = f"only {', '.join(known)}" if known else "nothing"
-        raise UsageError(f"{what} takes {allowed} besides its input", given=f"kwargs with {', '.join(unknown)}")
+        rule = f"{what} takes {allowed} besides its input"
+        raise unknown(rule, strange[0], known, given=f"kwargs with {', '.join(strange)}")
 
 
 # --- tensors and arrays -----------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from esen_lab.common.trees import Tree
+from esen_lab.common.words import unknown
 from esen_lab.ensemble.kinds.adapted import Adapter, device_of
 from esen_lab.errors import UsageError
 
@@ -56,11 +57,13 @@ class EngineModel(Adapter):
         names = (*tuple(self.inputs)[:count], *keys)
         if len(names) != len(self.inputs) or count > len(self.inputs) or set(names) != set(self.inputs):
             taken = ", ".join(self.inputs) or "nothing"
-            unknown = [key for key in keys if key not in self.inputs]
+            strange = [key for key in keys if key not in self.inputs]
             by_key = f", {', '.join(keys)} by keyword" if keys else ""
-            raise UsageError(
+            raise unknown(
                 f"This {self.kind} takes {len(self.inputs)} input{'' if len(self.inputs) == 1 else 's'}: {taken}",
-                given=f"no such input as {', '.join(unknown)}" if unknown else f"{count} by position{by_key}",
+                next(iter(strange), None),
+                self.inputs,
+                given=f"no such input as {', '.join(strange)}" if strange else f"{count} by position{by_key}",
                 hint="Give an example of one tensor per input: a tuple in this order, or a dict with these names.",
             )
         return names
@@ -106,10 +109,14 @@ def chosen(outputs: Sequence[str], asked: Any, unusable: Mapping[str, str], kind
         UsageError: It has none of that name, or one that cannot be a tensor.
     """
     names = tuple(outputs) if asked is None else (asked,) if isinstance(asked, str) else tuple(asked)
-    unknown = [name for name in names if name not in outputs]
-    if unknown or not names:
-        raise UsageError(
-            f"This {kind} answers with {', '.join(outputs)}", given=f"outputs={asked!r}", hint="Choose among these."
+    strange = [name for name in names if name not in outputs]
+    if strange or not names:
+        raise unknown(
+            f"This {kind} answers with {', '.join(outputs)}",
+            next(iter(strange), None),
+            outputs,
+            given=f"outputs={asked!r}",
+            hint="Choose among these.",
         )
     wrong = {name: unusable[name] for name in names if name in unusable}
     if wrong:

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from esen_lab.common.trees import Tree
+from esen_lab.common.words import unknown
 from esen_lab.ensemble.fingerprint import text_digest, value_digest
 from esen_lab.ensemble.kinds.adapted import (
     Adapted,
@@ -259,7 +260,8 @@ def method_of(estimator: Any, asked: Any) -> str:
     """
     if asked is not None:
         if not isinstance(asked, str) or not callable(getattr(estimator, asked, None)):
-            raise UsageError("The method that answers is one of the estimator's", given=repr(asked))
+            known = [name for name in _METHODS if callable(getattr(estimator, name, None))]
+            raise unknown("The method that answers is one of the estimator's", asked, known, given=repr(asked))
         return asked
     found = next((name for name in _METHODS if callable(getattr(estimator, name, None))), "")
     # Regressors have `predict` alone; outlier detectors and clusterers too have more, of which `predict` is meant.

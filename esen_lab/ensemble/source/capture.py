@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from esen_lab.common.surroundings import model_cell
 from esen_lab.ensemble.origin import deepest, import_path, is_importable, reaches
 from esen_lab.ensemble.source.closure import Closure
 from esen_lab.ensemble.source.definitions import (
@@ -239,7 +240,7 @@ class _Capture:
             raise UsageError(
                 f"What {user} uses is defined at the top of a cell or in a module, so that its source can be kept",
                 given=f"{qualname}, which is defined inside a function",
-                hint="Move it to the top level, or build the sub-model in a %%esen model cell.",
+                hint=f"Move it to the top level, or build the sub-model {model_cell()}.",
             )
         if isinstance(thing, type) and own != name and by_statement is None:
             chunk = self._chunks[name] = _Chunk(f"{name} = {own}", hard=[own])

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from esen_lab.common.display import Shown
+from esen_lab.common.surroundings import step
 from esen_lab.common.trees import TreeSpec
 from esen_lab.ensemble import Ensemble
 from esen_lab.errors import StoreError, UsageError
@@ -148,7 +149,7 @@ def _check_plan(plan: Plan) -> None:
         raise UsageError(
             "A repository for Triton is of a plan for a CPU, whose lanes get cores by host policies",
             given=f"a plan for {plan.device.get('name', plan.device.get('kind'))}",
-            hint="Export a script instead: `%esen export plan.py`.",
+            hint=f"Export a script instead: {step('lab.export(PATH)', '%esen export PATH')}.",
         )
 
 

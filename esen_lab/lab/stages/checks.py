@@ -10,7 +10,7 @@ from typing import Any
 from esen_lab.common.inputs import as_input
 from esen_lab.common.trees import Tree, tree_spec
 from esen_lab.common.units import BACKENDS, check_backend
-from esen_lab.common.words import did_you_mean, listed
+from esen_lab.common.words import listed, unknown
 from esen_lab.devices import Device
 from esen_lab.errors import UsageError
 from esen_lab.lab.backend_choice import possible
@@ -116,10 +116,10 @@ def _peers(asked: str | Sequence[str] | None, strategies: Sequence[str] | None, 
         return ()
     if names in (["soon"], ["all"]):
         return peers_here(device)
-    unknown = [name for name in names if not isinstance(name, str) or not peer_of(name)]
-    if unknown:
-        hint = did_you_mean(unknown[0], (*PEERS, "soon", "all", "none"))
-        raise UsageError(f"Peers are soon, all, none, or some of: {', '.join(PEERS)}", given=unknown[0], hint=hint)
+    strange = [name for name in names if not isinstance(name, str) or not peer_of(name)]
+    if strange:
+        rule = f"Peers are soon, all, none, or some of: {', '.join(PEERS)}"
+        raise unknown(rule, strange[0], (*PEERS, "soon", "all", "none"), given=strange[0])
     return names
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+from esen_lab.common.surroundings import step
 from esen_lab.cost_model import CostModel
 from esen_lab.errors import UsageError
 from esen_lab.lab.runtime import Runtime
@@ -37,7 +38,7 @@ def for_deadline(
         raise UsageError(
             "A plan for a deadline needs the accuracy of members, which is measured on validation data",
             given="none so far" if found is None else "answers from before a member changed or came",
-            hint="Ask for it first: lab.studies.members(x_val, y_val), or %esen members x_val y_val.",
+            hint=f"Ask for it first: {step('lab.studies.members(x_val, y_val)', '%esen members x_val y_val')}.",
         )
 
     def accuracy(names: Sequence[str]) -> float:

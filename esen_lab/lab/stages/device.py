@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from esen_lab.common.surroundings import step
 from esen_lab.devices import Device, open_device
 from esen_lab.errors import UsageError
 from esen_lab.lab.backend_choice import allowed
@@ -22,7 +23,7 @@ def use_device(runtime: Runtime, device: str | Device | None) -> DeviceChange:
         raise UsageError(
             "The device is changed while nothing is being measured on it",
             given="a profile that is still running",
-            hint="Wait for it, or cancel it: %esen cancel, in Python lab.job.cancel().",
+            hint=f"Wait for it, or cancel it: {step('lab.job.cancel()', '%esen cancel')}.",
         )
     chosen = open_device(device)
     with runtime.turns.turn("a change of device"):
@@ -58,7 +59,9 @@ def _on_precision(before: LabState, after: LabState) -> Iterator[str]:
     if here is not None and here is not chosen:
         yield f"Here {here.precision} was checked before, and may be taken."
     elif here is None and chosen is not None:
-        yield f"Here all compute in their own precision: `%esen precision {chosen.precision}` checks the other one."
+        wanted = chosen.precision
+        check = step(f"lab.lanes.choose_precision({wanted!r})", f"%esen precision {wanted}")
+        yield f"Here all compute in their own precision: {check} checks the other one."
 
 
 def _stored(runtime: Runtime, chosen: Device) -> Profile | None:

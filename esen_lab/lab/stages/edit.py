@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from esen_lab.common.surroundings import step
 from esen_lab.cost_model import CostModel
 from esen_lab.errors import UsageError
 from esen_lab.lab.plan_checks import origin
@@ -33,7 +34,8 @@ def edit(runtime: Runtime, models: Mapping[str, CostModel]) -> PlanEditor:
         raise UsageError(
             "Lanes are moved by hand in plans without stages",
             given=f"a plan in {len(plan.reach)} stages",
-            hint="Move its thresholds: lab.studies.thresholds(), or %esen tune. Or search a plan without stages.",
+            hint=f"Move its thresholds: {step('lab.studies.thresholds()', '%esen tune')}. "
+            "Or search a plan without stages.",
         )
     left_out = () if plan is None else plan.left_out
     models = {name: model for name, model in models.items() if name not in left_out}

@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from esen_lab.common.trees import Tree
+from esen_lab.common.words import unknown
 from esen_lab.errors import UsageError
 from esen_lab.lab.plan_checks import members_run_by
 from esen_lab.lab.runtime import Runtime
@@ -104,9 +105,10 @@ def _answer(executor: Executor, inputs: Sequence[Tree], rows: int) -> None:
 
 def _plans(ways: Sequence[str], plan: Plan, strategy: Callable[[str], Plan]) -> Mapping[str, Plan]:
     known = ("plan", *STRATEGIES)
-    unknown = [name for name in ways if name not in known]
-    if unknown or not ways:
-        raise UsageError(f"A load is answered by {', '.join(known)}", given=", ".join(unknown) or "none")
+    strange = [name for name in ways if name not in known]
+    if strange or not ways:
+        rule = f"A load is answered by {', '.join(known)}"
+        raise unknown(rule, next(iter(strange), None), known, given=", ".join(strange) or "none")
     return {name: plan if name == "plan" else strategy(name) for name in ways}
 
 

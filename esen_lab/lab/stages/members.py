@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from esen_lab.common.surroundings import step
 from esen_lab.common.trees import Tree, tree_spec
 from esen_lab.ensemble import Combine, Registered, SubModel, check_combine, check_member, make_combine
 from esen_lab.ensemble import register as make_submodel
@@ -135,7 +136,8 @@ def follow_changes(runtime: Runtime, *, whole: bool = False) -> tuple[str, ...]:
         runtime.own_answers.keep(submodel, runtime.fork_server.look_at_session())
         told.append(f"{name} has changed since it was registered ({what}): its lane was given what it is now.")
         if lower:
-            told.append(f"{name} computes in its own precision until `%esen precision` has checked it as it is now.")
+            check = step("lab.lanes.choose_precision(...)", "%esen precision")
+            told.append(f"{name} computes in its own precision until {check} has checked it as it is now.")
     return tuple(told)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from esen_lab.common.words import unknown
 from esen_lab.devices.cpu.device import CpuPlacement
 from esen_lab.errors import UsageError
 from esen_lab.lab.plan_checks import differences, members_run_by
@@ -83,7 +84,7 @@ def export_as(
 ) -> Exported | TritonRepository:
     """See `Lab.export`."""
     if form not in _FORMS:
-        raise UsageError(f"A plan is exported as {' or '.join(map(repr, _FORMS))}", given=repr(form))
+        raise unknown(f"A plan is exported as {' or '.join(map(repr, _FORMS))}", form, _FORMS, given=repr(form))
     return _FORMS[form](runtime, path, plan)
 
 

@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from esen_lab.common.inputs import as_input
+from esen_lab.common.surroundings import step
 from esen_lab.common.trees import Tree, flatten, map_tensors, select
 from esen_lab.common.units import BACKENDS, PRECISIONS, backend_parts, check_backend
-from esen_lab.common.words import did_you_mean, listed
+from esen_lab.common.words import listed, unknown
 from esen_lab.devices.cpu.precision import slower_in
 from esen_lab.ensemble import Ensemble
 from esen_lab.errors import UsageError
@@ -88,11 +89,8 @@ def _data_and_labels(on: Any) -> tuple[Tree, Any]:
 
 def _check(precision: str, x: Tree, agree: float | None, error: float | None) -> None:
     if precision not in PRECISIONS:
-        raise UsageError(
-            f"A precision is one of {', '.join((OWN, *PRECISIONS))}",
-            given=precision,
-            hint=did_you_mean(precision, PRECISIONS),
-        )
+        known = (OWN, *PRECISIONS)
+        raise unknown(f"A precision is one of {', '.join(known)}", precision, known, given=precision)
     allowed_error(precision, error)
     if agree is not None and not (isinstance(agree, (int, float)) and 0 < agree <= 1):
         raise UsageError("Agreement is a part of the samples above 0, at most 1 (99.9 % is 0.999)", given=agree)
@@ -100,7 +98,7 @@ def _check(precision: str, x: Tree, agree: float | None, error: float | None) ->
         raise UsageError(
             "int8 is calibrated with data" if precision == "int8" else "Agreement is measured on data",
             given="none",
-            hint="Pass on=(x_val, y_val), or --on x_val,y_val; labels may be left out.",
+            hint=f"Pass {step('on=(x_val, y_val)', '--on x_val,y_val')}; labels may be left out.",
         )
 
 

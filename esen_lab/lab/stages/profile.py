@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from esen_lab.common.surroundings import step
 from esen_lab.common.units import check_backend
 from esen_lab.common.words import listed
 from esen_lab.devices import Device
@@ -52,7 +53,7 @@ def profile(
             raise UsageError(
                 "One profile job runs at a time",
                 given="a second one",
-                hint="Wait for the first, or cancel it: %esen cancel, in Python lab.job.cancel().",
+                hint=f"Wait for the first, or cancel it: {step('lab.job.cancel()', '%esen cancel')}.",
             )
         device, ensemble, store = state.device, state.ensemble, runtime.store()
         shares = default_shares(device.units, device.steps) if shares is None else shares

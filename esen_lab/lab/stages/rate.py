@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 
+from esen_lab.common.surroundings import step
 from esen_lab.common.trees import Tree
 from esen_lab.errors import UsageError
 from esen_lab.lab.plan_checks import members_run_by
@@ -33,7 +34,7 @@ def search_for_rate(
         raise UsageError(
             "A plan for a rate has both a rate and a 99th percentile",
             given="no p99_s" if p99_s is None else "no rate_per_s",
-            hint="Such as rate_per_s=200, p99_s=0.05; or %esen search --rate 200 --p99 50ms.",
+            hint=f"Such as {step('lab.search(rate_per_s=200, p99_s=0.05)', '%esen search --rate 200 --p99 50ms')}.",
         )
     if asked.objective != "predicted":
         raise UsageError("A plan for a rate is chosen by runs already", given=f"objective={asked.objective!r}")

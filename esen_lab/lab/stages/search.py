@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from esen_lab.common.surroundings import step
 from esen_lab.cost_model import CostModel, Quantile
 from esen_lab.errors import UsageError
 from esen_lab.lab.backend_choice import allowed
@@ -37,7 +38,7 @@ def fit(runtime: Runtime, quantile: Quantile) -> dict[str, CostModel]:
             given=f"no finished measurement of {', '.join(missing)}",
             hint="Profiling is still running: wait for it."
             if state.profiling
-            else "Run lab.profile(), or %esen profile.",
+            else f"Measure them: {step('lab.profile().result()', '%esen profile')}.",
         )
     wrong = state.here.wrong(state.ensemble)
     return runtime.fits.fit(

@@ -6,7 +6,8 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from esen_lab.common.trees import Tree
-from esen_lab.errors import EsenError, UsageError
+from esen_lab.common.words import unknown
+from esen_lab.errors import EsenError
 from esen_lab.lab.runtime import Runtime
 from esen_lab.lab.stages import run
 from esen_lab.lanes.forks import tell_when_forked
@@ -109,9 +110,9 @@ def checked(**settings: Any) -> ServeSettings:
         UsageError: A setting is unknown or not possible; the message names it.
     """
     known = {field.name for field in fields(ServeSettings)}
-    unknown = sorted(settings.keys() - known)
-    if unknown:
-        raise UsageError(f"A server is told {', '.join(sorted(known))}", given=", ".join(unknown))
+    strange = sorted(settings.keys() - known)
+    if strange:
+        raise unknown(f"A server is told {', '.join(sorted(known))}", strange[0], known, given=", ".join(strange))
     return ServeSettings(**settings)
 
 

@@ -78,7 +78,7 @@ class OnnxGraphs:
 
     def _quantised(self, graph: bytes, example: Example) -> bytes:
         if self._settings.calibration is None:
-            raise Refused("int8 takes calibration data, which `%esen precision int8 --on x` gives")
+            raise Refused("int8 takes calibration data, which is given where the precision is chosen (on)")
         from esen_lab.lanes.backends._int8 import quantised
 
         cache = self._settings.cache

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from esen_lab.common.words import unknown
 from esen_lab.errors import UsageError
 from esen_lab.planner.bounds import schedule_bound_s
 from esen_lab.planner.limits import Limits
@@ -72,8 +73,10 @@ class Draft:
         holding = [index for index, lane in enumerate(self.lanes) if key in members_of(lane.members)]
         if holding:  # in a group, or the first of its parts
             return holding[0]
-        raise UsageError(
+        raise unknown(
             "A lane is named by a sub-model in it, or by its number",
+            key,
+            self.names,
             given=f"{key!r}",
             hint=f"There are {', '.join(self.names)}, and lanes 1 to {len(self.lanes)}.",
         )

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from esen_lab.common.units import check_units
+from esen_lab.common.words import unknown
 from esen_lab.errors import UsageError
 from esen_lab.planner.editor.draft import Draft, DraftLane, LaneKey, Tables, lane_seconds
 from esen_lab.planner.steps import members_of
@@ -220,10 +221,13 @@ def _step(draft: Draft, name: str) -> str:
     holding = [step for step in draft.names if name in members_of([step])]
     if len(holding) == 1:
         return holding[0]
-    raise UsageError(
+    named = holding or draft.names
+    raise unknown(
         "A part of a batch is moved by its own name" if holding else "A sub-model is named as in the lanes",
+        name,
+        () if holding else named,
         given=f"{name!r}",
-        hint=f"{', '.join(holding or draft.names)}.",
+        hint=f"It is one of {', '.join(named)}.",
     )
 
 

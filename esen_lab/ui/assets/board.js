@@ -5,6 +5,7 @@
 
 const TALL = 240; // px of all lanes' shares together
 const LEAST = 34; // px of one lane
+const MOST_RAN = 3; // times the predicted JCT: a run that took longer is cut off, or nothing else could be seen
 const FAR = 4; // px that a pointer moves before it drags
 const LATE_S = 0.0003; // a lane that begins later than this, and than 5 % of the JCT, is marked: see run/report.py
 const HELP = "Drag a sub-model to another lane, or into the dashed space for a lane of its own; drag a border to move a share; click a lane's head to pin its share. Keys: ↑ ↓ move what has the focus (a sub-model, a border), N gives a lane of its own, P pins, Z takes back.";
@@ -372,7 +373,7 @@ class Board {
     const promised = this.forecast(draft);
     this.tell(promised, draft);
     const ran = this.view.ran && sameLanes(this.view.ran.lanes, draft.lanes) ? this.view.ran : null;
-    this.span_s = Math.max(promised.jct_s, promised.bound_s, ran?.jct_s ?? 0) * 1.02;
+    this.span_s = Math.max(promised.jct_s, promised.bound_s, Math.min(ran?.jct_s ?? 0, MOST_RAN * promised.jct_s)) * 1.02;
     this.lanes.replaceChildren(
       ...draft.lanes.map((lane, at) => this.lane(draft, lane, at, promised, ran)),
       this.free(draft),
@@ -482,7 +483,7 @@ class Board {
         style: { left: this.place(from), width: this.place(seconds), backgroundColor: colour },
         onpointerdown: (event) => this.grabStep(event, name),
       },
-      `${called} ${forPeople(seconds)}`,
+      h("span", {}, `${called} ${forPeople(seconds)}`), // not shown where less than a few letters of it would fit
     );
   }
 
@@ -507,7 +508,8 @@ class Board {
   }
 
   axis(ran) {
-    const middle = ran ? "above: predicted, below: measured" : this.view.ran ? "the last run was of other lanes" : "predicted";
+    const cut = ran && ran.jct_s > this.span_s ? ` (${forPeople(ran.jct_s)}: more than is shown)` : "";
+    const middle = ran ? `above: predicted, below: measured${cut}` : this.view.ran ? "the last run was of other lanes" : "predicted";
     return h("div", { class: "axis" }, h("span", {}, "0"), h("span", {}, `${middle}; dashed: proven bound`), h("span", {}, forPeople(this.span_s)));
   }
 

@@ -13,6 +13,7 @@ const LEAST_STALE_MS = 3000;
 const MOST_MARKS = 500;
 const NARROW_PX = 560;
 const MOST_POINTS = 1200; // of a line that is drawn: of more samples, means
+const LETTER_PX = 14; // a line of text
 const MOST_OVERVIEW = 300;
 const LEAST_DRAW_MS = 100; // between two drawings of a view
 const REST = 3; // times what a drawing took: at most a quarter of the page's time is ours
@@ -175,6 +176,16 @@ function thinned(values, first, end, most) {
   return found;
 }
 
+// What marks say, each upright beside its line: of those that stand closer than `apart` ms the first one has words.
+function legible(marks, apart) {
+  let last = -Infinity;
+  return marks.t.map((at, i) => {
+    if (at - last < apart) return "";
+    last = at;
+    return marks.what[i];
+  });
+}
+
 function dark() {
   const light = document.body.dataset.jpThemeLight;
   if (light) return light === "false";
@@ -256,9 +267,11 @@ class View {
     }
     const shown = Object.entries(rows).map(([key, values]) => [key, thinned(values, first, end, MOST_POINTS)]);
     this.doc.get_model_by_name("samples").data = Object.fromEntries(shown);
-    if (marked !== this.marked) {
-      this.doc.get_model_by_name("marks").data = { t: [...marks.t], what: [...marks.what] };
+    const what = legible(marks, (LETTER_PX * (time.end - time.start)) / Math.max(1, this.plots.clientWidth));
+    if (marked !== this.marked || String(what) !== this.said_marks) {
+      this.doc.get_model_by_name("marks").data = { t: [...marks.t], what };
       this.marked = marked;
+      this.said_marks = String(what);
     }
     if (Date.now() - this.overview > 1000) {
       const history = this.doc.get_model_by_name("history");

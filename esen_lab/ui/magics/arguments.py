@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import argparse
 import re
+import shutil
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from esen_lab.common.words import did_you_mean
+from esen_lab.common.words import unknown
 from esen_lab.errors import UsageError
 
 if TYPE_CHECKING:
@@ -112,7 +114,7 @@ def parser(prog: str, summary: str, arguments: Sequence[Argument], *, epilog: st
     """The argparse parser for a verb; values stay words."""
     verb_parser = _Parser(
         prog=prog,
-        description=summary,
+        description=textwrap.fill(summary, shutil.get_terminal_size().columns - 2),  # as argparse has the rest
         epilog=epilog or None,
         add_help=False,
         allow_abbrev=False,
@@ -147,7 +149,7 @@ def parse(
     for word in words:
         name = word.split("=", 1)[0]
         if name.startswith("--") and name not in options:
-            raise unknown(f"{prog} has no option {name}", name, options, f"`{prog} -h` lists its options.")
+            raise unknown(f"{prog} has no option {name}", name, options, hint=f"`{prog} -h` lists its options.")
     given = parser(prog, summary, arguments).parse_intermixed_args(list(words))
     for argument in arguments:
         raw = getattr(given, argument.key)
@@ -162,11 +164,6 @@ def parse(
             value = argument.read(session, " ".join(raw) if argument.joined else raw)
         setattr(given, argument.key, value)
     return given
-
-
-def unknown(rule: str, given: str, known: Iterable[str], hint: str) -> UsageError:
-    """The error for a word that is not in the list: names it, then its nearest neighbours."""
-    return UsageError(rule, hint=f"{did_you_mean(given, known)} {hint}".strip())
 
 
 def word(session: Session, word: str) -> str:  # noqa: ARG001  one signature for all readers

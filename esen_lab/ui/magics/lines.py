@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from esen_lab.common.words import unknown
 from esen_lab.errors import UsageError
-from esen_lab.ui.magics.arguments import parse, split, unknown
+from esen_lab.ui.magics.arguments import parse, split
 from esen_lab.ui.magics.verbs import CELL_VERBS, RENAMED, VERBS
 from esen_lab.ui.magics.verbs.help import verb_help
 from esen_lab.ui.magics.verbs.verb import Verb
@@ -53,7 +54,7 @@ def _run(session: Session, magic: str, table: Mapping[str, Verb], words: list[st
         now = RENAMED[name]
         raise UsageError(f"{magic} {name} is called {magic} {now} now", given=name, hint=f"Write `{magic} {now}`.")
     if verb is None:
-        raise unknown(f"{magic} has no verb {name!r}", name, table, "`%esen help` lists them all.")
+        raise unknown(f"{magic} has no verb {name!r}", name, table, hint="`%esen help` lists them all.")
     prog = f"{magic} {name}"
     if "-h" in rest or "--help" in rest:
         session.front.show(verb_help(prog, verb))

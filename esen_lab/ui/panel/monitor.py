@@ -25,7 +25,7 @@ class LabMonitor:
     def __init__(self, lab: Any, interval_s: float, history_s: float) -> None:
         self._lab = lab
         self._sampler = _watch(lab, interval_s, history_s)
-        self._readings = PlotReadings(self._sampler, lab.readings.marks)
+        self._readings = PlotReadings.of(lab, self._sampler)
         self._feed = Feed(self._readings)
         self._told = 0
         self._bokeh: tuple[str, str] | None = None

@@ -65,10 +65,8 @@ def curves(picture: rows.Curves) -> Markup:
     if any(curve.fitted_s for curve in picture.curves):
         said += ", line: fitted, ring: knee (more gains less than 5 %)"
     if any(any(curve.guessed) for curve in picture.curves):
-        drawing.text(_LEFT, below, said)
-        below, said = below + 14, "dashed: extrapolated, no measurement is near"
-    drawing.text(_LEFT, below, said)
-    drawing.height = below + 8
+        below, said = drawing.caption(_LEFT, below, said), "dashed: extrapolated, no measurement is near"
+    drawing.height = drawing.caption(_LEFT, below, said) - 8
     return drawing.svg()
 
 
@@ -104,7 +102,8 @@ def timeline(picture: rows.Timeline) -> Markup:
             drawing.rect(begin, top + height + 2, end - begin, 4, fill=fill, stroke=INK)
     base = 4 + row * len(picture.lanes)
     unit = _time_axis(drawing, x, base)
-    drawing.text(_RIGHT, base + 31, f"time since the batch was handed over ({unit})", anchor="end")
+    scale = f"time since the batch came ({unit})"
+    drawing.text(_RIGHT, base + 31, scale, anchor="end")
     said = "thick: measured, thin: predicted, grey: idle" if picture.predicted else "bars: measured, grey: idle"
     if any(segment.guessed for lane in picture.predicted for segment in lane):
         said = said.replace("predicted", "predicted (hollow: extrapolated)")
@@ -112,7 +111,7 @@ def timeline(picture: rows.Timeline) -> Markup:
         said += ", hollow: not done"
     if any(picture.late_s):
         said += ", hatched: began late"
-    drawing.text(6, base + 31, said)
+    drawing.height = drawing.caption(6, base + 31, said, beside=text_width(scale) + WIDTH - _RIGHT) - 7
     return drawing.svg()
 
 
@@ -152,8 +151,8 @@ def bars(picture: rows.Bars) -> Markup:
         at = x(picture.bound_s)
         drawing.line(at, 0, at, base, dash="4 3", stroke="#D55E00", width=2)
         said += f", dashed: proven bound {format_seconds(picture.bound_s)}"
-    drawing.text(6, base + 31, said)
     drawing.text(_RIGHT - 66, base + 31, f"JCT ({unit})", anchor="end")
+    drawing.height = drawing.caption(6, base + 31, said, beside=text_width("JCT (ms)") + WIDTH - _RIGHT + 66) - 7
     return drawing.svg()
 
 
@@ -276,10 +275,11 @@ def shares(picture: rows.Shares) -> Markup:
         drawing.rect(left, top, _RIGHT - left, spare, fill="none", stroke=FAINT)
         top += spare + 3
     plural = picture.unit if picture.unit.endswith("%") else f"{picture.unit}s"
-    said = f"height: share in {plural}"
+    said, beside = f"height: share in {plural}", 0.0
     if known:
         unit = _time_axis(drawing, x, top)
         drawing.text(_RIGHT, top + 31, f"predicted time ({unit})", anchor="end")
+        beside = text_width("predicted time (ms)") + WIDTH - _RIGHT
         if picture.bound_s is not None:
             at = x(picture.bound_s)
             drawing.line(at, 2, at, top, dash="4 3", stroke="#D55E00", width=2)
@@ -288,7 +288,7 @@ def shares(picture: rows.Shares) -> Markup:
         drawing.line(left, top, _RIGHT, top)
     if any(any(lane.unmeasured) for lane in picture.lanes):
         said += ", ?: extrapolated"
-    drawing.text(6, top + 31, said)
+    drawing.height = drawing.caption(6, top + 31, said, beside=beside) - 7
     return drawing.svg()
 
 

@@ -9,6 +9,7 @@ own light paper, on which text does; fills are from `ui/colours.py`.
 from __future__ import annotations
 
 import math
+import textwrap
 from base64 import b64encode
 from collections.abc import Callable, Sequence
 from html import unescape
@@ -22,15 +23,19 @@ INK = "#555"  # 7.1 : 1 on the paper
 FAINT = "#ddd"
 WIDTH = 640
 # What most shapes share, said once: every byte of a picture stays in the notebook.
-_STYLE = f".m{{text-anchor:middle}}.e{{text-anchor:end}}.i{{stroke:{INK}}}.f{{stroke:{FAINT}}}"
+_NARROW_PX = 600  # an image knows its own width: below this one it is made smaller, and its letters larger
+_STYLE = (
+    f"@media(max-width:{_NARROW_PX}px){{text{{font-size:14px}}}}"
+    f".m{{text-anchor:middle}}.e{{text-anchor:end}}.i{{stroke:{INK}}}.f{{stroke:{FAINT}}}"
+)
 _ANCHOR = {"start": None, "middle": "m", "end": "e"}
 _STROKE = {INK: "i", FAINT: "f"}
 _BETWEEN = " \u2014 "  # between what a picture is and its values
-_LETTER = 6.3  # mean width of a letter at 11 px
+_LETTER = 8.0  # mean width of a letter at 14 px: what fits in a narrow page fits in all
 
 
 def text_width(text: str) -> float:
-    """About how wide a text is at the usual size."""
+    """About how wide a text is at its largest."""
     return _LETTER * len(text)
 
 
@@ -161,6 +166,16 @@ class Drawing:
             x += needed
         return y + 16 if entries else y
 
+    def caption(self, x: float, y: float, text: str, beside: float = 0.0) -> float:
+        """A text in as many lines as it takes, the first one with `beside` less room; returns the y below them."""
+        room = int((self.width - x) / _LETTER)
+        if beside and len(text) > room - beside / _LETTER - 2:
+            y += 16
+        for line in textwrap.wrap(text, room) or [""]:
+            self.text(x, y, line)
+            y += 16
+        return y
+
     def says(self, value: str) -> None:
         """A value that the picture shows, for who points at it: images have one hover text, and no elements."""
         self._values.append(visible_line(value))
@@ -187,7 +202,7 @@ class Drawing:
 def as_image(svg: Markup) -> Markup:
     """HTML of an image that holds the SVG, under the SVG's own label.
 
-    In a narrow page it keeps its size, and the output scrolls: made smaller, its text of 11 px could not be read.
+    In a narrow page it is made smaller, and its letters are made larger: see `_STYLE`.
     """
     # Base64, although percent signs are a quarter smaller: it is the form that GitHub is reported to show in notebooks.
     head, _, rest = str(svg).partition(" role='img' aria-label='")
@@ -199,7 +214,7 @@ def as_image(svg: Markup) -> Markup:
         alt=alt,
         src=f"data:image/svg+xml;base64,{data}",
         title="; ".join(values) or None,
-        style="display:block",
+        style="display:block;max-width:100%;height:auto",
     )
 
 

@@ -174,10 +174,14 @@ class Moments:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """One reading over time: (seconds before the end, at most 0; value or None where there was none), oldest first."""
+    """One reading over time: (seconds before the end, at most 0; value or None where there was none), oldest first.
+
+    `stroke` is its colour; "": the palette's, by its place.
+    """
 
     label: str
     points: tuple[tuple[float, float | None], ...]
+    stroke: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,8 +32,9 @@ def _plot(drawing: Drawing, plot: rows.Plot, span_s: float, top: float) -> float
     drawing.lines([(x.start, y(tick), x.end, y(tick)) for tick in ticks], stroke=FAINT)
     for tick in ticks:
         drawing.text(x.start - 5, y(tick) + 4, f"{tick:.4g}", anchor="end")
+    strokes = [line.stroke or colour(index) for index, line in enumerate(plot.lines)]
     for index, line in enumerate(plot.lines):
-        stroke = colour(index)
+        stroke = strokes[index]
         read = [value for _, value in line.points if value is not None]
         if read:
             drawing.says(f"{line.label} {min(read):.3g} to {max(read):.3g}, at last {read[-1]:.3g}")
@@ -49,7 +50,7 @@ def _plot(drawing: Drawing, plot: rows.Plot, span_s: float, top: float) -> float
     drawing.line(x.start, y.start, x.end, y.start)
     for tick in x.ticks(6):
         drawing.text(x(tick), y.start + 13, f"{tick:g}", anchor="middle")
-    named = [(colour(i), line.label) for i, line in enumerate(plot.lines[:_MOST_NAMED])]
+    named = [(stroke, line.label) for stroke, line in zip(strokes, plot.lines[:_MOST_NAMED], strict=False)]
     rest = len(plot.lines) - len(named)
     if rest:
         named.append(("none", f"and {rest} more"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from esen_lab.common.surroundings import step
 from esen_lab.common.units import format_bytes, format_percent, format_seconds, format_spread, format_units, with_marks
 from esen_lab.ui.pictures.rows import Curve, Curves
 from esen_lab.ui.views.blocks import Block, Details, Progress, Table, View, device_text, one_line, share
@@ -110,7 +111,8 @@ def _point_notes(measured: Sequence[Any], failures: Sequence[Any]) -> tuple[str,
     reused = sum(p.reused for p in measured)
     if reused:
         notes.append(
-            f"{format_units(reused, 'point')} of {len(measured)} reused from the store; --fresh measures again."
+            f"{format_units(reused, 'point')} of {len(measured)} reused from the store; "
+            f"{step('fresh=True', '--fresh')} measures again."
         )
     preparing: dict[str, float] = {}
     for p in measured:
@@ -120,7 +122,8 @@ def _point_notes(measured: Sequence[Any], failures: Sequence[Any]) -> tuple[str,
         told = ", ".join(f"{backend} {format_seconds(seconds)}" for backend, seconds in preparing.items())
         notes.append(f"Preparing took {told}; the next time it is kept.")
     if any(not p.settled for p in measured):
-        notes.append("? marks a median that is not known to 2 % yet: a larger --budget settles it.")
+        more = step("budget_s", "--budget")
+        notes.append(f"? marks a median that is not known to 2 % yet: a larger {more} settles it.")
     if any(p.loaded for p in measured):
         notes.append("! marks a median that was measured while other programs kept its cores busy.")
     if failures:
@@ -173,7 +176,7 @@ def progress(record: Any, models: Mapping[str, Any] | None = None) -> View:
         *_point_notes((*record.points, *record.backend_points), record.failures),
     )
     if str(record.state) == "finished" and record.points:
-        notes = (*notes, "Next: `%esen search` proposes a plan.")
+        notes = (*notes, f"Next: `{step('lab.search()', '%esen search')}` proposes a plan.")
     return View(title=f"Profile {record.state}", blocks=tuple(blocks), notes=notes)
 
 

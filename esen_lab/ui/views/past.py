@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from esen_lab.common.surroundings import step
 from esen_lab.common.units import format_percent, format_seconds, format_units
 from esen_lab.ui.pictures.rows import Moment, Moments
 from esen_lab.ui.views.blocks import Details, Table, View, device_text, facts, given_s, one_line
@@ -39,15 +40,16 @@ def past(record: Any) -> View:
     notes = [record.verdict]
     best = record.best
     if best is not None and best is not measured[-1]:
-        notes.append(
-            f"`%esen history {best.number} {measured[-1].number}` says what changed, "
-            f"`%esen history --take {best.number}` puts that plan in force."
-        )
+        pair = (best.number, measured[-1].number)
+        compare = step(f"lab.history.compare{pair}", f"%esen history {pair[0]} {pair[1]}")
+        take = step(f"lab.history.take({best.number})", f"%esen history --take {best.number}")
+        notes.append(f"`{compare}` says what changed, `{take}` puts that plan in force.")
     if not record.entries:
         notes.append("Nothing yet: comparisons, plans, finished profiles and runs come here by themselves.")
     if record.others:
         others = [f"{name} ({count})" for name, count in list(record.others.items())[:10]]
-        notes.append(f"Other projects: {', '.join(others)}. `%esen history --project NAME` goes on with one of them.")
+        go_on = step("lab.history.project = NAME", "%esen history --project NAME")
+        notes.append(f"Other projects: {', '.join(others)}. `{go_on}` goes on with one of them.")
     return View(
         title=f"History of {record.project}: {_count(len(record.entries))}",
         blocks=(*([picture] if measured else []), *([table] if record.entries else [])),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from esen_lab.common.surroundings import step
 from esen_lab.common.units import format_change, format_percent, format_seconds, marked
 from esen_lab.ui.pictures.rows import Share, Shares
 from esen_lab.ui.views.blocks import Table, View, device_text, facts, given_s, share
@@ -161,7 +162,8 @@ def editor_notes(record: Any) -> tuple[str, ...]:
     notes = [record.message] if record.message else []
     if record.searching is not None:
         best = record.searching.jct_s
-        notes.append(f"Searching: best so far {format_seconds(best)}; `%esen tune cancel` stops it.")
+        stop = step("lab.tune().cancel()", "%esen tune cancel")
+        notes.append(f"Searching: best so far {format_seconds(best)}; `{stop}` stops it.")
     if record.measured is not None and record.measured.lanes == record.describe():
         notes += record.measured.far
     if record.doing:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from esen_lab.common.surroundings import step
 from esen_lab.common.units import format_percent, format_seconds, format_units, marked, with_marks
 from esen_lab.ui.pictures.rows import Bar, Bars, LoadCurves, Segment, Timeline
 from esen_lab.ui.views.blocks import Table, View, facts, given_s, one_line, ratio_text, share
 
+_CHECK = ("lab.check_numerics()", "%esen numerics")
+_BACKENDS = ("lab.lanes.choose_backends()", "%esen backends")
 _MOST_RATIOS = 6  # columns; with more to compare, ratios to sequential running and to the fastest
 
 
@@ -175,7 +178,8 @@ def forgotten(shares: Mapping[str, Sequence[int]], unit: str) -> View:
     told = [f"{name} with {' or '.join(map(str, units))} {unit}s" for name, units in shares.items()]
     if not told:
         return View(notes=("No check had found wrong answers there.",))
-    return View(notes=(f"Searches may use again: {'; '.join(told)}.", "Next: `%esen search`, then `%esen numerics`."))
+    then = f"Next: `{step('lab.search()', '%esen search')}`, then `{step(*_CHECK)}`."
+    return View(notes=(f"Searches may use again: {'; '.join(told)}.", then))
 
 
 def _after_numerics(record: Any) -> list[str]:
@@ -187,16 +191,18 @@ def _after_numerics(record: Any) -> list[str]:
         told.append("Lanes and notebook must answer alike first: register again, or restart the kernel.")
     other = [row.name for row in record.wrong if row.backend != "eager"]
     if other:
-        told.append(
-            f"Have {', '.join(other)} executed eagerly again with `%esen backends --only eager`, then check again."
-        )
+        eagerly = step("lab.lanes.choose_backends(backends=['eager'])", "%esen backends --only eager")
+        told.append(f"Have {', '.join(other)} executed eagerly again with `{eagerly}`, then check again.")
     eager = [row for row in record.wrong if row.backend == "eager"]
     narrow = [row for row in eager if row.units < record.units]
     if narrow:
-        least = ",".join(f"{row.name}={row.units + 1}" for row in narrow)
-        told.append(f"Look for other shares with `%esen search --min {least}`, then check again.")
+        least = {row.name: row.units + 1 for row in narrow}
+        listed = ",".join(f"{name}={units}" for name, units in least.items())
+        again = step(f"lab.search(limits={{'min_units': {least}}})", f"%esen search --min {listed}")
+        told.append(f"Look for other shares with `{again}`, then check again.")
     if len(narrow) < len(eager):
-        told.append("`%esen search --lanes 1` finds the plan that shares nothing.")
+        alone = step("lab.search(limits={'max_lanes': 1})", "%esen search --lanes 1")
+        told.append(f"`{alone}` finds the plan that shares nothing.")
     if record.unsteady:
         told.append(
             "An answer that changes comes from random numbers (such as dropout that stays on) or from a state kept "
@@ -229,7 +235,7 @@ def backends(record: Any) -> View:
         title = f"Backends: {len(faster)} of {format_units(len(rows), 'sub-model')} faster than eager"
         then = (
             "They are in the plan: the next run starts its lanes anew. "
-            "Next: `%esen numerics` checks the answers, `%esen compare x` what it gains."
+            f"Next: `{step(*_CHECK)}` checks the answers, `{step('lab.compare(x)', '%esen compare x')}` what it gains."
         )
     else:
         title = "Backends: every sub-model runs eagerly"
@@ -253,14 +259,15 @@ def precision(record: Any) -> View:
         return View(
             title="Precision: fp32",
             notes=(
-                "Every sub-model computes in its own precision. `%esen backends` measures which backend is fastest.",
+                "Every sub-model computes in its own precision. "
+                f"`{step(*_BACKENDS)}` measures which backend is fastest.",
             ),
         )
     columns = record.columns
     allowed = [name for name, variants in record.allowed.items() if variants]
     title = f"Precision: {record.precision} for {len(allowed)} of {format_units(len(record.names), 'sub-model')}"
     then = (
-        "Next: `%esen backends` measures these at the plan's shares, and takes what is clearly faster."
+        f"Next: `{step(*_BACKENDS)}` measures these at the plan's shares, and takes what is clearly faster."
         if allowed
         else "All of them stay in their own precision."
     )

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from esen_lab.common.surroundings import step
 from esen_lab.common.units import format_percent, format_seconds, format_units, marked
 from esen_lab.ui.pictures.rows import Front, SearchHistory
 from esen_lab.ui.views.blocks import Block, Table, View, facts, given_s, one_line
 from esen_lab.ui.views.planned import plan
+
+_TAKE = "lab.studies.take(front.choices[1])"
 
 
 def allocation(record: Any) -> View:
@@ -90,7 +93,8 @@ def searching(progress: Any, job: Any) -> View:
     if best is None:
         return View(title=f"{job.title}: no plan yet", blocks=(known,))
     shown = plan(best)
-    told = "In force now; the search goes on in the background and may improve it. `%esen cancel` stops it."
+    stop = step("lab.search_job.cancel()", "%esen cancel")
+    told = f"In force now; the search goes on in the background and may improve it. `{stop}` stops it."
     return View(title=shown.title, blocks=(*shown.blocks[:1], known), notes=(*shown.notes, told))
 
 
@@ -137,9 +141,8 @@ def front(record: Any) -> View:
         notes=(
             f"{how}; {record.evaluations:,} subsets evaluated on the validation data.",
             *judged,
-            "`%esen members x y --take 2` puts point 2 in force: from then on only its members run."
-            if not more
-            else "`lab.studies.take(front.choices[1])` puts point 2 in force.",
+            f"`{step(_TAKE, _TAKE if more else '%esen members x y --take 2')}` puts point 2 in force: "
+            "from then on only its members run.",
         ),
     )
 
@@ -180,13 +183,14 @@ def placement(record: Any) -> View:
         ("found by", f"{record.evaluations:,} placements in {format_seconds(record.elapsed_s)}"),
         ("inputs and outputs on the way", format_seconds(travel_s) if travel_s else ""),
     )
+    keep = step("lab.studies.plan_of(placement).save('plan.json')", "--save plan.json")
     table = Table(columns=("device", "units", "JCT", "lanes"), rows=(*rows, *idle), numbers=("units", "JCT"))
     return View(
         title=f"Placement over {format_units(len(record.devices), 'device')}",
         blocks=(table, known),
         notes=(
             *record.notes,
-            "Planned only: this version runs plans of one device. `--save plan.json` keeps it.",
+            f"Planned only: this version runs plans of one device. `{keep}` keeps it.",
         ),
     )
 
@@ -230,7 +234,9 @@ def stages(record: Any) -> View:
     table = Table(columns=("stage", "inputs that get there", "JCT", "lanes"), rows=rows, numbers=("stage", "JCT"))
     notes = record.notes
     if len(record.stages) > 1:
-        notes = (*notes, "`--take` puts it in force, `%esen tune` then moves its thresholds.")
+        take = step("lab.studies.take(cascade)", "%esen cascade x y --take")
+        move = step("lab.studies.thresholds()", "%esen tune")
+        notes = (*notes, f"`{take}` puts it in force, `{move}` then moves its thresholds.")
     return View(title=f"Cascade of {format_units(len(record.stages), 'stage')}", blocks=(table, known), notes=notes)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from esen_lab.common.surroundings import step
 from esen_lab.common.trees import tree_spec
 from esen_lab.common.units import format_bytes, format_units
 from esen_lab.ui.next_steps import in_words
@@ -65,7 +66,11 @@ def offers(records: Sequence[Any], present: View) -> View:
     return View(
         title=f"In use: {present.title}",
         blocks=(table, *present.blocks),
-        notes=(*present.notes, *notes, "`%esen device NAME` goes on with another one."),
+        notes=(
+            *present.notes,
+            *notes,
+            f"`{step('lab.use_device(NAME)', '%esen device NAME')}` goes on with another one.",
+        ),
     )
 
 
@@ -83,7 +88,8 @@ def left_gpu(moved: Sequence[str]) -> View:
 def ensemble(record: Any) -> View:
     """An `Ensemble`."""
     if not record.submodels:
-        return View(title="No sub-models yet", notes=("`%esen register NAME` adds the module of that name.",))
+        add = step("lab.register('NAME', module, example=x)", "%esen register NAME")
+        return View(title="No sub-models yet", notes=(f"`{add}` adds a module.",))
     size = format_units(len(record.submodels), "sub-model")
     return View(
         title=f"Ensemble of {size}, combined by {record.combine.describe()}",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,13 +28,16 @@ from bokeh.models import (
 from bokeh.models.annotations import LabelSet, Legend, Span
 from bokeh.plotting import figure
 
-from esen_lab.ui.colours import PALETTE
+from esen_lab.ui.colours import PALETTE, colour, stroke
+from esen_lab.ui.markup import element
 from esen_lab.ui.widgets.readings import TITLES
 
 _FORMATS = {"GB": "0.0", "%": "0", "W": "0"}
 _STEPS = {"GB": 0.1, "%": 1.0, "W": 1.0}  # the least that a format can tell apart: ticks are no closer
 _SHORTEST = {"GB": 0.5, "%": 10.0, "W": 10.0}  # of an axis
 _HEIGHT = 150
+_NO_VALUE = re.compile(r"[@$](?=[\w{])")  # in a label: it means itself
+_DASHES = ("solid", "dashed", "dotted", "dotdash")  # of lines in one plot that share a colour
 
 
 def bokeh_source() -> tuple[str, str]:
@@ -42,11 +46,14 @@ def bokeh_source() -> tuple[str, str]:
     return path.read_text(encoding="utf-8"), version("bokeh")
 
 
-def readings_document(channels: Sequence[tuple[str, str, str, str]]) -> dict[str, Any]:
+def readings_document(
+    channels: Sequence[tuple[str, str, str, str]], strokes: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Empty plots of channels over time, one per group, as BokehJS embeds them; the page fills them (`live.js`).
 
     Args:
         channels: (key, label, unit, group) of each.
+        strokes: The colour of each one's line, by key; None: the palette's, in order.
 
     Returns:
         The document as `bokeh.embed.json_item` gives it. In it the models "samples" ("t" in milliseconds since the
@@ -58,9 +65,10 @@ def readings_document(channels: Sequence[tuple[str, str, str, str]]) -> dict[str
     window = Range1d(start=0, end=60_000, name="time")
     across = Span(dimension="height", line_dash="dotted", line_width=1, line_color="#888888")
     plots: list[Any] = []
+    strokes = strokes or {channel[0]: stroke(colour(index)) for index, channel in enumerate(channels)}
     for group in dict.fromkeys(channel[3] for channel in channels):
         members = [channel for channel in channels if channel[3] == group]
-        plots.append(_plot(group, members, samples, noted, window, across, first=not plots))
+        plots.append(_plot(group, members, strokes, samples, noted, window, across, first=not plots))
     if not plots:
         return dict(json_item(column(sizing_mode="stretch_width")))
     plots.append(_overview(channels, window))
@@ -70,6 +78,7 @@ def readings_document(channels: Sequence[tuple[str, str, str, str]]) -> dict[str
 def _plot(
     group: str,
     members: Sequence[tuple[str, str, str, str]],
+    strokes: Mapping[str, str],
     samples: ColumnDataSource,
     marks: ColumnDataSource,
     window: Range1d,
@@ -100,9 +109,11 @@ def _plot(
     plot.yaxis.formatter = NumeralTickFormatter(format=_FORMATS.get(unit, "0.0"))
     plot.yaxis.ticker = BasicTicker(min_interval=_STEPS.get(unit, 0.1), desired_num_ticks=5)
     lines: list[Any] = []
-    for index, (key, label, _, _) in enumerate(members):
-        dash = "solid" if index < len(PALETTE) else "dashed"
-        line = plot.line("t", key, source=samples, color=PALETTE[index % len(PALETTE)], line_width=1.5, line_dash=dash)
+    times: dict[str, int] = {}
+    for key, label, _, _ in members:
+        dash = _DASHES[times.get(strokes[key], 0) % len(_DASHES)]
+        times[strokes[key]] = times.get(strokes[key], 0) + 1
+        line = plot.line("t", key, source=samples, color=strokes[key], line_width=1.5, line_dash=dash)
         lines.append((label, [line]))
     plot.vspan(x="t", source=marks, line_color="#888888", line_dash="dashed", line_width=1)
     if first:
@@ -118,12 +129,14 @@ def _plot(
                 y_offset=2,
             )
         )
-    tooltips = [("", "@t{%H:%M:%S}")] + [
-        (label, f"@{key}{{{_FORMATS.get(of, '0.0')}}}") for key, label, of, _ in members
-    ]
     plot.add_tools(
         CrosshairTool(overlay=across),  # one overlay for all plots: a time is pointed at in all of them
-        HoverTool(renderers=[lines[0][1][0]], tooltips=tooltips, formatters={"@t": "datetime"}, mode="vline"),
+        HoverTool(
+            renderers=[lines[0][1][0]],
+            tooltips=_tooltip(members, strokes),
+            formatters={"@t": "datetime"},
+            mode="vline",
+        ),
     )
     legend = Legend(
         items=lines,
@@ -137,6 +150,23 @@ def _plot(
     )
     plot.add_layout(legend, "right")
     return plot
+
+
+def _tooltip(members: Sequence[tuple[str, str, str, str]], strokes: Mapping[str, str]) -> str:
+    """What BokehJS shows under the pointer: HTML, in which "@" and "$" before a word stand for values."""
+    rows = [
+        element(
+            "div",
+            element("span", "\u25a0", style=f"color:{strokes[key]}"),
+            f" {_NO_VALUE.sub(_spaced, label)}: @{{{key}}}{{{_FORMATS.get(unit, '0.0')}}} {unit}",
+        )
+        for key, label, unit, _ in members
+    ]
+    return str(element("div", "@t{%H:%M:%S}", *rows, style="color:#222"))
+
+
+def _spaced(sign: re.Match[str]) -> str:
+    return f"{sign[0]} "
 
 
 def _overview(channels: Sequence[tuple[str, str, str, str]], window: Range1d) -> figure:
@@ -155,7 +185,7 @@ def _overview(channels: Sequence[tuple[str, str, str, str]], window: Range1d) ->
     )
     key = next((channel[0] for channel in channels if channel[0] == "cpu"), channels[0][0])
     history = ColumnDataSource(data={"t": [], key: []}, name="history")
-    plot.line("t", key, source=history, color=PALETTE[0], line_width=1)
+    plot.line("t", key, source=history, color=stroke(PALETTE[4]), line_width=1)
     plot.yaxis.visible = False
     plot.ygrid.visible = False
     tool = RangeTool(x_range=window)

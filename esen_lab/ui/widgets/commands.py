@@ -55,7 +55,7 @@ export default {
       button.textContent = "Stopping…";
       await command(model, { kind: "stop" });
       setTimeout(() => {
-        button.textContent = "Stops when the running cell is done (at once: interrupt the kernel, then %esen cancel)";
+        button.textContent = "Stops when the running cell is done (at once: interrupt the kernel first)";
       }, 3000);
     });
     el.replaceChildren(button);

@@ -24,7 +24,7 @@ class Feed:
         self._readings = readings
         self.lock = Lock()  # held over making and sending: messages leave in the order they were made
         self._generation = 0
-        self._keys: tuple[str, ...] = ()
+        self._layout: tuple[object, ...] = ()
         self._sent = 0
         self._marks = 0
 
@@ -32,12 +32,12 @@ class Feed:
         """The plots with everything that is kept by now."""
         with self.lock:
             found = self._readings.whole()
-            if found.keys != self._keys:
-                self._keys = found.keys
+            if found.layout != self._layout:
+                self._layout = found.layout
                 self._generation += 1
             self._sent, self._marks = max(self._sent, found.number), max(self._marks, found.marks_to)
             return {
-                "item": readings_document(found.channels),
+                "item": readings_document(found.channels, found.strokes),
                 "rows": _thinned(found.columns),
                 "noted": found.marks,
                 "number": found.number,
@@ -48,10 +48,10 @@ class Feed:
             }
 
     def fresh(self) -> dict[str, Any]:
-        """The next message: {"kind": "rows", ...}, or {"kind": "doc", "doc": ...} when a lane came or went."""
+        """The next message: {"kind": "rows", ...}, or {"kind": "doc", "doc": ...} when lanes came or changed."""
         with self.lock:
             fresh = self._readings.after(self._sent - REPEATED, self._marks)
-            if fresh.keys != self._keys:  # the plots are laid out anew
+            if fresh.layout != self._layout:  # the plots are laid out anew
                 return {"kind": "doc", "doc": self.document()}
             message: dict[str, Any] = {
                 "kind": "rows",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from esen_lab.common.units import format_bytes
 from esen_lab.terminal import visible_line
+from esen_lab.ui.colours import COLOURS, NEUTRAL, stroke
 
 TITLES = {
     "utilization": "Utilization (%)",
@@ -19,6 +20,11 @@ TITLES = {
 }
 """Group -> the heading of its plot."""
 
+Members: TypeAlias = Sequence[Sequence[str]]
+"""What each lane of the plan in force runs."""
+_LANE = re.compile(r"lane (\d+)(?!\d)")
+_MOST_LETTERS = 22  # of a lane's members in a legend: it stands beside the plot
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Columns:
@@ -26,7 +32,8 @@ class Columns:
 
     Attributes:
         channels: (key, label, unit, group) of each channel; bytes have become GB.
-        keys: Their keys: when they change, plots are laid out anew.
+        keys: Their keys.
+        strokes: The colour of each one's line, by key: of a lane that of its first member, as in every picture.
         first: The number of the first sample in the columns.
         number: That of the last; `first - 1` when there are none.
         columns: "t" in milliseconds since the epoch, then one per channel; None where there is no reading.
@@ -37,12 +44,18 @@ class Columns:
 
     channels: tuple[tuple[str, str, str, str], ...]
     keys: tuple[str, ...]
+    strokes: Mapping[str, str]
     first: int
     number: int
     columns: dict[str, list[float | None]]
     marks: dict[str, list[Any]]
     marks_to: int
     said: str
+
+    @property
+    def layout(self) -> tuple[object, ...]:
+        """What plots are laid out by: when it changes, they are anew."""
+        return self.channels, tuple(self.strokes.values())
 
 
 class PlotReadings:
@@ -51,11 +64,18 @@ class PlotReadings:
     Args:
         sampler: The lab's `Sampler`.
         marks: The lab's `MarkLog`.
+        members: Says what each lane runs.
     """
 
-    def __init__(self, sampler: Any, marks: Any) -> None:
+    def __init__(self, sampler: Any, marks: Any, members: Callable[[], Members] = tuple) -> None:
         self._sampler = sampler
         self._marks = marks
+        self._members = members
+
+    @classmethod
+    def of(cls, lab: Any, sampler: Any) -> PlotReadings:
+        """Those of a lab."""
+        return cls(sampler, lab.readings.marks, lambda: members_in(lab))
 
     @property
     def interval_s(self) -> float:
@@ -94,11 +114,14 @@ class PlotReadings:
         marks_to, fresh = self._marks.since(marks)
         texts = [mark_text(mark.what, mark.phase) for mark in fresh]
         newest = samples[-1].number if samples else self.number
+        members = self._members()
         return Columns(
             channels=tuple(
-                (c.key, plot_text(c.label), "GB" if c.unit == "B" else c.unit, plot_text(c.group)) for c in channels
+                (c.key, plot_text(label_of(c, members)), "GB" if c.unit == "B" else c.unit, plot_text(c.group))
+                for c in channels
             ),
             keys=keys,
+            strokes=strokes_of(channels, members),
             first=samples[0].number if samples else newest + 1,
             number=newest,
             columns=columns,
@@ -106,6 +129,36 @@ class PlotReadings:
             marks_to=marks_to,
             said=said_of(channels, last, self._sampler.problem),
         )
+
+
+def members_in(lab: Any) -> Members:
+    """What the lanes of the plan in force run."""
+    return [] if lab.plan is None else [lane.members for lane in lab.plan.lanes]
+
+
+def label_of(channel: Any, members: Members) -> str:
+    """A channel's label, with what runs in the lane that it is of."""
+    own = " + ".join(_run_in(channel, members))
+    short = own if len(own) <= _MOST_LETTERS else own[: _MOST_LETTERS - 1] + "…"
+    return _LANE.sub(lambda lane: f"{lane[0]} ({short})", channel.label, count=1) if own else str(channel.label)
+
+
+def strokes_of(channels: Sequence[Any], members: Members) -> dict[str, str]:
+    """The colour of each channel's line, by key: a lane's is that of the sub-model that it runs first."""
+    found: dict[str, str] = {}
+    plain: dict[str, int] = {}
+    for channel in channels:
+        own = _run_in(channel, members)
+        number = plain.get(channel.group, 0)
+        found[channel.key] = stroke(COLOURS.of(own[0])) if own else NEUTRAL[number % len(NEUTRAL)]
+        plain[channel.group] = number + (not own)
+    return found
+
+
+def _run_in(channel: Any, members: Members) -> Sequence[str]:
+    lane = _LANE.match(channel.label)
+    number = int(lane[1]) if lane else 0
+    return members[number - 1] if 0 < number <= len(members) else ()
 
 
 def _short(value: float | None, scale: float) -> float | None:

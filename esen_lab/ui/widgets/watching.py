@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from esen_lab.ui.pictures.rows import Line, Plot, ReadingTraces
 from esen_lab.ui.views import Table, View
-from esen_lab.ui.widgets.readings import TITLES, PlotReadings, reading_text, said_of
+from esen_lab.ui.widgets.readings import (
+    TITLES,
+    Members,
+    PlotReadings,
+    label_of,
+    members_in,
+    reading_text,
+    said_of,
+    strokes_of,
+)
 from esen_lab.ui.widgets.still import Still
 
 if TYPE_CHECKING:
@@ -45,7 +54,7 @@ class Watching:
         from esen_lab.ui.widgets.live import Publisher
 
         self._publisher = Publisher(self._changed)
-        return self._publisher.open(PlotReadings(self._sampler, self.lab.readings.marks))
+        return self._publisher.open(PlotReadings.of(self.lab, self._sampler))
 
     def keep(self, shown: ShownWidget) -> None:
         """Keep the still form of what is shown current, and leave a summary in its place at the end."""
@@ -77,7 +86,8 @@ class Watching:
 
     def summary(self) -> View:
         """All that was read since the watching began."""
-        return summary_of(self._sampler.channels, self._sampler.samples(after=self._began))
+        samples = self._sampler.samples(after=self._began)
+        return summary_of(self._sampler.channels, samples, members_in(self.lab))
 
     def close(self) -> None:
         """End the plots, leave the summary. May be called again."""
@@ -93,7 +103,7 @@ class Watching:
             take_away()
 
 
-def summary_of(channels: Sequence[Any], samples: Sequence[Any]) -> View:
+def summary_of(channels: Sequence[Any], samples: Sequence[Any], members: Members = ()) -> View:
     """Plots of the samples, and mean, least and most of each channel over those that have it."""
     figures_of = ("mean", "least", "most")
     rows = []
@@ -101,22 +111,22 @@ def summary_of(channels: Sequence[Any], samples: Sequence[Any]) -> View:
         values = [sample.values[channel.key] for sample in samples if channel.key in sample.values]
         if values:
             figures = (sum(values) / len(values), min(values), max(values))
-            rows.append((channel.label, *(reading_text(value, channel.unit) for value in figures)))
+            rows.append((label_of(channel, members), *(reading_text(value, channel.unit) for value in figures)))
     seconds = samples[-1].at_s - samples[0].at_s if samples else 0.0
     table = Table(columns=("reading", *figures_of), rows=tuple(rows), numbers=figures_of)
     return View(
         title=f"Watched for {seconds:.0f} s, {len(samples)} samples",
-        blocks=(traces_of(channels, samples), table) if rows else (),
+        blocks=(traces_of(channels, samples, members), table) if rows else (),
         notes=() if rows else ("Nothing was read.",),
     )
 
 
-def traces_of(channels: Sequence[Any], samples: Sequence[Any]) -> ReadingTraces:
+def traces_of(channels: Sequence[Any], samples: Sequence[Any], members: Members = ()) -> ReadingTraces:
     """Samples as a picture, a plot per group; of many samples in a row the mean."""
     end_s = samples[-1].at_s
     step = -(-len(samples) // MOST_POINTS)
     bunches = [samples[at : at + step] for at in range(0, len(samples), step)]
-    plots = []
+    plots, strokes = [], strokes_of(channels, members)
     for group in dict.fromkeys(channel.group for channel in channels):
         lines = []
         for channel in channels:
@@ -128,7 +138,8 @@ def traces_of(channels: Sequence[Any], samples: Sequence[Any]) -> ReadingTraces:
                 mean = sum(values) / len(values) * (1e-9 if channel.unit == "B" else 1.0) if values else None
                 points.append((bunch[-1].at_s - end_s, mean))
             if any(value is not None for _, value in points):
-                lines.append(Line(label=channel.label, points=tuple(points)))
+                label, stroke = label_of(channel, members), strokes[channel.key]
+                lines.append(Line(label=label, points=tuple(points), stroke=stroke))
         if lines:
             most = 100.0 if group == "utilization" else None
             plots.append(Plot(title=TITLES.get(group, group), lines=tuple(lines), most=most))

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from esen_lab.ui.magics.arguments import Argument, text, unknown
+from esen_lab.common.words import unknown
+from esen_lab.ui.magics.arguments import Argument, text
 from esen_lab.ui.magics.verbs import edit, keep, measure, past, plan, run, serve, setup
 from esen_lab.ui.magics.verbs.help import overview, verb_help
 from esen_lab.ui.magics.verbs.verb import Given, Verb
@@ -22,7 +23,7 @@ def _help(session: Session, given: Given) -> None:
     table, magic = (CELL_VERBS, "%%esen") if given.verb in CELL_VERBS else (VERBS, "%esen")
     verb = table.get(given.verb)
     if verb is None:
-        raise unknown(f"%esen has no verb {given.verb!r}", given.verb, VERBS, "`%esen help` lists them all.")
+        raise unknown(f"%esen has no verb {given.verb!r}", given.verb, VERBS, hint="`%esen help` lists them all.")
     session.front.show(verb_help(f"{magic} {given.verb}", verb))
 
 

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from esen_lab.common.words import unknown
 from esen_lab.errors import UsageError
 from esen_lab.ui import views
 from esen_lab.ui.magics import suggestions
-from esen_lab.ui.magics.arguments import Argument, text, unknown
+from esen_lab.ui.magics.arguments import Argument, text
 from esen_lab.ui.magics.verbs.thresholds import tune_thresholds
 from esen_lab.ui.magics.verbs.verb import Given, Verb, show
 from esen_lab.ui.session import Session
@@ -91,7 +92,7 @@ def _view(state: Any) -> View:
 def _take_step(editor: Any, words: Sequence[str]) -> None:
     name, *rest = words
     if name not in STEPS:
-        raise unknown(f"%esen tune has no step {name!r}", name, STEPS, "`%esen tune -h` lists them.")
+        raise unknown(f"%esen tune has no step {name!r}", name, STEPS, hint="`%esen tune -h` lists them.")
     least, most, act = STEPS[name]
     if not least <= len(rest) <= most:
         raise UsageError(f"`%esen tune {name}` takes {_count(least, most)}", given=" ".join(rest) or "none")

@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from esen_lab.common.words import unknown
 from esen_lab.errors import UsageError
 from esen_lab.ui import views
-from esen_lab.ui.magics.arguments import Argument, text, unknown
+from esen_lab.ui.magics.arguments import Argument, text
 from esen_lab.ui.magics.verbs.measure import profile_view
 from esen_lab.ui.magics.verbs.verb import PLAN_FILE, Given, Verb, show
 from esen_lab.ui.pictures.rows import Shares
@@ -40,7 +41,7 @@ def _show(session: Session, given: Given) -> Any:
     lab = session.lab()
     what = _OLD_WORDS.get(given.what, given.what)
     if what not in _RECORDS:
-        raise unknown(f"%esen show has no {what!r}", what, _RECORDS, f"It has {', '.join(_RECORDS)}.")
+        raise unknown(f"%esen show has no {what!r}", what, _RECORDS, hint=f"It has {', '.join(_RECORDS)}.")
     find, draw = _RECORDS[what]
     record = find(lab)
     if record is None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from esen_lab.common.units import BACKENDS
-from esen_lab.common.words import did_you_mean
+from esen_lab.common.words import unknown
 from esen_lab.errors import UsageError
 from esen_lab.ui import views
 from esen_lab.ui.magics import suggestions
@@ -120,11 +120,8 @@ def _searchers_own(given: Given) -> dict[str, Any]:
     known = searcher_options(searcher)
     for name, value in given.option:
         if name not in known:
-            raise UsageError(
-                f"The searcher {searcher!r} takes {', '.join(known) or 'no options'}",
-                given=f"--option {name}={value}",
-                hint=did_you_mean(name, known),
-            )
+            rule = f"The searcher {searcher!r} takes {', '.join(known) or 'no options'}"
+            raise unknown(rule, name, known, given=f"--option {name}={value}")
     return dict(given.option)
 
 

@@ -9,10 +9,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+from esen_lab.common.words import unknown
 from esen_lab.errors import UsageError
 from esen_lab.ui import views
 from esen_lab.ui.magics import suggestions
-from esen_lab.ui.magics.arguments import Argument, expression, plain, text, unknown, word
+from esen_lab.ui.magics.arguments import Argument, expression, plain, text, word
 from esen_lab.ui.magics.verbs.verb import Given, Verb, show
 from esen_lab.ui.session import Session
 from esen_lab.ui.views import View
@@ -47,8 +48,10 @@ def _register(session: Session, given: Given) -> Any:
     elif _IMPORT_PATH.match(plain(written)):
         source, own = plain(written), plain(written).rpartition(":")[2].rpartition(".")[2]
     elif _is_another_file(session, plain(written)):
-        raise UsageError(
+        raise unknown(
             f"A file of a member ends in one of {', '.join(sorted(MODEL_SUFFIXES))}",
+            Path(plain(written)).suffix,
+            MODEL_SUFFIXES,
             given=plain(written),
             hint="Weights alone are no member: build the network, load them into it, and register the variable.",
         )
@@ -89,7 +92,7 @@ def _variable(session: Session, name: str) -> Any:
             f"%esen register takes a variable of this notebook, and there is no {name!r}",
             name,
             [other for other in known if not other.startswith("_")],
-            "Run the cell that defines it first.",
+            hint="Run the cell that defines it first.",
         )
     return session.front.evaluate(name)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from esen_lab.common.words import unknown
 from esen_lab.errors import UsageError
 from esen_lab.ui import views
-from esen_lab.ui.magics.arguments import unknown
 from esen_lab.ui.magics.verbs.verb import show
 from esen_lab.ui.session import Session
 from esen_lab.ui.views import View
@@ -38,7 +38,7 @@ def tune_thresholds(session: Session, editor: Any, words: Sequence[str]) -> Any:
 def _take_step(editor: Any, words: Sequence[str]) -> None:
     name, *rest = words
     if name not in STEPS:
-        raise unknown(f"%esen tune has no step {name!r} for a cascade", name, STEPS, f"It has {', '.join(STEPS)}.")
+        raise unknown(f"%esen tune has no step {name!r} for a cascade", name, STEPS, hint=f"It has {', '.join(STEPS)}.")
     if name == "threshold":
         if not 1 <= len(rest) <= 2:
             raise UsageError("`%esen tune threshold` takes [STAGE] CONFIDENCE", given=" ".join(rest) or "none")

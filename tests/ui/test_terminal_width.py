@@ -1,0 +1,53 @@
+"""What verbs print in a terminal fits it: nothing is wider than 80 columns, or than 60."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from fake_front import FakeFront
+from fake_lab import FakeLab, a_comparison, a_load_table, a_plan, a_rate_plan, a_report, failed_point, progress
+from past import an_entry
+
+from esen_lab.history import Past
+from esen_lab.ui import views
+from esen_lab.ui.html import to_text
+from esen_lab.ui.magics.lines import run_line
+from esen_lab.ui.magics.verbs import VERBS
+from esen_lab.ui.pictures.rows import Segment, Timeline
+from esen_lab.ui.session import Session
+from esen_lab.ui.views import View
+
+LONG = "a_sub_model_whose_name_is_long"
+LANES = tuple((f"lane {n} (100 cores)", (Segment(name=LONG, start_s=0.0, end_s=1.0),)) for n in (1, 12))
+RECORDS: dict[str, Callable[[], View]] = {
+    "plan": lambda: views.plan(a_plan()),
+    "report": lambda: views.report(a_report()),
+    "comparison": lambda: views.comparison(a_comparison()),
+    "load": lambda: views.load_table(a_load_table()),
+    "rate": lambda: views.rate_plan(a_rate_plan()),
+    "profile": lambda: views.progress(progress(failures=(failed_point(),))),
+    "status": lambda: views.status(FakeLab().status()),
+    "history": lambda: views.past(Past(project="p", entries=tuple(an_entry(number=n) for n in (1, 2, 3)))),
+    "timeline": lambda: View(blocks=(Timeline(lanes=LANES, total_s=1.0),)),
+    "bar": lambda: View(
+        blocks=(views.Progress(done=3, total=9, words=f"measuring {LONG} at 2 of 4 cores, then {LONG}"),)
+    ),
+}
+
+
+@pytest.mark.parametrize("columns", [80, 60])
+@pytest.mark.parametrize("name", RECORDS)
+def test_no_record_is_wider_than_the_terminal(name: str, columns: int) -> None:
+    lines = to_text(RECORDS[name](), columns).splitlines()
+    assert [line for line in lines if len(line) > columns] == []
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_no_help_is_wider_than_the_terminal(
+    session: Session, front: FakeFront, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    run_line(session, f"{verb} --help")
+    assert front.text.count("example:") == 1
+    assert [line for line in front.text.splitlines() if len(line) > 80] == []
