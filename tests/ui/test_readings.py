@@ -77,3 +77,4 @@ def test_texts_for_people() -> None:
     assert mark_text("profile", "end") == "profile ends"
     assert mark_text("plan", "") == "plan"
     assert reading_text(41.7, "%") == "42 %"
+    assert reading_text(0.42, "/s") == "0.4 /s"
