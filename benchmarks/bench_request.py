@@ -36,6 +36,7 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--rounds", type=int, default=5, help="the figures are medians of so many")
     parser.add_argument("--rows", type=int, default=4)
+    parser.add_argument("--server-only", action="store_true", help="without the lab")
     parser.add_argument("--profile", type=int, default=0, metavar="N", help="print the N dearest functions of the loop")
     parser.add_argument("--json", type=Path, help="where to write the figures")
     parser.add_argument("--client", nargs=3, metavar=("PORT", "ROWS", "COUNT"), help=argparse.SUPPRESS)
@@ -46,8 +47,9 @@ def main() -> int:
     os.environ.setdefault("ESEN_LAB_BACKENDS", "eager")
     print(f"load of the machine before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores", flush=True)
     found = {"a model that costs nothing": of_nothing(given)}
-    with tempfile.TemporaryDirectory() as folder:
-        found["three members in lanes"] = of_lab(given, Path(folder))
+    if not given.server_only:
+        with tempfile.TemporaryDirectory() as folder:
+            found["three members in lanes"] = of_lab(given, Path(folder))
     if given.json:
         given.json.write_text(json.dumps({"load": os.getloadavg()[0], **found}, indent=1) + "\n")
     return 0
