@@ -32,8 +32,9 @@ class Channel:
     Attributes:
         key: Unique within a meter ("cpu0", "memory").
         label: For people, named for what it is ("SM activity", "GPU-Util (any kernel ran)").
-        unit: "%" or "B" or "W".
-        group: Channels of one group share a plot: "utilization", "lanes", "memory", "bandwidth", "power".
+        unit: "%" or "B" or "W"; of a server's channels "/s", "waiting" or "rows".
+        group: Channels of one group share a plot: "utilization", "lanes", "memory", "bandwidth", "power"; of a server
+            "requests", "queue", "batches".
     """
 
     key: str

@@ -5,11 +5,17 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from esen_lab.common.locks import Lock
 from esen_lab.common.surroundings import step
 from esen_lab.devices import Device, MarkLog, Sampler, open_meter
+from esen_lab.devices.telemetry import Joined, Meter
 from esen_lab.errors import DeviceError, UsageError
+from esen_lab.serving.meter import RequestMeter
+
+if TYPE_CHECKING:
+    from esen_lab.serving.server import Server
 
 _GLANCE_S = 0.5
 
@@ -21,20 +27,26 @@ class Readings:
         device: Asked for the device whenever a sampler begins.
         workers: Asked at each sample for the (name, process id) of every worker.
         marks: What began, ended or happened in the lab, to be shown beside readings.
+        server: Asked at each sample for the lab's server, or None.
     """
 
     def __init__(
-        self, device: Callable[[], Device], workers: Callable[[], Sequence[tuple[str, int]]], marks: MarkLog
+        self,
+        device: Callable[[], Device],
+        workers: Callable[[], Sequence[tuple[str, int]]],
+        marks: MarkLog,
+        server: Callable[[], Server | None] = lambda: None,
     ) -> None:
         self._device = device
         self._workers = workers
+        self._server = server
         self.marks = marks
         self._lock = Lock()
         self._sampler: Sampler | None = None
         self._glances: Sampler | None = None
 
     def watch(self, interval_s: float = 0.5, history_s: float = 1800.0) -> Sampler:
-        """Read the device in the background: utilization, memory, what each worker takes.
+        """Read the device in the background: utilization, memory, what each worker takes, what a server answers.
 
         One more viewer of this lab's sampler, which the first one starts. `unwatch` is its end.
 
@@ -61,10 +73,13 @@ class Readings:
                 sampler.close()
                 sampler = None
             if sampler is None:
-                meter = open_meter(self._device(), self._workers)
+                meter = self._meter()
                 sampler = self._sampler = Sampler(meter, interval_s=interval_s, history_s=history_s)
         sampler.watch()
         return sampler
+
+    def _meter(self) -> Meter:
+        return Joined(open_meter(self._device(), self._workers), RequestMeter(self._server))
 
     def unwatch(self) -> None:
         """One viewer less; the last one ends the sampling. The history stays until `Lab.close`."""
@@ -89,7 +104,7 @@ class Readings:
             with self._lock:
                 if self._glances is None:
                     try:
-                        meter = open_meter(self._device(), self._workers)
+                        meter = self._meter()
                     except DeviceError:
                         return {}
                     self._glances = Sampler(meter, history_s=1.0)

@@ -83,7 +83,9 @@ class Runtime:
         self.recorder = Recorder(self.store_path, lambda: [pid for _, pid in self.fork_server.processes])
         self.followers.add(self.recorder)
         self.lanes = WarmLanes(self)
-        self.readings = Readings(lambda: self._state.device, lambda: self.fork_server.processes, self.marks)
+        self.readings = Readings(
+            lambda: self._state.device, lambda: self.fork_server.processes, self.marks, lambda: self._state.server
+        )
         self._store: ProfileStore | None = None
 
     def let_go_in_child(self) -> None:

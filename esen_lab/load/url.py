@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import math
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -66,7 +67,13 @@ def infer_request(arrays: Mapping[str, Any]) -> Request:
 
 
 def drive_url(
-    url: str, request: Request, due_s: Sequence[float], *, connections: int = 32, timeout_s: float = 10.0
+    url: str,
+    request: Request,
+    due_s: Sequence[float],
+    *,
+    connections: int = 32,
+    timeout_s: float = 10.0,
+    give_up_s: float = math.inf,
 ) -> tuple[list[Replies], int]:
     """Send every request when it is due.
 
@@ -76,6 +83,8 @@ def drive_url(
         due_s: When each is due, ascending, in seconds from now.
         connections: How many may be under way.
         timeout_s: After so long without an answer one counts as never answered.
+        give_up_s: Nothing is sent after so many seconds: a rate that is not held has no end. What is left over then
+            counts as never answered.
 
     Returns:
         The requests, and how many were sent more than `LATE_S` late.
@@ -90,7 +99,7 @@ def drive_url(
     path = parts.path or "/"
     host, port = parts.hostname, parts.port or 80
     _try(host, port, timeout_s, url)
-    senders = _Senders(host, port, path, request, due_s, timeout_s)
+    senders = _Senders(host, port, path, request, due_s, timeout_s, give_up_s)
     threads = [threading.Thread(target=senders.work, name="esen_lab load", daemon=True) for _ in range(connections)]
     try:
         for thread in threads:
@@ -110,12 +119,20 @@ class _Senders:
     """What the threads of one load share."""
 
     def __init__(
-        self, host: str, port: int, path: str, request: Request, due_s: Sequence[float], timeout_s: float
+        self,
+        host: str,
+        port: int,
+        path: str,
+        request: Request,
+        due_s: Sequence[float],
+        timeout_s: float,
+        give_up_s: float,
     ) -> None:
         self._where = (host, port, timeout_s)
         self._path = path
         self._request = request
         self._due_s = due_s
+        self._give_up_s = give_up_s
         self.found = [Replies(due_s=due) for due in due_s]
         self.late = 0
         self.stop = threading.Event()
@@ -144,6 +161,8 @@ class _Senders:
         with self._lock:
             index = next(self._waiting, None)
         if index is None or self.stop.wait(max(0.0, self._due_s[index] - self._now_s())):
+            return None
+        if self._now_s() > self._give_up_s:
             return None
         if self._now_s() - self._due_s[index] > LATE_S:
             with self._lock:

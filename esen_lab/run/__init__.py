@@ -15,6 +15,7 @@ from esen_lab.run.peers import PEERS, peer_of, peers_here
 from esen_lab.run.reference_answers import NotebookAnswers
 from esen_lab.run.report import LaneReport, RunReport, Span
 from esen_lab.run.side_by_side import compare
+from esen_lab.run.stages_in_place import StagesInPlace
 from esen_lab.run.turns import Turns
 from esen_lab.run.uncertainty import Uncertain
 
@@ -37,6 +38,7 @@ __all__ = [
     "RunOptions",
     "RunReport",
     "Span",
+    "StagesInPlace",
     "Turns",
     "Uncertain",
     "Worth",

@@ -9,6 +9,8 @@ protocol.py       requests and responses       model.py       what a model looks
 batcher.py        what runs next as one batch  service_times.py  how long that takes
 dispatcher.py     from request to answer       run_thread.py  who runs batches
 joining.py        whether rows may be joined   served.py      what is served: a lab, or an exported folder
+connection.py     what may be asked of one     bounded_protocol.py  bounds of one
+prepared.py       sizes that engines know      meter.py      channels for live plots
 status.py         how a server stands          exported.py   an exported folder as what is served
 metrics.py        what is counted              traces.py      spans, where somebody traces
 refusal.py        what has no answer           settings.py    what a server is told once

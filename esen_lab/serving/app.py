@@ -31,6 +31,7 @@ from starlette.routing import Route
 
 from esen_lab import __version__
 from esen_lab.serving.body import ClientLeft, Held, Receive, drop_body, read_body
+from esen_lab.serving.connection import CONNECTION, Connection
 from esen_lab.serving.dispatcher import Answer, Dispatcher
 from esen_lab.serving.guard import Guard
 from esen_lab.serving.metrics import CONTENT_TYPE, Metrics
@@ -48,8 +49,6 @@ _HEADER_LENGTH = b"inference-header-content-length"
 _JSON = b"application/json"
 _BYTES = b"application/octet-stream"
 _BUFFERED_BYTES = 1 << 16
-ABORT = "esen_lab.abort"
-"""In a scope: ends the connection at once, whatever is still to be sent."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -121,27 +120,35 @@ def make_app(service: Service) -> Callable[[Scope, Receive, Send], Awaitable[Non
         _route("/metrics", lambda _: Response(service.metrics.text(), headers={"content-type": CONTENT_TYPE})),
     ]
     app = Starlette(routes=routes, exception_handlers={RequestRefused: _refused, HTTPException: _no_such_path})
-    return Door(app, service)
+    app.router.redirect_slashes = False  # an address that there is not is said, and nobody is sent to another
+    return Door(app, infer, service)
 
 
 class Door:
-    """What every request goes through first: who may ask.
+    """What every request goes through first: who may ask. The usual request goes to its address without a search.
 
     Args:
         app: What is behind it.
+        infer: What answers requests.
         service: Whose door it is.
     """
 
-    def __init__(self, app: Starlette, service: Service) -> None:
+    def __init__(self, app: Starlette, infer: Infer, service: Service) -> None:
         self._app = app
+        self._infer = infer
         self._service = service
         self._guard = Guard(service.settings)
+        self._usual = f"/v2/models/{service.settings.name}/infer"
+        self._parameters = {"name": service.settings.name}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """An ASGI application."""
         if scope["type"] != "http":
             return  # no lifespan, no WebSockets
         try:
+            if scope[CONNECTION].crowded:
+                told = "There are as many connections as there may be"
+                raise RequestRefused(503, "connections", told, retry_after_s=1.0, close=True)
             self._guard.check(scope["path"], dict(scope["headers"]))
         except RequestRefused as refused:
             self._service.metrics.failed(refused.status, refused.reason)
@@ -149,7 +156,11 @@ class Door:
             await drop_body(receive)
             await _answer_refused(refused)(scope, receive, send)
             return
-        await self._app(scope, receive, send)
+        if scope["path"] == self._usual and scope["method"] == "POST":
+            scope["path_params"] = self._parameters
+            await self._infer(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
 
 
 class Infer:
@@ -167,8 +178,9 @@ class Infer:
         came_s = time.monotonic()
         service = self._service
         status, reason = 200, ""
+        connection: Connection = scope[CONNECTION]
         try:
-            body, header = await self._answered(scope, receive, came_s)
+            answer, body, header = await self._answered(scope, receive, came_s)
         except ClientLeft:
             service.metrics.refused("left")
             return
@@ -185,36 +197,45 @@ class Infer:
             sending = _send(send, headers, body)
             # A small one fits into the system's buffers, whoever reads it when.
             if len(body) <= _BUFFERED_BYTES:
+                connection.join_next()
                 await sending
-            elif not await self._bounded(scope, sending):
+            elif not await self._bounded(connection, sending):
                 return
             service.metrics.answered(time.monotonic() - came_s)
+            service.traces.answered(scope, answer, came_s, service.settings.name)
         if service.settings.access_log:
             took_s = time.monotonic() - came_s
             log.info("request", extra={"status": status, "reason": reason, "took_s": round(took_s, 6)})
 
-    async def _bounded(self, scope: Scope, sending: Awaitable[None]) -> bool:
+    async def _bounded(self, connection: Connection, sending: Awaitable[None]) -> bool:
         """Send, for so long at most, and whether it was: a client that does not read holds nothing for ever."""
         try:
             async with asyncio.timeout(self._service.settings.write_timeout_s):
                 await sending
         except TimeoutError:
             self._service.metrics.refused("slow")
-            abort: Callable[[], None] | None = scope.get(ABORT)
-            if abort is not None:
-                abort()
+            connection.abort()
             return False
         return True
 
-    async def _answered(self, scope: Scope, receive: Receive, came_s: float) -> tuple[bytes, int | None]:
+    async def _answered(self, scope: Scope, receive: Receive, came_s: float) -> tuple[Answer, bytes, int | None]:
         service, settings = self._service, self._service.settings
         dispatcher = service.of(scope["path_params"])
         headers = dict(scope["headers"])
         told = headers.get(_HEADER_LENGTH)
         if told is not None and not (told.isdigit() and len(told) < 16):
             raise malformed("Inference-Header-Content-Length is a whole number of bytes")
+        connection: Connection = scope[CONNECTION]
+        if connection.upgrades:
+            raise RequestRefused(
+                400, "malformed", "This server changes to no other protocol: ask it without Upgrade", close=True
+            )
         body = await read_body(
-            receive, headers, most=settings.max_body_bytes, timeout_s=settings.read_timeout_s, held=service.held
+            receive,
+            headers,
+            most=settings.max_body_bytes,
+            timeout_s=None if connection.whole else settings.read_timeout_s,
+            held=service.held,
         )
         size = len(body)
         try:
@@ -223,7 +244,7 @@ class Infer:
                 request = replace(request, timeout_s=settings.deadline_s)
             waiting, future = dispatcher.submit(request, came_s)
             # Who leaves while it waits costs nothing more; who is running already is run.
-            answer = await (future if waiting.gone else _while_there(future, receive))
+            answer = await (future if waiting.gone else _while_there(future, connection))
         except (RequestRefused, ClientLeft, asyncio.CancelledError):
             raise
         except Exception as problem:
@@ -231,8 +252,8 @@ class Infer:
             raise refusal_of(problem) from problem
         finally:
             service.held.now -= size
-        service.traces.answered(scope, answer, came_s, dispatcher.model)
-        return encode_response(request, answer.outputs, dispatcher.model, _parameters(request.timings, answer))
+        told = _parameters(request.timings, answer)
+        return answer, *encode_response(request, answer.outputs, dispatcher.model, told)
 
 
 def _parameters(timings: bool, answer: Answer) -> dict[str, Any]:
@@ -246,24 +267,24 @@ def _parameters(timings: bool, answer: Answer) -> dict[str, Any]:
     return told
 
 
-async def _while_there(future: asyncio.Future[Answer], receive: Receive) -> Answer:
+async def _while_there(future: asyncio.Future[Answer], connection: Connection) -> Answer:
     """Wait for an answer as long as the client does."""
+    left = False
 
-    async def gone() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
+    def gone() -> None:
+        nonlocal left
+        left = True
         future.cancel()
 
-    watch = asyncio.ensure_future(gone())
+    connection.tell_when_left(gone)
     try:
         return await future
     except asyncio.CancelledError:
-        if future.cancelled() and watch.done():
+        if left:
             raise ClientLeft from None
-        future.cancel()  # the server ends
-        raise
+        raise  # the server ends
     finally:
-        watch.cancel()
+        connection.tell_when_left(None)
 
 
 async def _send(send: Send, headers: list[tuple[bytes, bytes]], body: bytes) -> None:

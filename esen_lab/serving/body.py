@@ -45,7 +45,7 @@ class Held:
 
 
 async def read_body(
-    receive: Receive, headers: Mapping[bytes, bytes], *, most: int, timeout_s: float, held: Held
+    receive: Receive, headers: Mapping[bytes, bytes], *, most: int, timeout_s: float | None, held: Held
 ) -> bytearray:
     """The body of a request; whoever calls gives its bytes back to `held`.
 
@@ -53,7 +53,7 @@ async def read_body(
         receive: Of ASGI.
         headers: By name, in lower case.
         most: Bytes, before and after it is unpacked.
-        timeout_s: For all of it.
+        timeout_s: For all of it; None where all of it has come.
         held: What it counts against.
 
     Raises:
@@ -64,7 +64,7 @@ async def read_body(
     body = bytearray()
     counted = 0
     try:
-        async with asyncio.timeout(timeout_s):
+        async with contextlib.nullcontext() if timeout_s is None else asyncio.timeout(timeout_s):
             more = True
             while more:
                 message = await receive()

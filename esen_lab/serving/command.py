@@ -50,7 +50,10 @@ def serve_folder(folder: Path, options: argparse.Namespace) -> int:
         with Server(settings).start() as server:  # alive while the lanes start: a probe may ask
             server.warm(served)
             ready.set()
+            if server.state == ENDED:  # its log says why
+                return 1
             tell(f"esen-lab: {settings.name} at {server.url}")
+            sys.stdout.flush()  # a pipe or a file keeps it else until the end: who waits for it would hear of the dead
             while not stop.wait(_LOOK_S) and server.state != ENDED:
                 pass
         return 0 if stop.is_set() else 1

@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from esen_lab.common.trees import flatten, unflatten
+from esen_lab.common.trees import Tree, flatten, unflatten
 from esen_lab.errors import EsenError, ModelError, UsageError, WorkerDied, WorkerError, WorkerTimeout
 from esen_lab.run.report import RunReport
 from esen_lab.serving.batcher import Batcher, Waiting
@@ -72,6 +72,8 @@ class Dispatcher:
         metrics: Told of everything.
         loop: In which all methods are called.
         around: See `RunThread`.
+        prepared: Inputs of the sizes that engines are prepared for; run again, while nothing is to do, when lanes were
+            started anew.
         clock: Seconds, as the loop's own.
     """
 
@@ -84,6 +86,7 @@ class Dispatcher:
         *,
         loop: asyncio.AbstractEventLoop,
         around: AbstractContextManager[object],
+        prepared: Sequence[Tree] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.model = model
@@ -92,7 +95,9 @@ class Dispatcher:
         self._metrics = metrics
         self._loop = loop
         self._clock = clock
-        self._thread = RunThread(around, self._look_at_lanes)
+        self._thread = RunThread(around, self._idling)
+        self._prepared = tuple(prepared)
+        self._to_prepare: list[Tree] = []
         self._busy = False
         self._again: asyncio.TimerHandle | None = None
         self._draining = False
@@ -252,7 +257,8 @@ class Dispatcher:
     ) -> tuple[list[Answer | BaseException], RunReport | None]:
         requests: list[InferRequest] = [waiting.payload.request for waiting in batch]
         rows = [request.rows for request in requests]
-        x = unflatten(self.model.structure, joined([request.tensors for request in requests]))
+        more = self.batcher.times.size_of(sum(rows)) - sum(rows) if self.model.joins else 0
+        x = unflatten(self.model.structure, joined([request.tensors for request in requests], more))
         output, report = self._served.run(x, self._asked(batch))
         leaves, _ = flatten(output, "the answer")
         if len(leaves) != len(self.model.outputs):
@@ -260,6 +266,7 @@ class Dispatcher:
         took_s = self._clock() - began_s
         answered = None if report is None else report.answered
         missing = () if answered is None else tuple(one.name for one in answered.missing if one.why != "not needed")
+        parts = parted([leaf.cpu() for leaf in leaves], rows, filled=more > 0)
         answers: list[Answer | BaseException] = [
             Answer(
                 outputs=outputs,
@@ -268,7 +275,7 @@ class Dispatcher:
                 batch_rows=sum(rows),
                 missing=missing,
             )
-            for waiting, outputs in zip(batch, parted([leaf.cpu() for leaf in leaves], rows), strict=True)
+            for waiting, outputs in zip(batch, parts, strict=True)
         ]
         return answers, report
 
@@ -287,12 +294,23 @@ class Dispatcher:
         else:
             log.error("a run failed", exc_info=problem)
 
+    def _idling(self) -> None:
+        """While nothing is to do: look at the lanes, and prepare what new ones have not seen, one at a time."""
+        self._look_at_lanes()
+        if self._to_prepare and not self.broken:
+            x = self._to_prepare.pop(0)
+            try:
+                self._served.run(x, PLAIN)
+            except Exception as problem:  # the next request is told, if it is still so
+                log.warning("a size of batches could not be prepared", extra={"problem": str(problem)})
+
     def _look_at_lanes(self) -> None:
-        """Start anew what has ended; also called while nothing is to do."""
+        """Start anew what has ended."""
         began_s = self._clock()
         try:
             if self._served.mend():
                 self._metrics.mended(self._clock() - began_s)
+                self._to_prepare = list(self._prepared)
                 log.warning("lanes had ended and were started anew", extra={"took_s": self._clock() - began_s})
             self.broken = ""
         except EsenError as problem:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Mapping
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from esen_lab.serving.refusal import RequestRefused
@@ -52,6 +53,7 @@ class Guard:
             raise RequestRefused(403, "origin", "This server answers no page of another place")
 
 
+@lru_cache(maxsize=16)  # most clients say the same again and again
 def _name(address: bytes) -> str | None:
     try:
         return urlsplit(address.decode("latin-1")).hostname

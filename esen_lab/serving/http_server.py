@@ -8,14 +8,12 @@ import logging
 import socket
 import threading
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from esen_lab.common.resources import begin
 from esen_lab.errors import DeviceError, UsageError
-from esen_lab.serving.app import ABORT
+from esen_lab.serving.bounded_protocol import bounded
 from esen_lab.serving.settings import ServeSettings
 
 _KEEP_ALIVE_S = 60  # between two requests of one connection
@@ -65,7 +63,7 @@ class HttpServer:
         self._finish = finish
         config = uvicorn.Config(
             app,
-            http=_protocol(settings.read_timeout_s),
+            http=bounded(settings.read_timeout_s, settings.max_connections),
             loop="none",
             ws="none",
             lifespan="off",
@@ -75,7 +73,6 @@ class HttpServer:
             server_header=False,
             date_header=False,
             timeout_keep_alive=_KEEP_ALIVE_S,
-            limit_concurrency=settings.max_connections,
             timeout_graceful_shutdown=max(1, round(settings.write_timeout_s)),
         )
         self._uvicorn = uvicorn.Server(config)
@@ -137,6 +134,9 @@ class HttpServer:
         serving = asyncio.ensure_future(self._uvicorn.serve(sockets=[self._socket]))
         while not self._uvicorn.started and not serving.done():
             await asyncio.sleep(0.001)
+        if not self._uvicorn.started:  # nobody is told an address at which nobody answers
+            await serving
+            raise DeviceError("A server begins", given="it ended before it had begun")
         self.loop = asyncio.get_running_loop()
         self._began.set()
         leaving = asyncio.ensure_future(self._exit.wait())
@@ -147,41 +147,3 @@ class HttpServer:
         self._uvicorn.should_exit = True
         await serving
         leaving.cancel()
-
-
-def _protocol(read_timeout_s: float) -> type[HttpToolsProtocol]:
-    class BoundedProtocol(HttpToolsProtocol):
-        """One connection: its headers come within a time, and it can be cut."""
-
-        _waiting: asyncio.TimerHandle | None = None
-
-        def connection_made(self, transport: Any) -> None:
-            super().connection_made(transport)
-            # Else the second part of a response waits 40 ms for the first one's acknowledgement. asyncio does so itself
-            # only for sockets that were made with the protocol's number.
-            transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._wait_for_headers()
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._headers_came()
-            super().connection_lost(exc)
-
-        def on_message_begin(self) -> None:
-            super().on_message_begin()
-            self.scope[ABORT] = self.transport.abort  # type: ignore[literal-required]
-            self._wait_for_headers()
-
-        def on_headers_complete(self) -> None:
-            self._headers_came()
-            super().on_headers_complete()
-
-        def _wait_for_headers(self) -> None:
-            if self._waiting is None:
-                self._waiting = self.loop.call_later(read_timeout_s, self.transport.abort)
-
-        def _headers_came(self) -> None:
-            if self._waiting is not None:
-                self._waiting.cancel()
-                self._waiting = None
-
-    return BoundedProtocol

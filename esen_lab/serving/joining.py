@@ -84,18 +84,24 @@ def rows_of(leaves: Sequence[torch.Tensor]) -> int | None:
     return sizes.pop() if len(sizes) == 1 and sizes != {0} else None
 
 
-def joined(inputs: Sequence[Sequence[torch.Tensor]]) -> list[torch.Tensor]:
-    """The tensors of several inputs as those of one, row after row."""
+def joined(inputs: Sequence[Sequence[torch.Tensor]], more: int = 0) -> list[torch.Tensor]:
+    """The tensors of several inputs as those of one, row after row.
+
+    Args:
+        inputs: At least one.
+        more: With so many more rows: the first one again and again, which every member takes.
+    """
     import torch
 
-    if len(inputs) == 1:
+    if len(inputs) == 1 and not more:
         return list(inputs[0])
-    return [torch.cat(tensors) for tensors in zip(*inputs, strict=True)]
+    filled = [[leaf[:1].expand(more, *leaf.shape[1:]) for leaf in inputs[0]]] if more else []
+    return [torch.cat(tensors) for tensors in zip(*inputs, *filled, strict=True)]
 
 
-def parted(leaves: Sequence[torch.Tensor], rows: Sequence[int]) -> list[list[torch.Tensor]]:
-    """The answer of a joined batch, for each of its requests: views of it."""
-    if len(rows) == 1:
+def parted(leaves: Sequence[torch.Tensor], rows: Sequence[int], *, filled: bool = False) -> list[list[torch.Tensor]]:
+    """The answer of a joined batch, for each of its requests: views of it. Rows beyond theirs are nobody's."""
+    if len(rows) == 1 and not filled:
         return [list(leaves)]
     return [[leaf[part] for leaf in leaves] for part in _parts(rows)]
 

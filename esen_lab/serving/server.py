@@ -27,6 +27,7 @@ from esen_lab.serving.http_server import HttpServer, listen
 from esen_lab.serving.joining import rows_of, try_joining
 from esen_lab.serving.metrics import Metrics, Totals
 from esen_lab.serving.model import ModelInfo, describe
+from esen_lab.serving.prepared import of_size, prepare, sizes_to_prepare
 from esen_lab.serving.served import PLAIN, Served
 from esen_lab.serving.service_times import BatchTimes
 from esen_lab.serving.settings import ServeSettings
@@ -107,14 +108,25 @@ class Server(Shown):
         )
         if not model.joins:
             log.warning("requests are not joined", extra={"why": model.why_alone})
+        rows = rows_of(flatten(example)[0]) or 1
+        sizes: list[int] = []
+        if model.joins and not eager and settings.max_rows > 1:
+            sizes = prepare(lambda x: served.run(x, PLAIN), example, sizes_to_prepare(rows, settings.max_rows))
+            log.info("engines are prepared for these sizes of a batch", extra={"rows": sizes})
         batcher = Batcher(
-            times=BatchTimes(served.plan.jct_s, rows_of(flatten(example)[0]) or 1),
-            max_rows=settings.max_rows,
+            times=BatchTimes(served.plan.jct_s, rows, sizes),
+            max_rows=sizes[-1] if sizes else settings.max_rows,
             max_waiting=settings.max_waiting,
             window_s=settings.window_s,
         )
         dispatcher = Dispatcher(
-            served, model, batcher, self._metrics, loop=loop, around=around or contextlib.nullcontext()
+            served,
+            model,
+            batcher,
+            self._metrics,
+            loop=loop,
+            around=around or contextlib.nullcontext(),
+            prepared=[of_size(example, size) for size in sizes],
         )
         self._metrics.look_at(lambda: len(batcher), lambda: len(served.fallen_back))
         dispatcher.start()

@@ -12,6 +12,9 @@ The first run of a size is not counted: lanes are told of the new look of their 
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Sequence
+
 from esen_lab.planner.rate.service import between_sizes
 
 _WEIGHT = 0.2  # of a new run in the mean
@@ -25,17 +28,25 @@ class BatchTimes:
     Args:
         predicted_s: The plan's JCT, or None.
         rows: Of its example.
+        run_at: The sizes that batches are filled up to, ascending; none: each runs at its own.
     """
 
-    def __init__(self, predicted_s: float | None, rows: int) -> None:
+    def __init__(self, predicted_s: float | None, rows: int, run_at: Sequence[int] = ()) -> None:
         self._predicted_s = predicted_s or _UNKNOWN_S
         self._rows = max(rows, 1)
+        self._run_at = tuple(run_at)
         self._seen: set[int] = set()
         self._mean_s: dict[int, float] = {}
         self._sizes: list[int] = []
 
+    def size_of(self, rows: int) -> int:
+        """The size at which a batch of so many rows is run: the next of those that there are, else its own."""
+        at = bisect_left(self._run_at, rows)
+        return self._run_at[at] if at < len(self._run_at) else rows
+
     def ran(self, rows: int, seconds: float) -> None:
         """Note a run."""
+        rows = self.size_of(rows)
         if rows not in self._seen:
             if len(self._seen) < _MOST_SIZES:
                 self._seen.add(rows)
@@ -47,6 +58,7 @@ class BatchTimes:
 
     def of(self, rows: int) -> float:
         """Expected seconds of a batch of so many rows."""
+        rows = self.size_of(rows)
         sizes, mean_s = self._sizes, self._mean_s
         if not sizes:
             return self._predicted_s * max(1.0, rows / self._rows)

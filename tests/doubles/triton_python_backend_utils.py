@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import torch
@@ -45,6 +46,46 @@ class InferenceResponse:
 @dataclass
 class Request:
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
+    told: str = ""
+
+    def parameters(self) -> str:
+        return self.told
+
+
+class Answered:
+    """A response as business logic scripting gets it: its error is asked for by a method."""
+
+    def __init__(self, response: InferenceResponse) -> None:
+        self.response = response
+
+    def has_error(self) -> bool:
+        return self.response.error is not None
+
+    def error(self) -> Any:
+        return SimpleNamespace(message=lambda: str(self.response.error))
+
+
+MODELS: dict[str, Any] = {}
+"""Who answers requests of business logic scripting, by the names of models."""
+ASKED: list[tuple[str, dict[str, torch.Tensor]]] = []
+
+
+@dataclass(kw_only=True)
+class InferenceRequest:
+    model_name: str
+    inputs: Sequence[Tensor]
+    requested_output_names: Sequence[str]
+
+    async def async_exec(self) -> Answered:
+        tensors = {tensor.name: tensor.value for tensor in self.inputs}
+        ASKED.append((self.model_name, tensors))
+        (response,) = MODELS[self.model_name].execute([Request(tensors)])
+        assert response.error is not None or {one.name for one in response.tensors} == set(self.requested_output_names)
+        return Answered(response)
+
+
+def get_output_tensor_by_name(response: Answered, name: str) -> Tensor | None:
+    return next((tensor for tensor in response.response.tensors if tensor.name == name), None)
 
 
 def get_input_tensor_by_name(request: Request, name: str) -> Tensor | None:

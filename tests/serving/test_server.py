@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gzip
 import json
 import socket
+import threading
 import zlib
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
+import uvicorn
 from served_doubles import EXAMPLE, FakeServed, Gate, InBackground, ask, body_of, infer
 from waiting import until
 
-from esen_lab.errors import ModelError, UsageError, WorkerDied, WorkerTimeout
+from esen_lab.errors import DeviceError, ModelError, UsageError, WorkerDied, WorkerTimeout
 from esen_lab.serving.server import Server
 from esen_lab.serving.settings import ServeSettings
 
@@ -402,6 +405,44 @@ def test_it_is_alive_at_once_and_ready_when_it_is_warm() -> None:
         assert server.state == "lanes are starting"
         server.warm(FakeServed())  # type: ignore[arg-type]
         assert ask(server, "GET", "/v2/health/ready")[0] == 200
+
+
+def test_an_address_is_told_when_it_answers_however_slowly_a_server_begins(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, order, going_on = uvicorn.Server.startup, [], threading.Event()
+
+    async def slow(server: uvicorn.Server, sockets: Any = None) -> None:
+        while not going_on.is_set():
+            await asyncio.sleep(0.001)
+        order.append("begins")
+        await whole(server, sockets)
+
+    monkeypatch.setattr(uvicorn.Server, "startup", slow)
+    server = Server(ServeSettings(port=0))
+    starting = InBackground(lambda: (server.start(), order.append("told")))
+    try:
+        # Whoever asks too early waits for the answer, and is not refused: the socket listens before anything else.
+        early = InBackground(lambda: (ask(server, "GET", "/v2/health/live")[0], order.append("answered")))
+        assert order == []
+        going_on.set()
+        assert early.result()[0] == 200
+        starting.result()
+        assert ask(server, "GET", "/v2/health/live")[0] == 200
+        assert order[0] == "begins"
+    finally:
+        going_on.set()
+        server.close()
+
+
+def test_a_server_that_ends_as_it_begins_is_an_error_and_no_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fails(server: uvicorn.Server, sockets: Any = None) -> None:
+        raise OSError("no more of something")
+
+    monkeypatch.setattr(uvicorn.Server, "startup", fails)
+    server = Server(ServeSettings(port=0))
+    with pytest.raises(DeviceError, match="no more of something"):
+        server.start()
+    server.close()
+    assert server.state == "ended"
 
 
 def test_lanes_that_cannot_be_started_anew_make_it_not_ready_until_they_can() -> None:

@@ -179,8 +179,9 @@ def test_an_exported_folder_is_served_until_a_signal_and_only_where_it_is_truste
     )
     assert refused.returncode == 1
     assert "It would run" in refused.stderr
+    ordinary = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
     with (
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ordinary) as process,
         contextlib.ExitStack() as at_end,
     ):
         at_end.callback(process.kill)  # else whoever fails in here waits for it for ever

@@ -7,14 +7,13 @@ import time
 import pytest
 
 from esen_lab.serving.dispatcher import Answer
-from esen_lab.serving.model import ModelInfo
 from esen_lab.serving.traces import RequestTraces
 
 export = pytest.importorskip("opentelemetry.sdk.trace.export.in_memory_span_exporter", reason="no OpenTelemetry here")
 trace = pytest.importorskip("opentelemetry.sdk.trace", reason="no OpenTelemetry here")
 
 
-def test_a_request_is_a_span_under_its_callers_with_its_wait_and_its_run_inside(model: ModelInfo) -> None:
+def test_a_request_is_a_span_under_its_callers_with_its_wait_and_its_run_inside() -> None:
     from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
     heard = export.InMemorySpanExporter()
@@ -23,7 +22,7 @@ def test_a_request_is_a_span_under_its_callers_with_its_wait_and_its_run_inside(
     caller, parent = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
     scope = {"headers": [(b"traceparent", f"00-{caller}-{parent}-01".encode())]}
     answer = Answer(outputs=(), queue_s=0.25, compute_s=0.5, batch_rows=3)
-    RequestTraces(provider.get_tracer("test")).answered(scope, answer, time.monotonic() - 1.0, model)
+    RequestTraces(provider.get_tracer("test")).answered(scope, answer, time.monotonic() - 1.0, "ensemble")
     queue, compute, whole = heard.get_finished_spans()
     assert [span.name for span in (queue, compute, whole)] == ["queue", "compute", "infer"]
     assert f"{whole.context.trace_id:032x}" == caller
@@ -34,3 +33,24 @@ def test_a_request_is_a_span_under_its_callers_with_its_wait_and_its_run_inside(
     assert (compute.start_time, compute.end_time - compute.start_time) == (queue.end_time, 500_000_000)
     assert whole.end_time >= whole.start_time
     assert dict(whole.attributes or {}) == {"esen.model": "ensemble", "esen.batch_rows": 3}
+
+
+def test_where_nobody_set_a_tracer_up_no_span_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    from opentelemetry import trace as api
+
+    traces = RequestTraces()
+    answer = Answer(outputs=(), queue_s=0.25, compute_s=0.5, batch_rows=3)
+    heard = export.InMemorySpanExporter()
+    made: list[str] = []
+    monkeypatch.setattr(traces._tracer, "start_span", lambda name, **_: made.append(name), raising=False)
+    traces.answered({"headers": []}, answer, time.monotonic(), "ensemble")
+    assert made == []
+    # Whoever sets a provider up later is told from then on.
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+
+    provider = trace.TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(heard))
+    monkeypatch.setattr(api, "get_tracer_provider", lambda: provider)
+    monkeypatch.setattr(traces, "_tracer", provider.get_tracer("test"))
+    traces.answered({"headers": []}, answer, time.monotonic(), "ensemble")
+    assert [span.name for span in heard.get_finished_spans()] == ["queue", "compute", "infer"]

@@ -141,3 +141,5 @@ def test_a_label_in_the_hover_is_text_whatever_it_holds() -> None:
     tooltip = next(found for found in re.findall(r'"tooltips": "(.*?[^\\])"', document))
     assert "<img" not in tooltip
     assert re.findall(r"[@$][\w{]+", tooltip) == ["@t{", "@{k"]  # the time, and the channel's own value
+
+    assert reading_text(0.42, "/s") == "0.4 /s"

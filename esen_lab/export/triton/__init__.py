@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from esen_lab.export.triton.answering import ModelAnswers
+from esen_lab.export.triton.answering import ModelAnswers, StagedAnswers
 from esen_lab.export.triton.ports import PlanPorts, Port, Ports, plan_ports
 from esen_lab.export.triton.repository import TritonRepository, export_triton
 
-__all__ = ["ModelAnswers", "PlanPorts", "Port", "Ports", "TritonRepository", "export_triton", "plan_ports"]
+__all__ = [
+    "ModelAnswers",
+    "PlanPorts",
+    "Port",
+    "Ports",
+    "StagedAnswers",
+    "TritonRepository",
+    "export_triton",
+    "plan_ports",
+]

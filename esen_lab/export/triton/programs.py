@@ -23,7 +23,7 @@ import triton_python_backend_utils as triton
 sys.path[:0] = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))  # which Triton's Python does not read
 
 from esen_lab.export import open_bundle
-from esen_lab.export.triton import ModelAnswers
+from esen_lab.export.triton import {answers}
 from esen_lab.run import {runs}
 
 BUNDLE = Path(__file__).resolve().parents[3] / "bundle"
@@ -71,6 +71,24 @@ class TritonPythonModel:
 
     def execute(self, requests):
         return [self.answering.answer(request) for request in requests]
+'''
+)
+
+_STAGED = (
+    _HEAD
+    + '''\
+LANES = {lanes}
+
+
+class TritonPythonModel:
+    """The stages of a cascade: asks the models of their lanes, and answers the rows that are sure."""
+
+    def initialize(self, args):
+        found = open_bundle(BUNDLE, digest=DIGEST)
+        self.answering = StagedAnswers(triton, PORTS, LANES, StagesInPlace(found.plan, found.ensemble))
+
+    async def execute(self, requests):
+        return [await self.answering.answer(request) for request in requests]
 '''
 )
 
@@ -125,8 +143,21 @@ def combine_program(ports: str, digest: str) -> bytes:
     return _filled(_COMBINE, "Makes one answer of what the lanes answered.", "CombineInPlace", ports, digest)
 
 
+def staged_program(ports: str, lanes: Sequence[tuple[str, str]], digest: str) -> bytes:
+    """`model.py` of a plan in stages.
+
+    Args:
+        ports: What the ensemble takes and gives: see `ports.written`.
+        lanes: For each lane the name of its model, and what that takes and gives.
+        digest: As for `lane_program`.
+    """
+    more = {"answers": "StagedAnswers", "lanes": ascii([*map(tuple, lanes)])}
+    return _filled(_STAGED, "An ensemble in stages.", "StagesInPlace", ports, digest, **more)
+
+
 def _filled(template: str, what: str, runs: str, ports: str, digest: str, **more: str) -> bytes:
-    text = template.format(mark=MARK, what=what, runs=runs, ports=ascii(ports), digest=ascii(digest), **more)
+    known = {"answers": "ModelAnswers", **more}
+    text = template.format(mark=MARK, what=what, runs=runs, ports=ascii(ports), digest=ascii(digest), **known)
     return text.encode("ascii")
 
 

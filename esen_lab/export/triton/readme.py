@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from esen_lab.export.triton.answering import DEADLINE
 from esen_lab.export.triton.ports import PlanPorts, Port
 from esen_lab.planner.plan import Plan
 
@@ -21,8 +22,7 @@ Written by esen_lab; everything here is replaced when the plan is exported again
 | model | what it does |
 |---|---|
 | `{name}` | the ensemble: ask this one |
-{rows}| `{name}_combine` | the combine rule |
-
+{rows}
 It takes {inputs} and answers {outputs}. -1 is any size.
 
     pip install "tritonclient[http]"
@@ -56,6 +56,14 @@ def readme(name: str, plan: Plan, ports: PlanPorts, notes: Sequence[str]) -> byt
         f"| `{name}_lane_{number}` | lane {number}, {lane.units} of {plan.units} cores: {_listed(lane.members)} |\n"
         for number, lane in enumerate(plan.lanes, start=1)
     )
+    if plan.staged:
+        stages = (
+            f"A cascade of {len(plan.stages)} stages: rows that are sure leave, later lanes are asked about the rest."
+        )
+        deadline = f'With the parameter "{DEADLINE}" no stage is begun that is expected to end later.'
+        notes = (*notes, stages, deadline)
+    else:
+        rows += f"| `{name}_combine` | the combine rule |\n"
     return _TEXT.format(
         name=name,
         rows=rows,

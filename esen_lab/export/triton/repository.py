@@ -4,7 +4,8 @@ bundle/                       plan, sub-models and weights, as beside an exporte
 models/NAME/config.pbtxt      what clients ask: the lanes, side by side, then the combine rule
 models/NAME/1/                (Triton wants a version)
 models/NAME_lane_1/           a model per lane: config.pbtxt, 1/model.py
-models/NAME_combine/          the combine rule: config.pbtxt, 1/model.py
+models/NAME_combine/          the combine rule: config.pbtxt, 1/model.py; not of a cascade, whose models/NAME
+                              asks the lanes stage by stage (business logic scripting)
 start.sh, README.md           how it is started and asked
 """
 
@@ -24,7 +25,7 @@ from esen_lab.errors import StoreError, UsageError
 from esen_lab.export.bundle_files import Graph, bundle_files, graph_files
 from esen_lab.export.triton.config import ensemble_model, python_model
 from esen_lab.export.triton.ports import PlanPorts, plan_ports, written
-from esen_lab.export.triton.programs import MARK, LaneCores, combine_program, lane_program, start_script
+from esen_lab.export.triton.programs import MARK, LaneCores, combine_program, lane_program, staged_program, start_script
 from esen_lab.export.triton.readme import readme
 from esen_lab.export.trust import content_digest, remember
 from esen_lab.files import read_head, write_folder
@@ -84,7 +85,7 @@ def export_triton(
         graphs: What engines have made of sub-models.
 
     Raises:
-        UsageError: The plan has stages or is not for a CPU, a tensor has a type that Triton does not, a sub-model
+        UsageError: The plan is only planned or not for a CPU, a tensor has a type that Triton does not, a sub-model
             cannot be saved, or the folder holds something else.
         StoreError: It cannot be written; what was there is as it was.
     """
@@ -110,7 +111,8 @@ def export_triton(
         "README.md": readme(name, plan, ports, notes),
     }
     paths = write_folder(path, files, programs=("start.sh",))
-    names = (*(f"{name}_lane_{number}" for number in range(1, len(lanes) + 1)), f"{name}_combine", name)
+    combines = () if plan.staged else (f"{name}_combine",)
+    names = (*(f"{name}_lane_{number}" for number in range(1, len(lanes) + 1)), *combines, name)
     return TritonRepository(folder=path, name=name, models=names, files=paths, notes=notes)
 
 
@@ -119,7 +121,7 @@ def model_files(
 ) -> Mapping[str, bytes]:
     """The content of the files in `models`, by their paths there."""
     files: dict[str, bytes] = {}
-    scheduled = []
+    scheduled, asked = [], []
     for number, cores in enumerate(lanes):
         model = f"{name}_lane_{number + 1}"
         taken, answers = ports.lane_inputs[number], ports.of_lane(plan, number)
@@ -128,6 +130,11 @@ def model_files(
         files[f"{model}/config.pbtxt"] = python_model(model, taken.ports, given, host_policy=policy)
         files[f"{model}/1/model.py"] = lane_program(number, written([taken], answers), digest)
         scheduled.append((model, [port.name for port in taken.ports], [port.name for port in given]))
+        asked.append((model, written([taken], answers)))
+    if plan.staged:
+        files[f"{name}/config.pbtxt"] = python_model(name, ports.input.ports, ports.output.ports)
+        files[f"{name}/1/model.py"] = staged_program(written([ports.input], [ports.output]), asked, digest)
+        return files
     model = f"{name}_combine"
     every = [port for answer in ports.steps for port in answer.ports]
     files[f"{model}/config.pbtxt"] = python_model(model, every, ports.output.ports)
@@ -139,12 +146,7 @@ def model_files(
 
 
 def _check_plan(plan: Plan) -> None:
-    if plan.reach:
-        raise UsageError(
-            "A repository for Triton is of a plan whose lanes all answer every input",
-            given=f"a cascade of {len(plan.reach)} stages",
-            hint="Search for a plan without stages, and export that.",
-        )
+    plan.check_runnable()
     if plan.device.get("kind", "cpu") != "cpu":
         raise UsageError(
             "A repository for Triton is of a plan for a CPU, whose lanes get cores by host policies",

@@ -21,6 +21,7 @@ from esen_lab.planner.plan import Plan
 from esen_lab.planner.steps import is_plain
 from esen_lab.run.in_place import answer_spec
 from esen_lab.run.lane_steps import steps_of
+from esen_lab.run.start import places_of
 
 if TYPE_CHECKING:
     from esen_lab.ensemble import Ensemble
@@ -102,7 +103,7 @@ def export_triton(runtime: Runtime, folder: str | os.PathLike[str], plan: Plan |
 
     plan, ensemble, graphs = _to_export(runtime, plan)
     device = runtime.state.device
-    places = device.place([lane.units for lane in plan.lanes]) if device.identity.kind == "cpu" else ()
+    places = places_of(plan, device) if device.identity.kind == "cpu" else ()
     return write(
         plan,
         ensemble,

@@ -32,9 +32,9 @@ from esen_lab.ui.colours import PALETTE, colour, stroke
 from esen_lab.ui.markup import element
 from esen_lab.ui.widgets.readings import TITLES
 
-_FORMATS = {"GB": "0.0", "%": "0", "W": "0"}
-_STEPS = {"GB": 0.1, "%": 1.0, "W": 1.0}  # the least that a format can tell apart: ticks are no closer
-_SHORTEST = {"GB": 0.5, "%": 10.0, "W": 10.0}  # of an axis
+_FORMATS = {"GB": "0.0", "%": "0", "W": "0", "waiting": "0", "/s": "0.0", "rows": "0.0"}
+_STEPS = {"GB": 0.1, "%": 1.0, "W": 1.0, "waiting": 1.0}  # the least that a format can tell apart: ticks are no closer
+_SHORTEST = {"GB": 0.5, "%": 10.0, "W": 10.0, "waiting": 4.0}  # of an axis
 _HEIGHT = 150
 _NO_VALUE = re.compile(r"[@$](?=[\w{])")  # in a label: it means itself
 _DASHES = ("solid", "dashed", "dotted", "dotdash")  # of lines in one plot that share a colour

@@ -17,6 +17,10 @@ TITLES = {
     "memory": "Memory (GB)",
     "bandwidth": "Memory bandwidth (%)",
     "power": "Power (W)",
+    "requests": "Requests (a second)",
+    "queue": "Requests that wait",
+    "batches": "Rows of a batch",
+    "batches_run": "Batches (a second)",
 }
 """Group -> the heading of its plot."""
 
@@ -191,4 +195,6 @@ def said_of(channels: Sequence[Any], last: Any, problem: str) -> str:
 
 def reading_text(value: float, unit: str) -> str:
     """A reading for people."""
-    return format_bytes(int(value)) if unit == "B" else f"{value:.0f} {unit}"
+    if unit == "B":
+        return format_bytes(int(value))
+    return f"{value:.1f} {unit}" if unit in ("/s", "rows") else f"{value:.0f} {unit}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -151,16 +152,106 @@ def test_an_export_replaces_an_export_and_nothing_else(lab: Lab, tmp_path: Path)
         lab.export(tmp_path / "else", form="triton")
 
 
-def test_cascades_and_other_devices_are_refused_in_words(lab: Lab, tmp_path: Path) -> None:
-    lanes = (Lane(units=1, members=("a", "b")), Lane(units=1, members=("c",), stage=1))
-    stages = Plan(lanes=lanes, units=2, device={"kind": "cpu"}, reach=(1.0, 0.4), threshold=0.9)
-    with pytest.raises(UsageError, match=r"planning|stages"):
-        lab.export(tmp_path / "repo", stages, form="triton")
+def test_what_is_only_planned_and_other_devices_are_refused_in_words(lab: Lab, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="threshold"):
+        lab.export(tmp_path / "repo", cascade_of(lab, threshold=None), form="triton")
     with pytest.raises(UsageError, match="for a CPU"):
         lab.export(tmp_path / "repo", plan_of(lab, ("a", "b", "c"), device={"kind": "cuda"}), form="triton")
-    with pytest.raises(UsageError, match="'script' or 'triton'"):
-        lab.export(tmp_path / "repo", form="docker")
-    assert not (tmp_path / "repo").exists()
+
+
+def cascade_of(lab: Lab, *, threshold: float | None, **more: Any) -> Plan:
+    lanes = (Lane(units=1, members=("a",)), Lane(units=1, members=("b",)), Lane(units=1, members=("c",), stage=1))
+    return Plan(
+        lanes=lanes,
+        units=2,
+        device={"kind": "cpu"},
+        fingerprints=lab.ensemble.fingerprints,
+        reach=(1.0, 0.5),
+        threshold=threshold,
+        **more,
+    )
+
+
+class ServedCascade:
+    """What Triton makes of a repository in stages."""
+
+    def __init__(self, folder: Path, name: str, lanes: int) -> None:
+        self.lanes = {}
+        for number in range(1, lanes + 1):
+            model = f"{name}_lane_{number}"
+            self.lanes[model] = Served._model(folder, model)
+        triton.MODELS.update(self.lanes)
+        triton.ASKED.clear()
+        self.model = Served._model(folder, name)
+
+    def ask(self, x: torch.Tensor, told: str = "") -> torch.Tensor:
+        (response,) = asyncio.run(self.model.execute([triton.Request({"INPUT": x}, told)]))
+        if response.error is not None:
+            raise response.error
+        (tensor,) = response.tensors
+        assert tensor.name == "OUTPUT"
+        return tensor.value
+
+    def close(self) -> None:
+        triton.MODELS.clear()
+        for model in self.lanes.values():
+            model.finalize()
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.22, 0.24, 1.0])
+def test_a_cascade_answers_as_in_the_lab_and_asks_later_lanes_only_about_open_rows(
+    lab: Lab, tmp_path: Path, threshold: float
+) -> None:
+    plan = cascade_of(lab, threshold=threshold)
+    made = lab.export(tmp_path / "repo", plan, form="triton")
+    assert made.models == ("repo_lane_1", "repo_lane_2", "repo_lane_3", "repo")
+    assert not (made.folder / "models" / "repo_combine").exists()
+    lab.plan = plan
+    inputs = (X, torch.linspace(-3, 3, 16 * 8).reshape(16, 8))
+    served = ServedCascade(tmp_path / "repo", "repo", 3)
+    try:
+        for x in inputs:
+            wanted = lab.run(x)
+            report = lab.report
+            assert report is not None
+            triton.ASKED.clear()
+            assert torch.equal(served.ask(x), wanted)
+            sizes = [(model, len(tensors["INPUT"])) for model, tensors in triton.ASKED]
+            assert sizes[:2] == [("repo_lane_1", len(x)), ("repo_lane_2", len(x))]
+            ran = report.stages[1].ran
+            assert sizes[2:] == ([("repo_lane_3", ran)] if ran else [])
+    finally:
+        served.close()
+
+
+def test_a_deadline_that_a_stage_would_miss_is_answered_by_those_before_it(lab: Lab, tmp_path: Path) -> None:
+    plan = cascade_of(lab, threshold=1.0, predicted_s={"a": 0.001, "b": 0.001, "c": 3600.0})
+    lab.export(tmp_path / "repo", plan, form="triton")
+    served = ServedCascade(tmp_path / "repo", "repo", 3)
+    try:
+        whole = served.ask(X)
+        early = served.ask(X, '{"deadline_us": 60000000}')
+        assert [model for model, _ in triton.ASKED[-2:]] == ["repo_lane_1", "repo_lane_2"]
+        assert not torch.equal(early, whole)
+        for told in ('{"deadline_us": 0}', '{"deadline_us": true}', '{"deadline_us": "1"}'):
+            with pytest.raises(triton.TritonError, match="deadline_us"):
+                served.ask(X, told)
+        assert torch.equal(served.ask(X), whole)
+    finally:
+        served.close()
+
+
+def test_a_lane_that_refuses_is_said_by_the_cascade_and_the_next_request_is_answered(lab: Lab, tmp_path: Path) -> None:
+    lab.export(tmp_path / "repo", cascade_of(lab, threshold=0.9), form="triton")
+    served = ServedCascade(tmp_path / "repo", "repo", 3)
+    try:
+        with pytest.raises(triton.TritonError, match="repo_lane_1"):
+            served.ask(torch.randn(4, 9))
+        with pytest.raises(triton.TritonError, match="at least one"):
+            served.ask(torch.randn(0, 8))
+        assert served.ask(X).shape == (4, 5)
+    finally:
+        served.close()
 
 
 def test_a_name_of_a_folder_becomes_a_name_that_triton_takes(lab: Lab, tmp_path: Path) -> None:

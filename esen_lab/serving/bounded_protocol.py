@@ -1,0 +1,143 @@
+"""uvicorn's protocol of one connection, with the bounds that neither it nor its parser sets."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from esen_lab.serving.connection import CONNECTION, Connection, JoinedWrites
+
+MOST_HEADER_BYTES = 1 << 16
+"""Of a request's address and headers, without which a client could fill the memory before anybody looks at them."""
+
+
+def bounded(read_timeout_s: float, max_connections: int) -> type[BoundedProtocol]:
+    """The protocol with these bounds, for a server of uvicorn's."""
+    found = {"read_timeout_s": read_timeout_s, "max_connections": max_connections}
+    return type(BoundedProtocol.__name__, (BoundedProtocol,), found)
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """One connection: its headers come within a time and a size, it can be cut, and it says when its client left.
+
+    What the application is told in a scope is in `connection.py`.
+
+    Attributes:
+        read_timeout_s: How long headers may take.
+        max_connections: How many there may be; a request of one more is told so.
+    """
+
+    read_timeout_s = 30.0
+    max_connections = 512
+
+    _waiting: asyncio.TimerHandle | None = None
+    _in_headers = False
+    _header_bytes = 0  # of this request, as far as they were parsed
+    _steps = 0  # what the parser came to
+    _pending_bytes = 0  # since the last of these
+    _left: Callable[[], object] | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """A client is there: its headers are waited for."""
+        super().connection_made(transport)
+        # Else the second part of a response waits 40 ms for the first one's acknowledgement. asyncio does so itself
+        # only for sockets that were made with the protocol's number.
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.transport = JoinedWrites(transport)  # type: ignore[assignment]
+        self._wait_for_headers()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It is gone: whoever asked to be told is."""
+        self._headers_came()
+        super().connection_lost(exc)
+        left, self._left = self._left, None
+        if left is not None:
+            left()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse, and cut who sends without an end."""
+        steps = self._steps
+        super().data_received(data)
+        # The parser keeps a header, a trailer or a chunk's extension of any length until it has all of it.
+        self._pending_bytes = self._pending_bytes + len(data) if self._steps == steps else 0
+        if self._pending_bytes > MOST_HEADER_BYTES and not self.transport.is_closing():
+            self.send_400_response("")
+        elif self._in_headers:  # they are rarely still to come: a timer for each request is dear
+            self._wait_for_headers()
+
+    def on_message_begin(self) -> None:
+        """Of the parser."""
+        super().on_message_begin()
+        self._steps += 1
+        self._in_headers, self._header_bytes = True, 0
+        self.scope[CONNECTION] = Connection(  # type: ignore[literal-required]
+            self.transport, self._tell_when_left, crowded=len(self.connections) > self.max_connections
+        )
+
+    def on_url(self, url: bytes) -> None:
+        """Of the parser."""
+        self._count(url)
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Of the parser."""
+        self._count(name, value)
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Of the parser."""
+        self._steps += 1
+        self._in_headers = False
+        self._headers_came()
+        super().on_headers_complete()
+        if self.parser.should_upgrade():
+            self.scope[CONNECTION].upgrades = True  # type: ignore[literal-required]
+            self.cycle.keep_alive = False  # nothing that follows would be parsed
+
+    def on_body(self, body: bytes) -> None:
+        """Of the parser."""
+        self._steps += 1
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Of the parser: all of the request is there."""
+        self._steps += 1
+        self.scope[CONNECTION].whole = True  # type: ignore[literal-required]
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """As uvicorn, but in JSON like every other refusal."""
+        status, told = b"400 Bad Request", msg
+        if max(self._header_bytes, self._pending_bytes) > MOST_HEADER_BYTES:
+            status, told = b"431 Request Header Fields Too Large", f"Headers have {MOST_HEADER_BYTES} bytes at most"
+        body = msgspec.json.encode({"error": told})
+        self.transport.write(
+            b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b"
+            % (status, len(body), body)
+        )
+        self.transport.close()
+
+    def _tell_when_left(self, call: Callable[[], object] | None) -> None:
+        if call is not None and (self.cycle is None or self.cycle.disconnected):
+            call()
+        else:
+            self._left = call
+
+    def _count(self, *parts: bytes) -> None:
+        self._header_bytes += sum(map(len, parts))
+        if self._header_bytes > MOST_HEADER_BYTES:
+            raise ValueError("too many bytes of headers")  # the parser's to pass on: see `send_400_response`
+
+    def _wait_for_headers(self) -> None:
+        if self._waiting is None:
+            self._waiting = self.loop.call_later(self.read_timeout_s, self.transport.abort)
+
+    def _headers_came(self) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None

@@ -1,0 +1,81 @@
+"""What the application may know of a request's connection, and ask of it: beyond ASGI, and cheaper than by it.
+
+Per request, ASGI takes a task that waits for the client's leaving, a timer for a body that is there already, and two
+calls of the system for one small response. A scope has a `Connection` at `CONNECTION` instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+CONNECTION = "esen_lab.connection"
+"""Where it is in a scope."""
+
+
+@dataclass(slots=True)
+class Connection:
+    """Of one request.
+
+    Attributes:
+        transport: What is written to.
+        tell_when_left: Has something called when the client leaves, at once where it has; None: nothing any more.
+        crowded: Whether there are more connections than there may be.
+        whole: Whether all of the request has come.
+        upgrades: Whether it asks for another protocol: the parser takes what follows for that, and reads no body.
+    """
+
+    transport: Any
+    tell_when_left: Callable[[Callable[[], object] | None], None]
+    crowded: bool = False
+    whole: bool = False
+    upgrades: bool = False
+
+    def abort(self) -> None:
+        """End it at once, whatever is still to be sent."""
+        self.transport.abort()
+
+    def join_next(self) -> None:
+        """What is written next is sent with what is written after it."""
+        self.transport.join_next()
+
+
+class JoinedWrites:
+    """A transport that can send two things that are written as one.
+
+    Args:
+        transport: asyncio's.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._joins = False
+        self._held = b""
+        self.is_closing = transport.is_closing
+        self.get_extra_info = transport.get_extra_info
+        self.abort = transport.abort
+
+    def join_next(self) -> None:
+        """See `Connection`."""
+        self._joins = True
+
+    def write(self, data: bytes) -> None:
+        """Send it, or keep it for the next."""
+        if self._joins:
+            self._joins, self._held = False, data
+            return
+        held, self._held = self._held, b""
+        self._transport.write(held + data if held else data)
+
+    def close(self) -> None:
+        """Send what is kept, and close."""
+        held, self._held = self._held, b""
+        if held:
+            self._transport.write(held)
+        self._transport.close()
+
+    def __getattr__(self, name: str) -> Any:
+        """Whatever else is asked of a transport."""
+        return getattr(self._transport, name)
