@@ -271,7 +271,7 @@ class _NodeGroups:
                 self._settle(group)
 
     def _none_helps(self, size: int) -> bool:
-        """Whether no group of so many nodes or more beats its nodes apart: a call takes as long as any sub-model alone."""
+        """Whether no group of so many nodes or more beats its nodes apart: a call takes as long as a sub-model."""
         alone = [self.rates.get(group, 0.0) for group in _of_size(1, self.all)]
         return size * min(alone) >= 1 / AreaBound(self.problem).critical_s
 
