@@ -30,7 +30,7 @@ def a_cluster(members: int, nodes: int, seed: int) -> tuple[list[DeviceTables], 
     """Nodes, and how many bytes each sub-model answers with."""
     random = np.random.default_rng([members, seed])
     names = [f"m{i}" for i in range(members)]
-    work_s = np.exp(random.uniform(np.log(0.05), np.log(0.5), members))
+    work_s = np.exp(random.uniform(np.log(0.02), np.log(1.0), members))
     serial = random.uniform(0.01, 0.2, members)
     scales_to = random.uniform(2, 32, members)
     kinds = []
