@@ -91,10 +91,10 @@ def main() -> None:
         cluster, output_bytes = a_cluster(members, nodes, 0)
         begun_s = time.perf_counter()
         most = replicate(cluster, output_bytes=output_bytes)
-        took_s = time.perf_counter() - begun_s
+        both_s = time.perf_counter() - begun_s
         half = replicate(cluster, rate_per_s=most.calls_per_s / 2, busy=1.0, output_bytes=output_bytes)
         print(
-            f"| {members} x {nodes} | {len(most.replicas)} on {most.nodes} nodes | {most.evaluations} | {took_s:.2f} | "
+            f"| {members} x {nodes} | {len(most.replicas)} on {most.nodes} nodes | {most.evaluations} | {both_s:.2f} | "
             f"{most.gap:.2%}{', proven' if most.proven else ''} | {half.nodes}, at least {half.least_nodes} |",
             flush=True,
         )

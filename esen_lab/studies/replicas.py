@@ -4,10 +4,12 @@ A replica has a node for itself, or a group of nodes with the best placement ove
 another: 1 / JCT calls a second. So groups of nodes are to be chosen, disjoint, of which the sum of 1 / JCT is largest;
 nodes of a kind are equal, so a group is a number of nodes of each kind (docs/nodes.md).
 
-A group is worth placing only where its nodes do more together than apart: where areas rule that out (`bound.py`), it is
-left out. With few nodes every other group is placed, and the best division into groups is found by going through all;
-what is found is then proven as far as the placements are. With many, the most promising groups are placed until the
-time is up, and a bound on any replicas is told:
+A group is worth placing only where its nodes may do more together than apart: where areas rule that out (`bound.py`),
+it is left out, and so are all groups of so many nodes that a call would have to take less than its longest sub-model.
+Groups are placed, small ones first and of these the most promising, until the time is up; of the others, areas say what
+they do at the most. If no group answers more than q times what is known of it and its parts, no division answers more
+than q times the best one that is known, which is found by going through all numbers of nodes. Another bound needs no
+groups:
 
     Each call takes each sub-model once, on a node of kind k at least min_u u t_k[i, u] + U_k (o_k[i] + f_k / n) of its
     unit-seconds (a node's share of f_k is at least 1 / n for each sub-model it has), and there are m_k U_k a second. So
@@ -21,6 +23,7 @@ import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import comb, prod
 from typing import Any
 
@@ -40,14 +43,10 @@ from esen_lab.studies.placement import DevicePlacement, DeviceTables, placement_
 
 BUSY = 0.8
 """How busy replicas may be, where a rate is asked for and nobody says otherwise."""
-_ALL_GROUPS = 300
-"""With so many groups at most, all are looked at."""
 _ALL_DIVISIONS = 1_000_000
 """With so many numbers of nodes left over at most, the best division is found by going through all."""
-_MANY_NODES = 3
-"""With more groups than that, those of up to so many nodes are looked at."""
 _MANY_GROUPS = 500
-"""And of no more nodes than give so many groups: with dozens of unlike nodes, each has a replica for itself."""
+"""Groups of no more nodes than give so many are looked at: with dozens of unlike nodes, each has its own replica."""
 Counts = tuple[int, ...]
 """A group: how many nodes of each kind."""
 
@@ -185,7 +184,7 @@ def replicate(
     if needed_per_s is None:
         gap = bound_per_s / calls_per_s - 1
     else:
-        least = used if search.complete else search.least_nodes(needed_per_s)
+        least = min(used, search.least_nodes(needed_per_s))
         gap = used / least - 1
     return Replication(
         replicas=replicas,
@@ -253,8 +252,8 @@ class _NodeGroups:
         self.placed: dict[Counts, DevicePlacement] = {}
         self.rates: dict[Counts, float] = {}
         """Of groups that do more together than apart."""
-        self.complete = False
-        """Whether no other group does, for certain."""
+        self.above = 1.0
+        """No group answers more than so many times what is known of it and its parts."""
         self.evaluations = 0
         self._apart: dict[Counts, tuple[float, tuple[Counts, ...]]] = {}
 
@@ -262,46 +261,56 @@ class _NodeGroups:
 
     def run(self) -> None:
         """Place groups, small ones first."""
-        most = min(sum(self.all), len(self.problem.names))
-        several = prod(count + 1 for count in self.all) > _ALL_GROUPS
-        sure = True
-        for size in range(1, (min(most, _MANY_NODES) if several else most) + 1):
-            if several and size > 1 and comb(len(self.all) + size - 1, size) > _MANY_GROUPS:
-                break
-            groups = list(_of_size(size, self.all))
-            if size > 1 and several:
-                groups = self._by_promise(groups)
-            for group in groups:
-                if size > 1 and time.perf_counter() > self._ends_s:
-                    sure = False
-                    break
-                sure &= self._settled(group)
-        self.complete = sure and not several
+        for size in range(1, min(sum(self.all), len(self.problem.names)) + 1):
+            if size > 1 and self._none_helps(size):
+                return
+            if size > 1 and comb(len(self.all) + size - 1, size) > _MANY_GROUPS:
+                self.above = float("inf")
+                return
+            for group in self._by_promise(list(_of_size(size, self.all))):
+                self._settle(group)
 
-    def _by_promise(self, groups: Sequence[Counts]) -> list[Counts]:
-        """Groups that may do more together, those first of which areas promise most."""
-        promises = {group: self._most_per_s(group) / max(self._divided(group)[0], 1e-300) for group in groups}
-        return sorted((group for group in groups if promises[group] > 1), key=lambda group: -promises[group])
+    def _none_helps(self, size: int) -> bool:
+        """Whether no group of so many nodes or more beats its nodes apart: a call takes as long as a sub-model."""
+        alone = [self.rates.get(group, 0.0) for group in _of_size(1, self.all)]
+        return size * min(alone) >= 1 / AreaBound(self.problem).critical_s
 
-    def _settled(self, group: Counts) -> bool:
-        """Place a group, unless it cannot do more than its parts; whether it is now known whether it does."""
+    def _by_promise(self, groups: list[Counts]) -> list[Counts]:
+        """Those first of which areas promise most."""
+        if len(groups) > 1 and sum(groups[0]) > 1:
+            groups.sort(key=lambda group: -self._most_per_s(group) / max(self._divided(group)[0], 1e-300))
+        return groups
+
+    def _settle(self, group: Counts) -> None:
+        """Find out what a group does more than its parts, or at the most; place it unless it does no more."""
         apart_per_s, _ = self._divided(group)
         problem = self.problem.some(group)
-        if apart_per_s and AreaBound(problem).rules_out((1 - EXACTLY) / apart_per_s):
-            return True
+        area = AreaBound(problem)
+        if apart_per_s and area.rules_out((1 - EXACTLY) / apart_per_s):
+            return
+        if sum(group) > 1 and time.perf_counter() > self._ends_s:
+            bound_s = area.within(1 / apart_per_s) if apart_per_s else area.critical_s
+        else:
+            bound_s = self._place(group, problem)
+        best_per_s, most_per_s = self._divided(group)[0], self._rate(bound_s)
+        if most_per_s > best_per_s * (1 + 2 * EXACTLY):
+            self.above = max(self.above, most_per_s / best_per_s if best_per_s else float("inf"))
+
+    def _place(self, group: Counts, problem: NodeProblem) -> float:
+        """Place a group, and keep it if it does more together than apart; the bound of its JCT, in seconds."""
         self.evaluations += 1
         left_s = max(0.3, self._ends_s - time.perf_counter())
         names = [str(node) for node in range(problem.count)]
         try:
             found = placement_of(problem, self._plans, names, time_limit_s=min(1.0, left_s))
-        except InfeasibleError:  # no lanes of these nodes can have every sub-model
-            return len(self.problem.names) <= MOST_EXACT
+        except InfeasibleError:  # no lanes of these nodes can have every sub-model; beyond, none were found
+            return float("inf") if len(self.problem.names) <= MOST_EXACT else AreaBound(problem).critical_s
         self.placed[group] = found
         rate = self._rate(found.jct_s)
-        if rate > apart_per_s * (1 + EXACTLY):
+        if rate > self._divided(group)[0] * (1 + EXACTLY):
             self.rates[group] = rate
             self._apart.clear()
-        return self._rate(found.bound_s) <= max(rate, apart_per_s) * (1 + 2 * EXACTLY)
+        return found.bound_s
 
     def _rate(self, jct_s: float) -> float:
         """Calls a second of a replica that takes so long for one; 0 where that is too long."""
@@ -322,19 +331,23 @@ class _NodeGroups:
 
     # --- divisions ------------------------------------------------------------------------------------------------
 
+    @property
+    def _few(self) -> bool:
+        return prod(count + 1 for count in self.all) <= _ALL_DIVISIONS
+
+    @cached_property
+    def _divisions(self) -> _Divisions:
+        return _Divisions(self.all, self.rates)
+
     def most(self) -> tuple[Counts, ...]:
         """The division of all nodes that answers most."""
-        if prod(count + 1 for count in self.all) > _ALL_DIVISIONS:
-            return self._greedy(float("inf"))
-        best = _Divisions(self.all, self.rates)
-        return best.groups(self.all)
+        return self._divisions.groups(self.all) if self._few else self._greedy(float("inf"))
 
     def fewest(self, needed_per_s: float) -> tuple[Counts, ...]:
         """The division of as few nodes as possible that answers so much; of all nodes where none does."""
-        if prod(count + 1 for count in self.all) > _ALL_DIVISIONS:
+        if not self._few:
             return self._greedy(needed_per_s)
-        best = _Divisions(self.all, self.rates)
-        return best.groups(best.fewest(needed_per_s))
+        return self._divisions.groups(self._divisions.fewest(needed_per_s))
 
     def _greedy(self, needed_per_s: float) -> tuple[Counts, ...]:
         """Groups by what they answer per node, until it is enough."""
@@ -349,9 +362,9 @@ class _NodeGroups:
     # --- bounds ---------------------------------------------------------------------------------------------------
 
     def bound_per_s(self) -> float:
-        """No replicas answer more calls a second."""
+        """No replicas answer more calls a second: by areas, and by what groups do at the most."""
         by_area = self._most_per_s(self.all)
-        return min(by_area, sum(self.rates[group] for group in self.most())) if self.complete else by_area
+        return min(by_area, self.above * float(self._divisions.per_s[self.all])) if self._few else by_area
 
     def _loads(self, group: Counts) -> tuple[Array, Array]:
         """Unit-seconds of each sub-model in a call, by kind, as parts of those of a node in a second; and the nodes."""
@@ -369,7 +382,14 @@ class _NodeGroups:
         return 1 / load
 
     def least_nodes(self, needed_per_s: float) -> int:
-        """No fewer nodes answer so much: what each can add to a call at the most, by the weights of the bound."""
+        """No fewer nodes answer so much: by areas, and by what groups do at the most."""
+        by_area = self._least_by_area(needed_per_s)
+        if not self._few or self.above == float("inf"):
+            return by_area
+        return max(by_area, sum(self._divisions.fewest(needed_per_s / self.above)))
+
+    def _least_by_area(self, needed_per_s: float) -> int:
+        """What each node can add to a call at the most, by the weights of the bound."""
         loads, nodes = self._loads(self.all)
         load, weights = least_load(loads / nodes[:, None], np.ones(len(nodes)) / len(nodes))
         each = sorted(((w / m / load, int(m)) for w, m in zip(weights, nodes, strict=True)), reverse=True)

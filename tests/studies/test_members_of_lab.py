@@ -235,6 +235,7 @@ def test_replicas_have_plans_of_their_own(make: Callable[..., Lab]) -> None:
         plan = lab.studies.plan_of(one.placement)
         assert set(plan.devices) == set(one.nodes)
         assert sorted(plan.names) == sorted(lab.ensemble.names)
+        assert plan.jct_s is not None
         assert one.calls_per_s == pytest.approx(1 / plan.jct_s)
     one_per_s = found.calls_per_s / 3
     held = lab.studies.replicate(3, rate_per_s=0.5 * one_per_s, busy=0.9)
