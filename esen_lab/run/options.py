@@ -81,8 +81,8 @@ class RunOptions:
                 raise UsageError("A deadline is a number of seconds above 0", given=self.deadline_s)
             object.__setattr__(self, "deadline_s", float(self.deadline_s))
         if self.at_least is not None:
-            given: object = self.at_least
-            if not isinstance(given, numbers.Integral) or isinstance(given, bool) or given < 1:
+            given: Any = self.at_least
+            if isinstance(given, bool) or not isinstance(given, numbers.Integral) or given < 1:
                 raise UsageError("The option at_least is a whole number of members above 0", given=self.at_least)
             object.__setattr__(self, "at_least", int(self.at_least))
 

@@ -76,7 +76,8 @@ def prepare(
     Returns:
         Those that were run, at least the first: joined batches are to be no larger than the last of them.
     """
-    began_s, done = clock(), []
+    began_s = clock()
+    done: list[int] = []
     for size in sizes:
         if done and clock() - began_s > limit_s:
             log.warning("engines were prepared for smaller batches only", extra={"largest": done[-1]})

@@ -83,6 +83,7 @@ def test_texts_for_people() -> None:
     assert mark_text("profile", "end") == "profile ends"
     assert mark_text("plan", "") == "plan"
     assert reading_text(41.7, "%") == "42 %"
+    assert reading_text(0.42, "/s") == "0.4 /s"
 
 
 # --- whose line it is -------------------------------------------------------------------------------------------------
@@ -141,5 +142,3 @@ def test_a_label_in_the_hover_is_text_whatever_it_holds() -> None:
     tooltip = next(found for found in re.findall(r'"tooltips": "(.*?[^\\])"', document))
     assert "<img" not in tooltip
     assert re.findall(r"[@$][\w{]+", tooltip) == ["@t{", "@{k"]  # the time, and the channel's own value
-
-    assert reading_text(0.42, "/s") == "0.4 /s"

@@ -29,6 +29,7 @@ from esen_lab.export.triton.programs import MARK, LaneCores, combine_program, la
 from esen_lab.export.triton.readme import readme
 from esen_lab.export.trust import content_digest, remember
 from esen_lab.files import read_head, write_folder
+from esen_lab.planner.fits import check_runnable
 from esen_lab.planner.plan import Plan
 
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
@@ -146,7 +147,7 @@ def model_files(
 
 
 def _check_plan(plan: Plan) -> None:
-    plan.check_runnable()
+    check_runnable(plan)
     if plan.device.get("kind", "cpu") != "cpu":
         raise UsageError(
             "A repository for Triton is of a plan for a CPU, whose lanes get cores by host policies",
