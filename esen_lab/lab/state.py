@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from esen_lab.cluster import NodeReach, PlanOnNodes
 from esen_lab.cost_model import CostModel, Quantile
 from esen_lab.devices import Device
 from esen_lab.ensemble import Ensemble
@@ -57,6 +58,8 @@ class LabState:
         planned_cascade: The last cascade that was planned, with what moves its thresholds.
         thresholds: The editor of those, once somebody has asked for it.
         server: What serves its plan.
+        reach: The way to the nodes of the cluster that is connected.
+        on_nodes: What runs there.
         validated: What every member answered on the validation data that was last asked about, with its labels.
     """
 
@@ -85,6 +88,8 @@ class LabState:
     thresholds: ThresholdEditor | None = None
     server: Server | None = None
     validated: Validated | None = None
+    reach: NodeReach | None = None
+    on_nodes: PlanOnNodes | None = None
 
     # --- what follows from it ------------------------------------------------------------------------------------
 
@@ -113,6 +118,10 @@ class LabState:
         """The warm lanes, where they are whole."""
         return None if self.executor is None or self.executor.broken else self.executor
 
+    def runs_on_nodes(self, plan: Plan | None) -> bool:
+        """Whether a plan is one for the nodes of the cluster that is connected."""
+        return self.reach is not None and plan is not None and bool(plan.devices)
+
     @property
     def profiling(self) -> bool:
         """Whether something is being measured."""
@@ -140,6 +149,7 @@ class LabState:
             plan=self.plan,
             waiting=waiting,
             running=self.warm is not None,
+            nodes=() if self.on_nodes is None else tuple(self.on_nodes.told),
             next_step=self.next_step,
         )
 

@@ -12,7 +12,8 @@ from esen_lab.errors import UsageError
 from esen_lab.lab.plan_checks import differences, members_run_by
 from esen_lab.lab.precision import as_checked
 from esen_lab.lab.runtime import Runtime
-from esen_lab.lab.stages.run import ready_lanes
+from esen_lab.lab.stages.nodes import check_plan
+from esen_lab.lab.stages.run import get_ready
 from esen_lab.lab.state import LabState
 from esen_lab.planner import SearchJob
 from esen_lab.planner.fits import check_fits
@@ -44,7 +45,7 @@ def with_plan(state: LabState, plan: Plan, improving: SearchJob[Plan] | None = N
     Raises:
         UsageError: It covers other sub-models, or needs a larger device.
     """
-    check_fits(plan, state.ensemble, state.device)
+    check_plan(state, plan)
     plan = as_checked(state, plan)
     running, previous = state.warm, state.previous_plan
     # Not where lanes run without a plan, or by one that another has replaced before it ran.
@@ -55,13 +56,13 @@ def with_plan(state: LabState, plan: Plan, improving: SearchJob[Plan] | None = N
 
 def apply(runtime: Runtime, plan: Plan) -> None:
     """See `Lab.apply`."""
-    check_fits(plan, runtime.state.ensemble, runtime.state.device)
+    check_plan(runtime.state, plan)
     with runtime.turns.turn("a plan that is put in force"):
         before = runtime.state.plan
         put_in_force(runtime, plan)
         after = runtime.state.plan
         try:
-            ready_lanes(runtime)
+            get_ready(runtime)
         except BaseException:
             runtime.change(lambda state: replace(state, plan=before) if state.plan is after else state)
             raise
@@ -71,7 +72,7 @@ def load(runtime: Runtime, path: str | os.PathLike[str]) -> Plan:
     """See `Lab.load`."""
     plan = Plan.load(path)
     state = runtime.state
-    check_fits(plan, state.ensemble, state.device)
+    check_plan(state, plan)
     here = differences(plan, state.ensemble, state.device)
     plan = replace(plan, notes=(*plan.notes, *(news for news in here if news not in plan.notes)))
     put_in_force(runtime, plan)

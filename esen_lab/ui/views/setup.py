@@ -32,6 +32,7 @@ def status(record: Any) -> View:
             ("plan", "" if record.plan is None else record.plan.describe()),
             ("predicted JCT", "" if record.plan is None else record.plan.predicted_text()),
             ("lanes", "warm" if record.running else ""),
+            ("nodes", "; ".join(record.nodes)),
             ("calls that wait for their turn", str(record.waiting) if record.waiting else ""),
         )
     ]
