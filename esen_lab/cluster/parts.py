@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from esen_lab.cluster.orders import NodeBundle
 from esen_lab.ensemble import Ensemble, make_combine
 from esen_lab.errors import UsageError
-from esen_lab.export.bundle_files import bundle_files
 from esen_lab.planner.plan import Plan
 from esen_lab.planner.steps import members_of
 
@@ -43,6 +42,8 @@ class NodePart:
         Raises:
             UsageError: A sub-model cannot be saved, so that no other machine could have it.
         """
+        from esen_lab.export.bundle_files import bundle_files
+
         own = replace(ensemble.only(self.members), combine=make_combine("mean"))  # each answers for itself
         files = bundle_files(self.plan, own)
         digest = hashlib.blake2b(digest_size=16)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from esen_lab.cluster.node_answers import NodeAnswers
@@ -24,10 +24,9 @@ from esen_lab.cluster.parts import NodePart, parts_of
 from esen_lab.common.trees import Tree
 from esen_lab.ensemble import Ensemble
 from esen_lab.ensemble.chance import draw_seed
-from esen_lab.errors import DeadlineMissed, DeviceError, EsenError, UsageError
+from esen_lab.errors import DeadlineMissed, DeviceError, EsenError, UsageError, WorkerDied
 from esen_lab.planner.plan import Plan
 from esen_lab.run import Answered, Deadline, Run, RunOptions, RunReport
-from esen_lab.run.options import check_rule
 from esen_lab.run.report import LaneReport, NodeReport, Span
 from esen_lab.run.uncertainty import uncertain
 
@@ -38,7 +37,7 @@ _MOST_OF_IT = 0.5  # of the time to a deadline is kept for the way back and for 
 _LEAST_S = 0.002
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class _Node:
     """One node of the plan, and what is known of it."""
 
@@ -51,7 +50,6 @@ class _Node:
     loaded: NodeLoaded | None = None
     gone: str = ""
     network_s: float = 0.0
-    calls: dict[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -285,9 +283,7 @@ class PlanOnNodes:
         return _CallOfNodes(self, x, deadline, options, due, settings or NodeSettings()).run()
 
     def _check(self, options: RunOptions) -> None:
-        if options.partial:
-            check_rule(self.ensemble.combine)
-            options.check(self.ensemble, self.plan.names, self.keeping)
+        options.check(self.ensemble, self.plan.names, self.keeping)
         if options.stop_early is not None:
             raise UsageError(
                 "Answers that end early are those of one machine: nodes answer with all of their members at once",
@@ -407,8 +403,9 @@ class _CallOfNodes:
         if self._due is not None:
             due_s = self._due.at_s - min(self._kept_s(), self._due.allowed_s * _MOST_OF_IT)
         while self._calls:
-            left_s = min(_SLICE_S, self._deadline.left_s, max(0.0, due_s - time.monotonic()))
-            done = self._reach.wait(list(self._calls.values()), 0.001 if self._answers.late else left_s)
+            due_in_s = math.inf if self._answers.late else max(0.0, due_s - time.monotonic())
+            left_s = min(_SLICE_S, self._deadline.left_s, due_in_s)
+            done = self._reach.wait(list(self._calls.values()), left_s)
             for name in [name for name, call in self._calls.items() if any(call is one for one in done)]:
                 self._take(self._nodes[name])
             if not done and left_s == _SLICE_S:
@@ -430,10 +427,9 @@ class _CallOfNodes:
         Raises:
             DeadlineMissed: Too few are done, and that is an error.
         """
-        assert self._options is not None
         if len(self._answers.done) >= self._enough:
             return True
-        if self._options.otherwise == "error":
+        if self._options is not None and self._options.otherwise == "error":
             raise self._missed()
         self._answers.late = True
         return False
@@ -446,7 +442,8 @@ class _CallOfNodes:
             self._owner._note_loss(node, problem)
             self._failed(node, self._owner._lost(node, str(problem)), str(problem))
             return
-        node.loading = None
+        if node.loading is not None and not answer.other:  # it has started again, and said with what before it ran
+            self._owner._take_loaded(node)
         if answer.other:
             self._load_and_send(node)
         elif answer.problem is not None:
@@ -580,8 +577,6 @@ class _CallOfNodes:
 
 def _told_by(node: _Node, problem: EsenError) -> EsenError:
     """An error from a node, which says so; what a lane's death is on one machine is the node's here."""
-    from esen_lab.errors import WorkerDied
-
     if isinstance(problem, WorkerDied):
         made: EsenError = DeviceError(
             f"The lanes of {node.who} answer",

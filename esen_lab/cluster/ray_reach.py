@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from esen_lab.cluster.node_worker import NodeWorker
 from esen_lab.cluster.nodes import ClusterNode, NodeLost, deal_cores
 from esen_lab.errors import DeviceError, UsageError, first_line
 
@@ -78,20 +77,28 @@ class RayReach:
         runtime_env: Mapping[str, Any] | None = None,
         devices: Mapping[str, str] | None = None,
     ) -> None:
-        ray = _ray()
-        self._ours = not ray.is_initialized()  # else the user has connected, and stays so
-        if self._ours:
-            try:
-                ray.init(address=address, log_to_driver=False, namespace=_OURS, configure_logging=False)
-            except Exception as problem:  # Ray raises many kinds
-                raise DeviceError(
-                    "A cluster of Ray is there", given=f"{address!r}: {first_line(problem)}", hint=_CONNECT
-                ) from problem
-        self._ray = ray
+        self._asked = address
+        self._module = _ray()
+        self._ours = False
         self._env = dict(runtime_env or {})
         self._devices = dict(devices or {})
+        ray = self._ray
         self.address = str(ray.get_runtime_context().gcs_address)
         self.dashboard = _dashboard(ray)
+
+    @property
+    def _ray(self) -> Any:
+        """Ray, connected: again, where the lab was closed meanwhile."""
+        ray = self._module
+        if not ray.is_initialized():  # else the user has connected, and stays so
+            try:
+                ray.init(address=self._asked, log_to_driver=False, namespace=_OURS, configure_logging=False)
+            except Exception as problem:  # Ray raises many kinds
+                raise DeviceError(
+                    "A cluster of Ray is there", given=f"{self._asked!r}: {first_line(problem)}", hint=_CONNECT
+                ) from problem
+            self._ours = True
+        return ray
 
     # --- nodes ---------------------------------------------------------------------------------------------------
 
@@ -134,6 +141,8 @@ class RayReach:
         """See `NodeReach.start`."""
         from ray.util.placement_group import placement_group
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+        from esen_lab.cluster.node_worker import NodeWorker
 
         device = self._devices.get(node.name, "cpu")
         resources: dict[str, float] = {"CPU": lane_units}
@@ -185,7 +194,7 @@ class RayReach:
         """See `NodeReach.close`: a connection that was there before stays."""
         if self._ours:
             self._ours = False
-            self._ray.shutdown()
+            self._module.shutdown()
 
 
 def _ray() -> Any:

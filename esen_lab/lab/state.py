@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from esen_lab.cluster import NodeReach, PlanOnNodes
 from esen_lab.cost_model import CostModel, Quantile
 from esen_lab.devices import Device
 from esen_lab.ensemble import Ensemble
@@ -26,6 +25,7 @@ from esen_lab.studies.front import ParetoFront
 from esen_lab.studies.thresholds import PlannedCascade, ThresholdEditor
 
 if TYPE_CHECKING:
+    from esen_lab.cluster import NodeReach, PlanOnNodes
     from esen_lab.serving.server import Server
 
 

@@ -25,6 +25,7 @@ from esen_lab.run.lane_steps import steps_of
 if TYPE_CHECKING:
     from esen_lab.ensemble import Ensemble
     from esen_lab.export import Exported, Graph
+    from esen_lab.export.ray_serve import RayServeApplication
     from esen_lab.export.triton import TritonRepository
 
 
@@ -81,7 +82,7 @@ def load(runtime: Runtime, path: str | os.PathLike[str]) -> Plan:
 
 def export_as(
     runtime: Runtime, path: str | os.PathLike[str], plan: Plan | None, form: str
-) -> Exported | TritonRepository:
+) -> Exported | TritonRepository | RayServeApplication:
     """See `Lab.export`."""
     if form not in _FORMS:
         raise UsageError(f"A plan is exported as {' or '.join(map(repr, _FORMS))}", given=repr(form))
@@ -114,9 +115,18 @@ def export_triton(runtime: Runtime, folder: str | os.PathLike[str], plan: Plan |
     )
 
 
-_FORMS: Mapping[str, Callable[[Runtime, str | os.PathLike[str], Plan | None], Exported | TritonRepository]] = {
+def export_ray_serve(runtime: Runtime, folder: str | os.PathLike[str], plan: Plan | None) -> RayServeApplication:
+    """See `Lab.export`, form "ray-serve"."""
+    from esen_lab.export.ray_serve import export_ray_serve as write
+
+    plan, ensemble, graphs = _to_export(runtime, plan)
+    return write(plan, ensemble, folder, graphs=graphs)
+
+
+_FORMS: Mapping[str, Callable[[Runtime, str | os.PathLike[str], Plan | None], Exported | TritonRepository | RayServeApplication]] = {
     "script": export,
     "triton": export_triton,
+    "ray-serve": export_ray_serve,
 }
 
 

@@ -42,6 +42,30 @@ def status(record: Any) -> View:
     return View(title=title, blocks=tuple(blocks), notes=(*record.device_notes, f"Next: {in_words(record.next_step)}"))
 
 
+def cluster(record: Any) -> View:
+    """A `ClusterStatus`."""
+    rows = tuple(
+        (
+            node.name,
+            node.host,
+            str(node.units),
+            str(node.gpus or "-"),
+            format_bytes(node.memory_bytes),
+            node.state,
+            ", ".join(node.members) or "-",
+        )
+        for node in record.nodes
+    )
+    columns = ("node", "machine", "cores", "GPUs", "memory", "state", "sub-models")
+    own = tuple(f"{node.name}: {note}" for node in record.nodes for note in node.notes)
+    dashboard = (f"Ray's dashboard: {record.dashboard}",) if record.dashboard else ()
+    return View(
+        title=f"Cluster of {format_units(len(rows), 'node')} at {record.address}",
+        blocks=(Table(columns=columns, rows=rows, numbers=("cores", "GPUs", "memory"), wide=("machine",)),),
+        notes=(*record.notes, *own, *dashboard),
+    )
+
+
 def device(identity: Mapping[str, Any], notes: Sequence[str], inside: Sequence[tuple[str, str]] = ()) -> View:
     """A device's identity as plain data, what limits shares on it, and what it looks like inside."""
     details = tuple((str(key).replace("_", " "), str(value)) for key, value in identity.get("details", {}).items())
