@@ -22,7 +22,9 @@ from esen_lab.devices import Device, open_device
 from esen_lab.ensemble import Combine, Ensemble
 from esen_lab.errors import DeadlineMissed, EsenError, UsageError
 from esen_lab.export import open_bundle
+from esen_lab.export.bundle import Bundle
 from esen_lab.lanes.settings import take_over
+from esen_lab.profiler import Profile, ProfileStore, start_profile
 from esen_lab.run import Executor, ForkServer, Missing, Run
 
 
@@ -121,9 +123,7 @@ class NodeWorker:
         self._fork_server = fork_server
         folder = Path(tempfile.mkdtemp(prefix="esen_lab-node-"))
         try:
-            for name, content in self._bundle.files.items():
-                (folder / name).write_bytes(content)
-            found = open_bundle(folder, trust=True)  # whoever may start an actor here may run anything here
+            found = _opened(self._bundle, folder / "bundle")
             fork_server.look_at_session()
             ensemble = found.ensemble.with_combine(_PLAIN)
             self._executor = Executor.start(found.plan, ensemble, device, fork_server, graphs=found.graphs)
@@ -168,6 +168,35 @@ class NodeWorker:
         made = executor.run(x, timeout_s=order.timeout_s, seed=order.seed, options=order.options)
         return _answer(made, restarted)
 
+    # --- a profile -----------------------------------------------------------------------------------------------
+
+    def profile(self, bundle: NodeBundle, settings: NodeSettings, asked: Mapping[str, Any]) -> Profile | EsenError:
+        """Measure the bundle's sub-models on this node, as `lab.profile` does on one machine.
+
+        Args:
+            bundle: Its sub-models count, its plan does not.
+            settings: What the session has set.
+            asked: What `start_profile` takes besides.
+
+        Returns:
+            The profile, or why there is none.
+        """
+        folder = Path(tempfile.mkdtemp(prefix="esen_lab-node-"))
+        fork_server = ForkServer()
+        store = ProfileStore(folder / "profile.db")
+        try:
+            take_over(settings.process, settings.thread)
+            self._end_lanes()
+            found = _opened(bundle, folder / "bundle")
+            fork_server.look_at_session()
+            return start_profile(found.ensemble, self._open(), fork_server, store, **asked).result()
+        except EsenError as problem:
+            return problem
+        finally:
+            store.close()
+            fork_server.close()
+            shutil.rmtree(folder, ignore_errors=True)
+
     def close(self) -> None:
         """End the lanes. May be called again."""
         self._end_lanes()
@@ -184,6 +213,13 @@ class NodeWorker:
         finally:
             if server is not None:
                 server.close()
+
+
+def _opened(bundle: NodeBundle, folder: Path) -> Bundle:
+    folder.mkdir()
+    for name, content in bundle.files.items():
+        (folder / name).write_bytes(content)
+    return open_bundle(folder, trust=True)  # whoever may start an actor here may run anything here
 
 
 def _with(ensemble: Ensemble, rule: Combine) -> Ensemble:

@@ -42,15 +42,23 @@ class NodePart:
         Raises:
             UsageError: A sub-model cannot be saved, so that no other machine could have it.
         """
-        from esen_lab.export.bundle_files import bundle_files
+        return bundled(self.plan, ensemble.only(self.members))
 
-        own = replace(ensemble.only(self.members), combine=make_combine("mean"))  # each answers for itself
-        files = bundle_files(self.plan, own)
-        digest = hashlib.blake2b(digest_size=16)
-        for name, content in sorted(files.items()):
-            digest.update(f"{name} {len(content)} ".encode())
-            digest.update(content)
-        return NodeBundle(key=digest.hexdigest(), files=files)
+
+def bundled(plan: Plan, ensemble: Ensemble) -> NodeBundle:
+    """A plan and the members that it runs, ready to be sent; each answers for itself, whatever the combine rule.
+
+    Raises:
+        UsageError: A sub-model cannot be saved, so that no other machine could have it.
+    """
+    from esen_lab.export.bundle_files import bundle_files
+
+    files = bundle_files(plan, ensemble.with_combine(make_combine("mean")))
+    digest = hashlib.blake2b(digest_size=16)
+    for name, content in sorted(files.items()):
+        digest.update(f"{name} {len(content)} ".encode())
+        digest.update(content)
+    return NodeBundle(key=digest.hexdigest(), files=files)
 
 
 def parts_of(plan: Plan, units: Mapping[str, int]) -> tuple[NodePart, ...]:

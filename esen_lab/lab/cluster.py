@@ -11,6 +11,7 @@ from esen_lab.lab.runtime import Runtime
 from esen_lab.lab.stages import nodes
 from esen_lab.lab.stages.plans import put_in_force
 from esen_lab.planner.plan import Plan
+from esen_lab.profiler import Profile
 
 
 class LabCluster:
@@ -53,6 +54,26 @@ class LabCluster:
         """The nodes as they are now, who runs on each, and Ray's dashboard; None where none is connected."""
         state = self._runtime.state
         return None if state.reach is None else nodes.the_status(state.reach, state.on_nodes)
+
+    def profile(
+        self, on_progress: Callable[[int, int, str], object] | None = None, **options: Any
+    ) -> dict[str, Profile]:
+        """Measure the sub-models on one node of each kind: what `lab.studies.place` takes.
+
+        Nodes are alike where they count as many cores and GPUs of one kind. What runs on the nodes for this lab ends.
+
+        Args:
+            on_progress: Called with (kinds that are measured, all, the node that is).
+            **options: As for `esen_lab.profiler.start_profile`: `budget_s`, `shares`, `backends`, ...
+
+        Returns:
+            For each node, by name, the profile of its kind.
+
+        Raises:
+            UsageError: No cluster is connected, or nothing is registered.
+            EsenError: A node could not measure.
+        """
+        return nodes.profile(self._runtime, on_progress, options)
 
     def load(self, on_progress: Callable[[int, int, str], object] | None = None) -> ClusterStatus:
         """Have the plan in force loaded on its nodes; otherwise the first run does it.

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from esen_lab.cluster import ClusterStatus, NodeReach, NodeSettings, PlanOnNodes, check_nodes
+from esen_lab.cluster import ClusterStatus, NodeReach, NodeSettings, PlanOnNodes, check_nodes, profile_kinds
 from esen_lab.errors import UsageError
 from esen_lab.lab.plan_checks import members_run_by
 from esen_lab.lab.runtime import Runtime
@@ -14,6 +14,7 @@ from esen_lab.lab.stages.members import follow_changes
 from esen_lab.lab.state import LabState
 from esen_lab.planner.fits import changed_since, check_fits, check_members
 from esen_lab.planner.plan import Lane, Plan
+from esen_lab.profiler import Profile
 from esen_lab.run import Deadline, Run
 from esen_lab.run.deadline import NEVER
 
@@ -103,6 +104,28 @@ def run_once(runtime: Runtime, call: RunCall) -> tuple[Run, tuple[str, ...]]:
     own = NodeSettings(process=settings.process, thread=settings.thread)
     made = on_nodes.run(call.x, deadline=call.deadline, options=call.options, due=call.due, settings=own)
     return made, notes
+
+
+def profile(runtime: Runtime, on_progress: Progress | None, asked: Mapping[str, Any]) -> dict[str, Profile]:
+    """See `LabCluster.profile`."""
+    state = runtime.state
+    state.need_submodels("profile")
+    if state.reach is None:
+        raise UsageError("Nodes are measured once they are reached", given="no cluster", hint="lab.cluster.connect()")
+    settings = runtime.fork_server.look_at_session()
+    own = NodeSettings(process=settings.process, thread=settings.thread)
+    with runtime.turns.turn("a profile of nodes"):
+        follow_changes(runtime, whole=True)
+        on_nodes, ensemble = runtime.state.on_nodes, runtime.state.ensemble
+        runtime.together.check(ensemble)
+        runtime.set(on_nodes=None)
+        if on_nodes is not None:
+            on_nodes.close()
+        return profile_kinds(state.reach, ensemble, own, asked, on_progress or _silent)
+
+
+def _silent(*_: object) -> None:
+    """Progress that nobody watches."""
 
 
 def without_node(plan: Plan, node: str) -> Plan:
