@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from esen_lab.cluster.nodes import ClusterNode, ClusterStatus, NodeReach
+from esen_lab.cluster.nodes import ClusterNode, ClusterStatus, NodeReach, sizes
 from esen_lab.cluster.orders import NodeSettings
 from esen_lab.cluster.parts import check_nodes
 from esen_lab.cluster.plan_on_nodes import PlanOnNodes
 from esen_lab.cluster.profiling import profile_kinds
 from esen_lab.cluster.ray_reach import RayReach
 
-__all__ = ["ClusterNode", "ClusterStatus", "NodeReach", "NodeSettings", "PlanOnNodes", "RayReach", "check_nodes", "profile_kinds"]
+__all__ = ["ClusterNode", "ClusterStatus", "NodeReach", "NodeSettings", "PlanOnNodes", "RayReach", "check_nodes", "profile_kinds", "sizes"]

@@ -158,7 +158,7 @@ class NodeWorker:
         take_over(order.settings.process, order.settings.thread)
         fork_server.look_at_session()
         executor, restarted = self._executor, False
-        if executor is None or executor.broken:
+        if executor is None or executor.notice_ended():  # a lane may have died while nobody asked it
             self._start()
             executor, restarted = self._executor, True
         assert executor is not None

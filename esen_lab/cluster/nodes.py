@@ -24,6 +24,7 @@ class ClusterNode:
         host: The machine that it is on.
         units: How many cores it may use; of a node with GPUs, its GPUs' units are told by a profile there.
         gpus: How many GPUs it has.
+        device: The name of what lanes share there.
         memory_bytes: How much memory the cluster counts on.
         cores: Which cores of its machine it uses.
         alive: Whether the cluster sees it.
@@ -38,6 +39,7 @@ class ClusterNode:
     host: str
     units: int
     gpus: int = 0
+    device: str = "cpu"
     memory_bytes: int = 0
     cores: NodeCores = field(default_factory=NodeCores)
     alive: bool = True
@@ -150,6 +152,11 @@ class NodeReach(Protocol):
 
     def close(self) -> None:
         """Leave the cluster."""
+
+
+def sizes(nodes: Sequence[ClusterNode]) -> dict[str, int]:
+    """The units of each node that is alive; 0 where the cluster does not know them, since lanes share a GPU there."""
+    return {node.name: node.units if node.device.startswith("cpu") else 0 for node in nodes if node.alive}
 
 
 def deal_cores(counts: Mapping[str, Sequence[tuple[str, int]]], allowed: Mapping[str, int]) -> dict[str, NodeCores]:

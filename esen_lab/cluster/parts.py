@@ -66,7 +66,7 @@ def parts_of(plan: Plan, units: Mapping[str, int]) -> tuple[NodePart, ...]:
 
     Args:
         plan: For nodes by name.
-        units: For each node that is there, how many units it has.
+        units: For each node that is there, how many units it has; 0 where that is not known.
 
     Raises:
         UsageError: A node is not there or is smaller, the plan runs in stages, or a member is split over nodes.
@@ -103,7 +103,11 @@ def check_nodes(plan: Plan, units: Mapping[str, int]) -> None:
             given=f"a plan for {', '.join(gone)}",
             hint="Plan again for these nodes: lab.studies.place, or lab.cluster.replan_without(node).",
         )
-    small = [f"{name} has {units[name]}, the plan {plan.devices[name]}" for name in used if units[name] < plan.devices[name]]
+    small = [
+        f"{name} has {units[name]}, the plan {plan.devices[name]}"
+        for name in used
+        if 0 < units[name] < plan.devices[name]
+    ]
     if small:
         raise UsageError("A plan for nodes fits onto them", given="; ".join(small), hint="Plan again for these nodes.")
     if plan.staged:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from esen_lab.cluster.node_answers import NodeAnswers
-from esen_lab.cluster.nodes import ClusterNode, NodeLink, NodeLost, NodeReach, NodeState
+from esen_lab.cluster.nodes import ClusterNode, NodeLink, NodeLost, NodeReach, NodeState, sizes
 from esen_lab.cluster.orders import NodeAnswer, NodeBundle, NodeLoaded, NodeOrder, NodeSettings
 from esen_lab.cluster.packing import PackedTree, pack_input, unpack
 from esen_lab.cluster.parts import NodePart, parts_of
@@ -109,7 +109,7 @@ class PlanOnNodes:
             EsenError: A node could not load its part; what was started has been ended again.
         """
         there = {node.name: node for node in reach.nodes() if node.alive}
-        parts = parts_of(plan, {name: node.units for name, node in there.items()})
+        parts = parts_of(plan, sizes(list(there.values())))
         bundles = [part.bundle(ensemble) for part in parts]
         nodes: list[_Node] = []
         made = cls(plan, ensemble, reach, nodes)
@@ -119,8 +119,8 @@ class PlanOnNodes:
                 node = there[part.node]
                 link = reach.start(node, value, part.units, restarts=RESTARTS)
                 nodes.append(_Node(part=part, node=node, link=link, bundle=bundle, value=value))
+                made._nodes = tuple(nodes)
                 nodes[-1].loading = link.call("what_is_loaded")
-            made._nodes = tuple(nodes)
             made._wait_until_loaded(deadline, on_progress or _silent)
         except BaseException:
             made.close()
@@ -128,23 +128,22 @@ class PlanOnNodes:
         return made
 
     def _wait_until_loaded(self, deadline: Deadline, tell: Callable[[int, int, str], object]) -> None:
-        waiting = {id(node): node for node in self._nodes}
+        waiting = list(self._nodes)
         tell(0, len(self._nodes), "")
         while waiting:
-            for node in self._done(list(waiting.values()), deadline.left_s):
+            for node in self._done(waiting, deadline.left_s):
                 self._take_loaded(node)
-                del waiting[id(node)]
+                waiting.remove(node)
                 tell(len(self._nodes) - len(waiting), len(self._nodes), node.name)
             if waiting and deadline.left_s <= 0:
-                raise deadline.passed(f"{', '.join(node.who for node in waiting.values())} to load")
+                raise deadline.passed(f"{', '.join(node.who for node in waiting)} to load")
 
     def _done(self, nodes: Sequence[_Node], timeout_s: float) -> list[_Node]:
         """Those that have done what they load, or are gone."""
-        calls = {id(node): node.loading for node in nodes}
-        done = {id(call) for call in self._reach.wait(list(calls.values()), min(_SLICE_S, timeout_s))}
+        done = self._reach.wait([node.loading for node in nodes], min(_SLICE_S, timeout_s))
         if not done:
             self._look_who_is_gone(nodes)
-        return [node for node in nodes if id(node.loading) in done or node.gone]
+        return [node for node in nodes if node.loading in done or node.gone]
 
     def _look_who_is_gone(self, nodes: Sequence[_Node]) -> None:
         """Notice nodes that have gone without a word: what was asked of them never comes."""
@@ -406,7 +405,7 @@ class _CallOfNodes:
             due_in_s = math.inf if self._answers.late else max(0.0, due_s - time.monotonic())
             left_s = min(_SLICE_S, self._deadline.left_s, due_in_s)
             done = self._reach.wait(list(self._calls.values()), left_s)
-            for name in [name for name, call in self._calls.items() if any(call is one for one in done)]:
+            for name in [name for name, call in self._calls.items() if call in done]:
                 self._take(self._nodes[name])
             if not done and left_s == _SLICE_S:
                 self._owner._look_who_is_gone([self._nodes[name] for name in self._calls])
@@ -510,6 +509,20 @@ class _CallOfNodes:
                 return uncertain(output, outputs, ensemble.combine, ensemble.names)
         return output
 
+    def _answered(self, end: float) -> Answered | None:
+        """Who answered; None where all had to."""
+        if self._options is None:
+            return None
+        missing = self._answers.missing(list(self._calls))
+        late = any(one.why == "late" for one in missing)
+        return Answered(
+            names=self._answers.done,
+            missing=missing,
+            ended="enough" if self._answers.late else "deadline" if late else "all",
+            at_s=end - self._begin if self._due is None else self._due.since_s,
+            deadline_s=self._options.deadline_s,
+        )
+
     def _report(self, packed: PackedTree, copied: float, done: float, end: float) -> RunReport:
         plan, looks = self._owner.plan, str(packed.spec)
         as_planned = not plan.example or plan.example == looks
@@ -549,16 +562,6 @@ class _CallOfNodes:
             nan += answer.nan
             notes += [f"Node {node.name}: {note}" for note in answer.notes]
             notes += [f"Node {node.name}: lanes were started anew."] if answer.restarted else []
-        options = self._options
-        answered = None
-        if options is not None:
-            answered = Answered(
-                names=self._answers.done,
-                missing=self._answers.missing(list(self._calls)),
-                ended="enough" if self._answers.late else "deadline" if self._calls else "all",
-                at_s=end - self._begin if self._due is None else self._due.since_s,
-                deadline_s=options.deadline_s,
-            )
         return RunReport(
             jct_s=end - self._begin,
             spans=tuple(spans),
@@ -570,7 +573,7 @@ class _CallOfNodes:
             nan=tuple(nan),
             notes=tuple(notes),
             unmeasured=plan.unmeasured if as_planned else {},
-            answered=answered,
+            answered=self._answered(end),
             nodes=tuple(sorted(nodes, key=lambda one: one.name)),
         )
 

@@ -128,6 +128,7 @@ class RayReach:
                     host=host,
                     units=max(1, _count(node, "CPU")),
                     gpus=_count(node, "GPU"),
+                    device=self._devices.get(name, "cpu"),
                     memory_bytes=int(resources.get("memory", 0)),
                     **({"cores": dealt[name]} if name in dealt else {}),
                     alive=bool(node["Alive"]),
@@ -144,10 +145,7 @@ class RayReach:
 
         from esen_lab.cluster.node_worker import NodeWorker
 
-        device = self._devices.get(node.name, "cpu")
-        resources: dict[str, float] = {"CPU": lane_units}
-        if device != "cpu":
-            resources = {"CPU": 1, "GPU": 1}
+        resources = {"CPU": lane_units} if node.device.startswith("cpu") else {"CPU": 1, "GPU": 1}
         group = placement_group(
             [resources], strategy="STRICT_PACK", bundle_label_selector=[{"ray.io/node-id": node.id}]
         )
@@ -160,7 +158,7 @@ class RayReach:
         }
         if self._env:
             options["runtime_env"] = self._env
-        actor = self._ray.remote(NodeWorker).options(**options).remote(node.name, device, node.cores, bundle)
+        actor = self._ray.remote(NodeWorker).options(**options).remote(node.name, node.device, node.cores, bundle)
         return RayLink(actor, group)
 
     # --- calls ---------------------------------------------------------------------------------------------------

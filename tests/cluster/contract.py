@@ -121,9 +121,10 @@ def changed_weights_are_sent_anew(cluster: Cluster) -> None:
 
 
 def a_killed_lane_fails_the_call_by_name_and_the_next_is_right(cluster: Cluster) -> None:
-    with Started(cluster) as started:
+    with Started(cluster, slow_s=1.5) as started:
         here = started.run().output
-        os.kill(started.nodes.loaded["right"].lane_pids[0], signal.SIGKILL)
+        lane = started.nodes.loaded["right"].lane_pids[0]
+        after(0.5, lambda: os.kill(lane, signal.SIGKILL))
         problem = fails(started.run)
         assert isinstance(problem, DeviceError)
         assert "right" in str(problem) and "c, d" in str(problem)

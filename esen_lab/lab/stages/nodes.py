@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from esen_lab.cluster import ClusterStatus, NodeReach, NodeSettings, PlanOnNodes, check_nodes, profile_kinds
+from esen_lab.cluster import ClusterStatus, NodeReach, NodeSettings, PlanOnNodes, check_nodes, profile_kinds, sizes
 from esen_lab.errors import UsageError
 from esen_lab.lab.plan_checks import members_run_by
 from esen_lab.lab.runtime import Runtime
@@ -35,7 +35,7 @@ def check_plan(state: LabState, plan: Plan) -> None:
         check_fits(plan, state.ensemble, state.device)
         return
     check_members(plan, state.ensemble)
-    check_nodes(plan, {node.name: node.units for node in state.reach.nodes() if node.alive})
+    check_nodes(plan, sizes(state.reach.nodes()))
 
 
 def connect(runtime: Runtime, reach: NodeReach) -> ClusterStatus:
