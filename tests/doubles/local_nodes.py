@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
+from dataclasses import replace
 from typing import Any
 
 from esen_lab.cluster.node_worker import NodeWorker
@@ -26,13 +27,7 @@ class ThreadLink:
         self._calls: list[Future[Any]] = []
 
     def _worker(self) -> NodeWorker:
-        worker = NodeWorker(self._node.name, "cpu", None, None)
-        worker._cores = self._node.cores
-        if self._bundle is not None:
-            from esen_lab.cluster.orders import NodeSettings
-
-            worker.load(self._bundle, NodeSettings())
-        return worker
+        return NodeWorker(self._node.name, "cpu", self._node.cores, self._bundle)
 
     @property
     def worker(self) -> NodeWorker:
@@ -73,6 +68,7 @@ class LocalNodes:
     address, dashboard = "threads of this process", ""
 
     def __init__(self, *names: str, units: int = 1) -> None:
+        self.units = units
         self._nodes = {
             name: ClusterNode(name=name, id=f"id-{name}", host="here", units=units, kind="a thread") for name in names
         }
@@ -80,10 +76,8 @@ class LocalNodes:
         self.puts = 0
 
     def nodes(self) -> tuple[ClusterNode, ...]:
-        from dataclasses import replace
-
         dead = {name for name, link in self.links.items() if link.dead_for_good}
-        return tuple(replace(node, alive=name not in dead) for name, node in self._nodes.items())
+        return tuple(replace(node, alive=name not in dead, units=self.units) for name, node in self._nodes.items())
 
     def put(self, value: Any) -> Any:
         self.puts += 1
