@@ -61,7 +61,7 @@ class LocalRay:
     def add(self, name: str, cores: int = 1) -> None:
         """One more node."""
         node_id = uuid.uuid4().hex + uuid.uuid4().hex[:24]
-        ports = dict(zip(_PORTS, _free_ports(len(_PORTS)), strict=True))
+        ports = dict(zip(_PORTS, free_ports(len(_PORTS)), strict=True))
         done = threading.Event()
         teller = threading.Thread(target=self._tell_ports, args=(node_id, ports, done))
         teller.start()
@@ -129,7 +129,8 @@ class LocalRay:
         self.close()
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Ports that are free now, and different ones."""
     sockets = [socket.socket() for _ in range(count)]
     try:
         for one in sockets:
