@@ -312,8 +312,8 @@ class _CallOfNodes:
         self._sent_s: dict[str, float] = {}
         self._calls: dict[str, Any] = {}
         self._value: Any = None
-        self._size_bytes = 0
-        self._reports: list[tuple[_Node, NodeAnswer, float]] = []
+        self._seed: int | None = None
+        self._told: list[_Told] = []
 
     @property
     def _leaving_out(self) -> bool:
@@ -326,7 +326,6 @@ class _CallOfNodes:
     def run(self) -> Run:
         """Send, collect, combine."""
         packed = pack_input(self._x)
-        self._size_bytes = packed.size_bytes
         alive = [node for node in self._nodes.values() if not node.gone]
         many = len(alive) > 1 and packed.size_bytes > _LARGE_BYTES
         self._value = self._reach.put(packed) if many else packed
@@ -448,10 +447,10 @@ class _CallOfNodes:
         elif answer.problem is not None:
             self._failed(node, _told_by(node, answer.problem), str(answer.problem))
         else:
-            round_s = time.perf_counter() - self._sent_s[node.name]
-            node.network_s = max(round_s - answer.took_s, 0.0)
+            told = _Told(node=node, answer=answer, round_s=time.perf_counter() - self._sent_s[node.name])
+            node.network_s = told.network_s
             self._answers.take(node.name, answer)
-            self._reports.append((node, answer, round_s))
+            self._told.append(told)
 
     def _load_and_send(self, node: _Node) -> None:
         """Have a node load what it is to run, which it does not hold, and run it then."""
@@ -528,40 +527,9 @@ class _CallOfNodes:
         as_planned = not plan.example or plan.example == looks
         spans: list[Span] = []
         lanes: dict[int, LaneReport] = {}
-        nodes, nan, notes = [], [], []
-        for node, answer, round_s in self._reports:
-            network_s = max(round_s - answer.took_s, 0.0)
-            began_s = self._sent_s[node.name] - self._begin + network_s / 2
-            where = node.part.lanes
-            for span in answer.spans:
-                spans.append(
-                    replace(
-                        span,
-                        lane=where[span.lane],
-                        start_s=span.start_s + began_s,
-                        end_s=span.end_s + began_s,
-                        predicted_s=plan.predicted_s.get(span.name) if as_planned else None,
-                        unmeasured=plan.unmeasured.get(span.name, "") if as_planned else "",
-                    )
-                )
-            for number, lane in zip(where, answer.lanes, strict=False):
-                lanes[number] = replace(
-                    lane, start_s=lane.start_s + began_s, end_s=lane.end_s + began_s, device=node.name
-                )
-            out = sum(output.size_bytes for output in answer.outputs.values())
-            nodes.append(
-                NodeReport(
-                    name=node.name,
-                    members=node.part.members,
-                    took_s=answer.took_s,
-                    network_s=network_s,
-                    sent_bytes=self._size_bytes,
-                    received_bytes=out,
-                )
-            )
-            nan += answer.nan
-            notes += [f"Node {node.name}: {note}" for note in answer.notes]
-            notes += [f"Node {node.name}: lanes were started anew."] if answer.restarted else []
+        for told in self._told:
+            spans += self._spans(told, as_planned=as_planned)
+            lanes.update(self._lanes(told))
         return RunReport(
             jct_s=end - self._begin,
             spans=tuple(spans),
@@ -570,11 +538,66 @@ class _CallOfNodes:
             combine_s=end - done,
             predicted_s=plan.jct_s if as_planned else None,
             batch=looks,
-            nan=tuple(nan),
-            notes=tuple(notes),
+            nan=tuple(name for told in self._told for name in told.answer.nan),
+            notes=tuple(note for told in self._told for note in told.notes),
             unmeasured=plan.unmeasured if as_planned else {},
             answered=self._answered(end),
-            nodes=tuple(sorted(nodes, key=lambda one: one.name)),
+            nodes=tuple(sorted((told.report(packed.size_bytes) for told in self._told), key=lambda one: one.name)),
+        )
+
+    def _began_s(self, told: _Told) -> float:
+        """When a node began, in seconds since the call: its way there and back are taken to be equally long."""
+        return self._sent_s[told.node.name] - self._begin + told.network_s / 2
+
+    def _spans(self, told: _Told, *, as_planned: bool) -> list[Span]:
+        plan, began_s, numbers = self._owner.plan, self._began_s(told), told.node.part.lanes
+        return [
+            replace(
+                span,
+                lane=numbers[span.lane],
+                start_s=span.start_s + began_s,
+                end_s=span.end_s + began_s,
+                predicted_s=plan.predicted_s.get(span.name) if as_planned else None,
+                unmeasured=plan.unmeasured.get(span.name, "") if as_planned else "",
+            )
+            for span in told.answer.spans
+        ]
+
+    def _lanes(self, told: _Told) -> dict[int, LaneReport]:
+        began_s = self._began_s(told)
+        return {
+            number: replace(
+                lane, start_s=lane.start_s + began_s, end_s=lane.end_s + began_s, device=told.node.name
+            )
+            for number, lane in zip(told.node.part.lanes, told.answer.lanes, strict=True)
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Told:
+    """What a node has answered, and how long that took from here."""
+
+    node: _Node
+    answer: NodeAnswer
+    round_s: float
+
+    @property
+    def network_s(self) -> float:
+        return max(self.round_s - self.answer.took_s, 0.0)
+
+    @property
+    def notes(self) -> list[str]:
+        again = ["lanes were started anew."] if self.answer.restarted else []
+        return [f"Node {self.node.name}: {note}" for note in (*self.answer.notes, *again)]
+
+    def report(self, sent_bytes: int) -> NodeReport:
+        return NodeReport(
+            name=self.node.name,
+            members=self.node.part.members,
+            took_s=self.answer.took_s,
+            network_s=self.network_s,
+            sent_bytes=sent_bytes,
+            received_bytes=sum(output.size_bytes for output in self.answer.outputs.values()),
         )
 
 
