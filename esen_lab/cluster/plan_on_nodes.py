@@ -526,7 +526,7 @@ class _CallOfNodes:
         plan, looks = self._owner.plan, str(packed.spec)
         as_planned = not plan.example or plan.example == looks
         spans: list[Span] = []
-        lanes: dict[int, LaneReport] = {}
+        lanes = self._idle_lanes(done - self._begin)
         for told in self._told:
             spans += self._spans(told, as_planned=as_planned)
             lanes.update(self._lanes(told))
@@ -544,6 +544,20 @@ class _CallOfNodes:
             answered=self._answered(end),
             nodes=tuple(sorted((told.report(packed.size_bytes) for told in self._told), key=lambda one: one.name)),
         )
+
+    def _idle_lanes(self, until_s: float) -> dict[int, LaneReport]:
+        """All lanes as those of nodes that did not answer: busy until nobody waited, or not at all."""
+        return {
+            number: LaneReport(
+                units=lane.units,
+                in_force="",
+                members=lane.members,
+                start_s=0.0,
+                end_s=until_s if lane.device in self._calls else 0.0,
+                device=lane.device,
+            )
+            for number, lane in enumerate(self._owner.plan.lanes)
+        }
 
     def _began_s(self, told: _Told) -> float:
         """When a node began, in seconds since the call: its way there and back are taken to be equally long."""

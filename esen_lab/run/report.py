@@ -224,6 +224,8 @@ class RunReport(Shown):
 
         A lane of a later stage is late after the first lane of that stage: before, its rows were chosen and gathered.
         """
+        if self.nodes:  # their way there is theirs, and their clocks are not this one's
+            return (0.0,) * len(self.lanes)
         waits = (lane.start_s - due_s for lane, due_s in zip(self.lanes, self._due_s(), strict=True))
         return tuple(wait if wait > max(LATE_S, LATE_OF_JCT * self.jct_s) else 0.0 for wait in waits)
 

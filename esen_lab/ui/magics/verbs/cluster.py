@@ -17,6 +17,8 @@ def _cluster(session: Session, given: Given) -> Any:
         lab.cluster.leave()
         session.front.show(View(title="No cluster is connected."))
         return None
+    if given.load:
+        return session.attend("Loading nodes", lambda tell: lab.cluster.load(on_progress=tell), views.cluster)
     status = lab.cluster.connect(given.address) if given.address else lab.cluster.status()
     if status is None:
         note = "`%esen cluster auto` reaches the one that runs on this machine, `%esen cluster HOST:6379` another."
@@ -30,6 +32,7 @@ CLUSTER = Verb(
     _cluster,
     (
         Argument("address", "reach a cluster: auto, or HOST:6379", text, "ADDRESS", count="?"),
+        Argument("--load", "have the plan in force loaded on its nodes now, not with the first run"),
         Argument("--leave", "end what runs on the nodes, and leave the cluster"),
     ),
     example="%esen cluster auto",
