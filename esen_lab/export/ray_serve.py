@@ -87,7 +87,7 @@ http_options:
   host: 127.0.0.1  # 0.0.0.0 lets others ask: there is no token here
   port: 8000
 applications:
-  - name: {name}
+  - name: "{name}"
     route_prefix: /
     import_path: app:app
     deployments:
