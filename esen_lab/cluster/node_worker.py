@@ -197,6 +197,12 @@ class NodeWorker:
             fork_server.close()
             shutil.rmtree(folder, ignore_errors=True)
 
+    def echo(self, packed: PackedTree | None, answer_bytes: int) -> bytes:
+        """Take an input and answer with so many bytes: what the way there and back takes is measured with it."""
+        if packed is not None:
+            unpack(packed)
+        return bytes(answer_bytes)
+
     def close(self) -> None:
         """End the lanes. May be called again."""
         self._end_lanes()

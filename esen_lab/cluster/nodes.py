@@ -100,7 +100,7 @@ class NodeLost(Exception):  # noqa: N818  what happened, in the words of a clust
         self.for_good = for_good
 
 
-class NodeLink(Protocol):
+class WorkerLink(Protocol):
     """The way to what runs on one node: a `NodeWorker`."""
 
     def call(self, method: str, *arguments: Any) -> Any:
@@ -122,7 +122,7 @@ class NodeReach(Protocol):
     def put(self, value: Any) -> Any:
         """Have a value where every node can take it from, once; what is returned may stand for it in calls."""
 
-    def start(self, node: ClusterNode, bundle: Any, lane_units: int, *, restarts: int) -> NodeLink:
+    def start(self, node: ClusterNode, bundle: Any, lane_units: int, *, restarts: int) -> WorkerLink:
         """Start a `NodeWorker` on a node; returns at once.
 
         Args:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from esen_lab.cluster.node_answers import NodeAnswers
-from esen_lab.cluster.nodes import ClusterNode, NodeLink, NodeLost, NodeReach, NodeState, sizes
+from esen_lab.cluster.nodes import ClusterNode, WorkerLink, NodeLost, NodeReach, NodeState, sizes
 from esen_lab.cluster.orders import NodeAnswer, NodeBundle, NodeLoaded, NodeOrder, NodeSettings
 from esen_lab.cluster.packing import PackedTree, pack_input, unpack
 from esen_lab.cluster.parts import NodePart, parts_of
@@ -43,7 +43,7 @@ class _Node:
 
     part: NodePart
     node: ClusterNode
-    link: NodeLink
+    link: WorkerLink
     bundle: NodeBundle
     value: Any  # the bundle, or what stands for it
     loading: Any = None  # the call that loads it, until it is done

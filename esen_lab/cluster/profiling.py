@@ -1,13 +1,21 @@
-"""What is known of each node: one of each kind is measured, and all of that kind are taken to be alike."""
+"""What is known of each node: one of each kind is measured, and all of that kind are taken to be alike.
+
+The way to a node is measured for each one: where it lies in the network is not a matter of its kind.
+"""
 
 from __future__ import annotations
 
+import statistics
+import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from esen_lab.cluster.nodes import ClusterNode, NodeLost, NodeReach
+from esen_lab.cluster.nodes import ClusterNode, NodeLost, NodeReach, WorkerLink
 from esen_lab.cluster.orders import NodeSettings
+from esen_lab.cluster.packing import PackedTree, pack_input
 from esen_lab.cluster.parts import bundled
+from esen_lab.common.trees import Tree
 from esen_lab.ensemble import Ensemble
 from esen_lab.errors import DeviceError, EsenError
 from esen_lab.planner.plan import sequential_plan
@@ -16,6 +24,23 @@ if TYPE_CHECKING:
     from esen_lab.profiler import Profile
 
 _SLICE_S = 0.5
+_ANSWER_BYTES = 1_000_000
+_FIRST_S = 120.0  # until a node's process has started
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferTimes:
+    """What lies between here and a node.
+
+    Attributes:
+        input_s: Seconds from a call until an input of this size is there.
+        latency_s: Seconds of the way back, however little is sent.
+        byte_s: Seconds that each byte of an answer adds.
+    """
+
+    input_s: float
+    latency_s: float
+    byte_s: float
 
 
 def profile_kinds(
@@ -74,3 +99,48 @@ def _profile(
         profile.add_note(f"On node {node.name}.")
         raise profile
     return profile
+
+
+def measure_transfers(reach: NodeReach, x: Tree, repeats: int) -> dict[str, TransferTimes]:
+    """How long an input takes to each node, and answers take back: medians, one node after another.
+
+    Args:
+        reach: The way to the nodes; nothing of this lab runs there.
+        x: An input of the size that will be sent.
+        repeats: How many calls of each kind are timed, at least 1.
+
+    Raises:
+        DeviceError: A node died meanwhile, or did not start within two minutes.
+    """
+    packed = pack_input(x)
+    return {node.name: _transfers(reach, node, packed, repeats) for node in reach.nodes() if node.alive}
+
+
+def _transfers(reach: NodeReach, node: ClusterNode, packed: PackedTree, repeats: int) -> TransferTimes:
+    link = reach.start(node, None, 1, restarts=0)
+    try:
+        _round_s(reach, link, node, packed, _ANSWER_BYTES)  # it starts, and imports what it needs
+        empty, sent, back = (
+            statistics.median(_round_s(reach, link, node, *what) for _ in range(repeats))
+            for what in ((None, 0), (packed, 0), (None, _ANSWER_BYTES))
+        )
+    finally:
+        link.close()
+    latency_s = empty / 2
+    return TransferTimes(
+        input_s=max(sent - latency_s, 0.0), latency_s=latency_s, byte_s=max(back - empty, 0.0) / _ANSWER_BYTES
+    )
+
+
+def _round_s(
+    reach: NodeReach, link: WorkerLink, node: ClusterNode, packed: PackedTree | None, answer_bytes: int
+) -> float:
+    begun = time.perf_counter()
+    call = link.call("echo", packed, answer_bytes)
+    try:
+        if not reach.wait([call], _FIRST_S):
+            raise DeviceError(f"Node {node.name} answers within {_FIRST_S:g} s", given="it did not")
+        reach.result(call)
+    except NodeLost as problem:
+        raise DeviceError(f"Node {node.name} stays while the way to it is measured", given=str(problem)) from problem
+    return time.perf_counter() - begun

@@ -34,18 +34,18 @@ class RayLink:
         self._group = group
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """See `NodeLink.call`."""
+        """See `WorkerLink.call`."""
         return getattr(self._actor, method).remote(*arguments)
 
     def restart(self) -> None:
-        """See `NodeLink.restart`."""
+        """See `WorkerLink.restart`."""
         import ray
 
         with contextlib.suppress(ray.exceptions.RayError):
             ray.kill(self._actor, no_restart=False)
 
     def close(self) -> None:
-        """See `NodeLink.close`: its lanes are asked to end first, and end by themselves where that takes too long."""
+        """See `WorkerLink.close`: its lanes are asked to end first, and end by themselves where that takes too long."""
         import ray
         from ray.util.placement_group import remove_placement_group
 

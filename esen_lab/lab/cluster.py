@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from esen_lab.cluster import ClusterStatus, RayReach
+from esen_lab.cluster import ClusterStatus, RayReach, TransferTimes
+from esen_lab.common.trees import Tree
 from esen_lab.errors import UsageError
 from esen_lab.lab.runtime import Runtime
 from esen_lab.lab.stages import nodes
@@ -74,6 +75,24 @@ class LabCluster:
             EsenError: A node could not measure.
         """
         return nodes.profile(self._runtime, on_progress, options)
+
+    def transfers(self, x: Tree = None, *, repeats: int = 20) -> dict[str, TransferTimes]:
+        """Measure the way to each node and back: what a placement over nodes counts besides their lanes.
+
+        What runs on the nodes for this lab ends.
+
+        Args:
+            x: An input of the size that will be sent; None: the example.
+            repeats: How many calls of each kind are timed, at least 1.
+
+        Returns:
+            For each node, by name, seconds; `planner.nodes.NodeLink` takes the same.
+
+        Raises:
+            UsageError: No cluster is connected, nothing is registered, or the number is not possible.
+            DeviceError: A node died meanwhile.
+        """
+        return nodes.transfers(self._runtime, x, repeats)
 
     def load(self, on_progress: Callable[[int, int, str], object] | None = None) -> ClusterStatus:
         """Have the plan in force loaded on its nodes; otherwise the first run does it.

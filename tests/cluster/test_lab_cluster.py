@@ -124,6 +124,14 @@ def test_nodes_are_measured_once_for_each_kind_and_placed(lab: Lab, threads: Loc
     assert torch.equal(lab.run(X), here)
 
 
+def test_the_way_to_each_node_is_measured(lab: Lab, threads: LocalNodes) -> None:
+    found = lab.cluster.transfers(repeats=3)
+    assert set(found) == {"left", "right"}
+    assert all(times.input_s > 0 and times.latency_s > 0 and times.byte_s >= 0 for times in found.values())
+    with pytest.raises(UsageError, match="whole one above 0"):
+        lab.cluster.transfers(repeats=0)
+
+
 def test_a_closed_lab_starts_nodes_again(lab: Lab, threads: LocalNodes) -> None:
     lab.plan = PLAN
     before = lab.run(X)

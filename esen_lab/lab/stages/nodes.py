@@ -6,7 +6,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from esen_lab.cluster import ClusterStatus, NodeReach, NodeSettings, PlanOnNodes, check_nodes, profile_kinds, sizes
+from esen_lab.cluster import (
+    ClusterStatus,
+    NodeReach,
+    NodeSettings,
+    PlanOnNodes,
+    TransferTimes,
+    check_nodes,
+    measure_transfers,
+    profile_kinds,
+    sizes,
+)
+from esen_lab.common.trees import Tree
 from esen_lab.errors import UsageError
 from esen_lab.lab.plan_checks import members_run_by
 from esen_lab.lab.runtime import Runtime
@@ -48,10 +59,9 @@ def connect(runtime: Runtime, reach: NodeReach) -> ClusterStatus:
 def leave(runtime: Runtime) -> None:
     """End what runs on nodes, and leave the cluster."""
     with runtime.turns.turn("the end of what runs on nodes", refused=False):
-        on_nodes, reach = runtime.state.on_nodes, runtime.state.reach
-        runtime.set(on_nodes=None, reach=None)
-        if on_nodes is not None:
-            on_nodes.close()
+        reach = runtime.state.reach
+        _end(runtime)
+        runtime.set(reach=None)
         if reach is not None:
             reach.close()
 
@@ -87,9 +97,7 @@ def get_ready(
     if current is not None and current.holds(plan, reach):
         current.keep_to(ensemble)
         return current, notes
-    runtime.set(on_nodes=None)
-    if current is not None:
-        current.close()
+    _end(runtime)
     runtime.lanes.end()  # those of this machine: its cores may be those of a node
     made = PlanOnNodes.start(plan, ensemble, reach, deadline=deadline, on_progress=on_progress)
     runtime.set(on_nodes=made)
@@ -108,20 +116,40 @@ def run_once(runtime: Runtime, call: RunCall) -> tuple[Run, tuple[str, ...]]:
 
 def profile(runtime: Runtime, on_progress: Progress | None, asked: Mapping[str, Any]) -> dict[str, Profile]:
     """See `LabCluster.profile`."""
-    state = runtime.state
-    state.need_submodels("profile")
-    if state.reach is None:
-        raise UsageError("Nodes are measured once they are reached", given="no cluster", hint="lab.cluster.connect()")
+    reach = _need_reach(runtime.state)
     settings = runtime.fork_server.look_at_session()
     own = NodeSettings(process=settings.process, thread=settings.thread)
     with runtime.turns.turn("a profile of nodes"):
         follow_changes(runtime, whole=True)
-        on_nodes, ensemble = runtime.state.on_nodes, runtime.state.ensemble
+        ensemble = runtime.state.ensemble
         runtime.together.check(ensemble)
-        runtime.set(on_nodes=None)
-        if on_nodes is not None:
-            on_nodes.close()
-        return profile_kinds(state.reach, ensemble, own, asked, on_progress or _silent)
+        _end(runtime)
+        return profile_kinds(reach, ensemble, own, asked, on_progress or _silent)
+
+
+def transfers(runtime: Runtime, x: Tree, repeats: int) -> dict[str, TransferTimes]:
+    """See `LabCluster.transfers`."""
+    reach = _need_reach(runtime.state)
+    if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
+        raise UsageError("The number of calls that are timed is a whole one above 0", given=repeats)
+    with runtime.turns.turn("nodes that are measured"):
+        _end(runtime)
+        return measure_transfers(reach, runtime.state.ensemble.example if x is None else x, repeats)
+
+
+def _need_reach(state: LabState) -> NodeReach:
+    state.need_submodels("measure on nodes")
+    if state.reach is None:
+        raise UsageError("Nodes are measured once they are reached", given="no cluster", hint="lab.cluster.connect()")
+    return state.reach
+
+
+def _end(runtime: Runtime) -> None:
+    """End what runs on the nodes; the cluster stays."""
+    on_nodes = runtime.state.on_nodes
+    runtime.set(on_nodes=None)
+    if on_nodes is not None:
+        on_nodes.close()
 
 
 def _silent(*_: object) -> None:
