@@ -55,9 +55,9 @@ class NodeAnswers:
         Args:
             late: Nodes that nobody waits for any more.
         """
-        waiting = {name: node for node in late for name in self._members[node]}
+        waiting = {name: f"node {node}" for node in late for name in self._members[node]}
         return tuple(
-            self._why.get(name) or Missing(name=name, why="late", told=f"node {waiting[name]}" if name in waiting else "")
+            self._why.get(name) or Missing(name=name, why="late", told=waiting.get(name, ""))
             for name in self.names
             if name not in self.outputs
         )

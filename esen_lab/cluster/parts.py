@@ -12,8 +12,6 @@ from esen_lab.errors import UsageError
 from esen_lab.planner.plan import Plan
 from esen_lab.planner.steps import members_of
 
-_RUN_IT_ON_ONE = "Move all parts of it to one node."
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodePart:
@@ -123,5 +121,7 @@ def _check_whole(plan: Plan) -> None:
         for member in members_of(lane.members):
             if at.setdefault(member, lane.device) != lane.device:
                 raise UsageError(
-                    "A member runs on one node", given=f"{member} on {at[member]} and {lane.device}", hint=_RUN_IT_ON_ONE
+                    "A member runs on one node",
+                    given=f"{member} on {at[member]} and {lane.device}",
+                    hint="Move all parts of it to one node.",
                 )

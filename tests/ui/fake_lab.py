@@ -255,7 +255,7 @@ class FakeCluster:
 def a_cluster() -> ClusterStatus:
     """One node that is ready, one that is gone."""
     left = ClusterNode(name="left", id="1", host="one", units=8, state="ready", members=("wide", "deep"))
-    right = ClusterNode(name="right", id="2", host="two", units=4, gpus=1, alive=False, state="gone", notes=("It left.",))
+    right = ClusterNode(name="right", id="2", host="two", units=4, alive=False, state="gone", notes=("It left.",))
     return ClusterStatus(address="one:6379", dashboard="http://one:8265", nodes=(left, right))
 
 

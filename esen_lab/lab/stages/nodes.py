@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from esen_lab.lab.stages.run import RunCall
 
 Progress = Callable[[int, int, str], object]
+_CONNECT = "Reach them with lab.cluster.connect()."
+_MOVED = "Members of node {node} were moved to the others, without a search."
 _CHANGED = "The plan was made before {names} changed: profile and search again."
 
 
@@ -87,7 +89,7 @@ def get_ready(
     state = runtime.state
     plan, reach = state.need_plan("run"), state.reach
     if reach is None:
-        raise UsageError("A plan for nodes runs once they are reached", given="no cluster", hint="lab.cluster.connect()")
+        raise UsageError("A plan for nodes runs once they are reached", given="no cluster", hint=_CONNECT)
     check_members(plan, state.ensemble)
     ensemble = members_run_by(plan, state.ensemble)
     runtime.together.check(ensemble)
@@ -140,7 +142,7 @@ def transfers(runtime: Runtime, x: Tree, repeats: int) -> dict[str, TransferTime
 def _need_reach(state: LabState) -> NodeReach:
     state.need_submodels("measure on nodes")
     if state.reach is None:
-        raise UsageError("Nodes are measured once they are reached", given="no cluster", hint="lab.cluster.connect()")
+        raise UsageError("Nodes are measured once they are reached", given="no cluster", hint=_CONNECT)
     return state.reach
 
 
@@ -183,7 +185,7 @@ def without_node(plan: Plan, node: str) -> Plan:
         predicted_s={},
         unmeasured={},
         searcher="by hand",
-        notes=(f"Members of node {node} were moved to the others, not searched for: lab.cluster.profile() first, to plan.",),
+        notes=(_MOVED.format(node=node),),
     )
 
 

@@ -123,7 +123,9 @@ def export_ray_serve(runtime: Runtime, folder: str | os.PathLike[str], plan: Pla
     return write(plan, ensemble, folder, graphs=graphs)
 
 
-_FORMS: Mapping[str, Callable[[Runtime, str | os.PathLike[str], Plan | None], Exported | TritonRepository | RayServeApplication]] = {
+_FORMS: Mapping[
+    str, Callable[[Runtime, str | os.PathLike[str], Plan | None], Exported | TritonRepository | RayServeApplication]
+] = {
     "script": export,
     "triton": export_triton,
     "ray-serve": export_ray_serve,

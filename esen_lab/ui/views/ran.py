@@ -28,7 +28,8 @@ def report(record: Any) -> View:
     for number, segment in _unfinished(record):
         spans.setdefault(number, []).append(segment)
     shares = {
-        number: f" ({f'{lane.device}: ' if lane.device else ''}{lane.units})" for number, lane in enumerate(record.lanes)
+        number: f" ({lane.device}: {lane.units})" if lane.device else f" ({lane.units})"
+        for number, lane in enumerate(record.lanes)
     }
     timeline = Timeline(
         lanes=tuple((f"lane {number + 1}{shares.get(number, '')}", tuple(bars)) for number, bars in spans.items()),
