@@ -1,6 +1,6 @@
 """Kills at random instants: lanes, actors, now and then a whole node; every answer that comes must be right.
 
-    python benchmarks/cluster/kill_nodes.py [--kills 50] [--seed 0]
+python benchmarks/cluster/kill_nodes.py [--kills 50] [--seed 0]
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def main() -> None:
     asked = parser.parse_args()
     from local_ray import LocalRay
 
-    chance, found = random.Random(asked.seed), Counter[str]()  # noqa: S311  which one is killed is no secret
+    chance, found = random.Random(asked.seed), Counter[str]()
     with LocalRay("left", "right") as ray, Lab("cpu") as lab:
         for name in "abc":
             lab.register(name, mlp(seed=ord(name), outputs=8), example=X)

@@ -39,7 +39,7 @@ class EachMember(Combine):
         """Every output as it is; read before the next run."""
         return dict(outputs)
 
-    def ahead(self, outputs: Mapping[str, Tree]) -> None:  # noqa: ARG002  the same face as all rules
+    def ahead(self, outputs: Mapping[str, Tree]) -> None:
         """Nothing is prepared."""
 
     def for_members(self, names: Any, of_names: Any) -> EachMember:  # noqa: ARG002  the same face as all rules

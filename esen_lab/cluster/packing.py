@@ -73,6 +73,8 @@ def _tensor(part: Any, spec: TensorSpec) -> torch.Tensor:
     import torch
 
     dtype = getattr(torch, spec.dtype)
+    if not part.size:
+        return torch.empty(spec.shape, dtype=dtype)
     tensor = torch.from_numpy(part.copy()).view(dtype).reshape(spec.shape)  # what Ray's store holds is read-only
     if spec.channels_last:
         return tensor.contiguous(memory_format=getattr(torch, MEMORY_FORMATS[tensor.dim()]))

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from esen_lab.cluster.node_answers import NodeAnswers
-from esen_lab.cluster.nodes import ClusterNode, WorkerLink, NodeLost, NodeReach, NodeState, sizes
+from esen_lab.cluster.nodes import ClusterNode, NodeLost, NodeReach, NodeState, WorkerLink, sizes
 from esen_lab.cluster.orders import NodeAnswer, NodeBundle, NodeLoaded, NodeOrder, NodeSettings
 from esen_lab.cluster.packing import PackedTree, pack_input, unpack
 from esen_lab.cluster.parts import NodePart, parts_of
@@ -222,9 +222,14 @@ class PlanOnNodes:
 
     def holds(self, plan: Plan, reach: NodeReach) -> bool:
         """Whether it runs these very lanes, on nodes that are reached in this way."""
-        return bool(self._nodes) and self._reach is reach and (self.plan.lanes, self.plan.devices) == (
-            plan.lanes,
-            plan.devices,
+        return (
+            bool(self._nodes)
+            and self._reach is reach
+            and (self.plan.lanes, self.plan.devices)
+            == (
+                plan.lanes,
+                plan.devices,
+            )
         )
 
     def keep_to(self, ensemble: Ensemble) -> None:
@@ -499,8 +504,10 @@ class _CallOfNodes:
 
         ensemble, names = self._owner.ensemble, self._answers.done
         outputs = {name: unpack(self._answers.outputs[name]) for name in names}
-        rule = ensemble.combine if len(names) == len(self._answers.names) else ensemble.combine.for_members(
-            names, ensemble.names
+        rule = (
+            ensemble.combine
+            if len(names) == len(self._answers.names)
+            else ensemble.combine.for_members(names, ensemble.names)
         )
         with torch.no_grad():
             output = rule(outputs)
@@ -580,9 +587,7 @@ class _CallOfNodes:
     def _lanes(self, told: _Told) -> dict[int, LaneReport]:
         began_s = self._began_s(told)
         return {
-            number: replace(
-                lane, start_s=lane.start_s + began_s, end_s=lane.end_s + began_s, device=told.node.name
-            )
+            number: replace(lane, start_s=lane.start_s + began_s, end_s=lane.end_s + began_s, device=told.node.name)
             for number, lane in zip(told.node.part.lanes, told.answer.lanes, strict=True)
         }
 

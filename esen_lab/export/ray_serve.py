@@ -1,9 +1,9 @@
 """A plan as an application for Ray Serve: a deployment that holds it, and the YAML that says how many of it run.
 
-    app.py          the deployment: batches of requests, the Open Inference Protocol over HTTP
-    serve.yaml      what `serve run` and `serve deploy` read: replicas, their cores, where it listens
-    bundle/         plan, sub-models and weights, as beside an exported script
-    README.md       how it is started and asked
+app.py          the deployment: batches of requests, the Open Inference Protocol over HTTP
+serve.yaml      what `serve run` and `serve deploy` read: replicas, their cores, where it listens
+bundle/         plan, sub-models and weights, as beside an exported script
+README.md       how it is started and asked
 """
 
 from __future__ import annotations

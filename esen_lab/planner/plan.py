@@ -315,7 +315,7 @@ class Plan(Shown):
             raise UsageError(
                 "A plan that is run is for one device; one in stages has thresholds and splits no batch",
                 given=self.only_planned,
-                hint="It can be saved. Search a plan for this device to run one; one for the nodes of a cluster runs once "
+                hint="It can be saved. Search a plan for this device to run one; one for nodes of a cluster runs once "
                 "they are reached: lab.cluster.connect().",
             )
 

@@ -36,9 +36,7 @@ class ExportedFolder:
     _executor: Executor | None = None
 
     @classmethod
-    def open(
-        cls, folder: Path, *, device: str | None = None, trust: bool = False, digest: str = ""
-    ) -> ExportedFolder:
+    def open(cls, folder: Path, *, device: str | None = None, trust: bool = False, digest: str = "") -> ExportedFolder:
         """Read a folder; starts nothing.
 
         Args:

@@ -77,9 +77,7 @@ class Started:
         self.lab.close()
 
     def run(self, x: Any = X, **options: Any) -> Any:
-        return self.nodes.run(
-            x, deadline=Deadline(PATIENCE_S), options=RunOptions(**options) if options else None
-        )
+        return self.nodes.run(x, deadline=Deadline(PATIENCE_S), options=RunOptions(**options) if options else None)
 
 
 def answers_are_those_of_one_machine(cluster: Cluster) -> None:
@@ -127,7 +125,8 @@ def a_killed_lane_fails_the_call_by_name_and_the_next_is_right(cluster: Cluster)
         after(0.5, lambda: os.kill(lane, signal.SIGKILL))
         problem = fails(started.run)
         assert isinstance(problem, DeviceError)
-        assert "right" in str(problem) and "c, d" in str(problem)
+        assert "right" in str(problem)
+        assert "c, d" in str(problem)
         run = started.run()
         assert torch.equal(run.output, here)
         assert any("started anew" in note for note in run.report.notes)
@@ -139,7 +138,8 @@ def a_killed_worker_fails_the_call_by_name_and_starts_again(cluster: Cluster) ->
         after(0.5, lambda: cluster.kill_worker(started.nodes, "right"))
         problem = fails(started.run)
         assert isinstance(problem, DeviceError)
-        assert "right" in str(problem) and "c, d" in str(problem)
+        assert "right" in str(problem)
+        assert "c, d" in str(problem)
         assert torch.equal(started.run().output, here)
         assert started.nodes.nodes[1].state == "ready"
 
@@ -184,7 +184,9 @@ def a_node_that_is_gone_fails_calls_and_can_be_left_out(cluster: Cluster) -> Non
         while not started.nodes.gone and time.monotonic() - begun < PATIENCE_S:
             problem = fails(started.run)
         assert isinstance(problem, DeviceError)
-        assert "right" in str(problem) and "c, d" in str(problem) and "replan_without" in str(problem)
+        assert "right" in str(problem)
+        assert "c, d" in str(problem)
+        assert "replan_without" in str(problem)
         run = started.run(on_failure="leave-out")
         assert run.report.answered.names == ("a", "b")
         assert [node.state for node in started.nodes.nodes] == ["ready", "gone"]

@@ -1,6 +1,6 @@
 """Makes the contract's checks of a cluster of Ray, in a process of its own, and writes what came of each as JSON.
 
-    python on_ray.py RESULT
+python on_ray.py RESULT
 """
 
 from __future__ import annotations

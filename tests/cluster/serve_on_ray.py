@@ -1,6 +1,6 @@
 """Starts an export in Ray Serve, asks it from several threads, and writes what came of it as JSON.
 
-    python serve_on_ray.py RESULT
+python serve_on_ray.py RESULT
 """
 
 from __future__ import annotations

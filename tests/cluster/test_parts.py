@@ -26,7 +26,8 @@ PLAN = Plan(
 def test_each_node_gets_its_lanes_as_a_plan_for_one_device() -> None:
     big, small = parts_of(PLAN, {"big": 8, "small": 1})
     assert (big.node, big.lanes, big.members) == ("big", (0, 2), ("a", "d"))
-    assert big.plan.devices == {} and {lane.device for lane in big.plan.lanes} == {""}
+    assert big.plan.devices == {}
+    assert {lane.device for lane in big.plan.lanes} == {""}
     assert big.plan.lanes[1].backends == ("openvino",)
     assert (big.units, small.units) == (3, 1)
     small.plan.check_runnable()

@@ -33,17 +33,14 @@ class LocalRay:
         os.environ.update(
             RAY_raylet_start_wait_time_s="180",
             RAY_agent_register_timeout_ms="180000",
+            RAY_worker_register_timeout_seconds="300",
+            RAY_prestart_worker_first_driver="0",  # the driver would wait until idle workers have started
+            RAY_enable_worker_prestart="0",
             RAY_USAGE_STATS_ENABLED="0",
             RAY_TMPDIR=str(self.folder),
-            RAY_health_check_period_ms="500",
-            RAY_health_check_timeout_ms="3000",
-            RAY_health_check_failure_threshold="3",
         )
-        import ray._private.utils
         from ray.cluster_utils import Cluster
 
-        # The dashboard's agent loads in a fifth of the time when it thinks that its packages are missing.
-        ray._private.utils.get_dashboard_dependency_error = lambda: ImportError("not wanted here")
         self._cluster: Any = Cluster(initialize_head=False)
         self.nodes: dict[str, Any] = {}
         try:

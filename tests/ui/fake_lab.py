@@ -14,13 +14,13 @@ from typing import Any
 
 from past import a_profile, an_entry
 
+from esen_lab.cluster import ClusterNode, ClusterStatus
 from esen_lab.common.answers import Difference
 from esen_lab.common.bell import Bell, Listeners
 from esen_lab.cost_model import fit_points
 from esen_lab.devices import Offer
 from esen_lab.devices.telemetry import Channel, MarkLog, Sampler
 from esen_lab.errors import Cancelled, ModelError, UsageError
-from esen_lab.cluster import ClusterNode, ClusterStatus
 from esen_lab.export.triton import TritonRepository
 from esen_lab.history import Changes, Entry, Past, changes
 from esen_lab.lab import Action, DeviceChange, NextStep

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import torch
 from fake_lab import (
-    a_cluster,
     IDENTITY,
     FakeLab,
+    a_cluster,
     a_comparison,
     a_load_table,
     a_plan,
