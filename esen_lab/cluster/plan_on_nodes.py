@@ -46,6 +46,7 @@ class _Node:
     link: WorkerLink
     bundle: NodeBundle
     value: Any  # the bundle, or what stands for it
+    begun_with: Any  # the first one: kept as long as what starts again may ask for it
     loading: Any = None  # the call that loads it, until it is done
     loaded: NodeLoaded | None = None
     gone: str = ""
@@ -118,7 +119,7 @@ class PlanOnNodes:
                 value = reach.put(bundle)
                 node = there[part.node]
                 link = reach.start(node, value, part.units, restarts=RESTARTS)
-                nodes.append(_Node(part=part, node=node, link=link, bundle=bundle, value=value))
+                nodes.append(_Node(part=part, node=node, link=link, bundle=bundle, value=value, begun_with=value))
                 made._nodes = tuple(nodes)
                 nodes[-1].loading = link.call("what_is_loaded")
             made._wait_until_loaded(deadline, on_progress or _silent)

@@ -22,7 +22,7 @@ from esen_lab.errors import DeadlineMissed, DeviceError, EsenError
 from esen_lab.planner.plan import Lane, Plan
 from esen_lab.run import Deadline, RunOptions
 
-PATIENCE_S = 120.0  # nodes that start on a busy machine
+PATIENCE_S = 600.0  # nodes that start on a busy machine
 
 
 class Cluster(Protocol):
