@@ -19,6 +19,7 @@ class ThreadLink:
     def __init__(self, node: ClusterNode, bundle: NodeBundle | None) -> None:
         self._node, self._bundle = node, bundle
         self.dead_for_good = False
+        self._ending: list[ThreadPoolExecutor] = []
         self._begin()
 
     def _begin(self) -> None:
@@ -49,7 +50,7 @@ class ThreadLink:
             if not call.done():
                 call.lost = True  # type: ignore[attr-defined]
         pool.submit(lambda: made.result().close())
-        pool.shutdown(wait=False)
+        self._ending.append(pool)
         if not for_good:
             self._begin()
 
@@ -58,8 +59,11 @@ class ThreadLink:
 
     def close(self) -> None:
         if not self.dead_for_good:
-            self._pool.submit(self._made.result().close)
-        self._pool.shutdown(wait=True)
+            made = self._made
+            self._pool.submit(lambda: made.result().close())
+            self._ending.append(self._pool)
+        for pool in self._ending:
+            pool.shutdown(wait=True)
 
 
 class LocalNodes:
