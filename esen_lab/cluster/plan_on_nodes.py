@@ -33,6 +33,7 @@ from esen_lab.run.uncertainty import uncertain
 RESTARTS = 20
 _LARGE_BYTES = 100_000  # Ray sends smaller ones with the call, which is faster
 _SLICE_S = 0.25  # of a wait: an interrupt may come, and a node may be gone without a word
+_RESTART_S = 120.0  # what has not started again by then does not
 _MOST_OF_IT = 0.5  # of the time to a deadline is kept for the way back and for combining, at most
 _LEAST_S = 0.002
 
@@ -357,7 +358,39 @@ class _CallOfNodes:
         elif node.loading is not None and self._leaving_out and not self._has_started(node):
             self._answers.failed(node.name, "it starts again after it had ended")
         else:
-            self._send(node)
+            try:
+                self._wait_for_start(node)
+            except DeviceError as problem:
+                self._failed(node, problem, str(problem))
+            else:
+                self._send(node)
+
+    def _wait_for_start(self, node: _Node) -> None:
+        """Wait for a node that starts again: until then Ray refuses its calls, so it is asked again and again.
+
+        Raises:
+            DeviceError: It is gone, or does not start.
+        """
+        begun = time.monotonic()
+        while node.loading is not None:
+            if not self._reach.wait([node.loading], min(_SLICE_S, self._deadline.left_s)):
+                self._owner._look_who_is_gone([node])
+                if node.gone:
+                    raise self._owner._lost(node, node.gone)
+            else:
+                self._take_start(node, patient=time.monotonic() - begun < _RESTART_S)
+            self._deadline.check(f"{node.who}, which starts again")
+
+    def _take_start(self, node: _Node, *, patient: bool) -> None:
+        asked = node.loading
+        try:
+            self._owner._take_loaded(node)
+        except DeviceError:
+            refused = node.loading is not None and node.loading is not asked and not node.gone
+            if not (patient and refused):
+                raise
+            time.sleep(_SLICE_S)
+            self._owner._look_who_is_gone([node])
 
     def _has_started(self, node: _Node) -> bool:
         if not self._reach.wait([node.loading], 0.0):
