@@ -177,7 +177,7 @@ def test_other_cells_are_refused(session: Session, line: str) -> None:
     [
         ("profil", "%esen has no verb 'profil'. Did you mean profile"),
         ("xyzzy", "%esen has no verb 'xyzzy'. `%esen help` lists them all."),
-        ("help serch", "Did you mean search or serve?"),
+        ("help serch", "Did you mean search or serve or cluster?"),
         ("register", "arguments are required: NAME"),
         ("register widde", "there is no 'widde'. Did you mean wide?"),
         ("register wide[0]", "%esen register wide[0] --as NAME"),
