@@ -6,6 +6,7 @@ read, so nothing that was read can later be too large to compute with, to save o
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
@@ -30,6 +31,8 @@ Count = Annotated[int, Meta(ge=0, le=2**53)]
 """Of bytes, parameters, repeats: what a double still holds exactly."""
 
 _T = TypeVar("_T")
+_FIRST = threading.Lock()  # msgspec learns a type when it first meets it, and two threads that teach it crash it
+_LEARNED: set[Any] = set()
 
 
 def converted(data: Any, kind: type[_T], what: str) -> _T:
@@ -44,7 +47,13 @@ def converted(data: Any, kind: type[_T], what: str) -> _T:
         StoreError: It does not fit; the message names the place ("$.lanes[0].units").
     """
     try:
-        return msgspec.convert(data, kind, str_keys=True)
+        if kind in _LEARNED:
+            return msgspec.convert(data, kind, str_keys=True)
+        with _FIRST:
+            try:
+                return msgspec.convert(data, kind, str_keys=True)
+            finally:
+                _LEARNED.add(kind)
     except (ValueError, RecursionError) as problem:
         told = " ".join(str(problem).replace("`", "").split())
         raise StoreError(f"{what[:1].upper()}{what[1:]} is damaged: {told}") from problem

@@ -36,6 +36,7 @@ from esen_lab.studies import AdaptiveProfileJob
 
 if TYPE_CHECKING:
     from esen_lab.export import Exported
+    from esen_lab.export.ray_serve import RayServeApplication
     from esen_lab.export.triton import TritonRepository
     from esen_lab.load import LoadTable
     from esen_lab.serving.server import Server
@@ -574,13 +575,14 @@ class Lab(LabProperties):
 
     def export(
         self, path: str | os.PathLike[str], plan: Plan | None = None, *, form: str = "script"
-    ) -> Exported | TritonRepository:
+    ) -> Exported | TritonRepository | RayServeApplication:
         """Write the plan for use without Jupyter, with everything it needs.
 
         Args:
             path: The script, such as "plan.py"; or the folder of another form.
             plan: Which plan; None: the one in force.
-            form: "script", or "triton": a model repository for NVIDIA Triton (docs/triton.md).
+            form: "script"; "triton": a model repository for NVIDIA Triton (docs/triton.md); "ray-serve": an application
+                for Ray Serve (docs/ray.md).
 
         Raises:
             UsageError: There is no plan, the form is unknown or does not take the plan, or a sub-model cannot be

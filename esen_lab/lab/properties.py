@@ -10,6 +10,7 @@ from esen_lab.common.bell import Bell
 from esen_lab.common.display import Shown
 from esen_lab.devices import Device, Offer, offers
 from esen_lab.ensemble import Ensemble
+from esen_lab.lab.cluster import LabCluster
 from esen_lab.lab.history import LabHistory
 from esen_lab.lab.lanes import Lanes
 from esen_lab.lab.points import Points
@@ -47,6 +48,8 @@ class LabProperties(Shown):
         """Refinement by runs, choices of members, several devices, cascades."""
         self.lanes = Lanes(self._runtime)
         """The warm lanes, and how they execute sub-models."""
+        self.cluster = LabCluster(self._runtime)
+        """The nodes of a cluster of Ray, for plans over several machines."""
         self.points = Points(self._runtime)
         """What is known of the sub-models on the device, besides `measurements`."""
         self.history = LabHistory(self._runtime)

@@ -56,6 +56,7 @@ class Status(Shown):
         running: Whether its lanes are warm.
         next_step: The next sensible thing to do.
         waiting: How many calls wait for their turn now.
+        nodes: For each node that the plan runs on, a sentence: who runs there, and what it is doing.
     """
 
     device: Mapping[str, Any]
@@ -68,6 +69,7 @@ class Status(Shown):
     running: bool
     next_step: NextStep
     waiting: int = 0
+    nodes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""

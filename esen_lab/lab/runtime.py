@@ -91,7 +91,7 @@ class Runtime:
     def let_go_in_child(self) -> None:
         """Called in a forked child. A lab that had nothing at work can be used there; any other refuses everything."""
         state = self._state
-        working = (state.executor, state.profile_job, state.search_job, state.server)
+        working = (state.executor, state.profile_job, state.search_job, state.server, state.reach)
         at_work = any(thing is not None for thing in working)
         if at_work or self.turns.locked or self.readings.watched is not None:
             self.__class__ = RuntimeOfAnotherProcess
@@ -129,10 +129,20 @@ class Runtime:
         self.awaited.close()
         with self.turns.turn("the end of the lab", refused=False):
             self.lanes.end()
+            self._end_on_nodes()
             self._close_store()
         self.recorder.close()
         self.fork_server.close()  # whatever was being started meanwhile
         self._state.device.close()
+
+    def _end_on_nodes(self) -> None:
+        """End what runs on the nodes of a cluster, and leave it; a later run connects again."""
+        on_nodes, reach = self._state.on_nodes, self._state.reach
+        self.set(on_nodes=None)
+        if on_nodes is not None:
+            on_nodes.close()
+        if reach is not None:
+            reach.close()
 
     # --- the state -----------------------------------------------------------------------------------------------
 

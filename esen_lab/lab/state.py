@@ -26,6 +26,7 @@ from esen_lab.studies.front import ParetoFront
 from esen_lab.studies.thresholds import PlannedCascade, ThresholdEditor
 
 if TYPE_CHECKING:
+    from esen_lab.cluster import NodeReach, PlanOnNodes
     from esen_lab.serving.server import Server
 
 
@@ -58,6 +59,8 @@ class LabState:
         planned_cascade: The last cascade that was planned, with what moves its thresholds.
         thresholds: The editor of those, once somebody has asked for it.
         server: What serves its plan.
+        reach: The way to the nodes of the cluster that is connected.
+        on_nodes: What runs there.
         validated: What every member answered on the validation data that was last asked about, with its labels.
     """
 
@@ -86,6 +89,8 @@ class LabState:
     thresholds: ThresholdEditor | None = None
     server: Server | None = None
     validated: Validated | None = None
+    reach: NodeReach | None = None
+    on_nodes: PlanOnNodes | None = None
 
     # --- what follows from it ------------------------------------------------------------------------------------
 
@@ -114,6 +119,10 @@ class LabState:
         """The warm lanes, where they are whole."""
         return None if self.executor is None or self.executor.broken else self.executor
 
+    def runs_on_nodes(self, plan: Plan | None) -> bool:
+        """Whether a plan is one for the nodes of the cluster that is connected."""
+        return self.reach is not None and plan is not None and bool(plan.devices)
+
     @property
     def profiling(self) -> bool:
         """Whether something is being measured."""
@@ -141,6 +150,7 @@ class LabState:
             plan=self.plan,
             waiting=waiting,
             running=self.warm is not None,
+            nodes=() if self.on_nodes is None else tuple(self.on_nodes.told),
             next_step=self.next_step,
         )
 

@@ -159,6 +159,22 @@ def put(settings: Settings, *, whole_process: bool = True) -> None:
             end_threads()
 
 
+def take_over(process: Sequence[Any], thread: Sequence[Any]) -> None:
+    """Set in this process what a session on another machine has set; environment and paths stay this machine's own.
+
+    Args:
+        process: Switches that hold for the process, as `Settings` has them; empty: none is touched.
+        thread: Those of a thread, likewise.
+    """
+    ours_process, ours_thread = switches()
+    if process:
+        _put_all(ours_process, process)
+    if thread and _put_all(ours_thread, thread):
+        import torch
+
+        torch.clear_autocast_cache()
+
+
 @contextmanager
 def with_threads_own(settings: Settings) -> Iterator[None]:
     """Have what a thread has set as in `settings`, for a moment, in this thread."""

@@ -29,7 +29,7 @@ class Sized(Protocol):
 
 
 def check_fits(plan: Plan, ensemble: Ensemble, device: Sized | None = None) -> None:
-    """Refuse a plan that cannot run here.
+    """Refuse a plan that cannot run here, on one device.
 
     Args:
         plan: The plan.
@@ -40,6 +40,21 @@ def check_fits(plan: Plan, ensemble: Ensemble, device: Sized | None = None) -> N
         UsageError: It is only for planning, covers other sub-models, or was made for a larger device.
     """
     check_runnable(plan)
+    check_members(plan, ensemble)
+    if device is not None and plan.units > device.units:
+        raise UsageError(
+            f"This device has {format_units(device.units, device.identity.unit)}",
+            given=f"a plan for {plan.units} ({plan.device.get('name', 'unknown device')})",
+            hint="Search again here: plans for larger devices do not fit.",
+        )
+
+
+def check_members(plan: Plan, ensemble: Ensemble) -> None:
+    """Refuse a plan of other sub-models than those of an ensemble.
+
+    Raises:
+        UsageError: The message names each.
+    """
     ours = set(ensemble.names)
     differ = [
         *(f"{name!r} is in the plan only" for name in plan.names if name not in ours),
@@ -50,12 +65,6 @@ def check_fits(plan: Plan, ensemble: Ensemble, device: Sized | None = None) -> N
             "A plan and its ensemble hold the same sub-models",
             given="; ".join(differ),
             hint="Register the same sub-models, or search for a plan again.",
-        )
-    if device is not None and plan.units > device.units:
-        raise UsageError(
-            f"This device has {format_units(device.units, device.identity.unit)}",
-            given=f"a plan for {plan.units} ({plan.device.get('name', 'unknown device')})",
-            hint="Search again here: plans for larger devices do not fit.",
         )
 
 
@@ -82,7 +91,8 @@ def check_runnable(plan: Plan) -> None:
         raise UsageError(
             "A plan that is run is for one device; one in stages has thresholds and splits no batch",
             given=why,
-            hint="It can be saved. Search a plan for this device to run one.",
+            hint="It can be saved. Search a plan for this device to run one; one for nodes of a cluster runs once they "
+            "are reached: lab.cluster.connect().",
         )
 
 

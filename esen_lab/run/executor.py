@@ -219,6 +219,16 @@ class Executor:
         return bool(self._state.keeping) or self._state.random
 
     @property
+    def keeping(self) -> tuple[str, ...]:
+        """Members that keep state between calls."""
+        return self._state.keeping
+
+    @property
+    def random(self) -> bool:
+        """Whether a member draws random numbers."""
+        return self._state.random
+
+    @property
     def broken(self) -> str:
         """Why it cannot run any more, or ""."""
         return self._group.broken

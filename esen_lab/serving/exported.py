@@ -36,19 +36,20 @@ class ExportedFolder:
     _executor: Executor | None = None
 
     @classmethod
-    def open(cls, folder: Path, *, device: str | None = None, trust: bool = False) -> ExportedFolder:
+    def open(cls, folder: Path, *, device: str | None = None, trust: bool = False, digest: str = "") -> ExportedFolder:
         """Read a folder; starts nothing.
 
         Args:
             folder: What was exported.
             device: The name of another device than the plan's.
             trust: Run its code although nobody here exported it.
+            digest: What `content_digest` gives for the files that the caller vouches for.
 
         Raises:
             NotTrusted: It holds code that nobody has said may run.
             EsenError: It cannot be read, or the device cannot be had.
         """
-        found = open_bundle(folder, trust=trust)
+        found = open_bundle(folder, trust=trust, digest=digest)
         chosen = open_device(device or name_for(found.plan.device))
         return cls(plan=found.plan, ensemble=found.ensemble, device=chosen, graphs=found.graphs)
 

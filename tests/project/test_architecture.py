@@ -38,6 +38,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "export": LEAVES | {"ensemble", "planner"},
     # Whoever is served is told to it as a protocol; the lanes of an exported folder it starts itself.
     "serving": LEAVES | {"devices", "ensemble", "planner", "run", "export"},
+    # A node is sent its part of a plan as an export, and runs it as one machine does.
+    "cluster": LEAVES | {"devices", "lanes", "ensemble", "planner", "profiler", "run", "export"},
     # Requests at random, for whoever answers: it knows neither plans nor lanes.
     "load": LEAVES,
     # A lab is told, as everything that holds lanes is, when its process is forked.
@@ -54,6 +56,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "load",
         "studies",
         "serving",
+        "cluster",
         "history",
     },
     # `run FOLDER` runs an exported plan, as its script does; `doctor` looks at devices and the profile store.
@@ -95,6 +98,7 @@ ONLY_IN: dict[str, set[str]] = {
     "starlette": {"serving/app.py"},
     "uvicorn": {"serving/http_server.py"},
     "prometheus_client": {"serving/metrics.py"},
+    "ray": {"cluster/ray_reach.py"},
     "opentelemetry": {"serving/traces.py"},
 }
 HEAVY = sorted({*ONLY_IN, "torch"})

@@ -46,7 +46,7 @@ OUTSIDE_JUPYTER = (
 
 # Groups for members of other kinds than networks, and for backends: imported when they are asked for.
 KINDS = ("openvino", "onnx", "trees")
-SERVING = ("serve",)
+SERVING = ("serve", "ray")
 
 
 def wanted() -> list[Requirement]:
@@ -167,7 +167,7 @@ def test_make_installs_the_same_set() -> None:
 
 def test_dev_contains_every_group_but_what_one_benchmark_compares_with() -> None:
     assert names_of("dev") >= {name for group in GROUPS if group != "bench" for name in names_of(group)}
-    assert not names_of("dev") & {"ray", "transformers"}, "they are large, and no test needs them"
+    assert not names_of("dev") & {"transformers"}, "it is large, and no test needs it"
 
 
 def test_what_runs_outside_jupyter_is_a_plain_dependency() -> None:

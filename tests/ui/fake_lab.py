@@ -14,6 +14,7 @@ from typing import Any
 
 from past import a_profile, an_entry
 
+from esen_lab.cluster import ClusterNode, ClusterStatus
 from esen_lab.common.answers import Difference
 from esen_lab.common.bell import Bell, Listeners
 from esen_lab.cost_model import fit_points
@@ -228,6 +229,36 @@ class FakeHistory:
         return 2
 
 
+class FakeCluster:
+    """Two nodes, and what it was asked in its lab's calls."""
+
+    def __init__(self, asked: Callable[..., None]) -> None:
+        self._asked = asked
+
+    def connect(self, address: str) -> ClusterStatus:
+        self._asked("cluster.connect", address)
+        return a_cluster()
+
+    def leave(self) -> None:
+        self._asked("cluster.leave")
+
+    def status(self) -> ClusterStatus | None:
+        self._asked("cluster.status")
+        return None
+
+    def load(self, on_progress: Callable[[int, int, str], object]) -> ClusterStatus:
+        self._asked("cluster.load")
+        on_progress(1, 2, "left")
+        return a_cluster()
+
+
+def a_cluster() -> ClusterStatus:
+    """One node that is ready, one that is gone."""
+    left = ClusterNode(name="left", id="1", host="one", units=8, state="ready", members=("wide", "deep"))
+    right = ClusterNode(name="right", id="2", host="two", units=4, alive=False, state="gone", notes=("It left.",))
+    return ClusterStatus(address="one:6379", dashboard="http://one:8265", nodes=(left, right))
+
+
 class FakeLab:
     """Remembers what it was asked in `calls`."""
 
@@ -257,6 +288,7 @@ class FakeLab:
         self.closed = threading.Event()
         self.raises: BaseException | None = None
         self.history = FakeHistory(self._asked)
+        self.cluster = FakeCluster(self._asked)
         self.last_run: LastRun | None = None
         self.choices: tuple[Offered, ...] = ()
 
@@ -504,6 +536,7 @@ class FakeLab:
             running=False,
             next_step=NextStep(action=Action.PROFILE, why="nothing is measured"),
             waiting=0,
+            nodes=(),
         )
 
     def serve(self, port: int | None = 8000, **settings: Any) -> Any:

@@ -17,6 +17,7 @@ import torch
 from fake_lab import (
     IDENTITY,
     FakeLab,
+    a_cluster,
     a_comparison,
     a_load_table,
     a_plan,
@@ -43,6 +44,7 @@ from esen_lab.ensemble import Ensemble, make_submodel
 from esen_lab.errors import EsenError
 from esen_lab.export import Exported, load_bundle
 from esen_lab.export.bundle_files import bundle_files
+from esen_lab.export.ray_serve import RayServeApplication
 from esen_lab.export.script import script_text
 from esen_lab.history import Past, changes
 from esen_lab.lab import Action, DeviceChange, NextStep
@@ -150,6 +152,8 @@ RECORDS: dict[str, Any] = {
     "ensemble": _ensemble(),
     "sub-model": _ensemble().submodels[0],
     "server": ServerStatus(name="m", url="u", state="s", joins=False, why_alone="w", failed={"busy": 1}),
+    "cluster": a_cluster(),
+    "application": RayServeApplication(folder=Path("f"), name="m", units=2, files=(Path("f/app.py"),)),
     "export": Exported(
         script=Path("plan.py"), folder=Path("plan_files"), files=(Path("plan.py"), Path("plan_files/x"))
     ),

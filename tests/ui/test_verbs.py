@@ -105,6 +105,12 @@ CALLS = [
     ("load plan.json", ("load", "plan.json")),
     ("export plan.py", ("export", "plan.py")),
     ("export triton folder", ("export", "folder", "triton")),
+    ("export ray-serve folder", ("export", "folder", "ray-serve")),
+    ("cluster", ("cluster.status",)),
+    ("cluster auto", ("cluster.connect", "auto")),
+    ("cluster one:6379", ("cluster.connect", "one:6379")),
+    ("cluster --load", ("cluster.load",)),
+    ("cluster --leave", ("cluster.leave",)),
     ("loadtest", ("load_test", None, None, {})),
     (
         "loadtest x --rates 50,100 --p99 50ms --seconds 2 --batch 8 --ways plan,threads --seed 3",
@@ -136,6 +142,12 @@ def test_a_verb_is_one_call_on_the_lab_and_shows_something(
     assert front.shown or front.lives
 
 
+def test_the_nodes_of_a_cluster_are_shown_with_what_runs_there(session: Session, front: FakeFront) -> None:
+    run_line(session, "cluster auto")
+    for word in ("left", "ready", "wide, deep", "right", "gone", "It left.", "http://one:8265"):
+        assert word in front.text
+
+
 def test_alone_it_shows_the_status_and_the_next_step(session: Session, front: FakeFront) -> None:
     run_line(session, "")
     assert "Next: Measure the sub-models" in front.text
@@ -165,7 +177,7 @@ def test_other_cells_are_refused(session: Session, line: str) -> None:
     [
         ("profil", "%esen has no verb 'profil'. Did you mean profile"),
         ("xyzzy", "%esen has no verb 'xyzzy'. `%esen help` lists them all."),
-        ("help serch", "Did you mean search or serve?"),
+        ("help serch", "Did you mean search or serve or cluster?"),
         ("register", "arguments are required: NAME"),
         ("register widde", "there is no 'widde'. Did you mean wide?"),
         ("register wide[0]", "%esen register wide[0] --as NAME"),

@@ -13,7 +13,8 @@ from esen_lab.errors import UsageError
 from esen_lab.lab.plan_checks import differences, members_run_by
 from esen_lab.lab.precision import as_checked
 from esen_lab.lab.runtime import Runtime
-from esen_lab.lab.stages.run import ready_lanes
+from esen_lab.lab.stages.nodes import check_plan
+from esen_lab.lab.stages.run import get_ready
 from esen_lab.lab.state import LabState
 from esen_lab.planner import SearchJob
 from esen_lab.planner.fits import check_fits
@@ -26,6 +27,7 @@ from esen_lab.run.start import places_of
 if TYPE_CHECKING:
     from esen_lab.ensemble import Ensemble
     from esen_lab.export import Exported, Graph
+    from esen_lab.export.ray_serve import RayServeApplication
     from esen_lab.export.triton import TritonRepository
 
 
@@ -46,7 +48,7 @@ def with_plan(state: LabState, plan: Plan, improving: SearchJob[Plan] | None = N
     Raises:
         UsageError: It covers other sub-models, or needs a larger device.
     """
-    check_fits(plan, state.ensemble, state.device)
+    check_plan(state, plan)
     plan = as_checked(state, plan)
     running, previous = state.warm, state.previous_plan
     # Not where lanes run without a plan, or by one that another has replaced before it ran.
@@ -57,13 +59,13 @@ def with_plan(state: LabState, plan: Plan, improving: SearchJob[Plan] | None = N
 
 def apply(runtime: Runtime, plan: Plan) -> None:
     """See `Lab.apply`."""
-    check_fits(plan, runtime.state.ensemble, runtime.state.device)
+    check_plan(runtime.state, plan)
     with runtime.turns.turn("a plan that is put in force"):
         before = runtime.state.plan
         put_in_force(runtime, plan)
         after = runtime.state.plan
         try:
-            ready_lanes(runtime)
+            get_ready(runtime)
         except BaseException:
             runtime.change(lambda state: replace(state, plan=before) if state.plan is after else state)
             raise
@@ -73,7 +75,7 @@ def load(runtime: Runtime, path: str | os.PathLike[str]) -> Plan:
     """See `Lab.load`."""
     plan = Plan.load(path)
     state = runtime.state
-    check_fits(plan, state.ensemble, state.device)
+    check_plan(state, plan)
     here = differences(plan, state.ensemble, state.device)
     plan = replace(plan, notes=(*plan.notes, *(news for news in here if news not in plan.notes)))
     put_in_force(runtime, plan)
@@ -82,7 +84,7 @@ def load(runtime: Runtime, path: str | os.PathLike[str]) -> Plan:
 
 def export_as(
     runtime: Runtime, path: str | os.PathLike[str], plan: Plan | None, form: str
-) -> Exported | TritonRepository:
+) -> Exported | TritonRepository | RayServeApplication:
     """See `Lab.export`."""
     if form not in _FORMS:
         raise unknown(f"A plan is exported as {' or '.join(map(repr, _FORMS))}", form, _FORMS, given=repr(form))
@@ -115,9 +117,20 @@ def export_triton(runtime: Runtime, folder: str | os.PathLike[str], plan: Plan |
     )
 
 
-_FORMS: Mapping[str, Callable[[Runtime, str | os.PathLike[str], Plan | None], Exported | TritonRepository]] = {
+def export_ray_serve(runtime: Runtime, folder: str | os.PathLike[str], plan: Plan | None) -> RayServeApplication:
+    """See `Lab.export`, form "ray-serve"."""
+    from esen_lab.export.ray_serve import export_ray_serve as write
+
+    plan, ensemble, graphs = _to_export(runtime, plan)
+    return write(plan, ensemble, folder, graphs=graphs)
+
+
+_FORMS: Mapping[
+    str, Callable[[Runtime, str | os.PathLike[str], Plan | None], Exported | TritonRepository | RayServeApplication]
+] = {
     "script": export,
     "triton": export_triton,
+    "ray-serve": export_ray_serve,
 }
 
 

@@ -10,6 +10,7 @@ from esen_lab.common.trees import Tree
 from esen_lab.common.units import format_seconds
 from esen_lab.errors import DeadlineMissed, WorkerTimeout
 from esen_lab.lab.runtime import Runtime
+from esen_lab.lab.stages import nodes
 from esen_lab.lab.stages.members import follow_changes
 from esen_lab.lab.state import LabState
 from esen_lab.run import Executor, Run, RunReport
@@ -124,6 +125,8 @@ def _run(runtime: Runtime, call: RunCall) -> tuple[Run, tuple[str, ...]]:
     Not so where a member keeps state or draws random numbers: a run that does not count would show.
     """
     x, deadline, until = call.x, call.deadline, call.until
+    if runtime.state.runs_on_nodes(runtime.state.plan):
+        return nodes.run_once(runtime, call)
     warm = runtime.state.warm
     twice = warm is not None and not warm.begins_anew  # lanes are warm, and a run may be made again
     executor, notes = ready_lanes(runtime, looked=twice, deadline=until)
@@ -148,6 +151,14 @@ def _run(runtime: Runtime, call: RunCall) -> tuple[Run, tuple[str, ...]]:
         executor, notes = ready_lanes(runtime, whole=True, deadline=until)
         made = executor.run(x, deadline=deadline, in_turn=True, options=call.options, due=call.due)
     return made, notes
+
+
+def get_ready(runtime: Runtime) -> None:
+    """Have the lanes of the plan in force warm, here or on the nodes that it is for. The caller has the turn."""
+    if runtime.state.runs_on_nodes(runtime.state.plan):
+        nodes.get_ready(runtime, NEVER)
+    else:
+        ready_lanes(runtime)
 
 
 def ready_lanes(

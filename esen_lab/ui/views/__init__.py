@@ -22,6 +22,7 @@ from esen_lab.ui.views.blocks import (
 from esen_lab.ui.views.measured import cost_model, cost_models, curves, failure, points, profile, progress
 from esen_lab.ui.views.past import changes, forgotten_entries, one_entry, past
 from esen_lab.ui.views.planned import (
+    application,
     editor,
     editor_facts,
     editor_notes,
@@ -46,7 +47,7 @@ from esen_lab.ui.views.searched import (
     thresholds,
 )
 from esen_lab.ui.views.served import server
-from esen_lab.ui.views.setup import device, device_change, ensemble, left_gpu, offers, status, submodel
+from esen_lab.ui.views.setup import cluster, device, device_change, ensemble, left_gpu, offers, status, submodel
 
 __all__ = [
     "RECORDS",
@@ -56,8 +57,10 @@ __all__ = [
     "Table",
     "View",
     "allocation",
+    "application",
     "backends",
     "changes",
+    "cluster",
     "comparison",
     "cost_model",
     "cost_models",
@@ -139,6 +142,8 @@ RECORDS: Mapping[str, Callable[[Any], View]] = {
     "esen_lab.serving.server.Server": lambda running: server(running.status()),
     "esen_lab.serving.status.ServerStatus": server,
     "esen_lab.export.triton.repository.TritonRepository": repository,
+    "esen_lab.export.ray_serve.RayServeApplication": application,
+    "esen_lab.cluster.nodes.ClusterStatus": cluster,
     "esen_lab.history.past.Past": past,
     "esen_lab.history.entry.Entry": one_entry,
     "esen_lab.history.changes.Changes": changes,

@@ -188,6 +188,21 @@ def repository(record: Any) -> View:
     )
 
 
+def application(record: Any) -> View:
+    """A `RayServeApplication`."""
+    return View(
+        title=f"Exported for Ray Serve to {record.folder}",
+        blocks=(
+            facts(
+                ("clients ask", record.name),
+                ("cores of a replica", str(record.units)),
+                ("files", str(len(record.files))),
+            ),
+        ),
+        notes=(f"`cd {record.folder} && serve run serve.yaml` starts it, where Ray is installed.",),
+    )
+
+
 def exported(record: Any) -> View:
     """An `Exported`."""
     return View(

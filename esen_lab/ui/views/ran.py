@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from esen_lab.common.surroundings import step
-from esen_lab.common.units import format_percent, format_seconds, format_units, marked, with_marks
+from esen_lab.common.units import format_bytes, format_percent, format_seconds, format_units, marked, with_marks
 from esen_lab.ui.pictures.rows import Bar, Bars, LoadCurves, Segment, Timeline
 from esen_lab.ui.views.blocks import Table, View, facts, given_s, one_line, ratio_text, share
 
@@ -30,7 +30,10 @@ def report(record: Any) -> View:
         spans.setdefault(span.lane, []).append(segment)
     for number, segment in _unfinished(record):
         spans.setdefault(number, []).append(segment)
-    shares = {number: f" ({lane.units})" for number, lane in enumerate(record.lanes)}
+    shares = {
+        number: f" ({lane.device}: {lane.units})" if lane.device else f" ({lane.units})"
+        for number, lane in enumerate(record.lanes)
+    }
     timeline = Timeline(
         lanes=tuple((f"lane {number + 1}{shares.get(number, '')}", tuple(bars)) for number, bars in spans.items()),
         total_s=record.jct_s,
@@ -61,7 +64,7 @@ def report(record: Any) -> View:
         ("worst case, nobody leaves", given_s(record.worst_s)),
         ("input", record.batch),
     )
-    left = _stages(record.stages) if record.stages else ()
+    left = (*(_stages(record.stages) if record.stages else ()), *(_nodes(record.nodes) if record.nodes else ()))
     notes: tuple[str, ...] = (*filter(None, [record.late_text]), *record.notes)
     if record.nan and not any("nan" in note.lower() for note in notes):
         notes = (f"NaN in the output of {', '.join(record.nan)}.", *notes)
@@ -71,6 +74,23 @@ def report(record: Any) -> View:
         of = len(record.answered.names) + len(record.answered.missing)
         title += f", {len(record.answered.names)} of {of} members"
     return View(title=title, blocks=(timeline, *left, ran, known), notes=notes)
+
+
+def _nodes(nodes: Sequence[Any]) -> tuple[Table]:
+    """Of a plan for several nodes: what each took, and its way there and back."""
+    rows = tuple(
+        (
+            node.name,
+            ", ".join(node.members),
+            format_seconds(node.took_s),
+            format_seconds(node.network_s),
+            format_bytes(node.sent_bytes),
+            format_bytes(node.received_bytes),
+        )
+        for node in nodes
+    )
+    columns = ("node", "sub-models", "took", "network", "sent", "received")
+    return (Table(columns=columns, rows=rows, numbers=("took", "network", "sent", "received")),)
 
 
 def _stages(stages: Sequence[Any]) -> tuple[Table]:

@@ -33,6 +33,7 @@ def status(record: Any) -> View:
             ("plan", "" if record.plan is None else record.plan.describe()),
             ("predicted JCT", "" if record.plan is None else record.plan.predicted_text()),
             ("lanes", "warm" if record.running else ""),
+            ("nodes", "; ".join(record.nodes)),
             ("calls that wait for their turn", str(record.waiting) if record.waiting else ""),
         )
     ]
@@ -40,6 +41,30 @@ def status(record: Any) -> View:
         blocks.insert(0, Table(columns=columns, rows=rows, numbers=("parameters", "shares measured")))
     title = f"Lab with {format_units(len(rows), 'sub-model')}" if rows else "Lab without sub-models yet"
     return View(title=title, blocks=tuple(blocks), notes=(*record.device_notes, f"Next: {in_words(record.next_step)}"))
+
+
+def cluster(record: Any) -> View:
+    """A `ClusterStatus`."""
+    rows = tuple(
+        (
+            node.name,
+            node.host,
+            str(node.units),
+            str(node.gpus or "-"),
+            format_bytes(node.memory_bytes),
+            node.state,
+            ", ".join(node.members) or "-",
+        )
+        for node in record.nodes
+    )
+    columns = ("node", "machine", "cores", "GPUs", "memory", "state", "sub-models")
+    own = tuple(f"{node.name}: {note}" for node in record.nodes for note in node.notes)
+    dashboard = (f"Ray's dashboard: {record.dashboard}",) if record.dashboard else ()
+    return View(
+        title=f"Cluster of {format_units(len(rows), 'node')} at {record.address}",
+        blocks=(Table(columns=columns, rows=rows, numbers=("cores", "GPUs", "memory"), wide=("machine",)),),
+        notes=(*record.notes, *own, *dashboard),
+    )
 
 
 def device(identity: Mapping[str, Any], notes: Sequence[str], inside: Sequence[tuple[str, str]] = ()) -> View:

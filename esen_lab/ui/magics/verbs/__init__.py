@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from esen_lab.common.words import unknown
 from esen_lab.ui.magics.arguments import Argument, text
-from esen_lab.ui.magics.verbs import edit, keep, measure, past, plan, run, serve, setup
+from esen_lab.ui.magics.verbs import cluster, edit, keep, measure, past, plan, run, serve, setup
 from esen_lab.ui.magics.verbs.help import overview, verb_help
 from esen_lab.ui.magics.verbs.verb import Given, Verb
 from esen_lab.ui.session import Session
@@ -76,6 +76,7 @@ VERBS: Mapping[str, Verb] = {
     "record": keep.RECORD,
     "export": keep.EXPORT,
     "serve": serve.SERVE,
+    "cluster": cluster.CLUSTER,
     "history": past.HISTORY,
     "watch": measure.WATCH,
     "device": setup.DEVICE,

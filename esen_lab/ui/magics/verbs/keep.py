@@ -111,8 +111,8 @@ def _export(session: Session, given: Given) -> Any:
     if len(given.path) == 1:
         exported = lab.export(path)
         return show(session, exported, views.exported(exported))
-    repository = lab.export(path, form=given.path[0])
-    return show(session, repository, views.repository(repository))
+    made = lab.export(path, form=given.path[0])
+    return show(session, made, views.RECORDS[f"{type(made).__module__}.{type(made).__qualname__}"](made))
 
 
 EXPORT = Verb(
@@ -121,7 +121,8 @@ EXPORT = Verb(
     (
         Argument(
             "path",
-            "the script, such as plan.py; or `triton FOLDER`: a model repository for NVIDIA Triton",
+            "the script, such as plan.py; or `triton FOLDER`: a model repository for NVIDIA Triton; or "
+            "`ray-serve FOLDER`: an application for Ray Serve",
             text,
             "PATH",
             count="+",

@@ -1,0 +1,24 @@
+"""Several machines: a plan whose devices are nodes of a cluster of Ray, each with our lanes inside (docs/ray.md)."""
+
+from __future__ import annotations
+
+from esen_lab.cluster.nodes import ClusterNode, ClusterStatus, NodeReach, sizes
+from esen_lab.cluster.orders import NodeSettings
+from esen_lab.cluster.parts import check_nodes
+from esen_lab.cluster.plan_on_nodes import PlanOnNodes
+from esen_lab.cluster.profiling import TransferTimes, measure_transfers, profile_kinds
+from esen_lab.cluster.ray_reach import RayReach
+
+__all__ = [
+    "ClusterNode",
+    "ClusterStatus",
+    "NodeReach",
+    "NodeSettings",
+    "PlanOnNodes",
+    "RayReach",
+    "TransferTimes",
+    "check_nodes",
+    "measure_transfers",
+    "profile_kinds",
+    "sizes",
+]

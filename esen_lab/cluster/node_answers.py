@@ -1,0 +1,82 @@
+"""What one call has of which node so far: members that answered, failed, or are late."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from esen_lab.cluster.orders import NodeAnswer
+from esen_lab.cluster.packing import PackedTree
+from esen_lab.common.units import format_seconds
+from esen_lab.errors import DeadlineMissed, DeviceError, EsenError
+from esen_lab.run import Deadline, Missing, RunOptions
+
+
+class NodeAnswers:
+    """One call's members.
+
+    Args:
+        names: Who is to answer, in the order of the ensemble.
+        members: For each node, who answers from there.
+
+    Attributes:
+        names: See above.
+        outputs: What members that answered have put out.
+        late: Whether the answer was due before enough had answered, and is waited for.
+        problem: The first error of a node, or None.
+    """
+
+    def __init__(self, names: Sequence[str], members: Mapping[str, Sequence[str]]) -> None:
+        self.names = tuple(names)
+        self._members = members
+        self._why: dict[str, Missing] = {}
+        self.outputs: dict[str, PackedTree] = {}
+        self.late = False
+        self.problem: EsenError | None = None
+
+    @property
+    def done(self) -> tuple[str, ...]:
+        """Who has answered, in the order of the ensemble."""
+        return tuple(name for name in self.names if name in self.outputs)
+
+    def take(self, node: str, answer: NodeAnswer) -> None:
+        """A node has answered."""
+        self.outputs.update({name: answer.outputs[name] for name in self._members[node] if name in answer.outputs})
+        self._why.update({missing.name: missing for missing in answer.missing})
+
+    def failed(self, node: str, told: str, problem: EsenError | None = None) -> None:
+        """A node does not answer."""
+        self.problem = self.problem or problem
+        for name in self._members[node]:
+            self._why[name] = Missing(name=name, why="failed", told=f"node {node}: {told}")
+
+    def missing(self, late: Sequence[str]) -> tuple[Missing, ...]:
+        """Who has not answered, and why.
+
+        Args:
+            late: Nodes that nobody waits for any more.
+        """
+        waiting = {name: f"node {node}" for node in late for name in self._members[node]}
+        return tuple(
+            self._why.get(name) or Missing(name=name, why="late", told=waiting.get(name, ""))
+            for name in self.names
+            if name not in self.outputs
+        )
+
+    def missed(self, options: RunOptions, due: Deadline, late: Sequence[str]) -> DeadlineMissed:
+        """The error of a call of which too few members are done when it is due."""
+        missing = self.missing(late)
+        done = f"{len(self.done)} ({', '.join(self.done)})" if self.done else "none"
+        return DeadlineMissed(
+            f"At least {options.enough} of {len(self.names)} members are done within {format_seconds(due.allowed_s)}",
+            given=f"{done} by then; missing: {', '.join(map(str, missing))}",
+            hint="Allow more time, ask for fewer (at_least), or take the first that are done (otherwise='first').",
+            done=self.done,
+            missing=tuple((one.name, f"{one.why}{': ' if one.told else ''}{one.told}") for one in missing),
+        )
+
+    def too_few(self, enough: int) -> EsenError:
+        """The error of a call of which too few members can answer, whatever time it has."""
+        missing = "; ".join(map(str, self.missing(())))
+        problem = self.problem or DeviceError("The members of a run answer", given=missing)
+        problem.add_note(f"An answer of at least {enough} members was asked for. {missing}")
+        return problem

@@ -1,0 +1,218 @@
+"""A plan as an application for Ray Serve: a deployment that holds it, and the YAML that says how many of it run.
+
+app.py          the deployment: batches of requests, the Open Inference Protocol over HTTP
+serve.yaml      what `serve run` and `serve deploy` read: replicas, their cores, where it listens
+bundle/         plan, sub-models and weights, as beside an exported script
+README.md       how it is started and asked
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from esen_lab.common.display import Shown
+from esen_lab.common.trees import flatten
+from esen_lab.ensemble import Ensemble
+from esen_lab.errors import StoreError, UsageError
+from esen_lab.export.bundle_files import Graph, bundle_files, graph_files
+from esen_lab.export.trust import content_digest, remember
+from esen_lab.files import read_head, write_folder
+from esen_lab.planner.plan import Plan
+
+MARK = "# Written by esen_lab; it is replaced when the plan is exported again."
+MOST_ROWS = 64
+_WINDOW_S = 0.005
+_WINDOW_OF_JCT = 0.2  # waiting longer than that for one more request costs more than it gives
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
+_OURS = {"app.py", "serve.yaml", "bundle", "README.md", "__pycache__", ".ipynb_checkpoints", ".DS_Store"}
+
+_APP = '''\
+{mark}
+"""An ensemble of networks for Ray Serve: `serve run serve.yaml`, in this folder.
+
+It needs Ray Serve, torch, numpy, esen_lab with its group `serve`, and what the sub-models import. The folder `bundle`
+holds code as well: it runs while it is the one that was written with this file.
+"""
+
+import asyncio
+from pathlib import Path
+
+from ray import serve
+from starlette.requests import Request
+from starlette.responses import Response
+
+from esen_lab.serving.replica import ServeReplica
+
+BUNDLE = Path(__file__).resolve().parent / "bundle"
+DIGEST = {digest}  # of what lies there
+NAME = {name}
+
+
+@serve.deployment
+class Ensemble:
+    """One running plan: its lanes, on cores that no other replica of the machine has."""
+
+    def __init__(self):
+        self.replica = ServeReplica.open(BUNDLE, NAME, digest=DIGEST, max_rows={max_rows})
+
+    @serve.batch(max_batch_size={max_requests}, batch_wait_timeout_s={window_s})
+    async def batch(self, asked):
+        return await asyncio.to_thread(self.replica.infer, asked)
+
+    async def __call__(self, request: Request):
+        if request.method == "POST" and request.url.path == f"/v2/models/{{NAME}}/infer":
+            asked = (await request.body(), request.headers.get("inference-header-content-length"))
+            answer = await self.batch(asked)
+        else:
+            answer = self.replica.about(request.url.path)
+        return Response(answer.body, answer.status, dict(answer.headers))
+
+    def __del__(self):
+        replica = getattr(self, "replica", None)
+        if replica is not None:
+            replica.close()
+
+
+app = Ensemble.bind()
+'''
+
+_YAML = """\
+{mark}
+# serve run serve.yaml starts it here; serve deploy serve.yaml, on a cluster whose nodes have this folder.
+http_options:
+  host: 127.0.0.1  # 0.0.0.0 lets others ask: there is no token here
+  port: 8000
+applications:
+  - name: "{name}"
+    route_prefix: /
+    import_path: app:app
+    deployments:
+      - name: Ensemble
+        max_ongoing_requests: {ongoing}
+        autoscaling_config:
+          min_replicas: 1
+          max_replicas: 4
+          target_ongoing_requests: {target}
+        ray_actor_options:
+          num_cpus: {units}  # the plan's cores; a replica takes as many that no other one has
+"""
+
+_README = """\
+# {name}: an ensemble for Ray Serve
+
+Written by esen_lab; everything here is replaced when the plan is exported again.
+
+    serve run serve.yaml          starts it on 127.0.0.1:8000, a replica for each {units} cores
+
+    curl http://127.0.0.1:8000/v2/models/{name}
+    curl http://127.0.0.1:8000/v2/models/{name}/infer -d '{{"inputs": [...]}}'
+
+The protocol is the Open Inference Protocol of KServe and Triton: `tritonclient.http` works, binary tensors too.
+Up to {max_requests} requests are run as one batch of at most {max_rows} rows, after {window_ms:g} ms at most, where a
+trial at the start shows that rows do not depend on each other. Keep the folder to yourself as you would a program.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RayServeApplication(Shown):
+    """What an export for Ray Serve wrote.
+
+    Attributes:
+        folder: The folder.
+        name: The model that clients ask.
+        units: How many cores a replica takes.
+        files: Every file.
+    """
+
+    folder: Path
+    name: str
+    units: int
+    files: tuple[Path, ...]
+
+    def __str__(self) -> str:
+        """What there is, and how it is started."""
+        return f"{len(self.files)} files in {self.folder}; `serve run serve.yaml` there starts {self.name!r}"
+
+
+def export_ray_serve(
+    plan: Plan, ensemble: Ensemble, folder: str | os.PathLike[str], *, graphs: Sequence[Graph] = ()
+) -> RayServeApplication:
+    """Write `plan` as an application for Ray Serve; one that is there already is replaced, whole.
+
+    The model that clients ask is called as the folder is, as far as names in addresses go.
+
+    Args:
+        plan: What to run, on one device; its sub-models are those of `ensemble`, unchanged.
+        ensemble: The sub-models and the combine rule.
+        folder: Where to write.
+        graphs: What engines have made of sub-models.
+
+    Raises:
+        UsageError: A sub-model cannot be saved, the plan is not for a CPU, or the folder holds something else.
+        StoreError: It cannot be written; what was there is as it was.
+    """
+    path = Path(folder)
+    if plan.device.get("kind", "cpu") != "cpu":
+        raise UsageError(
+            "An application for Ray Serve is of a plan for a CPU",
+            given=f"a plan for {plan.device.get('name', plan.device.get('kind'))}",
+            hint="Export a script instead: `%esen export plan.py`.",
+        )
+    _check_free(path)
+    name = _NOT_IN_NAMES.sub("_", path.absolute().name).strip("_.-")[:64] or "ensemble"
+    bundle = bundle_files(plan, ensemble, graphs)
+    digest = content_digest(bundle)
+    remember(digest, str(path.absolute() / "bundle"))
+    files = {
+        **{f"bundle/{file}": data for file, data in {**bundle, **graph_files(graphs)}.items()},
+        **_texts(plan, ensemble, name, digest),
+    }
+    return RayServeApplication(folder=path, name=name, units=plan.units, files=write_folder(path, files))
+
+
+def _texts(plan: Plan, ensemble: Ensemble, name: str, digest: str) -> dict[str, bytes]:
+    leaves, _ = flatten(ensemble.example, "the example")
+    rows = leaves[0].shape[0] if leaves and leaves[0].dim() else 1
+    max_rows = max(MOST_ROWS, rows)
+    max_requests = max(1, max_rows // max(rows, 1))
+    window_s = round(min(_WINDOW_S, _WINDOW_OF_JCT * plan.jct_s), 5) if plan.jct_s else _WINDOW_S
+    known = {
+        "mark": MARK,
+        "name": name,
+        "units": plan.units,
+        "max_rows": max_rows,
+        "max_requests": max_requests,
+        "window_s": window_s,
+    }
+    return {
+        "app.py": _APP.format(**{**known, "name": ascii(name), "digest": ascii(digest)}).encode(),
+        "serve.yaml": _YAML.format(**known, ongoing=4 * max_requests, target=2 * max_requests).encode(),
+        "README.md": _README.format(**known, window_ms=window_s * 1e3).encode(),
+    }
+
+
+def _check_free(folder: Path) -> None:
+    if not folder.absolute().parent.is_dir():
+        raise StoreError(
+            "An export is written into a folder that is there",
+            given=f"{str(folder)!r}, whose folder is not",
+            hint="Make that first.",
+        )
+    if folder.is_symlink() or (folder.exists() and not _is_application(folder)):
+        raise UsageError(
+            "An export for Ray Serve replaces only such an export",
+            given=f"{str(folder)!r}, which is something else",
+            hint="Choose another name.",
+        )
+
+
+def _is_application(folder: Path) -> bool:
+    try:
+        alone = {path.name for path in folder.iterdir()} <= _OURS
+        return alone and MARK.encode() in read_head(folder / "app.py")
+    except (OSError, StoreError):
+        return False

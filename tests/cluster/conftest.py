@@ -1,0 +1,8 @@
+"""The contract lies beside the tests that make it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))

@@ -1,0 +1,222 @@
+"""What every way to nodes keeps to: the same checks are made of threads (quick) and of a cluster of Ray (slow).
+
+Each check is a function that takes a `Cluster` and raises where something does not hold.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from models import Sleeper, mlp
+
+from esen_lab import Lab
+from esen_lab.cluster import NodeReach, PlanOnNodes
+from esen_lab.ensemble import Ensemble
+from esen_lab.errors import DeadlineMissed, DeviceError, EsenError
+from esen_lab.planner.plan import Lane, Plan
+from esen_lab.run import Deadline, RunOptions
+
+PATIENCE_S = 600.0  # nodes that start on a busy machine
+
+
+class Cluster(Protocol):
+    """Nodes "left" and "right", of one unit each."""
+
+    reach: NodeReach
+
+    def kill_worker(self, running: PlanOnNodes, node: str) -> None:
+        """As kill -9 of what runs on a node."""
+
+    def kill_node(self, running: PlanOnNodes, node: str) -> None:
+        """As kill -9 of the node."""
+
+
+X = torch.linspace(-1, 1, 32).reshape(4, 8)
+
+
+def plan_for(left: tuple[str, ...], right: tuple[str, ...]) -> Plan:
+    lanes = (Lane(units=1, members=left, device="left"), Lane(units=1, members=right, device="right"))
+    return Plan(lanes=lanes, units=1, devices={"left": 1, "right": 1})
+
+
+def ensemble_of(lab: Lab, slow_s: float = 0.0) -> Ensemble:
+    """Members a, b, c, d; with `slow_s`, d takes that long."""
+    for name in "abc":
+        lab.register(name, mlp(seed=ord(name), outputs=8), example=X)
+    lab.register("d", Sleeper(slow_s) if slow_s else mlp(seed=4, outputs=8), example=X)
+    return lab.ensemble
+
+
+class Started:
+    """An ensemble in a lab, and its plan on the nodes."""
+
+    def __init__(self, cluster: Cluster, *, slow_s: float = 0.0) -> None:
+        self._cluster, self._slow_s = cluster, slow_s
+
+    def __enter__(self) -> Started:
+        self.lab = Lab("cpu")
+        self.ensemble = ensemble_of(self.lab, self._slow_s)
+        self.told: list[tuple[int, int, str]] = []
+        self.nodes = PlanOnNodes.start(
+            plan_for(("a", "b"), ("c", "d")),
+            self.ensemble,
+            self._cluster.reach,
+            deadline=Deadline(PATIENCE_S),
+            on_progress=lambda *told: self.told.append(told),
+        )
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        self.nodes.close()
+        self.lab.close()
+
+    def run(self, x: Any = X, **options: Any) -> Any:
+        return self.nodes.run(x, deadline=Deadline(PATIENCE_S), options=RunOptions(**options) if options else None)
+
+
+def answers_are_those_of_one_machine(cluster: Cluster) -> None:
+    with Started(cluster) as started:
+        here = started.lab.run(X)
+        run = started.run()
+        assert torch.equal(run.output, here)
+        assert [told[0] for told in started.told] == [0, 1, 2]
+        assert {report.name for report in run.report.nodes} == {"left", "right"}
+        assert {span.name for span in run.report.spans} == {"a", "b", "c", "d"}
+        assert [lane.device for lane in run.report.lanes] == ["left", "right"]
+        assert all(report.network_s >= 0 and report.took_s > 0 for report in run.report.nodes)
+        large = torch.linspace(-1, 1, 40_000).reshape(5_000, 8)
+        assert torch.equal(started.run(large).output, started.lab.run(large))
+        assert "uncertainty" not in str(run.report)
+        spread = started.run(uncertainty=True).output
+        assert torch.equal(spread.answer, here)
+
+
+def settings_of_the_session_hold_on_the_nodes(cluster: Cluster) -> None:
+    with Started(cluster) as started, torch.autocast("cpu", dtype=torch.bfloat16):
+        from esen_lab.cluster import NodeSettings
+
+        found = started.lab._runtime.fork_server.look_at_session()
+        settings = NodeSettings(process=found.process, thread=found.thread)
+        run = started.nodes.run(X, deadline=Deadline(PATIENCE_S), settings=settings)
+        assert run.output.dtype == torch.bfloat16
+        assert torch.equal(run.output, started.lab.run(X))
+
+
+def changed_weights_are_sent_anew(cluster: Cluster) -> None:
+    with Started(cluster) as started:
+        before = started.run().output
+        started.lab.register("b", mlp(seed=77, outputs=8), example=X)
+        started.nodes.keep_to(started.lab.ensemble)
+        after = started.run().output
+        assert not torch.equal(before, after)
+        assert torch.equal(after, started.lab.run(X))
+
+
+def a_killed_lane_fails_the_call_by_name_and_the_next_is_right(cluster: Cluster) -> None:
+    with Started(cluster, slow_s=1.5) as started:
+        here = started.run().output
+        lane = started.nodes.loaded["right"].lane_pids[0]
+        after(0.5, lambda: os.kill(lane, signal.SIGKILL))
+        problem = fails(started.run)
+        assert isinstance(problem, DeviceError)
+        assert "right" in str(problem)
+        assert "c, d" in str(problem)
+        run = started.run()
+        assert torch.equal(run.output, here)
+        assert any("started anew" in note for note in run.report.notes)
+
+
+def a_killed_worker_fails_the_call_by_name_and_starts_again(cluster: Cluster) -> None:
+    with Started(cluster, slow_s=1.5) as started:
+        here = started.run().output
+        after(0.5, lambda: cluster.kill_worker(started.nodes, "right"))
+        problem = fails(started.run)
+        assert isinstance(problem, DeviceError)
+        assert "right" in str(problem)
+        assert "c, d" in str(problem)
+        assert torch.equal(started.run().output, here)
+        assert started.nodes.nodes[1].state == "ready"
+
+
+def a_killed_worker_is_left_out_where_that_is_asked_for(cluster: Cluster) -> None:
+    with Started(cluster, slow_s=1.5) as started:
+        here = started.run().output
+        after(0.5, lambda: cluster.kill_worker(started.nodes, "right"))
+        run = started.run(on_failure="leave-out")
+        assert run.report.answered.names == ("a", "b")
+        assert {missing.name for missing in run.report.answered.missing} == {"c", "d"}
+        assert "right" in str(run.report)
+        only = started.ensemble.only(("a", "b"))
+        with Lab("cpu") as other:
+            for submodel in only.submodels:
+                other.register(submodel.name, mlp(seed=ord(submodel.name), outputs=8), example=X)
+            assert torch.equal(run.output, other.run(X))
+        assert torch.equal(started.run().output, here)
+
+
+def a_deadline_leaves_out_who_is_late(cluster: Cluster) -> None:
+    with Started(cluster, slow_s=3.0) as started:
+        started.run()
+        begun = time.monotonic()
+        run = started.run(deadline_s=1.5, at_least=3)
+        assert time.monotonic() - begun < 3.0
+        assert run.report.answered.names == ("a", "b", "c")
+        assert run.report.answered.ended in ("all", "deadline")
+        missed = fails(lambda: started.run(deadline_s=1.0, at_least=4))
+        assert isinstance(missed, DeadlineMissed)
+        assert [name for name, _ in missed.missing][-1] == "d"
+        first = started.run(deadline_s=0.5, at_least=4, otherwise="first")
+        assert first.report.answered.names == ("a", "b", "c", "d")
+
+
+def a_node_that_is_gone_fails_calls_and_can_be_left_out(cluster: Cluster) -> None:
+    with Started(cluster) as started:
+        started.run()
+        cluster.kill_node(started.nodes, "right")
+        begun = time.monotonic()
+        while not started.nodes.gone and time.monotonic() - begun < PATIENCE_S:
+            with contextlib.suppress(DeviceError):  # what ran there may answer until it notices
+                started.run()
+        problem = fails(started.run)
+        assert isinstance(problem, DeviceError)
+        assert "right" in str(problem)
+        assert "c, d" in str(problem)
+        assert "replan_without" in str(problem)
+        run = started.run(on_failure="leave-out")
+        assert run.report.answered.names == ("a", "b")
+        assert [node.state for node in started.nodes.nodes] == ["ready", "gone"]
+
+
+CHECKS: tuple[Callable[[Cluster], None], ...] = (
+    answers_are_those_of_one_machine,
+    settings_of_the_session_hold_on_the_nodes,
+    changed_weights_are_sent_anew,
+    a_killed_lane_fails_the_call_by_name_and_the_next_is_right,
+    a_killed_worker_fails_the_call_by_name_and_starts_again,
+    a_killed_worker_is_left_out_where_that_is_asked_for,
+    a_deadline_leaves_out_who_is_late,
+    a_node_that_is_gone_fails_calls_and_can_be_left_out,  # last: it takes a node
+)
+
+
+def fails(act: Callable[[], object]) -> EsenError:
+    """What something raises."""
+    try:
+        act()
+    except EsenError as problem:
+        return problem
+    raise AssertionError("it did not fail")
+
+
+def after(seconds: float, act: Callable[[], object]) -> None:
+    """Have something done while a call is under way."""
+    timer = threading.Timer(seconds, act)
+    timer.daemon = True
+    timer.start()

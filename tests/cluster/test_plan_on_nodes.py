@@ -1,0 +1,48 @@
+"""A plan on nodes that are threads of this process: all that Ray is asked for too, in seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import contract
+import pytest
+import torch
+from local_nodes import LocalNodes
+
+from esen_lab.cluster import PlanOnNodes
+from esen_lab.errors import UsageError
+from esen_lab.run import Deadline, RunOptions
+
+
+class Threads:
+    """See `contract.Cluster`."""
+
+    def __init__(self) -> None:
+        self.reach = LocalNodes("left", "right")
+
+    def kill_worker(self, running: PlanOnNodes, node: str) -> None:
+        self.reach.links[node].kill()
+
+    def kill_node(self, running: PlanOnNodes, node: str) -> None:
+        self.reach.links[node].kill(for_good=True)
+
+
+@pytest.mark.parametrize("check", contract.CHECKS, ids=lambda check: check.__name__)
+def test_nodes_keep_the_contract(check: Callable[[contract.Cluster], None]) -> None:
+    check(Threads())
+
+
+def test_a_large_input_is_put_once_and_a_small_one_goes_with_the_calls() -> None:
+    threads = Threads()
+    with contract.Started(threads) as started:
+        put = threads.reach.puts  # the bundles
+        assert put == 2
+        started.run()
+        assert threads.reach.puts == put
+        started.run(torch.zeros(5_000, 8))
+        assert threads.reach.puts == put + 1
+
+
+def test_an_early_stop_over_nodes_is_refused() -> None:
+    with contract.Started(Threads()) as started, pytest.raises(UsageError, match="one machine"):
+        started.nodes.run(contract.X, deadline=Deadline(10), options=RunOptions(stop_early=0.9))

@@ -1,0 +1,109 @@
+"""Nodes without Ray: each a thread of this process with a `NodeWorker`, and the failures that a cluster has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
+from dataclasses import replace
+from typing import Any
+
+from esen_lab.cluster.node_worker import NodeWorker
+from esen_lab.cluster.nodes import ClusterNode, NodeLost
+from esen_lab.cluster.orders import NodeBundle
+
+
+class ThreadLink:
+    """One node's worker in a thread."""
+
+    def __init__(self, node: ClusterNode, bundle: NodeBundle | None) -> None:
+        self._node, self._bundle = node, bundle
+        self.dead_for_good = False
+        self._ending: list[ThreadPoolExecutor] = []
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"node {self._node.name}")
+        self._made: Future[NodeWorker] = self._pool.submit(self._worker)
+        self._calls: list[Future[Any]] = []
+
+    def _worker(self) -> NodeWorker:
+        return NodeWorker(self._node.name, "cpu", self._node.cores, self._bundle)
+
+    @property
+    def worker(self) -> NodeWorker:
+        return self._made.result()
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        if self.dead_for_good:
+            return Future()  # nobody answers
+        made = self._made
+        future = self._pool.submit(lambda: getattr(made.result(), method)(*arguments))
+        self._calls.append(future)
+        return future
+
+    def kill(self, *, for_good: bool = False) -> None:
+        """As kill -9 of an actor, or of its node: what was asked fails."""
+        self.dead_for_good = for_good
+        pool, made, calls = self._pool, self._made, self._calls
+        for call in calls:
+            if not call.done():
+                call.lost = True  # type: ignore[attr-defined]
+        pool.submit(lambda: made.result().close())
+        self._ending.append(pool)
+        if not for_good:
+            self._begin()
+
+    def restart(self) -> None:
+        self.kill()
+
+    def close(self) -> None:
+        if not self.dead_for_good:
+            made = self._made
+            self._pool.submit(lambda: made.result().close())
+            self._ending.append(self._pool)
+        for pool in self._ending:
+            pool.shutdown(wait=True)
+
+
+class LocalNodes:
+    """A cluster of threads."""
+
+    address, dashboard = "threads of this process", ""
+
+    def __init__(self, *names: str, units: int = 1) -> None:
+        self.units = units
+        self._nodes = {
+            name: ClusterNode(name=name, id=f"id-{name}", host="here", units=units, kind="a thread") for name in names
+        }
+        self.links: dict[str, ThreadLink] = {}
+        self.puts = 0
+
+    def nodes(self) -> tuple[ClusterNode, ...]:
+        dead = {name for name, link in self.links.items() if link.dead_for_good}
+        return tuple(replace(node, alive=name not in dead, units=self.units) for name, node in self._nodes.items())
+
+    def put(self, value: Any) -> Any:
+        self.puts += 1
+        return value
+
+    def start(self, node: ClusterNode, bundle: Any, lane_units: int, *, restarts: int) -> ThreadLink:
+        self.links[node.name] = ThreadLink(node, bundle)
+        return self.links[node.name]
+
+    def wait(self, calls: Sequence[Any], timeout_s: float) -> Sequence[Any]:
+        if any(getattr(call, "lost", False) for call in calls):
+            return [call for call in calls if getattr(call, "lost", False)]
+        done, _ = wait_for(calls, timeout=timeout_s, return_when=FIRST_COMPLETED)
+        return [call for call in calls if call in done]
+
+    def result(self, call: Any) -> Any:
+        if getattr(call, "lost", False):
+            raise NodeLost("it was killed")
+        try:
+            return call.result()
+        except CancelledError as problem:
+            raise NodeLost("it was killed") from problem
+
+    def close(self) -> None:
+        """Nothing to leave."""
