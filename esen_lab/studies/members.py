@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esen_lab.common.units import format_percent, format_seconds
-from esen_lab.common.words import did_you_mean
+from esen_lab.common.words import unknown
 from esen_lab.cost_model import CostModel, fit
 from esen_lab.errors import UsageError
 from esen_lab.planner import Allocation, Table
@@ -102,7 +102,7 @@ def _linked(devices: list[DeviceTables], links: Mapping[str, NodeLink]) -> list[
     names = [device.name for device in devices]
     for name, link in links.items():
         if name not in names:
-            raise UsageError("A link is that of a device", given=repr(name), hint=did_you_mean(name, names))
+            raise unknown("A link is that of a device", name, names, given=repr(name))
         if not isinstance(link, NodeLink):
             raise UsageError(
                 "A link is a NodeLink",

@@ -96,7 +96,7 @@ ONLY_IN: dict[str, set[str]] = {
     "threadpoolctl": {"ensemble/kinds/estimator.py"},
     "torch_tensorrt": {"lanes/backends/tensorrt.py"},
     "starlette": {"serving/app.py"},
-    "uvicorn": {"serving/http_server.py"},
+    "uvicorn": {"serving/bounded_protocol.py", "serving/http_server.py"},
     "prometheus_client": {"serving/metrics.py"},
     "ray": {"cluster/ray_reach.py"},
     "opentelemetry": {"serving/traces.py"},
