@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from esen_lab.cluster.nodes import ClusterNode, NodeLost, deal_cores
+from esen_lab.cluster.orders import NodeCores
 from esen_lab.errors import DeviceError, UsageError, first_line
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,48}")
@@ -130,7 +131,7 @@ class RayReach:
                     gpus=_count(node, "GPU"),
                     device=self._devices.get(name, "cpu"),
                     memory_bytes=int(resources.get("memory", 0)),
-                    **({"cores": dealt[name]} if name in dealt else {}),
+                    cores=dealt.get(name, NodeCores()),
                     alive=bool(node["Alive"]),
                     kind=_kind(node),
                     notes=notes if few else (),
