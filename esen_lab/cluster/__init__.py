@@ -6,7 +6,7 @@ from esen_lab.cluster.nodes import ClusterNode, ClusterStatus, NodeReach, sizes
 from esen_lab.cluster.orders import NodeSettings
 from esen_lab.cluster.parts import check_nodes
 from esen_lab.cluster.plan_on_nodes import PlanOnNodes
-from esen_lab.cluster.profiling import TransferTimes, measure_transfers, profile_kinds
+from esen_lab.cluster.profiling import measure_transfers, profile_kinds
 from esen_lab.cluster.ray_reach import RayReach
 
 __all__ = [
@@ -16,7 +16,6 @@ __all__ = [
     "NodeSettings",
     "PlanOnNodes",
     "RayReach",
-    "TransferTimes",
     "check_nodes",
     "measure_transfers",
     "profile_kinds",

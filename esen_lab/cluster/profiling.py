@@ -8,7 +8,6 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from esen_lab.cluster.nodes import ClusterNode, NodeLost, NodeReach, WorkerLink
@@ -18,6 +17,7 @@ from esen_lab.cluster.parts import bundled
 from esen_lab.common.trees import Tree
 from esen_lab.ensemble import Ensemble
 from esen_lab.errors import DeviceError, EsenError
+from esen_lab.planner.nodes import NodeLink
 from esen_lab.planner.plan import sequential_plan
 
 if TYPE_CHECKING:
@@ -26,21 +26,6 @@ if TYPE_CHECKING:
 _SLICE_S = 0.5
 _ANSWER_BYTES = 1_000_000
 _FIRST_S = 120.0  # until a node's process has started
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TransferTimes:
-    """What lies between here and a node.
-
-    Attributes:
-        input_s: Seconds from a call until an input of this size is there.
-        latency_s: Seconds of the way back, however little is sent.
-        byte_s: Seconds that each byte of an answer adds.
-    """
-
-    input_s: float
-    latency_s: float
-    byte_s: float
 
 
 def profile_kinds(
@@ -101,7 +86,7 @@ def _profile(
     return profile
 
 
-def measure_transfers(reach: NodeReach, x: Tree, repeats: int) -> dict[str, TransferTimes]:
+def measure_transfers(reach: NodeReach, x: Tree, repeats: int) -> dict[str, NodeLink]:
     """How long an input takes to each node, and answers take back: medians, one node after another.
 
     Args:
@@ -116,7 +101,7 @@ def measure_transfers(reach: NodeReach, x: Tree, repeats: int) -> dict[str, Tran
     return {node.name: _transfers(reach, node, packed, repeats) for node in reach.nodes() if node.alive}
 
 
-def _transfers(reach: NodeReach, node: ClusterNode, packed: PackedTree, repeats: int) -> TransferTimes:
+def _transfers(reach: NodeReach, node: ClusterNode, packed: PackedTree, repeats: int) -> NodeLink:
     link = reach.start(node, None, 1, restarts=0)
     try:
         _round_s(reach, link, node, packed, _ANSWER_BYTES)  # it starts, and imports what it needs
@@ -127,7 +112,7 @@ def _transfers(reach: NodeReach, node: ClusterNode, packed: PackedTree, repeats:
     finally:
         link.close()
     latency_s = empty / 2
-    return TransferTimes(
+    return NodeLink(
         input_s=max(sent - latency_s, 0.0), latency_s=latency_s, byte_s=max(back - empty, 0.0) / _ANSWER_BYTES
     )
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from esen_lab.cluster import ClusterStatus, RayReach, TransferTimes
+from esen_lab.cluster import ClusterStatus, RayReach
 from esen_lab.common.trees import Tree
 from esen_lab.errors import UsageError
 from esen_lab.lab.runtime import Runtime
 from esen_lab.lab.stages import nodes
 from esen_lab.lab.stages.plans import put_in_force
+from esen_lab.planner.nodes import NodeLink
 from esen_lab.planner.plan import Plan
 from esen_lab.profiler import Profile
 
@@ -76,7 +77,7 @@ class LabCluster:
         """
         return nodes.profile(self._runtime, on_progress, options)
 
-    def transfers(self, x: Tree = None, *, repeats: int = 20) -> dict[str, TransferTimes]:
+    def transfers(self, x: Tree = None, *, repeats: int = 20) -> dict[str, NodeLink]:
         """Measure the way to each node and back: what a placement over nodes counts besides their lanes.
 
         What runs on the nodes for this lab ends.
@@ -86,7 +87,7 @@ class LabCluster:
             repeats: How many calls of each kind are timed, at least 1.
 
         Returns:
-            For each node, by name, seconds; `planner.nodes.NodeLink` takes the same.
+            For each node, by name, its link: `lab.studies.place(..., links=...)` takes them.
 
         Raises:
             UsageError: No cluster is connected, nothing is registered, or the number is not possible.

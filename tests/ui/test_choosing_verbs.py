@@ -122,7 +122,7 @@ def test_place_and_cascade_are_planned_and_saved_on_request(session: Session, fr
     found = run_line(session, 'place {"a": 1, "b": 2} --save plan.json')
     assert lab.calls == [("place", {"a": 1, "b": 2}), ("plan_of", found)]
     assert "Plan saved to plan.json" in front.text
-    assert "Planned only" in front.text
+    assert "Planned, not run" in front.text
     found = run_line(session, "cascade x --threshold 0.8 --order wide,deep --save plan.json")
     assert lab.calls[-2:] == [
         ("cascade", [1, 2], None, {"threshold": 0.8, "order": ["wide", "deep"]}),

@@ -11,7 +11,6 @@ from esen_lab.cluster import (
     NodeReach,
     NodeSettings,
     PlanOnNodes,
-    TransferTimes,
     check_nodes,
     measure_transfers,
     profile_kinds,
@@ -24,6 +23,7 @@ from esen_lab.lab.runtime import Runtime
 from esen_lab.lab.stages.members import follow_changes
 from esen_lab.lab.state import LabState
 from esen_lab.planner.fits import changed_since, check_fits, check_members
+from esen_lab.planner.nodes import NodeLink
 from esen_lab.planner.plan import Lane, Plan
 from esen_lab.profiler import Profile
 from esen_lab.run import Deadline, Run
@@ -129,7 +129,7 @@ def profile(runtime: Runtime, on_progress: Progress | None, asked: Mapping[str, 
         return profile_kinds(reach, ensemble, own, asked, on_progress or _silent)
 
 
-def transfers(runtime: Runtime, x: Tree, repeats: int) -> dict[str, TransferTimes]:
+def transfers(runtime: Runtime, x: Tree, repeats: int) -> dict[str, NodeLink]:
     """See `LabCluster.transfers`."""
     reach = _need_reach(runtime.state)
     if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:

@@ -184,13 +184,14 @@ def placement(record: Any) -> View:
         ("inputs and outputs on the way", format_seconds(travel_s) if travel_s else ""),
     )
     keep = step("lab.studies.plan_of(placement).save('plan.json')", "--save plan.json")
+    reach = step("lab.cluster.connect()", "%esen cluster auto")
     table = Table(columns=("device", "units", "JCT", "lanes"), rows=(*rows, *idle), numbers=("units", "JCT"))
     return View(
         title=f"Placement over {format_units(len(record.devices), 'device')}",
         blocks=(table, known),
         notes=(
             *record.notes,
-            f"Planned only: this version runs plans of one device. `{keep}` keeps it.",
+            f"Planned, not run: nodes of a cluster run it, once `{reach}` has reached them. `{keep}` keeps it.",
         ),
     )
 
