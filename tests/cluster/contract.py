@@ -30,6 +30,8 @@ class Cluster(Protocol):
     """Nodes "left" and "right", of one unit each."""
 
     reach: NodeReach
+    pace: float
+    """How many times longer than among threads things are given here."""
 
     def kill_worker(self, running: PlanOnNodes, node: str) -> None:
         """As kill -9 of what runs on a node."""
@@ -162,17 +164,18 @@ def a_killed_worker_is_left_out_where_that_is_asked_for(cluster: Cluster) -> Non
 
 
 def a_deadline_leaves_out_who_is_late(cluster: Cluster) -> None:
-    with Started(cluster, slow_s=3.0) as started:
+    pace = cluster.pace
+    with Started(cluster, slow_s=3.0 * pace) as started:
         started.run()
         begun = time.monotonic()
-        run = started.run(deadline_s=1.5, at_least=3)
-        assert time.monotonic() - begun < 3.0
+        run = started.run(deadline_s=1.5 * pace, at_least=3)
+        assert time.monotonic() - begun < 3.0 * pace
         assert run.report.answered.names == ("a", "b", "c")
         assert run.report.answered.ended in ("all", "deadline")
-        missed = fails(lambda: started.run(deadline_s=1.0, at_least=4))
+        missed = fails(lambda: started.run(deadline_s=1.0 * pace, at_least=4))
         assert isinstance(missed, DeadlineMissed)
         assert [name for name, _ in missed.missing][-1] == "d"
-        first = started.run(deadline_s=0.5, at_least=4, otherwise="first")
+        first = started.run(deadline_s=0.5 * pace, at_least=4, otherwise="first")
         assert first.report.answered.names == ("a", "b", "c", "d")
 
 

@@ -22,6 +22,8 @@ from esen_lab.cluster import PlanOnNodes, RayReach
 class OnRay:
     """See `contract.Cluster`."""
 
+    pace = 2.5
+
     def __init__(self, ray: LocalRay) -> None:
         self._ray = ray
         self.reach = RayReach(ray.address)

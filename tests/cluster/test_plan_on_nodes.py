@@ -17,6 +17,8 @@ from esen_lab.run import Deadline, RunOptions
 class Threads:
     """See `contract.Cluster`."""
 
+    pace = 1.0
+
     def __init__(self) -> None:
         self.reach = LocalNodes("left", "right")
 
