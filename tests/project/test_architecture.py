@@ -161,3 +161,9 @@ def test_no_part_shares_its_name_with_a_public_function() -> None:
     import esen_lab
 
     assert not set(esen_lab.__all__) & set(MAY_IMPORT)
+
+
+def test_test_files_have_names_of_their_own() -> None:
+    # Folders of tests are no packages: of two files of one name, pytest imports one.
+    names = [path.name for path in Path(__file__).parents[1].rglob("test_*.py")]
+    assert sorted({name for name in names if names.count(name) > 1}) == []

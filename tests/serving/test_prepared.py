@@ -30,7 +30,7 @@ class WithEngine(FakeServed):
         self.plan = SimpleNamespace(lanes=(SimpleNamespace(all_eager=False),), jct_s=None)
 
 
-@pytest.mark.parametrize(("rows", "most"), itertools.product([1, 3, 4, 64, 100], [2, 16, 64, 1000]))
+@pytest.mark.parametrize(("rows", "most"), list(itertools.product([1, 3, 4, 64, 100], [2, 16, 64, 1000])))
 def test_few_sizes_cover_all_batches_and_a_lane_keeps_all_that_were_run(rows: int, most: int) -> None:
     sizes = sizes_to_prepare(rows, most)
     assert sizes == sorted(set(sizes))
