@@ -66,12 +66,12 @@ def write_page(report: Mapping[str, Any], page: Path, words: Mapping[tuple[str, 
     parts = [
         _origin(report),
         _goals(rows),
-        "### Every row",
+        "## Every row",
         overview(rows),
         "\n\n".join(plots),
-        "### Where we lose, and why",
+        "## Where we lose, and why",
         where_we_lose(rows, words),
-        "### Every strategy",
+        "## Every strategy",
         *(strategies(row) for row in rows),
     ]
     figures = "\n\n".join(part for part in parts if part)
@@ -183,7 +183,7 @@ def where_we_lose(rows: Sequence[Row], words: Mapping[tuple[str, int], str]) -> 
 def strategies(row: Row) -> str:
     """All strategies of one row."""
     lines = [
-        f"#### {row['ensemble']}, batch {row['batch']}",
+        f"### {row['ensemble']}, batch {row['batch']}",
         "",
         f"{', '.join(row['members'])}; {row['rounds']} rounds; profile and backends took {row['prepared_s']:.0f} s.",
         "",

@@ -158,6 +158,8 @@ def test_what_cannot_be_meant_is_refused(words: list[str], capsys: pytest.Captur
     assert "error" in capsys.readouterr().err
 
 
+@pytest.mark.slow  # starts a node of Ray
+@pytest.mark.timing  # Ray gives a node 30 s to start, which two cores with other tests on them exceed
 def test_ray_actors_answer_as_the_ensemble_does() -> None:
     pytest.importorskip("ray")
     from peer_ray import ACTORS, ray_actors

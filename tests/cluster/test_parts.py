@@ -9,6 +9,7 @@ from esen_lab.cluster.orders import NodeCores
 from esen_lab.cluster.parts import parts_of
 from esen_lab.errors import UsageError
 from esen_lab.lab.stages.nodes import without_node
+from esen_lab.planner.fits import check_runnable
 from esen_lab.planner.plan import Lane, Plan
 
 PLAN = Plan(
@@ -30,7 +31,7 @@ def test_each_node_gets_its_lanes_as_a_plan_for_one_device() -> None:
     assert {lane.device for lane in big.plan.lanes} == {""}
     assert big.plan.lanes[1].backends == ("openvino",)
     assert (big.units, small.units) == (3, 1)
-    small.plan.check_runnable()
+    check_runnable(small.plan)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ DOUBLES = HERE.parent / "doubles"
 pytestmark = [
     # Two raylets start, each with a store and agents, and eight plans are loaded on them: minutes on two cores.
     pytest.mark.slow,
+    pytest.mark.timing,  # Ray's own limits are in seconds: nothing runs beside it
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: esen_lab[ray]"),
 ]
 

@@ -16,6 +16,7 @@ HERE = Path(__file__).parent
 pytestmark = [
     # A raylet, Serve's controller and proxy and a replica with its lanes start: a minute or two on two cores.
     pytest.mark.slow,
+    pytest.mark.timing,  # Ray's own limits are in seconds: nothing runs beside it
     pytest.mark.skipif(
         importlib.util.find_spec("ray") is None or importlib.util.find_spec("fastapi") is None,
         reason="Ray Serve is not installed: esen_lab[ray]",
