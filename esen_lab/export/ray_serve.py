@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from esen_lab.common.display import Shown
+from esen_lab.common.surroundings import step
 from esen_lab.common.trees import flatten
 from esen_lab.ensemble import Ensemble
 from esen_lab.errors import StoreError, UsageError
@@ -160,7 +161,7 @@ def export_ray_serve(
         raise UsageError(
             "An application for Ray Serve is of a plan for a CPU",
             given=f"a plan for {plan.device.get('name', plan.device.get('kind'))}",
-            hint="Export a script instead: `%esen export plan.py`.",
+            hint=f"Export a script instead: {step('lab.export(PATH)', '%esen export PATH')}.",
         )
     _check_free(path)
     name = _NOT_IN_NAMES.sub("_", path.absolute().name).strip("_.-")[:64] or "ensemble"

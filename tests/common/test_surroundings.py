@@ -14,6 +14,7 @@ import pytest
 
 from esen_lab.common.surroundings import magics_here, model_cell, step
 from esen_lab.lab import Lab
+from esen_lab.lab.cluster import LabCluster
 from esen_lab.lab.history import LabHistory
 from esen_lab.lab.lanes import Lanes
 from esen_lab.lab.points import Points
@@ -31,6 +32,7 @@ PARTS = {
     "lanes": Lanes,
     "points": Points,
     "history": LabHistory,
+    "cluster": LabCluster,
     "job": ProfileJob,
     "search_job": SearchJob,
 }

@@ -201,7 +201,7 @@ def test_a_lane_without_its_limit_refuses_and_says_why(
 def test_this_process_is_warned_about_its_own_context(device: Open) -> None:
     assert device().notes == ()
     (note,) = device(holds=True).notes
-    assert "--leave-gpu" in note
+    assert "leave_gpu()" in note
     assert not cuda_mps.holds_context_here(UUID), "this process has started no CUDA"
 
 
