@@ -92,9 +92,10 @@ def decode_json(data: bytes, *, deepest: int = MOST_DEPTH) -> Any:
     """
     brackets = _STRING.sub(b"", data).translate(_ALIKE, _NO_BRACKET)
     for _ in range(deepest):
-        if not brackets:
-            break
+        before = len(brackets)
         brackets = brackets.replace(b"[]", b"")
+        if len(brackets) == before:  # none is left, or none matches: no need to look again
+            break
     if brackets:
         raise StoreError("Data is JSON", given=f"more than {deepest} levels, or brackets that do not match")
     try:

@@ -22,10 +22,9 @@ BAR_COLUMNS = 60  # of a text timeline, where there is room
 _INDENT = "  "
 _LETTER_PX, _PADDING_PX = 7.8, 16  # of a cell, at the size of notebooks' tables
 _NARROWEST_PX = 300  # no output is narrower
-_ROOM = (  # a page that makes outputs as wide as what they hold is told a width: a container tells none
-    ".esen{container-type:inline-size;contain-intrinsic-inline-size:640px}"
-    ".esen div,.esen-f td+td{overflow-wrap:anywhere}"
-)
+_WORDS = ".esen div,.esen-f td+td{overflow-wrap:anywhere}"
+# A page that makes outputs as wide as what they hold is told a width: a container tells none.
+_ROOM = ".esen{container-type:inline-size;contain-intrinsic-inline-size:640px}"
 
 
 def bundle(view: View, marks: str = "") -> dict[str, str]:
@@ -95,7 +94,9 @@ def _html_row(tag: str, cells: Sequence[str], right: Sequence[bool], columns: Se
     # JupyterLab puts plain cells to the right, other pages where their table says.
     inside = [
         element(tag, cell, style=None if to_right else "text-align:left", data_of=column)
-        for cell, to_right, column in zip(cells, right, columns or (None,) * len(cells), strict=True)
+        for cell, to_right, column in zip(
+            cells, right, (None, *columns[1:]) if columns else (None,) * len(cells), strict=True
+        )
     ]
     return element("tr", *inside)
 
@@ -121,21 +122,20 @@ def _style(view: View) -> Markup:
     """
     tables = [block for block in view.blocks if isinstance(block, Table) and block.rows]
     narrow = {least: _cards(table, least) for table in tables for least in [_least_px(table)] if least}
-    return element("style", _ROOM, *narrow.values())
+    return element("style", _ROOM if narrow else "", _WORDS, *narrow.values())
 
 
 def _cards(table: Table, least_px: int) -> str:
-    where = f".esen .esen-t{least_px}"
-    last = [f"{where} td:nth-child({place})" for place, name in enumerate(table.columns, 1) if name in table.wide]
-    rules = [
-        f"{where},{where} tbody{{display:block;text-align:left}}",
-        f"{where} tr{{display:flex;flex-wrap:wrap;padding:3px 0}}{where} tr:first-child{{display:none}}",
-        f"{where} td{{padding:0 14px 2px 0;text-align:left;max-width:100%;overflow-wrap:anywhere}}",
-        f"{where} td:first-child{{width:100%;font-weight:bold}}{where} td:empty{{display:none}}",
-        f"{where} td+td::before{{content:attr(data-of);margin-right:5px;opacity:.8}}",
+    last = [f"td:nth-child({place})" for place, name in enumerate(table.columns, 1) if name in table.wide]
+    rules = [  # nested, since every output of a notebook brings its own
+        "display:block;text-align:left;tbody{display:block;text-align:left}",
+        "tr{display:flex;flex-wrap:wrap;padding:3px 0}",
+        "td{padding:0 14px 2px 0;text-align:left;max-width:100%;overflow-wrap:anywhere}",
+        "td:first-child{width:100%;font-weight:bold}tr:first-child,td:empty{display:none}",
+        "td+td::before{content:attr(data-of);margin-right:5px;opacity:.8}",
         f"{','.join(last)}{{order:1}}" if last else "",
     ]
-    return f"@container (max-width:{least_px}px){{{''.join(rules)}}}"
+    return f"@container (max-width:{least_px}px){{.esen .esen-t{least_px}{{{''.join(rules)}}}}}"
 
 
 def _aligned(table: Table) -> list[bool]:

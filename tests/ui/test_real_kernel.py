@@ -82,7 +82,10 @@ def test_profile_returns_at_once_and_updates_one_output(ready: Kernel) -> None:
     waited = ready.run("lab.job.result(timeout=30) and None")
     assert waited.status == "ok"
     later = [*waited.outputs, *ready.run("import time; time.sleep(0.6)").outputs]
-    assert later
+    for _ in range(50):  # the output follows when the machine lets it
+        if any("Profile finished" in output["data"].get("text/plain", "") for output in later):
+            break
+        later += ready.run("time.sleep(0.2)").outputs
     assert {output["kind"] for output in later} == {"update_display_data"}
     assert {output["transient"]["display_id"] for output in later} <= shown
     last = [output["data"] for output in later if "text/html" in output["data"]][-1]
