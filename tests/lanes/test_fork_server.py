@@ -27,11 +27,18 @@ PLACE = CpuDevice().place([1])[0]
 def wait_until_gone(pids: list[int], within_s: float = 5.0) -> list[int]:
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
-        left = [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"]
+        left = [pid for pid in pids if _lives(pid)]
         if not left:
             return []
         time.sleep(0.02)
     return left
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != "zombie")
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_nothing_runs_before_the_first_worker() -> None:
