@@ -22,7 +22,7 @@ BAR_COLUMNS = 60  # of a text timeline, where there is room
 _INDENT = "  "
 _LETTER_PX, _PADDING_PX = 7.8, 16  # of a cell, at the size of notebooks' tables
 _NARROWEST_PX = 300  # no output is narrower
-_WORDS = ".esen div,.esen-f td+td{overflow-wrap:anywhere}"
+_WORDS = ".esen div,.esen-f td+td{overflow-wrap:anywhere}.esen .esen-f td{text-align:left}"
 # A page that makes outputs as wide as what they hold is told a width: a container tells none.
 _ROOM = ".esen{container-type:inline-size;contain-intrinsic-inline-size:640px}"
 
@@ -84,16 +84,19 @@ def _html_table(table: Table) -> Markup:
         return NOTHING
     aligned = _aligned(table)
     rows = [_html_row("th", table.columns, aligned)] if table.columns else []
-    rows += [_html_row("td", row, aligned, table.columns if _least_px(table) else ()) for row in table.rows]
+    named, titled = table.columns if _least_px(table) else (), bool(table.columns)
+    rows += [_html_row("td", row, aligned, named, titled=titled) for row in table.rows]
     kind = f"esen-t{_least_px(table)}" if _least_px(table) else None if table.columns else "esen-f"
     # Said once for all cells that stand to the right: they inherit it where a page says nothing else.
     return element("table", *rows, class_=kind, style="text-align:right" if any(aligned) else None)
 
 
-def _html_row(tag: str, cells: Sequence[str], right: Sequence[bool], columns: Sequence[str] = ()) -> Markup:
+def _html_row(
+    tag: str, cells: Sequence[str], right: Sequence[bool], columns: Sequence[str] = (), *, titled: bool = True
+) -> Markup:
     # JupyterLab puts plain cells to the right, other pages where their table says.
     inside = [
-        element(tag, cell, style=None if to_right else "text-align:left", data_of=column)
+        element(tag, cell, style=None if to_right or not titled else "text-align:left", data_of=column)
         for cell, to_right, column in zip(
             cells, right, (None, *columns[1:]) if columns else (None,) * len(cells), strict=True
         )
@@ -103,7 +106,7 @@ def _html_row(tag: str, cells: Sequence[str], right: Sequence[bool], columns: Se
 
 def _least_px(table: Table) -> int:
     """Below this width a table's words would not fit beside each other; 0 for one that fits anywhere."""
-    if len(table.columns) < 3:
+    if len(table.columns) < 3 or len(table.rows) < 2:
         return 0
     columns = zip(table.columns, *table.rows, strict=True)
     needed = sum(_PADDING_PX + _LETTER_PX * max(map(_longest_word, column)) for column in columns)
