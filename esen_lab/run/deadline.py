@@ -13,6 +13,7 @@ from esen_lab.common.units import format_seconds
 from esen_lab.errors import EsenError, UsageError, WorkerError, WorkerTimeout
 
 _FOR_EVER_S = 1e9  # the system's waits take no longer ones
+_TIMER_ENDS_S = 1.0  # a thread that has nothing left to do, on a machine that is very busy
 
 
 class Deadline:
@@ -99,6 +100,8 @@ class Deadline:
             raise
         finally:
             timer.cancel()
+            if timer.ident is not None:  # an interrupt may have come before it began
+                timer.join(_TIMER_ENDS_S)  # the next look at this process's threads finds none of ours
 
 
 NEVER = Deadline(math.inf)

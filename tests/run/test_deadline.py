@@ -55,3 +55,11 @@ def test_what_ends_in_time_is_not_ended_later() -> None:
         pass
     time.sleep(0.1)
     assert not ended.is_set()
+
+
+def test_the_thread_that_watches_has_ended_when_the_requests_have() -> None:
+    before = set(threading.enumerate())
+    for _ in range(50):
+        with Deadline(30).ending(lambda: None, "lanes that load"):
+            pass
+        assert set(threading.enumerate()) == before

@@ -61,9 +61,7 @@ def in_new_thread(act: Callable[[], object], torch_threads: int = 4) -> None:
 
 
 def tasks() -> set[str]:
-    """The threads of this process but for Python's own: whatever else began here may end its lanes by one."""
-    pythons = {str(thread.native_id) for thread in threading.enumerate()}
-    return set(os.listdir("/proc/self/task")) - pythons
+    return set(os.listdir("/proc/self/task"))
 
 
 RULES: dict[str, Combine] = {
