@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from esen_lab.cluster.orders import NodeAnswer
 from esen_lab.cluster.packing import PackedTree
-from esen_lab.common.units import format_seconds
 from esen_lab.errors import DeadlineMissed, DeviceError, EsenError
 from esen_lab.run import Deadline, Missing, RunOptions
+from esen_lab.run.answered import asked_for_more, too_few_in_time
 
 
 class NodeAnswers:
@@ -64,19 +64,10 @@ class NodeAnswers:
 
     def missed(self, options: RunOptions, due: Deadline, late: Sequence[str]) -> DeadlineMissed:
         """The error of a call of which too few members are done when it is due."""
-        missing = self.missing(late)
-        done = f"{len(self.done)} ({', '.join(self.done)})" if self.done else "none"
-        return DeadlineMissed(
-            f"At least {options.enough} of {len(self.names)} members are done within {format_seconds(due.allowed_s)}",
-            given=f"{done} by then; missing: {', '.join(map(str, missing))}",
-            hint="Allow more time, ask for fewer (at_least), or take the first that are done (otherwise='first').",
-            done=self.done,
-            missing=tuple((one.name, f"{one.why}{': ' if one.told else ''}{one.told}") for one in missing),
-        )
+        return too_few_in_time(options.enough, len(self.names), due, self.done, self.missing(late))
 
     def too_few(self, enough: int) -> EsenError:
         """The error of a call of which too few members can answer, whatever time it has."""
         missing = "; ".join(map(str, self.missing(())))
         problem = self.problem or DeviceError("The members of a run answer", given=missing)
-        problem.add_note(f"An answer of at least {enough} members was asked for. {missing}")
-        return problem
+        return asked_for_more(problem, enough, missing)

@@ -9,27 +9,23 @@ README.md       how it is started and asked
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from esen_lab.common.display import Shown
-from esen_lab.common.surroundings import step
 from esen_lab.common.trees import flatten
 from esen_lab.ensemble import Ensemble
-from esen_lab.errors import StoreError, UsageError
-from esen_lab.export.bundle_files import Graph, bundle_files, graph_files
-from esen_lab.export.trust import content_digest, remember
-from esen_lab.files import read_head, write_folder
+from esen_lab.export.bundle_files import Graph
+from esen_lab.export.server_folders import ServerFolder, bundle_inside, check_for_cpu, name_from
+from esen_lab.files import write_folder
 from esen_lab.planner.plan import Plan
 
 MARK = "# Written by esen_lab; it is replaced when the plan is exported again."
 MOST_ROWS = 64
 _WINDOW_S = 0.005
 _WINDOW_OF_JCT = 0.2  # waiting longer than that for one more request costs more than it gives
-_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
-_OURS = {"app.py", "serve.yaml", "bundle", "README.md", "__pycache__", ".ipynb_checkpoints", ".DS_Store"}
+_FOLDER = ServerFolder(server="Ray Serve", marked="app.py", mark=MARK, names=frozenset({"serve.yaml"}))
 
 _APP = '''\
 {mark}
@@ -157,21 +153,11 @@ def export_ray_serve(
         StoreError: It cannot be written; what was there is as it was.
     """
     path = Path(folder)
-    if plan.device.get("kind", "cpu") != "cpu":
-        raise UsageError(
-            "An application for Ray Serve is of a plan for a CPU",
-            given=f"a plan for {plan.device.get('name', plan.device.get('kind'))}",
-            hint=f"Export a script instead: {step('lab.export(PATH)', '%esen export PATH')}.",
-        )
-    _check_free(path)
-    name = _NOT_IN_NAMES.sub("_", path.absolute().name).strip("_.-")[:64] or "ensemble"
-    bundle = bundle_files(plan, ensemble, graphs)
-    digest = content_digest(bundle)
-    remember(digest, str(path.absolute() / "bundle"))
-    files = {
-        **{f"bundle/{file}": data for file, data in {**bundle, **graph_files(graphs)}.items()},
-        **_texts(plan, ensemble, name, digest),
-    }
+    check_for_cpu(plan, "An application for Ray Serve is of a plan for a CPU")
+    _FOLDER.check_free(path)
+    name = name_from(path)[:64]
+    bundle, digest = bundle_inside(path, plan, ensemble, graphs)
+    files = {**bundle, **_texts(plan, ensemble, name, digest)}
     return RayServeApplication(folder=path, name=name, units=plan.units, files=write_folder(path, files))
 
 
@@ -194,26 +180,3 @@ def _texts(plan: Plan, ensemble: Ensemble, name: str, digest: str) -> dict[str, 
         "serve.yaml": _YAML.format(**known, ongoing=4 * max_requests, target=2 * max_requests).encode(),
         "README.md": _README.format(**known, window_ms=window_s * 1e3).encode(),
     }
-
-
-def _check_free(folder: Path) -> None:
-    if not folder.absolute().parent.is_dir():
-        raise StoreError(
-            "An export is written into a folder that is there",
-            given=f"{str(folder)!r}, whose folder is not",
-            hint="Make that first.",
-        )
-    if folder.is_symlink() or (folder.exists() and not _is_application(folder)):
-        raise UsageError(
-            "An export for Ray Serve replaces only such an export",
-            given=f"{str(folder)!r}, which is something else",
-            hint="Choose another name.",
-        )
-
-
-def _is_application(folder: Path) -> bool:
-    try:
-        alone = {path.name for path in folder.iterdir()} <= _OURS
-        return alone and MARK.encode() in read_head(folder / "app.py")
-    except (OSError, StoreError):
-        return False

@@ -8,6 +8,8 @@ from typing import Literal, TypeAlias
 
 from esen_lab.common.records import to_dict
 from esen_lab.common.units import format_percent, format_seconds
+from esen_lab.errors import DeadlineMissed, EsenError
+from esen_lab.run.deadline import Deadline
 
 Why: TypeAlias = Literal["late", "failed", "not needed"]
 Ended: TypeAlias = Literal["all", "deadline", "enough", "decided", "confident"]
@@ -149,3 +151,32 @@ class Answered:
         """Plain data."""
         worth = self.worth
         return {**to_dict(self), "kept": self.kept, "worth": None if worth is None else to_dict(worth)}
+
+
+def too_few_in_time(
+    enough: int, of: int, due: Deadline, done: Sequence[str], missing: Sequence[Missing], *, earlier: str = ""
+) -> DeadlineMissed:
+    """The error of a call of which too few members are done when its answer is due.
+
+    Args:
+        enough: How many were asked for.
+        of: How many there are.
+        due: When it was due.
+        done: Who is done.
+        missing: Who is not.
+        earlier: Words before those who are done.
+    """
+    by_then = f"{len(done)} ({', '.join(done)})" if done else "none"
+    return DeadlineMissed(
+        f"At least {enough} of {of} members are done within {format_seconds(due.allowed_s)}",
+        given=f"{earlier}{by_then} by then; missing: {', '.join(map(str, missing))}",
+        hint="Allow more time, ask for fewer (at_least), or take the first that are done (otherwise='first').",
+        done=tuple(done),
+        missing=tuple((one.name, f"{one.why}{': ' if one.told else ''}{one.told}") for one in missing),
+    )
+
+
+def asked_for_more(problem: EsenError, enough: int, failed: str) -> EsenError:
+    """An error of a member, which says that too few others are left whatever time there is."""
+    problem.add_note(f"An answer of at least {enough} members was asked for. {failed}")
+    return problem

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from esen_lab.common.trees import Tree
-from esen_lab.common.units import format_seconds
 from esen_lab.errors import DeadlineMissed, EsenError, WorkerDied
 from esen_lab.lanes import StepTold
 from esen_lab.planner.plan import Lane
 from esen_lab.planner.steps import Step, is_plain, members_of
-from esen_lab.run.answered import Ended, Missing
+from esen_lab.run.answered import Ended, Missing, asked_for_more, too_few_in_time
 from esen_lab.run.deadline import Deadline
 from esen_lab.run.lane_steps import answers_of_members
 from esen_lab.run.options import RunOptions
@@ -147,21 +146,12 @@ class MembersDone:
 
     def missed(self, options: RunOptions, due: Deadline, *, before: int = 0) -> DeadlineMissed:
         """The error of a run of which too few members are done when it is due; so many had answered before these."""
-        missing = self.missing("deadline")
-        done = f"{len(self.done)} ({', '.join(self.done)})" if self.done else "none"
         earlier = f"{before} in earlier stages, " if before else ""
-        return DeadlineMissed(
-            f"At least {options.enough} of {before + len(self._names)} members are done within "
-            f"{format_seconds(due.allowed_s)}",
-            given=f"{earlier}{done} by then; missing: {', '.join(map(str, missing))}",
-            hint="Allow more time, ask for fewer (at_least), or take the first that are done (otherwise='first').",
-            done=self.done,
-            missing=tuple((one.name, f"{one.why}{': ' if one.told else ''}{one.told}") for one in missing),
-        )
+        names = self.missing("deadline")
+        return too_few_in_time(options.enough, before + len(self._names), due, self.done, names, earlier=earlier)
 
     def problem(self, enough: int) -> EsenError:
         """The error of a run of which too few members can answer, whatever time it has."""
         failed = "; ".join(f"{name}: {told}" for name, told in self._why.items())
         problem = self._problem or WorkerDied("A run's members answer", given=failed)
-        problem.add_note(f"An answer of at least {enough} members was asked for. {failed}")
-        return problem
+        return asked_for_more(problem, enough, failed)

@@ -12,28 +12,24 @@ start.sh, README.md           how it is started and asked
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from esen_lab.common.display import Shown
-from esen_lab.common.surroundings import step
 from esen_lab.common.trees import TreeSpec
 from esen_lab.ensemble import Ensemble
-from esen_lab.errors import StoreError, UsageError
-from esen_lab.export.bundle_files import Graph, bundle_files, graph_files
+from esen_lab.export.bundle_files import Graph
+from esen_lab.export.server_folders import ServerFolder, bundle_inside, check_for_cpu, name_from
 from esen_lab.export.triton.config import ensemble_model, python_model
 from esen_lab.export.triton.ports import PlanPorts, plan_ports, written
 from esen_lab.export.triton.programs import MARK, LaneCores, combine_program, lane_program, staged_program, start_script
 from esen_lab.export.triton.readme import readme
-from esen_lab.export.trust import content_digest, remember
-from esen_lab.files import read_head, write_folder
+from esen_lab.files import write_folder
 from esen_lab.planner.fits import check_runnable
 from esen_lab.planner.plan import Plan
 
-_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_.-]+")
-_OURS = {"bundle", "models", "start.sh", "README.md", "__pycache__", ".ipynb_checkpoints", ".DS_Store"}
+_FOLDER = ServerFolder(server="Triton", marked="start.sh", mark=MARK, names=frozenset({"models"}))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,13 +87,12 @@ def export_triton(
         StoreError: It cannot be written; what was there is as it was.
     """
     path = Path(folder)
-    _check_plan(plan)
-    _check_free(path)
-    name = _NOT_IN_NAMES.sub("_", path.absolute().name).strip("_.-") or "ensemble"
+    check_runnable(plan)
+    check_for_cpu(plan, "A repository for Triton is of a plan for a CPU, whose lanes get cores by host policies")
+    _FOLDER.check_free(path)
+    name = name_from(path)
     ports = plan_ports(plan, ensemble, steps, output)
-    bundle = bundle_files(plan, ensemble, graphs)
-    digest = content_digest(bundle)
-    remember(digest, str(path.absolute() / "bundle"))
+    bundle, digest = bundle_inside(path, plan, ensemble, graphs)
     lanes = [_range(f"lane_{number}", own) for number, own in enumerate(cores, start=1)]
     notes = tuple(
         f"Lane {number} is on cores that are no range, which Triton does not take: it gets no cores of its own."
@@ -106,7 +101,7 @@ def export_triton(
     )
     models = model_files(plan, ports, name, lanes, digest)
     files = {
-        **{f"bundle/{file}": data for file, data in {**bundle, **graph_files(graphs)}.items()},
+        **bundle,
         **{f"models/{file}": data for file, data in models.items()},
         "start.sh": start_script(lanes),
         "README.md": readme(name, plan, ports, notes),
@@ -144,39 +139,6 @@ def model_files(
     files[f"{name}/config.pbtxt"] = ensemble_model(name, ports.input.ports, ports.output.ports, scheduled)
     files[f"{name}/1/README"] = b"Triton schedules this model itself; see ../config.pbtxt.\n"
     return files
-
-
-def _check_plan(plan: Plan) -> None:
-    check_runnable(plan)
-    if plan.device.get("kind", "cpu") != "cpu":
-        raise UsageError(
-            "A repository for Triton is of a plan for a CPU, whose lanes get cores by host policies",
-            given=f"a plan for {plan.device.get('name', plan.device.get('kind'))}",
-            hint=f"Export a script instead: {step('lab.export(PATH)', '%esen export PATH')}.",
-        )
-
-
-def _check_free(folder: Path) -> None:
-    if not folder.absolute().parent.is_dir():
-        raise StoreError(
-            "An export is written into a folder that is there",
-            given=f"{str(folder)!r}, whose folder is not",
-            hint="Make that first.",
-        )
-    if folder.is_symlink() or (folder.exists() and not _is_repository(folder)):
-        raise UsageError(
-            "An export for Triton replaces only such an export",
-            given=f"{str(folder)!r}, which is something else",
-            hint="Choose another name.",
-        )
-
-
-def _is_repository(folder: Path) -> bool:
-    try:
-        alone = {path.name for path in folder.iterdir()} <= _OURS
-        return alone and MARK.encode() in read_head(folder / "start.sh")
-    except (OSError, StoreError):
-        return False
 
 
 def _range(policy: str, cores: Sequence[Sequence[int]]) -> LaneCores | None:
