@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -79,8 +80,35 @@ def test_a_thread_that_ends_between_two_samples_makes_no_negative_load(tmp_path:
     assert meter.stop() == 0.0
 
 
-def test_how_busy_cores_are_is_counted_from_ticks(tmp_path: Path) -> None:
-    assert busy_part([0, 1], for_s=0.01, proc=kernel(tmp_path, cpus={0: 5, 1: 5})) == 0.0
+def process(folder: Path, pid: int, parent: int, ticks: int) -> None:
+    (folder / str(pid)).mkdir(exist_ok=True)
+    words = f"{pid} (a ) name) S {parent} 1 1 0 -1 0 0 0 0 0 {ticks} 0 0 0 20 0 1 0 5"
+    (folder / str(pid) / "stat").write_text(words)
+
+
+@pytest.mark.parametrize(
+    ("own", "child", "grandchild", "other", "part"),
+    [(0, 0, 0, 0, 0.0), (0, 0, 0, 100, 0.5), (100, 0, 0, 0, 0.0), (0, 60, 40, 0, 0.0), (0, 100, 0, 100, 0.5)],
+)
+def test_how_busy_others_keep_cores_is_counted_without_this_process_and_what_it_started(
+    tmp_path: Path, own: int, child: int, grandchild: int, other: int, part: float
+) -> None:
+    now = [0.0]
+
+    def look(ran: bool) -> None:
+        kernel(tmp_path, cpus={0: 500 + ran * (own + child + grandchild + other), 1: 7})
+        process(tmp_path, os.getpid(), 1, 1000 + ran * own)
+        process(tmp_path, 71, os.getpid(), ran * child)
+        process(tmp_path, 72, 71, ran * grandchild)
+        process(tmp_path, 73, 1, ran * other)
+
+    def pause(for_s: float) -> None:
+        now[0] += for_s
+        look(ran=True)
+
+    look(ran=False)
+    found = busy_part([0, 1], for_s=1.0, proc=tmp_path, pause=pause, clock=lambda: now[0])
+    assert found == pytest.approx(part)
 
 
 @pytest.mark.timing

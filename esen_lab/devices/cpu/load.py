@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,14 +114,59 @@ def _of_cores(path: Path, cores: Collection[int]) -> float | None:
     return ticks * _TICK_S if found == len(names) else None
 
 
-def busy_part(cores: Collection[int], *, for_s: float = 0.1, proc: Path = _PROC) -> float | None:
-    """The part of these logical CPUs' time, 0 to 1, that anybody uses now; takes `for_s`. None where it is not told."""
-    before, began = _of_cores(proc / "stat", cores), time.monotonic()
-    time.sleep(for_s)
-    after, lasted_s = _of_cores(proc / "stat", cores), time.monotonic() - began
-    if before is None or after is None or not cores:
+def busy_part(
+    cores: Collection[int],
+    *,
+    for_s: float = 0.1,
+    proc: Path = _PROC,
+    pause: Callable[[float], object] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> float | None:
+    """The part of these logical CPUs' time, 0 to 1, that others use now; None where it is not told.
+
+    This process and all that it has started are not others: lanes that import what they need, threads that spin.
+
+    Args:
+        cores: The logical CPUs.
+        for_s: How long it is looked.
+        proc: Where the kernel describes processes.
+        pause: Waits so many seconds.
+        clock: Seconds that go on.
+    """
+    before, own_before, began = _of_cores(proc / "stat", cores), _of_family(proc), clock()
+    pause(for_s)
+    after, own_after, lasted_s = _of_cores(proc / "stat", cores), _of_family(proc), clock() - began
+    if before is None or after is None or not cores or lasted_s <= 0:
         return None
-    return min(1.0, max(0.0, (after - before) / (lasted_s * len(cores))))
+    own_s = sum(seconds - own_before.get(pid, 0.0) for pid, seconds in own_after.items())
+    return min(1.0, max(0.0, (after - before - own_s) / (lasted_s * len(cores))))
+
+
+def _of_family(proc: Path) -> dict[int, float]:
+    """CPU seconds of this process and of all that descend from it, by process."""
+    parents: dict[int, int] = {}
+    seconds: dict[int, float] = {}
+    for entry in os.listdir(proc) if proc.is_dir() else ():
+        if not entry.isdigit():
+            continue
+        try:
+            # The name, in brackets, may hold anything; what comes after it is numbers.
+            fields = (proc / entry / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+            parents[int(entry)] = int(fields[1])
+            seconds[int(entry)] = (int(fields[11]) + int(fields[12])) * _TICK_S
+        except (OSError, ValueError, IndexError):
+            continue  # it has ended
+    return {pid: told for pid, told in seconds.items() if _descends(pid, parents)}
+
+
+def _descends(pid: int, parents: Mapping[int, int]) -> bool:
+    seen = set()
+    while pid not in seen and pid:
+        if pid == os.getpid():
+            return True
+        seen.add(pid)
+        pid = parents.get(pid, 0)
+    return False
 
 
 class LoadMeter:
