@@ -8,12 +8,13 @@ readable on any page (see `pictures/drawing.py`). Without styles (GitHub strips 
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 
 from esen_lab.common.fitting import table_lines, terminal_columns, wrapped
 from esen_lab.common.units import format_seconds
 from esen_lab.terminal import visible, visible_line
-from esen_lab.ui.markup import NOTHING, Markup, element, joined
+from esen_lab.ui.markup import NOTHING, Markup, css_text, element, joined, style
 from esen_lab.ui.pictures import as_image, draw
 from esen_lab.ui.pictures.rows import Timeline
 from esen_lab.ui.views import RECORDS, Block, Details, Progress, Table, View
@@ -22,7 +23,10 @@ BAR_COLUMNS = 60  # of a text timeline, where there is room
 _INDENT = "  "
 _LETTER_PX, _PADDING_PX = 7.8, 16  # of a cell, at the size of notebooks' tables
 _NARROWEST_PX = 300  # no output is narrower
-_WORDS = ".esen div,.esen-f td+td{overflow-wrap:anywhere}.esen .esen-f td{text-align:left}"
+_MOST_WRAPPED = 4  # columns: of a table with more of them, words that are cut where the room ends cannot be read
+_MOST_OF_A_ROW = 6  # columns of a single row: there is no other to compare it with, and cards take their bytes
+# JupyterLab puts cells to the right, other pages to the left.
+_CELLS = ".esen div,.esen-w :is(td,th){overflow-wrap:anywhere}.esen.esen table :is(td,th){text-align:left}"
 # A page that makes outputs as wide as what they hold is told a width: a container tells none.
 _ROOM = ".esen{container-type:inline-size;contain-intrinsic-inline-size:640px}"
 
@@ -82,31 +86,20 @@ def _html_block(block: Block) -> Markup:
 def _html_table(table: Table) -> Markup:
     if not table.rows:
         return NOTHING
-    aligned = _aligned(table)
-    rows = [_html_row("th", table.columns, aligned)] if table.columns else []
-    named, titled = table.columns if _least_px(table) else (), bool(table.columns)
-    rows += [_html_row("td", row, aligned, named, titled=titled) for row in table.rows]
-    kind = f"esen-t{_least_px(table)}" if _least_px(table) else None if table.columns else "esen-f"
-    # Said once for all cells that stand to the right: they inherit it where a page says nothing else.
-    return element("table", *rows, class_=kind, style="text-align:right" if any(aligned) else None)
+    rows = [_html_row("th", table.columns)] if table.columns else []
+    rows += [_html_row("td", row) for row in table.rows]
+    rules = _rules(table)
+    wraps = not _least_px(table)
+    return element("table", *rows, class_=" ".join([*([_key(rules)] if rules else []), *(["esen-w"] if wraps else [])]))
 
 
-def _html_row(
-    tag: str, cells: Sequence[str], right: Sequence[bool], columns: Sequence[str] = (), *, titled: bool = True
-) -> Markup:
-    # JupyterLab puts plain cells to the right, other pages where their table says.
-    inside = [
-        element(tag, cell, style=None if to_right or not titled else "text-align:left", data_of=column)
-        for cell, to_right, column in zip(
-            cells, right, (None, *columns[1:]) if columns else (None,) * len(cells), strict=True
-        )
-    ]
-    return element("tr", *inside)
+def _html_row(tag: str, cells: Sequence[str]) -> Markup:
+    return element("tr", *(element(tag, cell) for cell in cells))
 
 
 def _least_px(table: Table) -> int:
-    """Below this width a table's words would not fit beside each other; 0 for one that fits anywhere."""
-    if len(table.columns) < 3 or len(table.rows) < 2:
+    """Below this width rows become cards, since words would not fit beside each other; 0: cells wrap instead."""
+    if len(table.columns) <= (_MOST_WRAPPED if len(table.rows) > 1 else _MOST_OF_A_ROW):
         return 0
     columns = zip(table.columns, *table.rows, strict=True)
     needed = sum(_PADDING_PX + _LETTER_PX * max(map(_longest_word, column)) for column in columns)
@@ -118,27 +111,44 @@ def _longest_word(text: str) -> int:
 
 
 def _style(view: View) -> Markup:
-    """How the view's tables fit where there is little room; by the room of the output, not of the window.
+    """How the view's tables are aligned, and fit where there is little room: that of the output, not of the window.
 
-    Rows become cards: the first cell as a heading, the others with their column's name, those that decide before those
-    that only explain.
+    Each output brings its own, and once for all cells of a column: a notebook is to stay small.
     """
     tables = [block for block in view.blocks if isinstance(block, Table) and block.rows]
-    narrow = {least: _cards(table, least) for table in tables for least in [_least_px(table)] if least}
-    return element("style", _ROOM if narrow else "", _WORDS, *narrow.values())
+    rules = {rules: f".esen .{_key(rules)}{{{rules}}}" for table in tables if (rules := _rules(table))}
+    room = _ROOM if any(map(_least_px, tables)) else ""
+    return style(room, _CELLS, *rules.values())
 
 
-def _cards(table: Table, least_px: int) -> str:
+def _key(rules: str) -> str:
+    """The class of tables with these rules: on a page, what another output says of its tables must not touch them."""
+    return f"esen-{zlib.crc32(rules.encode()):x}"
+
+
+def _rules(table: Table) -> str:
+    """What is said of one table's columns; "" where nothing is."""
+    right = [place for place, to_right in enumerate(_aligned(table), 1) if to_right]
+    rules = f":is({','.join(f':nth-child({place})' for place in right)}){{text-align:right}}" if right else ""
+    least_px = _least_px(table)
+    return rules + (f"@container (max-width:{least_px}px){{{_cards(table)}}}" if least_px else "")
+
+
+def _cards(table: Table) -> str:
+    """Rows as cards: the first cell as a heading, the others with their column's name, last what only explains."""
     last = [f"td:nth-child({place})" for place, name in enumerate(table.columns, 1) if name in table.wide]
-    rules = [  # nested, since every output of a notebook brings its own
-        "display:block;text-align:left;tbody{display:block;text-align:left}",
-        "tr{display:flex;flex-wrap:wrap;padding:3px 0}",
-        "td{padding:0 14px 2px 0;text-align:left;max-width:100%;overflow-wrap:anywhere}",
-        "td:first-child{width:100%;font-weight:bold}tr:first-child,td:empty{display:none}",
-        "td+td::before{content:attr(data-of);margin-right:5px;opacity:.8}",
+    rules = [
+        "display:block;tbody{display:block}tr{display:flex;flex-wrap:wrap;padding:3px 0}",
+        "td{padding:0 14px 2px 0;max-width:100%;overflow-wrap:anywhere}td:first-child{width:100%;font-weight:bold}",
+        "tr:first-child,td:empty{display:none}td::before{margin-right:5px;opacity:.8}",
         f"{','.join(last)}{{order:1}}" if last else "",
     ]
-    return f"@container (max-width:{least_px}px){{.esen .esen-t{least_px}{{{''.join(rules)}}}}}"
+    names = (
+        f"td:nth-child({place})::before{{content:{css_text(name)}}}"
+        for place, name in enumerate(table.columns[1:], 2)
+        if name
+    )
+    return "".join([*rules, *names])
 
 
 def _aligned(table: Table) -> list[bool]:
@@ -215,7 +225,7 @@ _STYLE = (
 
 def page_of(record: object) -> Markup:
     """One of `views.RECORDS` as HTML for pages without a style for tables of their own."""
-    return element("div", element("style", _STYLE), to_html(_view(record)))
+    return element("div", style(_STYLE), to_html(_view(record)))
 
 
 def text_of(record: object) -> str:

@@ -21,11 +21,13 @@ TAGS = frozenset({"b", "br", "code", "details", "div", "img", "pre", "progress",
     {"table", "td", "th", "tr", "svg", "style", "text", "path", "rect", "polyline", "circle", "title"}
 )
 _EMPTY = frozenset({"br", "img", "path", "rect", "polyline", "circle"})
-_ON_PAGES = {"alt", "title", "class", "style", "max", "value", "src", "data-of"}
+_ON_PAGES = {"alt", "title", "class", "style", "max", "value", "src"}
 _ON_PICTURES = {"aria-label", "role", "xmlns", "viewBox", "width", "height", "font-size", "font-family", "transform"}
 _ON_SHAPES = {"fill", "stroke", "stroke-width", "stroke-dasharray", "x", "y", "d", "r", "cx", "cy", "points"}
 ATTRIBUTES = frozenset(_ON_PAGES | _ON_PICTURES | _ON_SHAPES)
 _HARMLESS = re.compile(r"[\w .,:;#%()/+=-]*", re.ASCII)  # most of what is put in, and quickly told
+_CSS = re.compile(r"[\w .,:;#%(){}@+'\\/*-]*", re.ASCII)
+_PLAIN = re.compile(r"[\w .,:%()/+-]", re.ASCII)
 _IMAGE = re.compile(r"data:image/svg\+xml;base64,[A-Za-z0-9+/=]*")
 
 
@@ -58,6 +60,23 @@ def element(tag: str, *children: str, **attributes: object) -> Markup:
     if tag in _EMPTY and not children:
         return Markup(f"<{tag}{written}/>")
     return Markup(f"<{tag}{written}>{''.join(map(text, children))}</{tag}>")
+
+
+def style(*rules: str) -> Markup:
+    """Rules of CSS, as they are: they are ours, and what they say in words comes from `css_text`.
+
+    Raises:
+        ValueError: They could end the element, or fetch something.
+    """
+    css = "".join(rules)
+    if not _CSS.fullmatch(css) or "url(" in css or "@import" in css:
+        raise ValueError("rules of ours hold no markup, and lead nowhere")
+    return Markup(f"<style>{css}</style>")
+
+
+def css_text(value: str) -> str:
+    """A text as a string of CSS: what is neither a plain letter nor a digit is written by its number."""
+    return "'" + "".join(c if _PLAIN.fullmatch(c) else f"\\{ord(c):x} " for c in visible(value)) + "'"
 
 
 def joined(parts: Iterable[str], between: str = "") -> Markup:

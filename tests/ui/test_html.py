@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
 
 import pytest
@@ -84,13 +85,24 @@ def test_empty_views_and_tables_show_nothing() -> None:
     assert to_html(View(blocks=(Table(),))) == "<div class='esen'></div>"
 
 
-def test_a_table_of_many_columns_becomes_cards_where_it_does_not_fit() -> None:
-    columns = ("strategy", "JCT median", "outputs", "lanes")
-    row = ("sequential", "10 ms", "bit-equal", "2: a_name_of_thirty_five_letters_at_least")
-    made = to_html(View(blocks=(Table(columns=columns, rows=(row,), wide=("lanes",)),)))
-    assert "<td style='text-align:left' data-of='JCT median'>10 ms</td>" in made
+def test_rows_of_many_columns_become_cards_where_they_do_not_fit_and_others_wrap() -> None:
+    columns = ("strategy", "JCT median", "/ bound", "outputs", "lanes' \u2192 <b>")
+    row = ("sequential", "10 ms", "1.2", "bit-equal", "2: a_name_of_thirty_five_letters_at_least")
+    made = to_html(View(blocks=(Table(columns=columns, rows=(row, row), wide=columns[-1:]),)))
     assert "@container (max-width:" in made
-    assert "td:nth-child(4){order:1}" in made
-    few = to_html(View(blocks=(Table(columns=("name", "ms"), rows=(("a", "1"),)),)))
-    assert "data-of" not in few
-    assert "@container" not in few
+    assert "td:nth-child(2)::before{content:'JCT median'}" in made
+    assert r"td:nth-child(5)::before{content:'lanes\27  \2192  \3c b\3e '}" in made
+    assert "td:nth-child(5){order:1}" in made
+    for few in (Table(columns=columns, rows=(row,)), Table(columns=("name", "ms"), rows=(("a", "1"), ("b", "2")))):
+        made = to_html(View(blocks=(few,)))
+        assert "@container" not in made
+        assert "<table class='esen-w'>" in made
+
+
+def test_what_an_output_says_of_its_tables_touches_no_others_on_the_page() -> None:
+    rows = (("a", "1"), ("b", "2"))
+    numbers = to_html(View(blocks=(Table(columns=("name", "ms"), rows=rows, numbers=("ms",)),)))
+    words = to_html(View(blocks=(Table(columns=("name", "of"), rows=rows),)))
+    (key,) = set(re.findall(r"esen-[0-9a-f]{4,8}", numbers))
+    assert f".esen .{key}{{:is(:nth-child(2)){{text-align:right}}}}" in numbers
+    assert key not in words

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_lab import FakeLab, a_comparison, a_load_table, a_report
+from fake_lab import FakeLab, a_comparison, a_load_table, a_plan, a_report
 from past import an_entry
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -43,6 +43,12 @@ def wide_table() -> View:
     )
 
 
+def one_row(columns: int) -> View:
+    (table,) = wide_table().blocks
+    assert isinstance(table, Table)
+    return View(blocks=(Table(columns=table.columns[-columns:], rows=(table.rows[0][-columns:],)),))
+
+
 VIEWS = {
     "comparison": views.comparison(a_comparison()),
     "load": views.load_table(a_load_table()),
@@ -50,6 +56,8 @@ VIEWS = {
     "history": views.past(Past(project="p", entries=tuple(an_entry(number=n) for n in (1, 2, 3)))),
     "status": views.status(FakeLab().status()),
     "many columns": wide_table(),
+    **{f"one row of {many}": one_row(many) for many in (4, 6, 8)},
+    "plan": views.plan(a_plan()),
     "facts": View(blocks=(views.facts(("lanes", f"{LONG}{LONG}{LONG}"), ("at", "now")),)),
 }
 
