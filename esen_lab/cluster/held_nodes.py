@@ -28,7 +28,7 @@ class HeldNode:
     loading: Any = None  # the call that loads it, until it is done
     loaded: NodeLoaded | None = None
     gone: str = ""
-    network_s: float = 0.0
+    network_s: float = 0.0  # what calls took of late besides the node's own work, nearer the longest
 
     @property
     def name(self) -> str:

@@ -25,6 +25,9 @@ _LARGE_BYTES = 100_000  # Ray sends smaller ones with the call, which is faster
 _RESTART_S = 120.0  # what has not started again by then does not
 _MOST_OF_IT = 0.5  # of the time to a deadline is kept for the way back and for combining, at most
 _LEAST_S = 0.002
+# An answer that comes a millisecond after it was due is lost, with all of its members: on a busy machine, a thread may
+# wait for its turn that long several times over.
+_LATER_PART, _LEAST_LATER_S, _MOST_LATER_S = 0.05, 0.003, 0.25
 
 
 class NodesCall:
@@ -160,7 +163,7 @@ class NodesCall:
             return None
         left = None
         if self._due is not None:
-            kept = min(self._kept_s() + node.network_s, self._due.allowed_s * _MOST_OF_IT)
+            kept = min(self._kept_s() + self._way_back_s(node), self._due.allowed_s * _MOST_OF_IT)
             left = max(self._due.left_s - kept, 0.001)
         first = options.otherwise == "first"
         return RunOptions(
@@ -173,6 +176,11 @@ class NodesCall:
     def _kept_s(self) -> float:
         """What is kept for combining."""
         return max(1.2 * self._held.combine_s, _LEAST_S)
+
+    def _way_back_s(self, node: HeldNode) -> float:
+        """What is kept for a node's answer to come back: what ways took of late, and what a busy machine adds."""
+        assert self._due is not None
+        return node.network_s + min(max(_LATER_PART * self._due.allowed_s, _LEAST_LATER_S), _MOST_LATER_S)
 
     # --- back ----------------------------------------------------------------------------------------------------
 
@@ -228,7 +236,7 @@ class NodesCall:
             self._failed(node, told_by(node, answer.problem), str(answer.problem))
         else:
             told = _Told(node=node, answer=answer, round_s=time.perf_counter() - self._sent_s[node.name])
-            node.network_s = told.network_s
+            node.network_s = max(told.network_s, 0.8 * node.network_s)
             self._answers.take(node.name, answer)
             self._told.append(told)
 

@@ -77,19 +77,29 @@ def test_runs_are_replays_of_one_graph_that_answers_for_every_input(
     executor.close()
 
 
+def yardstick() -> float:
+    """How long this machine takes now for ten small operations of torch, each with its own tensors: seconds."""
+    began = time.perf_counter()
+    for number in range(10):
+        (X + number).sum()
+    return time.perf_counter() - began
+
+
 @pytest.mark.timing
-def test_what_this_process_does_around_a_replay_takes_few_microseconds(
+def test_what_this_process_does_around_a_replay_takes_as_long_as_few_small_operations(
     cuda: GraphingCuda, fork_server: ForkServer
 ) -> None:
     executor = started(cuda, fork_server, **modules())
     cuda.graphs[-1].steps.clear()  # a replay that does nothing, by a double that takes no time
-    took = []
+    took, measures = [], []
     for _ in range(600):
         cuda.said.clear()
         began = time.perf_counter()
         executor.run(X)
         took.append(time.perf_counter() - began)
-    assert statistics.median(took[100:]) < 100e-6  # 20 microseconds where nothing else runs; 50 when reports were early
+        measures.append(yardstick())
+    # 1.3 with and without a machine that is busy, 20 microseconds where nothing else runs; 3 when reports were early.
+    assert statistics.median(took[100:]) < 2 * statistics.median(measures[100:])
     executor.close()
 
 
