@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-
-HERE = Path(__file__).parent
+from local_ray import found_by
 
 pytestmark = [
     # A raylet, Serve's controller and proxy and a replica with its lanes start: a minute or two on two cores.
@@ -25,18 +20,8 @@ pytestmark = [
 
 
 def test_an_export_answers_in_ray_serve(tmp_path: Path) -> None:
-    result = tmp_path / "result.json"
-    paths = [str(HERE.parents[1]), str(HERE.parent / "doubles"), os.environ.get("PYTHONPATH", "")]
-    ran = subprocess.run(
-        [sys.executable, str(HERE / "serve_on_ray.py"), str(result)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert result.exists(), f"{ran.stdout[-2000:]}\n{ran.stderr[-4000:]}"
-    assert json.loads(result.read_text()) == {
+    found = found_by(Path(__file__).parent / "serve_on_ray.py", tmp_path / "result.json", timeout_s=600)
+    assert found == {
         "deployments": ["Ensemble"],
         "equal": True,
         "equal by Triton's client": True,

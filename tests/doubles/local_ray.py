@@ -6,9 +6,12 @@ ports, which a busy machine exceeds, and ends the node then: here the ports are 
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -19,6 +22,7 @@ from typing import Any
 
 import psutil
 
+HERE = Path(__file__).resolve().parent
 _PORTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
 _STORE_BYTES = 80 * 2**20  # the least that Ray takes is 75 MB
 
@@ -124,6 +128,27 @@ class LocalRay:
         self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def found_by(program: Path, result: Path, *, timeout_s: float) -> Any:
+    """What a program found on a cluster, in a process of its own: Ray stays in the one that had it.
+
+    Args:
+        program: Of the tests; it is given where to write what it finds, as JSON.
+        result: Where that is.
+        timeout_s: The most it may take.
+    """
+    paths = [str(HERE.parents[1]), str(HERE), str(program.parent), os.environ.get("PYTHONPATH", "")]
+    ran = subprocess.run(
+        [sys.executable, str(program), str(result)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+    assert result.exists(), f"{ran.stdout[-2000:]}\n{ran.stderr[-4000:]}"
+    return json.loads(result.read_text())
 
 
 def free_ports(count: int) -> list[int]:

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import Draws, KillsItself, Times, mlp
-from torch import nn
+from models import CountsCalls, Draws, KillsItself, Times, mlp
 from waiting import until
 
 from esen_lab import Lab
@@ -20,20 +19,6 @@ from esen_lab.planner.plan import Lane, Plan
 from esen_lab.run import Executor
 
 X = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
-
-
-class Counting(nn.Module):
-    """Answers by how often it was called."""
-
-    calls: torch.Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("calls", torch.zeros(1))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.calls += 1
-        return x * 0 + self.calls
 
 
 @pytest.fixture
@@ -101,8 +86,8 @@ def test_a_lane_that_dies_in_a_run_is_an_error_or_left_out_and_the_next_run_has_
 
 def test_members_of_the_new_lane_begin_as_registered_and_the_others_go_on(lab: Lab) -> None:
     lab.combine("stack")
-    lab.register("a", Counting(), example=X)
-    lab.register("b", Counting())
+    lab.register("a", CountsCalls(), example=X)
+    lab.register("b", CountsCalls())
     executor = in_lanes(lab, ("a",), ("b",))
     assert lab.run(X)[:, 0, 0].tolist() == [2.0, 2.0]
     kill(executor, 0)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from models import CountsCalls
 from runtime_cases import ensemble_of
 from torch import nn
 
@@ -157,25 +158,11 @@ def test_it_is_found_at_the_first_batch_where_the_example_is_one_row(start: Star
     assert not executor.broken
 
 
-class Counting(nn.Module):
-    """Answers by how often it was called."""
-
-    calls: torch.Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("calls", torch.zeros(1))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.calls += 1
-        return x[:, :3] + self.calls
-
-
 def test_batch_statistics_and_members_that_keep_state_are_refused_in_later_stages(start: Start) -> None:
     of_the_batch = nn.Sequential(nn.BatchNorm1d(8, track_running_stats=False), nn.Linear(8, 3))
     with pytest.raises(UsageError, match="'odd' answers otherwise"):
         start(staged(("a",), ("odd",)), ensemble_of("softmax-mean", X, a=NETS["a"], odd=of_the_batch))
-    counting = ensemble_of("softmax-mean", X, a=NETS["a"], odd=Counting())
+    counting = ensemble_of("softmax-mean", X, a=NETS["a"], odd=nn.Sequential(CountsCalls(), nn.Linear(8, 3)))
     with pytest.raises(UsageError, match="keeps nothing between calls"):
         start(staged(("a",), ("odd",)), counting)
 
