@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from esen_lab.cluster.node_readings import NodeReadings, NodesMeter, key_of
 from esen_lab.cluster.nodes import ClusterNode, ClusterStatus, NodeReach, sizes
 from esen_lab.cluster.orders import NodeSettings
 from esen_lab.cluster.parts import check_nodes
@@ -13,10 +14,13 @@ __all__ = [
     "ClusterNode",
     "ClusterStatus",
     "NodeReach",
+    "NodeReadings",
     "NodeSettings",
+    "NodesMeter",
     "PlanOnNodes",
     "RayReach",
     "check_nodes",
+    "key_of",
     "measure_transfers",
     "profile_kinds",
     "sizes",

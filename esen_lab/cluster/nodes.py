@@ -132,6 +132,9 @@ class NodeReach(Protocol):
             restarts: How often it is started again after it died.
         """
 
+    def watch(self, node: ClusterNode) -> WorkerLink:
+        """Start a `NodeWatch` on a node, beside what runs there and without a share of its own; returns at once."""
+
     def wait(self, calls: Sequence[Any], timeout_s: float) -> Sequence[Any]:
         """Those of the calls that are done, as soon as one is, or none after so many seconds."""
 

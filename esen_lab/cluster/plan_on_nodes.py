@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from esen_lab.cluster.held_nodes import HeldNode, HeldNodes
+from esen_lab.cluster.node_readings import NodeReadings
 from esen_lab.cluster.nodes import ClusterNode, NodeReach, sizes
 from esen_lab.cluster.nodes_call import NodesCall
 from esen_lab.cluster.orders import NodeLoaded, NodeSettings
@@ -37,6 +38,7 @@ class PlanOnNodes:
     Attributes:
         plan: What runs.
         ensemble: Its sub-models, and the combine rule.
+        readings: What its nodes are doing, for who watches.
     """
 
     def __init__(self, plan: Plan, ensemble: Ensemble, held: HeldNodes) -> None:
@@ -44,6 +46,7 @@ class PlanOnNodes:
         self.plan = plan
         self.ensemble = ensemble
         self._held = held
+        self.readings = NodeReadings(held)
 
     @classmethod
     def start(
@@ -147,6 +150,7 @@ class PlanOnNodes:
 
     def close(self) -> None:
         """End what runs on the nodes. May be called again."""
+        self.readings.close()
         nodes, self._held.all = self._held.all, ()
         for node in nodes:
             node.link.close()

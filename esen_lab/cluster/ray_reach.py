@@ -27,10 +27,10 @@ class RayLink:
 
     Args:
         actor: Its handle.
-        group: Its placement group.
+        group: Its placement group, if it has one.
     """
 
-    def __init__(self, actor: Any, group: Any) -> None:
+    def __init__(self, actor: Any, group: Any = None) -> None:
         self._actor = actor
         self._group = group
 
@@ -54,8 +54,9 @@ class RayLink:
             ray.wait([self._actor.close.remote()], timeout=2.0)
         with contextlib.suppress(ray.exceptions.RayError):
             ray.kill(self._actor, no_restart=True)
-        with contextlib.suppress(ray.exceptions.RayError):
-            remove_placement_group(self._group)
+        if self._group is not None:
+            with contextlib.suppress(ray.exceptions.RayError):
+                remove_placement_group(self._group)
 
 
 class RayReach:
@@ -161,6 +162,19 @@ class RayReach:
             options["runtime_env"] = self._env
         actor = self._ray.remote(NodeWorker).options(**options).remote(node.name, node.device, node.cores, bundle)
         return RayLink(actor, group)
+
+    def watch(self, node: ClusterNode) -> RayLink:
+        """See `NodeReach.watch`."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        from esen_lab.cluster.node_watch import NodeWatch
+
+        options: dict[str, Any] = {
+            "num_cpus": 0,
+            "max_restarts": 0,
+            "scheduling_strategy": NodeAffinitySchedulingStrategy(node_id=node.id, soft=False),
+        }
+        return RayLink(self._ray.remote(NodeWatch).options(**options).remote(node.cores))
 
     # --- calls ---------------------------------------------------------------------------------------------------
 

@@ -19,6 +19,19 @@ def open_meter(device: Device, workers: Callable[[], Sequence[tuple[str, int]]])
     Raises:
         DeviceError: The libraries that read the machine are not installed.
     """
+    return meter_of([cpu for core in device.cores for cpu in core], workers)
+
+
+def meter_of(cpus: Sequence[int], workers: Callable[[], Sequence[tuple[str, int]]]) -> Meter:
+    """What reads some of this machine's logical CPUs, and its NVIDIA GPUs where the driver is there.
+
+    Args:
+        cpus: Their numbers; none: all.
+        workers: As for `open_meter`.
+
+    Raises:
+        DeviceError: The libraries that read the machine are not installed.
+    """
     try:
         from esen_lab.devices.cpu.meter import CpuMeter
     except ImportError as problem:
@@ -28,6 +41,5 @@ def open_meter(device: Device, workers: Callable[[], Sequence[tuple[str, int]]])
     from esen_lab.devices.cuda.nvml import NvmlMeter
 
     gpus = NvmlMeter.open()
-    cores = [cpu for core in device.cores for cpu in core]
-    cpu = CpuMeter(workers, cores=cores or None)
+    cpu = CpuMeter(workers, cores=cpus or None)
     return Joined(gpus, cpu) if gpus is not None else cpu

@@ -33,8 +33,8 @@ class Channel:
         key: Unique within a meter ("cpu0", "memory").
         label: For people, named for what it is ("SM activity", "GPU-Util (any kernel ran)").
         unit: "%" or "B" or "W"; of a server's channels "/s", "waiting" or "rows".
-        group: Channels of one group share a plot: "utilization", "lanes", "memory", "bandwidth", "power"; of a server
-            "requests", "queue", "batches".
+        group: Channels of one group share a plot: "utilization", "nodes", "lanes", "memory", "bandwidth", "power"; of
+            a server "requests", "queue", "batches".
     """
 
     key: str

@@ -55,7 +55,14 @@ class LabCluster:
     def status(self) -> ClusterStatus | None:
         """The nodes as they are now, who runs on each, and Ray's dashboard; None where none is connected."""
         state = self._runtime.state
-        return None if state.reach is None else nodes.the_status(state.reach, state.on_nodes)
+        return None if state.reach is None else nodes.look(self._runtime, state.reach)
+
+    def glance(self) -> ClusterStatus | None:
+        """The nodes as `status` told them last, with what is known here of those that run a plan. Asks no node.
+
+        None where no cluster is connected.
+        """
+        return nodes.glance(self._runtime.state)
 
     def profile(
         self, on_progress: Callable[[int, int, str], object] | None = None, **options: Any
@@ -113,8 +120,8 @@ class LabCluster:
                 hint="lab.cluster.connect(), then put a plan in force whose devices are its nodes.",
             )
         with self._runtime.turns.turn("nodes that load"):
-            on_nodes, _ = nodes.get_ready(self._runtime, on_progress=on_progress)
-        return nodes.the_status(state.reach, on_nodes)
+            nodes.get_ready(self._runtime, on_progress=on_progress)
+        return nodes.look(self._runtime, state.reach)
 
     def replan_without(self, node: str) -> Plan:
         """Go on without a node: its members run on the other nodes of the plan from the next run on.

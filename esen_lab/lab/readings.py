@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from esen_lab.cluster.node_readings import NodesMeter
 from esen_lab.common.locks import Lock
 from esen_lab.common.surroundings import step
 from esen_lab.devices import Device, MarkLog, Sampler, open_meter
@@ -15,6 +16,7 @@ from esen_lab.errors import DeviceError, UsageError
 from esen_lab.serving.meter import RequestMeter
 
 if TYPE_CHECKING:
+    from esen_lab.cluster import NodeReadings
     from esen_lab.serving.server import Server
 
 _GLANCE_S = 0.5
@@ -28,6 +30,7 @@ class Readings:
         workers: Asked at each sample for the (name, process id) of every worker.
         marks: What began, ended or happened in the lab, to be shown beside readings.
         server: Asked at each sample for the lab's server, or None.
+        nodes: Asked at each sample for the readings of a plan that runs on nodes, or None.
     """
 
     def __init__(
@@ -36,10 +39,12 @@ class Readings:
         workers: Callable[[], Sequence[tuple[str, int]]],
         marks: MarkLog,
         server: Callable[[], Server | None] = lambda: None,
+        nodes: Callable[[], NodeReadings | None] = lambda: None,
     ) -> None:
         self._device = device
         self._workers = workers
         self._server = server
+        self._nodes = NodesMeter(nodes)
         self.marks = marks
         self._lock = Lock()
         self._sampler: Sampler | None = None
@@ -73,7 +78,7 @@ class Readings:
                 sampler.close()
                 sampler = None
             if sampler is None:
-                meter = self._meter()
+                meter = Joined(self._meter(), self._nodes)  # for a glance, nothing is started on nodes
                 sampler = self._sampler = Sampler(meter, interval_s=interval_s, history_s=history_s)
         sampler.watch()
         return sampler
@@ -86,6 +91,8 @@ class Readings:
         sampler = self._sampler
         if sampler is not None:
             sampler.unwatch()
+            if not sampler.running:
+                self._nodes.close()
 
     @property
     def watched(self) -> tuple[float, float] | None:

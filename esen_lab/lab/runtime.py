@@ -84,7 +84,11 @@ class Runtime:
         self.followers.add(self.recorder)
         self.lanes = WarmLanes(self)
         self.readings = Readings(
-            lambda: self._state.device, lambda: self.fork_server.processes, self.marks, lambda: self._state.server
+            lambda: self._state.device,
+            lambda: self.fork_server.processes,
+            self.marks,
+            lambda: self._state.server,
+            lambda: None if self._state.on_nodes is None else self._state.on_nodes.readings,
         )
         self._store: ProfileStore | None = None
 

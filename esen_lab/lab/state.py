@@ -26,7 +26,7 @@ from esen_lab.studies.front import ParetoFront
 from esen_lab.studies.thresholds import PlannedCascade, ThresholdEditor
 
 if TYPE_CHECKING:
-    from esen_lab.cluster import NodeReach, PlanOnNodes
+    from esen_lab.cluster import ClusterStatus, NodeReach, PlanOnNodes
     from esen_lab.serving.server import Server
 
 
@@ -60,6 +60,7 @@ class LabState:
         thresholds: The editor of those, once somebody has asked for it.
         server: What serves its plan.
         reach: The way to the nodes of the cluster that is connected.
+        cluster: What its nodes were when they were looked at last.
         on_nodes: What runs there.
         validated: What every member answered on the validation data that was last asked about, with its labels.
     """
@@ -90,6 +91,7 @@ class LabState:
     server: Server | None = None
     validated: Validated | None = None
     reach: NodeReach | None = None
+    cluster: ClusterStatus | None = None
     on_nodes: PlanOnNodes | None = None
 
     # --- what follows from it ------------------------------------------------------------------------------------

@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from dataclasses import replace
 from typing import Any
 
+from esen_lab.cluster.node_watch import NodeWatch
 from esen_lab.cluster.node_worker import NodeWorker
 from esen_lab.cluster.nodes import ClusterNode, NodeLost
-from esen_lab.cluster.orders import NodeBundle
 
 
 class ThreadLink:
-    """One node's worker in a thread."""
+    """What one node has, in a thread."""
 
-    def __init__(self, node: ClusterNode, bundle: NodeBundle | None) -> None:
-        self._node, self._bundle = node, bundle
+    def __init__(self, node: ClusterNode, make: Callable[[], Any]) -> None:
+        self._node, self._make = node, make
         self.dead_for_good = False
         self._ending: list[ThreadPoolExecutor] = []
         self._begin()
 
     def _begin(self) -> None:
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"node {self._node.name}")
-        self._made: Future[NodeWorker] = self._pool.submit(self._worker)
+        self._made: Future[Any] = self._pool.submit(self._make)
         self._calls: list[Future[Any]] = []
 
-    def _worker(self) -> NodeWorker:
-        return NodeWorker(self._node.name, "cpu", self._node.cores, self._bundle)
-
     @property
-    def worker(self) -> NodeWorker:
+    def worker(self) -> Any:
         return self._made.result()
 
     def call(self, method: str, *arguments: Any) -> Any:
@@ -77,6 +74,7 @@ class LocalNodes:
             name: ClusterNode(name=name, id=f"id-{name}", host="here", units=units, kind="a thread") for name in names
         }
         self.links: dict[str, ThreadLink] = {}
+        self.watches: dict[str, ThreadLink] = {}
         self.puts = 0
 
     def nodes(self) -> tuple[ClusterNode, ...]:
@@ -88,8 +86,12 @@ class LocalNodes:
         return value
 
     def start(self, node: ClusterNode, bundle: Any, lane_units: int, *, restarts: int) -> ThreadLink:
-        self.links[node.name] = ThreadLink(node, bundle)
+        self.links[node.name] = ThreadLink(node, lambda: NodeWorker(node.name, "cpu", node.cores, bundle))
         return self.links[node.name]
+
+    def watch(self, node: ClusterNode) -> ThreadLink:
+        self.watches[node.name] = ThreadLink(node, lambda: NodeWatch(node.cores))
+        return self.watches[node.name]
 
     def wait(self, calls: Sequence[Any], timeout_s: float) -> Sequence[Any]:
         if any(getattr(call, "lost", False) for call in calls):

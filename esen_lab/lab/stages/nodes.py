@@ -55,7 +55,7 @@ def connect(runtime: Runtime, reach: NodeReach) -> ClusterStatus:
     """Use the nodes that are reached in this way, in the place of others."""
     leave(runtime)
     runtime.set(reach=reach)
-    return the_status(reach, None)
+    return look(runtime, reach)
 
 
 def leave(runtime: Runtime) -> None:
@@ -63,13 +63,31 @@ def leave(runtime: Runtime) -> None:
     with runtime.turns.turn("the end of what runs on nodes", refused=False):
         reach = runtime.state.reach
         _end(runtime)
-        runtime.set(reach=None)
+        runtime.set(reach=None, cluster=None)
         if reach is not None:
             reach.close()
 
 
-def the_status(reach: NodeReach, on_nodes: PlanOnNodes | None) -> ClusterStatus:
-    """The nodes as they are now, with what runs on them."""
+def look(runtime: Runtime, reach: NodeReach) -> ClusterStatus:
+    """The nodes as they are now, with what runs on them; kept for who glances."""
+    found = _the_status(reach, runtime.state.on_nodes)
+    if found != runtime.state.cluster:
+        runtime.set(cluster=found)
+    return found
+
+
+def glance(state: LabState) -> ClusterStatus | None:
+    """The nodes as they were when they were looked at last, with what is known of those that run a plan.
+
+    Asks nobody, so that it may be called several times a second, whatever has become of the cluster.
+    """
+    if state.cluster is None or state.on_nodes is None:
+        return state.cluster
+    own = {node.id: node for node in state.on_nodes.nodes}
+    return replace(state.cluster, nodes=tuple(own.get(node.id, node) for node in state.cluster.nodes))
+
+
+def _the_status(reach: NodeReach, on_nodes: PlanOnNodes | None) -> ClusterStatus:
     own = {} if on_nodes is None else {node.id: node for node in on_nodes.nodes}
     seen = [own.get(node.id, node) if node.alive else replace(node, state="gone") for node in reach.nodes()]
     nodes = tuple(node for node in seen if node.alive or node.id in own)

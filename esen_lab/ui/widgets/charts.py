@@ -96,7 +96,7 @@ def _plot(
         x_range=window,
         # Idle lanes take next to nothing: an axis as short as that would show noise, and the same number twice.
         y_range=Range1d(start=0, end=100)
-        if group == "utilization"
+        if group in ("utilization", "nodes")
         else DataRange1d(start=0, min_interval=_SHORTEST.get(unit, 1.0)),
         tools=tools,
         active_drag=tools[0],

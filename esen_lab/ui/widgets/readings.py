@@ -13,6 +13,7 @@ from esen_lab.ui.colours import COLOURS, NEUTRAL, stroke
 
 TITLES = {
     "utilization": "Utilization (%)",
+    "nodes": "Utilization of nodes (%)",
     "lanes": "CPU per lane (%, 100 is one core)",
     "memory": "Memory (GB)",
     "bandwidth": "Memory bandwidth (%)",

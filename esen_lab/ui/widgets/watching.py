@@ -141,7 +141,7 @@ def traces_of(channels: Sequence[Any], samples: Sequence[Any], members: Members 
                 label, stroke = label_of(channel, members), strokes[channel.key]
                 lines.append(Line(label=label, points=tuple(points), stroke=stroke))
         if lines:
-            most = 100.0 if group == "utilization" else None
+            most = 100.0 if group in ("utilization", "nodes") else None
             plots.append(Plot(title=TITLES.get(group, group), lines=tuple(lines), most=most))
     until = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(end_s))
     return ReadingTraces(plots=tuple(plots), span_s=end_s - samples[0].at_s, until=until)
