@@ -4,6 +4,7 @@ start.py          how lanes start, and load their sub-models
 lane_group.py     the lanes as one: woken, waited for, ended; lane_watch.py who of them is alive, at work, late
 stepwise.py       the same lanes, for runs that do not wait for all of them
 lane_steps.py     what lanes load for groups and parts, and their outputs parted again
+asked.py          what one run is asked for: handed to one of these
 lane_runner.py    one run: hand over, wake, collect, combine
 graph_runner.py   one run of a plan that is one CUDA graph
 stage_runner.py   one run of a plan in stages
@@ -35,6 +36,7 @@ from esen_lab.lanes.forks import tell_when_forked
 from esen_lab.planner.fits import check_fits
 from esen_lab.planner.plan import Plan
 from esen_lab.planner.steps import members_of
+from esen_lab.run.asked import PLAIN, Asked, Runner
 from esen_lab.run.deadline import NEVER, Deadline
 from esen_lab.run.fidelity import Fidelity, Unlike
 from esen_lab.run.graph_runner import GraphRunner, graphs_of
@@ -358,14 +360,14 @@ class Executor:
             self._fork_server.check_here()
         deadline = deadline or Deadline(timeout_s)
         if options is None or options.plain:
-            work = partial(self._run, seed=seed, meanwhile=meanwhile)
+            work = partial(self._run, self._runner, PLAIN, None, seed, meanwhile)
         else:
             options.check(self.ensemble, self.plan.names, self._state.keeping)
             if self.plan.staged:
                 options.check_stages()
             if due is None and options.deadline_s is not None:
                 due = Deadline(options.deadline_s)
-            work = partial(self._run_partly, options=options, due=due, seed=seed, meanwhile=meanwhile)
+            work = partial(self._run, self._partial, options, due, seed, meanwhile)
         if in_turn:
             return self._run_now(work, x, deadline)
         with self._turns.turn("a run", deadline):
@@ -398,36 +400,29 @@ class Executor:
                 ) from problem
 
     def _run(
-        self, x: Tree, deadline: Deadline, *, seed: int | None, meanwhile: Callable[[], object] | None = None
-    ) -> Run:
-        begin_ns = time.perf_counter_ns()
-        drawn = (draw_seed() if seed is None else seed) if self._state.random else None
-        return self._runner.run(
-            self.plan, self.ensemble, x, deadline, seed=drawn, begin_ns=begin_ns, meanwhile=meanwhile
-        )
-
-    def _run_partly(
         self,
-        x: Tree,
-        deadline: Deadline,
-        *,
+        runner: Runner,
         options: RunOptions,
         due: Deadline | None,
         seed: int | None,
         meanwhile: Callable[[], object] | None,
+        x: Tree,
+        deadline: Deadline,
     ) -> Run:
         begin_ns = time.perf_counter_ns()
         drawn = (draw_seed() if seed is None else seed) if self._state.random else None
-        return self._partial.run(
-            self.plan,
-            self.ensemble,
-            x,
-            deadline,
-            options,
-            due,
-            seed=drawn,
-            begin_ns=begin_ns,
-            meanwhile=meanwhile,
+        return runner.run(
+            Asked(
+                plan=self.plan,
+                ensemble=self.ensemble,
+                x=x,
+                deadline=deadline,
+                seed=drawn,
+                begin_ns=begin_ns,
+                meanwhile=meanwhile,
+                options=options,
+                due=due,
+            )
         )
 
     def _all_at_rest(self, deadline: Deadline) -> None:
@@ -539,7 +534,7 @@ class Executor:
         with self._lock, deadline.ending(self._group.end, words), self.measuring():
             self.fidelity.take_settings()
             # As later runs are: what is made for a first one is made now.
-            self._in_lanes(partial(self._run, seed=PROOF_SEED), x, ran)
+            self._in_lanes(partial(self._run, self._runner, PLAIN, None, PROOF_SEED, None), x, ran)
             if self._graph is None and isinstance(self.lanes, LaneRunner):
                 answers: Mapping[str, Tree] = self.lanes.members(self.ensemble)
             else:  # a graph leaves no outputs of members, stages those of some rows

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from esen_lab.common.inputs import as_input
-from esen_lab.common.trees import Tree
-from esen_lab.ensemble import Ensemble
 from esen_lab.errors import DeviceError, WorkerTimeout
 from esen_lab.lanes import Worker
-from esen_lab.planner.plan import Plan
-from esen_lab.run.deadline import Deadline
+from esen_lab.run.asked import Asked
 from esen_lab.run.lane_group import LaneGroup
 from esen_lab.run.lane_runner import LaneRunner
 from esen_lab.run.lane_watch import SETTLE_S
@@ -39,45 +36,31 @@ class GraphRunner:
         self._lanes = lanes
         self._history = history
 
-    def run(
-        self,
-        plan: Plan,
-        ensemble: Ensemble,
-        x: Tree,
-        deadline: Deadline,
-        *,
-        seed: int | None,
-        begin_ns: int,
-        meanwhile: Callable[[], object] | None = None,
-    ) -> Run:
+    def run(self, asked: Asked) -> Run:
         """Run once: see `LaneRunner.run`. An input of a new shape runs lane by lane, and its graph is made from that.
 
         Raises:
             DeviceError: The GPU failed; the lanes are broken.
             EsenError: See `Executor.run`.
         """
-        if not self.graphs.knows(ensemble, x):
-            x = as_input(x)
-        graph = self.graphs.find(ensemble, x)
+        if not self.graphs.knows(asked.ensemble, asked.x):
+            asked = replace(asked, x=as_input(asked.x))
+        graph = self.graphs.find(asked.ensemble, asked.x)
         if isinstance(graph, PlanGraph) and not self._group.broken:
-            return self._replay(graph, plan, x, deadline, begin_ns, meanwhile)
-        run = self._lanes.run(plan, ensemble, x, deadline, seed=seed, begin_ns=begin_ns, meanwhile=meanwhile)
-        why = self.graphs.make(ensemble, x, run.output, deadline.left_s) if graph is None else str(graph)
+            return self._replay(graph, asked)
+        run = self._lanes.run(asked)
+        if graph is None:
+            why = self.graphs.make(asked.ensemble, asked.x, run.output, asked.deadline.left_s)
+        else:
+            why = str(graph)
         if not why:
             return run
         return replace(run, report=replace(run.report, notes=(*run.report.notes, f"Not as one graph: {why}")))
 
-    def _replay(
-        self,
-        graph: PlanGraph,
-        plan: Plan,
-        x: Tree,
-        deadline: Deadline,
-        begin_ns: int,
-        meanwhile: Callable[[], object] | None,
-    ) -> Run:
+    def _replay(self, graph: PlanGraph, asked: Asked) -> Run:
+        begin_ns = asked.begin_ns
         try:
-            ran = graph.run(x, deadline.left_s, meanwhile)
+            ran = graph.run(asked.x, asked.deadline.left_s, asked.meanwhile)
             end = time.perf_counter_ns()
             spans_s = graph.spans_s()  # now: the next run overwrites them
         except DeviceError:
@@ -92,7 +75,7 @@ class GraphRunner:
             raise
         copy_s, done_s = (ran.copied_ns - begin_ns) / 1e9, (ran.done_ns - begin_ns) / 1e9
         report = self._history.report(
-            plan,
+            asked.plan,
             {
                 name: (min(copy_s + start, done_s), min(copy_s + stop, done_s))
                 for name, (start, stop) in spans_s.items()

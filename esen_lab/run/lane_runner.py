@@ -14,7 +14,7 @@ An input of another shape costs one more message per lane, once.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from esen_lab.common.inputs import take_in
@@ -22,7 +22,8 @@ from esen_lab.common.trees import Tree, TreeSpec, map_tensors, spec_of_leaves, u
 from esen_lab.ensemble import Ensemble
 from esen_lab.lanes import RunTimings, Worker
 from esen_lab.lanes.openmp import CallersThreads
-from esen_lab.planner.plan import Lane, Plan
+from esen_lab.planner.plan import Lane
+from esen_lab.run.asked import Asked
 from esen_lab.run.deadline import Deadline
 from esen_lab.run.device_combine import WhereToCombine
 from esen_lab.run.host_combine import HostCombine
@@ -62,33 +63,15 @@ class LaneRunner:
         self.where = WhereToCombine(workers)
         self.input = LaneInput(workers)
 
-    def run(
-        self,
-        plan: Plan,
-        ensemble: Ensemble,
-        x: Tree,
-        deadline: Deadline,
-        *,
-        seed: int | None,
-        begin_ns: int,
-        meanwhile: Callable[[], object] | None = None,
-    ) -> Run:
+    def run(self, asked: Asked) -> Run:
         """Run once.
-
-        Args:
-            plan: Of these lanes.
-            ensemble: Its sub-models and combine rule.
-            x: The input.
-            deadline: Of the whole call.
-            seed: Of random numbers; None where no sub-model draws any.
-            begin_ns: When the call began, on `time.perf_counter_ns`.
-            meanwhile: Called while the lanes work.
 
         Raises:
             EsenError: See `Executor.run`.
         """
+        ensemble, deadline, begin_ns, meanwhile = asked.ensemble, asked.deadline, asked.begin_ns, asked.meanwhile
         # 1. Before the lanes wake: copying, in this thread alone.
-        spec = self._hand_over(ensemble, x, deadline, seed)
+        spec = self._hand_over(ensemble, asked.x, deadline, asked.seed)
         copied = time.perf_counter_ns()
         # 2. While they work, their cores are theirs: here is only what must be done at this very time, and nothing that
         # writes to the input or reads an output. Whatever it raises, no lane is left at work.
@@ -109,10 +92,10 @@ class LaneRunner:
         # 4. When it is there: reading the times, and all that the next run would have to do.
         end = time.perf_counter_ns()
         jct_s = (end - begin_ns) / 1e9
-        times = times_of(plan.lanes, timings, begin_ns)
+        times = times_of(asked.plan.lanes, timings, begin_ns)
         self._prepare_next(ensemble, output, jct_s, times)
         report = self._history.report(
-            plan,
+            asked.plan,
             times.at_s,
             times.nan,
             str(spec),

@@ -13,15 +13,14 @@ runs never mix, and the next one waits for a late lane only where it needs it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 
 from esen_lab.common.trees import Tree
 from esen_lab.ensemble import Ensemble
 from esen_lab.errors import EsenError
-from esen_lab.planner.plan import Plan
 from esen_lab.run.answered import Answered, Ended
-from esen_lab.run.deadline import Deadline
+from esen_lab.run.asked import Asked
 from esen_lab.run.early import Confidence, confidence, decided
 from esen_lab.run.lane_group import LaneGroup
 from esen_lab.run.lane_runner import LaneRunner
@@ -59,72 +58,39 @@ class PartialRunner:
             took_s = time.perf_counter() - began
         self._combine.took(took_s, self._lanes.input.size)
 
-    def run(
-        self,
-        plan: Plan,
-        ensemble: Ensemble,
-        x: Tree,
-        deadline: Deadline,
-        options: RunOptions,
-        due: Deadline | None,
-        *,
-        seed: int | None,
-        begin_ns: int,
-        meanwhile: Callable[[], object] | None = None,
-    ) -> Run:
+    def run(self, asked: Asked) -> Run:
         """Run once.
-
-        Args:
-            plan: Of these lanes.
-            ensemble: Its sub-models and combine rule.
-            x: The input.
-            deadline: Of the whole call: lanes that are at work then are ended.
-            options: What is asked for; checked.
-            due: When the answer is due, or None.
-            seed: Of random numbers; None where no sub-model draws any.
-            begin_ns: When the call came here, on `time.perf_counter_ns`.
-            meanwhile: Called while the lanes work.
 
         Raises:
             DeadlineMissed: Fewer members than were asked for were done when the answer was due.
             EsenError: See `Executor.run`.
         """
-        own = [name for name in ensemble.names if name in plan.names]
-        members = MembersDone(plan.lanes, own, weightless(ensemble.combine, ensemble.names))
+        ensemble = asked.ensemble
+        own = [name for name in ensemble.names if name in asked.plan.names]
+        members = MembersDone(asked.plan.lanes, own, weightless(ensemble.combine, ensemble.names))
         try:
-            return self._run(plan, ensemble, x, deadline, options, due, members, seed, begin_ns, meanwhile)
+            return self._run(asked, members)
         finally:
             members.forget()  # an error that is kept keeps its frames, and they the memory of outputs
 
-    def _run(
-        self,
-        plan: Plan,
-        ensemble: Ensemble,
-        x: Tree,
-        deadline: Deadline,
-        options: RunOptions,
-        due: Deadline | None,
-        members: MembersDone,
-        seed: int | None,
-        begin_ns: int,
-        meanwhile: Callable[[], object] | None,
-    ) -> Run:
+    def _run(self, asked: Asked, members: MembersDone) -> Run:
+        ensemble, options, due, begin_ns = asked.ensemble, asked.options, asked.due, asked.begin_ns
         group = self._group.stepwise
         lane_input = self._lanes.input
-        collector = MemberCollector(self._group, lane_input, members, options, due, seed=seed)
+        collector = MemberCollector(self._group, lane_input, members, options, due, seed=asked.seed)
         collector.begin()
         if not group.late:
             self._lanes.where.stop()  # outputs lie on the host, each as soon as it is there
-        self._lanes.hand_over(ensemble, x, deadline, late=group.late, at_once=False)
+        self._lanes.hand_over(ensemble, asked.x, asked.deadline, late=group.late, at_once=False)
         copied = time.perf_counter_ns()
         busy = tuple(name for index in sorted(group.late) for name in members.of_lane(index))
         try:
             collector.wake()
-            if meanwhile is not None:
-                meanwhile()
+            if asked.meanwhile is not None:
+                asked.meanwhile()
             due_s = self._combine.begins_s(due, lane_input.size)
             found: Ended | Confidence = collector.collect(
-                deadline, due_s, lambda: self._early(ensemble, members, options)
+                asked.deadline, due_s, lambda: self._early(ensemble, members, options)
             )
             self._check_probabilities(ensemble, members, options)
         except EsenError:
@@ -158,7 +124,7 @@ class PartialRunner:
         )
         jct_s = (end - begin_ns) / 1e9
         report = self._history.partial_report(
-            plan,
+            asked.plan,
             members.spans_s(begin_ns),
             members.nan,
             str(self._lanes.input.spec),

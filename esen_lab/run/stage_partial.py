@@ -12,21 +12,19 @@ Late lanes are those of one stage: the others go on without knowing of them.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from esen_lab.common.inputs import take_in
 from esen_lab.common.trees import Tree
-from esen_lab.ensemble import Ensemble
 from esen_lab.ensemble.confidence import sure_rows
 from esen_lab.errors import EsenError, WorkerDied
-from esen_lab.planner.plan import Plan
 from esen_lab.run.answered import Answered, Ended, Missing, Why
-from esen_lab.run.deadline import Deadline
+from esen_lab.run.asked import Asked
 from esen_lab.run.member_collector import CombineTime, MemberCollector
 from esen_lab.run.members_done import MembersDone
-from esen_lab.run.options import RunOptions, weightless
+from esen_lab.run.options import weightless
 from esen_lab.run.outcome import Run
 from esen_lab.run.run_history import RunHistory
 from esen_lab.run.stage_report import StageReport
@@ -45,17 +43,10 @@ class _Call:
     any longer.
     """
 
-    plan: Plan
-    ensemble: Ensemble
-    options: RunOptions
-    deadline: Deadline
-    due: Deadline | None
-    due_s: float
-    seed: int | None
-    begin_ns: int
-    rows: int
+    asked: Asked
     opened: torch.Tensor
-    meanwhile: Callable[[], object] | None
+    due_s: float = 0.0
+    rows: int = 0
     output: torch.Tensor | None = None
     kept: dict[str, Tree] = field(default_factory=dict)
     ended: Ended = "all"
@@ -81,48 +72,24 @@ class StagePartialRunner:
         self._combine = CombineTime()
         self._ran = False
 
-    def run(
-        self,
-        plan: Plan,
-        ensemble: Ensemble,
-        x: Tree,
-        deadline: Deadline,
-        options: RunOptions,
-        due: Deadline | None,
-        *,
-        seed: int | None,
-        begin_ns: int,
-        meanwhile: Callable[[], object] | None = None,
-    ) -> Run:
-        """Run once; arguments and what is raised are those of `PartialRunner.run` and `StageRunner.run`."""
+    def run(self, asked: Asked) -> Run:
+        """Run once; what is raised is that of `PartialRunner.run` and `StageRunner.run`."""
         import torch
 
-        if self._stages.unprepared(_rows_of(x)):  # what is found out before a first run is not cut short
-            self._stages.stages[0].runner.write(ensemble, x, deadline)
-            self._stages.prepare(ensemble, rows_in(self._stages.input.spec), deadline, seed)
-        call = _Call(
-            plan=plan,
-            ensemble=ensemble,
-            options=options,
-            deadline=deadline,
-            due=due,
-            due_s=0.0,
-            seed=seed,
-            begin_ns=begin_ns,
-            rows=0,
-            opened=torch.arange(0, device="cpu"),
-            meanwhile=meanwhile,
-        )
+        if self._stages.unprepared(_rows_of(asked.x)):  # what is found out before a first run is not cut short
+            self._stages.stages[0].runner.write(asked.ensemble, asked.x, asked.deadline)
+            self._stages.prepare(asked.ensemble, rows_in(self._stages.input.spec), asked.deadline, asked.seed)
+        call = _Call(asked=asked, opened=torch.arange(0, device="cpu"))
         try:
-            return self._run(call, x)
+            return self._run(call)
         finally:
             for members in call.stages:
                 members.forget()  # an error that is kept keeps its frames, and they the memory of outputs
 
-    def _run(self, call: _Call, x: Tree) -> Run:
+    def _run(self, call: _Call) -> Run:
         import torch
 
-        lane_input = self._stages.input
+        asked, lane_input = call.asked, self._stages.input
         copied_ns = 0
         for number, stage in enumerate(self._stages.stages):
             if number and not len(call.opened):
@@ -132,7 +99,7 @@ class StagePartialRunner:
                 self._not_asked(call, number, "late", "its stage had not begun")
                 continue
             without = _without_weight(call)
-            names = [name for name in call.ensemble.names if name in stage.names]
+            names = [name for name in asked.ensemble.names if name in stage.names]
             members = MembersDone(stage.lanes, names, without)
             call.stages.append(members)
             last = number == len(self._stages.stages) - 1
@@ -140,26 +107,26 @@ class StagePartialRunner:
                 stage.group,
                 stage.runner.input,
                 members,
-                call.options,
-                call.due,
-                seed=call.seed,
+                asked.options,
+                asked.due,
+                seed=asked.seed,
                 before=len(call.kept.keys() - without),
                 more=not last,
             )
-            begun_ns = call.begin_ns if not number else time.perf_counter_ns()
+            begun_ns = asked.begin_ns if not number else time.perf_counter_ns()
             collector.begin()
             if not number:
-                stage.runner.hand_over(call.ensemble, x, call.deadline, late=stage.group.late, at_once=False)
+                stage.runner.hand_over(asked.ensemble, asked.x, asked.deadline, late=stage.group.late, at_once=False)
                 copied_ns = time.perf_counter_ns()
                 call.rows = ran = rows_in(lane_input.spec)
                 call.opened = torch.arange(call.rows, device="cpu")
                 if not self._ran:
                     self._combine.took(self._stages.decided_s, lane_input.size)
                     self._ran = True
-                call.due_s = self._combine.begins_s(call.due, lane_input.size)
+                call.due_s = self._combine.begins_s(asked.due, lane_input.size)
             else:
                 ran = size_for(len(call.opened), call.rows, stage.sizes)
-                stage.runner.write_rows(lane_input, padded(call.opened, ran), call.deadline, late=stage.group.late)
+                stage.runner.write_rows(lane_input, padded(call.opened, ran), asked.deadline, late=stage.group.late)
             call.busy += [name for index in sorted(stage.group.late) for name in members.of_lane(index)]
             ended = self._collected(call, stage, collector, first=not number)
             self._take(call, number, stage, members, ended, ran=ran, begun_ns=begun_ns, last=last)
@@ -172,9 +139,9 @@ class StagePartialRunner:
         try:
             stage.runner.threads.quieten()
             collector.wake()
-            if first and call.meanwhile is not None:
-                call.meanwhile()
-            ended: Ended = collector.collect(call.deadline, call.due_s, _never)
+            if first and call.asked.meanwhile is not None:
+                call.asked.meanwhile()
+            ended: Ended = collector.collect(call.asked.deadline, call.due_s, _never)
         except EsenError:
             lanes.leave()  # an answer that is not there: lanes are late, and stay warm
             raise
@@ -200,11 +167,11 @@ class StagePartialRunner:
         """Combine what a stage has come to, and decide who leaves."""
         done_ns = time.perf_counter_ns()
         count = len(call.opened)
-        thresholds = call.plan.thresholds
+        thresholds = call.asked.plan.thresholds
         call.missing += members.missing(ended)
         call.done |= set(members.done)
         call.told.nan += members.nan
-        call.told.at_s.update(members.spans_s(call.begin_ns))
+        call.told.at_s.update(members.spans_s(call.asked.begin_ns))
         answers = call.kept | first_rows(members.outputs(members.done), count, ran)
         scores = self._scores(call, answers, count) if members.count else None
         if scores is None and call.output is not None:  # the whole stage failed, or was not done
@@ -221,15 +188,15 @@ class StagePartialRunner:
         end_ns = time.perf_counter_ns()
         call.told.stages.append(
             StageReport.of_plan(
-                call.plan,
+                call.asked.plan,
                 number,
                 names=stage.names,
                 rows=count,
                 left=left,
                 of=call.rows,
                 ran=ran,
-                start_s=(begun_ns - call.begin_ns) / 1e9,
-                end_s=(end_ns - call.begin_ns) / 1e9,
+                start_s=(begun_ns - call.asked.begin_ns) / 1e9,
+                end_s=(end_ns - call.asked.begin_ns) / 1e9,
                 decide_s=(end_ns - done_ns) / 1e9,
             )
         )
@@ -237,13 +204,13 @@ class StagePartialRunner:
 
     def _scores(self, call: _Call, answers: Mapping[str, Tree], count: int) -> torch.Tensor:
         """What the members of some rows answer together, put where these rows belong."""
-        names = [name for name in call.ensemble.names if name in answers]
-        rule = call.ensemble.combine.for_members(names, call.ensemble.names)
-        scores = self._stages.combined(call.ensemble, rule, answers, count)
+        names = [name for name in call.asked.ensemble.names if name in answers]
+        rule = call.asked.ensemble.combine.for_members(names, call.asked.ensemble.names)
+        scores = self._stages.combined(call.asked.ensemble, rule, answers, count)
         if call.output is None:
             call.output = scores
         else:
-            put_rows(call.output, call.opened, scores, call.ensemble)
+            put_rows(call.output, call.opened, scores, call.asked.ensemble)
         return scores
 
     def _unsure(self, scores: torch.Tensor | None, threshold: float, count: int) -> torch.Tensor:
@@ -260,40 +227,40 @@ class StagePartialRunner:
         """Whether nobody waits for another stage, though the one at hand is whole."""
         if ended == "enough":
             return True
-        return call.due is not None and time.monotonic() >= call.due_s and members >= call.options.enough
+        return call.asked.due is not None and time.monotonic() >= call.due_s and members >= call.asked.options.enough
 
     def _not_asked(self, call: _Call, number: int, why: Why, told: str) -> None:
         at_ns = time.perf_counter_ns()
-        call.told.stages.append(self._stages.asleep(call.plan, number, call.rows, at_ns, call.begin_ns))
+        call.told.stages.append(self._stages.asleep(call.asked.plan, number, call.rows, at_ns, call.asked.begin_ns))
         call.missing += [Missing(name=name, why=why, told=told) for name in self._stages.stages[number].names]
 
     @staticmethod
     def _nobody(call: _Call) -> EsenError:
         if call.stages:
-            return call.stages[-1].problem(call.options.enough)
+            return call.stages[-1].problem(call.asked.options.enough)
         return WorkerDied("A run's members answer", given="none of them did")
 
     def _told(self, call: _Call, copied_ns: int) -> Run:
         end_ns = time.perf_counter_ns()
-        jct_s = (end_ns - call.begin_ns) / 1e9
+        jct_s = (end_ns - call.asked.begin_ns) / 1e9
         missing = {one.name: one for one in call.missing}
         answered = Answered(
-            names=tuple(name for name in call.ensemble.names if name in call.done),
-            missing=tuple(missing[name] for name in call.ensemble.names if name in missing),
+            names=tuple(name for name in call.asked.ensemble.names if name in call.done),
+            missing=tuple(missing[name] for name in call.asked.ensemble.names if name in missing),
             ended=call.ended,
-            at_s=jct_s if call.due is None else call.due.since_s,
-            deadline_s=call.options.deadline_s,
+            at_s=jct_s if call.asked.due is None else call.asked.due.since_s,
+            deadline_s=call.asked.options.deadline_s,
             rows=call.rows,
             cut_rows=call.cut,
             busy=tuple(call.busy),
         )
         report = self._history.partial_report(
-            call.plan,
+            call.asked.plan,
             call.told.at_s,
             call.told.nan,
             str(self._stages.input.spec),
             jct_s=jct_s,
-            copy_s=(copied_ns - call.begin_ns) / 1e9,
+            copy_s=(copied_ns - call.asked.begin_ns) / 1e9,
             combine_s=sum(stage.decide_s for stage in call.told.stages),
             answered=answered,
             notes=self._stages.told_caught_up(),
@@ -309,7 +276,7 @@ def _never() -> Ended | None:
 
 def _without_weight(call: _Call) -> frozenset[str]:
     """Members that make no answer alone."""
-    return weightless(call.ensemble.combine, call.ensemble.names)
+    return weightless(call.asked.ensemble.combine, call.asked.ensemble.names)
 
 
 def _rows_of(x: Tree) -> int:

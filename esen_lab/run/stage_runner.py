@@ -15,7 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from esen_lab.common.answers import IN_PRECISION, difference
@@ -28,6 +28,7 @@ from esen_lab.lanes import ForkServer, Worker
 from esen_lab.lanes.openmp import CallersThreads
 from esen_lab.planner.plan import Lane, Plan
 from esen_lab.planner.steps import members_of
+from esen_lab.run.asked import Asked
 from esen_lab.run.deadline import Deadline
 from esen_lab.run.device_combine import WhereToCombine
 from esen_lab.run.lane_group import LaneGroup
@@ -205,32 +206,22 @@ class StageRunner:
 
     # --- a run ---------------------------------------------------------------------------------------------------
 
-    def run(
-        self,
-        plan: Plan,
-        ensemble: Ensemble,
-        x: Tree,
-        deadline: Deadline,
-        *,
-        seed: int | None,
-        begin_ns: int,
-        meanwhile: Callable[[], object] | None = None,
-    ) -> Run:
-        """Run once; arguments and what is raised are those of `LaneRunner.run`.
+    def run(self, asked: Asked) -> Run:
+        """Run once; what is raised is that of `LaneRunner.run`.
 
         Raises:
             UsageError: The input has no batch axis, the combined answer no scores, or a sub-model's answer to a row
                 depends on the other rows.
         """
         first = self.stages[0]
-        first.runner.write(ensemble, x, deadline)
+        first.runner.write(asked.ensemble, asked.x, asked.deadline)
         rows = rows_in(self.input.spec)
-        if self.prepare(ensemble, rows, deadline, seed):  # counts to no run
-            begin_ns = time.perf_counter_ns()
-            first.runner.write(ensemble, x, deadline)
-        copied_ns = time.perf_counter_ns()
+        if self.prepare(asked.ensemble, rows, asked.deadline, asked.seed):  # counts to no run
+            asked = replace(asked, begin_ns=time.perf_counter_ns())
+            first.runner.write(asked.ensemble, asked.x, asked.deadline)
+        begin_ns, copied_ns = asked.begin_ns, time.perf_counter_ns()
         told = Told()
-        output = self._through(plan, ensemble, rows, deadline, seed, begin_ns, meanwhile, told)
+        output = self._through(asked, rows, told)
         jct_s = (time.perf_counter_ns() - begin_ns) / 1e9
         for stage in self.stages:
             own = [[told.at_s[name] for name in lane.members if name in told.at_s] for lane in stage.lanes]
@@ -238,7 +229,7 @@ class StageRunner:
                 stage.group.order_by([spans[-1][1] - spans[0][0] for spans in own])
         self.decided_s = max(stage.decide_s for stage in told.stages)
         report = self._history.report(
-            plan,
+            asked.plan,
             told.at_s,
             told.nan,
             str(self.input.spec),
@@ -250,20 +241,11 @@ class StageRunner:
         )
         return Run(output=output, report=report)
 
-    def _through(
-        self,
-        plan: Plan,
-        ensemble: Ensemble,
-        rows: int,
-        deadline: Deadline,
-        seed: int | None,
-        begin_ns: int,
-        meanwhile: Callable[[], object] | None,
-        told: Told,
-    ) -> Tree:
+    def _through(self, asked: Asked, rows: int, told: Told) -> Tree:
         """The stages, one after the other, while rows are open; the combined answer, the caller's own."""
         import torch
 
+        plan, ensemble, begin_ns = asked.plan, asked.ensemble, asked.begin_ns
         rules, thresholds = self._rules_for(ensemble), plan.thresholds
         begun_ns = time.perf_counter_ns()
         opened = torch.arange(rows, device="cpu")
@@ -277,12 +259,12 @@ class StageRunner:
                 continue
             ran = rows if not number else size_for(count, rows, stage.sizes)
             if number:
-                stage.runner.write_rows(self.input, padded(opened, ran), deadline)
+                stage.runner.write_rows(self.input, padded(opened, ran), asked.deadline)
             woken_ns = time.perf_counter_ns()
-            stage.runner.wake(seed)
-            if meanwhile is not None and not number:
-                self._meanwhile(stage, meanwhile)
-            timings = stage.group.collect(deadline, _nothing)
+            stage.runner.wake(asked.seed)
+            if asked.meanwhile is not None and not number:
+                self._meanwhile(stage, asked.meanwhile)
+            timings = stage.group.collect(asked.deadline, _nothing)
             done_ns = time.perf_counter_ns()
             stage.group.lasted_s = (done_ns - woken_ns) / 1e9
             times = times_of(stage.lanes, timings, begin_ns)
