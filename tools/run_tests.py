@@ -4,10 +4,10 @@
     python tools/run_tests.py --all                   everything
     python tools/run_tests.py [arguments of pytest]   one run, as pytest does it
 
-The second of the two has the tests with browsers, kernels and scripts of their own, which mostly wait for them, and
-those that only compute: no two tests that hold lanes to cores ever run side by side. What the second run prints comes
-when the first is done. Tests of backends come after both, in a process of their own: engines leave threads in it. Each
-run lists what took more than ten seconds: such a test is to be marked `slow`.
+The second of the two has the tests with browsers, kernels and scripts of their own, which mostly wait for them, those
+that only compute, and programs in processes of their own: few tests that hold lanes to cores run side by side. What the
+second run prints comes when the first is done. Tests of backends come after both, in a process of their own: engines
+leave threads in it. Each run lists what took more than ten seconds: such a test is to be marked `slow`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ PYTEST = [sys.executable, "-m", "pytest"]
 DURATIONS = ["--durations=20", "--durations-min=10"]
 WAITING = ("browser", "notebooks", "ui", "export")
 BACKENDS = "lanes/backends"
-COMPUTING = ("cost_model", "ensemble", "files", "planner", "project")
+COMPUTING = ("common", "cost_model", "ensemble", "files", "history", "planner", "project")
+PROGRAMS = ("benchmarks", "tools")
 
 
 def main(arguments: list[str]) -> int:
@@ -34,7 +35,7 @@ def main(arguments: list[str]) -> int:
         return subprocess.run([*PYTEST, *arguments], cwd=ROOT, check=False).returncode
     kind = "" if arguments else " and not slow"
     untimed = [*PYTEST, *DURATIONS, "-m", f"not timing{kind}"]
-    beside = WAITING + COMPUTING
+    beside = WAITING + COMPUTING + PROGRAMS
     began = time.monotonic()
     with tempfile.TemporaryFile() as printed:
         environment = {**os.environ, "PYTEST_ADDOPTS": f"{os.environ.get('PYTEST_ADDOPTS', '')} -p no:cacheprovider"}

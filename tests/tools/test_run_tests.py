@@ -75,7 +75,7 @@ def test_every_room_is_in_one_of_the_two_runs(tool: ModuleType, runs: Runs) -> N
     rooms = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and list(path.glob("test_*.py"))}
     assert beside & others == set()
     assert beside | others >= rooms
-    assert {*tool.WAITING, *tool.COMPUTING} <= rooms
+    assert {*tool.WAITING, *tool.COMPUTING, *tool.PROGRAMS} <= rooms
 
 
 def test_backends_have_a_process_of_their_own(tool: ModuleType, runs: Runs) -> None:
