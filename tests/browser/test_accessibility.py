@@ -28,6 +28,11 @@ plan = %esen search --wait""",
     "%esen tune",
     "%esen watch --every 500ms",
     "y = %esen run x\ntable = %esen compare x --rounds 5 --strategies equal",
+    """from esen_lab.cluster import ClusterNode, ClusterStatus
+ready = ClusterNode(name="left", id="1", host="one", units=8, gpus=1, state="ready", members=("a", "b"))
+gone = ClusterNode(name="right", id="2", host="two", units=4, state="gone", notes=("It left.",))
+status = ClusterStatus(address="one:6379", dashboard="http://one:8265", nodes=(ready, gone))
+lab._runtime.set(cluster=status)""",
 )
 # Sliders' rows of drop-down lists included: whatever stands in an output of ours.
 PARTS = (".esen", ".esen-laid", ".esen-panel", ".esen-monitor")
@@ -60,6 +65,7 @@ def test_axe_finds_nothing_in_any_part_of_ours_in_either_theme(notebook: Any) ->
     until(lambda: opened.samples().get("t"), 90)
     page.evaluate("window.jupyterapp.commands.execute('esen-lab:open-panel')")
     page.locator(".esen-body").wait_for(state="visible", timeout=15_000)
+    page.locator("[data-node=right]").wait_for(state="visible", timeout=15_000)
     page.add_script_tag(content=resources.files("axe_playwright_python").joinpath("axe.min.js").read_text("utf-8"))
     told = []
     for theme in ("JupyterLab Light", "JupyterLab Dark"):

@@ -6,6 +6,7 @@ import json
 import statistics
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,6 +36,35 @@ for number in range(30):
     lab.combine("mean" if number % 2 else "stack")
     changed.append(time.time())
 print(json.dumps(changed))"""
+
+
+# Two nodes, which are threads of the kernel.
+NODES = f"""%load_ext esen_lab
+import sys
+sys.path.append({str(Path(__file__).parents[1] / "doubles")!r})
+import torch
+from local_nodes import LocalNodes
+from models import mlp
+from esen_lab import Lab
+from esen_lab.lab.stages import nodes
+from esen_lab.planner.plan import Lane, Plan
+x = torch.randn(4, 8)
+lab = Lab()
+for name in ("wide", "deep"):
+    lab.register(name, mlp(outputs=8), example=x)
+threads = LocalNodes("left", "right")
+threads.dashboard = "http://127.0.0.1:8265"
+nodes.connect(lab._runtime, threads)
+lanes = [Lane(units=1, members=("wide",), device="left"), Lane(units=1, members=("deep",), device="right")]
+lab.plan = Plan(lanes=lanes, units=1, devices=dict(left=1, right=1))
+lab.run(x);
+"""
+LOSE_RIGHT = """threads.links["right"].kill(for_good=True)
+try:
+    lab.run(x)
+except Exception as problem:
+    print("lost")
+"""
 
 
 class Panel:
@@ -207,6 +237,26 @@ def test_run_all_on_a_fresh_kernel_is_shown_while_its_cells_run(notebook: Any, p
     panel.says("Ensemble of 4", 45)
     prompt = opened.cell(2).locator(".jp-InputPrompt")
     assert "*" in prompt.inner_text(), "the last cell is not done"
+
+
+def test_the_nodes_of_a_cluster_stand_below_the_device_until_it_is_left(notebook: Any, page: Any) -> None:
+    opened = notebook([NODES, LOSE_RIGHT, "lab.cluster.leave()"])
+    panel = Panel(page)
+    opened.run(0, wait_s=180)
+    left, right = (panel.body.locator(f"[data-node={name}]") for name in ("left", "right"))
+    until(lambda: "ready" in right.inner_text(), 30, panel.text)
+    assert "wide" in left.inner_text()
+    assert left.locator(".esen-swatch").count() == 1
+    assert left.locator(".esen-meter").count() == 0, "nobody watches"
+    link = panel.body.get_by_role("link", name="Ray's dashboard")
+    assert link.get_attribute("href") == "http://127.0.0.1:8265/"
+    page.evaluate("() => void window.jupyterapp.commands.execute('esen-lab:open-monitor')")
+    until(lambda: left.locator(".esen-meter").count() == 1, 60, panel.text)
+    opened.run(1)
+    panel.says("Node right is gone: lab.cluster.replan_without('right')")
+    assert "gone" in right.inner_text()
+    opened.run(2)
+    until(lambda: panel.body.locator("[data-section=nodes]").count() == 0, 30, panel.text)
 
 
 def test_a_restart_and_a_refresh_recover(notebook: Any, page: Any) -> None:

@@ -61,8 +61,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     # `run FOLDER` runs an exported plan, as its script does; `doctor` looks at devices and the profile store.
     "cli": LEAVES | {"devices", "profiler", "planner", "run", "export", "serving", "lab"},
-    # The panel of sliders names the types of the editor that `lab.tune()` gives it.
-    "ui": LEAVES | {"lab", "planner"},
+    # The panel of sliders names the types of the editor that `lab.tune()` gives it; the panel in JupyterLab, which
+    # shows the nodes of a cluster, how their readings are called.
+    "ui": LEAVES | {"lab", "planner", "cluster"},
 }
 # Each heavy dependency lives in the few files that are named for it; name the files as they come.
 ONLY_IN: dict[str, set[str]] = {

@@ -246,6 +246,9 @@ class FakeCluster:
         self._asked("cluster.status")
         return None
 
+    def glance(self) -> ClusterStatus | None:
+        return None
+
     def load(self, on_progress: Callable[[int, int, str], object]) -> ClusterStatus:
         self._asked("cluster.load")
         on_progress(1, 2, "left")

@@ -160,6 +160,15 @@ def test_pages_put_text_into_elements_and_never_markup() -> None:
         assert not re.search(r"""setAttribute\(\s*["'`](on|href|src)""", code), path.name
 
 
+def test_pages_make_one_link_and_look_at_its_address() -> None:
+    """What comes of another address than one of http or https is in the extension's own tests."""
+    code = {path.name: path.read_text(encoding="utf-8") for path in PAGES}
+    made = [(name, address) for name, text in code.items() for address in re.findall(r"\bhref: *([^,}\s]+)", text)]
+    assert made == [("draw.ts", "dashboard")]
+    assert "const dashboard = webAddress(nodes.dashboard);" in code["draw.ts"]
+    assert [name for name, text in code.items() if re.search(r"\.href\s*=|window\.open|location\.assign", text)] == []
+
+
 def test_what_is_printed_goes_through_one_door() -> None:
     """Programs that talk to their own parent on a pipe are named; a live line of a terminal is made of `to_text`."""
     talking = {

@@ -10,13 +10,19 @@ from typing import Any
 
 import pytest
 import torch
+from local_nodes import LocalNodes
+from models import mlp
 from torch import nn
 
 from esen_lab import Lab
+from esen_lab.cluster import ClusterNode, ClusterStatus, key_of
 from esen_lab.devices import CpuDevice, DeviceIdentity
+from esen_lab.errors import DeviceError
+from esen_lab.lab.stages import nodes as on_nodes
 from esen_lab.planner.plan import Lane, Plan
+from esen_lab.ui.colours import COLOURS, PALETTE
 from esen_lab.ui.panel.messages import problem, schema
-from esen_lab.ui.panel.sections import NAMES, _utilization, running_jobs, sections
+from esen_lab.ui.panel.sections import NAMES, _nodes, _utilization, running_jobs, sections
 
 
 @pytest.fixture
@@ -195,3 +201,106 @@ def test_the_plans_section_says_what_is_extrapolated_and_that_runs_are_far_off(l
     assert "(extrapolated: a)" in plan["text"]
     lab.run(x)
     assert "Far from its prediction" in look(lab)["plan"]["text"]
+
+
+def test_the_nodes_of_a_cluster_are_shown_with_what_runs_there_and_what_to_do_when_one_is_gone(lab: Lab) -> None:
+    x = torch.randn(4, 8)
+    for name in ("last", "first"):
+        lab.register(name, mlp(outputs=8), example=x)
+    assert look(lab)["nodes"] is None
+    threads = LocalNodes("left", "right")
+    on_nodes.connect(lab._runtime, threads)
+    found = look(lab)["nodes"]
+    assert (found["address"], found["dashboard"], found["text"]) == ("threads of this process", "", "")
+    assert [(row["name"], row["units"], row["gpus"], row["state"], row["submodels"]) for row in found["nodes"]] == [
+        ("left", 1, 0, "idle", []),
+        ("right", 1, 0, "idle", []),
+    ]
+
+    lanes = (Lane(units=1, members=("first",), device="left"), Lane(units=1, members=("last",), device="right"))
+    lab.plan = Plan(lanes=lanes, units=1, devices={"left": 1, "right": 1})
+    lab.run(x)
+    COLOURS.forget()
+    found = look(lab)
+    assert [(row["state"], row["busy"], row["submodels"][0]["name"]) for row in found["nodes"]["nodes"]] == [
+        ("ready", None, "first"),
+        ("ready", None, "last"),
+    ]
+    own = {row["name"]: row["colour"] for row in found["ensemble"]["submodels"]}
+    assert {row["name"]: row["colour"] for node in found["nodes"]["nodes"] for row in node["submodels"]} == own
+    assert own == {"last": PALETTE[0], "first": PALETTE[1]}, "by the order of registration, not by that of nodes"
+
+    threads.links["right"].kill(for_good=True)
+    with pytest.raises(DeviceError, match="right"):
+        lab.run(x)
+    found = look(lab)["nodes"]
+    assert [(row["name"], row["state"]) for row in found["nodes"]] == [("left", "ready"), ("right", "gone")]
+    assert found["nodes"][1]["notes"]
+    assert found["text"] == "Node right is gone: lab.cluster.replan_without('right') goes on without it."
+    lab.cluster.replan_without("right")
+    assert look(lab)["nodes"]["text"] == "", "it is no node of the plan any more"
+    lab.run(x)
+    lab.cluster.leave()
+    assert look(lab)["nodes"] is None
+
+
+def a_node(name: str, **known: Any) -> ClusterNode:
+    return ClusterNode(name=name, id=f"id-{name}", host="here", units=8, **known)
+
+
+def with_nodes(*nodes: ClusterNode, devices: tuple[str, ...] = (), readings: dict[str, float] | None = None) -> Any:
+    """A double of a lab whose cluster has these nodes, and whose plan is for those of `devices`."""
+    status = ClusterStatus(address="one:6379", dashboard="http://one:8265", nodes=nodes, notes=("A note.",))
+    return SimpleNamespace(
+        cluster=SimpleNamespace(glance=lambda: status),
+        readings=SimpleNamespace(glance=lambda: readings or {}),
+        plan=SimpleNamespace(devices=dict.fromkeys(devices, 1)) if devices else None,
+    )
+
+
+def test_how_busy_a_node_is_is_a_part_of_one_where_somebody_watches_and_absent_elsewhere() -> None:
+    readings = {"cpu": 99.0, key_of("left"): 41.6, key_of("full"): 100.4, key_of("away"): 50.0}
+    nodes = (a_node("left"), a_node("full"), a_node("right"), a_node("away", state="gone"))
+    found = _nodes(with_nodes(*nodes, readings=readings))
+    assert [row["busy"] for row in found["nodes"]] == [0.42, 1.0, None, None]
+    assert found["dashboard"] == "http://one:8265"
+
+
+@pytest.mark.parametrize(
+    ("gone", "devices", "text"),
+    [
+        ((), ("n0", "n1"), ""),
+        (("n2",), ("n0", "n1"), ""),
+        (("n1",), (), ""),
+        (("n1",), ("n0", "n1"), "Node n1 is gone: lab.cluster.replan_without('n1') goes on without it."),
+        ((), ("n0", "left since"), "Node left since is gone: lab.cluster.replan_without('left since') goes on"),
+        (
+            ("n0", "n2"),
+            ("n0", "n1", "n2"),
+            "Nodes n0, n2 are gone: lab.cluster.replan_without('n0') goes on without n0, and so for each.",
+        ),
+        (("n0", "n1"), ("n0", "n1"), "Nodes n0, n1 are gone, and the plan has no other: lab.studies.place makes one"),
+        (
+            tuple(f"n{number}" for number in range(8)),
+            tuple(f"n{number}" for number in range(9)),
+            "Nodes n0, n1, n2, n3, n4 and 3 more are gone: ",
+        ),
+    ],
+)
+def test_what_is_said_of_nodes_is_what_to_do_when_one_of_the_plan_is_gone(
+    gone: tuple[str, ...], devices: tuple[str, ...], text: str
+) -> None:
+    names = [f"n{number}" for number in range(9)]
+    nodes = [a_node(name, state="gone" if name in gone else "ready") for name in names]
+    said = _nodes(with_nodes(*nodes, devices=devices))["text"]
+    assert said.startswith(text)
+    assert said.removeprefix(text) if text else said == "A note."
+
+
+def test_of_very_many_nodes_those_at_work_are_listed_and_the_others_counted() -> None:
+    nodes = [a_node(f"n{number:03}", state="ready" if number > 900 else "idle") for number in range(1000)]
+    found = _nodes(with_nodes(*nodes))
+    assert problem(found, schema()["sections"]["nodes"]) == ""
+    assert len(found["nodes"]) == 200
+    assert sum(row["state"] == "ready" for row in found["nodes"]) == 99
+    assert found["text"] == "200 of 1000 nodes are listed. A note."

@@ -187,16 +187,17 @@ def test_a_page_is_told_no_oftener_than_it_asked_for_and_gets_the_last_state(con
     assert pauses[0] == pytest.approx(0.375), "it looks again when the page is due"
 
 
-def test_readings_are_told_once_a_second_and_never_in_the_way_of_news(conversation: Conversation) -> None:
+@pytest.mark.parametrize("section", ["device", "nodes"])
+def test_readings_are_told_once_a_second_and_never_in_the_way_of_news(conversation: Conversation, section: str) -> None:
     comm = conversation.page()
     conversation.look()
     for step in range(12):  # three seconds, with a reading at each look
-        conversation.subject.state["device"] = {"utilization": step}
+        conversation.subject.state[section] = {"reading": step}
         conversation.look(after_s=0.25)
-    assert [sorted(message["sections"]) for message in comm.sent[2:]] == [["device"]] * 3
-    conversation.subject.state |= {"device": {"utilization": 99}, "plan": 1}
+    assert [sorted(message["sections"]) for message in comm.sent[2:]] == [[section]] * 3
+    conversation.subject.state |= {section: {"reading": 99}, "plan": 1}
     conversation.look(after_s=0.125)
-    assert sorted(comm.sent[-1]["sections"]) == ["device", "plan"], "at once, though a reading has just been told"
+    assert sorted(comm.sent[-1]["sections"]) == [section, "plan"], "at once, though a reading has just been told"
 
 
 def test_without_news_it_looks_at_readings_once_a_second(conversation: Conversation) -> None:

@@ -34,7 +34,7 @@ _USUAL_HZ = 4.0
 _BREATH_S = 0.05  # between two looks, however many words are left
 _MONITOR_LOOK_S = 0.25
 # Readings change at every look: told this often, and never in the way of news.
-_READINGS = {"device"}
+_READINGS = {"device", "nodes"}
 _READINGS_S = 1.0
 _PATIENCE_S = 2.0  # a lab that changes may be unreadable for a moment; for longer is worth a word
 

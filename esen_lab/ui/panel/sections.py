@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from esen_lab.common.units import format_percent, format_seconds
@@ -12,10 +12,12 @@ from esen_lab.ui.colours import COLOURS
 from esen_lab.ui.next_steps import in_words
 
 Section = Any  # JSON
-NAMES = ("device", "ensemble", "jobs", "plan", "comparison", "actions", "next_step", "busy")
+NAMES = ("device", "ensemble", "nodes", "jobs", "plan", "comparison", "actions", "next_step", "busy")
 # Of a GPU, the first of these readings stands for it; the words are the label. "GPU-Util" says only that a kernel ran.
 _OF_A_GPU = (("sm", "SM activity"), ("util", "GPU-Util (any kernel ran)"))
 _PERCENT = 100.0
+_MOST_NODES = 200  # a page lists no more, and is told how many there are
+_MOST_NAMED = 5  # in a sentence
 
 
 def sections(lab: Any, *, cell_busy: bool, input_name: str = "") -> dict[str, Section]:
@@ -31,6 +33,8 @@ def sections(lab: Any, *, cell_busy: bool, input_name: str = "") -> dict[str, Se
     return {
         "device": None if lab is None else _device(lab, status),
         "ensemble": {"combine": "", "submodels": []} if status is None else _ensemble(lab, status),
+        # After the ensemble: sub-models have their colours in its order, not in that of the nodes.
+        "nodes": None if lab is None else _nodes(lab),
         "jobs": jobs,
         "plan": None if lab is None or lab.plan is None else _plan(lab, lab.plan),
         "comparison": None if lab is None or lab.comparison is None else _comparison(lab.comparison),
@@ -105,6 +109,57 @@ def _ensemble(lab: Any, status: Any) -> Section:
             }
         )
     return {"combine": status.combine, "submodels": rows}
+
+
+def _nodes(lab: Any) -> Section:
+    """The nodes of the cluster as they are known here: none is asked, since a look may come several times a second."""
+    status = lab.cluster.glance()
+    if status is None:
+        return None
+    # Not with this file: a lab has loaded the room by now, the notebook's extension shall not wait for it.
+    from esen_lab.cluster import key_of
+
+    values = lab.readings.glance()
+    listed = status.nodes
+    if len(listed) > _MOST_NODES:  # those that do nothing for this lab are left out first
+        listed = sorted(listed, key=lambda node: node.state == "idle")[:_MOST_NODES]
+    counted = f"{len(listed)} of {len(status.nodes)} nodes are listed." if len(listed) < len(status.nodes) else ""
+    return {
+        "address": status.address,
+        "dashboard": status.dashboard,
+        "nodes": [
+            {
+                "name": node.name,
+                "units": node.units,
+                "gpus": node.gpus,
+                "state": node.state,
+                "submodels": [{"name": name, "colour": COLOURS.of(name)} for name in node.members],
+                "busy": None if node.state == "gone" else _part(values.get(key_of(node.name))),
+                "notes": list(node.notes),
+            }
+            for node in listed
+        ],
+        "text": " ".join(filter(None, (_gone(lab.plan, status.nodes), counted, *status.notes))),
+    }
+
+
+def _part(percentage: float | None) -> float | None:
+    """A percentage as a part of one, in steps of a percent; None where there is none."""
+    return None if percentage is None else min(round(percentage / _PERCENT, 2), 1.0)
+
+
+def _gone(plan: Any, nodes: Sequence[Any]) -> str:
+    """Which nodes of the plan are gone, and how it goes on; "" where all are there."""
+    there = {node.name for node in nodes if node.state != "gone"}
+    gone = [] if plan is None else [name for name in plan.devices if name not in there]
+    if not gone:
+        return ""
+    more = f" and {len(gone) - _MOST_NAMED} more" if len(gone) > _MOST_NAMED else ""
+    told = f"Node {gone[0]} is gone" if len(gone) == 1 else f"Nodes {', '.join(gone[:_MOST_NAMED])}{more} are gone"
+    if len(gone) == len(plan.devices):
+        return f"{told}, and the plan has no other: lab.studies.place makes one for nodes that are there."
+    without = "it" if len(gone) == 1 else f"{gone[0]}, and so for each"
+    return f"{told}: lab.cluster.replan_without({gone[0]!r}) goes on without {without}."
 
 
 def _measuring(lab: Any) -> tuple[dict[str, int], Counter[str]]:

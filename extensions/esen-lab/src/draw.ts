@@ -11,6 +11,8 @@ import {
   DeviceSection,
   EnsembleSection,
   JobRow,
+  NodeRow,
+  NodesSection,
   PlanSection,
   Sections,
 } from "./protocol";
@@ -26,8 +28,6 @@ function section(name: string, title: string, ...children: Child[]): HTMLElement
 }
 
 export function drawDevice(device: DeviceSection): HTMLElement {
-  const label = device.utilization_label || "utilization";
-  const used = device.utilization;
   return section(
     "device",
     "Device",
@@ -48,14 +48,7 @@ export function drawDevice(device: DeviceSection): HTMLElement {
         .filter(Boolean)
         .join(" · "),
     ),
-    used === null
-      ? null
-      : h(
-          "div.esen-meter",
-          { role: "img", "aria-label": `${label} ${percent(used)}`, title: label },
-          h("div.esen-meter-fill", { style: `width:${Math.min(100, used * 100).toFixed(0)}%` }),
-          h("span.esen-meter-text", {}, `${label} ${percent(used)}`),
-        ),
+    drawMeter(device.utilization_label || "utilization", device.utilization),
     device.in_force.length > 0 &&
       h(
         "ul.esen-list",
@@ -64,6 +57,80 @@ export function drawDevice(device: DeviceSection): HTMLElement {
       ),
     ...device.notes.map((note) => h("div.esen-note", {}, note)),
   );
+}
+
+/** A part of one as a bar with its words; nothing where it was not read. */
+function drawMeter(label: string, used: number | null, of = label): HTMLElement | null {
+  if (used === null) return null;
+  return h(
+    "div.esen-meter",
+    { role: "img", "aria-label": `${of} ${percent(used)}`, title: of },
+    h("div.esen-meter-fill", { style: `width:${Math.min(100, used * 100).toFixed(0)}%` }),
+    h("span.esen-meter-text", {}, `${label} ${percent(used)}`),
+  );
+}
+
+export function drawNodes(nodes: NodesSection): HTMLElement {
+  const dashboard = webAddress(nodes.dashboard);
+  return section(
+    "nodes",
+    "Nodes",
+    h(
+      "div.esen-line",
+      {},
+      h("span.esen-faint", {}, `Ray at ${nodes.address}`),
+      dashboard &&
+        h(
+          "a.esen-link",
+          {
+            href: dashboard,
+            target: "_blank",
+            rel: "noopener noreferrer",
+            title: `${dashboard}, in a new tab`,
+          },
+          "Ray's dashboard",
+        ),
+    ),
+    nodes.text ? h("div.esen-note", { role: "status" }, nodes.text) : null,
+    h("ul.esen-nodes", { "aria-label": "Nodes of the cluster" }, ...nodes.nodes.map(drawNode)),
+  );
+}
+
+function drawNode(node: NodeRow): HTMLElement {
+  return h(
+    "li.esen-node",
+    { "data-node": node.name },
+    h(
+      "div.esen-line",
+      {},
+      h("b", {}, node.name),
+      h(
+        "span",
+        {},
+        h(`span.esen-state.esen-state-${node.state}`, {}, node.state),
+        ` · ${shares(node.units, "core")}`,
+        node.gpus > 0 && ` · ${shares(node.gpus, "GPU")}`,
+      ),
+    ),
+    drawMeter("cores", node.busy, `cores of ${node.name}`),
+    node.submodels.length > 0 &&
+      h(
+        "div.esen-line.esen-node-members",
+        {},
+        ...node.submodels.map((member) => h("span", {}, swatch(member.colour), member.name)),
+      ),
+    ...node.notes.map((note) => h("div.esen-note", {}, note)),
+  );
+}
+
+/** The address of a web page, or "": what a kernel sends may be anything, and "javascript:" would run here. */
+function webAddress(given: string): string {
+  try {
+    const { protocol, href } = new URL(given);
+    return protocol === "http:" || protocol === "https:" ? href : "";
+  } catch {
+    return "";
+  }
 }
 
 export function drawEnsemble(ensemble: EnsembleSection): HTMLElement {
@@ -339,6 +406,7 @@ export function drawSections(sections: Sections, showLines: boolean): HTMLElemen
     sections.jobs ? drawJobs(sections.jobs) : null,
     drawActions(sections, showLines),
     sections.device ? drawDevice(sections.device) : null,
+    sections.nodes ? drawNodes(sections.nodes) : null,
     sections.ensemble && sections.ensemble.submodels.length > 0
       ? drawEnsemble(sections.ensemble)
       : null,

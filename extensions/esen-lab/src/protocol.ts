@@ -18,6 +18,8 @@ export const LOAD_LINE = "%load_ext esen_lab";
 
 export type DeviceSection = NonNullable<Sections["device"]>;
 export type EnsembleSection = NonNullable<Sections["ensemble"]>;
+export type NodesSection = NonNullable<Sections["nodes"]>;
+export type NodeRow = NodesSection["nodes"][number];
 export type JobRow = NonNullable<Sections["jobs"]>[number];
 export type PlanSection = NonNullable<Sections["plan"]>;
 /** Whether answers under the plan are those of the whole device. */
@@ -43,6 +45,7 @@ export interface Message {
 export const NOTHING: Sections = {
   device: null,
   ensemble: null,
+  nodes: null,
   jobs: null,
   plan: null,
   comparison: null,

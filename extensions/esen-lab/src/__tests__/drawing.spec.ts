@@ -5,11 +5,12 @@ import {
   drawDevice,
   drawEnsemble,
   drawJobs,
+  drawNodes,
   drawPlan,
   drawSections,
 } from "../draw";
 import { bytes, count, percent, seconds, shares } from "../format";
-import { AnswersRow, NOTHING, PlanSection, Sections } from "../protocol";
+import { AnswersRow, NodeRow, NodesSection, NOTHING, PlanSection, Sections } from "../protocol";
 import { emptyState, Seen, statusText } from "../states";
 
 const PLAN: PlanSection = {
@@ -127,6 +128,96 @@ test("a reading that is absent is not drawn as zero", () => {
   expect(
     drawDevice({ ...device, utilization: 0.5, utilization_label: "CPU" }).textContent,
   ).toContain("CPU 50 %");
+});
+
+const NODE: NodeRow = {
+  name: "left",
+  units: 8,
+  gpus: 0,
+  state: "ready",
+  submodels: [],
+  busy: null,
+  notes: [],
+};
+
+const NODES: NodesSection = {
+  address: "one:6379",
+  dashboard: "http://one:8265",
+  nodes: [NODE],
+  text: "",
+};
+
+test("a node says in words what it is doing, what it has and who runs there", () => {
+  const busy: NodeRow = {
+    ...NODE,
+    gpus: 2,
+    busy: 0.42,
+    submodels: [
+      { name: "<b>wide</b>", colour: "#56B4E9" },
+      { name: "deep", colour: "red;width:9em" },
+    ],
+    notes: ["<i>Two nodes</i> share these cores."],
+  };
+  const gone: NodeRow = { ...NODE, name: "right", units: 1, state: "gone" };
+  const drawn = drawNodes({ ...NODES, nodes: [busy, gone], text: "Node right is gone: ..." });
+  const [left, right] = [...drawn.querySelectorAll<HTMLElement>(".esen-node")];
+  expect(left.textContent).toBe(
+    "leftready · 8 cores · 2 GPUscores 42 %<b>wide</b>deep<i>Two nodes</i> share these cores.",
+  );
+  expect(left.querySelector("b b, i")).toBeNull();
+  expect(left.querySelector("[role=img]")?.getAttribute("aria-label")).toBe("cores of left 42 %");
+  expect(left.querySelectorAll(".esen-swatch").length).toBe(1);
+  expect(right.textContent).toBe("rightgone · 1 core");
+  expect(right.querySelector(".esen-meter")).toBeNull();
+  expect(drawn.querySelector("[role=status]")?.textContent).toBe("Node right is gone: ...");
+});
+
+test("a cluster without nodes or words has neither", () => {
+  const drawn = drawNodes({ ...NODES, nodes: [] });
+  expect(drawn.querySelector(".esen-node, [role=status]")).toBeNull();
+  expect(drawn.textContent).toContain("Ray at one:6379");
+});
+
+test("Ray's dashboard opens in a tab of its own, which knows nothing of this page", () => {
+  const link = drawNodes(NODES).querySelector("a");
+  expect(link?.getAttribute("href")).toBe("http://one:8265/");
+  expect([link?.target, link?.rel]).toEqual(["_blank", "noopener noreferrer"]);
+  expect(link?.textContent).toBe("Ray's dashboard");
+});
+
+test.each([
+  "",
+  "one:8265",
+  "//one:8265",
+  "javascript:alert(1)",
+  " JavaScript:alert(1)",
+  "data:text/html,x",
+  "file:///x",
+])("%j is no address of a dashboard", (dashboard) => {
+  expect(drawNodes({ ...NODES, dashboard }).querySelector("a")).toBeNull();
+});
+
+test("nodes come right below the device", () => {
+  const device = {
+    kind: "cpu",
+    name: "CPU",
+    units: 2,
+    unit: "core",
+    simulated: false,
+    notes: [],
+    free_bytes: null,
+    in_force: [],
+    utilization: null,
+    utilization_label: "",
+  };
+  const ensemble = { combine: "mean", submodels: [] };
+  const drawn = drawSections({ ...NOTHING, device, nodes: NODES, plan: PLAN, ensemble }, false);
+  expect(drawn.map((element) => element.dataset.section)).toEqual([
+    "actions",
+    "device",
+    "nodes",
+    "plan",
+  ]);
 });
 
 test("a running job can be cancelled, an ended one says how it ended", () => {

@@ -52,3 +52,26 @@ test("what is forgotten is every section; what was said to people stays", () => 
   left.forget();
   expect([left.sections, left.text]).toEqual([NOTHING, "unloaded"]);
 });
+
+const NODES = { address: "one:6379", dashboard: "", nodes: [], text: "" };
+
+test("a kernel that knows nothing of nodes has none, and one that leaves its cluster has none any more", () => {
+  expect(replica(hello, state).sections.nodes).toBeNull();
+  const left = replica(hello, state, { kind: "patch", seq: 2, sections: { nodes: NODES } });
+  expect(left.sections.nodes).toEqual(NODES);
+  left.take({ kind: "patch", seq: 3, sections: { nodes: null } });
+  expect([left.sections.nodes, left.text]).toEqual([null, ""]);
+});
+
+test("a section of the future is ignored, and nothing is said of it", () => {
+  const sections = { busy: { cell: true }, weather: { text: "rain" } } as object;
+  const known = replica(hello, { kind: "state", seq: 1, sections });
+  expect([known.sections, known.text]).toEqual([{ ...NOTHING, busy: { cell: true } }, ""]);
+});
+
+test("nodes that are none are absent, and what was wrong is said", () => {
+  const sections = { nodes: { ...NODES, nodes: [{ name: "left" }] } } as object;
+  const wrong = replica(hello, { kind: "state", seq: 1, sections });
+  expect(wrong.sections.nodes).toBeNull();
+  expect(wrong.text).toContain("nodes.nodes[0].units: missing");
+});
