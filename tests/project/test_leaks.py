@@ -10,6 +10,7 @@ from pathlib import Path
 
 import leaks
 import pytest
+from waiting import until
 
 
 def test_a_process_that_goes_on_is_named() -> None:
@@ -82,6 +83,7 @@ def test_an_orphan_is_found_by_its_mark() -> None:
     )
     orphan = int(out.stdout)
     try:
+        until(lambda: leaks.orphans(mark))  # its environment can be read a moment after its program has begun
         found = leaks.orphans(mark)
     finally:
         os.kill(orphan, 9)
