@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -43,7 +45,15 @@ def ray_actors(ensemble: Ensemble, networks: Mapping[str, nn.Module]) -> Iterato
     import ray
 
     paths = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR", runtime_env={"env_vars": paths})
+    # Short, for paths of sockets have 107 characters; and it goes again, which Ray's own folder does not.
+    folder = tempfile.mkdtemp(prefix="r", dir="/tmp")
+    ray.init(
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        runtime_env={"env_vars": paths},
+        _temp_dir=folder,
+    )
     try:
         kind: Any = ray.remote(_Member)
         actors = [kind.remote(networks[one.name], one.input_keys) for one in ensemble.submodels]
@@ -56,3 +66,4 @@ def ray_actors(ensemble: Ensemble, networks: Mapping[str, nn.Module]) -> Iterato
         yield {ACTORS: ask}
     finally:
         ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from local_ray import found_by
 
 FOLDER = Path(__file__).parents[2] / "benchmarks" / "peers"
 sys.path.insert(0, str(FOLDER))
@@ -20,7 +21,6 @@ from peer_page import BEGIN, END, reasons, write_page  # noqa: E402
 from peer_rows import EAGER, PLAN, paired  # noqa: E402
 
 from esen_lab.common.trees import call_with, select  # noqa: E402
-from esen_lab.ensemble import Ensemble, make_combine, make_submodel  # noqa: E402
 
 
 def strategy(median_s: float | None, **known: Any) -> dict[str, Any]:
@@ -160,13 +160,7 @@ def test_what_cannot_be_meant_is_refused(words: list[str], capsys: pytest.Captur
 
 @pytest.mark.slow  # starts a node of Ray
 @pytest.mark.timing  # Ray gives a node 30 s to start, which two cores with other tests on them exceed
-def test_ray_actors_answer_as_the_ensemble_does() -> None:
+def test_ray_actors_answer_as_the_ensemble_does(tmp_path: Path) -> None:
     pytest.importorskip("ray")
-    from peer_ray import ACTORS, ray_actors
-
-    networks, x = ensemble("four kinds", 2)
-    submodels = tuple(make_submodel(name, network, x) for name, network in networks.items())
-    known = Ensemble(submodels=submodels, combine=make_combine("mean"))
-    with ray_actors(known, networks) as ways, torch.no_grad():
-        wanted = torch.stack([network(x) for network in networks.values()]).mean(0)
-        torch.testing.assert_close(ways[ACTORS](x), wanted)
+    found = found_by(Path(__file__).parent / "actors_of_ray.py", tmp_path / "result.json", timeout_s=300)
+    assert found["apart"] < 1e-5
