@@ -20,8 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-DOUBLES = str(Path(__file__).parents[2] / "tests" / "doubles")
-sys.path.insert(0, DOUBLES)
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "doubles"))
 
 import torch
 from models import Sleeper, mlp
@@ -41,7 +40,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [DOUBLES, os.environ.get("PYTHONPATH", "")]))  # of nodes
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [sys.path[0], os.environ.get("PYTHONPATH", "")]))  # of nodes
     from local_ray import LocalRay
 
     names = [f"node{number}" for number in range(asked.nodes)]
