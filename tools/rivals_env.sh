@@ -4,7 +4,7 @@
 #     tools/rivals_env.sh [FOLDER]      ${XDG_CACHE_HOME:-~/.cache}/esen_lab/rivals unless told otherwise
 #
 # FOLDER/bin/python sees the packages of .venv too (torch). What cannot be had (no network, another system) is said and
-# is no failure: its row of the table says so. In all it takes LIMIT_S seconds at most for each package (300). A real
+# is no failure: its row of the table says so. It takes LIMIT_S seconds at most for each package (300). A real
 # Triton is an environment of its own: tools/triton_env.sh.
 set -uo pipefail
 cd "$(dirname "$0")/.."

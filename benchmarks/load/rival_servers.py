@@ -1,81 +1,92 @@
-"""Servers that answer with the ensemble of `load_models.py`: `python rival_servers.py KIND PORT`, KIND in `KINDS`.
+"""Servers that answer with an ensemble of `load_models.py`: `python rival_servers.py KIND PORT PROCESSES THREADS`.
 
-Each is written as the library's own documentation shows it, with the settings that it recommends for many small
-requests; torch is at its defaults. Nothing of esen_lab is imported. "versions" in the place of KIND prints what is had.
+KIND is one of `KINDS`. Each is written as the library's own documentation shows it, with the settings that it
+recommends for many small requests: so many processes run the ensemble, torch has so many threads in each. Nothing of
+esen_lab is imported. `python rival_servers.py versions` prints what is installed.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from importlib import metadata
+from pathlib import Path
 from typing import Any
-
-import torch
-from load_models import WIDTH, Mean
 
 BATCH = 16
 WAIT_S = 0.005
-"""How long a rival that joins requests waits for more: a twentieth of the limit on the 99th percentile."""
+"""How long a rival that joins requests waits for more: a tenth of the limit on the 99th percentile."""
+_THREADS, _POOL = "RIVAL_THREADS", "RIVAL_POOL"
 
 
-def rows_of(body: bytes) -> torch.Tensor:
+def model() -> Any:
+    """The ensemble, in a process whose threads of torch are counted."""
+    import torch
+    from load_models import RIVALS, Mean
+
+    torch.set_num_threads(int(os.environ[_THREADS]))
+    return Mean(RIVALS)
+
+
+def rows_of(body: bytes) -> Any:
     """The binary tensor behind the JSON of a request, whose length the look of the request fixes."""
+    import torch
+    from load_models import WIDTH
+
     return torch.frombuffer(bytearray(body[-4 * WIDTH :]), dtype=torch.float32).reshape(1, WIDTH)
 
 
-def fastapi(port: int) -> None:
-    """FastAPI on uvicorn, no batching: a thread of its pool for each request."""
-    import uvicorn
-    from fastapi import FastAPI, Request, Response
-    from fastapi.concurrency import run_in_threadpool
+def fastapi_app() -> Any:
+    """The application, made in each of its processes: a thread of a pool for each request, no batching."""
+    from concurrent.futures import ThreadPoolExecutor
 
-    app, model = FastAPI(), Mean()
+    from fastapi import FastAPI, Request, Response
+
+    app, ensemble = FastAPI(), model()
+    # As many threads as keep the cores busy: with the forty of FastAPI's own pool, all of them compute at once.
+    pool = ThreadPoolExecutor(int(os.environ[_POOL]))
 
     async def infer(request: Request) -> Response:
+        import asyncio
+
         rows = rows_of(await request.body())
-        answer = await run_in_threadpool(model, rows)
+        answer = await asyncio.get_running_loop().run_in_executor(pool, ensemble, rows)
         return Response(answer.numpy().tobytes(), media_type="application/octet-stream")
 
     infer.__annotations__ = {"request": Request}  # else FastAPI looks for the names outside of this function
     app.add_api_route("/", infer, methods=["POST"], response_model=None)
-    uvicorn.run(app, host="127.0.0.1", port=port, log_level="error", access_log=False)
+    return app
 
 
-def litserve(port: int) -> None:
-    """LitServe with its batching and its fast queue; it takes JSON."""
-    import litserve as ls
+def fastapi(port: int, processes: int, threads: int) -> None:
+    """FastAPI on uvicorn."""
+    import uvicorn
 
-    class Api(ls.LitAPI):  # type: ignore[misc, name-defined]  no types where it is not installed
-        """The ensemble."""
-
-        def setup(self, device: str) -> None:
-            del device
-            self.model = Mean()
-
-        def decode_request(self, request: dict[str, Any]) -> torch.Tensor:
-            return torch.tensor(request["x"], dtype=torch.float32)
-
-        def batch(self, inputs: list[torch.Tensor]) -> torch.Tensor:
-            return torch.stack(inputs)
-
-        def predict(self, x: torch.Tensor) -> torch.Tensor:
-            return self.model(x)
-
-        def unbatch(self, output: torch.Tensor) -> list[torch.Tensor]:
-            return list(output)
-
-        def encode_response(self, output: torch.Tensor) -> dict[str, Any]:
-            return {"y": output.tolist()}
-
-    api = Api(max_batch_size=BATCH, batch_timeout=WAIT_S)
-    server = ls.LitServer(api, accelerator="cpu", workers_per_device=1, fast_queue=True)
-    server.run(host="127.0.0.1", port=port, log_level="error", generate_client_file=False)
+    os.environ[_POOL] = str(max(1, len(os.sched_getaffinity(0)) // (processes * threads)))
+    uvicorn.run(
+        "rival_servers:fastapi_app",
+        factory=True,
+        app_dir=str(Path(__file__).parent),
+        workers=processes,
+        host="127.0.0.1",
+        port=port,
+        log_level="error",
+        access_log=False,
+    )
 
 
-def ray(port: int) -> None:
-    """Ray Serve with its batching, one replica."""
+def litserve(port: int, processes: int, threads: int) -> None:
+    """LitServe with its batching; its workers are processes."""
+    del threads  # told by the environment
+    from rival_litserve import serve
+
+    serve(port, processes)
+
+
+def ray(port: int, processes: int, threads: int) -> None:
+    """Ray Serve with its batching; a replica is a process."""
     import asyncio
 
     from ray import init, serve
@@ -83,32 +94,42 @@ def ray(port: int) -> None:
     from starlette.responses import Response
 
     @serve.deployment(
+        num_replicas=processes,
         max_ongoing_requests=256,
-        ray_actor_options={"num_cpus": 2},  # by which it sets the threads of torch
+        ray_actor_options={
+            "num_cpus": threads,
+            "runtime_env": {"env_vars": {name: str(threads) for name in (_THREADS, "OMP_NUM_THREADS")}},
+        },
         logging_config={"enable_access_log": False},
     )
     class Model:
         """The ensemble."""
 
         def __init__(self) -> None:
-            self.model = Mean()
+            self.model = model()
 
         @serve.batch(max_batch_size=BATCH, batch_wait_timeout_s=WAIT_S)
-        async def joined(self, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+        async def joined(self, inputs: list[Any]) -> list[Any]:
+            import torch
+
             return list(await asyncio.to_thread(self.model, torch.cat(inputs)))
 
         async def __call__(self, request: Request) -> Response:
-            if request.method == "GET":
-                return Response(b"")
             answer = await self.joined(rows_of(await request.body()))
             return Response(answer.numpy().tobytes(), media_type="application/octet-stream")
 
-    init(num_cpus=3, include_dashboard=False, log_to_driver=False)
+    init(
+        address="local",
+        num_cpus=processes * threads + 1,  # one is for its proxy and controller, that it may start at all
+        object_store_memory=80 * 2**20,
+        include_dashboard=False,
+        log_to_driver=False,
+    )
     serve.start(http_options={"host": "127.0.0.1", "port": port})
     serve.run(Model.bind(), blocking=True)
 
 
-KINDS: dict[str, tuple[str, Callable[[int], None]]] = {
+KINDS: dict[str, tuple[str, Callable[[int, int, int], None]]] = {
     "fastapi": ("fastapi", fastapi),
     "litserve": ("litserve", litserve),
     "ray": ("ray", ray),
@@ -127,8 +148,15 @@ def versions() -> dict[str, str]:
     return found
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Serve until a signal comes."""
     if sys.argv[1] == "versions":
         print(json.dumps(versions()))
-    else:
-        KINDS[sys.argv[1]][1](int(sys.argv[2]))
+        return
+    port, processes, threads = map(int, sys.argv[2:])
+    os.environ.update({_THREADS: str(threads), "OMP_NUM_THREADS": str(threads)})
+    KINDS[sys.argv[1]][1](port, processes, threads)
+
+
+if __name__ == "__main__":
+    main()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from load_models import SIZES, WIDTH
+from load_models import RIVALS, WIDTH
 
 NAME = "ensemble"
 _MEMBER = """\
@@ -64,7 +64,7 @@ def write_repository(folder: Path, *, batches: bool, most_rows: int = 16) -> Non
     more = "dynamic_batching { }\n" if batches else ""
     size = f"max_batch_size: {most_rows}\n"
     steps, answers = [], []
-    for name in SIZES:
+    for name in RIVALS:
         output = f"ANSWER_{name}"
         answers.append(output)
         program = _MEMBER.format(here=str(Path(__file__).parent), name=name, output=output)
