@@ -35,8 +35,8 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "esen
 OURS = "esen_lab"
 NAMES = (OURS, "Triton", "Triton, tuned", "FastAPI", "LitServe", "Ray Serve")
 _AT_ONCE = 2 * BATCH
-_ALONE_S = 10.0
-_CALM_S = 15.0
+_ALONE_S = _JOINED_S = 5.0
+_CALM_S = 6.0
 _RATES = (1.5, 0.8, 0.4, 0.2)
 _CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 _RAY = {  # on busy cores its parts take longer to start than it waits for
@@ -181,8 +181,8 @@ def check(way: Way, at: str, *, alone: int, joined: int) -> tuple[float, float]:
     Args:
         way: Who is asked.
         at: Its address.
-        alone: How many requests one after another, for ten seconds at most: the first half warms it up.
-        joined: How many times all rows at once.
+        alone: How many requests one after another, for five seconds at most: the first half warms it up.
+        joined: How many times all rows at once, begun within five seconds.
 
     Returns:
         The median of one after another, in seconds, and the largest difference to the networks' own answers.
@@ -193,7 +193,10 @@ def check(way: Way, at: str, *, alone: int, joined: int) -> tuple[float, float]:
     rows = [example(seed=seed) for seed in range(_AT_ONCE)]
     wanted = list(Mean(RIVALS)(torch.cat(rows)).numpy())
     took_s, difference = _one_after_another(way, at, rows, wanted, alone)
-    for _ in range(joined):  # different rows at once: what is joined to a batch must come back to who sent it
+    until_s = time.monotonic() + _JOINED_S
+    for number in range(joined):  # different rows at once: what is joined to a batch must come back to who sent it
+        if number and time.monotonic() > until_s:
+            break
         with ThreadPoolExecutor(_AT_ONCE) as threads:
             found = list(threads.map(lambda row: _asked(way, at, row), rows))
         difference = max(difference, *(_same(way, one, known) for one, known in zip(found, wanted, strict=True)))
