@@ -6,7 +6,7 @@ STAMP := .venv/.ready
 SHELL := bash
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-all test-pythons test-extension extension house lint lab bench fuzz chaos stress test-ipykernels bench-search bench-peers gpu-check screenshots clean
+.PHONY: help setup run test test-all test-pythons test-extension extension house lint lab bench fuzz chaos stress test-ipykernels bench-search bench-peers bench-rivals gpu-check screenshots clean
 .PHONY: bench-pair docs
 .DELETE_ON_ERROR:
 
@@ -30,6 +30,7 @@ help:  ## this list
 	@printf 'make gpu-check               everything claimed about an NVIDIA GPU, as JSON; BENCH_ARGS=--rehearse without one\n'
 	@printf 'make bench-search            compare the searchers; BENCH_ARGS=--quick in seconds, --minutes N in parts\n'
 	@printf 'make bench-peers             plans against OpenVINO, ONNX Runtime, torch.compile, Ray and others (hours; BENCH_ARGS=--quick)\n'
+	@printf 'make bench-rivals            the same ensemble behind ours, Triton, FastAPI, LitServe, Ray Serve (ten minutes; BENCH_ARGS=--quick)\n'
 	@printf 'make screenshots             take the README'\''s pictures anew, in a real JupyterLab (needs Chromium)\n'
 	@printf 'make setup                   only set up .venv (PYTHON=/path/to/python3.12 chooses the Python)\n'
 	@printf 'make clean                   remove .venv, out/, builds and caches\n'
@@ -100,6 +101,11 @@ bench-search: $(STAMP)
 
 bench-peers: $(STAMP)
 	@$(PY) benchmarks/peers/bench_peers.py $(BENCH_ARGS)
+
+bench-rivals: $(STAMP)
+	@tools/triton_env.sh
+	@tools/rivals_env.sh
+	@$(PY) benchmarks/load/bench_rivals.py $(BENCH_ARGS)
 
 bench-pair: $(STAMP)
 	@$(PY) tools/bench_pair.py $(or $(BASE),HEAD~1) $(BENCH_ARGS)

@@ -24,6 +24,7 @@ from esen_lab.planner.plan import Lane, Plan
 
 ROWS = (1, 100, 10_000, 300_000)
 COLUMNS = 64
+STORE_BYTES = 600 * 2**20  # as large inputs need: less would be written to the disk with every call
 
 
 def seconds(call: Callable[[], object], calls: int) -> tuple[float, float]:
@@ -44,7 +45,7 @@ def main() -> None:
     calls = parser.parse_args().calls
     from local_ray import LocalRay
 
-    with LocalRay("left", "right") as ray, Lab("cpu") as lab:
+    with LocalRay("left", "right", store_bytes=STORE_BYTES) as ray, Lab("cpu") as lab:
         example = torch.zeros(1, COLUMNS)
         for name in "abcd":
             lab.register(name, nn.Sequential(nn.Linear(COLUMNS, 4)), example=example)

@@ -14,25 +14,19 @@ import argparse
 import json
 import os
 import signal
-import socket
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from load_models import SIZES, example, member
+from load_process import serving
 
 from esen_lab import Lab
-from esen_lab.errors import EsenError
 from esen_lab.load import LoadRow, LoadTable, arrivals_s, drive_url, infer_request, row_of
 from esen_lab.load.url import Request
-
-READY_S = 240.0
 
 
 def main() -> None:
@@ -60,11 +54,11 @@ def main() -> None:
             if asked.triton:
                 made = lab.export(Path(folder) / "ensemble", form="triton")
                 command = [str(made.folder / "start.sh"), "--allow-grpc=false", "--allow-metrics=false"]
-                with _server([*command, "--http-port={port}"], "/v2/health/ready", TRITONSERVER=asked.triton) as at:
+                with serving([*command, "--http-port={port}"], "/v2/health/ready", TRITONSERVER=asked.triton) as at:
                     rows += _load("Triton, our lanes", f"{at}/v2/models/ensemble/infer", _binary("INPUT"), rates, asked)
             if asked.plain:
                 program = [sys.executable, str(Path(__file__).parent / "load_servers.py"), "{port}"]
-                with _server(program, "/") as at:
+                with serving(program, "/") as at:
                     rows += _load("plain HTTP", at, _binary("x"), rates, asked)
         if asked.url:
             rows += _load("URL", asked.url, _binary(asked.input), rates, asked)
@@ -101,46 +95,6 @@ def _load(name: str, url: str, request: Request, rates: list[float], asked: argp
         row = row_of(name, rate, found, deadline_s=asked.p99, duration_s=asked.seconds, late=late)
         print(" ".join(row.cells), f"unanswered {row.unanswered}, late {row.late} of {row.requests}", flush=True)
         yield row
-
-
-@contextmanager
-def _server(command: list[str], ready: str, **environment: str) -> Iterator[str]:
-    """A server in a process group of its own, once something answers there."""
-    import urllib.error
-    import urllib.request
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = tempfile.TemporaryFile()  # noqa: SIM115  closed below
-    told: Mapping[str, str] = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **environment}
-    made = subprocess.Popen(
-        [word.format(port=port) for word in command], env=dict(told), stdout=log, stderr=log, start_new_session=True
-    )
-    try:
-        until = time.monotonic() + READY_S
-        while True:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}{ready}", timeout=2).close()
-                break
-            except urllib.error.HTTPError as problem:
-                if problem.code not in (400, 503):
-                    break  # somebody answers, though not there
-            except OSError:
-                pass
-            if made.poll() is not None or time.monotonic() > until:
-                log.seek(0)
-                raise EsenError("A server starts", given=log.read().decode(errors="replace")[-2000:])
-            time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(made.pid, signal.SIGTERM)
-        try:
-            made.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(made.pid, signal.SIGKILL)
-            made.wait()
-        log.close()
 
 
 if __name__ == "__main__":

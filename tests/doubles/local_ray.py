@@ -24,13 +24,20 @@ import psutil
 
 HERE = Path(__file__).resolve().parent
 _PORTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
-_STORE_BYTES = 80 * 2**20  # the least that Ray takes is 75 MB
+LEAST_STORE_BYTES = 80 * 2**20  # Ray takes no less than 75 MB; of more than fits in, it writes the rest to the disk
 
 
 class LocalRay:
-    """A cluster that ends with its `with` statement."""
+    """A cluster that ends with its `with` statement.
 
-    def __init__(self, *nodes: str, cores: int = 1) -> None:
+    Args:
+        nodes: Their names.
+        cores: Of each.
+        store_bytes: The size of each node's object store.
+    """
+
+    def __init__(self, *nodes: str, cores: int = 1, store_bytes: int = LEAST_STORE_BYTES) -> None:
+        self._store_bytes = store_bytes
         # Before Ray is imported: how long is waited on a busy machine, where its files lie, that it phones nobody.
         self.folder = Path(tempfile.mkdtemp(prefix="r", dir="/tmp"))  # short: paths of sockets have 107 characters
         (self.folder / "ray").mkdir()
@@ -70,7 +77,7 @@ class LocalRay:
             self.nodes[name] = self._cluster.add_node(
                 num_cpus=cores,
                 node_name=name,
-                object_store_memory=_STORE_BYTES,
+                object_store_memory=self._store_bytes,
                 include_dashboard=False,
                 temp_dir=str(self.folder) if not self.nodes else None,
                 env_vars={"RAY_OVERRIDE_NODE_ID_FOR_TESTING": node_id},
