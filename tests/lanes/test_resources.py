@@ -15,7 +15,7 @@ from esen_lab.common import resources as scarce
 from esen_lab.errors import DeviceError
 
 HEAD = """
-import os, resource, sys, threading, gc
+import gc, os, resource, sys, threading, time
 import torch
 from torch import nn
 from esen_lab.errors import EsenError, DeviceError
