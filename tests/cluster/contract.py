@@ -17,7 +17,7 @@ import torch
 from models import Sleeper, mlp
 
 from esen_lab import Lab
-from esen_lab.cluster import NodeReach, PlanOnNodes
+from esen_lab.cluster import NodeReach, PlanOnNodes, key_of
 from esen_lab.ensemble import Ensemble
 from esen_lab.errors import DeadlineMissed, DeviceError, EsenError
 from esen_lab.planner.plan import Lane, Plan
@@ -179,6 +179,20 @@ def a_deadline_leaves_out_who_is_late(cluster: Cluster) -> None:
         assert first.report.answered.names == ("a", "b", "c", "d")
 
 
+def what_nodes_do_can_be_read_while_they_run(cluster: Cluster) -> None:
+    with Started(cluster, slow_s=0.2) as started:
+        keys = {key_of("left"), key_of("right")}
+        begun = time.monotonic()
+        values: dict[str, Any] = {}
+        while not all(isinstance(values.get(key), float) for key in keys):
+            assert time.monotonic() - begun < PATIENCE_S, values
+            started.run()
+            channels, values = started.nodes.readings.read()
+        labels = {channel.label for channel in channels}
+        assert {"left, cores", "right, cores", "lane 1 on left, CPU", "lane 2 on right, CPU"} <= labels
+        started.nodes.readings.rest()
+
+
 def a_node_that_is_gone_fails_calls_and_can_be_left_out(cluster: Cluster) -> None:
     with Started(cluster) as started:
         started.run()
@@ -205,6 +219,7 @@ CHECKS: tuple[Callable[[Cluster], None], ...] = (
     a_killed_worker_fails_the_call_by_name_and_starts_again,
     a_killed_worker_is_left_out_where_that_is_asked_for,
     a_deadline_leaves_out_who_is_late,
+    what_nodes_do_can_be_read_while_they_run,
     a_node_that_is_gone_fails_calls_and_can_be_left_out,  # last: it takes a node
 )
 
