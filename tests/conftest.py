@@ -28,7 +28,10 @@ def pytest_configure(config: pytest.Config) -> None:
     home, temporary = folder / "home", folder / "tmp"
     home.mkdir()
     temporary.mkdir()
+    # What was made before the tests is found in the cache as it was.
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     variables = {
+        "ESEN_LAB_TRITON": os.environ.get("ESEN_LAB_TRITON") or str(cache / "esen_lab" / "triton"),
         leaks.MARK: uuid.uuid4().hex,
         "TMPDIR": str(temporary),
         "PYTEST_DEBUG_TEMPROOT": common,  # `tmp_path` stays where people look for it after a failure

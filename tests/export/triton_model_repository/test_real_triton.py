@@ -20,8 +20,7 @@ from torch import nn
 from esen_lab import Lab, Plan
 from esen_lab.planner.plan import Lane
 
-_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "esen_lab" / "triton"
-ENV = Path(os.environ.get("ESEN_LAB_TRITON", _CACHE))
+ENV = Path(os.environ["ESEN_LAB_TRITON"])  # set for all tests
 pytestmark = [
     pytest.mark.slow,  # a server that imports torch three times
     pytest.mark.skipif(
