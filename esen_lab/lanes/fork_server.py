@@ -8,6 +8,7 @@ the environment that CUDA reads when it starts.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import signal
 import socket
@@ -162,30 +163,31 @@ class ForkServer:
         return worker
 
     def _forked(self, placement: Placement, label: str, deadline: float) -> ProcessWorker:
-        log_fd, process_fd = -1, -1
+        log: io.FileIO | None = None
+        process: io.FileIO | None = None
         ours, theirs = socket_pair()
         try:
-            log_fd = log_file()
+            log = io.FileIO(log_file(), "rb")
             settings = self.settings
             record = Spawn(label=label, placement=placement, settings=settings)
-            answer, fds = self._ask(record, [theirs.fileno(), log_fd], deadline)
-            process_fd = fds[0] if fds else -1
+            answer, fds = self._ask(record, [theirs.fileno(), log.fileno()], deadline)
+            process = io.FileIO(fds[0], "rb") if fds else None
             assert isinstance(answer, Started)
             return ProcessWorker(
                 fork_server=self,
                 placement=placement,
                 sock=ours,
-                log_fd=log_fd,
+                log=log,
                 pid=answer.pid,
                 label=label,
                 settings=settings,
-                process_fd=process_fd,
+                process=process,
             )
         except BaseException:
             ours.close()
-            for fd in (log_fd, process_fd):
-                if fd >= 0:
-                    os.close(fd)
+            for held in (log, process):
+                if held is not None:
+                    held.close()
             raise
         finally:
             theirs.close()

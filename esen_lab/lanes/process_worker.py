@@ -17,6 +17,7 @@ A run whose answer was cut in the middle leaves a mark of its own, `_taking`: th
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import select
 import signal
@@ -65,15 +66,15 @@ class ProcessWorker(Worker):
         fork_server: Has started the process, and knows how it ended.
         placement: Its place: says how the process must be ended.
         sock: This side's end of the conversation.
-        log_fd: The file that the process prints into.
+        log: The file that the process prints into.
         pid: The process.
         label: For people.
         settings: What it has of the session's.
-        process_fd: Readable once the process has ended; -1 where the system has no such thing.
+        process: Readable once the process has ended; None where the system has no such thing.
     """
 
     own_process = True
-    _log_fd = -1
+    _log: io.FileIO | None = None
 
     def __init__(
         self,
@@ -81,18 +82,18 @@ class ProcessWorker(Worker):
         fork_server: Parent,
         placement: Placement,
         sock: socket.socket,
-        log_fd: int,
+        log: io.FileIO,
         pid: int,
         label: str,
         settings: Settings | None = None,
-        process_fd: int = -1,
+        process: io.FileIO | None = None,
     ) -> None:
         super().__init__(label, pid, lambda: fork_server.settings, settings)
         self._fork_server = fork_server
         self._placement = placement
         self._sock = sock
-        self._log_fd = log_fd
-        self.process_fd = process_fd
+        self._log = log
+        self._process = process
         self._asking = Underway()
         self._taking = Underway()
         self._number = 0
@@ -100,6 +101,14 @@ class ProcessWorker(Worker):
         self._outputs = TreeArena()
         self._timing_bytes = 0
         self._answer_bytes = wire.HEADER_BYTES
+
+    @property
+    def process_fd(self) -> int:
+        """See `Worker`."""
+        try:
+            return -1 if self._process is None else self._process.fileno()
+        except ValueError:  # closed
+            return -1
 
     @property
     def alive(self) -> bool:
@@ -412,12 +421,12 @@ class ProcessWorker(Worker):
     def log(self) -> str:
         """The end of what the worker printed."""
         with self._lock:
-            return tail_of(self._log_fd) if self._log_fd >= 0 else ""
+            return "" if self._log is None or self._log.closed else tail_of(self._log.fileno())
 
     def close(self, timeout_s: float = 2.0) -> None:
         """See `Worker.close`."""
         with self._lock:
-            if self._alive or self._log_fd >= 0:
+            if self._alive or (self._log is not None and not self._log.closed):
                 self._finish(grace_s=timeout_s)
 
     def kill(self) -> None:
@@ -513,14 +522,13 @@ class ProcessWorker(Worker):
     def _close_all(self) -> None:
         self._outputs.close()
         self._sock.close()
-        process_fd, self.process_fd = self.process_fd, -1
-        log_fd, self._log_fd = self._log_fd, -1
-        for fd in (process_fd, log_fd):
-            if fd >= 0:
-                os.close(fd)
+        # Objects, not numbers: an interrupt between any two steps leaves each either open, and known, or closed.
+        for held in (self._process, self._log):
+            if held is not None:
+                held.close()
 
     def __del__(self) -> None:
-        if self._log_fd >= 0:  # dropped by whoever was interrupted before anybody had it
+        if self._log is not None and not self._log.closed:  # dropped by whoever was interrupted before anybody had it
             with contextlib.suppress(Exception):
                 self._close_all()
 
