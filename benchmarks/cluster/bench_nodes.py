@@ -2,7 +2,9 @@
 
     python benchmarks/cluster/bench_nodes.py [--calls 100]
 
-Two raylets on this machine, one core each; members that copy their input, so that nearly all of it is the way.
+Two raylets on this machine, one core each; members that copy their input, so that nearly all of it is the way. Then
+the same with outputs as wide as the input, combined here and on the node that has most of them: where that is faster
+is for `COMBINED_THERE_BYTES` of `esen_lab/cluster/nodes_call.py`.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import torch
 from torch import nn
 
 from esen_lab import Lab
+from esen_lab.cluster import nodes_call
 from esen_lab.planner.plan import Lane, Plan
 
 ROWS = (1, 100, 10_000, 300_000)
@@ -46,9 +49,7 @@ def main() -> None:
     from local_ray import LocalRay
 
     with LocalRay("left", "right", store_bytes=STORE_BYTES) as ray, Lab("cpu") as lab:
-        example = torch.zeros(1, COLUMNS)
-        for name in "abcd":
-            lab.register(name, nn.Sequential(nn.Linear(COLUMNS, 4)), example=example)
+        register(lab, columns=4)
         here = Plan(lanes=(Lane(units=1, members=("a", "b")), Lane(units=1, members=("c", "d"))), units=2)
         lanes = (Lane(units=1, members=("a", "b"), device="left"), Lane(units=1, members=("c", "d"), device="right"))
         nodes = Plan(lanes=lanes, units=1, devices={"left": 1, "right": 1})
@@ -69,6 +70,26 @@ def main() -> None:
                 f" {network * 1e3:12.2f} ms",
                 flush=True,
             )
+        register(lab, columns=COLUMNS)
+        print(f"{'outputs':>10} {'combined here':>22} {'on a node':>22}")
+        for x in inputs:
+            size = f"{4 * x.numel() * 4 / 1e3:.1f} kB"
+            took = []
+            for least in (2**62, 1):
+                nodes_call.COMBINED_THERE_BYTES = least
+                took.append(seconds(lambda x=x: lab.run(x), calls))
+            (here_s, here_high), (there_s, there_high) = took
+            print(
+                f"{size:>10} {here_s * 1e3:9.2f} ({here_high * 1e3:7.2f}) ms"
+                f" {there_s * 1e3:9.2f} ({there_high * 1e3:7.2f}) ms",
+                flush=True,
+            )
+
+
+def register(lab: Lab, columns: int) -> None:
+    """Four members that answer with so many columns."""
+    for name in "abcd":
+        lab.register(name, nn.Sequential(nn.Linear(COLUMNS, columns)), example=torch.zeros(1, COLUMNS))
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ class HeldNode:
     loading: Any = None  # the call that loads it, until it is done
     loaded: NodeLoaded | None = None
     gone: str = ""
+    output_bytes: int = 0  # of its members together, in the last call
     network_s: float = 0.0  # what calls took of late besides the node's own work, nearer the longest
 
     @property

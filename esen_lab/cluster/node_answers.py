@@ -20,7 +20,7 @@ class NodeAnswers:
 
     Attributes:
         names: See above.
-        outputs: What members that answered have put out.
+        outputs: What members that answered have put out, as far as it has come here.
         late: Whether the answer was due before enough had answered, and is waited for.
         problem: The first error of a node, or None.
     """
@@ -29,6 +29,7 @@ class NodeAnswers:
         self.names = tuple(names)
         self._members = members
         self._why: dict[str, Missing] = {}
+        self._answered: set[str] = set()
         self.outputs: dict[str, PackedTree] = {}
         self.late = False
         self.problem: EsenError | None = None
@@ -36,11 +37,12 @@ class NodeAnswers:
     @property
     def done(self) -> tuple[str, ...]:
         """Who has answered, in the order of the ensemble."""
-        return tuple(name for name in self.names if name in self.outputs)
+        return tuple(name for name in self.names if name in self._answered)
 
     def take(self, node: str, answer: NodeAnswer) -> None:
         """A node has answered."""
-        self.outputs.update({name: answer.outputs[name] for name in self._members[node] if name in answer.outputs})
+        self._answered.update(name for name in self._members[node] if name in answer.sizes)
+        self.outputs.update(answer.outputs)
         self._why.update({missing.name: missing for missing in answer.missing})
 
     def failed(self, node: str, told: str, problem: EsenError | None = None) -> None:
@@ -59,7 +61,7 @@ class NodeAnswers:
         return tuple(
             self._why.get(name) or Missing(name=name, why="late", told=waiting.get(name, ""))
             for name in self.names
-            if name not in self.outputs
+            if name not in self._answered
         )
 
     def missed(self, options: RunOptions, due: Deadline, late: Sequence[str]) -> DeadlineMissed:

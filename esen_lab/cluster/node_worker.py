@@ -10,10 +10,12 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from esen_lab.cluster.orders import NodeAnswer, NodeBundle, NodeCores, NodeLoaded, NodeOrder, NodeSettings
 from esen_lab.cluster.packing import PackedTree, pack_output, unpack
@@ -74,6 +76,7 @@ class NodeWorker:
         self._executor: Executor | None = None
         self._bundle: NodeBundle | None = None
         self._problem: EsenError | None = None
+        self._kept: Mapping[str, PackedTree] = {}
         if bundle is not None:
             self.load(bundle, NodeSettings())
 
@@ -119,6 +122,7 @@ class NodeWorker:
     def _start(self) -> None:
         assert self._bundle is not None
         self._end_lanes()
+        self._kept = {}
         device, fork_server = self._open(), ForkServer()
         self._fork_server = fork_server
         folder = Path(tempfile.mkdtemp(prefix="esen_lab-node-"))
@@ -165,8 +169,43 @@ class NodeWorker:
         plain = order.options is None
         executor.ensemble = _with(executor.ensemble, _PLAIN if plain else _PARTLY)
         x = unpack(packed)
+        self._kept = {}
         made = executor.run(x, timeout_s=order.timeout_s, seed=order.seed, options=order.options)
-        return _answer(made, restarted)
+        answer = _answer(made, restarted)
+        if order.keep:
+            self._kept = answer.outputs
+            answer = replace(answer, outputs={})
+        return answer
+
+    def outputs(self) -> Mapping[str, PackedTree]:
+        """What was kept of the last run."""
+        return self._kept
+
+    def combine(
+        self, rule: Combine, names: Sequence[str], *others: Mapping[str, PackedTree]
+    ) -> PackedTree | EsenError | tuple[str, ...]:
+        """Combine what was kept of the last run here and on other nodes.
+
+        Args:
+            rule: How.
+            names: Whose outputs, in the order of the ensemble.
+            others: What was kept elsewhere.
+
+        Returns:
+            The answer, or why there is none; or those whose outputs are lost, since their node has started anew.
+        """
+        found = dict(self._kept)
+        for other in others:
+            found.update(other)
+        self._kept = {}
+        lost = tuple(name for name in names if name not in found)
+        if lost:
+            return lost
+        try:
+            with torch.no_grad():
+                return pack_output(rule({name: unpack(found[name]) for name in names}))
+        except EsenError as problem:
+            return problem
 
     # --- a profile -----------------------------------------------------------------------------------------------
 
@@ -234,8 +273,10 @@ def _with(ensemble: Ensemble, rule: Combine) -> Ensemble:
 
 def _answer(made: Run, restarted: bool) -> NodeAnswer:
     report = made.report
+    outputs = {name: pack_output(tree) for name, tree in made.output.items()}
     return NodeAnswer(
-        outputs={name: pack_output(tree) for name, tree in made.output.items()},
+        outputs=outputs,
+        sizes={name: packed.size_bytes for name, packed in outputs.items()},
         spans=tuple(report.spans),
         lanes=tuple(report.lanes),
         nan=report.nan,

@@ -68,6 +68,7 @@ class NodeOrder:
         timeout_s: When the run is given up, in seconds from when the node begins.
         options: What is asked for besides the answer of all members; None: nothing.
         seed: Of random numbers; None where no member draws any.
+        keep: Whether outputs stay on the node, for one of the nodes combines them.
     """
 
     key: str
@@ -75,6 +76,7 @@ class NodeOrder:
     timeout_s: float
     options: RunOptions | None = None
     seed: int | None = None
+    keep: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +109,8 @@ class NodeAnswer:
     """What a node answers to an order.
 
     Attributes:
-        outputs: What each of its members that answered put out.
+        outputs: What each of its members that answered put out; empty where outputs are kept there.
+        sizes: For each of those members, how many bytes its output has.
         spans: When each ran, in seconds since the node began.
         lanes: When its lanes were busy, likewise.
         nan: Whose output holds NaN.
@@ -120,6 +123,7 @@ class NodeAnswer:
     """
 
     outputs: Mapping[str, PackedTree] = field(default_factory=dict, repr=False)
+    sizes: Mapping[str, int] = field(default_factory=dict)
     spans: tuple[Span, ...] = ()
     lanes: tuple[LaneReport, ...] = ()
     nan: tuple[str, ...] = ()

@@ -10,14 +10,14 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import torch
 from models import Sleeper, mlp
 
 from esen_lab import Lab
-from esen_lab.cluster import NodeReach, PlanOnNodes, key_of
+from esen_lab.cluster import NodeReach, PlanOnNodes, key_of, nodes_call
 from esen_lab.ensemble import Ensemble
 from esen_lab.errors import DeadlineMissed, DeviceError, EsenError
 from esen_lab.planner.plan import Lane, Plan
@@ -179,6 +179,44 @@ def a_deadline_leaves_out_who_is_late(cluster: Cluster) -> None:
         assert first.report.answered.names == ("a", "b", "c", "d")
 
 
+def large_outputs_are_combined_on_the_node_that_has_most_of_them(cluster: Cluster) -> None:
+    with Started(cluster) as started, combined_there_from(1):
+        here = started.lab.run(X)
+        first = started.run()
+        assert not any("Combined on node" in note for note in first.report.notes), "how large they are is not known yet"
+        for _ in range(2):
+            run = started.run()
+            assert torch.equal(run.output, here)
+            assert any("Combined on node" in note for note in run.report.notes)
+        assert sum(report.received_bytes for report in run.report.nodes) == 0
+        large = torch.linspace(-1, 1, 40_000).reshape(5_000, 8)
+        assert torch.equal(started.run(large).output, started.lab.run(large))
+        assert torch.equal(started.run(uncertainty=True).output.answer, here)
+
+
+def a_death_before_outputs_are_combined_is_that_of_the_node_that_died(cluster: Cluster) -> None:
+    with Started(cluster) as started, combined_there_from(1):
+        here = started.run().output
+        combining = started.nodes._held.all[0].link
+        for node in ("left", "right"):
+            ask, asked = combining.call, []
+
+            def call(method: str, *arguments: Any, node: str = node, ask: Any = ask, asked: list[str] = asked) -> Any:
+                if method == "combine":
+                    asked.append(method)
+                    cluster.kill_worker(started.nodes, node)
+                return ask(method, *arguments)
+
+            combining.call = call  # type: ignore[method-assign]
+            try:
+                problem = fails_or_none(started.run)
+            finally:
+                del combining.call
+            assert asked
+            assert problem is None or (isinstance(problem, DeviceError) and f"node {node}" in str(problem)), problem
+            until_right(started, here)
+
+
 def what_nodes_do_can_be_read_while_they_run(cluster: Cluster) -> None:
     with Started(cluster, slow_s=0.2) as started:
         keys = {key_of("left"), key_of("right")}
@@ -219,6 +257,8 @@ CHECKS: tuple[Callable[[Cluster], None], ...] = (
     a_killed_worker_fails_the_call_by_name_and_starts_again,
     a_killed_worker_is_left_out_where_that_is_asked_for,
     a_deadline_leaves_out_who_is_late,
+    large_outputs_are_combined_on_the_node_that_has_most_of_them,
+    a_death_before_outputs_are_combined_is_that_of_the_node_that_died,
     what_nodes_do_can_be_read_while_they_run,
     a_node_that_is_gone_fails_calls_and_can_be_left_out,  # last: it takes a node
 )
@@ -231,6 +271,35 @@ def fails(act: Callable[[], object]) -> EsenError:
     except EsenError as problem:
         return problem
     raise AssertionError("it did not fail")
+
+
+def fails_or_none(act: Callable[[], object]) -> EsenError | None:
+    """What something raises, if it does."""
+    try:
+        act()
+    except EsenError as problem:
+        return problem
+    return None
+
+
+def until_right(started: Started, wanted: torch.Tensor) -> None:
+    """Run until what was killed is there again; every answer until then is right."""
+    begun = time.monotonic()
+    while True:
+        assert time.monotonic() - begun < PATIENCE_S
+        with contextlib.suppress(DeviceError):
+            assert torch.equal(started.run().output, wanted)
+            return
+
+
+@contextlib.contextmanager
+def combined_there_from(size_bytes: int) -> Iterator[None]:
+    """Inside, outputs that are as large together are combined on a node."""
+    before, nodes_call.COMBINED_THERE_BYTES = nodes_call.COMBINED_THERE_BYTES, size_bytes
+    try:
+        yield
+    finally:
+        nodes_call.COMBINED_THERE_BYTES = before
 
 
 def after(seconds: float, act: Callable[[], object]) -> None:

@@ -35,7 +35,12 @@ class ThreadLink:
         if self.dead_for_good:
             return Future()  # nobody answers
         made = self._made
-        future = self._pool.submit(lambda: getattr(made.result(), method)(*arguments))
+
+        def ask() -> Any:
+            given = [value.result() if isinstance(value, Future) else value for value in arguments]
+            return getattr(made.result(), method)(*given)
+
+        future = self._pool.submit(ask)
         self._calls.append(future)
         return future
 
