@@ -130,7 +130,12 @@ def test_without_pandas_it_is_said_what_to_do(monkeypatch: pytest.MonkeyPatch) -
 def test_every_record_that_has_a_view_shows_itself_without_the_extension() -> None:
     for name in VIEWS:
         home, _, kind = name.rpartition(".")
-        assert issubclass(getattr(import_module(home), kind), Shown), name
+        try:
+            module = import_module(home)
+        except ModuleNotFoundError as missing:  # of an optional group, where that is not installed
+            assert not str(missing.name).startswith("esen_lab")
+            continue
+        assert issubclass(getattr(module, kind), Shown), name
 
 
 @pytest.mark.parametrize(
