@@ -94,6 +94,7 @@ class ProcessWorker(Worker):
         self._sock = sock
         self._log = log
         self._process = process
+        self.process_fd = -1 if process is None else process.fileno()
         self._asking = Underway()
         self._taking = Underway()
         self._number = 0
@@ -101,14 +102,6 @@ class ProcessWorker(Worker):
         self._outputs = TreeArena()
         self._timing_bytes = 0
         self._answer_bytes = wire.HEADER_BYTES
-
-    @property
-    def process_fd(self) -> int:
-        """See `Worker`."""
-        try:
-            return -1 if self._process is None else self._process.fileno()
-        except ValueError:  # closed
-            return -1
 
     @property
     def alive(self) -> bool:
@@ -522,6 +515,7 @@ class ProcessWorker(Worker):
     def _close_all(self) -> None:
         self._outputs.close()
         self._sock.close()
+        self.process_fd = -1  # first: its number may come back as somebody else's
         # Objects, not numbers: an interrupt between any two steps leaves each either open, and known, or closed.
         for held in (self._process, self._log):
             if held is not None:

@@ -52,15 +52,12 @@ class Worker(ABC):
         label: For people.
         pid: The process that the lane lives in.
         own_process: Whether it is a process of its own, or else a thread of this one.
+        process_fd: The descriptor that becomes readable when its process has ended; -1 where there is none.
         looks: Counts the changes of where and how outputs lie.
     """
 
     own_process: ClassVar[bool]
-
-    @property
-    def process_fd(self) -> int:
-        """The descriptor that becomes readable when its process has ended; -1 where there is none."""
-        return -1
+    process_fd = -1
 
     def __init__(
         self, label: str, pid: int, session: Callable[[], Settings | None], settings: Settings | None = None
