@@ -15,13 +15,10 @@ from __future__ import annotations
 
 import argparse
 import csv
-import importlib.metadata
 import json
 import math
 import os
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections import defaultdict
@@ -31,6 +28,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import measured_on
 
 from esen_lab.cost_model import fit_points
 from esen_lab.planner import allocate
@@ -428,49 +429,17 @@ def write_page(report: Mapping[str, Any], rows: Sequence[Record], page: Path) ->
 # --- the run ------------------------------------------------------------------------------------------------------
 
 
-def commit_of_checkout() -> str:
-    """The commit, marked where files differ from it; "unknown" outside of a checkout."""
-    told = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=10"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    return told.stdout.strip() or "unknown"
-
-
-def versions() -> dict[str, str]:
-    """Of Python and of every package that the figures depend on."""
-    found = {"Python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = "absent"
-    return found
-
-
-def machine() -> str:
-    """The processor, in words."""
-    try:
-        info = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-        model = next(line.split(":")[1].strip() for line in info.splitlines() if line.startswith("model name"))
-    except (OSError, StopIteration):
-        model = platform.processor() or platform.machine()
-    return f"{model} ({platform.system()})"
-
-
 def write_json(path: Path, records: Sequence[Record], about: Mapping[str, Any]) -> None:
-    """Write whole or not at all: a run may be ended at any moment."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
+    """One record in a line, after what is said of all of them."""
     lines_of = ",\n".join(json.dumps(record) for record in records)
     head = json.dumps(about, indent=1)[:-2] if about else "{"
-    temporary.write_text(f'{head}{"," if about else ""}\n "records": [\n{lines_of}\n]}}\n', encoding="utf-8")
-    os.replace(temporary, path)
+    measured_on.write_whole(path, f'{head}{"," if about else ""}\n "records": [\n{lines_of}\n]}}\n')
 
 
 def run(asked: argparse.Namespace) -> dict[str, Any]:
     """Do what is not done yet, then write figures and page."""
     around_figures(asked.page)  # now, not after an hour
-    commit = commit_of_checkout()
+    commit = measured_on.commit()
     records: list[Record] = []
     if asked.json.exists() and not asked.fresh:
         records = json.loads(asked.json.read_text(encoding="utf-8")).get("records", [])
@@ -494,8 +463,8 @@ def run(asked: argparse.Namespace) -> dict[str, Any]:
         )
     rows = compared(records)
     about = {
-        "machine": machine(),
-        "versions": versions(),
+        "machine": measured_on.processor(),
+        "versions": measured_on.versions(PACKAGES),
         "commits": sorted({record["commit"] for record in records}),
         "ensembles": len({record["ensemble"] for record in records}),
         "done": len(records),

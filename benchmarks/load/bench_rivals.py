@@ -43,11 +43,12 @@ from typing import Any
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-sys.path[:0] = [str(HERE), str(ROOT)]  # this checkout's package, whichever is installed
+sys.path[:0] = [str(HERE), str(HERE.parent), str(ROOT)]  # this checkout's package, whichever is installed
 
 import torch  # noqa: E402
 from load_generator import as_json, load  # noqa: E402
 from load_models import RIVALS, Mean, example  # noqa: E402
+from measured_on import commit, processor, write_whole  # noqa: E402
 from rival_page import cell, reasons, text_of, write_page  # noqa: E402
 from rival_ways import NAMES, OURS, Setting, Way, calm, check, ours, rivals  # noqa: E402
 
@@ -150,7 +151,7 @@ def _begun(asked: argparse.Namespace) -> dict[str, Any]:
     load_now = os.getloadavg()[0]
     print(f"load average {load_now:.1f}; without a server: {base_per_s:.0f} requests a second", flush=True)
     return {
-        "machine": _machine(),
+        "machine": processor(),
         "cores": len(os.sched_getaffinity(0)),
         "versions": {"Python": platform.python_version()},
         "asked": {
@@ -260,7 +261,7 @@ def _round(way: Way, number: int, found: dict[str, Any], quick: bool) -> None:
             "round": number,
             "setting": setting.words,
             "versions": dict(way.versions),
-            "commit": _commit(),
+            "commit": commit(),
             "date": time.strftime("%Y-%m-%d"),
             "load": [round(load_before, 1), round(os.getloadavg()[0], 1)],
             "quick": quick,
@@ -347,28 +348,9 @@ def alone_per_s(rounds: int) -> float:
     return max(found)
 
 
-def _machine() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def _commit() -> str:
-    words = ["git", "describe", "--always", "--dirty", "--abbrev=10"]
-    told = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
-    return told.stdout.strip() or "unknown"
-
-
 def _write(path: Path | None, found: dict[str, Any]) -> None:
-    """Write whole or not at all: it may be ended at any moment."""
-    if path is None:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    if path is not None:
+        write_whole(path, json.dumps(found, indent=1, allow_nan=False) + "\n")
 
 
 if __name__ == "__main__":

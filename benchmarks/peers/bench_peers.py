@@ -29,8 +29,9 @@ from typing import Any
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-sys.path.insert(0, str(HERE))
+sys.path[:0] = [str(HERE), str(HERE.parent)]
 
+from measured_on import write_whole  # noqa: E402
 from peer_ensembles import ENSEMBLES, missing  # noqa: E402
 from peer_page import around_figures, reasons, write_page  # noqa: E402
 from peer_rows import PLAN, Row, about  # noqa: E402
@@ -48,13 +49,10 @@ def records(path: Path) -> list[Row]:
 
 
 def write_json(path: Path, rows: Sequence[Row]) -> None:
-    """Write whole or not at all: a run may be ended at any moment."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
+    """One row in a line, after what is said of all of them."""
     lines = ",\n".join(json.dumps(row) for row in rows)
     head = json.dumps({**about(), "commits": sorted({row["commit"] for row in rows})}, indent=1)
-    temporary.write_text(f'{head[:-2]},\n "rows": [\n{lines}\n]}}\n', encoding="utf-8")
-    os.replace(temporary, path)
+    write_whole(path, f'{head[:-2]},\n "rows": [\n{lines}\n]}}\n')
 
 
 def row_in_process(name: str, batch: int, *, quick: bool) -> Row:

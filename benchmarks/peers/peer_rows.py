@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -15,7 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from peer_ensembles import ROOT, ensemble
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from measured_on import commit, processor, versions
+from peer_ensembles import ensemble
 from peer_ray import ACTORS, CALLED, ray_actors
 
 from esen_lab import Lab
@@ -138,31 +138,7 @@ def paired(ours_s: Sequence[float], theirs_s: Sequence[float]) -> dict[str, Any]
 
 def about() -> dict[str, Any]:
     """The machine and the versions."""
-    versions = {"Python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "absent"
-    return {"machine": _machine(), "cores": len(os.sched_getaffinity(0)), "versions": versions}
-
-
-def _machine() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        model = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-        flags = next(line.split() for line in lines if line.startswith("flags"))
-        told = [word for word in ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8") if word in flags]
-        return f"{model} ({', '.join(told)}; {platform.system()})"
-    except (OSError, StopIteration, IndexError):
-        return f"{platform.processor() or platform.machine()} ({platform.system()})"
-
-
-def commit() -> str:
-    """Of the checkout, marked where files differ from it; "unknown" outside of one."""
-    words = ["git", "describe", "--always", "--dirty", "--abbrev=10"]
-    told = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
-    return told.stdout.strip() or "unknown"
+    return {"machine": processor(), "cores": len(os.sched_getaffinity(0)), "versions": versions(PACKAGES)}
 
 
 def main() -> None:

@@ -29,7 +29,6 @@ class _Watched:
     held: HeldNode
     link: WorkerLink | None = None
     begun_s: float = 0.0
-    asked_s: float = 0.0
     call: Any = None
     reading: NodeReading | None = None
     read_s: float = 0.0
@@ -88,7 +87,7 @@ class NodeReadings:
                 watched.problem = str(problem)
                 self._end(watched)
                 return
-        watched.call, watched.asked_s = watched.link.call("read", _lanes_of(held)), now_s
+        watched.call = watched.link.call("read", _lanes_of(held))
 
     def _late(self, watched: _Watched) -> str:
         """Why there is no reading of now, or ""."""

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from esen_lab.cluster.combined_there import combined_there, told_of, who_combines
 from esen_lab.cluster.held_nodes import SLICE_S, HeldNode, HeldNodes, told_by
 from esen_lab.cluster.node_answers import NodeAnswers
 from esen_lab.cluster.nodes import NodeLost
 from esen_lab.cluster.orders import NodeAnswer, NodeOrder, NodeSettings
 from esen_lab.cluster.packing import PackedTree, pack_input, unpack
 from esen_lab.common.trees import Tree
-from esen_lab.common.units import format_bytes
 from esen_lab.ensemble import Ensemble
 from esen_lab.ensemble.chance import draw_seed
 from esen_lab.errors import DeadlineMissed, DeviceError, EsenError
@@ -23,8 +22,6 @@ from esen_lab.run import Answered, Deadline, Run, RunOptions, RunReport
 from esen_lab.run.report import LaneReport, NodeReport, Span
 from esen_lab.run.uncertainty import uncertain
 
-COMBINED_THERE_BYTES = 4_000_000
-"""Outputs that are smaller together are combined here: asking a node once more takes milliseconds."""
 _LARGE_BYTES = 100_000  # Ray sends smaller ones with the call, which is faster
 _RESTART_S = 120.0  # what has not started again by then does not
 _MOST_OF_IT = 0.5  # of the time to a deadline is kept for the way back and for combining, at most
@@ -71,7 +68,8 @@ class NodesCall:
         self._seed: int | None = None
         self._told: list[_Told] = []
         self._notes: list[str] = []
-        self._combines = self._who_combines()
+        plain = options is None or options.plain
+        self._there = who_combines(held.all, ensemble.combine) if plain else None
 
     @property
     def _leaving_out(self) -> bool:
@@ -98,20 +96,6 @@ class NodesCall:
         end = time.perf_counter()
         self._held.combine_s = max(end - done, 0.8 * self._held.combine_s)
         return Run(output=output, report=self._report(packed, copied, done, end))
-
-    def _who_combines(self) -> HeldNode | None:
-        """The node that has most of the outputs, where bringing them all here would take longer; None: here.
-
-        As large as outputs were in the last call. A function of the user's runs where it always does.
-        """
-        plain = self._options is None or self._options.plain
-        nodes = list(self._nodes.values())
-        settled = all(node.loaded is not None and node.loading is None and not node.gone for node in nodes)
-        if not plain or not settled or len(nodes) < 2 or self._ensemble.combine.function is not None:
-            return None
-        if sum(node.output_bytes for node in nodes) < COMBINED_THERE_BYTES:
-            return None
-        return max(nodes, key=lambda node: node.output_bytes)
 
     # --- there ---------------------------------------------------------------------------------------------------
 
@@ -172,7 +156,7 @@ class NodesCall:
             timeout_s=max(min(self._deadline.left_s, 1e6), 0.001),
             options=self._options_for(node),
             seed=self._seed,
-            keep=self._combines is not None,
+            keep=self._there is not None,
         )
         self._sent_s[node.name] = time.perf_counter()
         self._calls[node.name] = node.link.call("run", self._value, order)
@@ -307,9 +291,10 @@ class NodesCall:
     def _combined(self) -> Tree:
         import torch
 
-        if self._combines is not None:
-            return self._combined_by(self._combines)
         ensemble, names = self._ensemble, self._answers.done
+        if self._there is not None:
+            self._notes.append(told_of(self._there, self._held.all))
+            return combined_there(self._there, self._held, ensemble.combine, names, self._deadline)
         outputs = {name: unpack(self._answers.outputs[name]) for name in names}
         rule = (
             ensemble.combine
@@ -321,46 +306,6 @@ class NodesCall:
             if self._options is not None and self._options.uncertainty:
                 return uncertain(output, outputs, ensemble.combine, ensemble.names)
         return output
-
-    def _combined_by(self, node: HeldNode) -> Tree:
-        """The answer, made by a node of what all of them have kept: outputs go from node to node.
-
-        Raises:
-            EsenError: A node is gone, the outputs do not fit the rule, or the time is over.
-        """
-        others = [other for other in self._nodes.values() if other is not node]
-        kept = [other.link.call("outputs") for other in others]
-        call = node.link.call("combine", self._ensemble.combine, self._answers.done, *kept)
-        while not self._reach.wait([call], min(SLICE_S, self._deadline.left_s)):
-            self._deadline.check(f"{node.who}, which combines")
-            self._held.look_who_is_gone(list(self._nodes.values()))
-            for one in self._nodes.values():
-                if one.gone:
-                    raise self._held.lost(one, one.gone)
-        try:
-            made: PackedTree | EsenError | tuple[str, ...] = self._reach.result(call)
-        except NodeLost as problem:
-            dead, told = self._who_died(dict(zip(kept, others, strict=True)), node, problem)
-            self._held.note_loss(dead, told)
-            raise self._held.lost(dead, str(told)) from problem
-        if isinstance(made, EsenError):
-            raise told_by(node, made)
-        if isinstance(made, tuple):
-            dead = next(one for one in self._nodes.values() if made[0] in one.part.members)
-            raise self._held.lost(dead, "it has started anew before its outputs were combined")
-        size = format_bytes(sum(other.output_bytes for other in self._nodes.values()))
-        self._notes.append(f"Combined on node {node.name}, which has most of the outputs ({size} in all).")
-        return unpack(made)
-
-    def _who_died(self, kept: Mapping[Any, HeldNode], node: HeldNode, problem: NodeLost) -> tuple[HeldNode, NodeLost]:
-        """Whose death it was that nothing could be combined: of a node whose outputs were to come, or of `node`."""
-        for call, other in kept.items():
-            if self._reach.wait([call], 0.0):
-                try:
-                    self._reach.result(call)
-                except NodeLost as own:
-                    return other, own
-        return node, problem
 
     def _answered(self, end: float) -> Answered | None:
         """Who answered; None where all had to."""

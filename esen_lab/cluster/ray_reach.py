@@ -27,7 +27,7 @@ class RayLink:
 
     Args:
         actor: Its handle.
-        group: Its placement group, if it has one.
+        group: Its placement group; None for one that has neither lanes nor a share of its own.
     """
 
     def __init__(self, actor: Any, group: Any = None) -> None:
@@ -46,12 +46,13 @@ class RayLink:
             ray.kill(self._actor, no_restart=False)
 
     def close(self) -> None:
-        """See `WorkerLink.close`: its lanes are asked to end first, and end by themselves where that takes too long."""
+        """See `WorkerLink.close`: lanes are asked to end first, and end by themselves where that takes too long."""
         import ray
         from ray.util.placement_group import remove_placement_group
 
-        with contextlib.suppress(ray.exceptions.RayError):
-            ray.wait([self._actor.close.remote()], timeout=2.0)
+        if self._group is not None:
+            with contextlib.suppress(ray.exceptions.RayError):
+                ray.wait([self._actor.close.remote()], timeout=2.0)
         with contextlib.suppress(ray.exceptions.RayError):
             ray.kill(self._actor, no_restart=True)
         if self._group is not None:

@@ -17,7 +17,7 @@ import torch
 from models import Sleeper, mlp
 
 from esen_lab import Lab
-from esen_lab.cluster import NodeReach, PlanOnNodes, key_of, nodes_call
+from esen_lab.cluster import NodeReach, PlanOnNodes, combined_there, key_of
 from esen_lab.ensemble import Ensemble
 from esen_lab.errors import DeadlineMissed, DeviceError, EsenError
 from esen_lab.planner.plan import Lane, Plan
@@ -295,11 +295,11 @@ def until_right(started: Started, wanted: torch.Tensor) -> None:
 @contextlib.contextmanager
 def combined_there_from(size_bytes: int) -> Iterator[None]:
     """Inside, outputs that are as large together are combined on a node."""
-    before, nodes_call.COMBINED_THERE_BYTES = nodes_call.COMBINED_THERE_BYTES, size_bytes
+    before, combined_there.COMBINED_THERE_BYTES = combined_there.COMBINED_THERE_BYTES, size_bytes
     try:
         yield
     finally:
-        nodes_call.COMBINED_THERE_BYTES = before
+        combined_there.COMBINED_THERE_BYTES = before
 
 
 def after(seconds: float, act: Callable[[], object]) -> None:

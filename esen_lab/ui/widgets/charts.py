@@ -30,7 +30,7 @@ from bokeh.plotting import figure
 
 from esen_lab.ui.colours import PALETTE, colour, stroke
 from esen_lab.ui.markup import element
-from esen_lab.ui.widgets.readings import TITLES
+from esen_lab.ui.widgets.readings import OF_A_HUNDRED, TITLES
 
 _FORMATS = {"GB": "0.0", "%": "0", "W": "0", "waiting": "0", "/s": "0.0", "rows": "0.0"}
 _STEPS = {"GB": 0.1, "%": 1.0, "W": 1.0, "waiting": 1.0}  # the least that a format can tell apart: ticks are no closer
@@ -96,7 +96,7 @@ def _plot(
         x_range=window,
         # Idle lanes take next to nothing: an axis as short as that would show noise, and the same number twice.
         y_range=Range1d(start=0, end=100)
-        if group in ("utilization", "nodes")
+        if group in OF_A_HUNDRED
         else DataRange1d(start=0, min_interval=_SHORTEST.get(unit, 1.0)),
         tools=tools,
         active_drag=tools[0],

@@ -25,6 +25,8 @@ TITLES = {
 }
 """Group -> the heading of its plot."""
 
+OF_A_HUNDRED = frozenset({"utilization", "nodes"})
+"""Groups whose axis is always 0 to 100."""
 Members: TypeAlias = Sequence[Sequence[str]]
 """What each lane of the plan in force runs."""
 _LANE = re.compile(r"lane (\d+)(?!\d)")

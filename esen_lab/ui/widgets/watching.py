@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from esen_lab.ui.pictures.rows import Line, Plot, ReadingTraces
 from esen_lab.ui.views import Table, View
 from esen_lab.ui.widgets.readings import (
+    OF_A_HUNDRED,
     TITLES,
     Members,
     PlotReadings,
@@ -141,7 +142,7 @@ def traces_of(channels: Sequence[Any], samples: Sequence[Any], members: Members 
                 label, stroke = label_of(channel, members), strokes[channel.key]
                 lines.append(Line(label=label, points=tuple(points), stroke=stroke))
         if lines:
-            most = 100.0 if group in ("utilization", "nodes") else None
+            most = 100.0 if group in OF_A_HUNDRED else None
             plots.append(Plot(title=TITLES.get(group, group), lines=tuple(lines), most=most))
     until = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(end_s))
     return ReadingTraces(plots=tuple(plots), span_s=end_s - samples[0].at_s, until=until)
