@@ -6,6 +6,7 @@ node that combines takes them; a node that has started anew meanwhile has lost t
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,8 @@ from esen_lab.errors import EsenError
 from esen_lab.run import Deadline
 
 COMBINED_THERE_BYTES = 4_000_000
-"""Outputs that are smaller together are combined where the call was made: asking once more takes milliseconds."""
+"""Outputs of other machines that are smaller together are combined where the call was made: asking a node once more
+takes milliseconds. Where nothing crosses a network it never pays (docs/decisions/0072)."""
 
 
 def who_combines(nodes: Sequence[HeldNode], rule: Combine) -> HeldNode | None:
@@ -27,10 +29,12 @@ def who_combines(nodes: Sequence[HeldNode], rule: Combine) -> HeldNode | None:
 
     As large as outputs were in the last call. A function of the user's runs where it always does.
     """
+    here = platform.node()
+    crossing = sum(node.output_bytes for node in nodes if node.node.host != here)
     settled = all(node.loaded is not None and node.loading is None and not node.gone for node in nodes)
     if not settled or len(nodes) < 2 or rule.function is not None:
         return None
-    if sum(node.output_bytes for node in nodes) < COMBINED_THERE_BYTES:
+    if crossing < COMBINED_THERE_BYTES or not any(node.output_bytes for node in nodes):
         return None
     return max(nodes, key=lambda node: node.output_bytes)
 
