@@ -25,8 +25,8 @@ _LETTER_PX, _PADDING_PX = 7.8, 16  # of a cell, at the size of notebooks' tables
 _NARROWEST_PX = 300  # no output is narrower
 _MOST_WRAPPED = 4  # columns: of a table with more of them, words that are cut where the room ends cannot be read
 _MOST_OF_A_ROW = 6  # columns of a single row: there is no other to compare it with, and cards take their bytes
-# JupyterLab puts cells to the right, other pages to the left.
-_CELLS = ".esen div,.esen-w :is(td,th){overflow-wrap:anywhere}.esen.esen table :is(td,th){text-align:left}"
+# JupyterLab puts cells to the right, other pages to the left. Headings, and what facts are called, are never cut.
+_CELLS = ".esen div,.esen-w td,.esen-f td+td{overflow-wrap:anywhere}.esen.esen table :is(td,th){text-align:left}"
 # A page that makes outputs as wide as what they hold is told a width: a container tells none.
 _ROOM = ".esen{container-type:inline-size;contain-intrinsic-inline-size:640px}"
 
@@ -89,8 +89,8 @@ def _html_table(table: Table) -> Markup:
     rows = [_html_row("th", table.columns)] if table.columns else []
     rows += [_html_row("td", row) for row in table.rows]
     rules = _rules(table)
-    wraps = not _least_px(table)
-    return element("table", *rows, class_=" ".join([*([_key(rules)] if rules else []), *(["esen-w"] if wraps else [])]))
+    wraps = "" if _least_px(table) else "esen-w" if table.columns else "esen-f"
+    return element("table", *rows, class_=" ".join(filter(None, (_key(rules) if rules else "", wraps))))
 
 
 def _html_row(tag: str, cells: Sequence[str]) -> Markup:

@@ -13,6 +13,7 @@ from past import an_entry
 
 pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
+from esen_lab.export import Exported
 from esen_lab.history import Past
 from esen_lab.ui import views
 from esen_lab.ui.html import to_html
@@ -49,6 +50,8 @@ def one_row(columns: int) -> View:
     return View(blocks=(Table(columns=table.columns[-columns:], rows=(table.rows[0][-columns:],)),))
 
 
+FILES = tuple(Path(f"submodel_{number:02d}_use.safetensors") for number in range(12))
+EXPORTED = Exported(script=Path("quickstart_plan.py"), folder=Path("quickstart_plan_files"), files=FILES)
 VIEWS = {
     "comparison": views.comparison(a_comparison()),
     "load": views.load_table(a_load_table()),
@@ -58,6 +61,7 @@ VIEWS = {
     "many columns": wide_table(),
     **{f"one row of {many}": one_row(many) for many in (4, 6, 8)},
     "plan": views.plan(a_plan()),
+    "exported": views.exported(EXPORTED),
     "facts": View(blocks=(views.facts(("lanes", f"{LONG}{LONG}{LONG}"), ("at", "now")),)),
 }
 
@@ -86,6 +90,22 @@ def test_nothing_stands_out_of_an_output(page: Any, name: str, room: int) -> Non
     beyond = """(el) => [...el.querySelectorAll("td, th, img, div")]
         .filter((one) => one.getBoundingClientRect().right > el.clientWidth + 1).map((one) => one.textContent)"""
     assert out.evaluate(beyond) == []
+
+
+@pytest.mark.parametrize("room", ROOMS)
+@pytest.mark.parametrize("name", VIEWS)
+def test_no_word_of_a_heading_or_of_a_facts_name_is_cut(page: Any, name: str, room: int) -> None:
+    lines = """(el) => [...el.querySelectorAll("th, table:not(:has(th)) td:first-child")].flatMap((one) => {
+        const range = document.createRange(), cut = [];
+        for (const word of one.textContent.matchAll(/\\S+/g)) {
+            range.setStart(one.firstChild, word.index);
+            range.setEnd(one.firstChild, word.index + word[0].length);
+            if (range.getClientRects().length > 1) cut.push(word[0]);
+        }
+        return cut;
+    })"""
+    out = show(page, VIEWS[name], room)
+    assert out.evaluate(lines) == []
 
 
 @pytest.mark.parametrize("room", ROOMS)
