@@ -13,6 +13,7 @@ A difference may mean nothing (a cell that ran again with the same text): whoeve
 
 from __future__ import annotations
 
+import collections
 import ctypes
 import itertools
 import operator
@@ -92,13 +93,15 @@ class Watch:
         for tensor in self._reach.tensors:
             seen.tensor(tensor)
         self._holders = seen.holders
-        self._tables = [*owns, *(holder.now for holder in seen.holders if isinstance(holder.now, dict))]
+        tables = [*owns, *(holder.now for holder in seen.holders if isinstance(holder.now, dict))]
+        self._tables = [table for table in tables if not _is_empty(table)]
+        self._empty = [table for table in tables if _is_empty(table)]  # most of torch's are; any() sees it at once
         self._rows = [holder.now for holder in seen.holders if not isinstance(holder.now, dict)]
         self._tables_were = [dict(table) for table in self._tables]
         # Equal is not the same: 1 equals True, and 0.0 equals -0.0. Nobody writes such things into torch's own parts.
         torchs = {id(vars(part)) for part in (self._parts if module is None else module.modules()) if _is_torchs(part)}
-        tables = {id(holder.now) for holder in seen.holders if holder.name in TABLES}
-        self._own_tables = [table for table in self._tables if id(table) not in torchs | tables]
+        torchs |= {id(holder.now) for holder in seen.holders if holder.name in TABLES}
+        self._own_tables = [table for table in self._tables if id(table) not in torchs]
         self._own_values = list(_chained(map(_values, self._own_tables)))
         self._held_in_rows = list(map(id, _chained(self._rows)))
         self._row_lengths = list(map(len, self._rows))
@@ -110,10 +113,10 @@ class Watch:
         self._addressing = _addressing(self._tensors)
         self._addresses = [_address_of(tensor) for tensor in self._tensors]
         self._look_at([*self._tensors], seen.arrays)
-        names = self._reach.names
-        self._spaces = [space for space, _, _ in names]
-        self._names = [name for _, name, _ in names]
-        self._held = [space.get(name, _GONE) for space, name, _ in names]
+        self._globals = [(space, name, space.get(name, _GONE)) for space, name, _ in self._reach.names]
+        there = [entry for entry in self._globals if entry[2] is not _GONE]
+        self._spaces, self._names, self._held = ([entry[i] for entry in there] for i in range(3))
+        self._not_there = [(space, name) for space, name, value in self._globals if value is _GONE]
         self._functions = self._reach.functions
         self._codes = list(map(_code, self._functions))
         self._defaults = list(map(_default, self._functions))
@@ -138,15 +141,17 @@ class Watch:
 
     # --- looking -----------------------------------------------------------------------------------------------------
 
-    def changed(self, *, whole: bool = False) -> bool:
+    def changed(self, *, whole: bool = False, piece: bool = True) -> bool:
         """Whether anything may differ.
 
         Args:
             whole: Look at every value of every tensor, at some gigabytes a second; else about a third of a microsecond
                 for each part and each tensor.
+            piece: Whether a further piece of large tensors is looked at, which takes as long as all the rest.
         """
         try:
-            return not (self._seems_same() and self._same_values(whole=whole)) and not self._only_its_mode()
+            same = self._seems_same() and (not (whole or piece) or self._same_values(whole=whole))
+            return not same and not self._only_its_mode()
         except Exception:
             return not self._only_its_mode()
 
@@ -155,6 +160,7 @@ class Watch:
             list(map(_version, self._counted)) == self._versions
             and list(map(self._addressing, self._tensors)) == self._addresses
             and b"".join(self._samples) == self._bytes
+            and not any(self._empty)
             and all(map(operator.eq, self._tables, self._tables_were))
             and all(map(operator.is_, _chained(map(_values, self._own_tables)), self._own_values))
             and list(map(len, self._rows)) == self._row_lengths
@@ -164,7 +170,8 @@ class Watch:
             and list(map(_code, self._functions)) == self._codes
             and all(map(operator.is_, map(_default, self._functions), self._defaults))
             and all(map(operator.eq, self._classes, self._classes_were))
-            and all(map(operator.is_, map(_get, self._spaces, self._names), self._held))
+            and all(map(operator.is_, map(operator.getitem, self._spaces, self._names), self._held))
+            and not any(name in space for space, name in self._not_there)
             and [pickled(value) for value, _ in self._opaque] == self._opaque_was
         )
 
@@ -262,7 +269,7 @@ class Watch:
         return self
 
     def _moved(self) -> Iterator[tuple[Mapping[str, Any], str]]:
-        for space, name, value in zip(self._spaces, self._names, self._held, strict=True):
+        for space, name, value in self._globals:
             if space.get(name, _GONE) is not value:
                 yield space, name
 
@@ -271,6 +278,10 @@ def _same_things(now: Any, was: Any) -> bool:
     if isinstance(now, dict):
         return list(now) == list(was) and all(map(operator.is_, now.values(), was.values()))
     return len(now) == len(was) and all(map(operator.is_, now, was))
+
+
+def _is_empty(table: dict[Any, Any]) -> bool:
+    return type(table) in (dict, collections.OrderedDict) and not table
 
 
 def _is_torchs(part: nn.Module) -> bool:
@@ -282,10 +293,6 @@ def _attribute(name: str) -> str:
 
 
 _GONE = object()
-
-
-def _get(space: Mapping[str, Any], name: str) -> Any:
-    return space.get(name, _GONE)
 
 
 def _address_of(tensor: torch.Tensor) -> int:

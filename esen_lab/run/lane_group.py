@@ -154,53 +154,70 @@ class LaneGroup:
             self.settle()
             raise
 
-    def collect(self, deadline: Deadline, rehearse: Callable[[], object]) -> list[bytes]:
+    def collect(
+        self,
+        deadline: Deadline,
+        rehearse: Callable[[], object],
+        one_is_done: Callable[[], object] | None = None,
+    ) -> list[bytes]:
         """Wait for every lane's packed times, in the order of the lanes.
 
         Args:
             deadline: Lanes that have not answered then are ended.
             rehearse: Called with a core to spare, shortly before the answers are due: brings what follows into caches.
+            one_is_done: Called once, when the first lane has answered.
 
         Raises:
             WorkerTimeout: The deadline passed; the lanes are broken.
             EsenError: A sub-model raised, or a lane has ended.
         """
         timings: dict[int, bytes] = {}
-        watch, pending = self._watch, self._watch.pending
+        pending = self._watch.pending
         problem: EsenError | None = None
         try:
             # 1. With a core to spare: asleep for most of the time, awake and warm at its end.
             if self._core_to_spare and self.lasted_s > _LOOK_FROM_S:
                 self._look_out(min(self.lasted_s, deadline.left_s), rehearse)
             while pending:
-                for index in self._answered(deadline):
-                    # 2. Twice in one answer of the poller: its socket, and its process, which has ended.
-                    if index not in pending:
-                        continue
-                    try:
-                        timing = self._workers[index].take_run(watch.run)
-                    except EsenError as failure:
-                        # 3. Kept, not raised: the others are waited for first. Lanes that are at work when the next
-                        # input is written would read half of it, and their answers would come to the next run.
-                        problem = problem or watch.named(failure, index)
-                        pending.discard(index)
-                        continue
-                    # 4. None: that was an answer to a run that was interrupted. Its own is still to come.
-                    if timing is not None:
-                        pending.discard(index)
-                        timings[index] = timing
+                failed = self._take(self._answered(deadline), timings)
+                problem = problem or failed
+                if one_is_done is not None and len(pending) < len(self._workers):
+                    one_is_done()
+                    one_is_done = None
         except WorkerTimeout:
-            # 5. Nobody waits any longer for them, also not for their ends.
+            # 2. Nobody waits any longer for them, also not for their ends.
             self.end(pending)
             raise
         except BaseException:
-            # 6. An interrupt, between any two of the lines above: `pending` says who may still be at work. One that has
+            # 3. An interrupt, between any two of the lines above: `pending` says who may still be at work. One that has
             # answered and is still noted is ended, which costs a start; one too few would cost a right answer.
             self.settle()
             raise
         if problem is not None:
             raise problem
         return [timings[index] for index in range(len(self._workers))]
+
+    def _take(self, answered: Sequence[int], timings: dict[int, bytes]) -> EsenError | None:
+        """Take what these lanes have answered; returns the first failure of one."""
+        watch, pending = self._watch, self._watch.pending
+        problem: EsenError | None = None
+        for index in answered:
+            # 1. Twice in one answer of the poller: its socket, and its process, which has ended.
+            if index not in pending:
+                continue
+            try:
+                timing = self._workers[index].take_run(watch.run)
+            except EsenError as failure:
+                # 2. Kept, not raised: the others are waited for first. Lanes that are at work when the next input is
+                # written would read half of it, and their answers would come to the next run.
+                problem = problem or watch.named(failure, index)
+                pending.discard(index)
+                continue
+            # 3. None: that was an answer to a run that was interrupted. Its own is still to come.
+            if timing is not None:
+                pending.discard(index)
+                timings[index] = timing
+        return problem
 
     def _look_out(self, expected_s: float, rehearse: Callable[[], object]) -> None:
         """Wait until a lane answers, or for a moment longer than expected; the last of it awake and warm."""

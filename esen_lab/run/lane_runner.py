@@ -59,6 +59,7 @@ class LaneRunner:
         self._history = history
         self.threads = CallersThreads()
         self._host = HostCombine(workers, group, self.threads)
+        self._core_to_spare = core_to_spare
         self._cores_are_lanes = not core_to_spare and all(worker.own_process for worker in workers)
         self.where = WhereToCombine(workers)
         self.input = LaneInput(workers)
@@ -74,15 +75,16 @@ class LaneRunner:
         spec = self._hand_over(ensemble, asked.x, deadline, asked.seed)
         copied = time.perf_counter_ns()
         # 2. While they work, their cores are theirs: here is only what must be done at this very time, and nothing that
-        # writes to the input or reads an output. Whatever it raises, no lane is left at work.
-        if meanwhile is not None:
+        # writes to the input or reads an output. Where there is no other core, it waits for one that a lane is done
+        # with. Whatever it raises, no lane is left at work.
+        if meanwhile is not None and self._core_to_spare:
             try:
                 meanwhile()
             except BaseException:
                 self._group.settle()
                 raise
         prepared = self._host.prepared
-        timings = self._group.collect(deadline, self._host.rehearse)
+        timings = self._group.collect(deadline, self._host.rehearse, None if self._core_to_spare else meanwhile)
         # 3. While the caller waits: the answer, and nothing else.
         done = time.perf_counter_ns()
         self._group.lasted_s = (done - copied) / 1e9

@@ -90,6 +90,47 @@ def test_the_network_and_its_weights_are_not_held() -> None:
     assert not watch.changed()
 
 
+def test_what_was_empty_and_is_filled_is_seen() -> None:
+    module = Holds()
+    module.more = {}  # type: ignore[assignment]
+    watch = Watch(module)
+    for fill in (
+        lambda: module.more.update(a=1),  # type: ignore[operator]
+        lambda: module.inner.register_forward_hook(lambda *_: None),
+        lambda: module.inner.register_buffer("b", None),
+    ):
+        fill()
+        assert watch.changed()
+        watch.renew()
+        assert not watch.changed()
+
+
+def test_names_that_come_and_go_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Scaled(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * SCALE  # type: ignore[name-defined,no-any-return]  # noqa: F821  set below
+
+    monkeypatch.setitem(globals(), "SCALE", 2.0)
+    module = Scaled()
+    watch = Watch(module)
+    assert not watch.changed()
+    monkeypatch.delitem(globals(), "SCALE")
+    assert watch.changed()
+    assert watch.what() == ("the global name SCALE",)
+    watch.renew()
+    assert not watch.changed()
+    monkeypatch.setitem(globals(), "SCALE", 2.0)
+    assert watch.changed()
+
+
+def test_a_look_without_a_piece_leaves_large_tensors_to_another_one() -> None:
+    module = Holds()
+    watch = Watch(module)
+    module.big.data[33_333] = 1.0
+    assert not any(watch.changed(piece=False) for _ in range(20))
+    assert any(watch.changed() for _ in range(20))
+
+
 @pytest.mark.timing
 def test_a_look_at_a_small_network_takes_microseconds() -> None:
     watch = Watch(nn.Sequential(*[nn.Linear(8, 8) for _ in range(10)]))

@@ -80,6 +80,52 @@ def test_with_a_core_to_spare_an_early_or_late_lane_is_still_waited_for(start: S
         torch.testing.assert_close(output, torch.full((4, 8), seconds * 2))
 
 
+@pytest.mark.parametrize(("units", "while_both_work"), [(2, False), (3, True)])
+def test_what_is_done_meanwhile_takes_a_core_that_is_free_or_that_a_lane_is_done_with(
+    start: Start, tmp_path: Path, units: int, *, while_both_work: bool
+) -> None:
+    class Waits(nn.Module):
+        def __init__(self, done: Path | None) -> None:
+            super().__init__()
+            self.done = done
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            until = time.monotonic() + 10
+            while self.done is not None and not self.done.exists() and time.monotonic() < until:
+                time.sleep(0.001)
+            return x
+
+    done = tmp_path / "done"
+    done.touch()
+    executor = start(plan_of(("a",), ("b",), units=units), ensemble_of(a=Waits(None), b=Waits(done)))
+    executor.run(X)
+    done.unlink()
+    begun = time.monotonic()
+    first = executor._group._watch.pending
+
+    def meanwhile() -> None:
+        seen.append(len(first))
+        done.touch()
+
+    seen: list[int] = []
+    torch.testing.assert_close(executor.run(X, meanwhile=meanwhile).output, X)
+    assert seen == [2 if while_both_work else 1]
+    assert time.monotonic() - begun < 10, "the slow lane waited for what was done meanwhile"
+
+
+def test_an_error_meanwhile_leaves_no_lane_at_work(start: Start) -> None:
+    def fails() -> None:
+        raise RuntimeError("meanwhile")
+
+    for units in (2, 3):
+        executor = start(plan_of(("a",), ("b",), units=units), ensemble_of(a=Sleeper(0.001), b=Sleeper(0.05)))
+        expected = executor.run(X).output
+        with pytest.raises(RuntimeError, match="meanwhile"):
+            executor.run(X, meanwhile=fails)
+        assert not executor._group._watch.pending
+        torch.testing.assert_close(executor.run(X).output, expected)
+
+
 @pytest.mark.timing
 def test_lanes_run_at_the_same_time(start: Start) -> None:
     executor = start(plan_of(("a",), ("b",), ("c",)), ensemble_of(a=Sleeper(0.05), b=Sleeper(0.05), c=Sleeper(0.05)))

@@ -116,7 +116,7 @@ class SourceWatch:
         """Take what is there now as what should be."""
         self._was = self._mark()
 
-    def changed(self, *, whole: bool = False) -> bool:  # noqa: ARG002  as `Watch.changed`
+    def changed(self, *, whole: bool = False, piece: bool = True) -> bool:  # noqa: ARG002  as `Watch.changed`
         """Whether anything may differ."""
         now, was = self._mark(), self._was
         if now is None or was is None:
