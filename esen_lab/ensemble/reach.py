@@ -32,7 +32,7 @@ from esen_lab.ensemble.origin import (
     version_of,
 )
 from esen_lab.ensemble.source.definitions import functions_in
-from esen_lab.ensemble.source.names import names_in_code
+from esen_lab.ensemble.source.names import imports_in_code, names_in_code
 
 if TYPE_CHECKING:
     import torch
@@ -71,6 +71,7 @@ class Reach:
     Attributes:
         functions: The functions of the user's that can run.
         classes: The user's classes.
+        installed: Classes of packages.
         names: (where, name, value): global names that the code reads, attributes of modules and of installed classes.
         tensors: Tensors that are no part of the module: globals, cells, defaults.
         objects: Objects of the user's classes that are no part of the module.
@@ -84,6 +85,7 @@ class Reach:
 
     functions: list[types.FunctionType] = field(default_factory=list)
     classes: list[type] = field(default_factory=list)
+    installed: list[type] = field(default_factory=list)
     names: list[tuple[Mapping[str, Any], str, Any]] = field(default_factory=list)
     tensors: list[torch.Tensor] = field(default_factory=list)
     objects: list[Any] = field(default_factory=list)
@@ -145,6 +147,7 @@ class _Walk:
         self.reach = Reach()
         self._seen: set[int] = set()
         self._named: set[tuple[int, str]] = set()
+        self._bases: set[int] = set()
         self._kept: list[Any] = []  # what was seen stays alive, or another thing could have its identity
         self._waiting: list[Any] = []
 
@@ -203,12 +206,9 @@ class _Walk:
             self._package(cls.__module__)
             # Somebody may have put a function of his own into it.
             for base in cls.__mro__:
-                own = vars(base)
-                for name in ("forward", "__call__"):
-                    if name in own and isinstance(own[name], types.FunctionType):
-                        self._name(
-                            own, name, f"{base.__module__}.{base.__qualname__}", follow=not is_installed(own[name])
-                        )
+                if base is not object and id(base) not in self._bases:
+                    self._bases.add(id(base))
+                    self._installed(base)
             return
         self.reach.classes.append(cls)
         for base in cls.__bases__:
@@ -220,6 +220,16 @@ class _Walk:
                 self.value(f"{home_of(cls)}:{cls.__qualname__}.{name}", value)
                 if not name.startswith("__"):
                     self._carry(home_of(cls), cls.__qualname__, name, value)
+
+    def _installed(self, cls: type) -> None:
+        """A class of a package: the functions in it that are somebody else's, and those that always count."""
+        if cls.__module__ not in _NOT_LOOKED_AT:
+            self.reach.installed.append(cls)
+        for name, value in vars(cls).items():
+            if isinstance(value, types.FunctionType):
+                own = is_installed(value) or value.__module__ == cls.__module__
+                if not own or name in ("forward", "__call__"):
+                    self._name(vars(cls), name, f"{cls.__module__}.{cls.__qualname__}", follow=not own)
 
     def _function(self, function: types.FunctionType) -> None:
         if is_installed(function):
@@ -243,6 +253,21 @@ class _Walk:
         self.add(getattr(function, "__wrapped__", None))
         for chain in names_in_code(function.__code__):
             self._chain(function.__globals__, chain, home_of(function))
+        modules, names = imports_in_code(function.__code__, str(function.__globals__.get("__package__") or ""))
+        for name in sorted(modules & sys.modules.keys()):
+            self._imported(sys.modules[name], names)
+
+    def _imported(self, module: types.ModuleType, names: frozenset[str]) -> None:
+        """A module that a function imports while it runs, and which of these names it has."""
+        if (id(module), "") in self._named:
+            return
+        self._named.add((id(module), ""))
+        self._package(module.__name__)
+        for name in sorted(names & vars(module).keys()):
+            self._name(vars(module), name, module.__name__, follow=True)
+            value = vars(module)[name]
+            if isinstance(value, types.ModuleType):
+                self._imported(value, names)
 
     def _chain(self, namespace: Mapping[str, Any], chain: tuple[str, ...], home: str) -> None:
         """A global name, and the attributes that are read of it as long as it is a module or a class."""
@@ -296,6 +321,8 @@ class _Walk:
                 self.reach.packages[root] = version
 
 
+# What nobody can put anything into, and the class that all networks share: the session's settings look at that.
+_NOT_LOOKED_AT = ("builtins", "torch.nn.modules.module")
 _OURS = ("esen_lab", "__main__", "torch", "builtins")  # torch's version is told with every measured point
 
 

@@ -94,14 +94,19 @@ class Watch:
             seen.tensor(tensor)
         self._holders = seen.holders
         tables = [*owns, *(holder.now for holder in seen.holders if isinstance(holder.now, dict))]
-        self._tables = [table for table in tables if not _is_empty(table)]
         self._empty = [table for table in tables if _is_empty(table)]  # most of torch's are; any() sees it at once
+        # In which order parts and hooks are called is theirs to say; that of a part's attributes says nothing.
+        held = {id(holder.now) for holder in seen.holders} - set(map(id, owns))
+        self._ordered = [table for table in tables if id(table) in held and not _is_empty(table)]
+        self._keys = list(_chained(self._ordered))
+        self._key_counts = list(map(len, self._ordered))
+        self._tables = [table for table in tables if id(table) not in held and not _is_empty(table)]
         self._rows = [holder.now for holder in seen.holders if not isinstance(holder.now, dict)]
         self._tables_were = [dict(table) for table in self._tables]
-        # Equal is not the same: 1 equals True, and 0.0 equals -0.0. Nobody writes such things into torch's own parts.
+        # Equal is not the same: 1 equals True, 0.0 equals -0.0, and a tensor of one value another one of another dtype.
+        # Nobody writes such things into the attributes of torch's own parts.
         torchs = {id(vars(part)) for part in (self._parts if module is None else module.modules()) if _is_torchs(part)}
-        torchs |= {id(holder.now) for holder in seen.holders if holder.name in TABLES}
-        self._own_tables = [table for table in self._tables if id(table) not in torchs]
+        self._own_tables = [*self._ordered, *(table for table in self._tables if id(table) not in torchs)]
         self._own_values = list(_chained(map(_values, self._own_tables)))
         self._held_in_rows = list(map(id, _chained(self._rows)))
         self._row_lengths = list(map(len, self._rows))
@@ -120,7 +125,7 @@ class Watch:
         self._functions = self._reach.functions
         self._codes = list(map(_code, self._functions))
         self._defaults = list(map(_default, self._functions))
-        self._classes = [vars(cls) for cls in self._reach.classes]
+        self._classes = [vars(cls) for cls in (*self._reach.classes, *self._reach.installed)]
         self._classes_were = [dict(own) for own in self._classes]
 
     def _look_at(self, tensors: list[torch.Tensor], arrays: list[Any]) -> None:
@@ -162,6 +167,8 @@ class Watch:
             and b"".join(self._samples) == self._bytes
             and not any(self._empty)
             and all(map(operator.eq, self._tables, self._tables_were))
+            and list(map(len, self._ordered)) == self._key_counts
+            and list(_chained(self._ordered)) == self._keys
             and all(map(operator.is_, _chained(map(_values, self._own_tables)), self._own_values))
             and list(map(len, self._rows)) == self._row_lengths
             and list(map(id, _chained(self._rows))) == self._held_in_rows
@@ -243,7 +250,9 @@ class Watch:
         for function, default in zip(self._functions, self._defaults, strict=True):
             if function.__defaults__ is not default:
                 yield f"the defaults of {function.__qualname__}"
-        for cls, own, was in zip(self._reach.classes, self._classes, self._classes_were, strict=True):
+        for cls, own, was in zip(
+            (*self._reach.classes, *self._reach.installed), self._classes, self._classes_were, strict=True
+        ):
             yield from (f"{cls.__qualname__}.{key}" for key in _keys_apart(own, was))
         yield from (
             f"the global name {name}" if name != "cell_contents" else "a name that its code has enclosed"
@@ -304,6 +313,8 @@ def _address_of(tensor: torch.Tensor) -> int:
 
 def _addressing(tensors: list[torch.Tensor]) -> Callable[[torch.Tensor], int]:
     """The fastest way to all addresses: torch's own method where every tensor has one address."""
+    if not tensors:  # nothing to ask torch for, which may be gone at the end of a process
+        return _address_of
     import torch
 
     try:
@@ -315,15 +326,15 @@ def _addressing(tensors: list[torch.Tensor]) -> Callable[[torch.Tensor], int]:
 
 
 def _bytes_of(tensor: torch.Tensor) -> memoryview | None:
-    """A tensor's values as bytes, where they can be looked at without torch."""
+    """The memory from a tensor's first value to its last one, where it can be looked at without torch."""
     import torch
 
     if tensor.device.type != "cpu" or tensor.layout is not torch.strided or tensor.is_meta or not tensor.numel():
         return None
     try:
-        if not tensor.is_contiguous() or tensor.is_conj() or tensor.is_neg():
-            return None
-        size = tensor.numel() * tensor.element_size()
+        # With other tensors' values in between, where it is a view of every second one: they may count as well.
+        last = sum((length - 1) * step for length, step in zip(tensor.shape, tensor.stride(), strict=True))
+        size = (last + 1) * tensor.element_size()
         return memoryview((ctypes.c_char * size).from_address(tensor.data_ptr())).cast("B")
     except (RuntimeError, NotImplementedError):
         return None

@@ -10,9 +10,10 @@ import enum
 import itertools
 import pickle
 import types
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from esen_lab.ensemble.origin import is_module, is_tensor
+from esen_lab.ensemble.origin import is_installed, is_module, is_tensor
 from esen_lab.ensemble.reach import NOT_ATTRIBUTES
 
 if TYPE_CHECKING:
@@ -37,6 +38,20 @@ class Holder(NamedTuple):
     now: Any
     was: Any
     name: str
+
+
+class Slots:
+    """The values in an object's slots, as a row; one that is not set is None."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+        self._names = [name for name in _slots_of(type(value)) if name not in ("__dict__", "__weakref__")]
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __iter__(self) -> Iterator[Any]:
+        return (getattr(self._value, name, None) for name in self._names)
 
 
 class Watched:
@@ -125,11 +140,27 @@ class Watched:
         own = getattr(value, "__dict__", None)
         if isinstance(own, dict) and depth > 0:
             self.add(own, name, depth - 1)
+        slots = Slots(value)
+        if len(slots) and depth > 0 and not is_installed(type(value)):  # a package's own may be filled when asked
+            self.holders.append(Holder(slots, list(slots), name))
+            for item in slots:
+                self.add(item, name, depth - 1)
         if type(value).__module__.startswith("torch._C") or (isinstance(own, dict) and _is_bare(type(value))):
             return
         data = pickled(value)
         if data is not None and (self._whole or len(data) <= _LARGEST_OPAQUE):
             self.opaque.append((value, name))
+
+
+def _slots_of(kind: type) -> list[str]:
+    """The names of all slots, those of private ones as they are reached from outside."""
+    found = []
+    for base in kind.__mro__:
+        own = vars(base).get("__slots__", ())
+        for name in [own] if isinstance(own, str) else list(own):
+            private = name.startswith("__") and not name.endswith("__")
+            found.append(f"_{base.__name__.lstrip('_')}{name}" if private else name)
+    return found
 
 
 def _is_bare(kind: type) -> bool:

@@ -65,11 +65,15 @@ class WarmLanes:
             EsenError: Lanes could not start. The plan before it stays in force where its lanes are warm.
         """
         executor, notes = self._for_plan(deadline)
+        self.warn_of(executor)
+        return executor, notes
+
+    def warn_of(self, executor: Executor) -> None:
+        """Warn of lanes that answer otherwise than the notebook, once: a run may find it after what was set since."""
         told = {note for item in executor.unlike.values() if item.wrong for note in [str(item)]}
         for note in told - self._warned:
-            warnings.warn(note, AnswersDiffer, stacklevel=5)
+            warnings.warn(note, AnswersDiffer, stacklevel=6)
         self._warned = told
-        return executor, notes
 
     def _for_plan(self, deadline: Deadline) -> tuple[Executor, tuple[str, ...]]:
         plan, ensemble, notes = _to_run(self._runtime.state)

@@ -266,6 +266,62 @@ def _of_process() -> Iterator[Switch]:
             functools.partial(setattr, backends.opt_einsum, name),
         )
     yield Switch("the quantized engine", c._get_qengine, c._set_qengine)
+    yield from _of_torch_itself()
+
+
+def _of_torch_itself() -> Iterator[Switch]:
+    """What was put into torch at run time. It cannot be set elsewhere: answers are compared again when it changes."""
+    import torch
+    import torch.nn.functional
+    from torch.nn.modules import module as shared
+
+    for name, place in (
+        ("functions put into torch.nn.functional", vars(torch.nn.functional)),
+        ("methods put into torch.nn.Module", vars(torch.nn.Module)),
+    ):
+        yield Switch(name, functools.partial(_put_into, place, dict(place)), _cannot_be_set)
+    hooks = [table for name, table in vars(shared).items() if name.startswith("_global_") and isinstance(table, dict)]
+    yield Switch("hooks of all networks", functools.partial(_hooks_in, hooks), _cannot_be_set)
+    yield Switch("modes of torch", _modes, _cannot_be_set)
+
+
+def _put_into(place: Mapping[str, Any], was: Mapping[str, Any]) -> tuple[str, ...]:
+    if place == was:
+        return ()
+    changed = sorted(name for name in place.keys() | was.keys() if place.get(name) is not was.get(name))
+    return tuple(f"{name} (object {id(place.get(name)):x})" for name in changed)
+
+
+def _hooks_in(tables: list[dict[Any, Any]]) -> tuple[int, ...]:
+    return tuple(id(hook) for table in tables for hook in table.values()) if any(tables) else ()
+
+
+def _modes() -> tuple[str, ...]:
+    """The modes of torch that are on, by their classes; but for a default device, which is kept as one."""
+    import torch
+
+    c: Any = torch._C
+    if not c._len_torch_function_stack() and not c._len_torch_dispatch_stack():
+        return ()
+    from torch import overrides
+    from torch.utils import _python_dispatch as dispatch
+
+    stacks: Any = (overrides._get_current_function_mode_stack, dispatch._get_current_dispatch_mode_stack)
+    found = [type(mode) for stack in stacks for mode in stack()]
+    return tuple(f"{kind.__module__}.{kind.__qualname__}" for kind in found if kind.__name__ != "DeviceContext")
+
+
+def _cannot_be_set(_: Any) -> None:
+    """It is the session's own."""
+
+
+def _of_numpy() -> Iterator[Switch]:
+    import numpy as np
+
+    def read() -> tuple[tuple[str, Any], ...]:
+        return tuple(np.geterr().items())
+
+    yield Switch("NumPy's handling of errors", read, lambda value: np.seterr(**dict(value)))
 
 
 # Name for people, then how torch reads and sets it.
@@ -331,6 +387,7 @@ def _of_thread() -> Iterator[Switch]:
     yield Switch("autocast's cache", torch.is_autocast_cache_enabled, torch.set_autocast_cache_enabled)
     yield Switch("flushing of denormals", flushes_denormals, torch.set_flush_denormal)
     yield Switch("the default device", _default_device, _set_default_device)
+    yield from _of_numpy()
 
 
 def flushes_denormals() -> bool:

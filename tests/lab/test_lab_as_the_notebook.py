@@ -20,6 +20,7 @@ import warnings
 import zlib
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -332,6 +333,36 @@ def test_values_set_after_registering_are_followed(lab: Lab, user: ModuleType, n
     assert not lab.report.notes
 
 
+INNER_IMPORTS = """
+from torch import nn
+
+
+class FromInside(nn.Module):
+    def forward(self, x):
+        from users_own import SCALE
+        return x[:, :3] * SCALE
+
+
+class AsInside(nn.Module):
+    def forward(self, x):
+        import users_own as own
+        return (lambda y: y * own.SCALE)(x[:, :3])
+"""
+
+
+@pytest.mark.parametrize("name", ["FromInside", "AsInside"])
+def test_what_a_network_imports_while_it_runs_is_followed(
+    lab: Lab, user: ModuleType, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "imports_inside.py").write_text(INNER_IMPORTS)
+    module = getattr(importlib.import_module("imports_inside"), name)()
+    monkeypatch.setitem(sys.modules, "imports_inside", sys.modules.pop("imports_inside"))
+    b = both(lab, module)
+    close(lab.run(X), here(module, b))
+    monkeypatch.setattr(user, "SCALE", 5)
+    close(lab.run(X), here(module, b))
+
+
 def test_code_that_a_factory_is_made_by_and_that_changed_is_refused_until_it_is_registered_again(
     lab: Lab, user: ModuleType
 ) -> None:
@@ -409,6 +440,42 @@ def test_a_hook_on_all_modules_is_said(lab: Lab) -> None:
             lab.run(X)
     finally:
         handle.remove()
+
+
+def test_what_is_put_into_torch_after_the_first_run_is_said(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = nn.Linear(8, 3)
+    lab.register("a", module, example=X)
+    lab.plan = Plan(lanes=(Lane(units=1, members=("a",)),), units=1)
+    close(lab.run(X), here(module))
+    linear = functional.linear
+    monkeypatch.setattr(functional, "linear", lambda *given: linear(*given) * 5)
+    with pytest.warns(AnswersDiffer, match="OTHER THAN THE NOTEBOOK: a"):
+        lab.run(X)
+    monkeypatch.setattr(functional, "linear", linear)
+    close(lab.run(X), here(module))
+    assert lab.report is not None
+    assert not any("OTHER THAN" in note for note in lab.report.notes)
+    handle = nn.modules.module.register_module_forward_hook(lambda module, args, out: out * 2)
+    try:
+        with pytest.warns(AnswersDiffer, match="OTHER THAN THE NOTEBOOK: a"):
+            lab.run(X)
+    finally:
+        handle.remove()
+    close(lab.run(X), here(module))
+
+
+def test_a_method_that_is_put_into_a_class_of_torch_is_followed_or_said(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = nn.Sequential(nn.Unflatten(1, (2, 4)), nn.Conv1d(2, 3, 4), nn.Flatten())
+    b = both(lab, module)
+    close(lab.run(X), here(module, b))
+    before = nn.Conv1d._conv_forward
+    monkeypatch.setattr(nn.Conv1d, "_conv_forward", lambda *given: before(*given) * 5)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", AnswersDiffer)
+        got = lab.run(X)
+    assert said or torch.allclose(got, here(module, b))
 
 
 # --- weights and code that change after they were registered --------------------------------------------------------
@@ -540,6 +607,131 @@ def test_a_value_of_any_kind_is_watched_sent_and_part_of_the_fingerprint(lab: La
     change(module)
     close(lab.run(X), here(module, b))
     assert lab.ensemble.get("a").fingerprint != before
+
+
+class Transposed(nn.Module):
+    """Weights that are no row of memory: turned, of every second value, one for all, conjugated."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turned = nn.Parameter(torch.ones(3, 8).t())
+        self.register_buffer("second", torch.ones(16)[::2])
+        self.register_buffer("same", torch.ones(1, 1).expand(1, 8))
+        self.register_buffer("conjugated", torch.ones(3, dtype=torch.complex64).conj())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x * self.second * self.same) @ self.turned * self.conjugated.real  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("name", ["turned", "second", "same", "conjugated"])
+def test_hidden_changes_of_weights_in_any_layout_are_seen(lab: Lab, name: str) -> None:
+    module = Transposed()
+    b = both(lab, module)
+    close(lab.run(X), here(module, b))
+    first = getattr(module, name).data
+    first[(0,) * first.dim()].mul_(30)
+    close(lab.run(X), here(module, b))
+
+
+def test_hidden_changes_of_images_weights_with_channels_last_are_seen(lab: Lab) -> None:
+    module = nn.Sequential(nn.Unflatten(1, (2, 2, 2)), nn.Conv2d(2, 3, 2), nn.Flatten())
+    module[1].to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    b = both(lab, module)
+    close(lab.run(X), here(module, b))
+    module[1].weight.data.mul_(30)  # type: ignore[operator,union-attr]
+    close(lab.run(X), here(module, b))
+
+
+class TwoHooks(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(8, 3)
+        self.register_forward_hook(_doubled)
+        self.register_forward_hook(_more)
+
+
+def _doubled(module: nn.Module, args: object, out: torch.Tensor) -> torch.Tensor:
+    return out * 2
+
+
+def _more(module: nn.Module, args: object, out: torch.Tensor) -> torch.Tensor:
+    return out + 1
+
+
+class InOrder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps = {"relu": 1.0, "negative": 1.0}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for step in self.steps:
+            x = x.relu() if step == "relu" else -x
+        return x[:, :3]
+
+
+def _last(table: dict[str, object]) -> None:
+    name = next(iter(table))
+    table[name] = table.pop(name)
+
+
+@pytest.mark.parametrize(
+    ("module", "change"),
+    [
+        (nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Flatten(), nn.Unflatten(1, (8,))), lambda m: _last(m._modules)),
+        (TwoHooks(), lambda m: m._forward_hooks.move_to_end(next(iter(m._forward_hooks)))),
+        (InOrder(), lambda m: _last(m.steps)),
+    ],
+    ids=["parts", "hooks", "a dictionary"],
+)
+def test_another_order_is_seen(lab: Lab, module: nn.Module, change: Callable[[nn.Module], None]) -> None:
+    module = copy.deepcopy(module)
+    lab.register("a", module, example=X)
+    lab.plan = Plan(lanes=(Lane(units=1, members=("a",)),), units=1)
+    close(lab.run(X), here(module))
+    change(module)
+    close(lab.run(X), here(module))
+
+
+class OneValue(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("one", torch.ones(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.one  # type: ignore[operator]
+
+
+def test_an_equal_value_of_another_dtype_or_shape_is_seen(lab: Lab) -> None:
+    module = OneValue()
+    lab.register("a", module, example=X)
+    lab.plan = Plan(lanes=(Lane(units=1, members=("a",)),), units=1)
+    assert lab.run(X).dtype is torch.float32
+    module.double()
+    assert lab.run(X).dtype is torch.float64
+    module.one = torch.ones(1, 1, 1, dtype=torch.float64)
+    assert lab.run(X).shape == (1, 1, *X.shape)
+
+
+@dataclass(slots=True)
+class InSlots:
+    act: Callable[[torch.Tensor], torch.Tensor] = lambda x: x
+    scale: float = 1.0
+
+
+class WithSlots(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.own = InSlots()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.own.act(x[:, :3]) * self.own.scale
+
+
+def test_what_an_object_holds_in_slots_is_seen(lab: Lab) -> None:
+    module = WithSlots()
+    b = both(lab, module)
+    close(lab.run(X), here(module, b))
+    module.own.scale = 5.0
+    close(lab.run(X), here(module, b))
 
 
 def test_a_part_that_is_made_another_class_is_seen(lab: Lab) -> None:

@@ -36,8 +36,15 @@ OTHER: dict[str, Any] = {
     "the preferred library of products": None,
     "sums of float16 products": (False, False),
     "sums of bfloat16 products": (False, False),
+    "NumPy's handling of errors": (("divide", "raise"), ("over", "warn"), ("under", "raise"), ("invalid", "ignore")),
 }
-ALL = [switch for table in switches() for switch in table]
+ONLY_LOOKED_AT = (
+    "functions put into torch.nn.functional",
+    "methods put into torch.nn.Module",
+    "hooks of all networks",
+    "modes of torch",
+)
+ALL = [switch for table in switches() for switch in table if switch.name not in ONLY_LOOKED_AT]
 
 
 @pytest.fixture(autouse=True)
@@ -69,6 +76,33 @@ def test_every_switch_that_can_be_changed_here_is_noticed_named_and_put_elsewher
     assert session.now() == before
     put(pickle.loads(pickle.dumps(after)))
     assert session.now() == after
+
+
+class Mode(torch.overrides.TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **(kwargs or {}))
+
+
+def test_what_was_put_into_torch_is_noticed_and_so_is_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = SessionSettings()
+    before = session.now()
+    linear, call = torch.nn.functional.linear, torch.nn.Module.register_buffer
+    seen = []
+    for name, place, value in (("linear", torch.nn.functional, linear), ("register_buffer", torch.nn.Module, call)):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, lambda *given, value=value: value(*given))
+            seen.append(session.now())
+            assert any(name in told for told in differences(before, seen[-1]))
+        assert session.now() == before
+    handle = torch.nn.modules.module.register_module_forward_hook(lambda *_: None)
+    assert any("hooks of all networks" in told for told in differences(before, session.now()))
+    handle.remove()
+    with Mode():
+        assert any("Mode" in told for told in differences(before, session.now()))
+        put(session.now())
+    assert session.now() == before
+    with torch.device("meta"):
+        assert [told for told in differences(before, session.now()) if "modes" in told] == []
 
 
 def test_nothing_changed_is_the_same_object() -> None:

@@ -140,3 +140,37 @@ def names_in_code(code: types.CodeType) -> tuple[tuple[str, ...], ...]:
         if isinstance(constant, types.CodeType):
             chains |= dict.fromkeys(names_in_code(constant))
     return tuple(chains)
+
+
+@functools.lru_cache(maxsize=4096)
+def imports_in_code(code: types.CodeType, package: str) -> tuple[frozenset[str], frozenset[str]]:
+    """The modules that code imports while it runs, and all names that it may read of them.
+
+    Args:
+        code: Of a function.
+        package: Where the function is from, for relative imports.
+    """
+    modules: set[str] = set()
+    names = set(code.co_names)
+    before: list[object] = []  # what `import` takes: how many folders up, and the names after `from ... import`
+    for instruction in dis.get_instructions(code):
+        if instruction.opname == "IMPORT_NAME":
+            level, wanted = before[-2:] if len(before) > 1 else (0, None)
+            module = _absolute(str(instruction.argval), level if isinstance(level, int) else 0, package)
+            modules.add(module)
+            modules |= {f"{module}.{name}" for name in wanted} if isinstance(wanted, tuple) else set()
+        if instruction.opname != "EXTENDED_ARG":
+            before = [*before, instruction.argval][-2:]
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            more, theirs = imports_in_code(constant, package)
+            modules |= more
+            names |= theirs
+    return frozenset(modules), frozenset(names)
+
+
+def _absolute(name: str, level: int, package: str) -> str:
+    if not level:
+        return name
+    base = package.rsplit(".", level - 1)[0]
+    return f"{base}.{name}" if name else base

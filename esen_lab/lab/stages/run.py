@@ -150,6 +150,7 @@ def _run(runtime: Runtime, call: RunCall) -> tuple[Run, tuple[str, ...]]:
     if changed:
         executor, notes = ready_lanes(runtime, whole=True, deadline=until)
         made = executor.run(x, deadline=deadline, in_turn=True, options=call.options, due=call.due)
+    runtime.lanes.warn_of(executor)
     return made, notes
 
 
