@@ -431,8 +431,8 @@ def _bytes_of(tensor: torch.Tensor) -> memoryview | bytes:
     if not tensor.numel():
         return b""
     if tensor.dtype is torch.bfloat16:  # which NumPy has not
-        tensor = tensor.view(torch.int16) if tensor.dim() else tensor.reshape(1).view(torch.int16)
-    array = tensor.contiguous().numpy()
+        tensor = tensor.view(torch.int16)
+    array = tensor.detach().contiguous().numpy()
     return array.data.cast("B") if array.ndim else array.tobytes()
 
 
