@@ -6,8 +6,9 @@
     lab        our server with three small networks in lanes; and `lab.run` in the same process
 
 Each is a process of its own, and is asked for a block of requests in its turn. What one takes longer than the one
-before is its own part; what is left of the last one, `lab.run` taken off, is what a run takes longer within a server:
-lanes and threads that have slept since the last one, and caches that others have used.
+before is its own part. Of the last one `lab.run` is taken off, back to back, and what it takes longer after a pause
+like that between two requests: cores and lanes have slept. What is left then is caches that others have used, and
+threads that share the cores.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from typing import Any
 from bench_request import ROW, Nothing
 
 _FIRST = 3  # of a block: they find cold caches
+_PAUSE_S = 0.0004  # about what passes between two runs of one client's
 _HEAD = {"model_name": "ensemble", "model_version": "1"}
 _OUTPUT = {"name": "output", "datatype": "FP32", "shape": [4, 10], "parameters": {"binary_data_size": 160}}
 
@@ -39,15 +41,17 @@ def parts(rounds: int, rows: int) -> dict[str, float]:
         rows: Of a request.
 
     Returns:
-        Medians in seconds, by kind; and "run", that of `lab.run`.
+        Medians in seconds, by kind; "run" is that of `lab.run` back to back, "apart" with pauses between.
     """
-    took_s: dict[str, list[float]] = {kind: [] for kind in (*KINDS, "run")}
+    took_s: dict[str, list[float]] = {kind: [] for kind in (*KINDS, "run", "apart")}
     with ExitStack() as stack:
         asked = {kind: stack.enter_context(_asked(kind, rows)) for kind in KINDS}
         for _ in range(rounds):
             for kind, (ask, _) in asked.items():
                 took_s[kind] += [_timed(ask) for _ in range(25 + _FIRST)][_FIRST:]
-            took_s["run"] += asked["lab"][1](25 + _FIRST)[_FIRST:]
+            run = asked["lab"][1]
+            took_s["run"] += run(25 + _FIRST, 0.0)[_FIRST:]
+            took_s["apart"] += run(25 + _FIRST, _PAUSE_S)[_FIRST:]
     found = {kind: statistics.median(values) for kind, values in took_s.items()}
     for what, us in table(found).items():
         print(f"{what:52} {us:7.0f} us")
@@ -60,7 +64,8 @@ def table(found: dict[str, float]) -> dict[str, float]:
         "the client and the loopback": found["constant"],
         "uvicorn and its event loop": found["http"] - found["constant"],
         "our application, the run thread and back": found["nothing"] - found["http"],
-        "a run within a server, longer than back to back": found["lab"] - found["nothing"] - found["run"],
+        "a run after a pause, longer than back to back": found["apart"] - found["run"],
+        "a run within a server, longer than after a pause": found["lab"] - found["nothing"] - found["apart"],
         "added to lab.run in all": found["lab"] - found["run"],
         "lab.run": found["run"],
     }
@@ -72,15 +77,17 @@ def serve(kind: str, rows: int) -> None:
     KINDS[kind](rows)
 
 
-def _timed(ask: Callable[[], object]) -> float:
+def _timed(ask: Callable[[], object], pause_s: float = 0.0) -> float:
+    if pause_s:
+        time.sleep(pause_s)
     began = time.perf_counter()
     ask()
     return time.perf_counter() - began
 
 
 @contextmanager
-def _asked(kind: str, rows: int) -> Iterator[tuple[Callable[[], object], Callable[[int], list[float]]]]:
-    """One of them as a process: what asks it once, and what has it run by itself so often."""
+def _asked(kind: str, rows: int) -> Iterator[tuple[Callable[[], object], Callable[[int, float], list[float]]]]:
+    """One of them as a process: what asks it once, and what has it run by itself so often, after pauses."""
     import numpy
     import tritonclient.http as triton
 
@@ -94,8 +101,8 @@ def _asked(kind: str, rows: int) -> Iterator[tuple[Callable[[], object], Callabl
         tensor = triton.InferInput("input", [rows, ROW], "FP32")
         tensor.set_data_from_numpy(numpy.ones((rows, ROW), dtype=numpy.float32))
 
-        def run(count: int) -> list[float]:
-            print(count, file=stdin, flush=True)
+        def run(count: int, pause_s: float) -> list[float]:
+            print(count, pause_s, file=stdin, flush=True)
             found: list[float] = json.loads(stdout.readline())
             return found
 
@@ -185,7 +192,8 @@ def _lab(rows: int) -> None:
             lab.register(name, nn.Sequential(nn.Linear(ROW, 256), nn.ReLU(), nn.Linear(256, 10)), example=x)
         print(lab.serve(0).port, flush=True)
         for line in sys.stdin:
-            print(json.dumps([_timed(lambda: lab.run(x)) for _ in range(int(line))]), flush=True)
+            count, pause_s = line.split()
+            print(json.dumps([_timed(lambda: lab.run(x), float(pause_s)) for _ in range(int(count))]), flush=True)
 
 
 KINDS: dict[str, Callable[[int], None]] = {"constant": _constant, "http": _http, "nothing": _nothing, "lab": _lab}
