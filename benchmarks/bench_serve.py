@@ -2,6 +2,7 @@
 """What serving adds to `lab.run`, and whether a server grows.
 
     python benchmarks/bench_serve.py                       pairs: lab.run, and the same by Triton's client over loopback
+    python benchmarks/bench_serve.py --parts               what of it is whose: serve_parts.py
     python benchmarks/bench_serve.py --soak-minutes 10     then requests at 80 % of what it can hold, by Poisson's clock
 
 Pairs are taken in turns, so that what else the machine does falls on both. Clients of the soak are another process. Its
@@ -34,6 +35,9 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--soak-minutes", type=float, default=0.0)
     parser.add_argument("--load", type=float, default=0.8, help="of what the server can hold")
+    parser.add_argument("--parts", action="store_true", help="a table of parts, and nothing else")
+    parser.add_argument("--rounds", type=int, default=40, help="of the table of parts")
+    parser.add_argument("--serve", help=argparse.SUPPRESS)
     parser.add_argument("--client", nargs=4, metavar=("PORT", "ROWS", "RATE", "SECONDS"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.client:
@@ -41,8 +45,22 @@ def main() -> int:
         print(json.dumps(load(int(port), int(rows), float(rate), float(seconds))))
         return 0
     os.environ.setdefault("ESEN_LAB_BACKENDS", "eager")
+    if given.serve or given.parts:
+        return whose(given)
     with tempfile.TemporaryDirectory() as folder:
         return measure(given, Path(folder))
+
+
+def whose(given: argparse.Namespace) -> int:
+    """The table of parts, or one of the servers that it asks."""
+    from serve_parts import parts, serve
+
+    if given.serve:
+        serve(given.serve, given.rows)
+    else:
+        print(f"load of the machine before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores", flush=True)
+        parts(given.rounds, given.rows)
+    return 0
 
 
 def measure(given: argparse.Namespace, folder: Path) -> int:

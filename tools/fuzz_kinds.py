@@ -586,11 +586,13 @@ class Requests:
     def __init__(self, folder: Path) -> None:  # noqa: ARG002  nothing is written
         import torch
 
+        from esen_lab.serving.headers import Headers
         from esen_lab.serving.model import describe
 
         example = {"ids": torch.zeros(2, 3, dtype=torch.int64), "x": torch.zeros(2, 4), "on": torch.zeros(2, 1) > 0}
         answer = {"y": torch.rand(2, 4), "rank": torch.ones(2, 1, dtype=torch.int32)}
         self.model = describe("m", example, answer, members=("a", "b"))
+        self.headers = Headers(self.model)
         self.outputs = list(answer.values())
         self.body, self.length = b"", None
 
@@ -617,11 +619,11 @@ class Requests:
         self.body = spoilt_bytes(whole, rng) if rng.random() < 0.4 else whole
 
     def use(self, rng: random.Random) -> None:  # noqa: ARG002
-        from esen_lab.serving.protocol import encode_response, parse_request
+        from esen_lab.serving.protocol import encode_response
         from esen_lab.serving.refusal import RequestRefused
 
         try:
-            request = parse_request(bytearray(self.body), self.length, self.model)
+            request = self.headers.request(bytearray(self.body), self.length)
             body, head = encode_response(request, self.outputs, self.model)
         except RequestRefused as refused:
             if not 400 <= refused.status < 600 or not refused.message.isprintable():

@@ -167,6 +167,7 @@ def _begun(asked: argparse.Namespace) -> dict[str, Any]:
             "quick": asked.quick,
         },
         "jct_s": None,
+        "batches_s": {},
         "missing": {},
         "chosen": {},
         "measured": [],
@@ -178,9 +179,9 @@ def _ways(asked: argparse.Namespace, found: dict[str, Any], folder: Path, wanted
     told, ways = found["asked"], {}
     if OURS in wanted:
         runs, base_per_s = told["alone"] // 2, told["base_per_s"]
-        way, found["jct_s"] = ours(
-            folder, base_per_s=base_per_s, p99_s=told["p99_s"], engines=told["engines"], runs=runs
-        )
+        way, took_s = ours(folder, base_per_s=base_per_s, p99_s=told["p99_s"], engines=told["engines"], runs=runs)
+        found["jct_s"] = statistics.median(took_s[1])
+        found["batches_s"] = {str(rows): values for rows, values in took_s.items()}
         ways[OURS] = way
     if wanted - {OURS}:
         for one in rivals(folder):

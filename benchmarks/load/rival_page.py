@@ -12,6 +12,8 @@ from load_generator import finite
 
 from esen_lab.common.units import format_seconds
 from esen_lab.load import LoadRow
+from esen_lab.planner.rate.queue import latencies
+from esen_lab.planner.rate.service import ServiceTimes
 
 BEGIN, END = "<!-- rivals: begin -->", "<!-- rivals: end -->"
 OURS = "esen_lab"
@@ -114,6 +116,7 @@ def _goals(found: Found) -> str:
     rates = [row["rate_per_s"] for row in _rounds(found, OURS)[0]["rows"] if row["rate_per_s"] <= 0.6 * held]
     near = _row(found, OURS, max(rates)) if rates else None
     p99 = "-" if near is None else f"{near.p99_s / alone_s:.1f} times, at {near.rate_per_s:.0f}/s"
+    least = _least(found, near.rate_per_s) if near is not None else "-"
     added = "-" if found["jct_s"] is None else format_seconds(max(alone_s - found["jct_s"], 0.0))
     lines = [
         "| goal | here |",
@@ -121,9 +124,20 @@ def _goals(found: Found) -> str:
         f"| the highest rate is {_GOAL_RATE} times that of the best other | "
         f"{f'{held / most:.2f} times' if most else '-'} |",
         f"| p99 at no more than 60 % of it is at most {_GOAL_P99:g} times a request alone | {p99} |",
+        f"| the same of a server that takes no time itself, by the queue model | {least} |",
         f"| the server and a client add at most {format_seconds(_GOAL_ADDED_S)} to a run | {added} |",
     ]
     return "\n".join(lines)
+
+
+def _least(found: Found, rate_per_s: float) -> str:
+    """The 99th percentile that is left where nothing but the plan's own runs takes time, beside one of them alone."""
+    samples_s = {int(rows): tuple(values) for rows, values in found.get("batches_s", {}).items()}
+    if not samples_s:
+        return "-"
+    service = ServiceTimes.of(samples_s)
+    p99_s = min(latencies(service, rate_per_s, most).p99_s for most in samples_s)
+    return f"{p99_s / statistics.median(samples_s[1]):.1f} times"
 
 
 def _lost(found: Found, words: Mapping[str, str]) -> str:

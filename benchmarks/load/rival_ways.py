@@ -38,6 +38,8 @@ _AT_ONCE = 2 * BATCH
 _ALONE_S = _JOINED_S = 5.0
 _CALM_S = 6.0
 _RATES = (1.5, 0.8, 0.4, 0.2)
+_SIZES = (1, 2, 4, 8, BATCH)
+_WARM = 3  # runs of another size that do not count
 _CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 _RAY = {  # on busy cores its parts take longer to start than it waits for
     "RAY_raylet_start_wait_time_s": "120",
@@ -80,26 +82,24 @@ class Way:
     settings: tuple[Setting, ...]
 
 
-def ours(folder: Path, *, base_per_s: float, p99_s: float, engines: bool, runs: int) -> tuple[Way, float]:
-    """Ours, a plan for a rate, exported and served as for real; and the median JCT of its plan without a server.
+def ours(
+    folder: Path, *, base_per_s: float, p99_s: float, engines: bool, runs: int
+) -> tuple[Way, dict[int, list[float]]]:
+    """Ours, a plan for a rate, exported and served as for real; and what its runs take without a server, by rows.
 
     Args:
         folder: What is exported goes here.
         base_per_s: The plan is for the largest part of it that a plan holds.
         p99_s: Within what 99 % of answers are to be.
         engines: Whether members may run by other backends than torch, eagerly.
-        runs: How many runs the JCT is the median of.
+        runs: How many of one row; a fourth of that of each larger batch.
     """
     with Lab(device="cpu", combine="mean", store=folder / "points.sqlite3") as lab:
         for name in RIVALS:
             lab.register(name, member(name), example())
         lab.profile(budget_s=0.3, backends=None if engines else []).result(timeout=900)
         planned = _planned(lab, base_per_s, p99_s)
-        x, took_s = example(), []
-        for _ in range(runs):
-            began = time.perf_counter()
-            lab.run(x)
-            took_s.append(time.perf_counter() - began)
+        took_s = {rows: _runs_s(lab, rows, runs if rows == 1 else runs // 4) for rows in _SIZES}
         exported = lab.export(folder / "ours.py")
         lanes = " / ".join(", ".join(lane.members) for lane in lab.plan.lanes)
     command = [sys.executable, "-m", "esen_lab", "serve", str(exported.folder), "--name", NAME, "--trust"]
@@ -115,7 +115,16 @@ def ours(folder: Path, *, base_per_s: float, p99_s: float, engines: bool, runs: 
         versions={"torch": torch.__version__},
         settings=(Setting(words=words, start=lambda: serving(command, path, _binary("input")(example()))),),
     )
-    return way, statistics.median(took_s)
+    return way, took_s
+
+
+def _runs_s(lab: Lab, rows: int, times: int) -> list[float]:
+    x, took_s = example(rows), []
+    for _ in range(_WARM + times):
+        began = time.perf_counter()
+        lab.run(x)
+        took_s.append(time.perf_counter() - began)
+    return took_s[_WARM:]
 
 
 def _planned(lab: Lab, base_per_s: float, p99_s: float) -> str:

@@ -5,7 +5,8 @@ A request's way:  http_server -> guard, body -> protocol -> batcher -> run threa
 server.py         the server as one object: begins, shows itself, ends
 http_server.py    uvicorn in a thread          app.py         addresses, statuses
 guard.py          who may ask                  body.py        how much, how slowly
-protocol.py       requests and responses       model.py       what a model looks like from outside
+protocol.py       requests and responses       headers.py     headers that repeat
+model.py          what a model looks like from outside
 batcher.py        what runs next as one batch  service_times.py  how long that takes
 dispatcher.py     from request to answer       run_thread.py  who runs batches
 joining.py        whether rows may be joined   served.py      what is served: a lab, or an exported folder

@@ -36,7 +36,7 @@ from esen_lab.serving.dispatcher import Answer, Dispatcher
 from esen_lab.serving.guard import Guard
 from esen_lab.serving.metrics import CONTENT_TYPE, Metrics
 from esen_lab.serving.model import PLATFORM, VERSION, ModelInfo
-from esen_lab.serving.protocol import EXTENSIONS, encode_response, parse_request
+from esen_lab.serving.protocol import EXTENSIONS, encode_response
 from esen_lab.serving.refusal import RequestRefused, malformed, refusal_of
 from esen_lab.serving.settings import ServeSettings
 from esen_lab.serving.traces import RequestTraces
@@ -239,7 +239,7 @@ class Infer:
         )
         size = len(body)
         try:
-            request = parse_request(body, None if told is None else int(told), dispatcher.model)
+            request = dispatcher.headers.request(body, None if told is None else int(told))
             if request.timeout_s is None and settings.deadline_s is not None:
                 request = replace(request, timeout_s=settings.deadline_s)
             waiting, future = dispatcher.submit(request, came_s)

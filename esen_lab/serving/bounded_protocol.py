@@ -81,12 +81,12 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_url(self, url: bytes) -> None:
         """Of the parser."""
-        self._count(url)
+        self._count(len(url))
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Of the parser."""
-        self._count(name, value)
+        self._count(len(name) + len(value))
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
@@ -128,8 +128,8 @@ class BoundedProtocol(HttpToolsProtocol):
         else:
             self._left = call
 
-    def _count(self, *parts: bytes) -> None:
-        self._header_bytes += sum(map(len, parts))
+    def _count(self, count: int) -> None:
+        self._header_bytes += count
         if self._header_bytes > MOST_HEADER_BYTES:
             raise ValueError("too many bytes of headers")  # the parser's to pass on: see `send_400_response`
 

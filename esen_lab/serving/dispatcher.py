@@ -22,6 +22,7 @@ from esen_lab.common.trees import Tree, flatten, unflatten
 from esen_lab.errors import EsenError, ModelError, UsageError, WorkerDied, WorkerError, WorkerTimeout
 from esen_lab.run.report import RunReport
 from esen_lab.serving.batcher import Batcher, Waiting
+from esen_lab.serving.headers import Headers
 from esen_lab.serving.joining import joined, parted
 from esen_lab.serving.metrics import Metrics
 from esen_lab.serving.model import ModelInfo
@@ -90,6 +91,7 @@ class Dispatcher:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.model = model
+        self.headers = Headers(model)
         self.batcher = batcher
         self._served = served
         self._metrics = metrics

@@ -63,8 +63,9 @@ class HttpServer:
         self._finish = finish
         config = uvicorn.Config(
             app,
+            interface="asgi3",
             http=bounded(settings.read_timeout_s, settings.max_connections),
-            loop="none",
+            loop="auto",  # uvloop where it is installed
             ws="none",
             lifespan="off",
             log_config=None,
@@ -119,7 +120,8 @@ class HttpServer:
 
     def _work(self) -> None:
         try:
-            asyncio.run(self._serve())
+            with asyncio.Runner(loop_factory=self._uvicorn.config.get_loop_factory()) as runner:
+                runner.run(self._serve())
         except BaseException as problem:
             self._problem = problem
             logging.getLogger("esen_lab.serving").error("the server ended", exc_info=problem)

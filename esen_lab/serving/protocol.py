@@ -87,6 +87,75 @@ class InferRequest:
     timings: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Place:
+    """An input within a request.
+
+    Attributes:
+        given: What the JSON says of it.
+        info: What the model says.
+        dtype: Within torch.
+        offset: Where its bytes begin behind the JSON; None where its numbers are in it.
+        size: How many bytes it has there.
+    """
+
+    given: _Input
+    info: TensorInfo
+    dtype: torch.dtype
+    offset: int | None
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestHeader:
+    """What the JSON of a request says, checked against its model: all but the bytes behind it. As in `InferRequest`.
+
+    Attributes:
+        id: The client's.
+        places: Of the inputs, in the order of the model's.
+        binary_bytes: How many bytes follow.
+        rows: How many.
+        wanted: Outputs.
+        timeout_s: Until when.
+        at_least: What is enough then.
+        timings: Whether the answer tells them.
+    """
+
+    id: str
+    places: tuple[_Place, ...]
+    binary_bytes: int
+    rows: int
+    wanted: tuple[tuple[int, bool], ...]
+    timeout_s: float | None
+    at_least: int | None
+    timings: bool
+
+    def request(self, binary: memoryview) -> InferRequest:
+        """The request, of which the tensors share the memory of `binary` where they can.
+
+        Args:
+            binary: What follows the JSON.
+
+        Raises:
+            Refused: It is too short or too long, or a tensor is not what the JSON says.
+        """
+        if self.binary_bytes > len(binary):
+            ends = (one for one in self.places if one.offset is not None and one.offset + one.size > len(binary))
+            first = min(ends, key=lambda one: one.offset or 0)
+            raise malformed(f"The body ends before the last byte of input {first.given.name!r}")
+        if self.binary_bytes < len(binary):
+            raise malformed(f"{len(binary) - self.binary_bytes} bytes follow the last tensor")
+        return InferRequest(
+            id=self.id,
+            tensors=tuple(_tensor(place, binary) for place in self.places),
+            rows=self.rows,
+            wanted=self.wanted,
+            timeout_s=self.timeout_s,
+            at_least=self.at_least,
+            timings=self.timings,
+        )
+
+
 def parse_request(body: bytearray, header_bytes: int | None, model: ModelInfo) -> InferRequest:
     """Read a request. Its binary tensors share the memory of `body` where they can.
 
@@ -98,6 +167,17 @@ def parse_request(body: bytearray, header_bytes: int | None, model: ModelInfo) -
     Raises:
         Refused: It is not one of the protocol, or not one for this model.
     """
+    length = json_bytes(body, header_bytes)
+    view = memoryview(body)
+    return read_header(view[:length], model).request(view[length:])
+
+
+def json_bytes(body: bytearray, header_bytes: int | None) -> int:
+    """How many bytes of a body are JSON; arguments as those of `parse_request`.
+
+    Raises:
+        Refused: There are not so many, or too many to be read.
+    """
     length = len(body) if header_bytes is None else header_bytes
     if length < 0 or length > len(body):
         raise malformed(f"Inference-Header-Content-Length is {length}, and the body has {len(body)} bytes")
@@ -105,16 +185,28 @@ def parse_request(body: bytearray, header_bytes: int | None, model: ModelInfo) -
         raise RequestRefused(
             413, "size", f"JSON of at most {MOST_JSON_BYTES} bytes is read: send tensors as binary data"
         )
-    view = memoryview(body)
+    return length
+
+
+def read_header(head: bytes | memoryview, model: ModelInfo) -> RequestHeader:
+    """Read the JSON of a request.
+
+    Args:
+        head: All of it.
+        model: Whose request it is.
+
+    Raises:
+        Refused: It is not one of the protocol, or not one for this model.
+    """
     try:
-        asked = _DECODER.decode(view[:length])
+        asked = _DECODER.decode(head)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as problem:
         raise malformed(f"The request is no inference request in JSON: {problem}") from problem
     for word, what in _NOT_HAD.items():
         if asked.parameters.get(word):
             raise RequestRefused(501, "unsupported", f"This server has no {what} (the parameter {word!r})")
-    tensors = _tensors(asked.inputs, view[length:], model)
-    sizes = {tensor.shape[0] for tensor in tensors} if model.batched else {1}
+    places, binary_bytes = _places(asked.inputs, model)
+    sizes = {place.given.shape[0] for place in places} if model.batched else {1}
     if len(sizes) != 1 or sizes == {0}:
         raise malformed(
             "All inputs have as many rows, at least one, along their first dimension; these have "
@@ -124,9 +216,10 @@ def parse_request(body: bytearray, header_bytes: int | None, model: ModelInfo) -
     at_least = _whole(asked.parameters, "at_least", 1, len(model.members))
     if at_least is not None and not timeout_us:
         raise malformed("The parameter 'at_least' says what is enough at a deadline: give 'timeout', in microseconds")
-    return InferRequest(
+    return RequestHeader(
         id=asked.id,
-        tensors=tensors,
+        places=places,
+        binary_bytes=binary_bytes,
         rows=sizes.pop(),
         wanted=_wanted(asked, model),
         timeout_s=timeout_us / 1e6 if timeout_us else None,  # 0 is Triton's word for none
@@ -170,10 +263,11 @@ def _check_parameters(parameters: Mapping[str, Any], whose: str) -> None:
 # --- tensors that come -----------------------------------------------------------------------------------------------
 
 
-def _tensors(inputs: Sequence[_Input], binary: memoryview, model: ModelInfo) -> tuple[torch.Tensor, ...]:
+def _places(inputs: Sequence[_Input], model: ModelInfo) -> tuple[tuple[_Place, ...], int]:
+    """Where each input of the model is, and how many bytes all of them have behind the JSON."""
     known = {info.name: info for info in model.inputs}
-    found: dict[str, torch.Tensor] = {}
-    offset = 0
+    found: dict[str, _Place] = {}
+    end = 0
     for given in inputs:
         info = known.get(given.name)
         if info is None:
@@ -182,27 +276,36 @@ def _tensors(inputs: Sequence[_Input], binary: memoryview, model: ModelInfo) -> 
             raise malformed(f"Input {given.name!r} is given twice")
         _check_parameters(given.parameters, f"input {given.name!r}")
         _check_look(given, info)
-        size = given.parameters.get("binary_data_size")
-        if size is None:
-            found[given.name] = _from_json(given, info)
-            continue
-        if given.data is not None:
-            raise malformed(f"Input {given.name!r} is given as data or as binary data, not as both")
-        wanted = math.prod(given.shape) * info.dtype.itemsize
-        if type(size) is not int or size != wanted:
-            raise malformed(f"Input {given.name!r}, {given.datatype}{given.shape}, has {wanted} bytes, not {size!r}")
-        if offset + size > len(binary):
-            raise malformed(f"The body ends before the last byte of input {given.name!r}")
-        found[given.name] = _from_bytes(binary[offset : offset + size], given, info)
-        offset += size
+        size = _size(given, info)
+        found[given.name] = _Place(
+            given=given, info=info, dtype=info.dtype, offset=None if size is None else end, size=size or 0
+        )
+        end += size or 0
     missing = [name for name in known if name not in found]
     if missing:
         raise malformed(
             f"Model {model.name!r} has the inputs {', '.join(known)}; this request lacks {', '.join(missing)}"
         )
-    if offset != len(binary):
-        raise malformed(f"{len(binary) - offset} bytes follow the last tensor")
-    return tuple(found[name] for name in known)
+    return tuple(found[name] for name in known), end
+
+
+def _size(given: _Input, info: TensorInfo) -> int | None:
+    """How many bytes an input has behind the JSON; None where its numbers are in it."""
+    size = given.parameters.get("binary_data_size")
+    if size is None:
+        return None
+    if given.data is not None:
+        raise malformed(f"Input {given.name!r} is given as data or as binary data, not as both")
+    wanted = math.prod(given.shape) * info.dtype.itemsize
+    if type(size) is not int or size != wanted:
+        raise malformed(f"Input {given.name!r}, {given.datatype}{given.shape}, has {wanted} bytes, not {size!r}")
+    return wanted
+
+
+def _tensor(place: _Place, binary: memoryview) -> torch.Tensor:
+    if place.offset is None:
+        return _from_json(place.given, place.info)
+    return _from_bytes(binary[place.offset : place.offset + place.size], place)
 
 
 def _check_look(given: _Input, info: TensorInfo) -> None:
@@ -219,17 +322,18 @@ def _check_look(given: _Input, info: TensorInfo) -> None:
         raise malformed(f"Input {given.name!r} has the shape {list(info.shape)}, -1 being any size, not {given.shape}")
 
 
-def _from_bytes(data: memoryview, given: _Input, info: TensorInfo) -> torch.Tensor:
+def _from_bytes(data: memoryview, place: _Place) -> torch.Tensor:
     import torch
 
-    if not len(data):
-        return torch.empty(given.shape, dtype=info.dtype)
-    raw = torch.frombuffer(data, dtype=torch.uint8)
-    if raw.data_ptr() % info.dtype.itemsize:  # behind JSON of any length: kernels want their numbers aligned
-        raw = raw.clone()
-    if info.dtype is torch.bool and int(raw.max()) > 1:
+    given, dtype = place.given, place.dtype
+    if not place.size:
+        return torch.empty(given.shape, dtype=dtype)
+    if dtype is torch.bool and int(torch.frombuffer(data, dtype=torch.uint8).max()) > 1:
         raise malformed(f"Input {given.name!r} is BOOL: each byte is 0 or 1")
-    return raw.view(info.dtype).reshape(given.shape)
+    found = torch.frombuffer(data, dtype=dtype)
+    if found.data_ptr() % dtype.itemsize:  # behind JSON of any length: kernels want their numbers aligned
+        found = torch.frombuffer(bytearray(data), dtype=dtype)
+    return found.view(given.shape)
 
 
 def _from_json(given: _Input, info: TensorInfo) -> torch.Tensor:
@@ -321,11 +425,15 @@ def encode_response(
 
 
 def _bytes_of(tensor: torch.Tensor) -> memoryview | bytes:
+    """What a tensor is in memory, row by row."""
     import torch
 
     if not tensor.numel():
         return b""
-    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
+    if tensor.dtype is torch.bfloat16:  # which NumPy has not
+        tensor = tensor.view(torch.int16)
+    array = tensor.detach().contiguous().numpy()
+    return array.data.cast("B") if array.ndim else array.tobytes()
 
 
 def _json_of(tensor: torch.Tensor, info: TensorInfo) -> list[Any]:

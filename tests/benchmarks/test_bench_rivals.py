@@ -223,6 +223,22 @@ def test_the_page_says_who_holds_which_rate_and_where_ours_loses(tmp_path: Path)
         reasons(words)
 
 
+def test_the_page_says_what_no_server_could_do_better(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    free_s, wait_s, due_s = 0.0, [], np.cumsum(rng.exponential(1 / 100.0, 200_000))
+    for due in due_s:  # one after another, 4 ms each, 100 a second at random
+        free_s = max(free_s, due) + 0.004
+        wait_s.append(free_s - due)
+    wanted = np.quantile(wait_s, 0.99) / 0.004
+    page = tmp_path / "load.md"
+    page.write_text(f"{BEGIN}\n{END}\n")
+    write_page(found(measured(OURS, 200.0), batches_s={"1": [0.004] * 9}), page, {})
+    (line,) = [line for line in page.read_text().splitlines() if "takes no time itself" in line]
+    assert float(line.split("|")[2].split()[0]) == pytest.approx(wanted, abs=0.15)
+    write_page(found(measured(OURS, 200.0)), page, {})
+    assert "takes no time itself, by the queue model | - |" in page.read_text()
+
+
 def test_the_repository_for_triton_has_a_model_for_each_member_and_one_that_averages(tmp_path: Path) -> None:
     write_repository(tmp_path / "plain", batches=False)
     write_repository(tmp_path / "joined", batches=True)

@@ -30,3 +30,16 @@ def test_its_clients_get_answers_at_a_rate_and_as_fast_as_they_can(monkeypatch: 
     assert 0 < at_a_rate["p50_ms"] <= at_a_rate["p99_ms"]
     assert "lanes MB" in bench_serve.sample()
     assert sys.modules.pop("bench_serve")
+
+
+def test_parts_of_a_request_add_up_to_what_it_takes_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import serve_parts
+
+    *own, added, run = serve_parts.table(
+        {"constant": 0.1, "http": 0.2, "nothing": 0.4, "lab": 1.5, "run": 0.7, "apart": 0.8}
+    ).values()
+    assert own == pytest.approx([1e5, 1e5, 2e5, 1e5, 3e5])
+    assert (added, run) == pytest.approx((sum(own), 7e5))
+    for name in ("serve_parts", "bench_request"):
+        assert sys.modules.pop(name)

@@ -66,6 +66,27 @@ def test_every_datatype_goes_in_and_out_bit_for_bit_as_binary(name: str) -> None
     }
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_bytes_are_the_numbers_row_by_row_however_they_lie_in_memory(dtype: torch.dtype) -> None:
+    across = torch.arange(6, dtype=dtype).reshape(2, 3).T.requires_grad_()  # a combine function with weights of its own
+    for tensor in (across, across[0, 1], across[:0]):
+        model = model_of(torch.zeros(1), tensor)
+        size = {"binary_data_size": 4}
+        request = parsed(
+            model,
+            {"name": "input", "shape": [1], "datatype": "FP32", "parameters": size},
+            binary=bytes(4),
+            parameters={"binary_data_output": True},
+        )
+        body, head = encode_response(request, [tensor], model)
+        assert head is not None
+        assert bytes(body[head:]) == b"".join(map(_bytes, tensor.detach().reshape(-1)))
+
+
+def _bytes(number: torch.Tensor) -> bytes:
+    return bytes(number.reshape(1).view(torch.uint8).tolist())
+
+
 @pytest.mark.parametrize("name", sorted(DATATYPES))
 def test_every_datatype_goes_in_and_out_as_json(name: str) -> None:
     dtype = getattr(torch, DATATYPES[name])

@@ -7,6 +7,7 @@ import contextlib
 import gzip
 import json
 import socket
+import sys
 import threading
 import zlib
 from collections.abc import Iterator
@@ -138,6 +139,29 @@ def test_pages_of_other_places_and_names_that_lead_here_are_refused(plain: Serve
     assert infer(plain, Host=f"evil.example:{plain.port}")[0] == 403
     assert infer(plain, Host=f"localhost:{plain.port}")[0] == 200
     assert infer(plain, **{"Content-Type": "text/plain"})[0] == 415
+
+
+def test_its_event_loop_is_uvloop_where_that_is_installed_and_pythons_where_not(
+    plain: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uvloop = pytest.importorskip("uvloop")
+    assert isinstance(plain._loop, uvloop.Loop)
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    with serving() as server:
+        assert isinstance(server._loop, asyncio.SelectorEventLoop)
+        assert infer(server, body_of())[0] == 200
+
+
+@pytest.mark.parametrize("counts", ["answered", "ran"])
+def test_an_answer_is_sent_before_it_is_counted(counts: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    answered, in_time = threading.Event(), []
+    with serving() as server:
+        count = getattr(server._metrics, counts)
+        monkeypatch.setattr(server._metrics, counts, lambda *told: (in_time.append(answered.wait(5)), count(*told)))
+        assert infer(server, body_of())[0] == 200
+        answered.set()
+        until(lambda: (server.totals.answered, server.totals.batches) == (1, 1))
+    assert in_time == [True]
 
 
 def test_it_listens_at_this_machine_alone_unless_told() -> None:
