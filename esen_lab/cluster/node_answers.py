@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from esen_lab.cluster.orders import NodeAnswer
 from esen_lab.cluster.packing import PackedTree
@@ -17,6 +17,7 @@ class NodeAnswers:
     Args:
         names: Who is to answer, in the order of the ensemble.
         members: For each node, who answers from there.
+        weightless: Members that an answer cannot be made of alone, since the rule gives them no weight.
 
     Attributes:
         names: See above.
@@ -25,9 +26,12 @@ class NodeAnswers:
         problem: The first error of a node, or None.
     """
 
-    def __init__(self, names: Sequence[str], members: Mapping[str, Sequence[str]]) -> None:
+    def __init__(
+        self, names: Sequence[str], members: Mapping[str, Sequence[str]], weightless: Collection[str] = ()
+    ) -> None:
         self.names = tuple(names)
         self._members = members
+        self._weightless = weightless
         self._why: dict[str, Missing] = {}
         self._answered: set[str] = set()
         self.outputs: dict[str, PackedTree] = {}
@@ -38,6 +42,11 @@ class NodeAnswers:
     def done(self) -> tuple[str, ...]:
         """Who has answered, in the order of the ensemble."""
         return tuple(name for name in self.names if name in self._answered)
+
+    @property
+    def count(self) -> int:
+        """How many of those count: all, but for members without weight."""
+        return sum(name not in self._weightless for name in self._answered)
 
     def take(self, node: str, answer: NodeAnswer) -> None:
         """A node has answered."""
@@ -64,9 +73,11 @@ class NodeAnswers:
             if name not in self._answered
         )
 
-    def missed(self, options: RunOptions, due: Deadline, late: Sequence[str]) -> DeadlineMissed:
-        """The error of a call of which too few members are done when it is due."""
-        return too_few_in_time(options.enough, len(self.names), due, self.done, self.missing(late))
+    def missed(self, options: RunOptions, due: Deadline, late: Sequence[str], *, before: int = 0) -> DeadlineMissed:
+        """The error of a call of which too few members are done when it is due; so many had answered before these."""
+        earlier = f"{before} in earlier stages, " if before else ""
+        of = before + len(self.names)
+        return too_few_in_time(options.enough, of, due, self.done, self.missing(late), earlier=earlier)
 
     def too_few(self, enough: int) -> EsenError:
         """The error of a call of which too few members can answer, whatever time it has."""

@@ -10,16 +10,17 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from esen_lab.cluster.orders import NodeAnswer, NodeBundle, NodeCores, NodeLoaded, NodeOrder, NodeSettings
-from esen_lab.cluster.packing import PackedTree, pack_output, unpack
-from esen_lab.common.trees import Tree
+from esen_lab.cluster.packing import PackedTree, pack_output, packed_rows, unpack
+from esen_lab.common.trees import Tree, map_tensors
 from esen_lab.devices import Device, open_device
 from esen_lab.ensemble import Combine, Ensemble
 from esen_lab.errors import DeadlineMissed, EsenError, UsageError
@@ -28,6 +29,16 @@ from esen_lab.export.bundle import Bundle
 from esen_lab.lanes.settings import take_over
 from esen_lab.profiler import Profile, ProfileStore, start_profile
 from esen_lab.run import Executor, ForkServer, Missing, Run
+from esen_lab.run.stage_checks import check_rows
+from esen_lab.run.stage_rows import (
+    SIZES_OF_ENGINES,
+    first_rows,
+    padded,
+    rows_in,
+    sizes_for,
+    sizes_of,
+    with_other_rows,
+)
 
 
 def _each(outputs: Mapping[str, Tree]) -> Tree:
@@ -73,7 +84,7 @@ class NodeWorker:
         self._cores = cores or NodeCores()
         self._device: Device | None = None
         self._fork_server: ForkServer | None = None
-        self._executor: Executor | None = None
+        self._executors: dict[int, Executor] = {}  # by stage of the whole plan
         self._bundle: NodeBundle | None = None
         self._problem: EsenError | None = None
         self._kept: Mapping[str, PackedTree] = {}
@@ -106,16 +117,17 @@ class NodeWorker:
     def _loaded(self) -> NodeLoaded:
         if self._problem is not None:
             raise self._problem
-        if self._executor is None or self._bundle is None or self._device is None:
+        executors = self._executors.values()
+        if not executors or self._bundle is None or self._device is None:
             raise UsageError("A node answers once it has loaded its part of a plan", given=f"{self.name}: nothing yet")
         return NodeLoaded(
             key=self._bundle.key,
             pid=os.getpid(),
-            lane_pids=self._executor.pids,
-            in_force=self._executor.in_force,
+            lane_pids=tuple(pid for executor in executors for pid in executor.pids),
+            in_force=tuple(told for executor in executors for told in executor.in_force),
             units=self._device.units,
-            random=self._executor.random,
-            keeping=self._executor.keeping,
+            random=any(executor.random for executor in executors),
+            keeping=tuple(name for executor in executors for name in executor.keeping),
             notes=self._device.notes,
         )
 
@@ -129,8 +141,10 @@ class NodeWorker:
         try:
             found = _opened(self._bundle, folder / "bundle")
             fork_server.look_at_session()
-            ensemble = found.ensemble.with_combine(_PLAIN)
-            self._executor = Executor.start(found.plan, ensemble, device, fork_server, graphs=found.graphs)
+            for stage, numbers in self._bundle.stages.items():
+                plan = replace(found.plan, lanes=tuple(found.plan.lanes[number] for number in numbers))
+                ensemble = found.ensemble.only(plan.names).with_combine(_PLAIN)
+                self._executors[stage] = Executor.start(plan, ensemble, device, fork_server, graphs=found.graphs)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -145,12 +159,27 @@ class NodeWorker:
     # --- runs ----------------------------------------------------------------------------------------------------
 
     def run(self, packed: PackedTree, order: NodeOrder) -> NodeAnswer:
-        """Run once; whatever goes wrong is in the answer."""
+        """Run once, lanes of one stage; whatever goes wrong is in the answer."""
+        return self._answered(self._run, packed, order)
+
+    def prepare(self, packed: PackedTree, order: NodeOrder) -> NodeAnswer:
+        """Before the first run of a plan in stages, with a whole batch: see that rows do not depend on each other.
+
+        Members of later stages are looked at, and engines of theirs prepared for the sizes at which they will run.
+        Whatever goes wrong is in the answer.
+        """
+        return self._answered(self._prepare, packed, order)
+
+    def _answered(
+        self, do: Callable[[PackedTree, NodeOrder], NodeAnswer], packed: PackedTree, order: NodeOrder
+    ) -> NodeAnswer:
         begun = time.perf_counter()
         if self._bundle is None or self._bundle.key != order.key or self._fork_server is None:
             return NodeAnswer(other=True)
         try:
-            answer = self._run(packed, order, self._fork_server)
+            take_over(order.settings.process, order.settings.thread)
+            self._fork_server.look_at_session()
+            answer = do(packed, order)
         except DeadlineMissed as missed:
             missing = tuple(Missing(name=name, why="late") for name, _ in missed.missing)
             answer = NodeAnswer(missing=missing)
@@ -158,24 +187,38 @@ class NodeWorker:
             answer = NodeAnswer(problem=problem)
         return replace(answer, took_s=time.perf_counter() - begun)
 
-    def _run(self, packed: PackedTree, order: NodeOrder, fork_server: ForkServer) -> NodeAnswer:
-        take_over(order.settings.process, order.settings.thread)
-        fork_server.look_at_session()
-        executor, restarted = self._executor, False
-        if executor is None or executor.notice_ended():  # a lane may have died while nobody asked it
-            self._start()
-            executor, restarted = self._executor, True
-        assert executor is not None
+    def _run(self, packed: PackedTree, order: NodeOrder) -> NodeAnswer:
+        executor, restarted = self._alive(order.stage)
         plain = order.options is None
         executor.ensemble = _with(executor.ensemble, _PLAIN if plain else _PARTLY)
-        x = unpack(packed)
+        x = unpack(_filled_up(packed, order.ran))
         self._kept = {}
         made = executor.run(x, timeout_s=order.timeout_s, seed=order.seed, options=order.options)
-        answer = _answer(made, restarted)
+        answer = _answer(made, rows_in(packed.spec) if order.ran else 0, order.ran, restarted=restarted)
         if order.keep:
             self._kept = answer.outputs
             answer = replace(answer, outputs={})
         return answer
+
+    def _alive(self, stage: int) -> tuple[Executor, bool]:
+        """The lanes of a stage, and whether all were started anew, since one may have died while nobody asked it."""
+        if stage in self._executors and not self._executors[stage].notice_ended():
+            return self._executors[stage], False
+        self._start()
+        return self._executors[stage], True
+
+    def _prepare(self, packed: PackedTree, order: NodeOrder) -> NodeAnswer:
+        rows = rows_in(packed.spec)
+        for stage in sorted(self._executors.keys() - {0}):
+            executor, _ = self._alive(stage)
+            executor.ensemble = _with(executor.ensemble, _PLAIN)
+            ask = partial(_members_of_rows, executor, unpack(packed), order.timeout_s)
+            if rows > 1:
+                check_rows(executor.history.executed(executor.plan), executor.ensemble, rows, ask)
+            many = sizes_for(executor.plan.lanes)
+            for size in sizes_of(rows, many) if many == SIZES_OF_ENGINES else ():
+                ask(size, False)
+        return NodeAnswer()
 
     def outputs(self) -> Mapping[str, PackedTree]:
         """What was kept of the last run."""
@@ -250,10 +293,10 @@ class NodeWorker:
             self._device = None
 
     def _end_lanes(self) -> None:
-        executor, self._executor = self._executor, None
+        executors, self._executors = self._executors, {}
         server, self._fork_server = self._fork_server, None
         try:
-            if executor is not None:
+            for executor in executors.values():
                 executor.close()
         finally:
             if server is not None:
@@ -271,9 +314,23 @@ def _with(ensemble: Ensemble, rule: Combine) -> Ensemble:
     return ensemble if ensemble.combine is rule else ensemble.with_combine(rule)
 
 
-def _answer(made: Run, restarted: bool) -> NodeAnswer:
+def _filled_up(packed: PackedTree, ran: int) -> PackedTree:
+    """Rows of a later stage, filled up to the size at which it runs; 0: as they are."""
+    return packed_rows(packed, padded(torch.arange(rows_in(packed.spec)), ran)) if ran else packed
+
+
+def _members_of_rows(executor: Executor, x: Tree, timeout_s: float, count: int, other: bool) -> Mapping[str, Tree]:
+    """See `AskRows`, of the batch `x`."""
+    if other:
+        x = map_tensors(with_other_rows, x)
+    return executor.run_members(map_tensors(lambda leaf: leaf[:count], x), timeout_s=timeout_s).members
+
+
+def _answer(made: Run, count: int, ran: int, *, restarted: bool) -> NodeAnswer:
+    """What a run has come to; of a later stage, the first `count` of the `ran` rows that it ran."""
     report = made.report
-    outputs = {name: pack_output(tree) for name, tree in made.output.items()}
+    answers = first_rows(made.output, count, ran) if ran else made.output
+    outputs = {name: pack_output(tree) for name, tree in answers.items()}
     return NodeAnswer(
         outputs=outputs,
         sizes={name: packed.size_bytes for name, packed in outputs.items()},

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
 
-from esen_lab.cluster.orders import NodeBundle, NodeCores
+from esen_lab.cluster.orders import NodeCores
 from esen_lab.common.display import Shown
 from esen_lab.common.records import to_dict
 from esen_lab.common.units import format_bytes, format_table
@@ -180,8 +180,3 @@ def deal_cores(counts: Mapping[str, Sequence[tuple[str, int]]], allowed: Mapping
             dealt[name] = NodeCores() if alone else NodeCores(first=first, count=count)
             first += count
     return dealt
-
-
-def bundle_of(key: str, files: Mapping[str, bytes]) -> NodeBundle:
-    """What is sent to a node."""
-    return NodeBundle(key=key, files=dict(files))

@@ -38,11 +38,14 @@ class NodeBundle:
 
     Attributes:
         key: Tells bundles apart.
-        files: Each file's content by name: see `esen_lab.export.bundle_layout`.
+        files: Each file's content by name: see `esen_lab.export.bundle_layout`. Its plan has one stage.
+        stages: For each stage of the whole plan that has lanes here, their numbers in the bundle's plan; a plan without
+            stages is all stage 0. Only one stage is asked at a time.
     """
 
     key: str
     files: Mapping[str, bytes] = field(repr=False)
+    stages: Mapping[int, tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +71,9 @@ class NodeOrder:
         timeout_s: When the run is given up, in seconds from when the node begins.
         options: What is asked for besides the answer of all members; None: nothing.
         seed: Of random numbers; None where no member draws any.
+        stage: Which stage of the whole plan is asked.
+        ran: At how many rows its lanes run: what comes is filled up to it, and as many rows as came are answered; 0: as
+            it comes, for what is no later stage.
         keep: Whether outputs stay on the node, for one of the nodes combines them.
     """
 
@@ -76,6 +82,8 @@ class NodeOrder:
     timeout_s: float
     options: RunOptions | None = None
     seed: int | None = None
+    stage: int = 0
+    ran: int = 0
     keep: bool = False
 
 

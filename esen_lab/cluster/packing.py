@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from esen_lab.common.inputs import take_in
 from esen_lab.common.tensors import MEMORY_FORMATS
 from esen_lab.common.trees import TensorSpec, Tree, TreeSpec, flatten, spec_of_leaves, unflatten
+from esen_lab.run.lane_input import spec_of_rows
 
 if TYPE_CHECKING:
     import torch
@@ -50,6 +51,21 @@ def pack_output(tree: Tree) -> PackedTree:
     """What a sub-model has answered; tensors are read in place."""
     leaves, structure = flatten(tree, "the output")
     return _packed(leaves, spec_of_leaves(leaves, structure, "the output"))
+
+
+def packed_rows(packed: PackedTree, rows: torch.Tensor) -> PackedTree:
+    """Some rows of an input of which each tensor has its rows along dimension 0; they may come more than once.
+
+    Args:
+        packed: The input.
+        rows: Their numbers, int64.
+    """
+    spec, index = spec_of_rows(packed.spec, len(rows)), rows.numpy()
+    parts = (
+        part.reshape(tensor.shape[0], -1)[index].reshape(-1) if part.size else part
+        for part, tensor in zip(packed.parts, packed.spec.tensors, strict=True)
+    )
+    return PackedTree(spec=spec, parts=tuple(parts))
 
 
 def unpack(packed: PackedTree) -> Tree:

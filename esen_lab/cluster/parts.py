@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from esen_lab.cluster.orders import NodeBundle
 from esen_lab.ensemble import Ensemble, make_combine
 from esen_lab.errors import UsageError
+from esen_lab.planner.fits import stages_only_planned
 from esen_lab.planner.plan import Plan
 from esen_lab.planner.steps import members_of
 
@@ -19,20 +20,31 @@ class NodePart:
 
     Attributes:
         node: The node's name.
-        plan: Its lanes, as a plan for one device.
+        plan: Its lanes, as a plan of one stage for one device; those of earlier stages first.
         lanes: For each of them its number in the whole plan, from 0.
+        stages: For each stage of the whole plan that it has lanes of, their numbers in `plan`.
         members: Who answers from there.
     """
 
     node: str
     plan: Plan
     lanes: tuple[int, ...]
+    stages: Mapping[int, tuple[int, ...]]
     members: tuple[str, ...]
 
     @property
     def units(self) -> int:
-        """How many of the node's units its lanes take at most at a time."""
-        return min(self.plan.units, sum(lane.units for lane in self.plan.lanes))
+        """How many of the node's units its lanes take at most at a time: those of one stage."""
+        at_a_time = (sum(self.plan.lanes[number].units for number in own) for own in self.stages.values())
+        return min(self.plan.units, max(at_a_time))
+
+    def members_in(self, stage: int) -> tuple[str, ...]:
+        """Who answers from there in a stage of the whole plan."""
+        return members_of([step for number in self.stages.get(stage, ()) for step in self.plan.lanes[number].members])
+
+    def lanes_in(self, stage: int) -> tuple[int, ...]:
+        """Its lanes of a stage of the whole plan, as numbers there."""
+        return tuple(self.lanes[number] for number in self.stages.get(stage, ()))
 
     def bundle(self, ensemble: Ensemble) -> NodeBundle:
         """The part with its sub-models, ready to be sent.
@@ -40,11 +52,17 @@ class NodePart:
         Raises:
             UsageError: A sub-model cannot be saved, so that no other machine could have it.
         """
-        return bundled(self.plan, ensemble.only(self.members))
+        each = ensemble.with_combine(make_combine("mean"))  # weights may be 0 for all of them
+        return bundled(self.plan, each.only(self.members), self.stages)
 
 
-def bundled(plan: Plan, ensemble: Ensemble) -> NodeBundle:
+def bundled(plan: Plan, ensemble: Ensemble, stages: Mapping[int, tuple[int, ...]]) -> NodeBundle:
     """A plan and the members that it runs, ready to be sent; each answers for itself, whatever the combine rule.
+
+    Args:
+        plan: For one device, of one stage.
+        ensemble: Its members, and no others.
+        stages: See `NodeBundle`.
 
     Raises:
         UsageError: A sub-model cannot be saved, so that no other machine could have it.
@@ -56,7 +74,7 @@ def bundled(plan: Plan, ensemble: Ensemble) -> NodeBundle:
     for name, content in sorted(files.items()):
         digest.update(f"{name} {len(content)} ".encode())
         digest.update(content)
-    return NodeBundle(key=digest.hexdigest(), files=files)
+    return NodeBundle(key=digest.hexdigest(), files=files, stages=stages)
 
 
 def parts_of(plan: Plan, units: Mapping[str, int]) -> tuple[NodePart, ...]:
@@ -67,13 +85,13 @@ def parts_of(plan: Plan, units: Mapping[str, int]) -> tuple[NodePart, ...]:
         units: For each node that is there, how many units it has; 0 where that is not known.
 
     Raises:
-        UsageError: A node is not there or is smaller, the plan runs in stages, or a member is split over nodes.
+        UsageError: A node is not there or is smaller, a member is split over nodes, or nothing says when rows leave.
     """
     check_nodes(plan, units)
     parts = []
     for node in dict.fromkeys(lane.device for lane in plan.lanes):
-        numbers = tuple(number for number, lane in enumerate(plan.lanes) if lane.device == node)
-        lanes = tuple(replace(plan.lanes[number], device="") for number in numbers)
+        numbers = tuple(number for own in plan.stages for number in own if plan.lanes[number].device == node)
+        lanes = tuple(replace(plan.lanes[number], device="", stage=0) for number in numbers)
         steps = {name for lane in lanes for name in lane.members}
         members = members_of([name for lane in lanes for name in lane.members])
         own = Plan(
@@ -83,8 +101,14 @@ def parts_of(plan: Plan, units: Mapping[str, int]) -> tuple[NodePart, ...]:
             predicted_s={name: told for name, told in plan.predicted_s.items() if name in steps},
             unmeasured={name: told for name, told in plan.unmeasured.items() if name in steps},
         )
-        parts.append(NodePart(node=node, plan=own, lanes=numbers, members=members))
+        stages = _by_stage([plan.lanes[number].stage for number in numbers])
+        parts.append(NodePart(node=node, plan=own, lanes=numbers, stages=stages, members=members))
     return tuple(parts)
+
+
+def _by_stage(stages: Sequence[int]) -> dict[int, tuple[int, ...]]:
+    """For each stage the places at which it stands."""
+    return {stage: tuple(place for place, own in enumerate(stages) if own == stage) for stage in dict.fromkeys(stages)}
 
 
 def check_nodes(plan: Plan, units: Mapping[str, int]) -> None:
@@ -108,9 +132,12 @@ def check_nodes(plan: Plan, units: Mapping[str, int]) -> None:
     ]
     if small:
         raise UsageError("A plan for nodes fits onto them", given="; ".join(small), hint="Plan again for these nodes.")
-    if plan.staged:
+    why = stages_only_planned(plan)
+    if why:
         raise UsageError(
-            "A plan for several nodes has one stage", given=f"{len(plan.reach)} stages", hint="Run it on one machine."
+            "A plan in stages that is run has thresholds, and splits no batch",
+            given=why,
+            hint="Give it thresholds, such as dataclasses.replace(plan, threshold=0.9), or plan the cascade again.",
         )
     _check_whole(plan)
 

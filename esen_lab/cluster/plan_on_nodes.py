@@ -7,9 +7,12 @@
 What dies takes its members' answers along: the call fails with an error that names node and members, or is answered
 without them where that was asked for. What died starts again by itself, and the next call finds or awaits it.
 
+A plan in stages goes through this stage by stage, for the rows that are open (`stages_call.py`).
+
     held_nodes.py     the nodes, between calls
-    nodes_call.py     one call
-    node_answers.py   who has answered it
+    nodes_call.py     one call; stages_call.py one of a plan in stages
+    nodes_run.py      one run of it: every node is asked once; node_answers.py who has answered
+    nodes_report.py   the report
 """
 
 from __future__ import annotations
@@ -20,14 +23,18 @@ from dataclasses import replace
 from esen_lab.cluster.held_nodes import HeldNode, HeldNodes
 from esen_lab.cluster.node_readings import NodeReadings
 from esen_lab.cluster.nodes import ClusterNode, NodeReach, sizes
+from esen_lab.cluster.nodes_asked import CallAsked
 from esen_lab.cluster.nodes_call import NodesCall
 from esen_lab.cluster.orders import NodeLoaded, NodeSettings
 from esen_lab.cluster.parts import parts_of
+from esen_lab.cluster.stages_call import StagesCall
 from esen_lab.common.trees import Tree
 from esen_lab.ensemble import Ensemble
 from esen_lab.errors import UsageError
+from esen_lab.lanes.openmp import CallersThreads
 from esen_lab.planner.plan import Plan
 from esen_lab.run import Deadline, Run, RunOptions
+from esen_lab.run.stage_checks import Prepared, check_stages
 
 RESTARTS = 20
 
@@ -46,6 +53,8 @@ class PlanOnNodes:
         self.plan = plan
         self.ensemble = ensemble
         self._held = held
+        self._prepared = Prepared(has_engines=any(lane.stage and not lane.all_eager for lane in plan.lanes))
+        self._threads = CallersThreads()
         self.readings = NodeReadings(held)
 
     @classmethod
@@ -68,9 +77,11 @@ class PlanOnNodes:
             on_progress: Called with (nodes that are ready, all, which one).
 
         Raises:
-            UsageError: The plan does not fit these nodes, or a sub-model cannot be sent.
+            UsageError: The plan does not fit these nodes, a sub-model cannot be sent, or one of a later stage cannot be
+                asked for some rows.
             EsenError: A node could not load its part; what was started has been ended again.
         """
+        check_stages(plan, ensemble)
         there = {node.name: node for node in reach.nodes() if node.alive}
         parts = parts_of(plan, sizes(list(there.values())))
         bundles = [part.bundle(ensemble) for part in parts]
@@ -85,6 +96,8 @@ class PlanOnNodes:
                 held.all += (one,)
                 one.loading = link.call("what_is_loaded")
             held.wait_until_loaded(deadline, on_progress or _silent)
+            if plan.staged and not made.keeping:  # on the example, as lanes of one machine; it counts to no run
+                made.run(ensemble.example, deadline=deadline)
         except BaseException:
             made.close()
             raise
@@ -134,8 +147,12 @@ class PlanOnNodes:
             and (self.plan.lanes, self.plan.devices) == (plan.lanes, plan.devices)
         )
 
-    def keep_to(self, ensemble: Ensemble) -> None:
-        """Go on with sub-models that may have changed: nodes load theirs anew with the next run.
+    def keep_to(self, plan: Plan, ensemble: Ensemble) -> None:
+        """Go on with a plan of the same lanes, and sub-models that may have changed: nodes load theirs anew then.
+
+        Args:
+            plan: Its lanes are those of now; thresholds may be other ones.
+            ensemble: Its sub-models, and the combine rule from now on.
 
         Raises:
             UsageError: One cannot be sent.
@@ -146,7 +163,8 @@ class PlanOnNodes:
                 bundle = node.part.bundle(ensemble)
                 if bundle.key != node.bundle.key:
                     node.bundle, node.value = bundle, self._held.reach.put(bundle)
-        self.ensemble = ensemble
+                    self._prepared.forget()
+        self.plan, self.ensemble = plan, ensemble
 
     def close(self) -> None:
         """End what runs on the nodes. May be called again."""
@@ -187,11 +205,23 @@ class PlanOnNodes:
             self._check(options)
             if due is None and options.deadline_s is not None:
                 due = Deadline(options.deadline_s)
-        settings = settings or NodeSettings()
-        return NodesCall(self.plan, self.ensemble, self._held, x, deadline, options, due, settings).run()
+        asked = CallAsked(
+            plan=self.plan,
+            ensemble=self.ensemble,
+            held=self._held,
+            x=x,
+            deadline=deadline,
+            options=options,
+            due=due,
+            settings=settings or NodeSettings(),
+        )
+        call = StagesCall(asked, self._prepared, self._threads) if self.plan.staged else NodesCall(asked)
+        return call.run()
 
     def _check(self, options: RunOptions) -> None:
         options.check(self.ensemble, self.plan.names, self.keeping)
+        if self.plan.staged:
+            options.check_stages()
         if options.stop_early is not None:
             raise UsageError(
                 "Answers that end early are those of one machine: nodes answer with all of their members at once",

@@ -57,7 +57,7 @@ def profile_kinds(
     first: dict[str, ClusterNode] = {}
     for node in nodes:
         first.setdefault(node.kind, node)
-    bundle = reach.put(bundled(sequential_plan(ensemble.names, 1), ensemble))
+    bundle = reach.put(bundled(sequential_plan(ensemble.names, 1), ensemble, {0: (0,)}))
     found: dict[str, Profile] = {}
     for number, (kind, node) in enumerate(first.items()):
         on_progress(number, len(first), node.name)

@@ -36,15 +36,18 @@ from esen_lab.studies import (
     device_tables,
     front_of_members,
     labels_of,
+    place_stages,
     placed,
     refine_plan,
     replicated,
     with_memory,
 )
+from esen_lab.studies.batch_times import RowTimes
 from esen_lab.studies.best import best_within, fastest_within, front_of_choices
 from esen_lab.studies.cascade import Cascade
 from esen_lab.studies.exits import Exits
 from esen_lab.studies.front import Choice, ParetoFront
+from esen_lab.studies.placed_stages import PlacedCascade
 from esen_lab.studies.placement import DevicePlacement, DeviceTables
 from esen_lab.studies.rate import BATCHES, RatePlan
 from esen_lab.studies.replicas import BUSY, Replication
@@ -226,6 +229,31 @@ class Studies:
         """
         return placed(self._devices(devices, links, quantile), output_bytes(self._runtime.state.ensemble))
 
+    def place_cascade(
+        self,
+        cascade: Cascade,
+        devices: int | Mapping[str, Any],
+        *,
+        links: Mapping[str, NodeLink] | None = None,
+        quantile: Quantile = "median",
+    ) -> PlacedCascade:
+        """Spread each stage of a cascade over several devices or nodes; `plan_of` makes a plan of it. Nothing is run.
+
+        Args:
+            cascade: Such as `cascade(x, y)` plans: its stages, thresholds and reach stay.
+            devices: As for `place`.
+            links: As for `place`.
+            quantile: As for `Lab.search`.
+
+        Raises:
+            UsageError: As for `place`, or the cascade asks for what is not registered.
+        """
+        kept = self._runtime.state.planned_cascade
+        known = kept is not None and kept.cascade is cascade
+        row_times = kept.row_times if kept is not None and known else RowTimes(rows=cascade.rows)
+        sizes = output_bytes(self._runtime.state.ensemble)
+        return place_stages(cascade, self._devices(devices, links, quantile), sizes, row_times)
+
     def replicate(
         self,
         devices: int | Mapping[str, Any],
@@ -348,7 +376,7 @@ class Studies:
         if plan is not None and plan.staged and not planned.is_of(plan):
             raise UsageError(
                 "Thresholds are moved on the validation answers of the plan in force",
-                given="those of other stages",
+                given="those of other stages, or of stages on this machine for a plan over nodes",
                 hint=hint,
             )
         if editor is not None and editor.planned is planned:
@@ -420,8 +448,8 @@ class Studies:
         """
         return self.take(fastest_within(self.front(x, y, **options), loss))
 
-    def plan_of(self, found: Choice | DevicePlacement | Cascade) -> Plan:
-        """The plan of a point of a front, of a placement or of a cascade; it is not put in force.
+    def plan_of(self, found: Choice | DevicePlacement | Cascade | PlacedCascade) -> Plan:
+        """The plan of a point of a front, of a placement or of a cascade, placed or not; it is not put in force.
 
         Raises:
             UsageError: It is none of these, or one of other sub-models.

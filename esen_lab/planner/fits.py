@@ -72,6 +72,11 @@ def only_planned(plan: Plan) -> str:
     """Why this version cannot run a plan, in words; "" where it can."""
     if len(plan.devices) > 1:
         return f"it is for {len(plan.devices)} devices: {', '.join(plan.devices)}"
+    return stages_only_planned(plan)
+
+
+def stages_only_planned(plan: Plan) -> str:
+    """Why the stages of a plan cannot be run, wherever its lanes are, in words; "" where they can, or it has none."""
     if not plan.staged:
         return ""
     if not plan.thresholds:

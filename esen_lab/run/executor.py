@@ -9,7 +9,7 @@ lane_runner.py    one run: hand over, wake, collect, combine
 graph_runner.py   one run of a plan that is one CUDA graph
 stage_runner.py   one run of a plan in stages
 partial_runner.py one run that may be answered by some of the members; member_collector.py collects them
-stage_partial.py  the same of a plan in stages
+stage_partial.py  the same of a plan in stages; stages_so_far.py decides who leaves, stage_checks.py who may be asked
 run_history.py    what is known from run to run; the reports
 fidelity.py       whether the lanes answer as the notebook does
 member_state.py   what sub-models keep between calls
@@ -48,8 +48,9 @@ from esen_lab.run.options import RunOptions
 from esen_lab.run.outcome import MemberRun, Run
 from esen_lab.run.partial_runner import PartialRunner
 from esen_lab.run.run_history import RunHistory
+from esen_lab.run.stage_checks import check_stages
 from esen_lab.run.stage_partial import StagePartialRunner
-from esen_lab.run.stage_runner import StageRunner, check_stages
+from esen_lab.run.stage_runner import StageRunner
 from esen_lab.run.start import (
     GivenUp,
     Graphs,

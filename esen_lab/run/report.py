@@ -68,7 +68,7 @@ class NodeReport:
         members: Who runs there.
         took_s: From the order's arrival there to its answer, in seconds.
         network_s: What the call took besides: sending, the cluster, the way back.
-        sent_bytes: The size of the input.
+        sent_bytes: The size of the input; of a plan in stages, of the rows that were sent in all.
         received_bytes: That of its members' outputs.
     """
 

@@ -9,11 +9,12 @@ for each, so that where a stage has one, sizes are quarters of n.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from esen_lab.common.trees import Tree, TreeSpec, flatten, map_tensors
 from esen_lab.errors import UsageError
+from esen_lab.planner.plan import Lane
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 SIZES = 8
 """At most so many sizes of a batch, where a stage runs eagerly."""
 SIZES_OF_ENGINES = 4
+
+
+def sizes_for(lanes: Sequence[Lane]) -> int:
+    """At how many sizes of a batch the lanes of one stage run."""
+    return SIZES if all(lane.all_eager for lane in lanes) else SIZES_OF_ENGINES
 
 
 def size_for(open_rows: int, rows: int, sizes: int = SIZES) -> int:

@@ -13,17 +13,12 @@ at a time. The answer is what the rule made of a row in the stage that it left i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from esen_lab.common.answers import IN_PRECISION, difference
 from esen_lab.common.trees import Tree, map_tensors
-from esen_lab.common.units import backend_parts
 from esen_lab.ensemble import Combine, Ensemble
-from esen_lab.ensemble.confidence import scores_of, sure_rows
-from esen_lab.errors import ModelError, UsageError
 from esen_lab.lanes import ForkServer, Worker
 from esen_lab.lanes.openmp import CallersThreads
 from esen_lab.planner.plan import Lane, Plan
@@ -36,23 +31,23 @@ from esen_lab.run.lane_input import LaneInput
 from esen_lab.run.lane_runner import LaneRunner, times_of
 from esen_lab.run.outcome import MemberRun, Run
 from esen_lab.run.run_history import RunHistory
+from esen_lab.run.stage_checks import Prepared, check_rows
 from esen_lab.run.stage_report import StageReport
 from esen_lab.run.stage_rows import (
-    SIZES,
     SIZES_OF_ENGINES,
     first_rows,
     padded,
     rows_in,
     size_for,
+    sizes_for,
     sizes_of,
     taken,
     with_other_rows,
 )
+from esen_lab.run.stages_so_far import Told, asleep, combined, names_in, put_rows, unsure
 
 if TYPE_CHECKING:
     import torch
-
-_WARMED = 2  # batch sizes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,15 +59,6 @@ class StageLanes:
     group: LaneGroup
     runner: LaneRunner
     sizes: int
-
-
-@dataclass(slots=True)
-class Told:
-    """What the stages of one run came to."""
-
-    at_s: dict[str, tuple[float, float]] = field(default_factory=dict)
-    nan: list[str] = field(default_factory=list)
-    stages: list[StageReport] = field(default_factory=list)
 
 
 class StageRunner:
@@ -106,16 +92,16 @@ class StageRunner:
         self._history = history
         self.threads = CallersThreads()
         self.stages: list[StageLanes] = []
-        for numbers in plan.stages:
+        for stage, numbers in enumerate(plan.stages):
             own, lanes = [workers[n] for n in numbers], tuple(plan.lanes[n] for n in numbers)
             group = LaneGroup(own, lanes, fork_server, core_to_spare=core_to_spare)
             self.stages.append(
                 StageLanes(
                     lanes=lanes,
-                    names=members_of([name for lane in lanes for name in lane.members]),
+                    names=names_in(plan, stage),
                     group=group,
                     runner=LaneRunner(own, group, history, core_to_spare=core_to_spare),
-                    sizes=SIZES if all(lane.all_eager for lane in lanes) else SIZES_OF_ENGINES,
+                    sizes=sizes_for(lanes),
                 )
             )
         self._places = {
@@ -125,9 +111,7 @@ class StageRunner:
         }
         self._rules: tuple[Combine | None, list[Combine]] = (None, [])
         self.decided_s = 0.0
-        self._looked_at = False  # whether it was seen that rows do not depend on each other
-        self._warmed: set[int] = set()  # batches whose smaller sizes engines were prepared for
-        self._has_engines = any(stage.sizes == SIZES_OF_ENGINES for stage in self.stages[1:])
+        self._prepared = Prepared(has_engines=any(stage.sizes == SIZES_OF_ENGINES for stage in self.stages[1:]))
 
     # --- all lanes as one ----------------------------------------------------------------------------------------
 
@@ -185,7 +169,7 @@ class StageRunner:
         """Another process is this lane of the plan from now on, loaded, in the place of one that has ended."""
         stage, place = self._places[index]
         stage.runner.replace(place, worker)
-        self._warmed.clear()  # its engines have prepared nothing
+        self._prepared.cold()
 
     def told_caught_up(self) -> tuple[str, ...]:
         """How long was waited for late lanes of which stages, sentences."""
@@ -194,8 +178,7 @@ class StageRunner:
     def forget(self) -> None:
         """Sub-models or the combine rule are other ones: nothing that was prepared or found out holds."""
         self._rules = (None, [])
-        self._looked_at = False
-        self._warmed.clear()
+        self._prepared.forget()
         for stage in self.stages:
             stage.runner.forget()
 
@@ -255,7 +238,7 @@ class StageRunner:
             last = number == len(self.stages) - 1
             count = len(opened)
             if number and not count:
-                told.stages.append(self.asleep(plan, number, rows, begun_ns, begin_ns))
+                told.stages.append(asleep(plan, number, rows, begun_ns, begin_ns))
                 continue
             ran = rows if not number else size_for(count, rows, stage.sizes)
             if number:
@@ -271,7 +254,7 @@ class StageRunner:
             told.at_s.update(times.at_s)
             told.nan += times.nan
             answers = kept | first_rows(stage.group.outputs(stage.names), count, ran)
-            scores = self.combined(ensemble, rules[number], answers, count)
+            scores = combined(ensemble, rules[number], answers, count, self.threads)
             if output is None:
                 output = scores
             else:
@@ -279,8 +262,8 @@ class StageRunner:
             # Whoever stays open is answered again: what stands there then is of the stage that he leaves in.
             left = count
             if not last:
+                stay = unsure(scores, thresholds[number], self.threads)
                 with self.threads.alone():
-                    stay = (~sure_rows(scores, thresholds[number])).nonzero().squeeze(1)
                     left = count - len(stay)
                     kept = taken(answers, stay) if len(stay) else {}
                     opened = opened[stay]
@@ -304,22 +287,6 @@ class StageRunner:
                 break
         return output
 
-    def asleep(self, plan: Plan, number: int, rows: int, at_ns: int, begin_ns: int) -> StageReport:
-        """Of a stage that nobody was left for."""
-        at_s = (at_ns - begin_ns) / 1e9
-        return StageReport.of_plan(
-            plan,
-            number,
-            names=self.stages[number].names,
-            rows=0,
-            left=0,
-            of=rows,
-            ran=0,
-            start_s=at_s,
-            end_s=at_s,
-            decide_s=0.0,
-        )
-
     @staticmethod
     def _meanwhile(stage: StageLanes, meanwhile: Callable[[], object]) -> None:
         try:
@@ -340,15 +307,6 @@ class StageRunner:
             self._rules = (ensemble.combine, rules)
         return self._rules[1]
 
-    def combined(self, ensemble: Ensemble, rule: Combine, answers: Mapping[str, Tree], rows: int) -> torch.Tensor:
-        """The combined answer of some members to some rows: new memory, shape (rows, classes)."""
-        import torch
-
-        # A function of the user's own computes as it would outside.
-        with torch.no_grad(), nullcontext() if rule.function is not None else self.threads.alone():
-            combined = rule({name: answers[name] for name in ensemble.names if name in answers})
-        return scores_of(combined, rows, rule.describe())
-
     # --- every member on every row -------------------------------------------------------------------------------
 
     def run_members(self, ensemble: Ensemble, x: Tree, deadline: Deadline, *, seed: int | None) -> MemberRun:
@@ -359,7 +317,8 @@ class StageRunner:
         rows = rows_in(self.input.spec)
         members = self._answers(torch.arange(rows, device="cpu"), rows, deadline, seed)
         members = {name: members[name] for name in ensemble.names if name in members}
-        return MemberRun(output=self.combined(ensemble, ensemble.combine, members, rows), members=members)
+        output = combined(ensemble, ensemble.combine, members, rows, self.threads)
+        return MemberRun(output=output, members=members)
 
     def _answers(
         self, index: torch.Tensor, rows: int, deadline: Deadline, seed: int | None, *, size: int = 0
@@ -387,25 +346,20 @@ class StageRunner:
 
     def unprepared(self, rows: int) -> bool:
         """Whether something is to be found out, or prepared, before a batch of so many rows."""
-        return (rows > 1 and not self._looked_at) or self._has_to_warm(rows)
-
-    def _has_to_warm(self, rows: int) -> bool:
-        # Batches of ever new sizes would have engines compile without an end: beyond these, each when it comes.
-        return self._has_engines and rows not in self._warmed and len(self._warmed) < _WARMED
+        return self._prepared.lacks(rows)
 
     def prepare(self, ensemble: Ensemble, rows: int, deadline: Deadline, seed: int | None) -> bool:
         """Once for a size of the batch: see that rows are independent, have engines prepared. Whether lanes ran."""
-        did = False
-        if rows > 1 and not self._looked_at:
+        if not self._prepared.lacks(rows):
+            return False
+        if self._prepared.has_to_look(rows):
             self._check_rows(ensemble, rows, deadline, seed)
-            self._looked_at = did = True
-        if self._has_to_warm(rows):
+        if self._prepared.has_to_warm(rows):
             for stage in self.stages[1:]:
                 for size in sizes_of(rows, stage.sizes) if stage.sizes == SIZES_OF_ENGINES else ():
                     self._run_rows(stage, size, deadline, seed)
-                    did = True
-            self._warmed.add(rows)
-        return did
+        self._prepared.done(rows)
+        return True
 
     def _run_rows(self, stage: StageLanes, size: int, deadline: Deadline, seed: int | None) -> None:
         import torch
@@ -415,46 +369,16 @@ class StageRunner:
         stage.group.collect(deadline, _nothing)
 
     def _check_rows(self, ensemble: Ensemble, rows: int, deadline: Deadline, seed: int | None) -> None:
-        """See that members of later stages answer a row alike whatever else is in its batch, and at another size.
-
-        Raises:
-            UsageError: One does not: asked for a part of the rows, it would answer something else.
-        """
         import torch
 
-        half = -(-rows // 2)
-        judged = {
-            name: IN_PRECISION[backend_parts(how)[1]]
-            for name, how in self._executed(ensemble).items()
-            if not ensemble.get(name).traits.random
-        }
-        index = torch.arange(half, device="cpu")
-        whole = self._answers(torch.arange(rows, device="cpu"), rows, deadline, seed)
-        try:
-            alone = self._answers(index, rows, deadline, seed, size=half)
-        except ModelError as problem:
-            raise UsageError(
-                "A sub-model of a later stage takes any number of rows",
-                given=f"{problem.rule}, asked for {half} of {rows} rows",
-                hint="Put it into the first stage, or take a plan without stages.",
-            ) from problem
-        self._with_other_rows()
-        others = self._answers(torch.arange(rows, device="cpu"), rows, deadline, seed)
-        for name, allowed in judged.items():
-            if name in self.stages[0].names:
-                continue
-            wanted = map_tensors(lambda leaf: leaf[:half], whole[name])
-            for found, when in (
-                (alone[name], f"for {half} of {rows} rows"),
-                (map_tensors(lambda leaf: leaf[:half], others[name]), "beside other rows"),
-            ):
-                apart = difference(found, wanted, allowed)
-                if not apart.agrees:
-                    raise UsageError(
-                        "In a plan in stages, what a sub-model answers to a row does not depend on the other rows",
-                        given=f"{name!r} answers otherwise {when} ({apart})",
-                        hint="Put it into the first stage, or take a plan without stages.",
-                    )
+        def ask(count: int, other: bool) -> dict[str, Tree]:
+            if other:
+                self._with_other_rows()
+            return self._answers(torch.arange(count, device="cpu"), rows, deadline, seed, size=count)
+
+        first = self.stages[0].names
+        later = {name: how for name, how in self._executed(ensemble).items() if name not in first}
+        check_rows(later, ensemble, rows, ask)
 
     def _with_other_rows(self) -> None:
         """Have other rows in the second half of the batch, where the first stage reads it."""
@@ -470,41 +394,6 @@ class StageRunner:
             for name in members_of([step])
             if name in ensemble.names
         }
-
-
-def check_stages(plan: Plan, ensemble: Ensemble) -> None:
-    """Refuse a plan in stages whose later members cannot be asked for a part of the rows.
-
-    Raises:
-        UsageError: One keeps state between calls, which would then be that of some rows.
-    """
-    later = [lane for lane in plan.lanes if lane.stage]
-    keeping = [
-        name
-        for name in members_of([step for lane in later for step in lane.members])
-        if ensemble.get(name).traits.keeps_state
-    ]
-    if keeping:
-        raise UsageError(
-            "A sub-model of a later stage keeps nothing between calls: it is asked for some rows only",
-            given=f"state kept by {', '.join(keeping)}",
-            hint="Put it into the first stage, or take a plan without stages.",
-        )
-
-
-def put_rows(output: torch.Tensor, rows: torch.Tensor, scores: torch.Tensor, ensemble: Ensemble) -> None:
-    """Put the scores of some rows where they belong.
-
-    Raises:
-        UsageError: They are not of the kind that the first stage gave.
-    """
-    if scores.shape[1:] != output.shape[1:] or scores.dtype != output.dtype:
-        raise UsageError(
-            "Every stage answers with scores of the same classes",
-            given=f"{scores.dtype}{list(scores.shape[1:])} after {output.dtype}{list(output.shape[1:])} by "
-            f"{ensemble.combine.describe()}",
-        )
-    output.index_copy_(0, rows, scores)
 
 
 def _nothing() -> None:

@@ -18,7 +18,7 @@ from esen_lab.ensemble.confidence import scores_of, sure_rows
 from esen_lab.planner.plan import Plan
 from esen_lab.planner.steps import Step, is_plain, members_of
 from esen_lab.run.lane_steps import answers_of_members
-from esen_lab.run.stage_rows import SIZES, SIZES_OF_ENGINES, first_rows, padded, size_for, taken
+from esen_lab.run.stage_rows import first_rows, padded, size_for, sizes_for, taken
 
 if TYPE_CHECKING:
     import torch
@@ -60,7 +60,7 @@ class StagesInPlace:
                 _AskedStage(
                     lanes=lanes,
                     rule=ensemble.combine.for_members(names, ensemble.names),
-                    sizes=SIZES if all(plan.lanes[lane].all_eager for lane in lanes) else SIZES_OF_ENGINES,
+                    sizes=sizes_for([plan.lanes[lane] for lane in lanes]),
                     threshold=plan.thresholds[number] if number < len(plan.thresholds) else None,
                     predicted_s=plan.stage_s(number),
                 )

@@ -20,6 +20,7 @@ from esen_lab.studies.members import (
     replicated,
 )
 from esen_lab.studies.memory_limits import with_memory
+from esen_lab.studies.placed_stages import place_stages, plan_of_stages
 from esen_lab.studies.plans import executed
 from esen_lab.studies.precision import check_precision
 from esen_lab.studies.precision_table import PrecisionTable
@@ -48,10 +49,12 @@ __all__ = [
     "measured_defaults",
     "measured_sets",
     "measured_splits",
+    "place_stages",
     "placed",
     "plan_of_cascade",
     "plan_of_choice",
     "plan_of_placement",
+    "plan_of_stages",
     "refine_plan",
     "replicated",
     "samples_of",

@@ -27,7 +27,7 @@ from esen_lab.files.schemas import plain
 from esen_lab.planner.allocate import allocate
 from esen_lab.planner.allocation import Allocation
 from esen_lab.planner.problem import Table
-from esen_lab.run.stage_rows import SIZES, SIZES_OF_ENGINES
+from esen_lab.run.stage_rows import sizes_for
 from esen_lab.studies.batch_times import RowTimes, expected_s, expected_stage_s, worst_s
 
 
@@ -166,7 +166,7 @@ def times_of_stages(
         row_times.stage(
             stage.allocation.plan,
             overhead_s=stage_overhead_s if number else 0.0,
-            sizes=SIZES if all(lane.all_eager for lane in stage.allocation.plan.lanes) else SIZES_OF_ENGINES,
+            sizes=sizes_for(stage.allocation.plan.lanes),
         )
         for number, stage in enumerate(stages)
     )

@@ -190,12 +190,12 @@ def plan_of_placement(placement: DevicePlacement, **origin: Any) -> Plan:
         bound_s=placement.bound_s,
         devices=units,
         notes=placement.notes,
-        **_of_members(used.values()),
+        **of_members(used.values()),
         **origin,
     )
 
 
-def _of_members(plans: Iterable[Plan]) -> dict[str, Any]:
+def of_members(plans: Iterable[Plan]) -> dict[str, Any]:
     """What several plans say of their members, together."""
     plans = tuple(plans)
     return {
@@ -349,6 +349,6 @@ def plan_of_cascade(stages: Cascade, **origin: Any) -> Plan:
         threshold=stages.threshold if several else None,
         worst_s=stages.worst_s if several else None,
         notes=stages.notes,
-        **_of_members(plans),
+        **of_members(plans),
         **origin,
     )

@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -19,7 +20,7 @@ from models import Sleeper, mlp
 from esen_lab import Lab
 from esen_lab.cluster import NodeReach, PlanOnNodes, combined_there, key_of
 from esen_lab.ensemble import Ensemble
-from esen_lab.errors import DeadlineMissed, DeviceError, EsenError
+from esen_lab.errors import DeadlineMissed, DeviceError, EsenError, UsageError
 from esen_lab.planner.plan import Lane, Plan
 from esen_lab.run import Deadline, RunOptions
 
@@ -48,6 +49,23 @@ def plan_for(left: tuple[str, ...], right: tuple[str, ...]) -> Plan:
     return Plan(lanes=lanes, units=1, devices={"left": 1, "right": 1})
 
 
+def staged_plan(*stages: tuple[tuple[str, ...], tuple[str, ...]], threshold: float | tuple[float, ...]) -> Plan:
+    """For each stage who is asked on "left" and who on "right"; nobody, or a lane for all of them."""
+    lanes = [
+        Lane(units=1, members=members, device=device, stage=number)
+        for number, both in enumerate(stages)
+        for device, members in zip(("left", "right"), both, strict=True)
+        if members
+    ]
+    reach = tuple(1 / (number + 1) for number in range(len(stages)))
+    return Plan(lanes=tuple(lanes), units=1, devices={"left": 1, "right": 1}, reach=reach, threshold=threshold)
+
+
+def on_one_machine(plan: Plan) -> Plan:
+    """The same lanes here."""
+    return replace(plan, lanes=tuple(replace(lane, device="") for lane in plan.lanes), units=2, devices={})
+
+
 def ensemble_of(lab: Lab, slow_s: float = 0.0) -> Ensemble:
     """Members a, b, c, d; with `slow_s`, d takes that long."""
     for name in "abc":
@@ -59,15 +77,16 @@ def ensemble_of(lab: Lab, slow_s: float = 0.0) -> Ensemble:
 class Started:
     """An ensemble in a lab, and its plan on the nodes."""
 
-    def __init__(self, cluster: Cluster, *, slow_s: float = 0.0) -> None:
+    def __init__(self, cluster: Cluster, plan: Plan | None = None, *, slow_s: float = 0.0) -> None:
         self._cluster, self._slow_s = cluster, slow_s
+        self._plan = plan or plan_for(("a", "b"), ("c", "d"))
 
     def __enter__(self) -> Started:
         self.lab = Lab("cpu")
         self.ensemble = ensemble_of(self.lab, self._slow_s)
         self.told: list[tuple[int, int, str]] = []
         self.nodes = PlanOnNodes.start(
-            plan_for(("a", "b"), ("c", "d")),
+            self._plan,
             self.ensemble,
             self._cluster.reach,
             deadline=Deadline(PATIENCE_S),
@@ -78,6 +97,12 @@ class Started:
     def __exit__(self, *problem: object) -> None:
         self.nodes.close()
         self.lab.close()
+
+    def here(self, plan: Plan, x: torch.Tensor) -> Any:
+        """What a plan for this machine answers, and its report."""
+        self.lab.plan = plan
+        answer = self.lab.run(x)
+        return answer, self.lab.report
 
     def run(self, x: Any = X, **options: Any) -> Any:
         return self.nodes.run(x, deadline=Deadline(PATIENCE_S), options=RunOptions(**options) if options else None)
@@ -115,7 +140,7 @@ def changed_weights_are_sent_anew(cluster: Cluster) -> None:
     with Started(cluster) as started:
         before = started.run().output
         started.lab.register("b", mlp(seed=77, outputs=8), example=X)
-        started.nodes.keep_to(started.lab.ensemble)
+        started.nodes.keep_to(started.nodes.plan, started.lab.ensemble)
         after = started.run().output
         assert not torch.equal(before, after)
         assert torch.equal(after, started.lab.run(X))
@@ -231,6 +256,87 @@ def what_nodes_do_can_be_read_while_they_run(cluster: Cluster) -> None:
         started.nodes.readings.rest()
 
 
+THREE = staged_plan((("a",), ()), (("b",), ("c",)), ((), ("d",)), threshold=(0.18, 0.142))
+ROWS = torch.randn(16, 8, generator=torch.Generator().manual_seed(3))
+
+
+def a_plan_in_stages_answers_as_on_one_machine_and_sends_open_rows_only(cluster: Cluster) -> None:
+    with Started(cluster, THREE) as started:
+        for x in (ROWS, ROWS[:5], ROWS[:1], torch.cat([ROWS] * 3)):
+            run = started.run(x)
+            here, report = started.here(on_one_machine(THREE), x)
+            assert torch.equal(run.output, here)
+            told = [(stage.names, stage.rows, stage.left, stage.ran, stage.of) for stage in run.report.stages]
+            assert told == [(stage.names, stage.rows, stage.left, stage.ran, stage.of) for stage in report.stages]
+            assert all(stage.duration_s > 0 for stage in run.report.stages if stage.rows)
+            asked = [len(x) + run.report.stages[1].rows, run.report.stages[1].rows + run.report.stages[2].rows]
+            sent = {node.name: node.sent_bytes for node in run.report.nodes}
+            assert [sent.get("left", 0), sent.get("right", 0)] == [rows * 8 * 4 for rows in asked]
+            assert [lane.members for lane in run.report.lanes] == [lane.members for lane in report.lanes]
+            assert {span.name for span in run.report.spans} == {span.name for span in report.spans}
+        stages = started.run(ROWS).report.stages
+        assert all(stage.left > 0 for stage in stages), "rows leave after every stage"
+        assert [stage.predicted_reach for stage in stages] == list(THREE.reach)
+        assert torch.equal(started.run(ROWS, deadline_s=PATIENCE_S).output, started.run(ROWS).output)
+
+
+def stages_that_nobody_is_left_for_are_not_asked(cluster: Cluster) -> None:
+    with Started(cluster, THREE) as started:
+        pids = {name: loaded.pid for name, loaded in started.nodes.loaded.items()}
+        started.nodes.keep_to(replace(THREE, threshold=0.01), started.ensemble)
+        report = started.run(ROWS).report
+        assert [stage.left for stage in report.stages] == [16, 0, 0]
+        assert [node.name for node in report.nodes] == ["left"]
+        assert [lane.members for lane in report.lanes] == [("a",)]
+        assert pids == {name: loaded.pid for name, loaded in started.nodes.loaded.items()}, "thresholds load nothing"
+
+
+def rows_that_are_open_at_a_deadline_have_the_answer_so_far(cluster: Cluster) -> None:
+    pace = cluster.pace
+    with Started(cluster, THREE, slow_s=1.6 * pace) as started:
+        run = started.run(ROWS, deadline_s=0.8 * pace)
+        answered = run.report.answered
+        assert (answered.names, answered.ended) == (("a", "b", "c"), "deadline")
+        assert [missing.why for missing in answered.missing] == ["late"]
+        assert answered.cut_rows == run.report.stages[2].rows > 0
+        without = [lane for lane in on_one_machine(THREE).lanes if lane.members != ("d",)]
+        shorter = replace(THREE, lanes=tuple(without), devices={}, reach=(1.0, 0.5), threshold=0.18, left_out=("d",))
+        assert torch.equal(run.output, started.here(replace(shorter, units=2), ROWS)[0])
+        missed = fails(lambda: started.run(ROWS, deadline_s=0.6 * pace, at_least=4))
+        assert isinstance(missed, DeadlineMissed)
+        assert "3 in earlier stages" in str(missed)
+        late = started.run(ROWS, deadline_s=0.3 * pace, at_least=4, otherwise="first")
+        assert late.report.answered.names == ("a", "b", "c", "d")
+
+
+def a_stage_whose_node_dies_hands_its_rows_on_where_that_is_asked_for(cluster: Cluster) -> None:
+    plan = staged_plan((("a",), ()), ((), ("d",)), (("b", "c"), ()), threshold=1.0)
+    with Started(cluster, plan, slow_s=1.2) as started:
+        here = started.run(ROWS).output
+        after(0.4, lambda: cluster.kill_worker(started.nodes, "right"))
+        run = started.run(ROWS, on_failure="leave-out")
+        assert run.report.answered.names == ("a", "b", "c")
+        assert "LEFT OUT" in str(run.report)
+        assert [stage.rows for stage in run.report.stages] == [16, 16, 16]
+        until_right(started, here, ROWS)
+        after(0.4, lambda: cluster.kill_worker(started.nodes, "right"))
+        problem = fails(lambda: started.run(ROWS))
+        assert isinstance(problem, DeviceError)
+        assert "node right (d)" in str(problem)
+
+
+def a_later_member_whose_answer_depends_on_other_rows_is_refused_before_the_first_run(cluster: Cluster) -> None:
+    plan = staged_plan((("a", "b", "c"), ()), ((), ("d",)), threshold=0.9)
+    with Lab("cpu") as lab:
+        ensemble_of(lab)
+        lab.register("d", torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Softmax(dim=0)), example=X)
+        ensemble, reach = lab.ensemble, cluster.reach
+        problem = fails(lambda: PlanOnNodes.start(plan, ensemble, reach, deadline=Deadline(PATIENCE_S)))
+        assert isinstance(problem, UsageError)
+        assert "does not depend on the other rows" in str(problem)
+        assert "'d'" in str(problem)
+
+
 def a_node_that_is_gone_fails_calls_and_can_be_left_out(cluster: Cluster) -> None:
     with Started(cluster) as started:
         started.run()
@@ -260,6 +366,11 @@ CHECKS: tuple[Callable[[Cluster], None], ...] = (
     large_outputs_are_combined_on_the_node_that_has_most_of_them,
     a_death_before_outputs_are_combined_is_that_of_the_node_that_died,
     what_nodes_do_can_be_read_while_they_run,
+    a_plan_in_stages_answers_as_on_one_machine_and_sends_open_rows_only,
+    stages_that_nobody_is_left_for_are_not_asked,
+    rows_that_are_open_at_a_deadline_have_the_answer_so_far,
+    a_stage_whose_node_dies_hands_its_rows_on_where_that_is_asked_for,
+    a_later_member_whose_answer_depends_on_other_rows_is_refused_before_the_first_run,
     a_node_that_is_gone_fails_calls_and_can_be_left_out,  # last: it takes a node
 )
 
@@ -282,13 +393,13 @@ def fails_or_none(act: Callable[[], object]) -> EsenError | None:
     return None
 
 
-def until_right(started: Started, wanted: torch.Tensor) -> None:
+def until_right(started: Started, wanted: torch.Tensor, x: torch.Tensor = X) -> None:
     """Run until what was killed is there again; every answer until then is right."""
     begun = time.monotonic()
     while True:
         assert time.monotonic() - begun < PATIENCE_S
         with contextlib.suppress(DeviceError):
-            assert torch.equal(started.run().output, wanted)
+            assert torch.equal(started.run(x).output, wanted)
             return
 
 

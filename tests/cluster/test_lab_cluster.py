@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import contract
 import pytest
@@ -122,6 +124,61 @@ def test_nodes_are_measured_once_for_each_kind_and_placed(lab: Lab, threads: Loc
     threads.units = profiles["left"].units
     lab.plan = lab.studies.plan_of(lab.studies.place(profiles))
     assert torch.equal(lab.run(X), here)
+
+
+def test_members_without_weight_count_neither_as_enough_nor_as_missing(lab: Lab, threads: LocalNodes) -> None:
+    lab.combine("weighted", weights={"a": 1.0, "b": 2.0, "c": 0.0, "d": 0.0})
+    here = lab.run(X)
+    lab.plan = PLAN
+    assert torch.equal(lab.run(X), here)
+    threads.links["left"].kill(for_good=True)
+    with pytest.raises(DeviceError, match="left"):
+        lab.run(X, on_failure="leave-out")
+
+
+def test_a_cascade_is_placed_over_nodes_saved_loaded_and_run(lab: Lab, threads: LocalNodes, tmp_path: Path) -> None:
+    rows = contract.ROWS
+    lab.profile(budget_s=0.05).result()
+    cascade = lab.studies.cascade(rows, threshold=0.18, stages=[["a"], ["b", "c", "d"]])
+    seconds = {name: [0.001 if name == "a" else 0.1] for name in "abcd"}
+    placed = lab.studies.place_cascade(cascade, {"left": seconds, "right": seconds})
+    plan = lab.studies.plan_of(placed)
+    assert (plan.staged, plan.devices) == (True, {"left": 1, "right": 1})
+    assert {lane.device for lane in plan.lanes if lane.stage} == {"left", "right"}
+    here = lab.studies.plan_of(cascade)
+    lab.plan = here
+    wanted = lab.run(rows)
+    told = [(stage.rows, stage.left) for stage in lab.report.stages]
+    plan.save(tmp_path / "plan.json")
+    lab.load(tmp_path / "plan.json")
+    torch.testing.assert_close(lab.run(rows), wanted)
+    assert [(stage.rows, stage.left) for stage in lab.report.stages] == told
+    assert {report.name for report in lab.report.nodes} == {"left", "right"}
+    assert "stage 1 answered" in str(lab.report)
+    torch.testing.assert_close(asyncio.run(lab.arun(rows, deadline_s=60.0)), wanted)
+    assert lab.report.answered.cut_rows == 0
+    with pytest.raises(UsageError, match="a plan over nodes"):
+        lab.studies.thresholds()
+    with pytest.raises(UsageError, match="row by row, at its thresholds"):
+        lab.run(rows, stop_early=0.9)
+
+
+def test_other_thresholds_start_nothing_anew_and_a_lost_node_leaves_the_stages(lab: Lab, threads: LocalNodes) -> None:
+    plan = contract.THREE
+    lab.plan = plan
+    lab.run(contract.ROWS)
+    links = dict(threads.links)
+    lab.plan = replace(plan, threshold=0.01)
+    lab.run(contract.ROWS)
+    assert [stage.rows for stage in lab.report.stages] == [16, 0, 0]
+    assert threads.links == links
+    lab.plan = plan
+    wanted = lab.run(contract.ROWS)
+    threads.links["right"].kill(for_good=True)
+    with pytest.raises(DeviceError, match="right"):
+        lab.run(contract.ROWS)
+    assert [lane.stage for lane in lab.cluster.replan_without("right").lanes] == [0, 1, 2]
+    torch.testing.assert_close(lab.run(contract.ROWS), wanted)
 
 
 def test_the_way_to_each_node_is_measured(lab: Lab, threads: LocalNodes) -> None:

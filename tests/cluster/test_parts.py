@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from esen_lab.cluster.nodes import deal_cores
@@ -56,6 +58,48 @@ def test_members_of_a_node_that_is_gone_go_where_there_is_least_to_do() -> None:
     assert plan.lane_of("b").members == ("d", "b", "c")
     with pytest.raises(UsageError, match="only one"):
         without_node(plan, "big")
+
+
+STAGED = Plan(
+    lanes=(
+        Lane(units=2, members=("c",), device="big", stage=1),
+        Lane(units=1, members=("a",), device="big"),
+        Lane(units=1, members=("b",), device="small", stage=1),
+        Lane(units=1, members=("d",), device="small", stage=2),
+    ),
+    units=2,
+    devices={"big": 2, "small": 1},
+    reach=(1.0, 0.5, 0.25),
+    threshold=0.9,
+)
+
+
+def test_a_node_has_its_lanes_of_every_stage_and_room_for_one_stage_at_a_time() -> None:
+    big, small = parts_of(STAGED, {"big": 2, "small": 1})
+    assert (big.lanes, big.stages, big.members) == ((1, 0), {0: (0,), 1: (1,)}, ("a", "c"))
+    assert (small.lanes, small.stages) == ((2, 3), {1: (0,), 2: (1,)})
+    assert [small.members_in(stage) for stage in range(3)] == [(), ("b",), ("d",)]
+    assert [big.lanes_in(stage) for stage in range(3)] == [(1,), (0,), ()]
+    assert (big.units, small.units) == (2, 1)
+    check_runnable(big.plan)
+
+
+def test_stages_that_nothing_says_when_to_leave_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"has no threshold.*threshold=0\.9"):
+        parts_of(replace(STAGED, threshold=None), {"big": 2, "small": 1})
+    halves = (Lane(units=1, members=("d 1/2",), device="big", stage=2), Lane(units=1, members=("d 2/2",), stage=2))
+    split = replace(STAGED, lanes=(*STAGED.lanes[:3], *(replace(lane, device="big") for lane in halves)))
+    with pytest.raises(UsageError, match="runs a fixed part of it"):
+        parts_of(split, {"big": 2, "small": 1})
+
+
+def test_members_of_a_node_that_is_gone_stay_in_their_stage() -> None:
+    plan = without_node(STAGED, "small")
+    assert plan.describe() == "big 1: a, then big 2: c + b, then big 1: d"
+    assert (plan.reach, plan.thresholds, plan.worst_s) == (STAGED.reach, STAGED.thresholds, None)
+    other = without_node(STAGED, "big")
+    assert other.describe() == "small 1: a, then small 1: b + c, then small 1: d"
+    parts_of(other, {"small": 1})
 
 
 def test_nodes_of_one_machine_are_dealt_different_cores() -> None:

@@ -45,6 +45,14 @@ def test_a_large_input_is_put_once_and_a_small_one_goes_with_the_calls() -> None
         assert threads.reach.puts == put + 1
 
 
+def test_a_node_of_which_nobody_is_done_in_time_is_left_out_and_busy_until_then() -> None:
+    with contract.Started(Threads(), contract.plan_for(("a", "b", "c"), ("d",)), slow_s=1.6) as started:
+        report = started.run(deadline_s=0.8).report
+        assert report.answered.names == ("a", "b", "c")
+        left, right = report.lanes
+        assert left.end_s < right.end_s <= report.jct_s
+
+
 def test_an_early_stop_over_nodes_is_refused() -> None:
     with contract.Started(Threads()) as started, pytest.raises(UsageError, match="one machine"):
         started.nodes.run(contract.X, deadline=Deadline(10), options=RunOptions(stop_early=0.9))

@@ -11,7 +11,7 @@ import pytest
 from local_ray import found_by
 
 pytestmark = [
-    # Two raylets start, each with a store and agents, and eight plans are loaded on them: minutes on two cores.
+    # Two raylets start, each with a store and agents, and thirteen plans are loaded on them: minutes on two cores.
     pytest.mark.slow,
     pytest.mark.timing,  # Ray's own limits are in seconds: nothing runs beside it
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: esen_lab[ray]"),
@@ -22,7 +22,7 @@ pytestmark = [
 def found(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
     """What came of each check: "" where it held."""
     result = tmp_path_factory.mktemp("ray") / "result.json"
-    return found_by(Path(__file__).parent / "on_ray.py", result, timeout_s=900)  # type: ignore[no-any-return]
+    return found_by(Path(__file__).parent / "on_ray.py", result, timeout_s=1200)  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize("check", [*(check.__name__ for check in contract.CHECKS), "nothing_is_left_behind"])

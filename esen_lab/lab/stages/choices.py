@@ -12,13 +12,14 @@ from esen_lab.lab.stages.plans import put_in_force
 from esen_lab.lab.stages.search import by_fastest_backends
 from esen_lab.lab.state import LabState
 from esen_lab.planner.plan import Plan
-from esen_lab.studies import plan_of_cascade, plan_of_choice, plan_of_placement
+from esen_lab.studies import plan_of_cascade, plan_of_choice, plan_of_placement, plan_of_stages
 from esen_lab.studies.cascade import Cascade
 from esen_lab.studies.front import Choice
+from esen_lab.studies.placed_stages import PlacedCascade
 from esen_lab.studies.placement import DevicePlacement
 
 
-def plan_of(runtime: Runtime, found: Choice | DevicePlacement | Cascade) -> Plan:
+def plan_of(runtime: Runtime, found: Choice | DevicePlacement | Cascade | PlacedCascade) -> Plan:
     """See `Studies.plan_of`."""
     state = runtime.state
     names = state.ensemble.names
@@ -30,9 +31,12 @@ def plan_of(runtime: Runtime, found: Choice | DevicePlacement | Cascade) -> Plan
         plan = plan_of_placement(found, **known)
     elif isinstance(found, Cascade):
         plan = plan_of_cascade(found, **known)
+    elif isinstance(found, PlacedCascade):
+        known |= origin(state.ensemble.only(found.names), state.device)
+        plan = plan_of_stages(found, left_out=tuple(name for name in names if name not in found.names), **known)
     else:
         raise UsageError(
-            "A plan is made of a choice of members, a placement or a cascade",
+            "A plan is made of a choice of members, a placement or a cascade, placed or not",
             given=type(found).__name__,
             hint="Such as lab.studies.members(x, y).choices[0].",
         )

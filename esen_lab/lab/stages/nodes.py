@@ -115,7 +115,7 @@ def get_ready(
     notes = (*followed, *([_CHANGED.format(names=", ".join(changed))] if changed else []))
     current = state.on_nodes
     if current is not None and current.holds(plan, reach):
-        current.keep_to(ensemble)
+        current.keep_to(plan, ensemble)
         return current, notes
     _end(runtime)
     runtime.lanes.end()  # those of this machine: its cores may be those of a node
@@ -179,17 +179,24 @@ def _silent(*_: object) -> None:
 def without_node(plan: Plan, node: str) -> Plan:
     """A plan whose lanes of one node are on the others, each at the end of the lane that has least to do there.
 
+    Lanes are those of the same stage; where no other node has one, the lane goes to the largest node as it is.
+
     Raises:
         UsageError: The plan has no other node.
     """
-    moved = [lane for lane in plan.lanes if lane.device == node]
     left = [lane for lane in plan.lanes if lane.device != node]
     others = {name: units for name, units in plan.devices.items() if name != node}
-    if not left or not others:
+    if not others:
         raise UsageError("A plan goes on with the nodes that are left", given=f"{node!r} is its only one")
-    for lane in moved:
+    for lane in plan.lanes:
+        if lane.device != node:
+            continue
+        beside = [place for place, own in enumerate(left) if own.stage == lane.stage]
+        if not beside:
+            left.append(_moved(lane, others))
+            continue
         for member, backend in zip(lane.members, lane.backends, strict=True):
-            number = min(range(len(left)), key=lambda place: _load(plan, left[place]))
+            number = min(beside, key=lambda place: _load(plan, left[place]))
             left[number] = _with_member(left[number], member, backend)
     units = max(others.values())
     return replace(
@@ -200,11 +207,18 @@ def without_node(plan: Plan, node: str) -> Plan:
         jct_s=None,
         bound_s=None,
         measured_s=None,
+        worst_s=None,
         predicted_s={},
         unmeasured={},
         searcher="by hand",
         notes=(_MOVED.format(node=node),),
     )
+
+
+def _moved(lane: Lane, others: Mapping[str, int]) -> Lane:
+    """The lane on the largest of these nodes."""
+    device = max(others, key=lambda name: others[name])
+    return replace(lane, device=device, units=min(lane.units, others[device]), active_units=())
 
 
 def _load(plan: Plan, lane: Lane) -> tuple[float, int]:
