@@ -6,11 +6,14 @@ import threading
 
 import pytest
 from fake_front import FakeFront
-from fake_lab import FakeLab
+from fake_lab import FakeLab, FakeMeter
 
+from esen_lab.devices.telemetry import Sampler
 from esen_lab.errors import UsageError
+from esen_lab.ui.html import to_text
 from esen_lab.ui.magics.lines import run_line
 from esen_lab.ui.session import Session
+from esen_lab.ui.widgets.watching import Watching
 
 
 @pytest.fixture
@@ -43,6 +46,28 @@ def test_a_terminal_gets_one_table(session: Session, front: FakeFront) -> None:
     assert "CPU" in front.text
     assert session.watching is None
     assert session.lab().calls[-1] == ("unwatch",)
+
+
+def test_a_table_waits_for_what_needs_two_looks() -> None:
+    class Percentages(FakeMeter):
+        looks = 0
+
+        def read(self) -> dict[str, float]:
+            self.looks += 1
+            if self.looks < 2:
+                return {"cpu": "a percentage needs a moment between two looks"}  # type: ignore[dict-item]
+            return {"cpu": 37.0}
+
+    lab = FakeLab()
+    sampler = Sampler(Percentages(), interval_s=0.05)
+    lab.watch = lambda **_: sampler
+    sampler.watch()
+    try:
+        shown = to_text(Watching(lab, 0.05, 60.0).table(10.0))
+    finally:
+        sampler.close()
+    assert "37 %" in shown
+    assert "needs a moment" not in shown
 
 
 def test_watching_again_closes_the_plots_before(session: Session, front: FakeFront) -> None:

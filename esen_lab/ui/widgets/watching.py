@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 STILL_S = 5.0  # between two drawings of the still form: a file that is saved now is so old at most
 FIRST_S = 5.0  # the first reading is waited for so long
+APART_S, SECOND_S = 0.12, 0.3  # two looks for one table: what a percentage needs, and how long it is waited for
 MOST_POINTS = 120  # of a line in a still form: more cannot be told apart in it, and stay in the notebook
 
 
@@ -67,11 +68,14 @@ class Watching:
         if self._still is not None:
             self._still.changed()
 
-    def table(self) -> View:
-        """The latest readings, taken now if there are none yet."""
+    def table(self, within_s: float = 0.0) -> View:
+        """The latest readings, taken now if there are none yet; those that need two looks are waited for so long."""
         if self._sampler.running:  # its thread takes one now, and a meter is read by one thread at a time
             self._sampler.wait(0, FIRST_S)
         last = self._sampler.last or self._sampler.take()
+        until = time.monotonic() + within_s
+        while last.reasons and self._sampler.wait(last.number, until - time.monotonic()):
+            last = self._sampler.last or last
         channels = self._sampler.channels
         rows = tuple(
             (channel.label, reading_text(last.values[channel.key], channel.unit))
