@@ -8,12 +8,14 @@ import pytest
 from fake_front import FakeFront
 from fake_lab import FakeLab, FakeMeter
 
-from esen_lab.devices.telemetry import Sampler
+from esen_lab.devices.telemetry import Channel, Sample, Sampler
 from esen_lab.errors import UsageError
 from esen_lab.ui.html import to_text
 from esen_lab.ui.magics.lines import run_line
+from esen_lab.ui.pictures.rows import ReadingTraces
 from esen_lab.ui.session import Session
-from esen_lab.ui.widgets.watching import Watching
+from esen_lab.ui.views import Table
+from esen_lab.ui.widgets.watching import Watching, summary_of
 
 
 @pytest.fixture
@@ -94,3 +96,17 @@ def test_the_end_leaves_a_summary_in_place(session: Session, front: FakeFront) -
 def test_a_rate_that_is_none_is_refused(session: Session) -> None:
     with pytest.raises(UsageError, match="positive number of seconds"):
         run_line(session, "watch --every never")
+
+
+def test_a_lane_that_started_anew_is_one_line_of_the_summary() -> None:
+    channels = [Channel(key=key, label="lane 1, CPU", unit="%", group="lanes") for key in ("old", "new")]
+    samples = [
+        Sample(number=number, at_s=float(number), values={"old" if number < 5 else "new": 10.0 * number})
+        for number in range(10)
+    ]
+    view = summary_of(channels, samples)
+    traces, table = view.blocks
+    assert isinstance(table, Table)
+    assert table.rows == (("lane 1, CPU", "45 %", "0 %", "90 %"),)
+    assert isinstance(traces, ReadingTraces)
+    assert [len(plot.lines) for plot in traces.plots] == [1]

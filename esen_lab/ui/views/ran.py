@@ -12,7 +12,7 @@ from esen_lab.ui.views.blocks import Table, View, facts, given_s, one_line, rati
 
 _CHECK = ("lab.check_numerics()", "%esen numerics")
 _BACKENDS = ("lab.lanes.choose_backends()", "%esen backends")
-_MOST_RATIOS = 6  # columns; with more to compare, ratios to sequential running and to the fastest
+_MOST_RATIOS = 2  # columns; with more to compare, ratios to sequential running and to the fastest
 
 
 def report(record: Any) -> View:
@@ -139,7 +139,7 @@ def comparison(record: Any) -> View:
                 columns=columns,
                 rows=tuple(_row(row, baselines) for row in record.rows),
                 numbers=columns[1:-2],
-                wide=("lanes", *(f"/ {b}" for b in baselines if b not in _decisive(record))),
+                wide=("lanes",),
                 below=(*record.settings, f"plan: {record.rows[-1].lanes}"),
             ),
             Bars(
@@ -159,12 +159,9 @@ def comparison(record: Any) -> View:
 def _compared_with(record: Any) -> set[str]:
     # The plan is last; a ratio to it is the inverse of what its own row says, and would only widen the table.
     names = {name for row in record.rows[-1:] for name in row.ratio_to}
-    return names if len(names) <= _MOST_RATIOS else _decisive(record)
-
-
-def _decisive(record: Any) -> set[str]:
-    """Sequential running, and the fastest other way whose answers are right."""
-    right = [row for row in record.rows[:-1] if row.strategy in record.rows[-1].ratio_to and row.agrees]
+    if len(names) <= _MOST_RATIOS:
+        return names
+    right = [row for row in record.rows[:-1] if row.strategy in names and row.agrees]
     return {"sequential", *(row.strategy for row in sorted(right, key=lambda row: row.median_s)[:1])}
 
 

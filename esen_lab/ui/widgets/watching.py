@@ -112,11 +112,11 @@ def summary_of(channels: Sequence[Any], samples: Sequence[Any], members: Members
     """Plots of the samples, and mean, least and most of each channel over those that have it."""
     figures_of = ("mean", "least", "most")
     rows = []
-    for channel in channels:
-        values = [sample.values[channel.key] for sample in samples if channel.key in sample.values]
+    for (_, label), alike in _alike(channels, members).items():
+        values = _values(alike, samples)
         if values:
             figures = (sum(values) / len(values), min(values), max(values))
-            rows.append((label_of(channel, members), *(reading_text(value, channel.unit) for value in figures)))
+            rows.append((label, *(reading_text(value, alike[0].unit) for value in figures)))
     seconds = samples[-1].at_s - samples[0].at_s if samples else 0.0
     table = Table(columns=("reading", *figures_of), rows=tuple(rows), numbers=figures_of)
     return View(
@@ -134,19 +134,30 @@ def traces_of(channels: Sequence[Any], samples: Sequence[Any], members: Members 
     plots, strokes = [], strokes_of(channels, members)
     for group in dict.fromkeys(channel.group for channel in channels):
         lines = []
-        for channel in channels:
-            if channel.group != group:
+        for (of, label), alike in _alike(channels, members).items():
+            if of != group:
                 continue
             points = []
             for bunch in bunches:
-                values = [sample.values[channel.key] for sample in bunch if channel.key in sample.values]
-                mean = sum(values) / len(values) * (1e-9 if channel.unit == "B" else 1.0) if values else None
+                values = _values(alike, bunch)
+                mean = sum(values) / len(values) * (1e-9 if alike[0].unit == "B" else 1.0) if values else None
                 points.append((bunch[-1].at_s - end_s, mean))
             if any(value is not None for _, value in points):
-                label, stroke = label_of(channel, members), strokes[channel.key]
-                lines.append(Line(label=label, points=tuple(points), stroke=stroke))
+                lines.append(Line(label=label, points=tuple(points), stroke=strokes[alike[0].key]))
         if lines:
             most = 100.0 if group in OF_A_HUNDRED else None
             plots.append(Plot(title=TITLES.get(group, group), lines=tuple(lines), most=most))
     until = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(end_s))
     return ReadingTraces(plots=tuple(plots), span_s=end_s - samples[0].at_s, until=until)
+
+
+def _alike(channels: Sequence[Any], members: Members) -> dict[tuple[str, str], list[Any]]:
+    """Channels by group and label: a lane that started anew has another channel, and is the same lane."""
+    found: dict[tuple[str, str], list[Any]] = {}
+    for channel in channels:
+        found.setdefault((channel.group, label_of(channel, members)), []).append(channel)
+    return found
+
+
+def _values(alike: Sequence[Any], samples: Sequence[Any]) -> list[float]:
+    return [sample.values[channel.key] for sample in samples for channel in alike if channel.key in sample.values]

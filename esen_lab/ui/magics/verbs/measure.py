@@ -39,7 +39,7 @@ def _profile(session: Session, given: Given) -> Any:
         note = "It runs in the background: `%esen` shows how far it is, `%esen cancel` stops it."
         session.front.show(View(title=now.title, blocks=now.blocks[:1], notes=(note,)))
         return None
-    ended = session.follow(job, lambda now: views.progress(now, lab.points.fit_so_far()))
+    ended = session.follow(job, lambda now: views.progress(now, lab.points.fit_so_far(), lab.device.identity.unit))
     if not given.wait:
         return None
     try:
