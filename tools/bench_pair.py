@@ -135,6 +135,8 @@ def main(arguments: list[str]) -> int:
             for side in sorted(sides, reverse=bool(number % 2)):
                 figures[side].append(in_child(sides[side], "verbs" if given.verbs else "waits"))
             print(f"pair {number + 1} of {given.pairs}", file=sys.stderr, flush=True)
+            if given.json:  # a run that is ended has what it measured
+                given.json.write_text(json.dumps({"base": given.base, **figures}, indent=1) + "\n", encoding="utf-8")
     rows = compared(figures["before"], figures["after"])
     print(table(rows, given.most / 100))
     if given.json:

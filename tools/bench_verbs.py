@@ -50,11 +50,11 @@ LINES = (
     "watch --stop",
     "close",
 )
-ROUNDS = 4
+ROUNDS = 2
 
 
 def verb_times() -> dict[str, float]:
-    """Seconds that each line takes until its answer is shown: the median of some sessions' rounds.
+    """Seconds that each line takes until its answer is shown: the median of the rounds of a session but the first.
 
     A line that is refused, as an older version refuses verbs that it does not have, is left out.
     """

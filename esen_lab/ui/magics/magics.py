@@ -172,7 +172,7 @@ class _IPythonFront:
             return self._shell.ev(code)
         except Exception as error:
             if isinstance(error, NameError) and self._frames(error)[-1] == name:
-                raise self._no_such(error.name) from None
+                raise self._no_such(str(error.name)) from None
             _show_as(error, *self._users_traceback(error, name))
             raise
 

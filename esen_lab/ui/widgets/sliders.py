@@ -78,7 +78,10 @@ class SliderPanel:
         self.figures, self.message, self.why = Shows(), Shows(), Shows()
         small = widgets.Layout(width="96px")
         self.over = widgets.Checkbox(
-            description="lanes may sum to more than the device", indent=False, layout=widgets.Layout(width="300px")
+            description="lanes may sum to more than the device",
+            tooltip="predicted as if lanes did not disturb each other",
+            indent=False,
+            layout=widgets.Layout(width="300px"),
         )
         self.path = widgets.Text(value="plan.json", layout=widgets.Layout(width="190px"), tooltip="where it is written")
         self.buttons = {
