@@ -7,7 +7,7 @@ SHELL := bash
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test test-all test-pythons test-extension extension house lint lab bench fuzz chaos stress test-ipykernels bench-search bench-peers bench-rivals gpu-check screenshots clean
-.PHONY: bench-pair docs
+.PHONY: bench-pair docs views
 .DELETE_ON_ERROR:
 
 help:  ## this list
@@ -26,12 +26,13 @@ help:  ## this list
 	@printf 'make fuzz [FUZZ_ARGS=...]    spoilt files and messages: none may raise what is no EsenError, or take a second\n'
 	@printf 'make chaos [CHAOS_ARGS=...]  signals at random instants, full disks, small limits: CHAOS_ARGS="--minutes 5 --seed 1"\n'
 	@printf 'make stress [STRESS_ARGS=...] runs with slow and dying members: STRESS_ARGS="--runs 10000 --seed 1"\n'
-	@printf 'make bench-pair BASE=REV     what users wait for, here and at a revision, in pairs: what became slower\n'
+	@printf 'make bench-pair BASE=REV     what users wait for, here and at a revision, in pairs: what became slower; BENCH_ARGS=--verbs: every verb\n'
 	@printf 'make gpu-check               everything claimed about an NVIDIA GPU, as JSON; BENCH_ARGS=--rehearse without one\n'
 	@printf 'make bench-search            compare the searchers; BENCH_ARGS=--quick in seconds, --minutes N in parts\n'
 	@printf 'make bench-peers             plans against OpenVINO, ONNX Runtime, torch.compile, Ray and others (hours; BENCH_ARGS=--quick)\n'
 	@printf 'make bench-rivals            the same ensemble behind ours, Triton, FastAPI, LitServe, Ray Serve (ten minutes; BENCH_ARGS=--quick)\n'
 	@printf 'make screenshots             take the README'\''s pictures anew, in a real JupyterLab (needs Chromium)\n'
+	@printf 'make views                   a picture of every view into out/views, to be looked at (needs Chromium; VIEWS_ARGS="--only lab")\n'
 	@printf 'make setup                   only set up .venv (PYTHON=/path/to/python3.12 chooses the Python)\n'
 	@printf 'make clean                   remove .venv, out/, builds and caches\n'
 
@@ -115,6 +116,9 @@ gpu-check: $(STAMP)
 
 screenshots: $(STAMP)
 	@$(PY) tools/screenshots.py
+
+views: $(STAMP)
+	@$(PY) tools/views.py out/views $(VIEWS_ARGS)
 
 clean:
 	rm -rf .venv out build dist *.egg-info extensions/esen-lab/node_modules extensions/esen-lab/lib .mypy_cache .pytest_cache .ruff_cache .hypothesis

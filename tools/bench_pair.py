@@ -1,11 +1,12 @@
 """Another revision against this checkout, in pairs: `make bench-pair BASE=REV` says what became slower.
 
-    python tools/bench_pair.py REV [--pairs 12] [--most 3] [--json FILE]
+    python tools/bench_pair.py REV [--pairs 12] [--most 3] [--verbs] [--json FILE]
 
 What users wait for is measured through names that both have: loading the extension, a run on warm lanes, a search, a
-slider, a plan that is put in force. A pair is one process with each, and they take turns to come first, so that what
-else the machine does meets both alike. Told are medians of both and of the ratios of the pairs, with their quartiles.
-A ratio whose lower quartile is above 1 + MOST % is called slower, and makes the exit status 1.
+slider, a plan that is put in force; with --verbs, every verb from Enter to the answer. A pair is one process with each,
+and they take turns to come first, so that what else the machine does meets both alike. Told are medians of both and of
+the ratios of the pairs, with their quartiles. A ratio whose lower quartile is above 1 + MOST % is called slower, and
+makes the exit status 1.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bench_verbs import verb_times
 from house import ROOT, checkout_of
 
 LIMIT_S = 600
@@ -69,12 +71,15 @@ def measured() -> dict[str, float]:
     return found
 
 
-def in_child(checkout: Path) -> dict[str, float]:
-    """`measured` in a process of its own, with the package of a checkout and nothing kept from before."""
+KINDS: dict[str, Callable[[], dict[str, float]]] = {"waits": measured, "verbs": verb_times}
+
+
+def in_child(checkout: Path, kind: str) -> dict[str, float]:
+    """What `KINDS` measures, in a process of its own, with the package of a checkout and nothing kept from before."""
     with tempfile.TemporaryDirectory() as home:
         folders = {name: str(Path(home) / name.lower()) for name in ("ESEN_LAB_HOME", "ESEN_LAB_LOCKS", "IPYTHONDIR")}
         ran = subprocess.run(
-            [sys.executable, str(Path(__file__).resolve()), "--child"],
+            [sys.executable, str(Path(__file__).resolve()), "--child", kind],
             cwd=home,
             env={**os.environ, **folders, "PYTHONPATH": str(checkout)},
             stdout=subprocess.PIPE,
@@ -87,9 +92,9 @@ def in_child(checkout: Path) -> dict[str, float]:
 
 
 def compared(before: list[dict[str, float]], after: list[dict[str, float]]) -> dict[str, dict[str, float]]:
-    """By what was measured: medians in seconds, and the quartiles of after / before over the pairs."""
+    """By what both have: medians in seconds, and the quartiles of after / before over the pairs."""
     rows = {}
-    for name in before[0]:
+    for name in (name for name in before[0] if all(name in figures for figures in before + after)):
         pairs = [(one[name], other[name]) for one, other in zip(before, after, strict=True)]
         low, middle, high = statistics.quantiles([new / old for old, new in pairs], n=4, method="inclusive")
         old_s, new_s = (statistics.median(side) for side in zip(*pairs, strict=True))
@@ -111,13 +116,14 @@ def table(rows: dict[str, dict[str, float]], most: float) -> str:
 
 def main(arguments: list[str]) -> int:
     """Measure and print; returns the exit status."""
-    if arguments == ["--child"]:
-        print(json.dumps(measured()))
+    if arguments[:1] == ["--child"]:
+        print(f"\n{json.dumps(KINDS[arguments[1]]())}")
         return 0
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     words.add_argument("base", metavar="REV", help="the revision before")
     words.add_argument("--pairs", type=int, default=12, help="at least 2")
     words.add_argument("--most", type=float, default=3.0, metavar="PERCENT", help="what counts as slower")
+    words.add_argument("--verbs", action="store_true", help="measure every verb, from Enter to the answer")
     words.add_argument("--json", type=Path, metavar="FILE", help="write every figure here")
     given: Any = words.parse_args(arguments)
     if given.pairs < 2:
@@ -127,8 +133,10 @@ def main(arguments: list[str]) -> int:
         sides = {"before": checkout_of(given.base, Path(folder)), "after": ROOT}
         for number in range(given.pairs):
             for side in sorted(sides, reverse=bool(number % 2)):
-                figures[side].append(in_child(sides[side]))
+                figures[side].append(in_child(sides[side], "verbs" if given.verbs else "waits"))
             print(f"pair {number + 1} of {given.pairs}", file=sys.stderr, flush=True)
+            if given.json:  # a run that is ended has what it measured
+                given.json.write_text(json.dumps({"base": given.base, **figures}, indent=1) + "\n", encoding="utf-8")
     rows = compared(figures["before"], figures["after"])
     print(table(rows, given.most / 100))
     if given.json:

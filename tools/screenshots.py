@@ -56,9 +56,11 @@ def main() -> int:
     return 1 if too_large else 0
 
 
-def open_and_run(page: Any, address: str, timeout_s: float) -> None:
-    """Open tuning.ipynb, and run all its cells; returns when all are done."""
-    page.goto(f"{address}/lab/tree/tuning.ipynb?reset")
+def open_and_run(
+    page: Any, address: str, timeout_s: float, notebook: str = "tuning.ipynb", under: str = "lab/tree"
+) -> None:
+    """Open a notebook, and run all its cells; returns when all are done."""
+    page.goto(f"{address}/{under}/{notebook}?reset")
     page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
     select = page.locator(".jp-Dialog button.jp-mod-accept")  # "Select Kernel"
     ready = page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]")
@@ -70,6 +72,8 @@ def open_and_run(page: Any, address: str, timeout_s: float) -> None:
     ready.first.wait_for(timeout=60_000)
     page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
     done = """() => {
+        const failed = document.querySelector(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.error']");
+        if (failed) throw new Error(failed.innerText);
         const prompts = [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(e => e.textContent);
         return prompts.length > 0 && prompts.every(text => /\\[\\d+\\]/.test(text));
     }"""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 import textwrap
@@ -25,17 +26,20 @@ def fitted(rows: Sequence[Sequence[str]], numbers: Sequence[bool], columns: int 
 
     Args:
         rows: Cells, the headings first; each row as long as `numbers`.
-        numbers: Which columns hold numbers: those are never wrapped.
+        numbers: Which columns hold numbers: of those only the headings are wrapped.
         columns: How wide the table may be; None: as wide as it is.
 
     Returns:
         The rows; None where they do not fit, however they are wrapped.
     """
-    widths = [max(len(row[place]) for row in rows) for place in range(len(numbers))]
+    widths = [max(1, *(len(row[place]) for row in rows)) for place in range(len(numbers))]
     if columns is None:
         return [list(row) for row in rows]
     room = columns - GAP * (len(widths) - 1)
-    least = [width if fixed else min(width, LEAST) for width, fixed in zip(widths, numbers, strict=True)]
+    least = [
+        _least_of_numbers([row[place] for row in rows]) if number else max(min(widths[place], LEAST), 1)
+        for place, number in enumerate(numbers)
+    ]
     if sum(least) > room:
         return None
     while sum(widths) > room:
@@ -44,6 +48,11 @@ def fitted(rows: Sequence[Sequence[str]], numbers: Sequence[bool], columns: int 
     return [
         ["\n".join(textwrap.wrap(cell, width) or [""]) for cell, width in zip(row, widths, strict=True)] for row in rows
     ]
+
+
+def _least_of_numbers(cells: Sequence[str]) -> int:
+    """The room that a column of numbers needs: each whole, and the words of its heading."""
+    return max(1, *(len(word) for word in re.split(r"(?<=-)|\s", cells[0])), *map(len, cells[1:]))
 
 
 def side_by_side(row: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> list[str]:

@@ -34,7 +34,8 @@ def take_in(x: Tree, what: str = "the input") -> tuple[list[torch.Tensor], Struc
         raise UsageError(
             f"{what[:1].upper()}{what[1:]} holds at least one tensor",
             given=type(x).__name__,
-            hint="Give what the sub-models are called with.",
+            hint="Give what the sub-models are called with"
+            + (": a file is read first, such as by numpy.load." if isinstance(x, str) else "."),
         )
     return leaves, structure
 

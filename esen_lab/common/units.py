@@ -71,9 +71,10 @@ def backend_parts(name: str) -> tuple[str, str]:
 def check_units(units: object, of_units: int, what: str = "a share") -> int:
     """Return `units` when it is an integer share in 1..of_units, else raise `UsageError`."""
     if isinstance(units, bool) or not isinstance(units, int):
-        raise UsageError(f"{what} is a whole number of units", given=units)
+        raise UsageError(f"{what[:1].upper()}{what[1:]} is a whole number of units", given=units)
     if not 1 <= units <= of_units:
-        raise UsageError(f"{what} lies between 1 and {of_units} units, all the device has", given=f"{units}")
+        rule = f"{what[:1].upper()}{what[1:]} lies between 1 and {of_units} units, all the device has"
+        raise UsageError(rule, given=f"{units}")
     return units
 
 

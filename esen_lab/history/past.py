@@ -40,10 +40,11 @@ class Past(Shown):
             if entry.number == number:
                 return entry
         numbers = ", ".join(str(entry.number) for entry in self.entries[-20:])
+        known = f"Numbers of this project: {numbers}."
         raise UsageError(
             "An entry of the history is named by its number",
             given=number,
-            hint=f"This project has {numbers or 'none yet: profile, search or compare first'}.",
+            hint=known if numbers else "This project has none yet: profile, search or compare first.",
         )
 
     @property

@@ -57,10 +57,11 @@ from esen_lab.studies.thresholds import PlannedCascade, ThresholdEditor
 class Studies:
     """The studies of one lab."""
 
+    last_front: ParetoFront | None = None
+    """What `best_within` and `fastest_within` chose from last."""
+
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self.last_front: ParetoFront | None = None
-        """What `best_within` and `fastest_within` chose from last."""
 
     def refine(
         self,

@@ -87,14 +87,16 @@ def _html_table(table: Table) -> Markup:
     if not table.rows:
         return NOTHING
     rows = [_html_row("th", table.columns)] if table.columns else []
-    rows += [_html_row("td", row) for row in table.rows]
+    cards = bool(_least_px(table))
+    rows += [_html_row("td", row, cards) for row in table.rows]
     rules = _rules(table)
-    wraps = "" if _least_px(table) else "esen-w" if table.columns else "esen-f"
+    wraps = "" if cards else "esen-w" if table.columns else "esen-f"
     return element("table", *rows, class_=" ".join(filter(None, (_key(rules) if rules else "", wraps))))
 
 
-def _html_row(tag: str, cells: Sequence[str]) -> Markup:
-    return element("tr", *(element(tag, cell) for cell in cells))
+def _html_row(tag: str, cells: Sequence[str], cards: bool = False) -> Markup:
+    """A row; where rows may become cards, what stands for "there is none" is marked: a card leaves it out."""
+    return element("tr", *(element(tag, cell, class_="n" if cards and cell == "-" else None) for cell in cells))
 
 
 def _least_px(table: Table) -> int:
@@ -139,14 +141,15 @@ def _cards(table: Table) -> str:
     last = [f"td:nth-child({place})" for place, name in enumerate(table.columns, 1) if name in table.wide]
     rules = [
         "display:block;tbody{display:block}tr{display:flex;flex-wrap:wrap;padding:3px 0}",
-        "td{padding:0 14px 2px 0;max-width:100%;overflow-wrap:anywhere}td:first-child{width:100%;font-weight:bold}",
-        "tr:first-child,td:empty{display:none}td::before{margin-right:5px;opacity:.8}",
+        "td:nth-child(n){padding:0 14px 2px 0;max-width:100%;overflow-wrap:anywhere;text-align:left}",
+        "td:first-child{width:100%;font-weight:bold}td::before{margin-right:5px;opacity:.8}",
+        "tr:first-child,td:empty,.n{display:none}",
         f"{','.join(last)}{{order:1}}" if last else "",
     ]
     names = (
         f"td:nth-child({place})::before{{content:{css_text(name)}}}"
-        for place, name in enumerate(table.columns[1:], 2)
-        if name
+        for place, name in enumerate(table.columns, 1)
+        if name and (place > 1 or name in table.numbers)
     )
     return "".join([*rules, *names])
 

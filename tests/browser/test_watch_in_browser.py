@@ -68,6 +68,29 @@ def test_pause_holds_the_plot_and_live_follows_again(watched: Notebook) -> None:
     until(lambda: end() > held, 5)
 
 
+def test_times_below_narrow_plots_stand_apart_and_no_name_is_cut(watched: Notebook) -> None:
+    page = watched.page
+    page.set_viewport_size({"width": 600, "height": 1100})
+    measure = """() => {
+        const el = document.querySelector(".esen-live"), { right } = el.getBoundingClientRect();
+        const models = [...window.esenBokeh.documents.at(-1)._all_models.values()];
+        return {
+            width: el.clientWidth,
+            times: models.filter((one) => one.type === "DatetimeAxis").map((one) => one.ticker.desired_num_ticks),
+            cut: [...el.querySelectorAll(".esen-names span")]
+                .filter((one) => one.getBoundingClientRect().right > right + 1).map((one) => one.textContent),
+        };
+    }"""
+    try:
+        until(lambda: page.locator(".esen-narrow .esen-names span").count() > 0, 10)
+        found = page.evaluate(measure)
+        assert found["cut"] == []
+        assert found["times"]
+        assert max(found["times"]) * 60 <= max(found["width"], 120), found
+    finally:
+        page.set_viewport_size({"width": 1400, "height": 1100})
+
+
 def test_two_views_of_one_output_are_both_live(watched: Notebook) -> None:
     opened = watched
     opened.page.locator(".esen-bar label").first.click(button="right", position={"x": 2, "y": 2})

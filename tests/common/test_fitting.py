@@ -36,6 +36,21 @@ def test_numbers_are_not_wrapped_and_stand_to_the_right() -> None:
     assert [line[at - 7 : at] for line in lines if " ms" in line] == [" 176 ms", "76.0 ms"]
 
 
+def test_headings_of_numbers_wrap_before_a_table_becomes_lists() -> None:
+    rows = [["strategy", "/ openvino-sequential", "/ sequential"], ["sequential", "1.00×", "0.58×"]]
+    assert table_lines(rows, [False, True, True], 36, ruled=True) == [
+        "strategy    / openvino-           /",
+        "             sequential  sequential",
+        "----------  -----------  ----------",
+        "sequential        1.00×       0.58×",
+    ]
+
+
+def test_a_column_without_words_has_room() -> None:
+    rows = [["lane", "", "sub-models"], ["1", "", "a_name_that_is_long"], ["2", "", "another_long_name"]]
+    assert max(map(len, table_lines(rows, [False] * 3, 24, ruled=True))) <= 24
+
+
 def test_where_columns_cannot_stand_side_by_side_each_row_becomes_a_list() -> None:
     rows = [["name", *[f"ratio {k}" for k in range(12)]], ["wide", *[f"{k}.00×" for k in range(12)]]]
     lines = table_lines(rows, [False, *[True] * 12], 60, ruled=True)

@@ -308,3 +308,8 @@ def test_a_run_that_fails_leaves_the_plan_that_was_searched(lab: Lab) -> None:
         with pytest.raises(UsageError, match=r"all take a dict.*'b' takes .*'a' "):
             call()
     assert lab.plan is found
+
+
+def test_the_name_of_a_file_is_no_input_and_the_way_to_one_is_told() -> None:
+    with pytest.raises(UsageError, match="a file is read first"):
+        take_in("measured.csv")

@@ -120,7 +120,7 @@ def test_the_past_says_whether_it_gets_better(entries: list[Entry], said: str) -
 
 
 def test_an_unknown_number_is_refused_with_those_there_are() -> None:
-    with pytest.raises(UsageError, match="This project has 1, 2"):
+    with pytest.raises(UsageError, match="Numbers of this project: 1, 2"):
         past(an_entry(), an_entry()).entry(9)
     with pytest.raises(UsageError, match="none yet"):
         past().entry(1)

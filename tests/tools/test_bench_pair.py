@@ -42,6 +42,11 @@ def test_slower_is_what_most_pairs_agree_on(bench_pair: ModuleType) -> None:
     assert "slower" not in told[3]
 
 
+def test_what_only_one_version_has_is_left_out(bench_pair: ModuleType) -> None:
+    before, after = [{"run x": 1.0, "old": 1.0}] * 2, [{"run x": 1.0, "history": 1.0}] * 2
+    assert list(bench_pair.compared(before, after)) == ["run x"]
+
+
 def test_a_single_pair_is_refused(bench_pair: ModuleType) -> None:
     with pytest.raises(SystemExit):
         bench_pair.main(["HEAD", "--pairs", "1"])

@@ -73,12 +73,14 @@ def test_text_is_unquoted_and_filled_in(session: Session) -> None:
     assert arguments.text(session, '"{stem} plan.json"') == "mine plan.json"
 
 
-@pytest.mark.parametrize(("given", "value"), [("2", 2.0), ("0.5s", 0.5), ("250ms", 0.25)])
+@pytest.mark.parametrize(
+    ("given", "value"), [("2", 2.0), ("0.5s", 0.5), ("250ms", 0.25), ("40µs", 4e-5), ("4us", 4e-6)]
+)
 def test_seconds_take_a_unit(session: Session, given: str, value: float) -> None:
     assert arguments.seconds(session, given) == pytest.approx(value)
 
 
-@pytest.mark.parametrize("given", ["0", "-1", "nan", "inf", "soon", ""])
+@pytest.mark.parametrize("given", ["0", "-1", "nan", "inf", "soon", "", "s", "ms", "0us"])
 def test_seconds_are_positive(session: Session, given: str) -> None:
     with pytest.raises(UsageError, match="positive number of seconds"):
         arguments.seconds(session, given)

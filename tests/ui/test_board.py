@@ -11,8 +11,11 @@ from fake_lab import FakeLab
 pytest.importorskip("anywidget")
 
 import esen_lab
+from esen_lab.cost_model import fit_points
 from esen_lab.planner.editor import PlanEditor
+from esen_lab.ui.colours import LEAST_CONTRAST, PALETTE, contrast
 from esen_lab.ui.widgets.board import Board
+from esen_lab.ui.widgets.board_view import models_data
 
 
 @pytest.fixture
@@ -119,3 +122,10 @@ def test_a_board_is_had_from_a_lab_or_from_an_editor(editor: PlanEditor) -> None
         made = esen_lab.board(of)  # type: ignore[arg-type]
         assert made.models["units"] == 4
         made.close()
+
+
+def test_what_a_step_says_can_be_read_on_every_colour() -> None:
+    models = {f"member_{number}": fit_points(f"member_{number}", {1: 0.004, 2: 0.003}, 2) for number in range(8)}
+    told = models_data(models, 2, "core")["models"]
+    assert len({model["colour"] for model in told}) == len(PALETTE)
+    assert [model["name"] for model in told if contrast(model["ink"], model["colour"]) < LEAST_CONTRAST] == []

@@ -109,6 +109,20 @@ def test_the_users_error_shows_from_the_expression_inwards(magics: SimpleNamespa
     assert "esen_lab" not in told
 
 
+def test_a_name_that_the_notebook_does_not_have_is_one_line(magics: SimpleNamespace, capsys: Capture) -> None:
+    magics.run("windows = 1")
+    assert not magics.run("%esen run window").success
+    told = capsys.readouterr().out
+    assert told.startswith("UsageError: A verb takes variables of this notebook, and there is no 'window'.")
+    assert "Did you mean windows?" in told
+
+
+def test_a_name_that_the_users_function_misses_is_its_own_error(magics: SimpleNamespace, capsys: Capture) -> None:
+    ran = magics.run("def broken():\n    return nowhere\n\n%esen run broken()")
+    assert isinstance(ran.error_in_exec, NameError)
+    assert "return nowhere" in capsys.readouterr().out
+
+
 def test_a_workers_traceback_is_shown_before_the_line(magics: SimpleNamespace, capsys: Capture) -> None:
     magics.run("x = 1\n%esen register x --example x;")
     capsys.readouterr()

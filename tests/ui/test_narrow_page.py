@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,26 @@ def test_every_value_can_be_seen_with_its_columns_name(page: Any, room: int) -> 
     headed = out.locator("th").first.is_visible()
     assert headed == (room > 1000)
     assert headed or stacked[1:] == list(VIEWS["many columns"].blocks[0].columns[1:])  # type: ignore[union-attr]
+
+
+def test_a_card_begins_at_the_left_and_leaves_out_what_there_is_not(page: Any) -> None:
+    columns = ("point", "accuracy", "JCT", "members", "lanes of it", "left out")
+    rows = tuple((str(n), "90 %", "-", LONG, f"2: {LONG}", "-") for n in (1, 2))
+    view = View(blocks=(Table(columns=columns, rows=rows, numbers=columns[:3]),))
+    out = show(page, view, 464)
+    cell = out.locator("tr:nth-child(2) td")
+    assert cell.nth(0).evaluate("(el) => getComputedStyle(el).textAlign") == "left"
+    assert "point" in cell.nth(0).evaluate("(el) => getComputedStyle(el, '::before').content")
+    assert [cell.nth(place).is_visible() for place in range(6)] == [True, True, False, True, True, False]
+    assert show(page, view, 1196).locator("tr:nth-child(2) td").nth(2).is_visible()
+
+
+def test_a_comparison_with_many_ways_is_a_table_in_a_wide_window(page: Any) -> None:
+    first = a_comparison().rows[0]
+    names = ("sequential", "unlimited", "equal", "threads", "openvino-sequential", "openvino-async", "plan")
+    rows = tuple(replace(first, strategy=name, ratio_to=dict.fromkeys(names[:-1], 1.5)) for name in names)
+    out = show(page, views.comparison(replace(a_comparison(), rows=rows)), 1196)
+    assert out.locator("th").first.is_visible()
 
 
 def test_what_only_explains_comes_last_in_a_card(page: Any) -> None:

@@ -230,3 +230,12 @@ def test_texts_fit_at_the_size_that_they_have_in_narrow_pages() -> None:
             at = float(found.get("x", "0")) - {"e": wide, "m": wide / 2}.get(found.get("class", ""), 0.0)
             assert at >= -8, found.text
             assert at + wide <= WIDTH + 8, found.text
+
+
+def test_a_name_that_does_not_fit_into_its_bar_is_shortened_and_never_left_out() -> None:
+    long = "temporal_attention_over_windows_v2"
+    lane = (rows.Segment(name=long, start_s=0.0, end_s=0.3), rows.Segment(name="b", start_s=0.3, end_s=1.0))
+    words = texts(draw(rows.Timeline(lanes=(("lane 1", lane),), total_s=1.0)))
+    short = [word for word in words if word.endswith("\u2026")]
+    assert len(short) == 1
+    assert long.startswith(short[0][:-1])

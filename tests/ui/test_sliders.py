@@ -98,6 +98,13 @@ def test_a_slider_that_is_refused_says_why_beside_it_and_goes_back(
     assert "A rule that this breaks" in panel._rows[1].why.value
 
 
+def test_no_part_is_called_null_on_hover(panel: SliderPanel) -> None:
+    parts: list[Any] = [panel.box]
+    for part in parts:
+        parts.extend(getattr(part, "children", ()))
+    assert [part for part in parts if getattr(part, "tooltip", "") is None and not getattr(part, "children", ())] == []
+
+
 def test_pins_say_what_they_do(panel: SliderPanel) -> None:
     assert "keep this share" in panel._rows[0].pin.tooltip
     panel._rows[0].pin.value = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from fake_front import FakeFront
@@ -41,6 +42,16 @@ RECORDS: dict[str, Callable[[], View]] = {
 def test_no_record_is_wider_than_the_terminal(name: str, columns: int) -> None:
     lines = to_text(RECORDS[name](), columns).splitlines()
     assert [line for line in lines if len(line) > columns] == []
+
+
+def test_a_comparison_with_many_ways_stays_a_table_in_80_columns() -> None:
+    first = a_comparison().rows[0]
+    names = ("sequential", "unlimited", "threads", "openvino-sequential", "openvino-async", "plan")
+    ratios = dict.fromkeys(names[:-1], 1.5)
+    rows = tuple(replace(first, strategy=name, ratio_to=ratios) for name in names)
+    told = to_text(views.comparison(replace(a_comparison(), rows=rows)), 80)
+    assert "JCT median:" not in told, "no list of lists"
+    assert [line for line in told.splitlines() if line.lstrip().startswith("plan  ")], told
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -347,6 +347,7 @@ def test_searches_fronts_placements_and_cascades_mark_what_is_extrapolated() -> 
     assert "(extrapolated: " in shown(views.allocation(found))
     front = ParetoFront(choices=(Choice(names=("a",), accuracy=0.5, allocation=found),), exact=True, evaluations=1)
     assert "(extrapolated: " in shown(views.front(front))
+    assert "puts point 2 in force" not in shown(views.front(front)), "there is only one"
     placed_there = placed(device_tables(2, models, 4, "median"))
     marks = {name for _, own in placed_there.devices if own is not None for name in own.plan.unmeasured}
     assert ("(extrapolated: " in shown(views.placement(placed_there))) == bool(marks)

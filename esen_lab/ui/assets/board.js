@@ -469,7 +469,7 @@ class Board {
   }
 
   step(name, lane, at, from, seconds) {
-    const { label, ways, words, colour } = this.known[name];
+    const { label, ways, words, colour, ink } = this.known[name];
     const marks = [ways[lane.units - 1] === "eager" ? "" : ways[lane.units - 1], words[lane.units - 1]].filter(Boolean);
     const called = marks.length ? `${label} (${marks.join(", ")})` : label;
     return h(
@@ -480,7 +480,7 @@ class Board {
         "aria-label": `${called}, ${forPeople(seconds)}, in lane ${at + 1}`,
         "aria-describedby": `esen-${this.page}`,
         title: `${called}: predicted ${forPeople(seconds)} with ${asUnits(lane.units, this.unit)}`,
-        style: { left: this.place(from), width: this.place(seconds), backgroundColor: colour },
+        style: { left: this.place(from), width: this.place(seconds), backgroundColor: colour, color: ink },
         onpointerdown: (event) => this.grabStep(event, name),
       },
       h("span", {}, `${called} ${forPeople(seconds)}`), // not shown where less than a few letters of it would fit

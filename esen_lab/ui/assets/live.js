@@ -13,6 +13,8 @@ const LEAST_STALE_MS = 3000;
 const MOST_MARKS = 500;
 const NARROW_PX = 560;
 const MOST_POINTS = 1200; // of a line that is drawn: of more samples, means
+const SMALL_PX = 400;
+const TIME_PX = 75; // of a time below a plot
 const LETTER_PX = 14; // a line of text
 const MOST_OVERVIEW = 300;
 const LEAST_DRAW_MS = 100; // between two drawings of a view
@@ -186,6 +188,11 @@ function legible(marks, apart) {
   });
 }
 
+// As many times below a plot as stand beside each other.
+function ticks(width, narrow) {
+  return Math.max(2, Math.min(6, Math.floor((width - (narrow ? 70 : 320)) / TIME_PX)));
+}
+
 function dark() {
   const light = document.body.dataset.jpThemeLight;
   if (light) return light === "false";
@@ -312,6 +319,10 @@ class View {
     const narrow = this.el.clientWidth < NARROW_PX;
     const models = [...this.doc._all_models.values()];
     for (const model of models) if (model.type === "Legend" && model.visible === narrow) model.visible = !narrow;
+    for (const model of models) {
+      if (model.type === "DatetimeAxis") model.ticker.desired_num_ticks = ticks(this.el.clientWidth, narrow);
+      if (model.type === "Title") model.text_font_size = this.el.clientWidth < SMALL_PX ? "10px" : "13px";
+    }
     this.el.classList.toggle("esen-narrow", narrow);
     const lines = !narrow ? [] : models.filter((model) => model.type === "Figure" && model.name !== "overview").map((plot) => {
       const line = document.createElement("div");

@@ -184,12 +184,15 @@ def whole_number(session: Session, word: str) -> int:
         raise UsageError("A whole number is needed here", given=word) from None
 
 
+_SECONDS = {"ms": 1e-3, "us": 1e-6, "µs": 1e-6, "s": 1.0}
+
+
 def seconds(session: Session, word: str) -> float:
-    """A positive number of seconds; "500ms" and "2s" are understood."""
+    """A positive number of seconds; "500ms", "20us" and "2s" are understood."""
     given = text(session, word).strip().lower()
-    number, scale = (given[:-2], 1e-3) if given.endswith("ms") else (given.removesuffix("s"), 1.0)
+    unit = next((unit for unit in _SECONDS if given.endswith(unit)), "")
     try:
-        value = float(number) * scale
+        value = float(given.removesuffix(unit)) * _SECONDS.get(unit, 1.0)
     except ValueError:
         value = 0.0
     if not 0 < value < float("inf"):

@@ -19,6 +19,7 @@ from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMa
 from IPython.core.magic import no_var_expand
 
 import esen_lab
+from esen_lab.common.words import unknown
 from esen_lab.errors import EsenError, ModelError, UsageError, WorkerError
 from esen_lab.terminal import visible_line
 from esen_lab.ui import views
@@ -170,8 +171,21 @@ class _IPythonFront:
         try:
             return self._shell.ev(code)
         except Exception as error:
+            if isinstance(error, NameError) and self._frames(error)[-1] == name:
+                raise self._no_such(str(error.name)) from None
             _show_as(error, *self._users_traceback(error, name))
             raise
+
+    def _no_such(self, name: str) -> UsageError:
+        hidden = self._shell.user_ns_hidden
+        known = [other for other in self.namespace if other not in hidden and not other.startswith("_")]
+        rule = f"A verb takes variables of this notebook, and there is no {name!r}"
+        return unknown(rule, name, known, hint="Run the cell that defines it first.")
+
+    @staticmethod
+    def _frames(error: BaseException) -> list[str]:
+        """The files of the frames that an error went through, the innermost last."""
+        return [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
 
     def _users_traceback(self, error: BaseException, name: str) -> list[str]:
         # From the user's expression inwards: the frames between the cell and the expression are ours.

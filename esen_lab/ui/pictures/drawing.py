@@ -31,6 +31,7 @@ _STYLE = (
 _ANCHOR = {"start": None, "middle": "m", "end": "e"}
 _STROKE = {INK: "i", FAINT: "f"}
 _BETWEEN = " \u2014 "  # between what a picture is and its values
+_LEAST_LETTERS = 3  # of the beginning of a name
 _LETTER = 8.0  # mean width of a letter at 14 px: what fits in a narrow page fits in all
 
 
@@ -149,8 +150,11 @@ class Drawing:
         )
 
     def label_in(self, x: float, y: float, width: float, choices: Sequence[str], fill: str) -> None:
-        """The first of the texts that fits into a bar of that colour, black or white."""
+        """The first of the texts that fits into a bar of that colour, black or white; else how the last one begins."""
         fitting = next((text for text in choices if text_width(text) + 6 < width), "")
+        letters = int((width - 6) / _LETTER) - 1
+        if not fitting and letters >= _LEAST_LETTERS:
+            fitting = f"{choices[-1][:letters]}…"
         if fitting:
             self.text(x + 4, y, fitting, fill=ink_on(fill))
 

@@ -148,7 +148,7 @@ def failure(record: Any) -> Details:
     )
 
 
-def progress(record: Any, models: Mapping[str, Any] | None = None) -> View:
+def progress(record: Any, models: Mapping[str, Any] | None = None, unit: str = "unit") -> View:
     """A `ProfileProgress`: a running or a finished job; with the `CostModel`s fitted to its points so far."""
     words = [f"{record.done} of {format_units(record.total, 'point')}"]
     for number, what in ((record.reused, "reused"), (record.failed, "failed"), (record.skipped, "skipped")):
@@ -165,7 +165,7 @@ def progress(record: Any, models: Mapping[str, Any] | None = None) -> View:
         if record.points:
             known = dict(models or {})
             most = max((len(m.latency_s) for m in known.values()), default=max(p.units for p in record.points))
-            blocks.append(curves(measured, known, most, "unit"))
+            blocks.append(curves(measured, known, most, unit))
     blocks.extend(map(failure, record.failures))
     # In other states the message only repeats the figures above.
     said = (one_line(record.message),) if str(record.state) in ("waiting", "failed") and record.message else ()

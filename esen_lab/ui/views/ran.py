@@ -12,7 +12,7 @@ from esen_lab.ui.views.blocks import Table, View, facts, given_s, one_line, rati
 
 _CHECK = ("lab.check_numerics()", "%esen numerics")
 _BACKENDS = ("lab.lanes.choose_backends()", "%esen backends")
-_MOST_RATIOS = 6  # columns; with more to compare, ratios to sequential running and to the fastest
+_MOST_RATIOS = 2  # columns; with more to compare, ratios to sequential running and to the fastest
 
 
 def report(record: Any) -> View:

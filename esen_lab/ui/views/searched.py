@@ -12,6 +12,7 @@ from esen_lab.ui.views.blocks import Block, Table, View, facts, given_s, one_lin
 from esen_lab.ui.views.planned import plan
 
 _TAKE = "lab.studies.take(front.choices[1])"
+_TAKE_OF_BEST = "lab.studies.take(lab.studies.last_front.choices[1])"
 
 
 def allocation(record: Any) -> View:
@@ -141,10 +142,14 @@ def front(record: Any) -> View:
         notes=(
             f"{how}; {record.evaluations:,} subsets evaluated on the validation data.",
             *judged,
-            f"`{step(_TAKE, _TAKE if more else '%esen members x y --take 2')}` puts point 2 in force: "
-            "from then on only its members run.",
+            *(_taking(more) if len(record.choices) > 1 else ()),
         ),
     )
+
+
+def _taking(more: bool) -> tuple[str]:
+    how = _TAKE_OF_BEST if more else step(_TAKE, "%esen members x y --take 2")
+    return (f"`{how}` puts point 2 in force: from then on only its members run.",)
 
 
 def _lanes_of(choice: Any) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from esen_lab.terminal import visible_line
 from esen_lab.ui import views
-from esen_lab.ui.colours import COLOURS
+from esen_lab.ui.colours import COLOURS, ink_on
 
 if TYPE_CHECKING:
     from esen_lab.planner.editor import EditorState, LastRun, Offered, PastPlan, PlanEditor
@@ -23,7 +23,7 @@ def models_data(models: Mapping[str, Any], units: int, unit: str) -> dict[str, A
 
     Returns:
         {"units", "unit", "models": [{"name", "label", "seconds" at 1..units units, "words": what predictions without a
-        measurement nearby are called, "ways": backends, "avoid": shares, "colour"}]}
+        measurement nearby are called, "ways": backends, "avoid": shares, "colour", "ink"}]}
     """
     known = [
         {
@@ -34,6 +34,7 @@ def models_data(models: Mapping[str, Any], units: int, unit: str) -> dict[str, A
             "ways": [model.backend(share) for share in range(1, units + 1)],
             "avoid": list(model.avoid),
             "colour": COLOURS.of(name),
+            "ink": ink_on(COLOURS.of(name)),
         }
         for name, model in models.items()
     ]

@@ -27,12 +27,16 @@ from esen_lab.ui.widgets.acts import Acts
 if TYPE_CHECKING:
     from esen_lab.planner.editor import EditorState, PlanEditor
 
+_SHARE = "the share of this lane"
 _PIN = "keep this share, whatever else moves and whatever is proposed"
 _UNPIN = "let other moves and proposals change this share again"
 
 
 class Shows(widgets.HTML):  # type: ignore[misc]  # ipywidgets publishes no types
     """A widget that shows markup; ordinary text is escaped on its way in."""
+
+    def __init__(self) -> None:
+        super().__init__(tooltip="")  # without one, pages say "null" on hover
 
     def show(self, what: str) -> None:
         """Show `what`: markup as it is, anything else as text."""
@@ -44,7 +48,7 @@ class _LaneRow:
 
     def __init__(self, units: int) -> None:
         wide = widgets.Layout(width="270px")
-        self.slider = widgets.IntSlider(value=1, min=1, max=units, layout=wide)
+        self.slider = widgets.IntSlider(value=1, min=1, max=units, tooltip=_SHARE, layout=wide)
         self.pin = widgets.ToggleButton(
             value=False, description="pin", tooltip=_PIN, layout=widgets.Layout(width="56px")
         )
@@ -74,7 +78,10 @@ class SliderPanel:
         self.figures, self.message, self.why = Shows(), Shows(), Shows()
         small = widgets.Layout(width="96px")
         self.over = widgets.Checkbox(
-            description="lanes may sum to more than the device", indent=False, layout=widgets.Layout(width="300px")
+            description="lanes may sum to more than the device",
+            tooltip="predicted as if lanes did not disturb each other",
+            indent=False,
+            layout=widgets.Layout(width="300px"),
         )
         self.path = widgets.Text(value="plan.json", layout=widgets.Layout(width="190px"), tooltip="where it is written")
         self.buttons = {

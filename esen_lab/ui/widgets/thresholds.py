@@ -40,6 +40,7 @@ class ThresholdPanel:
                 max=1.0,
                 step=0.01,
                 description=f"stage {number}",
+                tooltip=f"how sure an answer must be to leave after stage {number}",
                 readout_format=".2f",
                 layout=wide,
             )

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 STILL_S = 5.0  # between two drawings of the still form: a file that is saved now is so old at most
 FIRST_S = 5.0  # the first reading is waited for so long
+APART_S, SECOND_S = 0.12, 0.3  # two looks for one table: what a percentage needs, and how long it is waited for
 MOST_POINTS = 120  # of a line in a still form: more cannot be told apart in it, and stay in the notebook
 
 
@@ -67,11 +68,14 @@ class Watching:
         if self._still is not None:
             self._still.changed()
 
-    def table(self) -> View:
-        """The latest readings, taken now if there are none yet."""
+    def table(self, within_s: float = 0.0) -> View:
+        """The latest readings, taken now if there are none yet; those that need two looks are waited for so long."""
         if self._sampler.running:  # its thread takes one now, and a meter is read by one thread at a time
             self._sampler.wait(0, FIRST_S)
         last = self._sampler.last or self._sampler.take()
+        until = time.monotonic() + within_s
+        while last.reasons and self._sampler.wait(last.number, until - time.monotonic()):
+            last = self._sampler.last or last
         channels = self._sampler.channels
         rows = tuple(
             (channel.label, reading_text(last.values[channel.key], channel.unit))
@@ -108,11 +112,11 @@ def summary_of(channels: Sequence[Any], samples: Sequence[Any], members: Members
     """Plots of the samples, and mean, least and most of each channel over those that have it."""
     figures_of = ("mean", "least", "most")
     rows = []
-    for channel in channels:
-        values = [sample.values[channel.key] for sample in samples if channel.key in sample.values]
+    for (_, label), alike in _alike(channels, members).items():
+        values = _values(alike, samples)
         if values:
             figures = (sum(values) / len(values), min(values), max(values))
-            rows.append((label_of(channel, members), *(reading_text(value, channel.unit) for value in figures)))
+            rows.append((label, *(reading_text(value, alike[0].unit) for value in figures)))
     seconds = samples[-1].at_s - samples[0].at_s if samples else 0.0
     table = Table(columns=("reading", *figures_of), rows=tuple(rows), numbers=figures_of)
     return View(
@@ -130,19 +134,30 @@ def traces_of(channels: Sequence[Any], samples: Sequence[Any], members: Members 
     plots, strokes = [], strokes_of(channels, members)
     for group in dict.fromkeys(channel.group for channel in channels):
         lines = []
-        for channel in channels:
-            if channel.group != group:
+        for (of, label), alike in _alike(channels, members).items():
+            if of != group:
                 continue
             points = []
             for bunch in bunches:
-                values = [sample.values[channel.key] for sample in bunch if channel.key in sample.values]
-                mean = sum(values) / len(values) * (1e-9 if channel.unit == "B" else 1.0) if values else None
+                values = _values(alike, bunch)
+                mean = sum(values) / len(values) * (1e-9 if alike[0].unit == "B" else 1.0) if values else None
                 points.append((bunch[-1].at_s - end_s, mean))
             if any(value is not None for _, value in points):
-                label, stroke = label_of(channel, members), strokes[channel.key]
-                lines.append(Line(label=label, points=tuple(points), stroke=stroke))
+                lines.append(Line(label=label, points=tuple(points), stroke=strokes[alike[0].key]))
         if lines:
             most = 100.0 if group in OF_A_HUNDRED else None
             plots.append(Plot(title=TITLES.get(group, group), lines=tuple(lines), most=most))
     until = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(end_s))
     return ReadingTraces(plots=tuple(plots), span_s=end_s - samples[0].at_s, until=until)
+
+
+def _alike(channels: Sequence[Any], members: Members) -> dict[tuple[str, str], list[Any]]:
+    """Channels by group and label: a lane that started anew has another channel, and is the same lane."""
+    found: dict[tuple[str, str], list[Any]] = {}
+    for channel in channels:
+        found.setdefault((channel.group, label_of(channel, members)), []).append(channel)
+    return found
+
+
+def _values(alike: Sequence[Any], samples: Sequence[Any]) -> list[float]:
+    return [sample.values[channel.key] for sample in samples for channel in alike if channel.key in sample.values]

@@ -14,7 +14,7 @@ from esen_lab.ui.magics.arguments import Argument, names, percent, seconds, whol
 from esen_lab.ui.magics.verbs.verb import Given, Verb, options, show
 from esen_lab.ui.session import Session
 from esen_lab.ui.views import View
-from esen_lab.ui.widgets.watching import Watching
+from esen_lab.ui.widgets.watching import APART_S, SECOND_S, Watching
 
 
 def _profile(session: Session, given: Given) -> Any:
@@ -39,7 +39,7 @@ def _profile(session: Session, given: Given) -> Any:
         note = "It runs in the background: `%esen` shows how far it is, `%esen cancel` stops it."
         session.front.show(View(title=now.title, blocks=now.blocks[:1], notes=(note,)))
         return None
-    ended = session.follow(job, lambda now: views.progress(now, lab.points.fit_so_far()))
+    ended = session.follow(job, lambda now: views.progress(now, lab.points.fit_so_far(), lab.device.identity.unit))
     if not given.wait:
         return None
     try:
@@ -144,9 +144,11 @@ def _watch(session: Session, given: Given) -> None:
         if not was_on:
             session.front.show(View(notes=("Nothing was being watched. `%esen watch` begins.",)))
         return
-    watching = Watching(session.lab(), given.every or 0.5, given.history or 1800.0)
-    if not session.front.updates_in_place:
-        session.front.show(watching.table())
+    plotted = session.front.updates_in_place
+    every_s = given.every or 0.5
+    watching = Watching(session.lab(), every_s if plotted else min(every_s, APART_S), given.history or 1800.0)
+    if not plotted:
+        session.front.show(watching.table(SECOND_S))
         watching.lab.readings.unwatch()
         return
     plots = watching.open_plots()
