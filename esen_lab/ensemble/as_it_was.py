@@ -17,12 +17,12 @@ import pickle
 import random
 import sys
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from esen_lab.ensemble.fingerprint import same_bits
 from esen_lab.ensemble.origin import home_of, installed_folders, is_module, is_tensor
-from esen_lab.ensemble.reach import NOT_ATTRIBUTES, Reach, name_in, reach_of
+from esen_lab.ensemble.reach import NOT_ATTRIBUTES, Cell, Reach, name_in, reach_of
 from esen_lab.ensemble.watched import DEEPEST, TABLES
 
 if TYPE_CHECKING:
@@ -43,12 +43,13 @@ class Kept(NamedTuple):
     """One thing that can be changed in place.
 
     Attributes:
-        thing: The thing.
+        thing: What tells it from others, in all networks that reach it: its identity, and of a name which one; None
+            where nobody else can have it.
         apart: What differs now, for people; empty where nothing does.
         restore: Puts it back.
     """
 
-    thing: Any
+    thing: Hashable
     apart: Callable[[], Sequence[str]]
     restore: Callable[[], object]
 
@@ -72,9 +73,9 @@ class AsItWas:
         self._reached(reach)
 
     @property
-    def things(self) -> frozenset[int]:
-        """The identities of all that is kept."""
-        return frozenset(id(kept.thing) for kept in self._kept)
+    def things(self) -> tuple[Hashable, ...]:
+        """What tells each thing that is kept from others; in one order for networks that are built alike."""
+        return tuple(kept.thing for kept in self._kept)
 
     def changed(self) -> list[Kept]:
         """What is something else now."""
@@ -128,7 +129,8 @@ class AsItWas:
             setting: Any = space
             setting[name] = value
 
-        self._kept.append(_kept(space, label, lambda: not _is_same(space.get(name, _GONE), value), restore))
+        held = id(space.cell) if isinstance(space, Cell) else id(space)
+        self._kept.append(_kept((held, name), label, lambda: not _is_same(space.get(name, _GONE), value), restore))
 
     def _class(self, cls: type) -> None:
         was = {key: value for key, value in vars(cls).items() if not key.startswith("__")}
@@ -145,7 +147,7 @@ class AsItWas:
                 else:
                     type.__delattr__(cls, key)
 
-        self._kept.append(Kept(cls, lambda: [f"{cls.__qualname__}.{key}" for key in apart()], restore))
+        self._kept.append(Kept(id(cls), lambda: [f"{cls.__qualname__}.{key}" for key in apart()], restore))
 
     # --- what the network holds ----------------------------------------------------------------------------------
 
@@ -285,7 +287,7 @@ def _apart(kept: Kept) -> Sequence[str]:
         return ()
 
 
-def _kept(thing: Any, label: str, differs: Callable[[], bool], restore: Callable[[], object]) -> Kept:
+def _kept(thing: Hashable, label: str, differs: Callable[[], bool], restore: Callable[[], object]) -> Kept:
     """Of a thing that has one name."""
     return Kept(thing, lambda: (label,) if differs() else (), restore)
 
@@ -320,7 +322,7 @@ def _slots_of(cls: type) -> tuple[str, ...]:
 
 def _nothing(thing: Any, label: str) -> Kept:
     """Of what is too large, or cannot be set back."""
-    return _kept(thing, label, lambda: False, lambda: None)
+    return _kept(id(thing), label, lambda: False, lambda: None)
 
 
 def _mapping_kept(thing: dict[Any, Any], label: str, computed: frozenset[str] = frozenset()) -> Kept:
@@ -331,7 +333,7 @@ def _mapping_kept(thing: dict[Any, Any], label: str, computed: frozenset[str] = 
         keys = _keys_apart(thing, was)
         return any(key in was or key not in computed for key in keys) or (not keys and list(thing) != list(was))
 
-    return _kept(thing, label, differs, lambda: _refill(thing, was))
+    return _kept(id(thing), label, differs, lambda: _refill(thing, was))
 
 
 def _computed(kind: type) -> frozenset[str]:
@@ -348,7 +350,7 @@ def _empty_kept(tables: list[dict[Any, Any]], label: str) -> Kept:
         for table in tables:
             table.clear()
 
-    return _kept(tables, label, lambda: any(tables), restore)
+    return _kept(None, label, lambda: any(tables), restore)
 
 
 def _attributes_kept(own: dict[str, Any], label: str, where: str) -> Kept:
@@ -362,7 +364,7 @@ def _attributes_kept(own: dict[str, Any], label: str, where: str) -> Kept:
     def restore() -> None:
         _refill(own, {**was, "training": own.get("training", False)})
 
-    return Kept(own, apart, restore)
+    return Kept(id(own), apart, restore)
 
 
 def _keys_apart(now: Mapping[Any, Any], was: Mapping[Any, Any]) -> list[Any]:
@@ -386,13 +388,13 @@ def _row_kept(thing: Any, label: str) -> Kept:
     """Of a list, a deque, a set or bytes."""
     if isinstance(thing, (set, bytearray)):
         was = thing.copy()
-        return _kept(thing, label, lambda: bool(thing != was), lambda: _filled(thing, was))
+        return _kept(id(thing), label, lambda: bool(thing != was), lambda: _filled(thing, was))
     items = list(thing)
 
     def differs() -> bool:
         return len(thing) != len(items) or not all(map(_is_same, thing, items))
 
-    return _kept(thing, label, differs, lambda: _filled(thing, items))
+    return _kept(id(thing), label, differs, lambda: _filled(thing, items))
 
 
 def _filled(thing: Any, items: Any) -> None:
@@ -414,7 +416,7 @@ def _slots_kept(thing: Any, was: Mapping[str, Any], label: str) -> Kept:
     def differs() -> bool:
         return any(not _is_same(getattr(thing, name, _GONE), value) for name, value in was.items())
 
-    return _kept(thing, label, differs, restore)
+    return _kept(id(thing), label, differs, restore)
 
 
 def _tensor_kept(tensor: torch.Tensor, label: str) -> Kept:
@@ -439,7 +441,7 @@ def _tensor_kept(tensor: torch.Tensor, label: str) -> Kept:
         with torch.inference_mode():
             tensor.copy_(was)
 
-    return _kept(tensor, label, differs, restore)
+    return _kept(id(tensor), label, differs, restore)
 
 
 def _array_kept(array: Any, label: str) -> Kept:
@@ -448,7 +450,7 @@ def _array_kept(array: Any, label: str) -> Kept:
     def restore() -> None:
         array[...] = was
 
-    return _kept(array, label, lambda: bool(array.tobytes() != was.tobytes()), restore)
+    return _kept(id(array), label, lambda: bool(array.tobytes() != was.tobytes()), restore)
 
 
 def _generator_kept(value: Any, label: str) -> Kept | None:
@@ -456,10 +458,12 @@ def _generator_kept(value: Any, label: str) -> Kept | None:
     torch, numpy = sys.modules.get("torch"), sys.modules.get("numpy")
     if torch is not None and isinstance(value, torch.Generator):
         state = value.get_state().clone()
-        return _kept(value, label, lambda: not torch.equal(value.get_state(), state), lambda: value.set_state(state))
+        return _kept(
+            id(value), label, lambda: not torch.equal(value.get_state(), state), lambda: value.set_state(state)
+        )
     if isinstance(value, random.Random) and not isinstance(value, random.SystemRandom):
         own = value.getstate()
-        return _kept(value, label, lambda: value.getstate() != own, lambda: value.setstate(own))
+        return _kept(id(value), label, lambda: value.getstate() != own, lambda: value.setstate(own))
     if numpy is None:
         return None
     if isinstance(value, numpy.random.RandomState):
@@ -473,4 +477,4 @@ def _generator_kept(value: Any, label: str) -> Kept | None:
     def restore() -> None:
         bits.state = pickle.loads(there)  # noqa: S301  pickled here
 
-    return _kept(bits, label, lambda: pickle.dumps(bits.state) != there, restore)
+    return _kept(id(bits), label, lambda: pickle.dumps(bits.state) != there, restore)

@@ -320,20 +320,20 @@ class _Nothing:
 class Cell(Mapping[str, Any]):
     """A closure's cell as a namespace of one name, so that it is looked at again and set like any other."""
 
-    __slots__ = ("_cell", "_name")
+    __slots__ = ("_name", "cell")
 
     def __init__(self, cell: types.CellType, name: str) -> None:
-        self._cell = cell
+        self.cell = cell
         self._name = name
 
     def __getitem__(self, name: str) -> Any:
         try:
-            return self._cell.cell_contents
+            return self.cell.cell_contents
         except ValueError:
             raise KeyError(name) from None
 
     def __setitem__(self, name: str, value: Any) -> None:
-        self._cell.cell_contents = value
+        self.cell.cell_contents = value
 
     def __iter__(self) -> Iterator[str]:
         return iter((self._name,))

@@ -32,6 +32,7 @@ from esen_lab.ensemble.recipes import (
     find_factory,
     run_cell,
 )
+from esen_lab.ensemble.sharing import changed_by_a_call
 from esen_lab.ensemble.source import capture_cell
 from esen_lab.ensemble.source.definitions import source_texts
 from esen_lab.ensemble.submodel import Registered, SubModel
@@ -307,6 +308,7 @@ def _prove(name: str, recipe: Recipe, module: nn.Module, example: Tree, notes: l
         grad, again = call_as_lanes_do(name, built, own, example)
         moving = before.moving()
         moved = tuple(dict.fromkeys((*moving, *outside.what())))
+        changes = frozenset(kept.thing for kept in outside.changed())
     traits = Traits(
         grad=grad,
         state=tuple(dict.fromkeys((*own.state, *moved))),
@@ -315,6 +317,9 @@ def _prove(name: str, recipe: Recipe, module: nn.Module, example: Tree, notes: l
         code=reach.of_files,
         replaced=tuple(dict.fromkeys(reach.replaced)),
     )
+    if own.state and isinstance(recipe, LiveRecipe):
+        with session_kept(reach):
+            changes |= changed_by_a_call(module, twin_of(module), example, traits)
     notes += notes_of(own, again, traits)
     watch = None if isinstance(recipe, SourceRecipe) else before.without(moving)
     fresh = again.module
@@ -341,6 +346,7 @@ def _prove(name: str, recipe: Recipe, module: nn.Module, example: Tree, notes: l
         watch=watch,
         live=isinstance(recipe, LiveRecipe),
         held=held,
+        changes=changes,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from esen_lab.ensemble import Ensemble
 from esen_lab.lanes import Worker
@@ -27,6 +27,7 @@ class MemberState:
         self._lanes = lanes
         self._depth = 0  # measurements under way, one inside the other
         self._known: tuple[str, ...] = ()
+        self._shared: list[str] = []
         self._found: dict[str, tuple[str, ...]] = {}  # what has changed in others, which their examples did not show
         self.keeping: tuple[str, ...] = ()
         self.random = False
@@ -34,6 +35,7 @@ class MemberState:
     def look(self, ensemble: Ensemble, anew: Sequence[str] = ()) -> None:
         """These are the sub-models from now on; those `anew` were loaded now."""
         members = [ensemble.get(name) for lane in self._lanes for name in lane.members]
+        self._shared = _groups({member.name: member.shares for member in members})
         self.random = any(member.traits.random for member in members)
         self._known = tuple(member.name for member in members if member.traits.keeps_state)
         there = {name for member in members for name in members_of([member.name])} - set(members_of(anew))
@@ -50,6 +52,11 @@ class MemberState:
             f"{name} keeps state between calls, which its example did not show: {', '.join(what)} changed in its lane; "
             "what measuring changed was put back, and it counts as one that keeps state from now on."
             for name, what in self._found.items()
+        ]
+        told += [
+            f"State is shared by {names} in the notebook; here each has its own, and answers are not those of calls "
+            "in turn."
+            for names in self._shared
         ]
         return tuple(told)
 
@@ -83,3 +90,9 @@ class MemberState:
 
     def _count(self) -> None:
         self.keeping = (*self._known, *(name for name in self._found if name not in self._known))
+
+
+def _groups(shares: Mapping[str, Sequence[str]]) -> list[str]:
+    """Those of these that share state, each group once."""
+    groups = [[name for name in shares if name == one or name in others] for one, others in shares.items()]
+    return list(dict.fromkeys(" and ".join(names) for names in groups if len(names) > 1))

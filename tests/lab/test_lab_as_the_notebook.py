@@ -935,6 +935,25 @@ def test_the_users_state_outside_a_network_is_where_it_was_and_lanes_begin_there
         close(answer, want)
 
 
+def test_networks_that_share_state_say_with_whom_when_registered_and_in_reports(lab: Lab) -> None:
+    shared = Counts()
+    lab.register("a", shared, example=X)
+    lab.register("c", mlp(seed=7))
+    assert lab.ensemble.get("a").shares == ()
+    assert any("shares state with a" in note for note in lab.register("b", shared).notes)
+    assert any("shares state with b" in note for note in lab.ensemble.get("a").notes)
+    assert not any("share" in note for note in lab.ensemble.get("c").notes)
+    lab.unregister("c")
+    lab.plan = TWO
+    lab.run(X)
+    assert lab.report is not None
+    assert any("shared by a and b" in note and "each has its own" in note for note in lab.report.notes)
+    lab.register("b", mlp(seed=7))
+    lab.plan = TWO
+    lab.run(X)
+    assert not any("share" in note for note in (*lab.ensemble.get("a").notes, *lab.report.notes))
+
+
 def test_a_network_that_keeps_no_state_is_not_said_to(lab: Lab) -> None:
     module = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Dropout(), nn.ReLU(inplace=True), nn.Linear(8, 3))
     both(lab, module)
