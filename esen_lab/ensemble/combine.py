@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from esen_lab.common.tensors import check_tensor
-from esen_lab.common.trees import Tree, flatten, paths, unflatten
+from esen_lab.common.trees import Tree, flatten, map_tensors, paths, unflatten
 from esen_lab.common.words import unknown
 from esen_lab.ensemble.combine_rules import RULES, Rule, Weighted, Weights, combine_trees, mean, normalised, weights_for
 from esen_lab.ensemble.origin import import_path, imported
@@ -150,7 +150,8 @@ def make_combine(rule: str | Callable[[dict[str, Tree]], Tree] | Combine, *, wei
               shape [...]. A tie goes to the tied class with the largest summed softmax probability;
             - "stack": a new first dimension of size M;
             - "package.module:function", or a function: called with a dict of sub-model name -> output in the order of
-              the ensemble, returns the answer. What it returns is copied where it shares memory with its arguments.
+              the ensemble, returns the answer. It gets copies, and may keep them: a copy takes one or two microseconds
+              for each output, and for outputs of many MB as long as copying their memory. No other rule needs any.
         weights: For "weighted" only: numbers by sub-model name, or in the order of the ensemble. At least 0, finite,
             not all 0; they are divided by their sum.
 
@@ -200,8 +201,10 @@ def _import_rule(path: str) -> Callable[[dict[str, Tree]], Tree]:
 
 
 def _call_own(name: str, function: Callable[[dict[str, Tree]], Tree], outputs: Mapping[str, Tree]) -> Tree:
+    # Outputs are overwritten by the next run, and a function of the user's may keep what it is given.
+    given = {name: map_tensors(lambda leaf: leaf.clone(), output) for name, output in outputs.items()}
     try:
-        result = function(dict(outputs))
+        result = function(given)
     except Exception as problem:
         raise UsageError(
             f"The combine rule {name!r} raised",
@@ -209,12 +212,8 @@ def _call_own(name: str, function: Callable[[dict[str, Tree]], Tree], outputs: M
             hint="It is called with a dict of sub-model name -> output.",
         ) from problem
     what = f"the result of the combine rule {name!r}"
-    taken = {leaf.untyped_storage().data_ptr() for output in outputs.values() for leaf in flatten(output)[0]}
     leaves, structure = flatten(result, what)
     for leaf, path in zip(leaves, paths(structure, what), strict=True):
         check_tensor(leaf, path)
     # Made inside inference_mode, a result could never be changed outside of it: the caller gets an ordinary tensor.
-    owned = [
-        leaf.clone() if leaf.is_inference() or leaf.untyped_storage().data_ptr() in taken else leaf for leaf in leaves
-    ]
-    return unflatten(structure, owned)
+    return unflatten(structure, [leaf.clone() if leaf.is_inference() else leaf for leaf in leaves])

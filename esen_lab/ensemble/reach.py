@@ -72,7 +72,8 @@ class Reach:
         functions: The functions of the user's that can run.
         classes: The user's classes.
         installed: Classes of packages.
-        names: (where, name, value): global names that the code reads, attributes of modules and of installed classes.
+        names: (where, name, value): global names that the code reads, names that it encloses (`Cell`), attributes of
+            modules and of installed classes.
         tensors: Tensors that are no part of the module: globals, cells, defaults.
         objects: Objects of the user's classes that are no part of the module.
         code: For each function of the user's, a digest of what it does, by module and qualified name.
@@ -247,7 +248,7 @@ class _Walk:
                 held = cell.cell_contents
             except ValueError:
                 continue  # not filled yet
-            self.reach.names.append((_Cell(cell), "cell_contents", held))
+            self.reach.names.append((Cell(cell, name), name, held))
             self.value(f"{key} {name}", held)
             self.add(held)
         self.add(getattr(function, "__wrapped__", None))
@@ -343,25 +344,34 @@ class _Nothing:
     """Stands for a module that is not there."""
 
 
-class _Cell(Mapping[str, Any]):
-    """A closure's cell as a namespace of one name, so that it is looked at again like any other."""
+class Cell(Mapping[str, Any]):
+    """A closure's cell as a namespace of one name, so that it is looked at again and set like any other."""
 
-    __slots__ = ("_cell",)
+    __slots__ = ("_name", "cell")
 
-    def __init__(self, cell: types.CellType) -> None:
-        self._cell = cell
+    def __init__(self, cell: types.CellType, name: str) -> None:
+        self.cell = cell
+        self._name = name
 
     def __getitem__(self, name: str) -> Any:
         try:
-            return self._cell.cell_contents
+            return self.cell.cell_contents
         except ValueError:
             raise KeyError(name) from None
 
+    def __setitem__(self, name: str, value: Any) -> None:
+        self.cell.cell_contents = value
+
     def __iter__(self) -> Iterator[str]:
-        return iter(("cell_contents",))
+        return iter((self._name,))
 
     def __len__(self) -> int:
         return 1
+
+
+def name_in(space: Mapping[str, Any], name: str) -> str:
+    """What a name is called, for people."""
+    return f"the enclosed name {name}" if isinstance(space, Cell) else f"the global name {name}"
 
 
 def _carried(value: Any) -> bytes | None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from esen_lab.common.inputs import own_example
 from esen_lab.common.trees import Tree, call_with, map_tensors, tensor_spec, tree_spec
 from esen_lab.common.units import check_name, format_seconds
+from esen_lab.ensemble.as_it_was import session_kept
 from esen_lab.ensemble.chance import generators_kept
 from esen_lab.ensemble.fingerprint import fingerprint, tensor_digests, text_digest
 from esen_lab.ensemble.kinds import adapted
@@ -31,6 +32,7 @@ from esen_lab.ensemble.recipes import (
     find_factory,
     run_cell,
 )
+from esen_lab.ensemble.sharing import changed_by_a_call
 from esen_lab.ensemble.source import capture_cell
 from esen_lab.ensemble.source.definitions import source_texts
 from esen_lab.ensemble.submodel import Registered, SubModel
@@ -214,7 +216,8 @@ def _prove_adapted(name: str, found: Adapted, example: Tree, options: Mapping[st
     """
     recipes = [make() for make in found.recipes[:1]]  # before a call can change anything
     before = None if found.state is None else found.state()
-    own = call_here(name, found.module, example, own=True)
+    with session_kept(reach_of(found.module)):
+        own = call_here(name, found.module, example, own=True)
     state = own.state if found.state is None or found.state() == before else (*own.state, "its attributes")
     problem: UsageError | None = None
     for number, make in enumerate(found.recipes):
@@ -257,8 +260,9 @@ def _with_shapes(name: str, module: nn.Module, example: Tree) -> nn.Module:
     """A copy of a module with lazy parameters that has seen the example once."""
     import torch
 
+    reach = reach_of(module)
     module = twin_of(module)
-    with torch.no_grad():  # not inference_mode: parameters made in it are of another kind
+    with torch.no_grad(), session_kept(reach):  # not inference_mode: parameters made in it are of another kind
         user_code(name, on_example(example), lambda: call_with(module, map_tensors(lambda t: t.clone(), example)))
     return module
 
@@ -297,21 +301,27 @@ def _prove(name: str, recipe: Recipe, module: nn.Module, example: Tree, notes: l
     if isinstance(recipe, LiveRecipe):
         source = twin_of(module)
         recipe = _live(source)
-    own = call_here(name, source, example)
     carried = reach.carried
     built = Rebuild(recipe=recipe)  # in this process modules hold what they hold
-    grad, again = call_as_lanes_do(name, built, own, example)
-    moving = before.moving()
+    with session_kept(reach) as outside:
+        own = call_here(name, source, example)
+        grad, again = call_as_lanes_do(name, built, own, example)
+        moving = before.moving()
+        moved = tuple(dict.fromkeys((*moving, *outside.what())))
+        changes = frozenset(kept.thing for kept in outside.changed())
     traits = Traits(
         grad=grad,
-        state=tuple(dict.fromkeys((*own.state, *moving))),
+        state=tuple(dict.fromkeys((*own.state, *moved))),
         random=own.random,
         steady=again.steady,
         code=reach.of_files,
         replaced=tuple(dict.fromkeys(reach.replaced)),
     )
+    if own.state and isinstance(recipe, LiveRecipe):
+        with session_kept(reach):
+            changes |= changed_by_a_call(module, twin_of(module), example, traits)
     notes += notes_of(own, again, traits)
-    watch = None if isinstance(recipe, SourceRecipe) else before.without_moving()
+    watch = None if isinstance(recipe, SourceRecipe) else before.without(moving)
     fresh = again.module
     held = module if isinstance(module, Function) else None
     return Registered(
@@ -336,6 +346,7 @@ def _prove(name: str, recipe: Recipe, module: nn.Module, example: Tree, notes: l
         watch=watch,
         live=isinstance(recipe, LiveRecipe),
         held=held,
+        changes=changes,
     )
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from esen_lab.common.display import Shown
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from esen_lab.ensemble.kinds.adapted import SourceWatch
     from esen_lab.ensemble.watch import Watch
+
+
+_SHARES = "shares state with "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +45,7 @@ class SubModel(Shown):
         calibration: Inputs of its own, samples along the first dimension, that an int8 form of it is quantised by; None
             where none were given.
         carried: Values that its code reads in modules which a lane imports for itself; see `Reach.carried`.
+        shares: Other sub-models with which it shares state in the notebook, by name; lanes each have their own.
         kind: What it is: "network", or as in `kinds` ("ONNX model", "estimator", "function", ...).
     """
 
@@ -61,6 +65,7 @@ class SubModel(Shown):
     answer: Tree = field(default=None, repr=False, compare=False)
     calibration: Tree = field(default=None, repr=False, compare=False)
     carried: tuple[tuple[str, str, str, bytes], ...] = field(default=(), repr=False, compare=False)
+    shares: tuple[str, ...] = ()
     kind: str = "network"
 
     @property
@@ -78,6 +83,18 @@ class SubModel(Shown):
             carried=self.carried,
             home=os.getpid(),
         )
+
+    def sharing(self, others: tuple[str, ...]) -> SubModel:
+        """The same, known to share state with `others`, which its notes say."""
+        if others == self.shares:
+            return self
+        notes = tuple(note for note in self.notes if not note.startswith(_SHARES))
+        if others:
+            notes += (
+                f"{_SHARES}{', '.join(others)}: in the notebook calls of one count for all, while lanes each have "
+                "their own, so that answers differ from calls in turn",
+            )
+        return replace(self, shares=others, notes=notes)
 
     def same_as(self, other: SubModel) -> bool:
         """Whether a lane that holds one holds the other."""
@@ -119,6 +136,7 @@ class Registered:
         live: Whether it was made from a network, or something else, that the user holds.
         held: A module that was made around what the user holds, and that is watched: nobody else holds it.
         options: What was said besides the example of something that is no network.
+        changes: What tells the things that a call changes from others, in this process: see `sharing.py`.
     """
 
     submodel: SubModel
@@ -126,3 +144,4 @@ class Registered:
     live: bool = False
     held: nn.Module | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    changes: frozenset[Hashable] = frozenset()

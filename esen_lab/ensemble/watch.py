@@ -19,10 +19,10 @@ import itertools
 import operator
 import weakref
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from esen_lab.ensemble.reach import Reach, reach_of
+from esen_lab.ensemble.reach import Reach, name_in, reach_of
 from esen_lab.ensemble.watched import DEEPEST, TABLES, Watched, pickled
 from esen_lab.ensemble.weights import state_of
 
@@ -84,7 +84,7 @@ class Watch:
         for own in owns:
             seen.part(own)
         for space, name, _ in self._reach.names:
-            seen.add(space.get(name), f"the global name {name}", DEEPEST)
+            seen.add(space.get(name), name_in(space, name), DEEPEST)
         for thing in self._reach.objects:
             seen.add(thing, type(thing).__name__, DEEPEST)
         for function in self._reach.functions:
@@ -254,24 +254,21 @@ class Watch:
             (*self._reach.classes, *self._reach.installed), self._classes, self._classes_were, strict=True
         ):
             yield from (f"{cls.__qualname__}.{key}" for key in _keys_apart(own, was))
-        yield from (
-            f"the global name {name}" if name != "cell_contents" else "a name that its code has enclosed"
-            for _, name in self._moved()
-        )
+        yield from (name_in(space, name) for space, name in self._moved())
 
     # --- what calls of the network change ----------------------------------------------------------------------------
 
     def moving(self) -> tuple[str, ...]:
         """The names outside the network that hold something else now: what calls of it have changed, for people."""
-        held = [f"the global name {name}" for _, name in self._moved()]
-        held += [name for name in self._of_attributes() if name.startswith("the global name ")]
+        held = [name_in(space, name) for space, name in self._moved()]
+        held += [name for name in self._of_attributes() if name.startswith(("the global name ", "the enclosed name "))]
         return tuple(dict.fromkeys(held))
 
-    def without_moving(self) -> Watch:
-        """This watch, from now on without those names: they are state of the network, not changes to it."""
-        moving = set(self.moving())
-        gone = [entry for entry in self._reach.names if f"the global name {entry[1]}" in moving]
-        self._reach.names = [entry for entry in self._reach.names if f"the global name {entry[1]}" not in moving]
+    def without(self, moving: Iterable[str]) -> Watch:
+        """This watch, from now on without these names: they are state of the network, not changes to it."""
+        names = set(moving)
+        gone = [entry for entry in self._reach.names if name_in(*entry[:2]) in names]
+        self._reach.names = [entry for entry in self._reach.names if name_in(*entry[:2]) not in names]
         objects = {id(value) for _, _, value in gone}
         self._reach.objects = [thing for thing in self._reach.objects if id(thing) not in objects]
         self.renew()

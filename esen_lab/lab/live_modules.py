@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import gc
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from esen_lab.ensemble import Registered
 from esen_lab.ensemble.kinds.adapted import SourceWatch
+from esen_lab.ensemble.sharing import sharing
 from esen_lab.ensemble.watch import Watch
 
 if TYPE_CHECKING:
@@ -30,11 +31,13 @@ class Original:
         watch: Looks at it.
         again: Registers what the user holds again, as it is now; None where it is no live one.
         held: A module around it that is watched, and that nobody else holds.
+        changes: See `Registered`.
     """
 
     watch: Watch | SourceWatch
     again: Callable[[Any], Registered] | None
     held: nn.Module | None = None
+    changes: frozenset[Hashable] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,7 +50,8 @@ class Originals:
         """With what a sub-model was made from; `again` must not hold it."""
         known = {other: original for other, original in self.known.items() if other != name}
         if registered.watch is not None:
-            known[name] = Original(registered.watch, again if registered.live else None, registered.held)
+            again_live = again if registered.live else None
+            known[name] = Original(registered.watch, again_live, registered.held, registered.changes)
         return Originals(known)
 
     def dropped(self, name: str) -> Originals:
@@ -60,6 +64,11 @@ class Originals:
         if known is None or known.again is None or not isinstance(known.watch, Watch):
             return None
         return known.watch.module
+
+    def sharing(self) -> dict[str, tuple[str, ...]]:
+        """For each that shares state with others, which those are, by name."""
+        modules = {name: module for name in self.known if (module := self.module(name)) is not None}
+        return sharing(modules, {name: original.changes for name, original in self.known.items()})
 
     def changed(self, names: Iterable[str]) -> bool:
         """Whether anything may have changed in one of these; takes microseconds.

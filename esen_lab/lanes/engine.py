@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from esen_lab.common.trees import Structure, Tree, call_with, flatten, select, spec_of_leaves, unflatten
 from esen_lab.devices import Placement
+from esen_lab.ensemble.as_it_was import AsItWas
 from esen_lab.ensemble.chance import seed_for, seed_generators
-from esen_lab.ensemble.reach import reach_of
+from esen_lab.ensemble.reach import Reach, reach_of
 from esen_lab.ensemble.traits import Traits
 from esen_lab.errors import UsageError
 from esen_lab.lanes.arena import Block, Layout, TreeArena
@@ -59,6 +60,8 @@ class Loaded:
         forward: How it is run on a device other than the CPU: the plain call, or a faster way to the same answer.
         traits: How it must be called.
         payload: What builds it anew, where it keeps state between calls.
+        registered: What calls of it can change, as it was registered; None before that is asked for.
+        reach: What its code reaches; None before that is asked for.
     """
 
     name: str
@@ -69,11 +72,28 @@ class Loaded:
     forward: Callable[[Tree], Tree]
     traits: Traits = field(default_factory=Traits)
     payload: bytes = b""
+    registered: AsItWas | None = None
+    reach: Reach | None = None
+
+    def now(self) -> AsItWas:
+        """What calls of it can change, as it is now."""
+        module = inside(self.module)
+        if self.reach is None:
+            self.reach = reach_of(module)  # once: it takes as long as all the rest
+        return AsItWas(module, self.reach)
 
     @property
     def keys(self) -> tuple[str, ...] | None:
         """The keyword arguments it takes of a dict, or None."""
         return tuple(self.example) if isinstance(self.example, Mapping) else None
+
+
+@dataclass(frozen=True, slots=True)
+class PutAway:
+    """A member as it was before what is measured now: the module, and what calls of it can change."""
+
+    module: nn.Module
+    state: AsItWas
 
 
 @dataclass(slots=True)
@@ -92,7 +112,7 @@ class Engine:
         self._placement = placement
         self.number = 0  # of the run that is asked for
         self.seed: int | None = None  # of that run, where a member draws random numbers
-        self._put_away: dict[str, nn.Module] = {}  # members that keep state, as they were before what is measured now
+        self._put_away: dict[str, PutAway] = {}
         self._drawing = threading.Lock()  # members in threads share the generators that are seeded for each
         self._loaded: dict[str, Loaded] = {}
         self._arrangement: tuple[Loaded, ...] = ()
@@ -122,6 +142,7 @@ class Engine:
         try:
             with self._loading():
                 module = self._built(payload)
+                registered = AsItWas(inside(module)) if traits.keeps_state else None
                 self._placement.use(active_units)
                 leaves, structure = flatten(example, "the example")
                 copies = [self._copied(leaf) for leaf in leaves]
@@ -129,7 +150,8 @@ class Engine:
                 # Not inference_mode: elsewhere in-place changes count up a tensor's version.
                 with torch.enable_grad() if traits.grad == "on" else torch.no_grad():
                     flatten(call_with(module, unflatten(structure, copies)), f"the output of {name!r}")
-                if traits.keeps_state:  # what was registered is what the first run meets
+                if registered is not None:  # what was registered is what the first run meets
+                    registered.put_back()
                     module = self._built(payload)
         except Exception as problem:
             raise InSubModel(name) from problem
@@ -144,6 +166,7 @@ class Engine:
             forward=partial(call_with, module),
             traits=traits,
             payload=bytes(payload) if traits.keeps_state else b"",
+            registered=registered,
         )
         if not traits.code:
             return ()
@@ -155,27 +178,61 @@ class Engine:
 
         return self._settle(cloudpickle.loads(payload)())
 
-    def put_state(self, how: str) -> None:
-        """Put members that keep state between calls back.
+    def put_state(self, how: str) -> dict[str, tuple[str, ...]]:
+        """Put back what calls have changed, also in members that did not look as if they kept state.
 
         Args:
             how: "fresh": as they were registered. "aside": the same, and what they are now is kept; "back": that again.
+
+        Returns:
+            For each member that was not known to keep state, and has changed: what, for people.
         """
-        for member in self._loaded.values():
-            if not member.traits.keeps_state:
-                continue
+        with self._loading():
+            if how == "back":
+                return self._found(self._back)
+            if how == "aside":  # of all, before one is put back: members may share what their code reaches
+                for member in self._loaded.values():
+                    if member.name not in self._put_away:
+                        self._put_away[member.name] = PutAway(member.module, member.now())
+            return self._found(self._fresh)
+
+    def _found(self, put: Callable[[Loaded], tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        """Put members back, those first that are built anew: of others, a part may be theirs too."""
+        found = {}
+        for member in sorted(self._loaded.values(), key=lambda member: not member.traits.keeps_state):
             try:
-                if how == "aside":
-                    self._put_away.setdefault(member.name, member.module)
-                if how == "back":
-                    module = self._put_away.pop(member.name, member.module)
-                else:
-                    with self._loading():
-                        module = self._built(member.payload)
+                changed = put(member)
             except Exception as problem:
                 raise InSubModel(member.name) from problem
+            if changed and not member.traits.keeps_state:
+                found[member.name] = changed
+        return found
+
+    def _fresh(self, member: Loaded) -> tuple[str, ...]:
+        if member.registered is not None:
+            changed = member.registered.put_back()
+            if member.traits.keeps_state:  # whole, with what cannot be set back; not what it shares with the process
+                self._is_now(member, self._built(member.payload))
+            return changed
+        put_away = self._put_away.get(member.name)
+        # Loading has left it as it was registered, and lanes are measured before they run.
+        member.registered = member.now() if put_away is None else put_away.state
+        return ()
+
+    def _back(self, member: Loaded) -> tuple[str, ...]:
+        put_away = self._put_away.pop(member.name, None)
+        if put_away is None:
+            return ()
+        self._is_now(member, put_away.module)
+        return put_away.state.put_back()
+
+    @staticmethod
+    def _is_now(member: Loaded, module: nn.Module) -> None:
+        if module is not member.module:
             member.module = module
             member.forward = partial(call_with, module)
+            if member.traits.keeps_state:
+                member.reach = None  # built anew, it has functions of its own
 
     def take_settings(self, settings: Settings, *, whole_process: bool) -> None:
         """Have what the session has set, or only what holds for a thread where the process is not the lane's own."""

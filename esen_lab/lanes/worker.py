@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias
 
 from esen_lab.common.locks import Lock
@@ -181,9 +181,13 @@ class Worker(ABC):
             self._order(told, "take the session's settings")
             self._settings = settings
 
-    def put_state(self, how: str) -> None:
-        """Put sub-models that keep state between calls back: see `Engine.put_state`."""
-        self._order(order(Engine.put_state, how), "put its sub-models' state back", _LONG_ORDER_S)
+    def put_state(self, how: str) -> Mapping[str, tuple[str, ...]]:
+        """Put back what calls have changed in sub-models: see `Engine.put_state`."""
+        told = order(Engine.put_state, how)
+        found: Mapping[str, tuple[str, ...]] = self._ask(
+            told, "put its sub-models' state back", _LONG_ORDER_S, None, None, _changes_in
+        )
+        return found
 
     def set_input(self, layout: Layout, block: Block | None, *, wait: bool = True) -> None:
         """Say where the input of runs lies.
@@ -293,6 +297,10 @@ class Worker(ABC):
 
 def _names_in(answer: Any) -> tuple[str, ...]:
     return as_kind(answer, tuple[str, ...])
+
+
+def _changes_in(answer: Any) -> dict[str, tuple[str, ...]]:
+    return as_kind(answer, dict[str, tuple[str, ...]])
 
 
 def _anything(answer: Any) -> Any:

@@ -467,6 +467,7 @@ class Executor:
             # An interrupt may come before this line, and then nothing is put back here: see `at_rest`.
             with self._lock:
                 self._state.end(put_back=not self.broken)
+                self._tell_of_members()
 
     def at_rest(self, deadline: Deadline) -> None:
         """Nobody measures now: what a measurement left that was interrupted at its very end is put back."""
@@ -474,6 +475,7 @@ class Executor:
             self._all_at_rest(deadline)
             with self._lock, deadline.ending(self._group.end, "lanes that get back the state that they had"):
                 self._state.end_all()
+            self._tell_of_members()
 
     # --- other sub-models, and the end ---------------------------------------------------------------------------
 
@@ -513,7 +515,7 @@ class Executor:
             self.history.loaded_anew(anew, loading.fallen_back)
             self.fidelity.loaded_anew(members_of(anew), loading.other_code)
             self.ensemble = ensemble
-            self._state.look(steps)
+            self._state.look(steps, anew)
             self.lanes.forget()
         self._compare_with_notebook(deadline)
         if self.unlike.keys() & set(changed):
@@ -541,6 +543,9 @@ class Executor:
             else:  # a graph leaves no outputs of members, stages those of some rows
                 answers = self._in_lanes(self._run_members, x, ran).members
         self.fidelity.look(answers, self.ensemble, x)
+        self._tell_of_members()
+
+    def _tell_of_members(self) -> None:
         self.history.members = (*map(str, self.unlike.values()), *self._state.note)
 
     def close(self) -> None:

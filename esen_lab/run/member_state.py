@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from esen_lab.ensemble import Ensemble
 from esen_lab.lanes import Worker
 from esen_lab.planner.plan import Lane
+from esen_lab.planner.steps import members_of
 
 
 class MemberState:
@@ -25,21 +26,39 @@ class MemberState:
         self._workers = workers
         self._lanes = lanes
         self._depth = 0  # measurements under way, one inside the other
+        self._known: tuple[str, ...] = ()
+        self._shared: list[str] = []
+        self._found: dict[str, tuple[str, ...]] = {}  # what has changed in others, which their examples did not show
         self.keeping: tuple[str, ...] = ()
         self.random = False
 
-    def look(self, ensemble: Ensemble) -> None:
-        """These are the sub-models from now on."""
+    def look(self, ensemble: Ensemble, anew: Sequence[str] = ()) -> None:
+        """These are the sub-models from now on; those `anew` were loaded now."""
         members = [ensemble.get(name) for lane in self._lanes for name in lane.members]
+        self._shared = _groups({member.name: member.shares for member in members})
         self.random = any(member.traits.random for member in members)
-        self.keeping = tuple(member.name for member in members if member.traits.keeps_state)
+        self._known = tuple(member.name for member in members if member.traits.keeps_state)
+        there = {name for member in members for name in members_of([member.name])} - set(members_of(anew))
+        self._found = {name: what for name, what in self._found.items() if name in there}
+        self._count()
 
     @property
     def note(self) -> tuple[str, ...]:
         """What every report says of it."""
         if not self.keeping:
             return ()
-        return (f"State is kept between calls by {', '.join(self.keeping)}: lanes go on from what was registered.",)
+        told = [f"State is kept between calls by {', '.join(self.keeping)}: lanes go on from what was registered."]
+        told += [
+            f"{name} keeps state between calls, which its example did not show: {', '.join(what)} changed in its lane; "
+            "what measuring changed was put back, and it counts as one that keeps state from now on."
+            for name, what in self._found.items()
+        ]
+        told += [
+            f"State is shared by {names} in the notebook; here each has its own, and answers are not those of calls "
+            "in turn."
+            for names in self._shared
+        ]
+        return tuple(told)
 
     @property
     def measuring(self) -> bool:
@@ -63,6 +82,17 @@ class MemberState:
         self._depth = 0
 
     def _put(self, how: str) -> None:
-        for worker, lane in zip(self._workers, self._lanes, strict=True):
-            if any(name in self.keeping for name in lane.members):
-                worker.put_state(how)
+        for worker in self._workers:
+            for step, what in worker.put_state(how).items():
+                for name in members_of([step]):
+                    self._found.setdefault(name, what)
+        self._count()
+
+    def _count(self) -> None:
+        self.keeping = (*self._known, *(name for name in self._found if name not in self._known))
+
+
+def _groups(shares: Mapping[str, Sequence[str]]) -> list[str]:
+    """Those of these that share state, each group once."""
+    groups = [[name for name in shares if name == one or name in others] for one, others in shares.items()]
+    return list(dict.fromkeys(" and ".join(names) for names in groups if len(names) > 1))

@@ -84,6 +84,27 @@ def test_a_result_never_shares_memory_with_an_output(rule: Any) -> None:
     assert torch.equal(leaf, before)
 
 
+def test_what_a_function_keeps_of_its_outputs_and_returned_stays_as_it_was() -> None:
+    kept: list[Any] = []
+    rule = make_combine(lambda outputs: (kept.append(outputs), outputs["a"]["y"][:1])[1])
+    memory = torch.ones(2, 3)  # as lanes write into it, run after run
+    answer = rule({"a": {"y": memory}})
+    memory.fill_(7)
+    assert torch.equal(kept[0]["a"]["y"], torch.ones(2, 3))
+    assert torch.equal(answer, torch.ones(1, 3))
+
+
+def test_only_functions_of_the_users_own_get_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    copies: list[int] = []
+    clone = torch.Tensor.clone
+    monkeypatch.setattr(torch.Tensor, "clone", lambda tensor: (copies.append(1), clone(tensor))[1])
+    make_combine(the_sum)(OUT)
+    assert len(copies) == len(OUT)
+    for name in ("mean", "softmax-mean", "majority", "stack"):
+        make_combine(name)(OUT)
+    assert len(copies) == len(OUT)
+
+
 def test_one_submodel_is_copied_too() -> None:
     only = {"a": A.clone()}
     found = make_combine("mean")(only)

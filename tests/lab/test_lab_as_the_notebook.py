@@ -25,6 +25,7 @@ from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -1009,6 +1010,140 @@ def test_the_first_run_meets_what_was_registered_and_measuring_changes_nothing(l
     for answer, want in zip(got, wanted, strict=True):
         close(answer, want)
     assert all(row.agrees for row in table.rows)
+
+
+class RemembersTheLargest(nn.Module):
+    """Changes for large inputs alone, so that its example does not show that it keeps state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.largest = 0.0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if float(x.max()) > 100:
+            self.largest = float(x.max())
+        return x[:, :3] + self.largest
+
+
+class AddsUpLargeOnes(nn.Module):
+    """The same in a buffer, and in a counter outside of the network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("total", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if float(x.max()) > 100:
+            self.total += x.max()
+            LARGE[0] += 1
+        return x[:, :3] + self.total + LARGE[0]
+
+
+LARGE = [0]
+
+
+@pytest.mark.parametrize("kind", [RemembersTheLargest, AddsUpLargeOnes])
+def test_inputs_of_measuring_never_stay_in_a_network_whose_example_showed_no_state(
+    lab: Lab, kind: type[nn.Module]
+) -> None:
+    LARGE[0] = 0
+    module = kind()
+    both(lab, module)
+    assert not lab.ensemble.get("a").traits.keeps_state
+    got = [lab.run(x)[0] for x in (X, X + 200)]
+    table = lab.compare(X + 300, rounds=1, strategies=["sequential"])
+    got.append(lab.run(X)[0])
+    lab.check_numerics(X + 400)
+    got.append(lab.run(X)[0])
+    assert LARGE == [0], "the notebook's own"
+    with torch.no_grad():
+        wanted = [module(x) for x in (X, X + 200, X, X)]
+    for answer, want in zip(got, wanted, strict=True):
+        close(answer, want)
+    assert all(row.agrees for row in table.rows), "it is measured as it was registered"
+    assert lab.report is not None
+    note = next(note for note in lab.report.notes if "its example did not show" in note)
+    assert note.startswith("a keeps state between calls")
+    assert "put back" in note
+    assert "largest" in note or "total" in note
+
+
+def test_a_network_that_was_measured_and_keeps_no_state_is_not_said_to(lab: Lab) -> None:
+    both(lab, nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.ReLU(inplace=True), nn.Linear(8, 3)))
+    lab.run(X)
+    lab.compare(X + 300, rounds=1, strategies=["sequential"])
+    lab.run(X[:4])
+    lab.check_numerics(X + 400)
+    lab.run(X)
+    assert lab.report is not None
+    assert not any("state" in note for note in lab.report.notes)
+
+
+class CountsOnItsFunction(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        function: Any = CountsOnItsFunction.forward
+        function.calls = getattr(function, "calls", 0) + 1
+        return x[:, :3] * function.calls
+
+
+class CountsInAClosure(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        calls = [0]
+
+        def counted(x: torch.Tensor) -> torch.Tensor:
+            calls[0] += 1
+            return x[:, :3] * calls[0]
+
+        self.counted = counted
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.counted(x)  # type: ignore[no-any-return]
+
+
+DRAWS = torch.Generator().manual_seed(5)
+
+
+class DrawsOutside(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, :3] * torch.rand((), generator=DRAWS)
+
+
+@pytest.mark.parametrize("kind", [CountsOnItsFunction, CountsInAClosure, DrawsOutside])
+def test_the_users_state_outside_a_network_is_where_it_was_and_lanes_begin_there(
+    lab: Lab, kind: type[nn.Module]
+) -> None:
+    module = kind()
+    both(lab, module)
+    got = [lab.run(X)[0] for _ in range(2)]
+    lab.compare(X, rounds=1, strategies=["sequential"])
+    assert lab.check_numerics(X).passed
+    got += [lab.run(X)[0] for _ in range(2)]
+    assert lab.report is not None
+    assert not any("changed" in note for note in lab.report.notes)
+    with torch.no_grad():
+        wanted = [module(X) for _ in range(4)]
+    for answer, want in zip(got, wanted, strict=True):
+        close(answer, want)
+
+
+def test_networks_that_share_state_say_with_whom_when_registered_and_in_reports(lab: Lab) -> None:
+    shared = Counts()
+    lab.register("a", shared, example=X)
+    lab.register("c", mlp(seed=7))
+    assert lab.ensemble.get("a").shares == ()
+    assert any("shares state with a" in note for note in lab.register("b", shared).notes)
+    assert any("shares state with b" in note for note in lab.ensemble.get("a").notes)
+    assert not any("share" in note for note in lab.ensemble.get("c").notes)
+    lab.unregister("c")
+    lab.plan = TWO
+    lab.run(X)
+    assert lab.report is not None
+    assert any("shared by a and b" in note and "each has its own" in note for note in lab.report.notes)
+    lab.register("b", mlp(seed=7))
+    lab.plan = TWO
+    lab.run(X)
+    assert not any("share" in note for note in (*lab.ensemble.get("a").notes, *lab.report.notes))
 
 
 def test_a_network_that_keeps_no_state_is_not_said_to(lab: Lab) -> None:

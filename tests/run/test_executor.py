@@ -49,6 +49,16 @@ def test_outputs_belong_to_the_caller_and_do_not_change_with_the_next_run(start:
     assert torch.equal(first, kept)
 
 
+def test_outputs_that_a_combine_function_keeps_do_not_change_with_the_next_run(start: Start) -> None:
+    kept: list[torch.Tensor] = []
+    executor = start(plan_of(("a",), ("b",)), ensemble_of("stack", a=nn.ReLU(), b=nn.ReLU()))
+    own = make_combine(lambda outputs: (kept.append(outputs["a"]), outputs["a"])[1])
+    executor.ensemble = executor.ensemble.with_combine(own)
+    for number in (1.0, 2.0, 3.0):
+        executor.run(torch.full((4, 8), number))
+    assert [float(output.max()) for output in kept] == [1.0, 2.0, 3.0]
+
+
 def test_the_mean_stays_right_while_batches_rules_and_shapes_change(start: Start) -> None:
     a, b = mlp(seed=1), mlp(seed=2)
     executor = start(plan_of(("a",), ("b",), units=3), ensemble_of(a=a, b=b))

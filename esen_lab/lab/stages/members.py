@@ -9,9 +9,10 @@ from typing import Any
 
 from esen_lab.common.surroundings import step
 from esen_lab.common.trees import Tree, tree_spec
-from esen_lab.ensemble import Combine, Registered, SubModel, check_combine, check_member, make_combine
+from esen_lab.ensemble import Combine, Ensemble, Registered, SubModel, check_combine, check_member, make_combine
 from esen_lab.ensemble import register as make_submodel
 from esen_lab.errors import UsageError
+from esen_lab.lab.live_modules import Originals
 from esen_lab.lab.plan_checks import same_code, with_values_changed
 from esen_lab.lab.precision import in_other_precision, in_own_precision
 from esen_lab.lab.runtime import Runtime
@@ -51,7 +52,7 @@ def register(
     runtime.change(lambda state: _with(state, registered, again))
     runtime.own_answers.keep(submodel, runtime.fork_server.look_at_session())
     runtime.fork_server.warm()  # imports torch in the background while the user goes on
-    return submodel
+    return runtime.state.ensemble.get(name)
 
 
 def _with(state: LabState, registered: Registered, again: Callable[[Any], Registered]) -> LabState:
@@ -63,11 +64,16 @@ def _with(state: LabState, registered: Registered, again: Callable[[Any], Regist
             state = in_own_precision(state, [name], measured=same_code(before, submodel))
         if _look_alike(before, submodel):
             submodel = replace(submodel, calibration=before.calibration)
-    return replace(
-        state,
-        ensemble=state.ensemble.with_submodel(submodel),
-        originals=state.originals.kept(name, registered, again),
-    )
+    originals = state.originals.kept(name, registered, again)
+    return _of(state, state.ensemble.with_submodel(submodel), originals)
+
+
+def _of(state: LabState, ensemble: Ensemble, originals: Originals) -> LabState:
+    """With other members, each of which says with whom it shares state."""
+    sharing = originals.sharing()
+    for submodel in ensemble.submodels:
+        ensemble = ensemble.with_submodel(submodel.sharing(sharing.get(submodel.name, ())))
+    return replace(state, ensemble=ensemble, originals=originals)
 
 
 def _look_alike(before: SubModel, after: SubModel) -> bool:
@@ -79,9 +85,7 @@ def _look_alike(before: SubModel, after: SubModel) -> bool:
 
 def unregister(runtime: Runtime, name: str) -> None:
     """See `Lab.unregister`."""
-    runtime.change(
-        lambda state: replace(state, ensemble=state.ensemble.without(name), originals=state.originals.dropped(name))
-    )
+    runtime.change(lambda state: _of(state, state.ensemble.without(name), state.originals.dropped(name)))
 
 
 def combine(runtime: Runtime, rule: str | Callable[..., Any], weights: Any) -> Combine:
