@@ -2,8 +2,8 @@
 
 Kept are containers, attributes of objects, functions and classes, global names, generators of random numbers, arrays
 and tensors, each by itself: what is put back is the same object with what it held. Followed is what a network holds and
-what its code reaches (`reach.py`). Not kept: large tensors, objects of the standard library (a pool must not forget its
-threads), and what cannot be set back at all, such as an iterator.
+what its code reaches (`reach.py`). Not kept: large tensors, objects of torch and the standard library (a pool must not
+forget its threads), and what cannot be set back at all, such as an iterator.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class AsItWas:
 
     Args:
         module: The network whose own attributes and tensors are kept; None: none are.
-        reach: What its code reaches, where that is known already.
+        reach: What its code reaches, where that is known already; see `reached_by`.
     """
 
     def __init__(self, module: nn.Module | None, reach: Reach | None = None) -> None:
@@ -67,8 +67,8 @@ class AsItWas:
         self._seen: set[int] = set()
         self._room = _MOST_BYTES
         if reach is None:
-            reach = Reach() if module is None else reach_of(module)
-        if module is not None:
+            reach = Reach() if module is None else reached_by(module)
+        if module is not None and not _is_opaque(module):
             self._network(module, "")
         self._reached(reach)
 
@@ -265,6 +265,18 @@ class AsItWas:
             self._items([held for held in was.values() if held is not _GONE], label, depth)
 
 
+def reached_by(module: nn.Module) -> Reach:
+    """What calls of a network may change outside of it: nothing of one that no Python computes."""
+    return Reach() if _is_opaque(module) else reach_of(module, digests=False)
+
+
+def _is_opaque(module: nn.Module) -> bool:
+    from esen_lab.ensemble.kinds.adapted import Adapter
+    from esen_lab.ensemble.kinds.function import Function
+
+    return isinstance(module, Adapter) and not isinstance(module, Function)
+
+
 @contextlib.contextmanager
 def session_kept(reach: Reach) -> Iterator[AsItWas]:
     """Whatever copies of a network change of what it reaches outside of itself is afterwards what it was."""
@@ -298,11 +310,11 @@ def _is_same(now: Any, was: Any) -> bool:
 
 
 def _is_of_python(kind: type) -> bool:
-    """Whether a class is the standard library's, with locks or threads perhaps, or this package's own."""
+    """Whether a class is the standard library's, with locks or threads perhaps, or torch's or this package's."""
     return kind is not types.SimpleNamespace and home_of(kind).partition(".")[0] in _PYTHONS
 
 
-_PYTHONS = (sys.stdlib_module_names | {"esen_lab"}) - {"__main__"}
+_PYTHONS = (sys.stdlib_module_names | {"esen_lab", "torch"}) - {"__main__"}
 
 
 def _is_of_installed(space: Mapping[str, Any]) -> bool:

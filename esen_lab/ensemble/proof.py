@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 from esen_lab.common.answers import OTHER_ORDER, difference
 from esen_lab.common.inputs import ordinary_tensors
 from esen_lab.common.trees import Tree, call_with, flatten, map_tensors, tree_spec
-from esen_lab.ensemble.as_it_was import session_kept
+from esen_lab.ensemble.as_it_was import reached_by, session_kept
 from esen_lab.ensemble.chance import PROOF_SEED, generators_kept, seed_for, seed_generators, states
 from esen_lab.ensemble.fingerprint import same_bits
 from esen_lab.ensemble.origin import is_tensor
-from esen_lab.ensemble.reach import reach_of
 from esen_lab.ensemble.recipes import Rebuild
 from esen_lab.ensemble.traits import GRADS, Grad, Traits, calling
 from esen_lab.ensemble.watch import Watch
@@ -64,7 +63,7 @@ def answer_here(name: str, module: nn.Module, x: Tree, *, own: bool = False) -> 
     Raises:
         ModelError: It raised.
     """
-    with generators_kept(), session_kept(reach_of(module)):
+    with generators_kept(), session_kept(reached_by(module)):
         return call_here(name, module, x, own=own).output
 
 

@@ -125,9 +125,14 @@ class Reach:
         }
 
 
-def reach_of(module: nn.Module) -> Reach:
-    """What `module` reaches. Runs no code of the user's; takes some milliseconds."""
-    walk = _Walk()
+def reach_of(module: nn.Module, *, digests: bool = True) -> Reach:
+    """What `module` reaches. Runs no code of the user's; takes some milliseconds.
+
+    Args:
+        module: The network.
+        digests: Whether values are told by digests and carried, which takes most of the time.
+    """
+    walk = _Walk(digests=digests)
     for path, part in module.named_modules():
         walk.add(type(part))
         for name, value in vars(part).items():
@@ -144,8 +149,9 @@ def reach_of(module: nn.Module) -> Reach:
 class _Walk:
     """One way through everything that is reached."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, digests: bool) -> None:
         self.reach = Reach()
+        self._digests = digests
         self._seen: set[int] = set()
         self._named: set[tuple[int, str]] = set()
         self._bases: set[int] = set()
@@ -306,13 +312,14 @@ class _Walk:
         file = getattr(sys.modules.get(module), "__file__", None)
         if not file or module == "__main__" or file.startswith(installed_folders()) or "<locals>" in path:
             return
-        data = _carried(value)
+        data = _carried(value) if self._digests else None
         if data is not None:
             self.reach.held.append((module, path, name, data))
 
     def value(self, key: str, value: Any) -> None:
         """Keep the digest of a value."""
-        self.reach.values[key] = value_digest(value)
+        if self._digests:
+            self.reach.values[key] = value_digest(value)
 
     def _package(self, module: str) -> None:
         root = module.partition(".")[0]

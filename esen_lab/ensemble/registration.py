@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from esen_lab.common.inputs import own_example
 from esen_lab.common.trees import Tree, call_with, map_tensors, tensor_spec, tree_spec
 from esen_lab.common.units import check_name, format_seconds
-from esen_lab.ensemble.as_it_was import session_kept
+from esen_lab.ensemble.as_it_was import reached_by, session_kept
 from esen_lab.ensemble.chance import generators_kept
 from esen_lab.ensemble.fingerprint import fingerprint, tensor_digests, text_digest
 from esen_lab.ensemble.kinds import adapted
@@ -216,8 +216,7 @@ def _prove_adapted(name: str, found: Adapted, example: Tree, options: Mapping[st
     """
     recipes = [make() for make in found.recipes[:1]]  # before a call can change anything
     before = None if found.state is None else found.state()
-    with session_kept(reach_of(found.module)):
-        own = call_here(name, found.module, example, own=True)
+    own = call_here(name, found.module, example, own=True)
     state = own.state if found.state is None or found.state() == before else (*own.state, "its attributes")
     problem: UsageError | None = None
     for number, make in enumerate(found.recipes):
@@ -260,7 +259,7 @@ def _with_shapes(name: str, module: nn.Module, example: Tree) -> nn.Module:
     """A copy of a module with lazy parameters that has seen the example once."""
     import torch
 
-    reach = reach_of(module)
+    reach = reached_by(module)
     module = twin_of(module)
     with torch.no_grad(), session_kept(reach):  # not inference_mode: parameters made in it are of another kind
         user_code(name, on_example(example), lambda: call_with(module, map_tensors(lambda t: t.clone(), example)))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from esen_lab.common.trees import Tree, call_with, map_tensors
 from esen_lab.ensemble.as_it_was import AsItWas
-from esen_lab.ensemble.reach import Reach, reach_of
+from esen_lab.ensemble.reach import Reach
 
 if TYPE_CHECKING:
     from torch import nn
@@ -47,7 +47,7 @@ def sharing(
     """
     if not any(changed.get(name) for name in networks):
         return {}
-    reached = {name: frozenset(AsItWas(module, reach_of(module)).things) for name, module in networks.items()}
+    reached = {name: frozenset(AsItWas(module).things) for name, module in networks.items()}
     # What a network has let go of since may have left its identity to another thing.
     moving = {name: changed.get(name, frozenset()) & reached[name] for name in networks}
     pairs = {

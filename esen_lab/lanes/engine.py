@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from esen_lab.common.trees import Structure, Tree, call_with, flatten, select, spec_of_leaves, unflatten
 from esen_lab.devices import Placement
-from esen_lab.ensemble.as_it_was import AsItWas
+from esen_lab.ensemble.as_it_was import AsItWas, reached_by
 from esen_lab.ensemble.chance import seed_for, seed_generators
 from esen_lab.ensemble.reach import Reach, reach_of
 from esen_lab.ensemble.traits import Traits
@@ -79,7 +79,7 @@ class Loaded:
         """What calls of it can change, as it is now."""
         module = inside(self.module)
         if self.reach is None:
-            self.reach = reach_of(module)  # once: it takes as long as all the rest
+            self.reach = reached_by(module)  # once: it takes as long as all the rest
         return AsItWas(module, self.reach)
 
     @property
