@@ -56,8 +56,13 @@ _ALWAYS_FITS_BYTES = 1 << 28  # below, nobody asks how much memory there is
 _COMPUTE_AS_PLAIN = ("torchvision.tv_tensors",)
 
 
-def check_tensor(tensor: torch.Tensor, what: str) -> None:
+def check_tensor(tensor: torch.Tensor, what: str, rule: str = "") -> None:
     """Refuse a tensor that cannot be copied into memory that lanes share.
+
+    Args:
+        tensor: Any tensor.
+        what: What it is called in messages.
+        rule: What is said of all tensors of its sort; "": of those of inputs and outputs.
 
     Raises:
         UsageError: It is no dense tensor with values; the message calls it `what`.
@@ -67,15 +72,16 @@ def check_tensor(tensor: torch.Tensor, what: str) -> None:
 
     kind = type(tensor)
     if is_lazy(tensor):
-        raise _refused(what, "a parameter without a shape yet", "Run its module once first.")
+        raise _refused(what, "a parameter without a shape yet", "Run its module once first.", rule)
     if kind is not torch.Tensor and not _computes_as_plain(kind):
-        raise _refused(what, f"a {kind.__module__}.{kind.__qualname__}, which computes in its own way", _own_way(kind))
+        own = f"a {kind.__module__}.{kind.__qualname__}, which computes in its own way"
+        raise _refused(what, own, _own_way(kind), rule)
     try:
         problem = _problem_of(tensor)
     except RuntimeError as told:  # of a kind that torch made since: it has no sizes or no memory
         problem = f"one without memory of its own ({first_line(told)})", "Give x.to_dense(), or a copy: x.clone()."
     if problem is not None:
-        raise _refused(what, *problem)
+        raise _refused(what, *problem, rule)
     check_size(tensor.nbytes, what)
 
 
@@ -155,9 +161,9 @@ def _own_way(kind: type) -> str:
     return _HINTS["jagged"] if kind.__name__ == "NestedTensor" else "Give a plain one: x.as_subclass(torch.Tensor)."
 
 
-def _refused(what: str, given: str, hint: str) -> UsageError:
+def _refused(what: str, given: str, hint: str, rule: str) -> UsageError:
     return UsageError(
-        "Tensors that go to sub-models or come from them are dense and have values",
+        rule or "Tensors that go to sub-models or come from them are dense and have values",
         given=f"{what} is {given}",
         hint=hint,
     )

@@ -257,6 +257,9 @@ def _with_shapes(name: str, module: nn.Module, example: Tree) -> nn.Module:
     """A copy of a module with lazy parameters that has seen the example once."""
     import torch
 
+    from esen_lab.ensemble.weights import check_state
+
+    check_state(module, lazy=True)
     module = twin_of(module)
     with torch.no_grad():  # not inference_mode: parameters made in it are of another kind
         user_code(name, on_example(example), lambda: call_with(module, map_tensors(lambda t: t.clone(), example)))
@@ -284,11 +287,12 @@ def _live(module: nn.Module) -> LiveRecipe:
 def _prove(name: str, recipe: Recipe, module: nn.Module, example: Tree, notes: list[str]) -> Registered:
     """Run `module`, the network as it is here, and what lanes build, and make the record from both."""
     from esen_lab.ensemble.kinds.function import Function
-    from esen_lab.ensemble.weights import has_lazy, memory_of, state_of, to_bytes
+    from esen_lab.ensemble.weights import check_state, has_lazy, memory_of, state_of, to_bytes
 
+    if isinstance(recipe, (ImportRecipe, SourceRecipe)) and has_lazy(module):
+        module = _with_shapes(name, module, example)
+    check_state(module)
     if isinstance(recipe, (ImportRecipe, SourceRecipe)):
-        if has_lazy(module):
-            module = _with_shapes(name, module, example)
         recipe = replace(recipe, weights=to_bytes(state_of(module)))
     reach = reach_of(module)
     before = Watch(module, reach)
