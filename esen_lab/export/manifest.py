@@ -100,6 +100,7 @@ class _Manifest(msgspec.Struct):
     files: _Files
     tensors: _Tensors = {}
     graphs: Annotated[list[_Graph], Meta(max_length=MOST_SUBMODELS)] = []
+    switches: Annotated[dict[Text, bool | Text | list[bool]], Meta(max_length=100)] = {}
 
 
 def check_manifest(data: Any, what: str) -> None:
