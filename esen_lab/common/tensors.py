@@ -13,7 +13,7 @@ as quantized, a tensor ends the process without a word; so nothing is copied any
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -328,6 +328,41 @@ def available_bytes() -> int | None:
     except (OSError, ValueError, IndexError):
         pass  # another system, or no such group
     return max(min(found), 0) if found else None
+
+
+def sharing(tensors: Sequence[torch.Tensor]) -> tuple[int, int] | None:
+    """Which two of some dense tensors have an element in common, by their numbers; None where no two have."""
+    spans = sorted((*_span(tensor), number) for number, tensor in enumerate(tensors) if tensor.numel())
+    for index, (_, end, first) in enumerate(spans):
+        for start, _, second in spans[index + 1 :]:
+            if start >= end:
+                break
+            if tensors[first].device == tensors[second].device and _meet(tensors[first], tensors[second]):
+                return min(first, second), max(first, second)
+    return None
+
+
+def _span(tensor: torch.Tensor) -> tuple[int, int]:
+    """The addresses between which a tensor lies."""
+    start = tensor.data_ptr()
+    steps = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return start, start + (steps + 1) * tensor.itemsize
+
+
+def _meet(first: torch.Tensor, second: torch.Tensor) -> bool:
+    """Whether two tensors whose spans overlap have a byte in common: columns of one matrix have none."""
+    import torch
+
+    low = min(_span(first)[0], _span(second)[0])
+    mark = torch.zeros(max(_span(first)[1], _span(second)[1]) - low, dtype=torch.uint8)
+    views = []
+    for tensor in (first, second):
+        steps = [(size, step) for size, step in zip(tensor.shape, tensor.stride(), strict=True) if step]
+        sizes = [*(size for size, _ in steps), tensor.itemsize]
+        strides = [*(step * tensor.itemsize for _, step in steps), 1]
+        views.append(mark.as_strided(sizes, strides, tensor.data_ptr() - low))
+    views[0].fill_(1)
+    return bool(views[1].any())
 
 
 def check_size(size_bytes: int, what: str) -> None:

@@ -137,6 +137,10 @@ def count_tensors(structure: Any) -> int:
             return 0
         case ["tuple" | "list", list(children)]:
             return sum(map(count_tensors, children))
+        case ["named", list(children), str(), list(fields)] if len(fields) == len(children):
+            if not all(isinstance(name, str) for name in fields):
+                raise StoreError("The parts of a named tuple have names", given=repr(fields)[:200])
+            return sum(map(count_tensors, children))
         case ["dict", list(keys), list(children)] if len(keys) == len(children) and all(map(_is_scalar, keys)):
             return sum(map(count_tensors, children))
     raise StoreError(
