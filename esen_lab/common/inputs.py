@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from esen_lab.common.tensors import sharing, taken_in
-from esen_lab.common.trees import Structure, Tree, check_named, flatten, map_tensors, paths, unflatten
+from esen_lab.common.trees import Structure, Tree, flatten, map_tensors, paths, unflatten
 from esen_lab.errors import UsageError
 
 if TYPE_CHECKING:
@@ -38,8 +38,6 @@ def take_in(x: Tree, what: str = "the input") -> tuple[list[torch.Tensor], Struc
             given=type(x).__name__,
             hint="Give what the sub-models are called with.",
         )
-    if structure[0] != "tensor":
-        check_named(structure, what)
     return leaves, structure
 
 

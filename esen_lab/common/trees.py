@@ -41,6 +41,7 @@ Take: TypeAlias = "Callable[[Any, str], torch.Tensor | None]"
 MOST_LEVELS = 50
 MOST_PARTS = 100_000
 _LONGEST_PATH = 120  # characters of a path in a message
+_STANDS_IN = "_esen_lab_stands_in"  # has a class that stands for one of the notebook, in another process
 _WIDEST_INT = 64  # bits: longer ones are not written to every file and table
 
 
@@ -127,7 +128,10 @@ class _Walk:
         if isinstance(tree, (tuple, list)):
             children = tuple(self.structure_of(part, f"{path}[{i}]", level + 1) for i, part in enumerate(tree))
             if type(tree) is not tuple and (fields := _fields_of(type(tree))) is not None:
-                return ("named", children, f"{type(tree).__module__}:{type(tree).__qualname__}", fields)
+                place = f"{type(tree).__module__}:{type(tree).__qualname__}"
+                if self._take is not None:
+                    _check_class(type(tree), place, fields, path)
+                return ("named", children, place, fields)
             return ("list" if isinstance(tree, list) else "tuple", children)
         return _constant(tree, path)
 
@@ -270,8 +274,10 @@ def _stand_in(place: str, fields: tuple[str, ...]) -> type[tuple[Any, ...]]:
     module, _, path = place.partition(":")
     name = path.rpartition(".")[2]
     usable = name.isidentifier() and not keyword.iskeyword(name)
-    made: Any = collections.namedtuple(name if usable else "NamedTuple", fields, rename=True)
+    factory: Any = collections.namedtuple  # mypy wants the names as they are written
+    made = factory(name if usable else "NamedTuple", fields, rename=True)
     made.__module__, made.__qualname__ = module, path
+    setattr(made, _STANDS_IN, True)
     return made  # type: ignore[no-any-return]
 
 
@@ -291,28 +297,25 @@ def named_places(structure: Structure) -> set[str]:
     return found | {structure[2]} if kind == "named" else found
 
 
-def check_named(structure: Structure, what: str) -> None:
-    """Refuse named tuples that would come back as another class: whoever gets them asks for more than their parts.
+def check_named(tree: Tree, what: str) -> None:
+    """Refuse named tuples that would come back as another class, as `flatten` does where it takes something in.
 
     Raises:
-        UsageError: A class is not where its name says, as one that a function has made; the message names the path.
+        UsageError: As `flatten`; or a class is not where its name says, as one that a function has made.
     """
-    kind = structure[0]
-    if kind == "named":
-        place, fields = structure[2], structure[3]
-        if "<locals>" in place or (place.partition(":")[0] in sys.modules and _class_at(place, fields) is None):
-            raise UsageError(
-                "A named tuple among inputs and outputs is of a class that its module or notebook has by its name",
-                given=f"{_shortened(what)} is a {place.replace(':', '.')}",
-                hint="Define the class at the top of a cell or module, under the name that it is given, or pass a "
-                "plain tuple: tuple(x).",
-            )
-    if kind == "dict":
-        for key, child in zip(structure[1], structure[2], strict=True):
-            check_named(child, f"{what}[{key!r}]")
-    elif kind not in ("tensor", "const"):
-        for index, child in enumerate(structure[1]):
-            check_named(child, f"{what}[{index}]")
+    flatten(tree, what, take=lambda leaf, path: None)  # noqa: ARG005  takes nothing more than tensors
+
+
+def _check_class(kind: type, place: str, fields: tuple[str, ...], path: str) -> None:
+    """Whether whoever gets a named tuple finds its class: they may ask for more of it than its parts."""
+    lost = place.partition(":")[0] in sys.modules and _class_at(place, fields) is None
+    if "<locals>" in place or (lost and not hasattr(kind, _STANDS_IN)):
+        raise UsageError(
+            "A named tuple among inputs and outputs is of a class that its module or notebook has by its name",
+            given=f"{_shortened(path)} is a {place.replace(':', '.')}",
+            hint="Define the class at the top of a cell or module, under the name that it is given, or pass a plain "
+            "tuple: tuple(x).",
+        )
 
 
 def _describe(structure: Structure, tensors: Iterator[str]) -> str:

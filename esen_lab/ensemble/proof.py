@@ -129,9 +129,9 @@ def _call(name: str, module: nn.Module, example: Tree, grad: Grad | None) -> Cal
     chance = states()
     with nullcontext() if grad is None else calling(grad):
         output = user_code(name, on_example(example), lambda: call_with(module, given))
-        spec = tree_spec(output, f"the output of {name!r}")
+        tree_spec(output, f"the output of {name!r}")
         if grad is None:
-            check_named(spec.structure, f"the output of {name!r}")
+            check_named(output, f"the output of {name!r}")
     drew = states() != chance
     with ordinary_tensors(), torch.no_grad():
         # A copy: it may be a view of what the next run overwrites.
