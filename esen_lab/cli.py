@@ -164,12 +164,13 @@ def _run(options: argparse.Namespace) -> int:
 def _start(folder: Path, device: str | None, *, trust: bool = False) -> Running:
     from esen_lab.devices import name_for, open_device
     from esen_lab.export import Running, open_bundle
-    from esen_lab.run import Executor, ForkServer
+    from esen_lab.run import Executor, ForkServer, Switched
 
     found = open_bundle(folder, trust=trust)
     chosen = open_device(device or name_for(found.plan.device))
     start = partial(Executor.start, graphs=found.graphs)
-    return Running.start(found.plan, found.ensemble, chosen, fork_server=ForkServer(), start=start)
+    under = Switched(found.switches)
+    return Running.start(found.plan, found.ensemble, chosen, fork_server=ForkServer(), start=start, under=under)
 
 
 def bundle_folder(given: Path) -> Path:

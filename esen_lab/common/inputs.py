@@ -1,16 +1,18 @@
 """Every input of an ensemble is checked here: examples of `register`, batches of `run`, arrays of exported scripts.
 
-What comes out are ordinary dense tensors in trees of plain tuples, lists and dicts; what cannot go in is refused here
-by one `UsageError`, before a lane hears of it. `tensors.py` says what becomes of each kind of tensor and array.
+What comes out are ordinary dense tensors in trees of tuples (named ones too), lists and dicts; what cannot go in is
+refused here by one `UsageError`, before a lane hears of it. `tensors.py` says what becomes of each kind of tensor and
+array.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from esen_lab.common.tensors import taken_in
-from esen_lab.common.trees import Structure, Tree, flatten, map_tensors, unflatten
+from esen_lab.common.tensors import sharing, taken_in
+from esen_lab.common.trees import Structure, Tree, flatten, map_tensors, paths, unflatten
 from esen_lab.errors import UsageError
 
 if TYPE_CHECKING:
@@ -44,6 +46,28 @@ def as_input(x: Tree, what: str = "the input") -> Tree:
     """The same as a tree; raises as `take_in` does."""
     leaves, structure = take_in(x, what)
     return unflatten(structure, leaves)
+
+
+def check_apart(leaves: Sequence[torch.Tensor], structure: Structure, writer: str, what: str = "the input") -> None:
+    """Refuse an input whose tensors share memory, for a sub-model that writes into it: lanes read copies apart.
+
+    Args:
+        leaves: What `take_in` gave.
+        structure: Likewise.
+        writer: The sub-model that changes its input in place.
+        what: What the input is called in messages.
+
+    Raises:
+        UsageError: Two of them do; the message names them.
+    """
+    pair = sharing(leaves) if len(leaves) > 1 else None
+    if pair is not None:
+        first, second = (list(paths(structure, what))[number] for number in pair)
+        raise UsageError(
+            "Tensors of an input have memory of their own where a sub-model changes its input in place",
+            given=f"{first} and {second} share memory, and {writer!r} writes into its input",
+            hint="Give a copy of one of them: x.clone().",
+        )
 
 
 def own_example(example: Tree) -> Tree:

@@ -13,7 +13,7 @@ as quantized, a tensor ends the process without a word; so nothing is copied any
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,8 +56,13 @@ _ALWAYS_FITS_BYTES = 1 << 28  # below, nobody asks how much memory there is
 _COMPUTE_AS_PLAIN = ("torchvision.tv_tensors",)
 
 
-def check_tensor(tensor: torch.Tensor, what: str) -> None:
+def check_tensor(tensor: torch.Tensor, what: str, rule: str = "") -> None:
     """Refuse a tensor that cannot be copied into memory that lanes share.
+
+    Args:
+        tensor: Any tensor.
+        what: What it is called in messages.
+        rule: What is said of all tensors of its sort; "": of those of inputs and outputs.
 
     Raises:
         UsageError: It is no dense tensor with values; the message calls it `what`.
@@ -67,15 +72,16 @@ def check_tensor(tensor: torch.Tensor, what: str) -> None:
 
     kind = type(tensor)
     if is_lazy(tensor):
-        raise _refused(what, "a parameter without a shape yet", "Run its module once first.")
+        raise _refused(what, "a parameter without a shape yet", "Run its module once first.", rule)
     if kind is not torch.Tensor and not _computes_as_plain(kind):
-        raise _refused(what, f"a {kind.__module__}.{kind.__qualname__}, which computes in its own way", _own_way(kind))
+        own = f"a {kind.__module__}.{kind.__qualname__}, which computes in its own way"
+        raise _refused(what, own, _own_way(kind), rule)
     try:
         problem = _problem_of(tensor)
     except RuntimeError as told:  # of a kind that torch made since: it has no sizes or no memory
         problem = f"one without memory of its own ({first_line(told)})", "Give x.to_dense(), or a copy: x.clone()."
     if problem is not None:
-        raise _refused(what, *problem)
+        raise _refused(what, *problem, rule)
     check_size(tensor.nbytes, what)
 
 
@@ -155,9 +161,9 @@ def _own_way(kind: type) -> str:
     return _HINTS["jagged"] if kind.__name__ == "NestedTensor" else "Give a plain one: x.as_subclass(torch.Tensor)."
 
 
-def _refused(what: str, given: str, hint: str) -> UsageError:
+def _refused(what: str, given: str, hint: str, rule: str) -> UsageError:
     return UsageError(
-        "Tensors that go to sub-models or come from them are dense and have values",
+        rule or "Tensors that go to sub-models or come from them are dense and have values",
         given=f"{what} is {given}",
         hint=hint,
     )
@@ -322,6 +328,41 @@ def available_bytes() -> int | None:
     except (OSError, ValueError, IndexError):
         pass  # another system, or no such group
     return max(min(found), 0) if found else None
+
+
+def sharing(tensors: Sequence[torch.Tensor]) -> tuple[int, int] | None:
+    """Which two of some dense tensors have an element in common, by their numbers; None where no two have."""
+    spans = sorted((*_span(tensor), number) for number, tensor in enumerate(tensors) if tensor.numel())
+    for index, (_, end, first) in enumerate(spans):
+        for start, _, second in spans[index + 1 :]:
+            if start >= end:
+                break
+            if tensors[first].device == tensors[second].device and _meet(tensors[first], tensors[second]):
+                return min(first, second), max(first, second)
+    return None
+
+
+def _span(tensor: torch.Tensor) -> tuple[int, int]:
+    """The addresses between which a tensor lies."""
+    start = tensor.data_ptr()
+    steps = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return start, start + (steps + 1) * tensor.itemsize
+
+
+def _meet(first: torch.Tensor, second: torch.Tensor) -> bool:
+    """Whether two tensors whose spans overlap have a byte in common: columns of one matrix have none."""
+    import torch
+
+    low = min(_span(first)[0], _span(second)[0])
+    mark = torch.zeros(max(_span(first)[1], _span(second)[1]) - low, dtype=torch.uint8)
+    views = []
+    for tensor in (first, second):
+        steps = [(size, step) for size, step in zip(tensor.shape, tensor.stride(), strict=True) if step]
+        sizes = [*(size for size, _ in steps), tensor.itemsize]
+        strides = [*(step * tensor.itemsize for _, step in steps), 1]
+        views.append(mark.as_strided(sizes, strides, tensor.data_ptr() - low))
+    views[0].fill_(1)
+    return bool(views[1].any())
 
 
 def check_size(size_bytes: int, what: str) -> None:

@@ -6,15 +6,23 @@ structure is sent once.
 
     structure  :=  ("tensor",)  |  ("const", value)  |  ("const", value, exact)
                 |  ("tuple", children)  |  ("list", children)  |  ("dict", keys, children)
+                |  ("named", children, "module:Class", fields)
     exact      :=  what tells apart the constants that Python calls equal: 1, 1.0 and True; 0.0 and -0.0
+
+Named tuples stay what they are: their class is looked up by its name wherever one is made again, and where it is not
+to be had (a class of the notebook, in another process) one of the same name and fields stands for it.
 
 Which tensors can be part of a tree is for `tensors.py` to say.
 """
 
 from __future__ import annotations
 
+import collections
+import functools
 import itertools
+import keyword
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -33,6 +41,7 @@ Take: TypeAlias = "Callable[[Any, str], torch.Tensor | None]"
 MOST_LEVELS = 50
 MOST_PARTS = 100_000
 _LONGEST_PATH = 120  # characters of a path in a message
+_STANDS_IN = "_esen_lab_stands_in"  # has a class that stands for one of the notebook, in another process
 _WIDEST_INT = 64  # bits: longer ones are not written to every file and table
 
 
@@ -70,7 +79,7 @@ class TreeSpec:
 def flatten(tree: Tree, what: str = "the input", take: Take | None = None) -> tuple[list[torch.Tensor], Structure]:
     """Part `tree` into its tensors, left to right, and its structure.
 
-    Named tuples count as tuples, mappings (a Hugging Face `ModelOutput` included) as dicts.
+    Mappings (a Hugging Face `ModelOutput` included) as dicts.
 
     Args:
         tree: The tree.
@@ -118,6 +127,11 @@ class _Walk:
             return self._of_mapping(tree, path, level)
         if isinstance(tree, (tuple, list)):
             children = tuple(self.structure_of(part, f"{path}[{i}]", level + 1) for i, part in enumerate(tree))
+            if type(tree) is not tuple and (fields := _fields_of(type(tree))) is not None:
+                place = f"{type(tree).__module__}:{type(tree).__qualname__}"
+                if self._take is not None:
+                    _check_class(type(tree), place, fields, path)
+                return ("named", children, place, fields)
             return ("list" if isinstance(tree, list) else "tuple", children)
         return _constant(tree, path)
 
@@ -212,7 +226,96 @@ def _unflatten(structure: Structure, leaves: Iterator[Any]) -> Tree:
     if kind == "dict":
         return {key: _unflatten(child, leaves) for key, child in zip(structure[1], structure[2], strict=True)}
     children = [_unflatten(child, leaves) for child in structure[1]]
+    if kind == "named":
+        return _named(children, structure[2], structure[3])
     return children if kind == "list" else tuple(children)
+
+
+def _fields_of(kind: type) -> tuple[str, ...] | None:
+    """The names of a named tuple's parts, also of torch's own (`torch.return_types`); None for another class."""
+    if not issubclass(kind, tuple):
+        return None
+    told: Any = getattr(kind, "__match_args__" if hasattr(kind, "n_sequence_fields") else "_fields", None)
+    return told if type(told) is tuple and all(type(name) is str for name in told) else None
+
+
+def _class_at(place: str, fields: tuple[str, ...]) -> type[tuple[Any, ...]] | None:
+    """The named tuple's class at a place, such as "module:Class", if it is there and has these fields."""
+    module, _, name = place.partition(":")
+    found: Any = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found if isinstance(found, type) and _fields_of(found) == fields else None
+
+
+def like_tuple(tree: Any, children: list[Any]) -> Any:
+    """A list or tuple of these parts, of the kind that `tree` is: the same named tuple where that is one."""
+    kind = type(tree)
+    if isinstance(tree, list):
+        return children
+    fields = None if kind is tuple else _fields_of(kind)
+    return tuple(children) if fields is None else _of_kind(kind, children)
+
+
+def _of_kind(kind: Any, children: list[Any]) -> tuple[Any, ...]:
+    """A named tuple. No code of the user's runs: what is made may come from a worker. Torch's own are made by C."""
+    made: tuple[Any, ...] = kind(children) if hasattr(kind, "n_sequence_fields") else tuple.__new__(kind, children)
+    return made
+
+
+def _named(children: list[Any], place: str, fields: tuple[str, ...]) -> tuple[Any, ...]:
+    kind = _class_at(place, fields) or _stand_in(place, fields)
+    return _of_kind(kind, children)
+
+
+@functools.cache
+def _stand_in(place: str, fields: tuple[str, ...]) -> type[tuple[Any, ...]]:
+    """A class of the same name, place and fields."""
+    module, _, path = place.partition(":")
+    name = path.rpartition(".")[2]
+    usable = name.isidentifier() and not keyword.iskeyword(name)
+    factory: Any = collections.namedtuple  # mypy wants the names as they are written
+    made = factory(name if usable else "NamedTuple", fields, rename=True)
+    made.__module__, made.__qualname__ = module, path
+    setattr(made, _STANDS_IN, True)
+    return made  # type: ignore[no-any-return]
+
+
+def reduced_named(value: tuple[Any, ...]) -> Any:
+    """How `pickle` makes a named tuple of the notebook again in a process that has other names; else NotImplemented."""
+    kind = type(value)
+    fields = _fields_of(kind) if kind.__module__ == "__main__" else None
+    return NotImplemented if fields is None else (_named, (list(value), f"__main__:{kind.__qualname__}", fields))
+
+
+def named_places(structure: Structure) -> set[str]:
+    """The classes of the named tuples in a structure, as "module:Class"."""
+    kind = structure[0]
+    if kind in ("tensor", "const"):
+        return set()
+    found: set[str] = set().union(*map(named_places, structure[2 if kind == "dict" else 1]))
+    return found | {structure[2]} if kind == "named" else found
+
+
+def check_named(tree: Tree, what: str) -> None:
+    """Refuse named tuples that would come back as another class, as `flatten` does where it takes something in.
+
+    Raises:
+        UsageError: As `flatten`; or a class is not where its name says, as one that a function has made.
+    """
+    flatten(tree, what, take=lambda leaf, path: None)  # noqa: ARG005  takes nothing more than tensors
+
+
+def _check_class(kind: type, place: str, fields: tuple[str, ...], path: str) -> None:
+    """Whether whoever gets a named tuple finds its class: they may ask for more of it than its parts."""
+    lost = place.partition(":")[0] in sys.modules and _class_at(place, fields) is None
+    if "<locals>" in place or (lost and not hasattr(kind, _STANDS_IN)):
+        raise UsageError(
+            "A named tuple among inputs and outputs is of a class that its module or notebook has by its name",
+            given=f"{_shortened(path)} is a {place.replace(':', '.')}",
+            hint="Define the class at the top of a cell or module, under the name that it is given, or pass a plain "
+            "tuple: tuple(x).",
+        )
 
 
 def _describe(structure: Structure, tensors: Iterator[str]) -> str:
@@ -224,6 +327,10 @@ def _describe(structure: Structure, tensors: Iterator[str]) -> str:
     if kind == "dict":
         pairs = zip(structure[1], structure[2], strict=True)
         return "{" + ", ".join(f"{key!r}: {_describe(child, tensors)}" for key, child in pairs) + "}"
+    if kind == "named":
+        pairs = zip(structure[3], structure[1], strict=True)
+        inner = ", ".join(f"{field}={_describe(child, tensors)}" for field, child in pairs)
+        return f"{structure[2].rpartition(':')[2]}({inner})"
     inner = ", ".join(_describe(child, tensors) for child in structure[1])
     return f"[{inner}]" if kind == "list" else f"({inner})"
 

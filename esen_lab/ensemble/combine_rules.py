@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from esen_lab.common.trees import Tree, flatten, look
+from esen_lab.common.trees import Tree, flatten, like_tuple, look
 from esen_lab.common.words import unknown
 from esen_lab.ensemble.confidence import likeliest
 from esen_lab.errors import UsageError, first_line
@@ -53,7 +53,7 @@ def combine_trees(outputs: dict[str, Tree], rule: Rule, where: str) -> Tree:
             combine_trees({name: tree[i] for name, tree in outputs.items()}, rule, f"{where}[{i}]")
             for i in range(len(trees[0]))
         ]
-        return children if isinstance(trees[0], list) else tuple(children)
+        return like_tuple(trees[0], children)
     if not any(isinstance(tree, (torch.Tensor, Mapping, tuple, list)) for tree in trees) and all(
         type(tree) is type(trees[0]) and tree == trees[0] for tree in trees
     ):

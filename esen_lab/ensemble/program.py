@@ -115,7 +115,8 @@ def _free_batch(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
         if isinstance(tree, Mapping):
             return {key: free(value) for key, value in tree.items()}
         if isinstance(tree, (tuple, list)):
-            return type(tree)(free(value) for value in tree)
+            parts = [free(value) for value in tree]
+            return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
         return None
 
     if any(leaf.dim() and leaf.shape[0] == 1 for leaf in flatten([*args, *kwargs.values()])[0]):

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from esen_lab.common.answers import OTHER_ORDER, difference
 from esen_lab.common.inputs import ordinary_tensors
-from esen_lab.common.trees import Tree, call_with, flatten, map_tensors, tree_spec
+from esen_lab.common.tensors import taken_in
+from esen_lab.common.trees import Tree, call_with, check_named, flatten, map_tensors, tree_spec, unflatten
 from esen_lab.ensemble.as_it_was import reached_by, session_kept
 from esen_lab.ensemble.chance import PROOF_SEED, generators_kept, seed_for, seed_generators, states
 from esen_lab.ensemble.fingerprint import same_bits
@@ -22,6 +23,7 @@ from esen_lab.ensemble.watch import Watch
 from esen_lab.errors import EsenError, ModelError, UsageError
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 
@@ -130,6 +132,8 @@ def _call(name: str, module: nn.Module, example: Tree, grad: Grad | None) -> Cal
     with nullcontext() if grad is None else calling(grad):
         output = user_code(name, on_example(example), lambda: call_with(module, given))
         tree_spec(output, f"the output of {name!r}")
+        if grad is None:
+            check_named(output, f"the output of {name!r}")
     drew = states() != chance
     with ordinary_tensors(), torch.no_grad():
         # A copy: it may be a view of what the next run overwrites.
@@ -194,6 +198,69 @@ def twin_of(module: nn.Module) -> nn.Module:
     return twin.cpu().eval()
 
 
+_DIFFERENTIATES = (
+    "Inputs come without gradients, which lanes do not record either. A network that differentiates by its input makes "
+    "its own in forward: with torch.enable_grad(): x = x.detach().requires_grad_()."
+)
+
+
+def check_as_given(name: str, build: Callable[[], nn.Module], given: Tree) -> None:
+    """Refuse a network that answers otherwise to an example as it was given than to the plain tensors in it.
+
+    Those are what lanes are given. Only an example that requires gradients, or is of a subclass or a Parameter, is
+    looked at.
+
+    Raises:
+        UsageError: It does. One that raises is left to the proof with plain tensors.
+    """
+    import torch
+
+    leaves, structure = flatten(given, "the example", take=_as_tensor)
+    odd = [leaf for leaf in leaves if leaf.requires_grad or type(leaf) is not torch.Tensor]
+    if not odd:
+        return
+    try:
+        trees = [unflatten(structure, [make(leaf) for leaf in leaves]) for make in (_twin_like, _plain_twin)]
+        answers = [_answer_of(name, build(), tree) for tree in trees]
+    except EsenError:
+        return
+    found = difference(answers[0], answers[1], OTHER_ORDER)
+    if not found.agrees:
+        kind = "one that requires a gradient" if type(odd[0]) is torch.Tensor else f"a {type(odd[0]).__name__}"
+        raise UsageError(
+            "A sub-model answers alike to its input and to the plain tensors in it, which lanes are given",
+            given=f"another output where the example is {kind} ({found})",
+            hint="Have forward ask for neither requires_grad nor the class of its input, or give x.detach().",
+        )
+
+
+def _as_tensor(leaf: Any, path: str) -> torch.Tensor | None:
+    return leaf if is_tensor(leaf) else taken_in(leaf, path)
+
+
+def _plain_twin(leaf: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    return leaf.as_subclass(torch.Tensor).detach().cpu().clone()
+
+
+def _twin_like(leaf: torch.Tensor) -> torch.Tensor:
+    """A copy of the same class that requires a gradient where this one does."""
+    from torch import nn
+
+    plain = _plain_twin(leaf)
+    if type(leaf) is nn.Parameter:
+        return nn.Parameter(plain, requires_grad=leaf.requires_grad)
+    return plain.as_subclass(type(leaf)).requires_grad_(leaf.requires_grad)
+
+
+def _answer_of(name: str, module: nn.Module, x: Tree) -> Tree:
+    seed_generators(seed_for(PROOF_SEED, name))
+    output = user_code(name, "on its example as it was given", lambda: call_with(module, x))
+    tree_spec(output, f"the output of {name!r}")
+    return map_tensors(_plain_twin, output)
+
+
 def on_example(example: Tree) -> str:
     """When the user's code raised, for messages of `user_code`."""
     return f"on its example {tree_spec(example)}"
@@ -206,12 +273,14 @@ def user_code(name: str, when: str, call: Callable[[], Any]) -> Any:
     except EsenError:
         raise
     except (Exception, SystemExit) as problem:  # a network that leaves must not take the notebook along
-        hint = (
-            "Check that the example is what the module takes."
-            if "example" in when
-            else "Run it in a cell to see it whole."
-        )
         last = str(problem).strip().splitlines()
+        hint = "Run it in a cell to see it whole."
+        if "example" in when:
+            hint = (
+                _DIFFERENTIATES
+                if "not require grad" in str(problem)
+                else "Check that the example is what the module takes."
+            )
         raise ModelError(
             f"Sub-model {name!r} raised {when}",
             given=f"{type(problem).__name__}: {last[-1] if last else ''}".rstrip(": "),

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
-from esen_lab.common.inputs import own_example
-from esen_lab.common.trees import Tree, call_with, map_tensors, tensor_spec, tree_spec
+from esen_lab.common.inputs import check_apart, own_example, take_in
+from esen_lab.common.trees import Tree, call_with, flatten, map_tensors, named_places, tensor_spec, tree_spec
 from esen_lab.common.units import check_name, format_seconds
 from esen_lab.ensemble.as_it_was import reached_by, session_kept
 from esen_lab.ensemble.chance import generators_kept
@@ -19,7 +21,15 @@ from esen_lab.ensemble.fingerprint import fingerprint, tensor_digests, text_dige
 from esen_lab.ensemble.kinds import adapted
 from esen_lab.ensemble.kinds.callables import has_arrays, is_function, name_of, takes_anything
 from esen_lab.ensemble.origin import import_path, is_module
-from esen_lab.ensemble.proof import call_as_lanes_do, call_here, notes_of, on_example, twin_of, user_code
+from esen_lab.ensemble.proof import (
+    call_as_lanes_do,
+    call_here,
+    check_as_given,
+    notes_of,
+    on_example,
+    twin_of,
+    user_code,
+)
 from esen_lab.ensemble.reach import Reach, reach_of
 from esen_lab.ensemble.recipes import (
     CellSource,
@@ -100,25 +110,52 @@ def register(
     try:
         own = own_example(example)
         with generators_kept():
-            found = adapted(source, kwargs)
-            if found is not None:
-                if args:
-                    raise UsageError("Arguments by position belong to a factory", given=f"some for {found.kind}")
-                return _prove_adapted(name, found, own, kwargs)
-            if (args or kwargs) and not (isinstance(source, str) or (callable(source) and not is_module(source))):
-                raise UsageError("Arguments belong to a factory", given=f"arguments for a {_what(source)}")
-            if isinstance(source, CellSource):
-                recipe, module, notes = _built_by_cell(name, source, namespace or {})
-                return _prove(name, recipe, module, own, notes)
-            if is_module(source):
-                return _prove_live(name, source, source, own)
-            return _prove_made(name, source, example, own, tuple(args), kwargs)
+            made = _proven(name, source, example, own, tuple(args), kwargs, namespace)
+            _check_example(made.submodel, example)
+            return made
     except ModelError:
         raise
     except EsenError as problem:
         raise UsageError(f"Sub-model {name!r}: {problem.rule}", given=problem.given, hint=problem.hint) from (
             problem.__cause__ or problem
         )
+
+
+def _proven(
+    name: str,
+    source: Any,
+    example: Tree,
+    own: Tree,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    namespace: Mapping[str, Any] | None,
+) -> Registered:
+    """Of a source of any kind; `own` is the copy of the example."""
+    found = adapted(source, kwargs)
+    if found is not None:
+        if args:
+            raise UsageError("Arguments by position belong to a factory", given=f"some for {found.kind}")
+        return _prove_adapted(name, found, own, kwargs)
+    if (args or kwargs) and not (isinstance(source, str) or (callable(source) and not is_module(source))):
+        raise UsageError("Arguments belong to a factory", given=f"arguments for a {_what(source)}")
+    if isinstance(source, CellSource):
+        recipe, module, notes = _built_by_cell(name, source, namespace or {})
+        return _prove(name, recipe, module, own, notes)
+    if is_module(source):
+        return _prove_live(name, source, source, own)
+    return _prove_made(name, source, example, own, args, kwargs)
+
+
+def _check_example(submodel: SubModel, example: Tree) -> None:
+    """Refuse an example that says more than the plain tensors that lanes are given: see `check_as_given`.
+
+    Raises:
+        UsageError: The network answers otherwise to it; or writes into it, and two of its tensors share memory.
+    """
+    if submodel.protect_input:
+        check_apart(*take_in(example, "the example"), submodel.name, "the example")
+    if submodel.kind == "network":
+        check_as_given(submodel.name, submodel.build, example)
 
 
 def _is_cell(text: str, namespace: Mapping[str, Any] | None) -> bool:
@@ -259,6 +296,9 @@ def _with_shapes(name: str, module: nn.Module, example: Tree) -> nn.Module:
     """A copy of a module with lazy parameters that has seen the example once."""
     import torch
 
+    from esen_lab.ensemble.weights import check_state
+
+    check_state(module, lazy=True)
     reach = reached_by(module)
     module = twin_of(module)
     with torch.no_grad(), session_kept(reach):  # not inference_mode: parameters made in it are of another kind
@@ -287,11 +327,12 @@ def _live(module: nn.Module) -> LiveRecipe:
 def _prove(name: str, recipe: Recipe, module: nn.Module, example: Tree, notes: list[str]) -> Registered:
     """Run `module`, the network as it is here, and what lanes build, and make the record from both."""
     from esen_lab.ensemble.kinds.function import Function
-    from esen_lab.ensemble.weights import has_lazy, memory_of, state_of, to_bytes
+    from esen_lab.ensemble.weights import check_state, has_lazy, memory_of, state_of, to_bytes
 
+    if isinstance(recipe, (ImportRecipe, SourceRecipe)) and has_lazy(module):
+        module = _with_shapes(name, module, example)
+    check_state(module)
     if isinstance(recipe, (ImportRecipe, SourceRecipe)):
-        if has_lazy(module):
-            module = _with_shapes(name, module, example)
         recipe = replace(recipe, weights=to_bytes(state_of(module)))
     reach = reach_of(module)
     before = Watch(module, reach)
@@ -300,7 +341,7 @@ def _prove(name: str, recipe: Recipe, module: nn.Module, example: Tree, notes: l
     if isinstance(recipe, LiveRecipe):
         source = twin_of(module)
         recipe = _live(source)
-    carried = reach.carried
+    carried = (*reach.carried, *_named_classes(example))
     built = Rebuild(recipe=recipe)  # in this process modules hold what they hold
     with session_kept(reach) as outside:
         own = call_here(name, source, example)
@@ -347,6 +388,17 @@ def _prove(name: str, recipe: Recipe, module: nn.Module, example: Tree, notes: l
         held=held,
         changes=changes,
     )
+
+
+def _named_classes(example: Tree) -> Iterator[tuple[str, str, str, bytes]]:
+    """The notebook's own classes of named tuples in an example, for lanes to have by their names."""
+    from esen_lab.ensemble.snapshot import class_by_value
+
+    for place in sorted(named_places(flatten(example)[1])):
+        module, _, path = place.partition(":")
+        owner, _, name = path.rpartition(".")
+        if module == "__main__":
+            yield module, owner, name, class_by_value(attrgetter(path)(sys.modules[module]))
 
 
 def _check_kind(module: nn.Module) -> None:

@@ -57,6 +57,19 @@ def take_snapshot(module: Any) -> bytes:
     return buffer.getvalue()
 
 
+def class_by_value(kind: type) -> bytes:
+    """A class of the notebook, pickled: loaded in a lane, it is the one that the networks sent there know."""
+    import cloudpickle
+
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle publishes no types
+        def reducer_override(self, thing: Any) -> Any:
+            return _with_tracker_of_lanes(thing, super().reducer_override(thing))
+
+    buffer = io.BytesIO()
+    Pickler(buffer).dump(kind)
+    return buffer.getvalue()
+
+
 def load_snapshot(data: bytes) -> Any:
     """A new one from `take_snapshot`'s bytes, its tensors on the CPU."""
     import torch

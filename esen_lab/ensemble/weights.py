@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
-from esen_lab.common.tensors import fills_its_memory
+from esen_lab.common.tensors import check_tensor, fills_its_memory
 from esen_lab.ensemble.fingerprint import view_key
 from esen_lab.errors import StoreError, UsageError
 from esen_lab.files import converted, decode_json
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch.nn import UninitializedParameter
 
 _KEY = "esen_lab"
+_DENSE = "Parameters and buffers of a sub-model are dense and have values"
 # The dtypes that the format has had from the start; others are kept as bytes.
 _KNOWN = frozenset(("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64"))
 _ALIGNMENT = 64  # bytes, what torch's CPU allocator gives
@@ -34,6 +35,34 @@ def state_of(module: nn.Module) -> dict[str, torch.Tensor]:
         **dict(module.named_parameters(remove_duplicate=False)),
         **dict(module.named_buffers(remove_duplicate=False)),
     }
+
+
+def check_state(module: nn.Module, *, lazy: bool = False) -> None:
+    """Refuse a network whose weights have a form that is neither read bit for bit nor kept.
+
+    Args:
+        module: The network.
+        lazy: Whether parameters may still wait for their shapes.
+
+    Raises:
+        UsageError: A parameter or buffer is sparse, quantized, nested, without values, ...; the message has its name.
+    """
+    buffers = dict(module.named_buffers(remove_duplicate=False))
+    for name, tensor in state_of(module).items():
+        if lazy and is_lazy(tensor):
+            continue
+        try:
+            check_tensor(tensor, f"the {'buffer' if name in buffers else 'parameter'} {name!r}", _DENSE)
+        except UsageError as problem:
+            raise UsageError(problem.rule, given=problem.given, hint=_hint_of(tensor)) from problem
+
+
+def _hint_of(tensor: torch.Tensor) -> str:
+    if is_lazy(tensor):
+        return "Leave it out where the example does not reach it, or run the network once first."
+    if tensor.is_meta:
+        return "Load its weights first, as with module.to_empty(device='cpu') and load_state_dict."
+    return "Keep it dense and convert it in forward, or, where it is sparse, make it a plain attribute: self.w = w."
 
 
 def memory_of(module: nn.Module) -> int:

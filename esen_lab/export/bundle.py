@@ -44,11 +44,13 @@ class Bundle:
         plan: The plan.
         ensemble: Its sub-models and combine rule.
         graphs: For each sub-model what engines have made of it, by name.
+        switches: Switches of torch that the session had set when it was exported, by name, as plain data.
     """
 
     plan: Plan
     ensemble: Ensemble
     graphs: Mapping[str, Mapping[str, bytes]]
+    switches: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load_bundle(folder: str | Path, *, trust: bool = False, digest: str = "") -> tuple[Plan, Ensemble]:
@@ -96,7 +98,7 @@ def open_bundle(folder: str | Path, *, trust: bool = False, digest: str = "") ->
         check_same(plan, ensemble)
     except UsageError as problem:
         raise StoreError(problem.rule, given=problem.given, hint="Export it again.") from problem
-    return Bundle(plan=plan, ensemble=ensemble, graphs=reader.graphs())
+    return Bundle(plan=plan, ensemble=ensemble, graphs=reader.graphs(), switches=manifest.get("switches", {}))
 
 
 def describe_bundle(folder: str | Path) -> tuple[str, ...]:

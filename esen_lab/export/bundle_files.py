@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,8 +49,16 @@ def graph_files(graphs: Sequence[Graph]) -> dict[str, bytes]:
     return {f"graph_{index:02}.bin": graph.content for index, graph in enumerate(graphs)}
 
 
-def bundle_files(plan: Plan, ensemble: Ensemble, graphs: Sequence[Graph] = ()) -> dict[str, bytes]:
+def bundle_files(
+    plan: Plan, ensemble: Ensemble, graphs: Sequence[Graph] = (), switches: Mapping[str, Any] | None = None
+) -> dict[str, bytes]:
     """The content of every file of the bundle but those of graphs, by name.
+
+    Args:
+        plan: What to run.
+        ensemble: Its sub-models and combine rule.
+        graphs: What engines have made of sub-models.
+        switches: Switches of torch that it runs under, by name, where they are not as a new process has them.
 
     Raises:
         UsageError: The plan is not one of this very ensemble, or a sub-model or the combine rule cannot be saved.
@@ -103,6 +111,7 @@ def bundle_files(plan: Plan, ensemble: Ensemble, graphs: Sequence[Graph] = ()) -
         "bundle_version": BUNDLE_VERSION,
         "submodels": records,
         "combine": combine,
+        "switches": dict(switches or {}),
         "tensors": {name: digests_of_tensors(data) for name, data in files.items() if name.endswith(".safetensors")},
         "files": {name: digest_of(data) for name, data in sorted(files.items())},
         "graphs": [

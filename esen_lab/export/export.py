@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from esen_lab.common.display import Shown
 from esen_lab.ensemble import Ensemble
 from esen_lab.errors import StoreError, UsageError
 from esen_lab.export.bundle_files import Graph, bundle_files, graph_files
 from esen_lab.export.bundle_layout import MANIFEST, OUR_FILES
+from esen_lab.export.elsewhere import notes_on_own_modules, notes_on_switches
 from esen_lab.export.script import MARK, script_text
 from esen_lab.export.trust import content_digest, remember
 from esen_lab.files import Kind, check_free, read_head, write_file, write_folder
@@ -33,15 +35,17 @@ class Exported(Shown):
         script: The script.
         folder: The folder beside it.
         files: Every file, the script first.
+        notes: What it needs elsewhere, and what it sets as the session had it.
     """
 
     script: Path
     folder: Path
     files: tuple[Path, ...]
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """One line for people."""
-        return f"{self.script} and {len(self.files) - 1} files in {self.folder}"
+        """One line for people, and one for each note."""
+        return "\n".join([f"{self.script} and {len(self.files) - 1} files in {self.folder}", *self.notes])
 
 
 def export_plan(
@@ -51,6 +55,7 @@ def export_plan(
     *,
     device: str | None = None,
     graphs: Sequence[Graph] = (),
+    switches: Mapping[str, Any] | None = None,
 ) -> Exported:
     """Write `plan` as a script that runs without a notebook.
 
@@ -66,6 +71,7 @@ def export_plan(
         device: The name of the device that the script opens; None takes the plan's where it has a known one ("cpu"),
             else the best one there.
         graphs: What engines have made of sub-models; where they are put beside the script, it begins sooner.
+        switches: Switches of torch that the session has set, as `Settings.named` has them: the script sets them, too.
 
     Raises:
         UsageError: The path does not end with .py or is taken by something else, the folder holds files that no export
@@ -84,13 +90,14 @@ def export_plan(
     if device is None and plan.device.get("kind") == "cpu":
         cores = dict(plan.device.get("details") or {}).get("cores")
         device = f"cpu:{cores}" if cores in ("all", "slow") else "cpu"
-    files = bundle_files(plan, ensemble, graphs)
+    files = bundle_files(plan, ensemble, graphs, switches)
     digest = content_digest(files)
     remember(digest, str(folder.absolute()))  # before the swap: then an older script runs the new folder, too
     written = write_folder(folder, {**files, **graph_files(graphs)})
     text = script_text(stem=script.stem, folder=folder.name, device=device, digest=digest)
     write_file(script, text.encode(), SCRIPT_FILE)
-    return Exported(script=script, folder=folder, files=(script, *written))
+    notes = (*notes_on_switches(switches or {}), *notes_on_own_modules(files, script.absolute().parent))
+    return Exported(script=script, folder=folder, files=(script, *written), notes=notes)
 
 
 def _check_free(script: Path, folder: Path) -> None:

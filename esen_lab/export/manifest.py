@@ -100,6 +100,7 @@ class _Manifest(msgspec.Struct):
     files: _Files
     tensors: _Tensors = {}
     graphs: Annotated[list[_Graph], Meta(max_length=MOST_SUBMODELS)] = []
+    switches: Annotated[dict[Text, bool | Text | list[bool]], Meta(max_length=100)] = {}
 
 
 def check_manifest(data: Any, what: str) -> None:
@@ -135,6 +136,10 @@ def count_tensors(structure: Any) -> int:
         case ["const", value] if _is_scalar(value):
             return 0
         case ["tuple" | "list", list(children)]:
+            return sum(map(count_tensors, children))
+        case ["named", list(children), str(), list(fields)] if len(fields) == len(children):
+            if not all(isinstance(name, str) for name in fields):
+                raise StoreError("The parts of a named tuple have names", given=repr(fields)[:200])
             return sum(map(count_tensors, children))
         case ["dict", list(keys), list(children)] if len(keys) == len(children) and all(map(_is_scalar, keys)):
             return sum(map(count_tensors, children))

@@ -9,14 +9,16 @@ README.md       how it is started and asked
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from esen_lab.common.display import Shown
 from esen_lab.common.trees import flatten
 from esen_lab.ensemble import Ensemble
 from esen_lab.export.bundle_files import Graph
+from esen_lab.export.elsewhere import notes_on_own_modules, notes_on_switches
 from esen_lab.export.server_folders import ServerFolder, bundle_inside, check_for_cpu, name_from
 from esen_lab.files import write_folder
 from esen_lab.planner.plan import Plan
@@ -123,20 +125,28 @@ class RayServeApplication(Shown):
         name: The model that clients ask.
         units: How many cores a replica takes.
         files: Every file.
+        notes: What it needs elsewhere, and what it sets as the session had it.
     """
 
     folder: Path
     name: str
     units: int
     files: tuple[Path, ...]
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """What there is, and how it is started."""
-        return f"{len(self.files)} files in {self.folder}; `serve run serve.yaml` there starts {self.name!r}"
+        said = f"{len(self.files)} files in {self.folder}; `serve run serve.yaml` there starts {self.name!r}"
+        return "\n".join([said, *self.notes])
 
 
 def export_ray_serve(
-    plan: Plan, ensemble: Ensemble, folder: str | os.PathLike[str], *, graphs: Sequence[Graph] = ()
+    plan: Plan,
+    ensemble: Ensemble,
+    folder: str | os.PathLike[str],
+    *,
+    graphs: Sequence[Graph] = (),
+    switches: Mapping[str, Any] | None = None,
 ) -> RayServeApplication:
     """Write `plan` as an application for Ray Serve; one that is there already is replaced, whole.
 
@@ -147,6 +157,7 @@ def export_ray_serve(
         ensemble: The sub-models and the combine rule.
         folder: Where to write.
         graphs: What engines have made of sub-models.
+        switches: Switches of torch that the session has set, as `Settings.named` has them: replicas set them, too.
 
     Raises:
         UsageError: A sub-model cannot be saved, the plan is not for a CPU, or the folder holds something else.
@@ -156,9 +167,11 @@ def export_ray_serve(
     check_for_cpu(plan, "An application for Ray Serve is of a plan for a CPU")
     _FOLDER.check_free(path)
     name = name_from(path)[:64]
-    bundle, digest = bundle_inside(path, plan, ensemble, graphs)
+    bundle, digest = bundle_inside(path, plan, ensemble, graphs, switches)
     files = {**bundle, **_texts(plan, ensemble, name, digest)}
-    return RayServeApplication(folder=path, name=name, units=plan.units, files=write_folder(path, files))
+    notes = (*notes_on_switches(switches or {}), *notes_on_own_modules(bundle))
+    written = write_folder(path, files)
+    return RayServeApplication(folder=path, name=name, units=plan.units, files=written, notes=notes)
 
 
 def _texts(plan: Plan, ensemble: Ensemble, name: str, digest: str) -> dict[str, bytes]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol
@@ -30,6 +31,9 @@ class Runner(Protocol):
     def run(self, x: Tree, *, timeout_s: float = ..., options: Any = None) -> Ran:
         """Run once, until a deadline of the whole call, as the options ask."""
 
+    def measuring(self) -> AbstractContextManager[object]:
+        """Runs inside leave no trace: after it sub-models are what they were before."""
+
     def close(self) -> None:
         """End the lanes."""
 
@@ -53,6 +57,7 @@ class Running:
         ensemble: Its sub-models and combine rule.
         device: Where it runs.
         report: What happened in the last run, or None.
+        under: The context that it starts and runs in.
     """
 
     plan: Plan
@@ -61,6 +66,7 @@ class Running:
     runner: Runner
     fork_server: Closing
     report: Any = None
+    under: Callable[[], AbstractContextManager[object]] = nullcontext
 
     @classmethod
     def start(
@@ -71,6 +77,7 @@ class Running:
         *,
         fork_server: Closing,
         start: Callable[[Plan, Ensemble, Any, Any], Runner],
+        under: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> Running:
         """Start the lanes; when that fails, nothing stays alive.
 
@@ -80,20 +87,24 @@ class Running:
             device: An open device.
             fork_server: Starts the workers; closed with the lanes.
             start: `Executor.start`.
+            under: The context that it starts and runs in: the switches of torch that it was exported under.
 
         Raises:
             EsenError: A lane cannot be started.
         """
-        fork_server.look_at_session()
         try:
-            runner = start(plan, ensemble, device, fork_server)
+            with under():
+                fork_server.look_at_session()
+                runner = start(plan, ensemble, device, fork_server)
         except BaseException:
             fork_server.close()
             raise
-        return cls(plan=plan, ensemble=ensemble, device=device, runner=runner, fork_server=fork_server)
+        return cls(plan=plan, ensemble=ensemble, device=device, runner=runner, fork_server=fork_server, under=under)
 
     def __call__(self, x: Tree, timeout_s: float | None = None, *, options: Any = None) -> Any:
         """The ensemble's answer to `x`, under the switches of torch that this thread has.
+
+        Those that were not as usual when the plan was exported are for the time of the call as they were there.
 
         Several threads may call; they take turns, in the order in which they came.
 
@@ -107,9 +118,10 @@ class Running:
         Raises:
             EsenError: As the executor's `run` does.
         """
-        self.fork_server.look_at_session()
         asked = {"timeout_s": timeout_s, "options": options}
-        run = self.runner.run(x, **{name: value for name, value in asked.items() if value is not None})
+        with self.under():
+            self.fork_server.look_at_session()
+            run = self.runner.run(x, **{name: value for name, value in asked.items() if value is not None})
         self.report = run.report
         return run.output
 

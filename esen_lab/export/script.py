@@ -24,7 +24,7 @@ from pathlib import Path
 
 from esen_lab.devices import open_device
 from esen_lab.export import Running, open_bundle, run_command
-from esen_lab.run import Executor
+from esen_lab.run import Executor, Switched
 from esen_lab.lanes import ForkServer
 
 FILES = Path(__file__).resolve().parent / {folder}
@@ -37,7 +37,8 @@ def load(device=None, trust=False):
     found = open_bundle(FILES, trust=trust, digest=DIGEST)
     chosen = open_device(device or DEVICE)
     start = partial(Executor.start, graphs=found.graphs)
-    return Running.start(found.plan, found.ensemble, chosen, fork_server=ForkServer(), start=start)
+    under = Switched(found.switches)  # of torch, as the notebook had them
+    return Running.start(found.plan, found.ensemble, chosen, fork_server=ForkServer(), start=start, under=under)
 
 
 if __name__ == "__main__":

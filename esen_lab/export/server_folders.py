@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from esen_lab.common.surroundings import step
 from esen_lab.ensemble import Ensemble
@@ -83,14 +84,18 @@ def name_from(folder: Path) -> str:
 
 
 def bundle_inside(
-    folder: Path, plan: Plan, ensemble: Ensemble, graphs: Sequence[Graph]
+    folder: Path,
+    plan: Plan,
+    ensemble: Ensemble,
+    graphs: Sequence[Graph],
+    switches: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, bytes], str]:
     """The files of `folder/bundle`, by their paths in the folder, and their digest, which is trusted from now on.
 
     Raises:
         UsageError: The plan is not one of this ensemble, or a sub-model or the combine rule cannot be saved.
     """
-    bundle = bundle_files(plan, ensemble, graphs)
+    bundle = bundle_files(plan, ensemble, graphs, switches)
     digest = content_digest(bundle)
     remember(digest, str(folder.absolute() / "bundle"))
     return {f"bundle/{name}": data for name, data in {**bundle, **graph_files(graphs)}.items()}, digest

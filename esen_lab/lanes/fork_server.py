@@ -19,7 +19,7 @@ import time
 import weakref
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
-from esen_lab.common.children import child_environment
+from esen_lab.common.children import child_environment, interpreter_flags
 from esen_lab.common.locks import Lock, Underway
 from esen_lab.common.resources import begin, log_file, no_descriptors, short_of, socket_pair
 from esen_lab.common.trees import Tree
@@ -484,10 +484,11 @@ def _start(method: str, environment: dict[str, str]) -> _Child:
     mark = f"{os.getpid()}-{os.urandom(8).hex()}"
     ours, theirs = socket_pair()
     log: IO[bytes] | None = None
+    python = [sys.executable, *interpreter_flags(), "-P"]
     try:
         log = open(log_file(), "r+b", buffering=0)  # noqa: SIM115  lives as long as the process
         popen = subprocess.Popen(
-            [sys.executable, "-P", "-m", "esen_lab.lanes.fork_server_main", str(theirs.fileno()), method],
+            [*python, "-m", "esen_lab.lanes.fork_server_main", str(theirs.fileno()), method],
             pass_fds=[theirs.fileno()],
             env={**environment, descendants.MARK: mark},
             stdin=subprocess.DEVNULL,

@@ -29,6 +29,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from esen_lab.common.children import interpreter_flags
 from esen_lab.common.resources import no_descriptors, short_of
 from esen_lab.devices import Placement
 from esen_lab.lanes import wire
@@ -169,6 +170,7 @@ def _spawn(sock_fd: int, log_fd: int, record: Spawn) -> int:
     """A worker in a fresh interpreter, for systems where forking after an import of torch is not safe (macOS)."""
     command = [
         sys.executable,
+        *interpreter_flags(),
         "-P",
         "-m",
         "esen_lab.lanes.fork_server_main",

@@ -242,6 +242,10 @@ def check_structure(structure: Any) -> int:
         return 0
     if kind in ("tuple", "list") and len(parts) == 1 and isinstance(parts[0], tuple):
         return sum(check_structure(child) for child in parts[0])
+    if kind == "named" and len(parts) == 3 and all(isinstance(part, tuple) for part in (parts[0], parts[2])):
+        children, place, fields = parts
+        if isinstance(place, str) and len(fields) == len(children) and all(isinstance(name, str) for name in fields):
+            return sum(check_structure(child) for child in children)
     if kind == "dict" and len(parts) == 2 and all(isinstance(part, tuple) for part in parts):
         keys, children = parts
         if len(keys) == len(children) and all(_is_key(key) for key in keys):

@@ -5,6 +5,7 @@ another process (or another thread), so these travel to it: when it starts, and 
 
     SessionSettings.now()   what is set in this process and thread; the same object while nothing changed
     put(settings)           make it so here, touching only what differs
+    Switched(named)         make some of it so for a moment: what an exported folder was exported under
 
 Some switches hold for the process, some for the thread that set them (autocast, denormals, the default device): a lane
 in a thread of the notebook's own process needs only those. What shares decide does not travel: numbers of threads,
@@ -17,8 +18,9 @@ import contextlib
 import functools
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -73,6 +75,16 @@ class Settings:
             for name, value in self.values.items()
             if name in usual and value is not None and value != usual[name]
         )
+
+    @property
+    def named(self) -> dict[str, Any]:
+        """Switches that change what a network answers, where they are not as a new process has them, as plain data."""
+        at_start = _at_start()
+        return {
+            name: _as_plain(value)
+            for name, value in self.values.items()
+            if name in at_start and value is not None and value != at_start[name]
+        }
 
     @property
     def rounds_more(self) -> bool:
@@ -187,10 +199,42 @@ def with_threads_own(settings: Settings) -> Iterator[None]:
         _put_all(thread, before)
 
 
+class Switched:
+    """Switches that are put in force for a moment at a time, each time in the same way. Safe for several threads.
+
+    Some hold for the process: a second thread waits until the first has put them back.
+
+    Args:
+        named: What `Settings.named` gave, here or on another machine; what this torch does not have is left alone.
+    """
+
+    def __init__(self, named: Mapping[str, Any]) -> None:
+        at_start = _at_start() if named else {}
+        self._named = {name: _from_plain(value, at_start[name]) for name, value in named.items() if name in at_start}
+        self._lock = threading.RLock()
+
+    def __call__(self) -> AbstractContextManager[object]:
+        """Inside, they are in force in this process and thread."""
+        return self._switched() if self._named else nullcontext()
+
+    @contextmanager
+    def _switched(self) -> Iterator[None]:
+        import torch
+
+        table = [switch for part in switches() for switch in part if switch.name in self._named]
+        with self._lock:
+            before = [_read(switch.read) for switch in table]
+            try:
+                _put_all(table, [self._named[switch.name] for switch in table])
+                yield
+            finally:
+                if _put_all(table, before):
+                    torch.clear_autocast_cache()
+
+
 def differences(before: Settings, after: Settings) -> tuple[str, ...]:
     """What is set otherwise in `after`, for people."""
-    old, new = before.values, after.values
-    told = [f"{name} ({_short(old[name])} before, {_short(new[name])} now)" for name in old if old[name] != new[name]]
+    told = [*switches_between(before, after)]
     names = before.environment.keys() | after.environment.keys()
     told += [
         f"the environment variable {os.fsdecode(name)}"
@@ -200,6 +244,14 @@ def differences(before: Settings, after: Settings) -> tuple[str, ...]:
     told += ["sys.path"] if before.path != after.path else []
     told += ["the working directory"] if before.folder != after.folder else []
     return tuple(told)
+
+
+def switches_between(before: Settings, after: Settings) -> tuple[str, ...]:
+    """Which switches are set otherwise in `after`, for people."""
+    old, new = before.values, after.values
+    return tuple(
+        f"{name} ({_short(old[name])} before, {_short(new[name])} now)" for name in old if old[name] != new[name]
+    )
 
 
 # --- the table --------------------------------------------------------------------------------------------------------
@@ -227,6 +279,45 @@ def _usual() -> Mapping[str, Any]:
         "the default device": "cpu",
         **{_autocast_name(device): False for device in _AUTOCAST},
     }
+
+
+@functools.cache
+def _at_start() -> Mapping[str, Any]:
+    """What a new process has, of what changes what a network answers and is the same on all machines.
+
+    An entry that is another one in a later torch is written to exports once too often, and no more.
+    """
+    import torch
+
+    pairs = (True, True)
+    return {
+        **_usual(),
+        **{name: name not in _OFF_AT_START for name, _, _ in _FLAGS if not name.startswith("the preferred")},
+        "sums of float16 products": pairs,
+        "sums of bfloat16 products": pairs,
+        **{_precision_name(*pair): "none" for pair in _PRECISIONS},
+        **{_precision_name("cuda", work): "tf32" for work in ("conv", "rnn")},
+        "the dtype of autocast on cpu": torch.bfloat16,
+        "the dtype of autocast on cuda": torch.float16,
+    }
+
+
+def _as_plain(value: Any) -> Any:
+    import torch
+
+    return str(value) if isinstance(value, torch.dtype) else list(value) if isinstance(value, tuple) else value
+
+
+def _from_plain(value: Any, like: Any) -> Any:
+    """The inverse of `_as_plain`, for a switch that `like` is a value of; None, which nobody sets, for another kind."""
+    import torch
+
+    if isinstance(like, torch.dtype):
+        found = getattr(torch, str(value).removeprefix("torch."), None)
+        return found if isinstance(found, torch.dtype) else None
+    if isinstance(like, tuple):
+        return tuple(value) if isinstance(value, list) else None
+    return value if type(value) is type(like) else None
 
 
 @functools.cache
@@ -368,6 +459,18 @@ _FLAGS = (
     ),
     ("the preferred library of linear algebra", "_get_linalg_preferred_backend", "_set_linalg_preferred_backend"),
     ("the preferred library of products", "_get_blas_preferred_backend", "_set_blas_preferred_backend"),
+)
+
+
+_OFF_AT_START = frozenset(
+    (
+        "deterministic oneDNN",
+        "sums in half precision on the CPU",
+        "benchmarking of cuDNN",
+        "deterministic cuDNN",
+        "accumulating in float16",
+        "plain attention in half precision",
+    )
 )
 
 

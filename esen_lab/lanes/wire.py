@@ -28,6 +28,7 @@ from typing import Any
 
 from esen_lab.common.resources import above_standard
 from esen_lab.common.tensors import reduced
+from esen_lab.common.trees import reduced_named
 
 RUN, DONE, MESSAGE, REPLY, FAILED, STEPWISE, STEP, STOP = range(1, 9)
 
@@ -105,10 +106,15 @@ def send_record(sock: socket.socket, kind: int, record: object, number: int = 0,
 
 
 class _Pickler(pickle.Pickler):
-    """Pickles tensors of every dtype: torch reads those of its newer ones only from files of its own."""
+    """Pickles tensors of every dtype: torch reads those of its newer ones only from files of its own.
+
+    And named tuples of the notebook, whose classes a lane does not have before it has loaded the network.
+    """
 
     def reducer_override(self, value: Any) -> Any:
-        """How a tensor is made again; everything else as usual."""
+        """How a tensor, or a named tuple, is made again; everything else as usual."""
+        if isinstance(value, tuple) and type(value) is not tuple:
+            return reduced_named(value)
         if type(value).__name__ != "Tensor" or type(value).__module__ != "torch":
             return NotImplemented
         return reduced(value)

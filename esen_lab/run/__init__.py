@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from esen_lab.lanes import ForkServer  # whoever runs plans keeps one, and gives it to everything that starts lanes
+from esen_lab.lanes.settings import Switched
 from esen_lab.run.answered import Answered, Missing, Worth
 from esen_lab.run.baselines import STRATEGIES
 from esen_lab.run.comparison import Comparison, Row
@@ -39,6 +40,7 @@ __all__ = [
     "RunReport",
     "Span",
     "StagesInPlace",
+    "Switched",
     "Turns",
     "Uncertain",
     "Worth",

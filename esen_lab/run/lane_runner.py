@@ -17,7 +17,7 @@ import time
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from esen_lab.common.inputs import take_in
+from esen_lab.common.inputs import check_apart, take_in
 from esen_lab.common.trees import Tree, TreeSpec, map_tensors, spec_of_leaves, unflatten
 from esen_lab.ensemble import Ensemble
 from esen_lab.lanes import RunTimings, Worker
@@ -203,6 +203,9 @@ class LaneRunner:
 
     def _write(self, ensemble: Ensemble, x: Tree, deadline: Deadline, late: Collection[int], *, at_once: bool) -> None:
         leaves, structure = take_in(x)
+        for submodel in ensemble.submodels if len(leaves) > 1 else ():
+            if submodel.protect_input:
+                check_apart(leaves, structure, submodel.name)
         if not self.input.fits(leaves, structure):
             spec = spec_of_leaves(leaves, structure, "the input")
             check_keys(unflatten(spec.structure, spec.tensors), ensemble)

@@ -12,7 +12,7 @@ from esen_lab.devices import name_for, open_device
 from esen_lab.ensemble import Ensemble
 from esen_lab.export import open_bundle
 from esen_lab.planner.plan import Plan
-from esen_lab.run import Executor, ForkServer
+from esen_lab.run import Executor, ForkServer, Switched
 from esen_lab.run.report import RunReport
 from esen_lab.serving.served import RUN_TIMEOUT_S, AskedBatch
 
@@ -26,12 +26,14 @@ class ExportedFolder:
         ensemble: Its sub-models and combine rule.
         device: Where.
         graphs: What engines have made of sub-models.
+        under: The context that it runs in: the switches of torch that it was exported under.
     """
 
     plan: Plan
     ensemble: Ensemble
     device: Any
     graphs: Any
+    under: Switched = field(default_factory=lambda: Switched({}))
     _fork_server: ForkServer = field(default_factory=ForkServer)
     _executor: Executor | None = None
 
@@ -51,7 +53,8 @@ class ExportedFolder:
         """
         found = open_bundle(folder, trust=trust, digest=digest)
         chosen = open_device(device or name_for(found.plan.device))
-        return cls(plan=found.plan, ensemble=found.ensemble, device=chosen, graphs=found.graphs)
+        under = Switched(found.switches)
+        return cls(plan=found.plan, ensemble=found.ensemble, device=chosen, graphs=found.graphs, under=under)
 
     @property
     def begins_anew(self) -> bool:
@@ -68,7 +71,8 @@ class ExportedFolder:
         self.mend()
         assert self._executor is not None
         options = None if asked.at_least is None else asked.options
-        ran = self._executor.run(x, timeout_s=RUN_TIMEOUT_S, options=options)
+        with self.under():
+            ran = self._executor.run(x, timeout_s=RUN_TIMEOUT_S, options=options)
         return ran.output, ran.report
 
     def mend(self) -> bool:
@@ -79,9 +83,10 @@ class ExportedFolder:
         self._executor = None
         if executor is not None:
             executor.close()
-        self._fork_server.look_at_session()
         start = partial(Executor.start, graphs=self.graphs)
-        self._executor = start(self.plan, self.ensemble, self.device, self._fork_server)
+        with self.under():
+            self._fork_server.look_at_session()
+            self._executor = start(self.plan, self.ensemble, self.device, self._fork_server)
         return executor is not None
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -15,12 +15,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import mlp
-from odd_things import ARRAYS, BAD, GOOD, NEVER_IN, Answers, Echo, X
+from odd_things import ARRAYS, BAD, GOOD, NEVER_IN, Answers, Echo, Quiet, X
 from torch import nn
 
 from esen_lab import Lab, Plan
 from esen_lab.common.inputs import as_input, own_example, take_in
 from esen_lab.common.trees import call_with, flatten, tree_spec
+from esen_lab.ensemble import make_submodel
 from esen_lab.ensemble.fingerprint import same_bits
 from esen_lab.errors import ModelError, UsageError
 from esen_lab.planner.plan import Lane
@@ -289,6 +290,152 @@ def test_an_argument_that_no_sub_model_takes_is_not_dropped_without_a_word(lab: 
     lab.register("a", Echo(), example={"x": X})
     with pytest.raises(UsageError, match=r"with mask\. Leave it out"):
         lab.run({"x": X, "mask": X})
+
+
+# --- named tuples -----------------------------------------------------------------------------------------------------
+
+
+class Pair(NamedTuple):
+    u: torch.Tensor
+    v: torch.Tensor
+
+    def total(self) -> torch.Tensor:
+        return self.u + self.v
+
+
+class TakesPair(nn.Module):
+    """Asks a named tuple for its fields, its method and its class, and answers with another."""
+
+    def forward(self, pair: Pair) -> Pair:
+        return Pair(pair.total() * (2 if isinstance(pair, Pair) else 3), pair.v - pair.u)
+
+
+@pytest.mark.parametrize("combine", ["mean", the_only], ids=["mean", "the only"])
+def test_named_tuples_stay_what_they_are_in_lanes_and_out_of_them(lab: Lab, combine: Any) -> None:
+    x = Pair(torch.ones(2, 3), torch.zeros(2, 3))
+    lab.register("a", TakesPair(), example=(x,))
+    lab.combine(combine)
+    answer, wanted = lab.run((x,)), TakesPair()(x)
+    assert type(answer) is Pair
+    assert all(map(torch.equal, answer, wanted))
+
+
+_NAMED_IN_A_NOTEBOOK = """
+import sys, torch
+from typing import NamedTuple
+from torch import nn
+from esen_lab import Lab
+
+class Pair(NamedTuple):
+    u: torch.Tensor
+    v: torch.Tensor
+    def total(self): return self.u + self.v
+
+class Net(nn.Module):
+    def forward(self, pair): return Pair(pair.total() * 2, pair.v)
+
+with Lab(device="cpu", store=sys.argv[1]) as lab:
+    x = Pair(torch.ones(2, 3), torch.zeros(2, 3))
+    lab.register("a", Net(), example=(x,))
+    lab.combine(lambda outputs: outputs["a"])
+    answer = lab.run((x,))
+    assert type(answer) is Pair, type(answer)
+    assert torch.equal(answer.total(), Net()(x).total())
+print("alive")
+"""
+
+
+def test_named_tuples_of_the_notebook_stay_what_they_are(tmp_path: Path) -> None:
+    assert run_apart(_NAMED_IN_A_NOTEBOOK, str(tmp_path / "store.sqlite")).endswith("alive\n")
+
+
+# --- what a network could see of its input besides its numbers ------------------------------------------------------
+
+
+class AddsInPlace(nn.Module):
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        a.add_(1)
+        return a + b
+
+
+WIDE = torch.arange(12.0).reshape(2, 6)
+SHARING: dict[str, tuple[torch.Tensor, torch.Tensor]] = {
+    "the same": (WIDE, WIDE),
+    "two views": (WIDE.view(-1), WIDE.reshape(12)),
+    "overlapping columns": (WIDE[:, :4], WIDE[:, 2:]),
+    "one and its first row": (WIDE, WIDE[:1]),
+}
+
+
+@pytest.mark.parametrize("name", SHARING)
+def test_tensors_that_share_memory_are_refused_where_a_network_writes_into_them(lab: Lab, name: str) -> None:
+    x = SHARING[name]
+    with pytest.raises(UsageError, match=r"the example\[0\] and the example\[1\] share memory, and 'a' writes"):
+        lab.register("a", AddsInPlace(), example=x)
+    lab.register("a", AddsInPlace(), example=tuple(part.clone() for part in x))
+    with pytest.raises(UsageError, match=r"the input\[0\] and the input\[1\] share memory, and 'a' writes"):
+        lab.run(x)
+
+
+def test_columns_of_one_matrix_share_no_memory(lab: Lab) -> None:
+    x = torch.rand(4, 6)
+    lab.register("a", AddsInPlace(), example=x.chunk(2, dim=1))
+    assert torch.equal(lab.run((x[:, ::2], x[:, 1::2])), x[:, ::2] + 1 + x[:, 1::2])
+
+
+def test_tensors_that_share_memory_are_welcome_where_nobody_writes(lab: Lab) -> None:
+    lab.register("a", nn.Bilinear(3, 3, 2), example=(torch.rand(2, 3), torch.rand(2, 3)))
+    x = torch.rand(2, 3)
+    assert lab.run((x, x)).shape == (2, 2)
+
+
+class Asks(nn.Module):
+    """Answers by what its input is besides its numbers."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.what = what
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        seen = {
+            "gradient": x.requires_grad,
+            "parameter": isinstance(x, nn.Parameter),
+            "class": type(x) is not torch.Tensor,
+            "nothing": False,
+        }[self.what]
+        return x.detach().as_subclass(torch.Tensor) * (2 if seen else 1)
+
+
+ODD_EXAMPLES = {
+    "gradient": lambda: torch.ones(2, 3, requires_grad=True),
+    "parameter": lambda: nn.Parameter(torch.ones(2, 3)),
+    "class": lambda: torch.ones(2, 3).as_subclass(Quiet),
+}
+
+
+@pytest.mark.parametrize("what", ODD_EXAMPLES)
+def test_a_network_that_asks_what_lanes_do_not_keep_is_refused_with_what_it_asked(what: str) -> None:
+    example = ODD_EXAMPLES[what]()
+    with pytest.raises(UsageError, match=r"one that requires a gradient|a Parameter|a Quiet"):
+        make_submodel("a", Asks(what), example)
+    assert make_submodel("a", Asks("nothing"), example).notes == make_submodel("a", Asks("nothing"), X).notes
+
+
+def test_a_network_that_differentiates_by_its_input_is_told_how() -> None:
+    class Force(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with torch.enable_grad():
+                return torch.autograd.grad((x**3).sum(), x)[0]
+
+    class Own(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with torch.enable_grad():
+                x = x.detach().requires_grad_()
+                return torch.autograd.grad((x**3).sum(), x)[0]
+
+    with pytest.raises(ModelError, match=r"with torch\.enable_grad\(\): x = x\.detach\(\)\.requires_grad_\(\)"):
+        make_submodel("a", Force(), torch.ones(2, 3, requires_grad=True))
+    make_submodel("a", Own(), torch.ones(2, 3, requires_grad=True))
 
 
 # --- plans ----------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import random
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -140,6 +141,59 @@ def test_lazy_parameters_take_their_shape_from_the_example() -> None:
     assert found.parameters == 16
     assert torch.equal(found.build()(X), found.build()(X))
     assert isinstance(module.weight, nn.UninitializedParameter), "the user's own still waits"
+
+
+class Holds(nn.Module):
+    """Holds one tensor, as a buffer or as a parameter, and uses it in no way."""
+
+    def __init__(self, held: torch.Tensor, *, trained: bool) -> None:
+        super().__init__()
+        if trained:
+            self.held = nn.Parameter(held, requires_grad=False)
+        else:
+            self.register_buffer("held", held)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 2
+
+
+EYE = torch.eye(4)
+NOT_DENSE: dict[str, Callable[[], torch.Tensor]] = {
+    "sparse": EYE.to_sparse,
+    "sparse rows": EYE.to_sparse_csr,
+    "sparse columns": EYE.to_sparse_csc,
+    "sparse blocks": lambda: EYE.to_sparse_bsr((2, 2)),
+    "mkldnn": EYE.to_mkldnn,
+    "quantized": lambda: torch.quantize_per_tensor(EYE, 0.1, 0, torch.qint8),
+    "nested": lambda: torch.nested.nested_tensor([EYE, EYE]),
+    "jagged": lambda: torch.nested.nested_tensor([EYE, EYE], layout=torch.jagged),
+    "meta": lambda: torch.eye(4, device="meta"),
+    "lazy": nn.UninitializedBuffer,
+}
+ONLY_BUFFERS = ("nested", "jagged", "lazy")  # torch makes no such parameter
+
+
+@pytest.mark.filterwarnings("ignore:.*(beta|deprecated|prototype):UserWarning")
+@pytest.mark.parametrize("made_by", ["itself", "a factory"])
+@pytest.mark.parametrize(
+    ("layout", "trained"), [(layout, trained) for layout in NOT_DENSE for trained in (False, True)]
+)
+def test_a_weight_of_a_layout_that_is_not_kept_is_refused_by_its_name(layout: str, trained: bool, made_by: str) -> None:
+    module = Holds(NOT_DENSE[layout](), trained=trained and layout not in ONLY_BUFFERS)
+    with pytest.raises(UsageError) as caught:
+        make_submodel("a", module if made_by == "itself" else lambda: module, X)
+    assert f"the {'parameter' if module._parameters else 'buffer'} 'held'" in str(caught.value)
+    assert caught.value.hint
+
+
+def test_a_lazy_part_that_the_example_does_not_reach_is_refused_by_its_name() -> None:
+    class Unused(Holds):
+        def __init__(self) -> None:
+            super().__init__(EYE, trained=True)
+            self.later = nn.LazyLinear(3)
+
+    with pytest.raises(UsageError, match=r"the parameter 'later\.weight' is a parameter without a shape yet"):
+        make_submodel("a", Unused(), X)
 
 
 @pytest.mark.parametrize("name", ["", "a b", "../x", "a\nb", "quo'te", "1st", "x" * 65, 3, None])

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import types
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ class FakeRunner:
 
     def __init__(self, ensemble: Ensemble) -> None:
         self.ensemble, self.runs = ensemble, 0
+        self.asides, self.kept_aside = 0, list[int]()
 
     def run(self, x: Any) -> types.SimpleNamespace:
         self.runs += 1
@@ -29,6 +32,12 @@ class FakeRunner:
         report = types.SimpleNamespace(jct_s=self.runs / 1000, lanes=(lane,), notes=("a note",))
         output = self.ensemble.combine({s.name: s.build()(x) for s in self.ensemble.submodels})
         return types.SimpleNamespace(output=output, report=report)
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        self.asides += 1
+        yield
+        self.kept_aside.append(self.runs)
 
     def look_at_session(self) -> None:
         """Nothing is sent to doubles."""

@@ -1,20 +1,27 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import types
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from esen_lab import Lab, Plan
+from esen_lab.common.children import child_environment
 from esen_lab.devices import open_device
 from esen_lab.ensemble import Ensemble
 from esen_lab.errors import DeviceError
 from esen_lab.export import Running
-from esen_lab.export.bundle import load_bundle
+from esen_lab.export.bundle import load_bundle, open_bundle
 from esen_lab.planner.plan import Lane
-from esen_lab.run import Executor, ForkServer
+from esen_lab.run import Executor, ForkServer, Switched
 
 
 def load(folder: Path) -> Running:
@@ -110,3 +117,112 @@ def test_an_exported_plan_runs_under_the_switches_of_whoever_calls_it(tmp_path: 
         with torch.autocast("cpu", torch.bfloat16):
             assert ensemble(x).dtype == torch.bfloat16
         assert ensemble(x).dtype == torch.float32
+
+
+class MakesZeros(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + torch.zeros(3)
+
+
+class Underflows(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x * 1e-41) * 1e38
+
+
+def run_script(script: Path, output: Path) -> torch.Tensor:
+    """The answer of an exported script to its example, in a process that has set nothing."""
+    command = [sys.executable, str(script), "--output", str(output)]
+    env = child_environment({**os.environ, "PYTHONPATH": str(Path(__file__).parent)})  # where these networks are
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+    assert done.returncode == 0, done.stderr
+    return torch.from_numpy(np.load(output))
+
+
+@contextmanager
+def switched(name: str) -> Iterator[None]:
+    if name == "autocast":
+        with torch.autocast("cpu", torch.bfloat16):
+            yield
+        return
+    switch, on, off = {
+        "default dtype": (torch.set_default_dtype, torch.float64, torch.float32),
+        "denormals": (torch.set_flush_denormal, True, False),
+    }[name]
+    switch(on)
+    try:
+        yield
+    finally:
+        switch(off)
+
+
+@pytest.mark.parametrize(
+    ("name", "network"),
+    [("default dtype", MakesZeros), ("denormals", Underflows), ("autocast", lambda: torch.nn.Linear(3, 3))],
+)
+def test_a_script_runs_under_what_the_session_had_set(name: str, network: Any, tmp_path: Path) -> None:
+    x = torch.ones(2, 3)
+    with Lab(device="cpu", store=tmp_path / "store.sqlite") as lab:
+        lab.register("a", network(), example=x)
+        lab.plan = Plan(lanes=(Lane(units=1, members=("a",)),), units=1)
+        usual = lab.run(x)
+        with switched(name):
+            wanted = lab.run(x)
+            exported = lab.export(tmp_path / "plan.py")
+    assert (usual.dtype, usual.tolist()) != (wanted.dtype, wanted.tolist()), "it makes a difference"
+    assert "runs under what this session has set now" in str(exported)
+    found = run_script(exported.script, tmp_path / "y.npy")
+    assert found.tolist() == wanted.tolist()
+    with Running.start(
+        *load_bundle(exported.folder),
+        open_device("cpu"),
+        fork_server=ForkServer(),
+        start=Executor.start,
+        under=Switched(open_bundle(exported.folder).switches),
+    ) as ensemble:
+        assert ensemble(x).tolist() == wanted.tolist()
+        assert (torch.get_default_dtype(), torch.is_autocast_enabled("cpu")) == (torch.float32, False), "put back"
+
+
+def test_an_export_says_that_the_last_run_was_under_other_switches(tmp_path: Path) -> None:
+    x = torch.ones(2, 3)
+    with Lab(device="cpu", store=tmp_path / "store.sqlite") as lab:
+        lab.register("a", torch.nn.Linear(3, 3), example=x)
+        lab.plan = Plan(lanes=(Lane(units=1, members=("a",)),), units=1)
+        with switched("autocast"):
+            lab.run(x)
+        assert "autocast on cpu (on before, off now)" in str(lab.export(tmp_path / "plan.py"))
+        assert lab.export(tmp_path / "again.py").notes == ()
+
+
+def test_the_first_answer_of_a_script_is_the_first_of_its_network(tmp_path: Path) -> None:
+    x = torch.zeros(2, 3)
+    with Lab(device="cpu", store=tmp_path / "store.sqlite") as lab:
+        lab.register("a", Counts(), example=x)
+        lab.plan = Plan(lanes=(Lane(units=1, members=("a",)),), units=1)
+        wanted = lab.run(x)
+        exported = lab.export(tmp_path / "plan.py")
+    assert run_script(exported.script, tmp_path / "y.npy").tolist() == wanted.tolist()
+
+
+def test_an_export_names_the_users_own_modules_that_it_imports(tmp_path: Path, monkeypatch: Any) -> None:
+    beside = tmp_path / "notebooks"
+    beside.mkdir()
+    (beside / "my_own_nets.py").write_text(
+        "from torch import nn\nclass Twice(nn.Module):\n    def forward(self, x): return x * 2\n"
+        "def rule(outputs): return outputs['a']\n"
+    )
+    monkeypatch.syspath_prepend(str(beside))
+    import my_own_nets  # type: ignore[import-not-found]
+
+    x = torch.ones(2, 3)
+    with Lab(device="cpu", store=tmp_path / "store.sqlite") as lab:
+        lab.register("a", my_own_nets.Twice(), example=x)
+        lab.combine(my_own_nets.rule)
+        lab.plan = Plan(lanes=(Lane(units=1, members=("a",)),), units=1)
+        wanted = lab.run(x)
+        notes = lab.export(tmp_path / "plan.py").notes
+        note = next(note for note in notes if "no installed package" in note)
+        assert f"my_own_nets ({beside / 'my_own_nets.py'})" in note
+        exported = lab.export(beside / "plan.py")
+    assert exported.notes == (), "there it is found"
+    assert run_script(exported.script, tmp_path / "y.npy").tolist() == wanted.tolist()

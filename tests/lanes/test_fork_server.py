@@ -174,3 +174,26 @@ def test_counters_of_lent_gpu_memory_go_with_the_lane_however_it_ends() -> None:
         child.returncode = 0  # reaped there
         assert ended == (-9 if stays else 0)
         assert list(Path("/dev/shm").glob(f"torch_{child.pid}_*")) == []
+
+
+WITHOUT_ASSERTS = """
+import torch
+import debugged
+from esen_lab import Lab
+with Lab(device="cpu", store=sys.argv[1]) as lab:
+    lab.register("a", debugged.Net(), torch.ones(1))
+    lab.combine(lambda outputs: outputs["a"])
+    print(debugged.Net()(torch.ones(1)).item(), lab.run(torch.ones(1)).item())
+"""
+
+
+@pytest.mark.parametrize(("flags", "value"), [([], 1.0), (["-O"], 2.0)], ids=["as usual", "without asserts"])
+def test_asserts_are_in_lanes_as_they_are_in_the_notebook(flags: list[str], value: float, tmp_path: Path) -> None:
+    (tmp_path / "debugged.py").write_text(
+        "from torch import nn\nclass Net(nn.Module):\n"
+        "    def forward(self, x): return x * (1.0 if __debug__ else 2.0)\n"
+    )
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n" + WITHOUT_ASSERTS
+    command = [sys.executable, *flags, "-c", code, str(tmp_path / "store.sqlite")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == [str(value), str(value)], done.stderr

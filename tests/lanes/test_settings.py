@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pickle
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -13,8 +15,10 @@ from typing import Any
 import pytest
 import torch
 
+from esen_lab.common.children import child_environment
 from esen_lab.lanes.settings import (
     SessionSettings,
+    Switched,
     differences,
     flushes_denormals,
     put,
@@ -186,3 +190,32 @@ def test_points_are_told_apart_by_switches_that_change_times() -> None:
     assert session.now().unusual == ()
     torch.set_flush_denormal(True)
     assert session.now().unusual == ("flushing of denormals on",)
+
+
+def test_switches_are_put_in_force_for_a_moment_and_put_back() -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.autocast("cpu", torch.float16):
+            named = SessionSettings().now().named
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert json.loads(json.dumps(named)) == named
+    before = SessionSettings().now()
+    assert before.named.keys().isdisjoint(named)
+    with Switched(named)():
+        assert SessionSettings().now().named == named
+        assert torch.zeros(1).dtype == torch.float64
+    assert SessionSettings().now() == before
+
+
+def test_a_new_process_has_nothing_switched() -> None:
+    code = "from esen_lab.lanes.settings import SessionSettings; print(SessionSettings().now().named)"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=child_environment())
+    assert done.stdout == "{}\n"
+
+
+def test_switches_that_are_not_known_or_of_another_kind_are_left_alone() -> None:
+    before = SessionSettings().now()
+    with Switched({"the default dtype": "torch.load", "oneDNN": "no", "no such": True, "NNPACK": [1]})():
+        assert SessionSettings().now() == before

@@ -15,11 +15,13 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from esen_lab.common.display import Shown
 from esen_lab.common.trees import TreeSpec
 from esen_lab.ensemble import Ensemble
 from esen_lab.export.bundle_files import Graph
+from esen_lab.export.elsewhere import notes_on_own_modules, notes_on_switches
 from esen_lab.export.server_folders import ServerFolder, bundle_inside, check_for_cpu, name_from
 from esen_lab.export.triton.config import ensemble_model, python_model
 from esen_lab.export.triton.ports import PlanPorts, plan_ports, written
@@ -67,6 +69,7 @@ def export_triton(
     output: TreeSpec,
     cores: Sequence[Sequence[Sequence[int]]],
     graphs: Sequence[Graph] = (),
+    switches: Mapping[str, Any] | None = None,
 ) -> TritonRepository:
     """Write `plan` as a model repository for Triton; one that is there already is replaced, whole.
 
@@ -80,6 +83,7 @@ def export_triton(
         output: What the ensemble's answer to its example looks like.
         cores: For each lane its cores, each as its logical CPUs.
         graphs: What engines have made of sub-models.
+        switches: Switches of torch that the session has set, as `Settings.named` has them; a server sets none of them.
 
     Raises:
         UsageError: The plan is only planned or not for a CPU, a tensor has a type that Triton does not, a sub-model
@@ -99,6 +103,7 @@ def export_triton(
         for number, found in enumerate(lanes, start=1)
         if found is None
     )
+    notes += (*notes_on_own_modules(bundle), *notes_on_switches(switches or {}, set_there=False))
     models = model_files(plan, ports, name, lanes, digest)
     files = {
         **bundle,

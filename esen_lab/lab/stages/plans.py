@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from esen_lab.common.words import unknown
 from esen_lab.devices.cpu.device import CpuPlacement
@@ -16,6 +16,7 @@ from esen_lab.lab.runtime import Runtime
 from esen_lab.lab.stages.nodes import check_plan
 from esen_lab.lab.stages.run import get_ready
 from esen_lab.lab.state import LabState
+from esen_lab.lanes.settings import switches_between
 from esen_lab.planner import SearchJob
 from esen_lab.planner.fits import check_fits
 from esen_lab.planner.plan import Plan
@@ -96,7 +97,9 @@ def export(runtime: Runtime, path: str | os.PathLike[str], plan: Plan | None) ->
     from esen_lab.export import export_plan
 
     plan, ensemble, graphs = _to_export(runtime, plan)
-    return export_plan(plan, ensemble, path, graphs=graphs)
+    switches, notes = _session(runtime)
+    written = export_plan(plan, ensemble, path, graphs=graphs, switches=switches)
+    return replace(written, notes=(*written.notes, *notes))
 
 
 def export_triton(runtime: Runtime, folder: str | os.PathLike[str], plan: Plan | None) -> TritonRepository:
@@ -106,7 +109,8 @@ def export_triton(runtime: Runtime, folder: str | os.PathLike[str], plan: Plan |
     plan, ensemble, graphs = _to_export(runtime, plan)
     device = runtime.state.device
     places = places_of(plan, device) if device.identity.kind == "cpu" else ()
-    return write(
+    switches, notes = _session(runtime)
+    written = write(
         plan,
         ensemble,
         folder,
@@ -114,7 +118,9 @@ def export_triton(runtime: Runtime, folder: str | os.PathLike[str], plan: Plan |
         output=answer_spec(ensemble),
         cores=[place.cores for place in places if isinstance(place, CpuPlacement)],
         graphs=graphs,
+        switches=switches,
     )
+    return replace(written, notes=(*written.notes, *notes))
 
 
 def export_ray_serve(runtime: Runtime, folder: str | os.PathLike[str], plan: Plan | None) -> RayServeApplication:
@@ -122,7 +128,9 @@ def export_ray_serve(runtime: Runtime, folder: str | os.PathLike[str], plan: Pla
     from esen_lab.export.ray_serve import export_ray_serve as write
 
     plan, ensemble, graphs = _to_export(runtime, plan)
-    return write(plan, ensemble, folder, graphs=graphs)
+    switches, notes = _session(runtime)
+    written = write(plan, ensemble, folder, graphs=graphs, switches=switches)
+    return replace(written, notes=(*written.notes, *notes))
 
 
 _FORMS: Mapping[
@@ -132,6 +140,16 @@ _FORMS: Mapping[
     "triton": export_triton,
     "ray-serve": export_ray_serve,
 }
+
+
+def _session(runtime: Runtime) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The switches that an export is to have, and what was set otherwise when lanes were last told."""
+    last = runtime.fork_server.settings
+    now = runtime.fork_server.look_at_session()
+    if last is None or last.named == now.named:
+        return now.named, ()
+    changed = switches_between(last, now)
+    return now.named, (f"The last call was under other switches than this export has: {', '.join(changed)}.",)
 
 
 def _to_export(runtime: Runtime, plan: Plan | None) -> tuple[Plan, Ensemble, list[Graph]]:

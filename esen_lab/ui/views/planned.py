@@ -199,7 +199,7 @@ def application(record: Any) -> View:
                 ("files", str(len(record.files))),
             ),
         ),
-        notes=(f"`cd {record.folder} && serve run serve.yaml` starts it, where Ray is installed.",),
+        notes=(f"`cd {record.folder} && serve run serve.yaml` starts it, where Ray is installed.", *record.notes),
     )
 
 
@@ -214,5 +214,8 @@ def exported(record: Any) -> View:
                 ("files", ", ".join(str(getattr(file, "name", file)) for file in record.files)),
             ),
         ),
-        notes=(f"`python {record.script} --input x.npy --output y.npy --repeat 100` runs it without Jupyter.",),
+        notes=(
+            f"`python {record.script} --input x.npy --output y.npy --repeat 100` runs it without Jupyter.",
+            *record.notes,
+        ),
     )
