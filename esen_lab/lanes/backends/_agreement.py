@@ -103,9 +103,10 @@ class Questions:
         allowed = self.allowed.get(str(r.dtype).removeprefix("torch."), 0.0)
         exact = not (r.is_floating_point() or r.is_complex())
         y, r, n = (tensor.to("cpu", torch.float64) for tensor in (y, r, n))
-        if exact:  # places among equals: a nudge changes most of them, and not by chance each
-            apart = y != r
-            return bool((apart & (n != r)).sum() * 2 >= apart.sum())
+        if exact:  # places among equals: a nudge changes most of them, and by about as much
+            other = y != r
+            most = (other & (n != r)).sum() * 2 >= other.sum()
+            return bool(most and (y - r).abs().max() <= _MORE_THAN_NUDGED * (n - r).abs().max())
         fine = r.isfinite()
         unsure = n.isfinite() != fine  # at the edge of what has a value
         beyond = ~fine & ~unsure

@@ -149,7 +149,7 @@ class Executed(nn.Module):
             finding = self._finding(example)
             try:
                 call = self._attempt(example)
-                found = self._compared(call, example, wanted)
+                answer, found = self._compared(call, example, wanted)
                 preparing_s = time.monotonic() - begun
             except DeviceError:
                 if cache is None or not cache.forget_taken():
@@ -157,8 +157,10 @@ class Executed(nn.Module):
                 self._backend = None  # what was kept may be what cannot be used
                 continue
             if found.agrees:
+                if self._kind.as_torch:
+                    return answer, call
                 call = self._within_guards(call, example, finding, preparing_s)
-                return self._called(call, leaves, structure), call
+                return self._called(call, leaves, structure), call  # probes were written over the first answer
             if cache is None or not cache.forget_taken():
                 raise DeviceError(f"A sub-model that {self.name} executes answers as it does eagerly", given=str(found))
             self._backend = None  # what was kept is of another network: made anew
@@ -176,16 +178,18 @@ class Executed(nn.Module):
     def _dtypes(self, example: Example) -> set[torch.dtype]:
         return {tensor.dtype for tensor in (*example.leaves, *example.answer, *self.module.parameters())}
 
-    def _compared(self, call: Call, example: Example, wanted: Tree) -> Difference:
-        """How the first answer compares with the eager one."""
+    def _compared(self, call: Call, example: Example, wanted: Tree) -> tuple[Tree, Difference]:
+        """The first answer, and how it compares with the eager one."""
         calibration, allowed = self._settings.calibration, IN_PRECISION[self._settings.precision]
         if calibration is None:
-            return difference(self._called(call, example.leaves, example.structure), wanted, allowed)
+            answer = self._called(call, example.leaves, example.structure)
+            return answer, difference(answer, wanted, allowed)
         # int8 is right for data like its calibration's, and for no other: an example may be noise.
         leaves = calibration.like(example)[0]
-        return difference(
+        found = difference(
             self._called(call, leaves, example.structure), self._eager(leaves, example.structure), allowed
         )
+        return self._called(call, example.leaves, example.structure), found
 
     def _finding(self, example: Example) -> Finding | None:
         """What an earlier process has found out on probes."""
@@ -199,8 +203,6 @@ class Executed(nn.Module):
         Raises:
             DeviceError: It answers otherwise, where no guard can tell.
         """
-        if self._kind.as_torch:
-            return call
         try:
             guards = self._guards(call, example, finding, preparing_s)
         except Exception as problem:

@@ -210,7 +210,7 @@ class _Graph:
 def _is_place(node: fx.Node) -> bool:
     """Whether a node takes the places out of what sorts, or finds the largest."""
     before = node.args[0] if node.target is operator.getitem else None
-    return isinstance(before, fx.Node) and _name(before) in _PAIRS and node.args[1] == 1
+    return isinstance(before, fx.Node) and _name(before) in _PAIRS and bool(node.args[1] == 1)
 
 
 def _is_cheap(node: fx.Node) -> bool:

@@ -141,4 +141,5 @@ def _spread(shape: torch.Size, within: Range, chance: torch.Generator) -> torch.
 
 def _either(shape: torch.Size, within: Range, chance: torch.Generator) -> torch.Tensor:
     """The smallest and the largest, side by side."""
-    return torch.where(torch.randint(0, 2, shape, generator=chance).bool(), *(torch.tensor(end) for end in within))
+    low, high = (torch.tensor(end) for end in within)
+    return torch.where(torch.randint(0, 2, shape, generator=chance).bool(), low, high)
