@@ -194,17 +194,25 @@ class _Graph:
             tensor = self._held[node.name]
             whole = tensor.numel() and not tensor.is_floating_point() and not tensor.is_complex()
             return (float(tensor.min()), float(tensor.max())) if whole else None
-        if node.op != "call_function" or not _is_whole(node) or node.kwargs.get("alpha", 1) != 1:
+        dtype = _dtype(node)
+        if node.op != "call_function" or dtype is None or not _is_whole(node):
             return None  # of floats nothing is known: they may be NaN
-        name, args = _name(node), node.args
-        if _dtype(node) is torch.bool:
+        if dtype is torch.bool:
             return (0, 1)
+        found = self._computed_interval(node)
+        info = torch.iinfo(dtype)
+        return found if found is not None and info.min <= found[0] and found[1] <= info.max else None  # else it wraps
+
+    def _computed_interval(self, node: fx.Node) -> Interval | None:
+        name, args = _name(node), node.args
         if name in _PLACES or _is_place(node):
             return (0, 0)
         if name in _SAME_VALUES:
             return _of(args[0], self._intervals)
         make = _RULES.get(name)
-        return None if make is None else make(node, *(_of(arg, self._intervals) for arg in args))
+        if make is None or node.kwargs.get("alpha", 1) != 1:
+            return None
+        return make(node, *(_of(arg, self._intervals) for arg in args))
 
 
 def _is_place(node: fx.Node) -> bool:

@@ -19,7 +19,8 @@ from esen_lab.lanes.backends import backend
 from esen_lab.lanes.backends._agreement import Questions, agreement
 from esen_lab.lanes.backends._cache import cache_for
 from esen_lab.lanes.backends._executed import Executed
-from esen_lab.lanes.backends._guards import Guarded
+from esen_lab.lanes.backends._guards import NOT_ZERO, Guarded
+from esen_lab.lanes.backends._indices import checks_of
 from esen_lab.lanes.backends._protocol import BackendSettings, Refused
 
 ENGINES = [pytest.param(name, marks=lacking(name)) for name in ("openvino", "onnxruntime")]
@@ -152,6 +153,31 @@ def test_whole_numbers_have_the_widest_range_in_which_an_engine_agrees() -> None
         (call,) = fast._calls.values()
         assert isinstance(call, Guarded)
         assert call._guards.ranges == {0: within}
+
+
+@pytest.mark.parametrize(
+    ("function", "within"),
+    [
+        (lambda i: TABLE(i.clamp(0, 9)), []),
+        (lambda i: TABLE(i % 10), []),
+        (lambda i: TABLE(i.argmax(1)), []),
+        (lambda i: TABLE(i.sort()[1]), []),
+        (lambda i: TABLE(torch.cumsum(i.ne(0).long(), 1) + 1), []),
+        (lambda i: TABLE(torch.arange(8)) + i[..., None], []),
+        (lambda i: 1000 // (i.clamp(0, 9) + 1), []),
+        (lambda i: TABLE(i.clamp(0, 10)), [(0, 9)]),
+        (lambda i: TABLE((i.clamp(0, 200) + 0).to(torch.int8).int()), [(0, 9)]),  # 200 wraps
+        (lambda i: TABLE(i.view(-1)[None]), [(0, 9)]),
+        (lambda i: TABLE(i + 1) + TABLE(i + OFFSETS), [(0, 9), (0, 9)]),
+        (lambda i: TABLE.weight[i], [(-10, 9)]),
+        (lambda i: 1000 // i, [NOT_ZERO]),
+    ],
+)
+def test_only_what_an_input_can_bring_outside_is_looked_at(
+    function: Callable[..., Any], within: list[tuple[int, int]]
+) -> None:
+    program = torch.export.export(Function(function).eval(), (I % 3 + 1,))
+    assert [check.within for check in checks_of(program)] == within
 
 
 @lacking("openvino")
