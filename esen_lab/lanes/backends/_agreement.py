@@ -103,6 +103,8 @@ class Questions:
         allowed = self.allowed.get(str(r.dtype).removeprefix("torch."), 0.0)
         exact = not (r.is_floating_point() or r.is_complex())
         y, r, n = (tensor.to("cpu", torch.float64) for tensor in (y, r, n))
+        if exact and self.precision:
+            return True  # which of two near scores is larger is for the check of the precision to say
         if exact:  # places among equals: a nudge changes most of them, and by about as much
             other = y != r
             most = (other & (n != r)).sum() * 2 >= other.sum()
@@ -150,7 +152,7 @@ def agreement(
     if questions.precision != "int8":  # right for data like that it was made by, and for no other
         _ask_floats(questions, guards, huge=huge)
     ranges = dict(known) if known is not None else _agreeing(questions, guards)
-    return Guards(ranges=_needed({**bounds, **ranges}, questions.example), checks=others)
+    return Guards(ranges=_needed({**ranges, **bounds}, questions.example), checks=others)
 
 
 def unbound(checks: Sequence[Check]) -> tuple[Check, ...]:

@@ -236,8 +236,11 @@ class Executed(nn.Module):
         return guards
 
     def _known(self, example: Example) -> dict[int, Range] | None:
-        """The ranges of whole numbers that are not probed: one may be how much memory a model of an engine takes."""
-        if not isinstance(self.module, EngineModel):
+        """The ranges of whole numbers that are not probed; None where they are.
+
+        One may be how much memory a model of an engine takes, and what a lower precision rounds is no range's fault.
+        """
+        if not (isinstance(self.module, EngineModel) or self._settings.precision):
             return None
         wide = (torch.int64, torch.uint32, torch.uint64)
         return {i: IN_32_BITS for i, leaf in enumerate(example.leaves) if leaf.dtype in wide}
