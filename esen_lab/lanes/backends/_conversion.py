@@ -89,6 +89,37 @@ def traced(module: nn.Module, example: Example) -> Trace:
     return Trace(program=program, example=example, free=free)
 
 
+class Traces:
+    """The traces of a sub-model: one serves every look that it may be used for."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._made: list[Trace] = []
+
+    def of(self, example: Example) -> Trace:
+        """One for an example's look.
+
+        Raises:
+            Refused: It cannot be traced.
+        """
+        found = self.made(example)
+        if found is None:
+            found = traced(self._module, example)
+            self._made.append(found)
+        return found
+
+    def made(self, example: Example) -> Trace | None:
+        """One that there is already, or None."""
+        return next((trace for trace in self._made if trace.serves(example)), None)
+
+    def program(self, example: Example, *, anew: bool) -> ExportedProgram | None:
+        """See `Backend.program`."""
+        if isinstance(self._module, EngineModel):
+            return None
+        found = self.of(example) if anew else self.made(example)
+        return None if found is None else found.program
+
+
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Without the remarks that exporters make to their own developers."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 import warnings
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +14,12 @@ from torch import nn
 
 from esen_lab.common.answers import IN_PRECISION, Difference, difference
 from esen_lab.common.trees import Tree, flatten, unflatten
+from esen_lab.ensemble.kinds.engine_model import EngineModel
 from esen_lab.errors import DeviceError
+from esen_lab.lanes.backends._agreement import Finding, Questions, agreement, unbound, until
+from esen_lab.lanes.backends._guards import IN_32_BITS, Check, Guards, Range, guarded
+from esen_lab.lanes.backends._indices import casts_to_integers, checks_of
+from esen_lab.lanes.backends._probes import is_whole
 from esen_lab.lanes.backends._protocol import CAN_EXECUTE, Call, Example, Refused
 from esen_lab.lanes.capturing import CAPTURING
 
@@ -21,6 +27,7 @@ if TYPE_CHECKING:
     from esen_lab.lanes.backends._protocol import Backend, BackendSettings
 
 LOOKS_KEPT = 8
+PROBED = "probed 1: "  # what a finding is kept under; another number where other probes are asked
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _LONGEST = 300  # characters of what an engine said
 _ONE_TENSOR = flatten(([torch.empty(0)], {}))[1]
@@ -61,7 +68,7 @@ class Executed(nn.Module):
         else:
             leaves, structure = flatten((list(args), kwargs))
         look = (structure, *((leaf.shape, leaf.dtype, leaf.device) for leaf in leaves))
-        if not (self._kind.non_finite or _is_finite(leaves)):
+        if not (self._kind.as_torch or _is_finite(leaves)):
             return self.module(*args, **kwargs)
         call = self._calls.get(look)
         if call is not None:
@@ -77,7 +84,7 @@ class Executed(nn.Module):
         leaves, structure = flatten((list(args), kwargs))
         call = self._calls.get((structure, *((leaf.shape, leaf.dtype, leaf.device) for leaf in leaves)))
         begin = getattr(call, "begin", None)
-        if begin is None or not (self._kind.non_finite or _is_finite(leaves)):
+        if begin is None or not (self._kind.as_torch or _is_finite(leaves)):
             return None
         return begin(leaves)  # type: ignore[no-any-return]
 
@@ -138,16 +145,22 @@ class Executed(nn.Module):
         )
         cache = self._settings.cache
         while True:
+            begun = time.monotonic()
+            finding = self._finding(example)
             try:
                 call = self._attempt(example)
                 answer, found = self._compared(call, example, wanted)
+                preparing_s = time.monotonic() - begun
             except DeviceError:
                 if cache is None or not cache.forget_taken():
                     raise
                 self._backend = None  # what was kept may be what cannot be used
                 continue
             if found.agrees:
-                return answer, call
+                if self._kind.as_torch:
+                    return answer, call
+                call = self._within_guards(call, example, finding, preparing_s)
+                return self._called(call, leaves, structure), call  # probes were written over the first answer
             if cache is None or not cache.forget_taken():
                 raise DeviceError(f"A sub-model that {self.name} executes answers as it does eagerly", given=str(found))
             self._backend = None  # what was kept is of another network: made anew
@@ -177,6 +190,67 @@ class Executed(nn.Module):
             self._called(call, leaves, example.structure), self._eager(leaves, example.structure), allowed
         )
         return self._called(call, example.leaves, example.structure), found
+
+    def _finding(self, example: Example) -> Finding | None:
+        """What an earlier process has found out on probes."""
+        cache = self._settings.cache
+        kept = None if cache is None or self._kind.as_torch else cache.take(PROBED + example.form)
+        return None if kept is None else Finding.from_bytes(kept)
+
+    def _within_guards(self, call: Call, example: Example, finding: Finding | None, preparing_s: float) -> Call:
+        """A call that the engine executes where it is known to answer as the network.
+
+        Raises:
+            DeviceError: It answers otherwise, where no guard can tell.
+        """
+        try:
+            guards = self._guards(call, example, finding, preparing_s)
+        except Exception as problem:
+            raise self._problem(problem) from problem
+        return guarded(call, guards, self.module)
+
+    def _guards(self, call: Call, example: Example, finding: Finding | None, preparing_s: float) -> Guards:
+        assert self._backend is not None
+        checks: Sequence[Check] = ()
+        huge = False
+        if finding is None or finding.computes:
+            whole = any(map(is_whole, example.leaves))
+            program = self._backend.program(example, anew=whole or finding is not None)
+            if program is not None:
+                checks, huge = checks_of(program), casts_to_integers(program)
+        if finding is not None:
+            return Guards(ranges=finding.ranges, checks=unbound(checks))
+        questions = Questions(
+            network=lambda leaves: self._eager(leaves, example.structure),
+            engine=lambda leaves: self._called(call, leaves, example.structure),
+            example=example.leaves,
+            precision=self._settings.precision,
+            allowed=IN_PRECISION[self._settings.precision],
+            until=until(preparing_s),
+        )
+        guards = agreement(questions, checks, huge=huge, known=self._known(example))
+        self._tell(questions.left)
+        if self._settings.cache is not None:
+            found = Finding(ranges=guards.ranges, computes=bool(guards.checks))
+            self._settings.cache.keep(PROBED + example.form, found.to_bytes())
+        return guards
+
+    def _known(self, example: Example) -> dict[int, Range] | None:
+        """The ranges of whole numbers that are not probed; None where they are.
+
+        One may be how much memory a model of an engine takes, and what a lower precision rounds is no range's fault.
+        """
+        if not (isinstance(self.module, EngineModel) or self._settings.precision):
+            return None
+        wide = (torch.int64, torch.uint32, torch.uint64)
+        return {i: IN_32_BITS for i, leaf in enumerate(example.leaves) if leaf.dtype in wide}
+
+    def _tell(self, left: Sequence[str]) -> None:
+        if left:
+            warnings.warn(
+                f"{self.name} was not compared with PyTorch for {'; '.join(left)}: that would have taken too long",
+                stacklevel=2,
+            )
 
     def _called(self, call: Call, leaves: Sequence[torch.Tensor], structure: Any) -> Tree:
         args, kwargs = unflatten(structure, leaves)

@@ -6,9 +6,8 @@ import importlib.util
 import re
 
 import torch
-from torch import nn
 
-from esen_lab.lanes.backends._conversion import Trace, quiet, traced
+from esen_lab.lanes.backends._conversion import Trace, Traces, quiet
 from esen_lab.lanes.backends._protocol import BackendSettings, Example, Refused
 
 NEEDS = ("onnxruntime", "onnx", "onnxscript")
@@ -32,8 +31,8 @@ class OnnxGraphs:
     The first size of input `index`, where it was left open, is called `size_name(index)`.
     """
 
-    def __init__(self, module: nn.Module, settings: BackendSettings) -> None:
-        self._module = module
+    def __init__(self, traces: Traces, settings: BackendSettings) -> None:
+        self._traces = traces
         self._settings = settings
         self._made: list[tuple[Trace, bytes]] = []
 
@@ -50,7 +49,7 @@ class OnnxGraphs:
         if kept is not None:
             return kept
         cache = self._settings.cache
-        trace = traced(self._module, example)
+        trace = self._traces.of(example)
         graph = exported(trace)
         if self._settings.precision == "int8":
             graph = self._quantised(graph, example)

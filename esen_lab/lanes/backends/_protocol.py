@@ -19,6 +19,7 @@ from esen_lab.common.trees import Structure, Tree, call_with, flatten
 if TYPE_CHECKING:
     import torch
     from torch import nn
+    from torch.export import ExportedProgram
 
     from esen_lab.lanes.backends._cache import Cache
 
@@ -128,12 +129,13 @@ class Backend(Protocol):
 
     Attributes:
         reads: The kinds of members beside networks that its engine takes as they are (see `SubModel.kind`).
-        non_finite: Whether NaN and infinities in an input come to what torch makes of them. Where they do not, an
-            input that has some is left to eager.
+        as_torch: Whether torch's own operators compute, so that any input comes to what it does eagerly. Where they do
+            not, an engine is compared on more than the example (`_agreement.py`), and an input that holds NaN or
+            infinities, or that it is not known to answer as eager does, is left to eager.
     """
 
     reads: ClassVar[tuple[str, ...]]
-    non_finite: ClassVar[bool]
+    as_torch: ClassVar[bool]
 
     def __init__(self, module: nn.Module, settings: BackendSettings) -> None: ...
 
@@ -149,6 +151,17 @@ class Backend(Protocol):
     @staticmethod
     def version() -> str:
         """Of the engine; "" where torch itself is it."""
+
+    def program(self, example: Example, *, anew: bool) -> ExportedProgram | None:
+        """The graph of operators that it was traced as; asked only where torch does not compute (`as_torch`).
+
+        Args:
+            example: The look.
+            anew: Whether to trace where that was not done, since what was kept was enough.
+
+        Returns:
+            None where it was not traced, or cannot be: it is no network.
+        """
 
     def prepare(self, example: Example) -> Call:
         """Make ready for inputs that look like the example; called with gradients and inference mode off.

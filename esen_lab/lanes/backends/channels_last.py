@@ -19,7 +19,7 @@ class ChannelsLast:
     """The module with its weights laid out so; inputs on the way in, and answers back as they were."""
 
     reads: ClassVar[tuple[str, ...]] = ()
-    non_finite: ClassVar[bool] = True
+    as_torch: ClassVar[bool] = True
 
     def __init__(self, module: nn.Module, settings: BackendSettings) -> None:
         weights = [weight for weight in module.parameters() if weight.dim() in _FORMATS]

@@ -24,7 +24,7 @@ class CudaGraph:
     """
 
     reads: ClassVar[tuple[str, ...]] = ()
-    non_finite: ClassVar[bool] = True
+    as_torch: ClassVar[bool] = True
 
     cuda: Any = torch.cuda  # tests give a double
 

@@ -16,7 +16,7 @@ class Eager:
     """The module itself; in another precision, under autocast."""
 
     reads: ClassVar[tuple[str, ...]] = ()
-    non_finite: ClassVar[bool] = True
+    as_torch: ClassVar[bool] = True
 
     def __init__(self, module: nn.Module, settings: BackendSettings) -> None:
         self._module = module

@@ -25,7 +25,7 @@ class Inductor:
     """Compiled once per look."""
 
     reads: ClassVar[tuple[str, ...]] = ()
-    non_finite: ClassVar[bool] = True
+    as_torch: ClassVar[bool] = True
 
     def __init__(self, module: nn.Module, settings: BackendSettings) -> None:
         on_gpu = any(weight.is_cuda for weight in module.parameters())

@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
+from torch.export import ExportedProgram
 
 from esen_lab.ensemble.kinds.onnx_model import TYPES, OnnxModel, session
-from esen_lab.lanes.backends._conversion import Bound, no_dtype, ports_of
+from esen_lab.lanes.backends._conversion import Bound, Traces, no_dtype, ports_of
 from esen_lab.lanes.backends._onnx import NEEDS, OnnxGraphs, missing_for_onnx, size_name
 from esen_lab.lanes.backends._protocol import BackendSettings, Call, Example, Refused
 
@@ -21,7 +22,7 @@ class OnnxRuntime:
     """A session per look, with its sizes put in for those that were left open."""
 
     reads: ClassVar[tuple[str, ...]] = (OnnxModel.kind,)
-    non_finite: ClassVar[bool] = False
+    as_torch: ClassVar[bool] = False
 
     def __init__(self, module: nn.Module, settings: BackendSettings) -> None:
         if why := self.why_not("cpu", precision=settings.precision):
@@ -29,7 +30,8 @@ class OnnxRuntime:
         if settings.precision == "int8" and isinstance(module, OnnxModel):
             raise Refused("int8 is made of networks in PyTorch")
         self._module = module
-        self._graphs = OnnxGraphs(module, settings)
+        self._traces = Traces(module)
+        self._graphs = OnnxGraphs(self._traces, settings)
 
     @staticmethod
     def why_not(torch_device: str, *, precision: str) -> str:
@@ -46,6 +48,10 @@ class OnnxRuntime:
     def version() -> str:
         """Of the packages that export and execute."""
         return " ".join(importlib.metadata.version(name) for name in NEEDS)
+
+    def program(self, example: Example, *, anew: bool) -> ExportedProgram | None:
+        """As it was traced."""
+        return self._traces.program(example, anew=anew)
 
     def prepare(self, example: Example) -> Call:
         """Make a session, of what an earlier process has exported where there is that."""

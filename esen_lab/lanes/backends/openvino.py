@@ -13,12 +13,13 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
+from torch.export import ExportedProgram
 
 from esen_lab.ensemble.kinds.engine_model import EngineModel
 from esen_lab.ensemble.kinds.onnx_model import OnnxModel
 from esen_lab.ensemble.kinds.openvino_model import TYPES, OpenVinoModel, imported, properties
 from esen_lab.files.leftovers import temporary_folder
-from esen_lab.lanes.backends._conversion import Bound, Trace, no_dtype, ports_of, quiet, traced
+from esen_lab.lanes.backends._conversion import Bound, Trace, Traces, no_dtype, ports_of, quiet
 from esen_lab.lanes.backends._onnx import OnnxGraphs, missing_for_onnx
 from esen_lab.lanes.backends._protocol import BackendSettings, Call, Example, Refused
 
@@ -31,7 +32,7 @@ class OpenVino:
     """Converted once, and compiled once per look for its sizes, which is faster than with sizes left open."""
 
     reads: ClassVar[tuple[str, ...]] = (OpenVinoModel.kind, OnnxModel.kind)
-    non_finite: ClassVar[bool] = False
+    as_torch: ClassVar[bool] = False
 
     def __init__(self, module: nn.Module, settings: BackendSettings) -> None:
         if why := self.why_not("cpu", precision=settings.precision):
@@ -41,9 +42,10 @@ class OpenVino:
         self._openvino = imported()
         self._core = _core()
         self._module = module
+        self._traces = Traces(module)
         self._settings = settings
         self._converted: list[tuple[Trace, Any]] = []
-        self._graphs = OnnxGraphs(module, settings)
+        self._graphs = OnnxGraphs(self._traces, settings)
 
     @staticmethod
     def why_not(torch_device: str, *, precision: str) -> str:
@@ -63,6 +65,10 @@ class OpenVino:
     def version() -> str:
         """Of the package."""
         return importlib.metadata.version("openvino")
+
+    def program(self, example: Example, *, anew: bool) -> ExportedProgram | None:
+        """As it was traced."""
+        return self._traces.program(example, anew=anew)
 
     def prepare(self, example: Example) -> Call:
         """Compile for the example's sizes, or take what an earlier process has compiled."""
@@ -107,7 +113,7 @@ class OpenVino:
         graph = None if cache is None else cache.take_graph(example.form)
         if graph is not None:
             return self._sized(self._read(graph), example)
-        trace = traced(self._module, example)
+        trace = self._traces.of(example)
         try:
             with quiet():
                 model = self._openvino.convert_model(trace.program)

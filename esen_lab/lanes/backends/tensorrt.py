@@ -12,9 +12,10 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
+from torch.export import ExportedProgram
 
 from esen_lab.common.trees import Tree, unflatten
-from esen_lab.lanes.backends._conversion import quiet, traced
+from esen_lab.lanes.backends._conversion import Traces, quiet
 from esen_lab.lanes.backends._protocol import BackendSettings, Call, Example, Refused
 
 
@@ -22,7 +23,7 @@ class TensorRt:
     """Converted and compiled once per look."""
 
     reads: ClassVar[tuple[str, ...]] = ()
-    non_finite: ClassVar[bool] = False
+    as_torch: ClassVar[bool] = False
 
     def __init__(self, module: nn.Module, settings: BackendSettings) -> None:
         if why := self.why_not("cuda", precision=settings.precision):
@@ -31,6 +32,7 @@ class TensorRt:
 
         self._compiler: Any = torch_tensorrt
         self._module = module
+        self._traces = Traces(module)
         self._settings = settings
 
     @staticmethod
@@ -49,13 +51,17 @@ class TensorRt:
         """Of the package."""
         return importlib.metadata.version("torch_tensorrt")
 
+    def program(self, example: Example, *, anew: bool) -> ExportedProgram | None:
+        """As it was traced."""
+        return self._traces.program(example, anew=anew)
+
     def prepare(self, example: Example) -> Call:
         """Compile for the example's sizes."""
         lower = {"bf16": {torch.bfloat16}, "fp16": {torch.float16}}
         precisions = {torch.float32} | lower.get(self._settings.precision, set())
         with quiet():
             engine = self._compiler.dynamo.compile(
-                traced(self._module, example).program,
+                self._traces.of(example).program,
                 inputs=[leaf.clone() for leaf in example.leaves],
                 enabled_precisions=precisions,
                 disable_tf32=True,

@@ -112,8 +112,8 @@ def test_a_second_session_traces_nothing(name: str, folder: Path, monkeypatch: p
     with torch.inference_mode():
         wanted = mlp()(X)
         torch.testing.assert_close(first(X), wanted)
-        # OpenVINO keeps the graph for any machine, and what it has compiled of it for this one.
-        assert len(entries(folder)) == (2 if name == "openvino" else 1)
+        # What probes have shown; the graph. OpenVINO keeps the graph for any machine, and one compiled for this.
+        assert len(entries(folder)) == (3 if name == "openvino" else 2)
         monkeypatch.setattr(torch.export, "export", None)
         torch.testing.assert_close(executed(mlp(), name, made())(X), wanted)
 
@@ -126,7 +126,9 @@ def test_an_entry_of_another_network_is_found_out_and_made_anew(name: str, folde
         torch.testing.assert_close(executed(mlp(seed=2), name, made())(X), mlp(seed=2)(X))
         after = {path.name: path.read_bytes() for path in entries(folder)}
         assert after.keys() == before.keys()
-        assert all(after[key] != before[key] for key in before)
+        graphs = [key for key, entry in before.items() if len(entry) > 200]  # probes have shown the same of both
+        assert len(graphs) == len(before) - 1
+        assert all(after[key] != before[key] for key in graphs)
         torch.testing.assert_close(executed(mlp(seed=2), name, made())(X), mlp(seed=2)(X))
 
 

@@ -26,7 +26,7 @@ class Scripted:
     """A backend that answers by a function of the network's answer, or refuses some batches."""
 
     prepared: list[int]
-    non_finite = True
+    as_torch = True
     change: Callable[[torch.Tensor], torch.Tensor]
 
     def __init__(self, module: nn.Module, settings: BackendSettings) -> None:
