@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import queue
+
 import pytest
 import torch
 from in_process_doubles import InProcessDouble
@@ -49,13 +51,16 @@ def test_an_exact_verdict_says_equal_and_another_how_far_off() -> None:
 
 
 class RightOnlyAlone(nn.Module):
-    """A double of wrong kernels under a cap: wrong from its eighth call on, so the reference is right."""
+    """A double of wrong kernels under a cap: wrong from its eighth call on, so the reference is right.
 
-    calls = 0
+    Counted where nobody looks and nothing is put back: kernels are no state of a network.
+    """
+
+    calls: queue.SimpleQueue[None]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        type(self).calls += 1
-        return x * (1.0 if type(self).calls < 8 else 1.2)
+        self.calls.put(None)
+        return x * (1.0 if self.calls.qsize() < 8 else 1.2)
 
 
 def test_a_plan_that_answers_as_the_whole_device_passes() -> None:
@@ -73,7 +78,7 @@ def test_a_plan_that_answers_as_the_whole_device_passes() -> None:
 
 
 def test_a_plan_that_answers_wrongly_fails() -> None:
-    RightOnlyAlone.calls = 0
+    RightOnlyAlone.calls = queue.SimpleQueue()
     verdict = check_numerics(
         plan_of(("a",), ("wrong",), units=4),
         ensemble_of(a=mlp(outputs=8), wrong=RightOnlyAlone()),
