@@ -103,8 +103,10 @@ def _least_px(table: Table) -> int:
     """Below this width rows become cards, since words would not fit beside each other; 0: cells wrap instead."""
     if len(table.columns) <= (_MOST_WRAPPED if len(table.rows) > 1 else _MOST_OF_A_ROW):
         return 0
-    columns = zip(table.columns, *table.rows, strict=True)
-    needed = sum(_PADDING_PX + _LETTER_PX * max(map(_longest_word, column)) for column in columns)
+    needed = 0.0
+    for name, *cells in zip(table.columns, *table.rows, strict=True):
+        least = len if name in table.numbers else _longest_word
+        needed += _PADDING_PX + _LETTER_PX * max(_longest_word(name), *map(least, cells))
     return round(needed) if needed > _NARROWEST_PX else 0
 
 
@@ -131,8 +133,11 @@ def _key(rules: str) -> str:
 def _rules(table: Table) -> str:
     """What is said of one table's columns; "" where nothing is."""
     right = [place for place, to_right in enumerate(_aligned(table), 1) if to_right]
-    rules = f":is({','.join(f':nth-child({place})' for place in right)}){{text-align:right}}" if right else ""
     least_px = _least_px(table)
+    columns = f":is({','.join(f':nth-child({place})' for place in right)})"
+    rules = f"{columns}{{text-align:right}}" if right else ""
+    if right and least_px:
+        rules += f"td{columns}{{white-space:nowrap}}"
     return rules + (f"@container (max-width:{least_px}px){{{_cards(table)}}}" if least_px else "")
 
 
@@ -141,7 +146,8 @@ def _cards(table: Table) -> str:
     last = [f"td:nth-child({place})" for place, name in enumerate(table.columns, 1) if name in table.wide]
     rules = [
         "display:block;tbody{display:block}tr{display:flex;flex-wrap:wrap;padding:3px 0}",
-        "td:nth-child(n){padding:0 14px 2px 0;max-width:100%;overflow-wrap:anywhere;text-align:left}",
+        "td:nth-child(n){padding:0 14px 2px 0;max-width:100%;overflow-wrap:anywhere;",
+        "text-align:left;white-space:normal}",
         "td:first-child{width:100%;font-weight:bold}td::before{margin-right:5px;opacity:.8}",
         "tr:first-child,td:empty,.n{display:none}",
         f"{','.join(last)}{{order:1}}" if last else "",

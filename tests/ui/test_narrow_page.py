@@ -140,6 +140,8 @@ def test_a_comparison_with_many_ways_is_a_table_in_a_wide_window(page: Any) -> N
     rows = tuple(replace(first, strategy=name, ratio_to=dict.fromkeys(names[:-1], 1.5)) for name in names)
     out = show(page, views.comparison(replace(a_comparison(), rows=rows)), 1196)
     assert out.locator("th").first.is_visible()
+    wrapping = "(el) => [...el.querySelectorAll('td:nth-child(2)')].map((one) => getComputedStyle(one).whiteSpace)"
+    assert set(out.evaluate(wrapping)) == {"nowrap"}, "a number and its unit stay in one line"
 
 
 def test_what_only_explains_comes_last_in_a_card(page: Any) -> None:

@@ -172,7 +172,7 @@ def _spaced(sign: re.Match[str]) -> str:
 def _overview(channels: Sequence[tuple[str, str, str, str]], window: Range1d) -> figure:
     """The whole history of the first channel, with the shown part as a window that can be dragged."""
     plot = figure(
-        title="History: drag the window to look back",
+        title="History: drag to look back",
         height=80,
         sizing_mode="stretch_width",
         x_axis_type="datetime",

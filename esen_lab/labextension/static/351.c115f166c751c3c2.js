@@ -1,4 +1,5 @@
 "use strict";(self.rspackChunkesen_lab=self.rspackChunkesen_lab||[]).push([[351],{856(e,o,n){var r=n(601),t=n.n(r),a=n(314),i=(n.n(a))()(t());i.push([e.id,`.esen-panel {
+  overflow-wrap: anywhere; /* names may be long */
   background: var(--jp-layout-color1);
   color: var(--jp-ui-font-color1);
   font-size: var(--jp-ui-font-size1);
@@ -135,7 +136,7 @@
 }
 
 .esen-table td:first-child {
-  min-width: 10ch; /* a short name stays in one piece */
+  min-width: 6ch; /* a short name stays in one piece */
 }
 
 .esen-table th:not(:first-child),
