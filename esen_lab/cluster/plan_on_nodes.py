@@ -34,7 +34,7 @@ from esen_lab.errors import UsageError
 from esen_lab.lanes.openmp import CallersThreads
 from esen_lab.planner.plan import Plan
 from esen_lab.run import Deadline, Run, RunOptions
-from esen_lab.run.stage_checks import Prepared, check_stages
+from esen_lab.run.stage_checks import StagesPrepared, check_stages
 
 RESTARTS = 20
 
@@ -53,7 +53,7 @@ class PlanOnNodes:
         self.plan = plan
         self.ensemble = ensemble
         self._held = held
-        self._prepared = Prepared(has_engines=any(lane.stage and not lane.all_eager for lane in plan.lanes))
+        self._prepared = StagesPrepared(has_engines=any(lane.stage and not lane.all_eager for lane in plan.lanes))
         self._threads = CallersThreads()
         self.readings = NodeReadings(held)
 

@@ -23,7 +23,7 @@ from esen_lab.lanes.openmp import CallersThreads
 from esen_lab.run import Run, RunOptions
 from esen_lab.run.asked import PLAIN
 from esen_lab.run.report import LaneReport
-from esen_lab.run.stage_checks import Prepared
+from esen_lab.run.stage_checks import StagesPrepared
 from esen_lab.run.stage_rows import first_rows, rows_in, size_for, sizes_for
 from esen_lab.run.stages_so_far import StageAnswers, StagesSoFar
 
@@ -37,7 +37,7 @@ class StagesCall:
         threads: Those of this process, which are quiet while answers are combined.
     """
 
-    def __init__(self, asked: CallAsked, prepared: Prepared, threads: CallersThreads) -> None:
+    def __init__(self, asked: CallAsked, prepared: StagesPrepared, threads: CallersThreads) -> None:
         self._asked, self._prepared = asked, prepared
         options = PLAIN if asked.options is None else asked.options
         self._so_far = StagesSoFar(asked.plan, asked.ensemble, options, asked.due, asked.begin_ns, threads)

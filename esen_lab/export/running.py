@@ -25,7 +25,7 @@ class Ran(Protocol):
         """What happened."""
 
 
-class Runner(Protocol):
+class PlanRunner(Protocol):
     """What runs a plan; the script brings it, since this part knows no runtime."""
 
     def run(self, x: Tree, *, timeout_s: float = ..., options: Any = None) -> Ran:
@@ -63,7 +63,7 @@ class Running:
     plan: Plan
     ensemble: Ensemble
     device: Any
-    runner: Runner
+    runner: PlanRunner
     fork_server: Closing
     report: Any = None
     under: Callable[[], AbstractContextManager[object]] = nullcontext
@@ -76,7 +76,7 @@ class Running:
         device: Any,
         *,
         fork_server: Closing,
-        start: Callable[[Plan, Ensemble, Any, Any], Runner],
+        start: Callable[[Plan, Ensemble, Any, Any], PlanRunner],
         under: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> Running:
         """Start the lanes; when that fails, nothing stays alive.

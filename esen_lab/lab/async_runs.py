@@ -30,7 +30,7 @@ _MARGIN_S = 0.05  # beyond the deadline, for the run itself to say what it was w
 
 
 class AwaitedCall(Protocol):
-    """What is asked for, and until when: see `stages.run.RunCall`."""
+    """What is asked for, and until when: see `RunCall`."""
 
     @property
     def deadline(self) -> Deadline:

@@ -20,9 +20,10 @@ from esen_lab.ensemble import Combine, Ensemble, SubModel, make_combine
 from esen_lab.lab.properties import LabProperties
 from esen_lab.lab.records import DeviceChange
 from esen_lab.lab.runtime import Runtime
-from esen_lab.lab.search_binding import Asked
+from esen_lab.lab.search_binding import SearchAsked
 from esen_lab.lab.stages import checks, edit, load, members, plans, profile, rate, run, search, serve
 from esen_lab.lab.stages import device as device_stage
+from esen_lab.lab.stages.run_call import RunCall
 from esen_lab.lab.state import LabState
 from esen_lab.planner import Limits, SearchJob, SearchProgress
 from esen_lab.planner.editor import PlanEditor
@@ -241,7 +242,7 @@ class Lab(LabProperties):
             InfeasibleError: No plan keeps every limit, or holds the rate; the message says which fails, by how much.
             KeyboardInterrupt: It came before there was any plan; later, the best so far is returned, and says so.
         """
-        asked = Asked(
+        asked = SearchAsked(
             searcher=searcher,
             limits=limits,
             quantile=quantile,
@@ -280,7 +281,7 @@ class Lab(LabProperties):
         Returns:
             The job: `snapshot()`, `best`, `result(timeout=...)`, `cancel()`. An `InfeasibleError` comes with `result`.
         """
-        asked = Asked(
+        asked = SearchAsked(
             searcher=searcher,
             limits=limits,
             quantile=quantile,
@@ -382,7 +383,7 @@ class Lab(LabProperties):
             stop_early=stop_early,
             uncertainty=uncertainty,
         )
-        call = run.RunCall.of(self.state, x, timeout_s, options)
+        call = RunCall.of(self.state, x, timeout_s, options)
         return run.run(self._runtime, call, self._runtime.turns.turn("a run", call.until))
 
     async def arun(
@@ -430,7 +431,7 @@ class Lab(LabProperties):
             stop_early=stop_early,
             uncertainty=uncertainty,
         )
-        call = run.RunCall.of(self.state, x, timeout_s, options)
+        call = RunCall.of(self.state, x, timeout_s, options)
         settings = self._runtime.fork_server.look_at_session()
         turn = self._runtime.turns.turn("an awaited run", call.until)
         return await self._runtime.awaited.run(call, settings, turn)

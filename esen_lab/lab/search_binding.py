@@ -20,7 +20,7 @@ from esen_lab.studies import LaneRuns, measured_defaults, measured_sets, measure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class SearchAsked:
     """What a search was asked for: the arguments of `Lab.search`."""
 
     searcher: str = "exact"
@@ -41,7 +41,7 @@ class Asked:
 
 
 def bind_search(
-    asked: Asked,
+    asked: SearchAsked,
     models: Mapping[str, CostModel],
     ensemble: Ensemble,
     device: Device,
@@ -104,7 +104,7 @@ def bind_search(
 
 
 def _ways(
-    asked: Asked,
+    asked: SearchAsked,
     models: Mapping[str, CostModel],
     ensemble: Ensemble,
     limits: Limits,

@@ -14,7 +14,7 @@ from esen_lab.ensemble.ensemble import Ensemble
 from esen_lab.errors import UsageError
 from esen_lab.lab.plan_checks import members_run_by, now, origin
 from esen_lab.lab.runtime import Runtime
-from esen_lab.lab.search_binding import Asked
+from esen_lab.lab.search_binding import SearchAsked
 from esen_lab.lab.stages.choices import plan_of, take
 from esen_lab.lab.stages.plans import apply, put_in_force
 from esen_lab.lab.stages.rate import search_for_rate
@@ -104,7 +104,7 @@ class Studies:
         held, notes = with_memory(asked, ensemble, state.measured)
         held.check(ensemble.names, state.device.units)
         lanes = runtime.lane_runs(ensemble, x, runs)
-        first = state.plan or search(runtime, Asked(limits=asked, quantile=state.quantile))
+        first = state.plan or search(runtime, SearchAsked(limits=asked, quantile=state.quantile))
         check_fits(first, state.ensemble, state.device)
         # The rounds keep to the groups and parts that the plan has.
         steps = first.steps if first.names != first.steps else ensemble.names
@@ -162,7 +162,7 @@ class Studies:
             InfeasibleError: The rate is not held; the message says why, and which one is. The plan in force stays.
             EsenError: A candidate could not be run.
         """
-        asked = Asked(limits=limits, x=x, runs=runs)
+        asked = SearchAsked(limits=limits, x=x, runs=runs)
         return search_for_rate(
             self._runtime, asked, rate_per_s=rate_per_s, p99_s=p99_s, batches=batches, on_progress=on_progress
         )

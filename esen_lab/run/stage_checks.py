@@ -19,7 +19,7 @@ AskRows: TypeAlias = Callable[[int, bool], Mapping[str, Tree]]
 _WARMED = 2  # batch sizes
 
 
-class Prepared:
+class StagesPrepared:
     """For which batches a plan in stages was looked at, and its engines were prepared.
 
     Args:

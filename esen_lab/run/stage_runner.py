@@ -31,7 +31,7 @@ from esen_lab.run.lane_input import LaneInput
 from esen_lab.run.lane_runner import LaneRunner, times_of
 from esen_lab.run.outcome import MemberRun, Run
 from esen_lab.run.run_history import RunHistory
-from esen_lab.run.stage_checks import Prepared, check_rows
+from esen_lab.run.stage_checks import StagesPrepared, check_rows
 from esen_lab.run.stage_report import StageReport
 from esen_lab.run.stage_rows import (
     SIZES_OF_ENGINES,
@@ -111,7 +111,7 @@ class StageRunner:
         }
         self._rules: tuple[Combine | None, list[Combine]] = (None, [])
         self.decided_s = 0.0
-        self._prepared = Prepared(has_engines=any(stage.sizes == SIZES_OF_ENGINES for stage in self.stages[1:]))
+        self._prepared = StagesPrepared(has_engines=any(stage.sizes == SIZES_OF_ENGINES for stage in self.stages[1:]))
 
     # --- all lanes as one ----------------------------------------------------------------------------------------
 

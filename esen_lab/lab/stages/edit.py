@@ -15,7 +15,8 @@ from esen_lab.lab.plan_checks import origin
 from esen_lab.lab.runtime import Runtime
 from esen_lab.lab.stages.choices import choices, take
 from esen_lab.lab.stages.plans import apply, export
-from esen_lab.lab.stages.run import RunCall, run
+from esen_lab.lab.stages.run import run
+from esen_lab.lab.stages.run_call import RunCall
 from esen_lab.lab.stages.search import models_of
 from esen_lab.lab.state import LabState
 from esen_lab.planner.editor import LastRun, Offered, PlanEditor

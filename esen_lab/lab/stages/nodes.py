@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from esen_lab.cluster import (
     ClusterStatus,
@@ -21,6 +21,7 @@ from esen_lab.errors import UsageError
 from esen_lab.lab.plan_checks import members_run_by
 from esen_lab.lab.runtime import Runtime
 from esen_lab.lab.stages.members import follow_changes
+from esen_lab.lab.stages.run_call import RunCall
 from esen_lab.lab.state import LabState
 from esen_lab.planner.fits import changed_since, check_fits, check_members
 from esen_lab.planner.nodes import NodeLink
@@ -28,9 +29,6 @@ from esen_lab.planner.plan import Lane, Plan
 from esen_lab.profiler import Profile
 from esen_lab.run import Deadline, Run
 from esen_lab.run.deadline import NEVER
-
-if TYPE_CHECKING:
-    from esen_lab.lab.stages.run import RunCall
 
 Progress = Callable[[int, int, str], object]
 _CONNECT = "Reach them with lab.cluster.connect()."

@@ -12,7 +12,7 @@ from esen_lab.cost_model import CostModel, Quantile
 from esen_lab.errors import UsageError
 from esen_lab.lab.backend_choice import allowed
 from esen_lab.lab.runtime import Runtime
-from esen_lab.lab.search_binding import Asked, bind_search
+from esen_lab.lab.search_binding import SearchAsked, bind_search
 from esen_lab.lab.stages.deadline import for_deadline
 from esen_lab.lab.stages.plans import with_plan
 from esen_lab.lab.state import LabState
@@ -94,7 +94,7 @@ def models_of(runtime: Runtime, steps: Sequence[str], quantile: Quantile = "medi
     return found
 
 
-def search(runtime: Runtime, asked: Asked, **watched: Any) -> Plan:
+def search(runtime: Runtime, asked: SearchAsked, **watched: Any) -> Plan:
     """See `Lab.search`."""
     models, run = _bound(runtime, asked)
     plan = run(**watched)
@@ -102,7 +102,7 @@ def search(runtime: Runtime, asked: Asked, **watched: Any) -> Plan:
     return plan
 
 
-def start_search(runtime: Runtime, asked: Asked) -> SearchJob[Plan]:
+def start_search(runtime: Runtime, asked: SearchAsked) -> SearchJob[Plan]:
     """See `Lab.start_search`."""
     if asked.searcher == "exact":
         asked = replace(asked, options={"time_limit_s": BACKGROUND_SEARCH_S, **asked.options})
@@ -118,7 +118,7 @@ def start_search(runtime: Runtime, asked: Asked) -> SearchJob[Plan]:
     return job
 
 
-def _bound(runtime: Runtime, asked: Asked) -> tuple[dict[str, CostModel], Callable[..., Plan]]:
+def _bound(runtime: Runtime, asked: SearchAsked) -> tuple[dict[str, CostModel], Callable[..., Plan]]:
     """The search with everything bound, and the cost models that it plans with."""
     found = models(runtime, asked.quantile)
     finish: Callable[[Plan], Plan] | None = None
@@ -143,7 +143,7 @@ def _finished(run: Callable[..., Plan], finish: Callable[[Plan], Plan], on_bette
 class _Improving:
     """Listens to a search: its best plan is in force, unless somebody has set another one meanwhile."""
 
-    def __init__(self, runtime: Runtime, asked: Asked, models: Mapping[str, CostModel]) -> None:
+    def __init__(self, runtime: Runtime, asked: SearchAsked, models: Mapping[str, CostModel]) -> None:
         self._runtime = runtime
         self._asked = asked
         self._models = models
@@ -168,10 +168,10 @@ class _Improving:
         self._runtime.stir()
 
 
-def _asked_for(state: LabState, asked: Asked) -> LabState:
+def _asked_for(state: LabState, asked: SearchAsked) -> LabState:
     return replace(state, limits=Limits.of(asked.limits), quantile=asked.quantile)
 
 
-def _proven(state: LabState, plan: Plan, asked: Asked, models: Mapping[str, CostModel]) -> LabState:
+def _proven(state: LabState, plan: Plan, asked: SearchAsked, models: Mapping[str, CostModel]) -> LabState:
     """With what a search proved of all plans, for the sliders."""
     return replace(state, proof=(models, plan.bound_s)) if asked.free and plan.bound_s is not None else state

@@ -10,6 +10,7 @@ from esen_lab.common.words import unknown
 from esen_lab.errors import EsenError
 from esen_lab.lab.runtime import Runtime
 from esen_lab.lab.stages import run
+from esen_lab.lab.stages.run_call import RunCall
 from esen_lab.lanes.forks import tell_when_forked
 from esen_lab.lanes.settings import with_threads_own
 from esen_lab.run import Deadline, RunReport
@@ -59,7 +60,7 @@ class ServedLab:
     def run(self, x: Tree, asked: AskedBatch) -> tuple[Tree, RunReport | None]:
         """One run in its turn."""
         self.mend()
-        call = run.RunCall.of(self._runtime.state, x, RUN_TIMEOUT_S, asked.options)
+        call = RunCall.of(self._runtime.state, x, RUN_TIMEOUT_S, asked.options)
         return run.reported(
             self._runtime, call, self._runtime.turns.turn("a batch of requests", call.until, refused=False)
         )
