@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import copy
 import enum
 import functools
 import itertools
@@ -484,9 +485,10 @@ def _generator_kept(value: Any, label: str) -> Kept | None:
         value = value.bit_generator
     if not isinstance(value, numpy.random.BitGenerator):
         return None
-    bits, there = value, pickle.dumps(value.state)
+    bits, was = value, copy.deepcopy(value.state)
+    there = pickle.dumps(was)
 
     def restore() -> None:
-        bits.state = pickle.loads(there)  # noqa: S301  pickled here
+        bits.state = was
 
     return _kept(id(bits), label, lambda: pickle.dumps(bits.state) != there, restore)
