@@ -9,7 +9,7 @@ a frame of Python that is no longer on its thread's stack has been left, whateve
     Underway  set while a state is being changed; one that is still set when nobody is inside was cut off: the state is
               in doubt, and whoever comes next builds it anew instead of going on with it
 
-Not built on the queue of `run/turns.py`: a lock is taken again by who holds it, and asks for no object per use.
+Not built on the queue of `run/turns.py`: a lock is taken again by who holds it, and costs a microsecond.
 """
 
 from __future__ import annotations
@@ -30,12 +30,22 @@ _PASSING = contextlib.ExitStack.__enter__.__code__.co_filename  # whose frames o
 _REPLACING = threading.Lock()
 
 
+class _Inside:
+    """Where a thread has its turn, or waits for it: the outermost function, and how many of its blocks are open."""
+
+    __slots__ = ("blocks", "frame")
+
+    def __init__(self, frame: FrameType) -> None:
+        self.frame = frame
+        self.blocks = 0
+
+
 class Lock:
     """A reentrant lock, for `with` in plain functions."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._inside: dict[int, FrameType] = {}  # thread -> where it has its turn, or waits for it
+        self._inside: dict[int, _Inside] = {}  # by thread
 
     def __enter__(self) -> Lock:
         self._take(_getframe(1), -1)
@@ -52,10 +62,15 @@ class Lock:
         me = get_ident()
         inside = self._inside
         before = inside.get(me)
-        if before is not None and not _is_on(before, frame):
+        if before is not None and not _is_on(before.frame, frame):
             self._give_back_all()
-        inside.setdefault(me, holder(frame))
+        held = holder(frame)
+        mine = inside.get(me)
+        if mine is None:
+            mine = inside[me] = _Inside(held)
         if self._lock.acquire(False) or self._wait(timeout):
+            if mine.frame is held:
+                mine.blocks += 1
             return True
         if not self._lock._is_owned():  # type: ignore[attr-defined]
             inside.pop(me, None)
@@ -64,16 +79,19 @@ class Lock:
     def _give(self, frame: FrameType) -> None:
         # Released first: a record of who has left does no harm, a lock without one could never be taken over.
         self._lock.release()
-        me = get_ident()
-        if self._inside.get(me) is holder(frame):
-            del self._inside[me]
+        mine = self._inside.get(get_ident())
+        if mine is None or mine.frame is not holder(frame):
+            return
+        mine.blocks -= 1
+        if mine.blocks <= 0:  # the outermost: an interrupt may have kept blocks within from giving back theirs
+            self._give_back_all()
 
     def locked(self) -> bool:
         """Whether a thread has its turn now."""
         lock = self._lock
         if lock._is_owned():  # type: ignore[attr-defined]
-            frame = self._inside.get(get_ident())
-            return frame is None or _is_on(frame, _getframe(1))
+            mine = self._inside.get(get_ident())
+            return mine is None or _is_on(mine.frame, _getframe(1))
         if lock.acquire(blocking=False):
             lock.release()
             return False
@@ -105,8 +123,8 @@ class Lock:
         if owner is None or int(owner[1]) == 0:
             return False
         thread = int(owner[1])
-        frame = self._inside.get(thread)
-        return frame is not None and not _is_on(frame, sys._current_frames().get(thread))
+        inside = self._inside.get(thread)
+        return inside is not None and not _is_on(inside.frame, sys._current_frames().get(thread))
 
     def _give_back_all(self) -> None:
         # The record goes last: a lock that is held without one could never be taken over.
