@@ -208,22 +208,22 @@ def test_the_first_answer_of_a_script_is_the_first_of_its_network(tmp_path: Path
 def test_an_export_names_the_users_own_modules_that_it_imports(tmp_path: Path, monkeypatch: Any) -> None:
     beside = tmp_path / "notebooks"
     beside.mkdir()
-    (beside / "my_own_nets.py").write_text(
+    (beside / "nets_beside_the_notebook.py").write_text(
         "from torch import nn\nclass Twice(nn.Module):\n    def forward(self, x): return x * 2\n"
         "def rule(outputs): return outputs['a']\n"
     )
     monkeypatch.syspath_prepend(str(beside))
-    my_own_nets = importlib.import_module("my_own_nets")
+    nets_beside_the_notebook = importlib.import_module("nets_beside_the_notebook")
 
     x = torch.ones(2, 3)
     with Lab(device="cpu", store=tmp_path / "store.sqlite") as lab:
-        lab.register("a", my_own_nets.Twice(), example=x)
-        lab.combine(my_own_nets.rule)
+        lab.register("a", nets_beside_the_notebook.Twice(), example=x)
+        lab.combine(nets_beside_the_notebook.rule)
         lab.plan = Plan(lanes=(Lane(units=1, members=("a",)),), units=1)
         wanted = lab.run(x)
         notes = lab.export(tmp_path / "plan.py").notes
         note = next(note for note in notes if "no installed package" in note)
-        assert f"my_own_nets ({beside / 'my_own_nets.py'})" in note
+        assert f"nets_beside_the_notebook ({beside / 'nets_beside_the_notebook.py'})" in note
         exported = lab.export(beside / "plan.py")
     assert exported.notes == (), "there it is found"
     assert run_script(exported.script, tmp_path / "y.npy").tolist() == wanted.tolist()

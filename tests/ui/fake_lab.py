@@ -525,7 +525,9 @@ class FakeLab:
             self._asked("export", path, form)
             return a_repository()
         self._asked("export", path)
-        return SimpleNamespace(script=Path(path), folder=Path("plan_files"), files=(Path("plan_files/plan.json"),))
+        return SimpleNamespace(
+            script=Path(path), folder=Path("plan_files"), files=(Path("plan_files/plan.json"),), notes=()
+        )
 
     def status(self) -> Any:
         return SimpleNamespace(
