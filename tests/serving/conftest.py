@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +13,15 @@ from served_doubles import X
 from esen_lab import Lab
 from esen_lab.serving.model import ModelInfo, describe
 from esen_lab.serving.server import Server
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_loop_of_gevent() -> Iterator[None]:
+    """Triton's client leaves the loop that gevent waits with open, until the process ends."""
+    yield
+    gevent = sys.modules.get("gevent")
+    if gevent is not None:
+        gevent.get_hub().destroy(destroy_loop=True)
 
 
 @pytest.fixture
