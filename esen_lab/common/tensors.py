@@ -140,8 +140,13 @@ def _is_in_memory(tensor: torch.Tensor) -> bool:
     """Whether all of a strided tensor lies in its storage: `untyped_storage().resize_()` may have shrunk that."""
     if tensor.numel() == 0:
         return True
-    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return (tensor.storage_offset() + last + 1) * tensor.element_size() <= tensor.untyped_storage().nbytes()
+    end = tensor.storage_offset() + extent(tensor)
+    return end * tensor.element_size() <= tensor.untyped_storage().nbytes()
+
+
+def extent(tensor: torch.Tensor) -> int:
+    """How many elements lie from a strided tensor's first one to its last, those in gaps included; it has some."""
+    return 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 def _computes_as_plain(kind: type) -> bool:
@@ -345,8 +350,7 @@ def sharing(tensors: Sequence[torch.Tensor]) -> tuple[int, int] | None:
 def _span(tensor: torch.Tensor) -> tuple[int, int]:
     """The addresses between which a tensor lies."""
     start = tensor.data_ptr()
-    steps = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
-    return start, start + (steps + 1) * tensor.itemsize
+    return start, start + extent(tensor) * tensor.itemsize
 
 
 def _meet(first: torch.Tensor, second: torch.Tensor) -> bool:

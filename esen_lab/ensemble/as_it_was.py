@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from esen_lab.ensemble.fingerprint import same_bits
 from esen_lab.ensemble.origin import home_of, installed_folders, is_module, is_tensor
 from esen_lab.ensemble.reach import NOT_ATTRIBUTES, Cell, Reach, name_in, reach_of
-from esen_lab.ensemble.watched import DEEPEST, TABLES
+from esen_lab.ensemble.watched import DEEPEST, TABLES, slots_of
 
 if TYPE_CHECKING:
     import torch
@@ -259,7 +259,7 @@ class AsItWas:
             self._mapping(own, label, depth, _computed(type(value)))
 
     def _slots(self, value: Any, label: str, depth: int) -> None:
-        names = [name for cls in type(value).__mro__ for name in _slots_of(cls)]
+        names = slots_of(type(value))
         if names:
             was = {name: getattr(value, name, _GONE) for name in names}
             self._kept.append(_slots_kept(value, was, label))
@@ -322,12 +322,6 @@ def _is_of_installed(space: Mapping[str, Any]) -> bool:
     """Whether names are an installed module's, some of which are filled when they are first asked for."""
     file = space.get("__file__") if "__name__" in space else None
     return isinstance(file, str) and file.startswith(installed_folders())
-
-
-def _slots_of(cls: type) -> tuple[str, ...]:
-    slots = vars(cls).get("__slots__", ())
-    names = (slots,) if isinstance(slots, str) else tuple(slots)
-    return tuple(name for name in names if name not in ("__dict__", "__weakref__") and not name.startswith("__"))
 
 
 # --- one kind each ----------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from esen_lab.common.tensors import extent, has_its_memory
 from esen_lab.ensemble.reach import Reach, name_in, reach_of
 from esen_lab.ensemble.watched import DEEPEST, TABLES, Watched, pickled
 from esen_lab.ensemble.weights import state_of
@@ -166,10 +167,11 @@ class Watch:
             and list(map(self._addressing, self._tensors)) == self._addresses
             and b"".join(self._samples) == self._bytes
             and not any(self._empty)
-            and all(map(operator.eq, self._tables, self._tables_were))
             and list(map(len, self._ordered)) == self._key_counts
             and list(_chained(self._ordered)) == self._keys
             and all(map(operator.is_, _chained(map(_values, self._own_tables)), self._own_values))
+            # After identities: the values of two tensors are not to be compared, nor one's that lets go of its memory.
+            and all(map(operator.eq, self._tables, self._tables_were))
             and list(map(len, self._rows)) == self._row_lengths
             and list(map(id, _chained(self._rows))) == self._held_in_rows
             and list(map(type, self._parts)) == self._kinds
@@ -323,18 +325,18 @@ def _addressing(tensors: list[torch.Tensor]) -> Callable[[torch.Tensor], int]:
 
 
 def _bytes_of(tensor: torch.Tensor) -> memoryview | None:
-    """The memory from a tensor's first value to its last one, where it can be looked at without torch."""
+    """The memory from a tensor's first value to its last one, where it can be looked at without torch.
+
+    Of a view there are other values in between: they may count as well.
+    """
     import torch
 
     if tensor.device.type != "cpu" or tensor.layout is not torch.strided or tensor.is_meta or not tensor.numel():
         return None
-    try:
-        # With other tensors' values in between, where it is a view of every second one: they may count as well.
-        last = sum((length - 1) * step for length, step in zip(tensor.shape, tensor.stride(), strict=True))
-        size = (last + 1) * tensor.element_size()
-        return memoryview((ctypes.c_char * size).from_address(tensor.data_ptr())).cast("B")
-    except (RuntimeError, NotImplementedError):
+    if not has_its_memory(tensor):  # it may have been let go of, and reading it would end this process
         return None
+    size = extent(tensor) * tensor.element_size()
+    return memoryview((ctypes.c_char * size).from_address(tensor.data_ptr())).cast("B")
 
 
 def _samples(view: memoryview) -> list[memoryview]:

@@ -45,7 +45,7 @@ class Slots:
 
     def __init__(self, value: Any) -> None:
         self._value = value
-        self._names = [name for name in _slots_of(type(value)) if name not in ("__dict__", "__weakref__")]
+        self._names = slots_of(type(value))
 
     def __len__(self) -> int:
         return len(self._names)
@@ -152,15 +152,15 @@ class Watched:
             self.opaque.append((value, name))
 
 
-def _slots_of(kind: type) -> list[str]:
-    """The names of all slots, those of private ones as they are reached from outside."""
+def slots_of(kind: type) -> list[str]:
+    """The names of all slots of a class, those of private ones as they are reached from outside."""
     found = []
     for base in kind.__mro__:
         own = vars(base).get("__slots__", ())
-        for name in [own] if isinstance(own, str) else list(own):
+        for name in [own] if isinstance(own, str) else own:
             private = name.startswith("__") and not name.endswith("__")
             found.append(f"_{base.__name__.lstrip('_')}{name}" if private else name)
-    return found
+    return [name for name in found if name not in ("__dict__", "__weakref__")]
 
 
 def _is_bare(kind: type) -> bool:

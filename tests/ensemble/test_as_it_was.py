@@ -32,6 +32,22 @@ class Slotted:
         self.n = 0
 
 
+class PrivatelySlotted:
+    """An object without a dict, whose slot has a private name."""
+
+    __slots__ = ("__n",)
+
+    def __init__(self) -> None:
+        self.__n = 0
+
+    def count(self) -> None:
+        self.__n += 1
+
+    @property
+    def n(self) -> int:
+        return self.__n
+
+
 class Table:
     """An object that computes something once."""
 
@@ -65,6 +81,7 @@ THINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], object], Callable[[An
     "a namespace": (lambda: types.SimpleNamespace(n=0), lambda s: setattr(s, "n", 1), lambda s: s.n),
     "a new attribute": (types.SimpleNamespace, lambda s: setattr(s, "n", 1), lambda s: vars(s).copy()),
     "slots": (Slotted, lambda s: setattr(s, "n", 1), lambda s: s.n),
+    "private slots": (PrivatelySlotted, lambda s: s.count(), lambda s: s.n),
     "an array": (lambda: np.zeros((2, 3)).T, lambda a: a.fill(2), lambda a: a.tolist()),
     "a tensor": (lambda: torch.zeros(3), lambda t: t.add_(1), lambda t: t.tolist()),
     "a tensor that was written to unseen": (lambda: torch.zeros(3), lambda t: t.data.add_(1), lambda t: t.tolist()),

@@ -80,6 +80,19 @@ def test_memory_that_was_replaced_is_never_read() -> None:
         assert watch.what() == ("the values of big",)
 
 
+def test_a_tensor_whose_memory_was_let_go_of_is_never_read() -> None:
+    module = Holds()
+    module.state = torch.ones(1000)
+    module.state.untyped_storage().resize_(0)
+    watch = Watch(module)
+    assert not watch.changed(whole=True)
+    module.state = torch.ones(1000)
+    assert watch.changed()
+    watch.renew()
+    module.state.untyped_storage().resize_(0)
+    assert watch.changed(whole=True)
+
+
 def test_the_network_and_its_weights_are_not_held() -> None:
     module = Holds()
     watch = Watch(module)

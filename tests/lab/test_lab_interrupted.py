@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,7 +12,6 @@ import torch
 from interrupting import interrupted_at
 from models import mlp
 
-from esen_lab.common.locks import Lock, Place, Underway
 from esen_lab.errors import EsenError
 from esen_lab.lab import Lab
 
@@ -138,93 +136,3 @@ def test_signals_at_random_times_leave_a_lab_that_works(tmp_path: Path) -> None:
         [sys.executable, "-c", SIGNALS, str(tmp_path), "5"], capture_output=True, text=True, timeout=200, check=False
     )
     assert done.stdout.startswith("True"), done.stdout + done.stderr
-
-
-def test_a_turn_whose_holder_has_left_is_free_for_others() -> None:
-    turn = Lock()
-
-    def leaves_it() -> None:
-        turn.__enter__()
-
-    leaves_it()
-    taken = []
-
-    def take() -> None:
-        with turn:
-            taken.append(turn.locked())
-
-    thread = threading.Thread(target=take)
-    thread.start()
-    thread.join(5)
-    assert taken == [True]
-    with turn:
-        assert turn.locked()
-    assert not turn.locked()
-
-
-def test_a_lock_that_was_had_within_a_time_and_left_is_free_for_others() -> None:
-    lock = Lock()
-    lost = lock.within(1.0)
-
-    def loses() -> None:
-        assert lost.__enter__()  # as where an interrupt comes before the block begins
-
-    loses()
-    found: list[bool] = []
-
-    def other() -> None:
-        with lock.within(10.0) as taken:
-            found.append(taken)
-
-    thread = threading.Thread(target=other)
-    thread.start()
-    thread.join()
-    assert found == [True]
-    with lock.within(0.0) as taken:
-        assert taken
-    assert not lock.locked()
-
-
-def test_a_turn_whose_holder_is_there_is_waited_for() -> None:
-    turn, order = Lock(), []
-    inside, go_on = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with turn:
-            inside.set()
-            go_on.wait(5)
-            order.append("first")
-
-    def follow() -> None:
-        with turn:
-            order.append("second")
-
-    threads = [threading.Thread(target=hold), threading.Thread(target=follow)]
-    threads[0].start()
-    inside.wait(5)
-    threads[1].start()
-    threads[1].join(0.4)
-    assert order == []
-    go_on.set()
-    for thread in threads:
-        thread.join(5)
-    assert order == ["first", "second"]
-
-
-def test_what_was_interrupted_in_the_middle_stays_marked() -> None:
-    mark = Underway()
-    with pytest.raises(ValueError, match="said"), mark:
-        raise ValueError("said")
-    assert not mark.cut
-    with pytest.raises(KeyboardInterrupt), mark:
-        raise KeyboardInterrupt
-    assert mark.cut
-
-
-def test_a_place_knows_when_it_has_been_left() -> None:
-    assert not Place().left
-
-    def inner() -> Place:
-        return Place()
-
-    assert inner().left
