@@ -65,6 +65,11 @@ class Nothing:
         self.ensemble = SimpleNamespace(names=("nothing",), example=example)
         self.plan = SimpleNamespace(lanes=(), jct_s=None)
 
+    @property
+    def stands_for(self) -> tuple[object, ...]:
+        """What it is the model of."""
+        return (self.ensemble, self.plan)
+
     def run(self, x: Any, asked: Any) -> tuple[Any, None]:
         """The input."""
         del asked

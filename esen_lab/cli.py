@@ -12,10 +12,13 @@ Exit status: 0 done, 1 it could not be done (one line on standard error says why
 from __future__ import annotations
 
 import argparse
+import ast
+import contextlib
 import importlib.metadata
 import os
 import platform
 import re
+import shlex
 import shutil
 import sqlite3
 import sys
@@ -23,12 +26,13 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from esen_lab import __version__
+from esen_lab.common.command_line import CommandParser
 from esen_lab.common.units import format_bytes
-from esen_lab.common.words import did_you_mean
 from esen_lab.errors import EsenError, StoreError, UsageError
+from esen_lab.files import read_head
 from esen_lab.serving.options import serve_options
 from esen_lab.terminal import tell, visible_line
 
@@ -36,7 +40,7 @@ if TYPE_CHECKING:
     from esen_lab.export import Running
 
 # What each part of the package needs; the notebook's are optional.
-REQUIRED = ("torch", "numpy", "safetensors", "cloudpickle")
+REQUIRED = ("torch", "numpy", "safetensors", "cloudpickle", "msgspec")
 OPTIONAL = ("ipython", "ipykernel", "jupyterlab", "bokeh", "ipywidgets", "anywidget", "optuna", "psutil")
 ENGINES = ("openvino", "onnxruntime", "scikit-learn", "xgboost", "xgboost-cpu", "lightgbm")
 _LEAST_SHARED_BYTES = 64_000_000  # inputs and outputs of all lanes live there
@@ -69,19 +73,8 @@ def _program() -> str:
     return "python -m esen_lab" if started.parent.name == "esen_lab" else "esen-lab"
 
 
-class _CommandParser(argparse.ArgumentParser):
-    """argparse that asks about a word which is nearly one of those there are."""
-
-    def error(self, message: str) -> NoReturn:
-        named = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message)
-        meant = did_you_mean(named[1], [word.strip("' ") for word in named[2].split(",")]) if named else ""
-        super().error(f"{message}. {meant}" if meant else message)
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _CommandParser(
-        prog=_program(), description="Share one device between the sub-models of an ensemble.", allow_abbrev=False
-    )
+    parser = CommandParser(prog=_program(), description="Share one device between the sub-models of an ensemble.")
     parser.add_argument("--version", action="version", version=f"esen_lab {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     doctor = commands.add_parser("doctor", help="what this machine offers, what is in force, what is missing")
@@ -126,7 +119,7 @@ def _deploy(options: argparse.Namespace) -> int:
     from esen_lab.serving.deployment import write_deployment
     from esen_lab.serving.options import name_of
 
-    folder = bundle_folder(Path(options.plan))
+    folder = bundle_folder(Path(options.plan)).resolve()  # "." has no name
     written = write_deployment(folder, Plan.load(folder / "plan.json"), options.name or name_of(folder))
     tell(f"Written: {written}")
     return 0
@@ -150,15 +143,16 @@ def _serve(options: argparse.Namespace) -> int:
 def _run(options: argparse.Namespace) -> int:
     from esen_lab.export import run_command
 
+    program = f"{_program()} run {shlex.quote(options.plan or 'PLAN')}"
     if options.help:
         options.parser.print_help()
         tell("\nOptions of the exported script:")
-        return run_command(lambda device=None: _start(Path(), device), ["--help"])
+        return run_command(lambda device=None: _start(Path(), device), ["--help"], program=program)
     if options.plan is None:
         raise UsageError(f"`{_program()} run` takes an exported plan", hint="Name its folder, such as plan_files.")
     folder = bundle_folder(Path(options.plan))
     rest = ["--trust", *options.rest] if options.trust else options.rest
-    return run_command(lambda device=None, trust=False: _start(folder, device, trust=trust), rest)
+    return run_command(lambda device=None, trust=False: _start(folder, device, trust=trust), rest, program=program)
 
 
 def _start(folder: Path, device: str | None, *, trust: bool = False) -> Running:
@@ -168,7 +162,7 @@ def _start(folder: Path, device: str | None, *, trust: bool = False) -> Running:
 
     found = open_bundle(folder, trust=trust)
     chosen = open_device(device or name_for(found.plan.device))
-    start = partial(Executor.start, graphs=found.graphs)
+    start = partial(Executor.start, graphs=found.graphs, exported_under=found.switches)
     under = Switched(found.switches)
     return Running.start(found.plan, found.ensemble, chosen, fork_server=ForkServer(), start=start, under=under)
 
@@ -179,19 +173,32 @@ def bundle_folder(given: Path) -> Path:
     Raises:
         StoreError: There is none.
     """
-    candidates = {"": given, ".json": given.parent, ".py": given.with_name(f"{given.stem}_files")}
-    folder = given if given.is_dir() else candidates.get(given.suffix, given)
     if not given.exists():
         raise StoreError(
             "A plan is run from the folder that was exported with it", given=f"{str(given)!r}, which is not there"
         )
+    folder = given
+    if given.is_file() and given.suffix in (".json", ".py"):
+        folder = given.parent if given.suffix == ".json" else _folder_of_script(given)
     if not (folder / "bundle.json").is_file():
+        missing = given.suffix == ".py" and not folder.exists()
         raise StoreError(
             "A plan is run from the folder that was exported with it: a plan alone holds no networks",
-            given=str(given),
-            hint="Make one in Python with lab.export('plan.py').",
+            given=f"{str(given)!r}, beside which there is no {folder.name!r}" if missing else str(given),
+            hint="Copy that folder, too." if missing else "Make one in Python with lab.export('plan.py').",
         )
     return folder
+
+
+def _folder_of_script(script: Path) -> Path:
+    """The folder that an exported script names: both may have been renamed since. Runs nothing."""
+    script = Path(os.path.realpath(script))
+    named = re.search(rb"^FILES = .* / ('.*'|\".*\")$", read_head(script), re.MULTILINE)
+    with contextlib.suppress(ValueError, SyntaxError):
+        name = ast.literal_eval(named[1].decode("ascii")) if named else ""
+        if name and Path(name).name == name:
+            return script.with_name(name)
+    return script.with_name(f"{script.stem}_files")
 
 
 # --- doctor ----------------------------------------------------------------------------------------------------------
@@ -300,6 +307,9 @@ def _gpus() -> Iterator[tuple[str, str]]:
         parts += ["MIG mode"] if gpu.mig else []
         parts += [f"compute mode {gpu.compute_mode}"] if gpu.compute_mode else []
         yield f"GPU {gpu.index}", ", ".join(parts)
+        if gpu.used_bytes is not None:
+            others = f"; {gpu.processes} processes of others compute on it" if gpu.processes else ""
+            yield "  in use", f"{format_bytes(gpu.used_bytes)} of its memory{others}"
         yield "  SM activity (GPM)", {True: "can be read", None: "not known"}.get(gpu.gpm, f"no: {gpu.gpm}")  # type: ignore[arg-type]
     try:
         programs = find_programs()

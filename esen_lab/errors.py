@@ -20,6 +20,8 @@ what would steer a terminal is made visible here, for every error.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from esen_lab.terminal import visible
 
 
@@ -38,12 +40,26 @@ class EsenError(Exception):
         if self.given is not None and not self.given.strip():
             self.given = "nothing" if not self.given else "only spaces"
         self.hint = hint
+        super().__init__(self._message())
+
+    def reword(self, worded: Callable[[str], str]) -> None:
+        """Say the same in the words of where it is read.
+
+        Args:
+            worded: Makes a text of the error another one.
+        """
+        self.rule, self.hint = worded(self.rule), worded(self.hint)
+        self.given = None if self.given is None else worded(self.given)
+        self.args = (self._message(),)
+
+    def _message(self) -> str:
+        rule, hint = self.rule, self.hint
         parts = [rule if rule.endswith((".", "!", "?")) else f"{rule}."]
         if self.given is not None:
             parts.append(f"Given: {self.given}." if not self.given.endswith(".") else f"Given: {self.given}")
         if hint:
             parts.append(hint)
-        super().__init__(visible(" ".join(parts)))
+        return visible(" ".join(parts))
 
 
 class UsageError(EsenError):
@@ -112,7 +128,13 @@ class ModelError(WorkerError):
 
 
 class WorkerDied(WorkerError):  # noqa: N818  what happened, in the words of a log
-    """The worker process is gone."""
+    """The worker process is gone.
+
+    Attributes:
+        crashed: Whether it ended by a fault of native code, and not because somebody ended it.
+    """
+
+    crashed = False
 
 
 class WorkerTimeout(WorkerError):  # noqa: N818  what happened, in the words of a log

@@ -6,6 +6,8 @@ writes them in a string (`\x1b`, `\u202e`). Whatever is printed, and whatever is
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import sys
 import unicodedata
@@ -35,7 +37,14 @@ def tell(text: str, stream: TextIO | None = None) -> None:
     """
     stream = sys.stdout if stream is None else stream
     encoding = getattr(stream, "encoding", None) or "utf-8"
-    stream.write(visible(text).encode(encoding, "backslashreplace").decode(encoding) + "\n")
+    try:
+        stream.write(visible(text).encode(encoding, "backslashreplace").decode(encoding) + "\n")
+        stream.flush()
+    except BrokenPipeError:  # whoever read it has left, as `head` does: nothing more is told, at Python's end neither
+        with contextlib.suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
 
 
 def _shown(character: str) -> str:

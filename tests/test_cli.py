@@ -1,16 +1,19 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from cuda_doubles import MACHINE, scripted_programs
+from cuda_doubles import GPU, MACHINE, scripted_programs
 
 from esen_lab import Lab, __version__
-from esen_lab.cli import main
+from esen_lab.cli import REQUIRED, main
 from esen_lab.devices import CpuDevice
 from esen_lab.devices.catalogue import Catalogue
 from esen_lab.devices.offer import Verdict
@@ -107,13 +110,15 @@ def test_the_doctor_names_gpus_and_the_state_of_mps(
     programs = scripted_programs(tmp_path / "bin")
     monkeypatch.setenv("PATH", str(programs.control.parent), prepend=os.pathsep)
     monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path / "nobody"))
-    machine = Catalogue(lambda: MACHINE, test=lambda name: Verdict(passed=True, text="66 of 132 SMs"))
+    busy = replace(MACHINE, gpus=(replace(GPU, processes=2, used_bytes=20 * 10**9),))
+    machine = Catalogue(lambda: busy, test=lambda name: Verdict(passed=True, text="66 of 132 SMs"))
     monkeypatch.setattr("esen_lab.devices.this_machine", lambda: machine)
     monkeypatch.setattr("esen_lab.devices.offers", machine.offers)
     assert main(["doctor", "--device", "cpu", "--no-worker"]) == 0
     told = {line[:20].strip(): line[20:] for line in capsys.readouterr().out.splitlines()}
     assert told["NVIDIA driver"] == "580.159, CUDA 13.0"
     assert told["GPU 0"].startswith("double of an H200, 132 SMs, compute capability 9.0")
+    assert told["in use"] == "20.0 GB of its memory; 2 processes of others compute on it"
     assert told["SM activity (GPM)"] == "can be read"
     assert told["MPS programs"].startswith(str(programs.control))
     assert told["MPS daemon"] == f"none in {tmp_path / 'nobody'}"
@@ -126,6 +131,20 @@ def test_the_doctor_says_that_a_store_is_damaged_and_leaves_it(capsys: Capture, 
     assert main(["doctor", "--no-worker"]) == 0
     assert "damaged or unreadable" in capsys.readouterr().out
     assert own_store.read_bytes() == b"no database" * 100
+
+
+def test_the_doctor_looks_for_all_that_running_a_plan_needs() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert set(REQUIRED) == {re.split(r"[<>=~]", wanted)[0] for wanted in project["dependencies"]}
+
+
+def test_a_package_without_which_nothing_can_be_asked_is_named_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "msgspec.py").write_text("raise ModuleNotFoundError('no msgspec', name='msgspec')")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    command = [sys.executable, "-m", "esen_lab", "doctor"]
+    told = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert told.returncode == 1
+    assert told.stderr == "esen_lab needs the package msgspec: pip install msgspec\n"
 
 
 def test_the_doctor_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
@@ -153,6 +172,21 @@ def test_an_exported_plan_runs_from_each_of_its_names(
     assert main(["run", str(given), "--repeat", "2", "--output", str(answer)]) == 0
     assert "2 runs" in capsys.readouterr().out
     assert np.load(answer).shape == (3, 2)
+
+
+def test_a_script_that_was_renamed_is_run_with_the_folder_that_it_names(
+    exported: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setenv("ESEN_LAB_HOME", str(exported.with_name("home")))
+    other = exported.with_name("other.py")
+    other.write_bytes(exported.read_bytes())
+    assert main(["run", str(other)]) == 0
+    alone = exported.with_name("alone")
+    alone.mkdir()
+    (alone / "other.py").write_bytes(exported.read_bytes())
+    capsys.readouterr()
+    assert main(["run", str(alone / "other.py")]) == 1
+    assert "beside which there is no 'plan_files'. Copy that folder, too." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [("--trust", "PLAN"), ("PLAN", "--trust")])

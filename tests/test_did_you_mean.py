@@ -23,7 +23,9 @@ from esen_lab.ensemble.ensemble import Ensemble
 from esen_lab.ensemble.kinds.adapted import check_options
 from esen_lab.ensemble.kinds.engine_model import chosen
 from esen_lab.ensemble.kinds.estimator import method_of
-from esen_lab.errors import UsageError
+from esen_lab.ensemble.recipes import find_factory
+from esen_lab.errors import StoreError, UsageError
+from esen_lab.files import read_bytes
 from esen_lab.lab.history import LabHistory
 from esen_lab.lab.stages.checks import _peers
 from esen_lab.lab.stages.load import _plans
@@ -38,6 +40,7 @@ from esen_lab.profiler.job import _chosen
 from esen_lab.run.entries import entries_of
 from esen_lab.run.options import RunOptions
 from esen_lab.studies.best import front_of_choices
+from esen_lab.studies.cascade import cascade
 
 NOTHING: Any = SimpleNamespace()
 MEMBERS: Any = Ensemble(submodels=(SimpleNamespace(name="wide"), SimpleNamespace(name="deep")))  # type: ignore[arg-type]
@@ -78,6 +81,8 @@ REFUSALS: tuple[tuple[Callable[[], object], str], ...] = (
     (lambda: Catalogue().open("cpu:fats"), "cpu:fast"),
     (lambda: method_of(SimpleNamespace(predict=print), "predcit"), "predict"),
     (lambda: check_options({"outptus": 1}, ["outputs"], "An ONNX model"), "outputs"),
+    (lambda: find_factory("torch.nn:Linaer"), "Linear"),
+    (lambda: cascade({"wide": [1.0], "deep": [1.0]}, 1, ["wid", "deep"], [1.0, 1.0]), "wide"),
     (lambda: chosen(["logits", "scores"], "logit", {}, "ONNX model"), "logits"),
 )
 
@@ -87,6 +92,22 @@ def test_a_name_that_is_nearly_right_is_asked_about(refused: Callable[[], object
     with pytest.raises(UsageError) as problem:
         refused()
     assert re.search(rf"Did you mean [^?]*(?<![\w-]){re.escape(meant)}\b", problem.value.hint)
+
+
+def test_a_file_that_is_not_there_is_asked_about_by_those_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "plan.json").write_text("{}")
+    with pytest.raises(StoreError) as problem:
+        read_bytes(tmp_path / "plan.jso")
+    assert problem.value.hint == "Did you mean plan.json?"
+    with pytest.raises(StoreError) as problem:
+        read_bytes(tmp_path / "nowhere" / "plan.jso")
+    assert problem.value.hint == ""
+
+
+def test_what_stands_for_peers_on_its_own_is_not_taken_for_a_misspelling() -> None:
+    with pytest.raises(UsageError) as problem:
+        _peers(["none", "all"], None, NOTHING)
+    assert str(problem.value) == "The word all stands for peers on its own. Given: none, all."
 
 
 def test_a_command_of_the_command_line_too(capsys: pytest.CaptureFixture[str]) -> None:
@@ -110,4 +131,8 @@ def test_every_such_refusal_is_made_at_one_place() -> None:
     found = [site for site in SITES if site.rule and re.match(listing, site.rule) and site.kind != "unknown"]
     assert [site for site in found if site.rule not in kept_elsewhere] == []
     users = [path for path in PACKAGE.rglob("*.py") if "did_you_mean(" in path.read_text(encoding="utf-8")]
-    assert {path.relative_to(PACKAGE) for path in users} == {Path("common/words.py"), Path("cli.py")}
+    assert {path.relative_to(PACKAGE) for path in users} == {
+        Path("common/words.py"),
+        Path("files/reading.py"),
+        Path("common/command_line.py"),
+    }

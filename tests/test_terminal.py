@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import io
+import shlex
+import subprocess
 import sys
 import unicodedata
+from pathlib import Path
 
 import pytest
 
@@ -57,3 +60,15 @@ def test_no_error_steers_a_terminal() -> None:
 def test_a_cell_of_a_table_stays_in_its_row() -> None:
     table = format_table(("name", "a\rb"), [("x\ny", "\x1b[2K")])
     assert table.splitlines() == ["name     a\\rb", "x\\ny  \\x1b[2K"]
+
+
+def test_whoever_reads_what_is_told_may_leave() -> None:
+    program = "from esen_lab.terminal import tell\nfor number in range(10_000): tell(f'line {number}')"
+    ran = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", f'{shlex.quote(sys.executable)} -c "$0" | head -1', program],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[1],
+    )
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "line 0\n", "")

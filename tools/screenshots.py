@@ -1,7 +1,7 @@
 """Pictures of the real thing for the README: JupyterLab in headless Chromium, in both themes (`make screenshots`).
 
-It executes notebooks/tuning.ipynb in a JupyterLab of its own, measures from the panel, and keeps what the
-cells show then, and the window with panel and monitor, as docs/images/*-light.png and *-dark.png, each under 200 kB.
+It executes notebooks/tuning.ipynb in a JupyterLab of its own, measures from the panel, and keeps the board as it is
+then, and the window with panel and monitor, as docs/images/*-light.png and *-dark.png, each under 200 kB.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ from real_lab import ROOT, LabServer, browser_path
 IMAGES = ROOT / "docs" / "images"
 THEMES = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}
 MOST_BYTES = 200_000
-# Picture -> the beginning of the cell whose output it shows.
-SHOTS = {"plan": "plan =", "tune": "%esen tune", "run": "y ="}
 
 
 def main() -> int:
@@ -91,14 +89,11 @@ def photograph(page: Any, address: str, theme: str, out: Path, timeout_s: float)
     panel.scroll_into_view_if_needed()
     panel.get_by_role("button", name="Measure", exact=True).click()
     page.wait_for_function("() => document.body.innerText.includes('measured JCT')", timeout=60_000)
-    for name, beginning in SHOTS.items():
-        cell = page.locator(".jp-CodeCell").filter(has_text=beginning)
-        shown = panel if name == "tune" else cell.first.locator(".jp-Cell-outputWrapper")
-        shown.scroll_into_view_if_needed()
-        page.wait_for_timeout(300)
-        path = out / f"{name}-{theme}.png"
-        shown.screenshot(path=str(path))
-        print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB")
+    panel.scroll_into_view_if_needed()
+    page.wait_for_timeout(300)
+    path = out / f"tune-{theme}.png"
+    panel.screenshot(path=str(path))
+    print(f"{path.name}: {path.stat().st_size / 1000:.0f} kB")
     window(page, theme, out)
 
 

@@ -3,9 +3,10 @@
     python benchmarks/gpu/gpu_check.py [--out gpu_check.json] [--seconds 470] [--only NAME ...] [--resume] [--rehearse]
     python benchmarks/gpu/gpu_check.py --table gpu_check.json [--profiles FOLDER]
 
-Each section runs in a process of its own for a minute at most, so that a crash or a hang costs one section and no
-section holds a CUDA context while another measures. The most important ones come first. What a section had done when
-its time was over is kept, and it goes on there when all others have had theirs, or in the next call: with --resume,
+Each section runs in a process of its own for a minute, or for its part of the time where few are asked for, so that a
+crash or a hang costs one section and no section holds a CUDA context while another measures. The most important ones
+come first. What a section had done when its time was over is kept, and it goes on there when all others have had
+theirs, or in the next call: with --resume,
 what is in --out is kept, down to the points of a profile, when it is of the same commit, versions, driver and GPU. So
 several calls of ten minutes make one table. Needs torch, numpy and the package; a commit, from git or by --commit.
 
@@ -43,6 +44,7 @@ SECTION_S = 60.0
 ROOT = Path(__file__).parents[2]
 GROUNDS = ("facts", "limits", "proof")
 REST = ("gate", "one-graph", "transport")
+_NO_STEPS = {"gpu_before", "gpu_after", "device", "seconds", "skipped", "not_whole", "rehearsal"}  # of a section's keys
 SAME = ("kind", "commit", "versions", "driver", "gpus")  # of results that may be put together
 REHEARSAL = "REHEARSAL on the CPU with tiny sizes: no figure here is a GPU's"
 
@@ -80,9 +82,11 @@ def in_child(
         out = Path(folder) / "section.json"
         if before:
             out.write_text(json.dumps(before), encoding="utf-8")
-        command = [sys.executable, __file__, "--section", name, "--out", str(out), "--seconds", f"{timeout_s:.1f}"]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
         began = time.monotonic()
+        # The clock is the system's: what importing torch takes, many seconds on a cold machine, is of the same minute.
+        until = f"{began + timeout_s:.1f}"
+        command = [sys.executable, __file__, "--section", name, "--out", str(out), "--until", until]
         problem, cut_off = "", ""
         try:
             done = subprocess.run(
@@ -183,17 +187,18 @@ def run_all(names: Sequence[str], result: dict[str, Any], out: Path, seconds: fl
     """Run sections and write what there is after each; those that are not whole go on while time is left."""
     ends_at = time.monotonic() + seconds
     points = out.with_suffix(".points")
-    points.mkdir(exist_ok=True)
+    points.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = result["sections"]
     waiting = [name for name in names if not is_whole(found.get(name, {}))]
-    while waiting:
-        for name in list(waiting):
+    while turn := list(waiting):
+        for number, name in enumerate(turn):
             before = found.get(name, {})
             left = ends_at - time.monotonic()
             if left <= 5:
                 found.setdefault(name, {"not_whole": "no time was left"})
                 continue
-            one = in_child(name, rehearse, min(SECTION_S, left - 5), before=before, points=points)
+            part_s = (left - 5) / (len(turn) - number)
+            one = in_child(name, rehearse, min(max(SECTION_S, part_s), left - 5), before=before, points=points)
             if rehearse:
                 one["rehearsal"] = REHEARSAL
             found[name] = one
@@ -211,10 +216,16 @@ def run_all(names: Sequence[str], result: dict[str, Any], out: Path, seconds: fl
 
 def _went_on(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
     """Whether another minute is worth it: a section that does no step in one would do none in the next."""
-    skipped = after.get("skipped", ())
     if str(after.get("not_whole")).startswith("cut off"):
-        return False  # it may hang again: the next call may try
+        return _steps_in(after) > _steps_in(before)  # else it may hang again: the next call may try
+    skipped = after.get("skipped", ())
     return not before or len(skipped) < len(before.get("skipped", ())) or "profile" in skipped
+
+
+def _steps_in(found: Mapping[str, Any]) -> int:
+    """How much of a section there is, however it is grouped."""
+    steps = {name: one for name, one in found.items() if name not in _NO_STEPS}
+    return sum(_steps_in(one) if isinstance(one, Mapping) else 1 for one in steps.values())
 
 
 def write(result: Mapping[str, Any], out: Path) -> None:
@@ -222,12 +233,12 @@ def write(result: Mapping[str, Any], out: Path) -> None:
     out.write_text(json.dumps(result, indent=1), encoding="utf-8")
 
 
-def run_child(name: str, out: Path, seconds: float, rehearse: bool, points: Path | None) -> None:
-    """One section in this process, going on with what `out` has of it."""
+def run_child(name: str, out: Path, until: float, rehearse: bool, points: Path | None) -> None:
+    """One section in this process until `time.monotonic()` is `until`, going on with what `out` has of it."""
     from gpu_sections import run_section
 
     before = json.loads(out.read_text(encoding="utf-8")) if out.exists() else None
-    steps = Steps(out, seconds, rehearse=rehearse, before=before, folder=points)
+    steps = Steps(out, until - time.monotonic(), rehearse=rehearse, before=before, folder=points)
     run_section(name, steps)
     steps.write()
 
@@ -244,6 +255,7 @@ def main(arguments: Sequence[str] | None = None, *, gpu: Callable[[], bool] = ha
     words.add_argument("--table", metavar="FILE", help="print what was measured as tables")
     words.add_argument("--profiles", metavar="FOLDER", help="with --table: write the measured latencies there")
     words.add_argument("--section", help=argparse.SUPPRESS)
+    words.add_argument("--until", type=float, help=argparse.SUPPRESS)
     words.add_argument("--points", help=argparse.SUPPRESS)
     given = words.parse_args(arguments)
     out = Path(given.out)
@@ -256,7 +268,7 @@ def main(arguments: Sequence[str] | None = None, *, gpu: Callable[[], bool] = ha
             print(f"written: {path}")
         return 0
     if given.section:
-        run_child(given.section, out, given.seconds, given.rehearse, Path(given.points) if given.points else None)
+        run_child(given.section, out, given.until, given.rehearse, Path(given.points) if given.points else None)
         return 0
     known = sections(given.rehearse)
     unknown = [name for name in given.only or () if name not in known]

@@ -5,7 +5,8 @@
     python benchmarks/peers/bench_peers.py --table        figures and plots anew, of what the JSON file holds
 
 A row is an ensemble at one batch. It is measured in a process of its own, and written to the JSON file as soon as it is
-done; a run that was cut short goes on where it ended (`--fresh` begins anew). On the page, the figures stand between
+done; a run that was cut short goes on where it ended (`--fresh` begins anew), also on another machine: each row keeps
+what it was measured on, and the page says it. On the page, the figures stand between
 two marks, and the rest is written by hand. Where a plan is more than 3 % slower than the best alternative, the page
 says so with the words that `reasons.txt` beside this file has for that row.
 
@@ -25,7 +26,6 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -34,14 +34,14 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 from measured_on import write_whole  # noqa: E402
 from peer_ensembles import ENSEMBLES, missing  # noqa: E402
 from peer_page import around_figures, reasons, write_page  # noqa: E402
-from peer_rows import PLAN, Row, about  # noqa: E402
+from peer_rows import PLAN, Row  # noqa: E402
 
 BATCHES = (1, 4, 32)
 QUICK_BATCHES = (4,)
 
 
 def records(path: Path) -> list[Row]:
-    """The rows of a JSON file, or none."""
+    """The rows of a JSON file, or none; each with what it was measured on."""
     if not path.exists():
         return []
     found: list[Row] = json.loads(path.read_text(encoding="utf-8"))["rows"]
@@ -49,10 +49,9 @@ def records(path: Path) -> list[Row]:
 
 
 def write_json(path: Path, rows: Sequence[Row]) -> None:
-    """One row in a line, after what is said of all of them."""
+    """One row in a line."""
     lines = ",\n".join(json.dumps(row) for row in rows)
-    head = json.dumps({**about(), "commits": sorted({row["commit"] for row in rows})}, indent=1)
-    write_whole(path, f'{head[:-2]},\n "rows": [\n{lines}\n]}}\n')
+    write_whole(path, f'{{"rows": [\n{lines}\n]}}\n')
 
 
 def row_in_process(name: str, batch: int, *, quick: bool) -> Row:
@@ -151,8 +150,7 @@ def main(words: Sequence[str] | None = None) -> None:
     rows = records(asked.json) if asked.table else run(asked)
     if not rows:
         raise SystemExit(f"{asked.json} holds no rows: run without --table first")
-    about_file: dict[str, Any] = json.loads(asked.json.read_text(encoding="utf-8"))
-    write_page(about_file, asked.page, reasons(HERE / "reasons.txt"))
+    write_page(rows, asked.page, reasons(HERE / "reasons.txt"))
     print(f"wrote {asked.json} and {asked.page}: {len(rows)} rows", file=sys.stderr)
 
 

@@ -53,10 +53,9 @@ def around_figures(page: Path) -> tuple[str, str]:
     return before, rest.partition(END)[2]
 
 
-def write_page(report: Mapping[str, Any], page: Path, words: Mapping[tuple[str, int], str]) -> None:
+def write_page(rows: Sequence[Row], page: Path, words: Mapping[tuple[str, int], str]) -> None:
     """Put the figures between the marks of the page, which is made where there is none, and the plots beside it."""
     before, after = around_figures(page)
-    rows: Sequence[Row] = report["rows"]
     batches = sorted({row["batch"] for row in rows})
     plots = []
     for batch in batches:
@@ -64,7 +63,7 @@ def write_page(report: Mapping[str, Any], page: Path, words: Mapping[tuple[str, 
         page.with_name(name).write_text(plot([row for row in rows if row["batch"] == batch], batch), encoding="utf-8")
         plots.append(f"![JCT relative to sequential eager running, batch {batch}]({name})")
     parts = [
-        _origin(report),
+        _origins(rows),
         _goals(rows),
         "## Every row",
         overview(rows),
@@ -78,13 +77,33 @@ def write_page(report: Mapping[str, Any], page: Path, words: Mapping[tuple[str, 
     page.write_text(f"{before}{BEGIN}\n{figures}\n{END}{after}", encoding="utf-8")
 
 
-def _origin(report: Mapping[str, Any]) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
-    quick = "" if not any(row["quick"] for row in report["rows"]) else " **Quick rows are among them: no figures.**"
-    return (
-        f"Made by `make bench-peers` on {report['machine']}, {report['cores']} logical CPUs: {versions}; commits "
-        f"{', '.join(report['commits'])}. {len(report['rows'])} rows.{quick}"
-    )
+def _origins(rows: Sequence[Row]) -> str:
+    """What the rows were measured on: a line for each machine with its versions, by its letter where there are more."""
+    letters = _letters(rows)
+    lines = []
+    for letter, on in letters:
+        theirs = [row for row in rows if row["on"] == on]
+        versions = ", ".join(f"{name} {version}" for name, version in on["versions"].items())
+        commits = ", ".join(sorted({row["commit"] for row in theirs}))
+        made = f"**{letter}**: made" if len(letters) > 1 else "Made"
+        lines.append(
+            f"{made} by `make bench-peers` on {on['machine']}, {on['cores']} logical CPUs: {versions}; "
+            f"commits {commits}. {len(theirs)} rows."
+        )
+    if len(letters) > 1:
+        lines.append("Times of different letters are of different machines or versions: only ratios can be compared.")
+    if any(row["quick"] for row in rows):
+        lines.append("**Quick rows are among them: no figures.**")
+    return "\n\n".join(lines)
+
+
+def _letters(rows: Sequence[Row]) -> list[tuple[str, Mapping[str, Any]]]:
+    """What rows were measured on, each under a letter, in the order of the rows."""
+    found: list[Mapping[str, Any]] = []
+    for row in rows:
+        if row["on"] not in found:
+            found.append(row["on"])
+    return [(chr(ord("A") + number), on) for number, on in enumerate(found)]
 
 
 def _goals(rows: Sequence[Row]) -> str:
@@ -139,11 +158,14 @@ def _ratio(found: Mapping[str, Any] | None) -> str:
 
 def overview(rows: Sequence[Row]) -> str:
     """A line for each row: medians of the plans, of sequential running and of the best alternative; paired ratios."""
+    letters = _letters(rows)
     lines = [
         "| ensemble | batch | sequential eager | plan, eager alone | plan | plan, bf16 | best alternative | "
         "plan / best (95 %) | plan / sequential (95 %) | plan / bound |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
+    if len(letters) > 1:
+        lines = [lines[0] + " on |", lines[1] + "---|"]
     for row in rows:
         found = row["compared"].get(PLAN)
         best = "-" if found is None else f"{found['against']}, {_median(row, found['against'])}"
@@ -152,6 +174,7 @@ def overview(rows: Sequence[Row]) -> str:
             f"| {row['ensemble']} | {row['batch']} | {_median(row, SEQUENTIAL)} | {_median(row, EAGER)} | "
             f"{_median(row, PLAN)} | {_median(row, BF16)} | {best} | {_ratio(found)} | "
             f"{_ratio(found and found['sequential'])} | {'-' if bound is None else f'{bound:.2f}'} |"
+            + "".join(f" {letter} |" for letter, on in letters if on == row["on"] and len(letters) > 1)
         )
     return "\n".join(lines)
 

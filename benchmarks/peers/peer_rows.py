@@ -30,6 +30,7 @@ Row = dict[str, Any]
 PLAN, EAGER, BF16 = "plan", "plan, eager alone", "plan, bf16 allowed"
 """The plans of a row: with all backends, with eager alone, and with bfloat16 where that is faster."""
 OURS = (EAGER, PLAN, BF16)
+_ROUNDS = 2  # of a refinement, whose plans with all networks at once are run besides
 IN_BF16 = "openvino-async@bf16"
 PACKAGES = ("esen-lab", "torch", "numpy", "openvino", "onnxruntime", "transformers", "scikit-learn", "ray")
 
@@ -73,6 +74,7 @@ def measured(name: str, batch: int, *, quick: bool) -> Row:
         "members": list(networks),
         "quick": quick,
         "commit": commit(),
+        "on": about(),
         "prepared_s": round(prepared_s, 1),
         "took_s": round(time.monotonic() - began, 1),
         "rounds": found.rounds,
@@ -86,7 +88,7 @@ def measured(name: str, batch: int, *, quick: bool) -> Row:
 
 
 def _plans(lab: Lab, *, budget_s: float, whole: bool) -> dict[str, Plan]:
-    """The plans to compare, each searched with what sub-models may be executed by."""
+    """The plans to compare, each searched with what sub-models may be executed by, and refined by a few runs."""
     here = [name for name in BACKENDS if not why_not(name) and (whole or name != "inductor")]
     in_bf16 = [f"{name}@bf16" for name in ("eager", "openvino") if not why_not(f"{name}@bf16")]
     allowed = {EAGER: ["eager"], PLAN: here} | ({BF16: [*here, *in_bf16]} if whole else {})
@@ -94,7 +96,8 @@ def _plans(lab: Lab, *, budget_s: float, whole: bool) -> dict[str, Plan]:
     lab.search()
     for name, backends in allowed.items():
         lab.lanes.choose_backends(backends=backends, budget_s=budget_s)
-        found[name] = lab.search()
+        lab.search()
+        found[name] = lab.studies.refine(rounds=_ROUNDS, runs=5 if whole else 2).plan
     return found
 
 

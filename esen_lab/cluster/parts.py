@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from esen_lab.cluster.orders import NodeBundle
+from esen_lab.common.surroundings import step
 from esen_lab.ensemble import Ensemble, make_combine
 from esen_lab.errors import UsageError
 from esen_lab.planner.fits import stages_only_planned
@@ -123,7 +124,8 @@ def check_nodes(plan: Plan, units: Mapping[str, int]) -> None:
         raise UsageError(
             f"A plan for nodes names those of the cluster: {', '.join(units) or 'it has none'}",
             given=f"a plan for {', '.join(gone)}",
-            hint="Plan again for these nodes: lab.studies.place, or lab.cluster.replan_without(node).",
+            hint=f"Plan again for these nodes: {step('lab.studies.place', '%esen place')}, or "
+            "lab.cluster.replan_without(node).",
         )
     small = [
         f"{name} has {units[name]}, the plan {plan.devices[name]}"

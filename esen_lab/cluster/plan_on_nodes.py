@@ -35,6 +35,7 @@ from esen_lab.lanes.openmp import CallersThreads
 from esen_lab.planner.plan import Plan
 from esen_lab.run import Deadline, Run, RunOptions
 from esen_lab.run.stage_checks import StagesPrepared, check_stages
+from esen_lab.run.start import silent
 
 RESTARTS = 20
 
@@ -95,7 +96,7 @@ class PlanOnNodes:
                 one = HeldNode(part=part, node=node, link=link, bundle=bundle, value=value, begun_with=value)
                 held.all += (one,)
                 one.loading = link.call("what_is_loaded")
-            held.wait_until_loaded(deadline, on_progress or _silent)
+            held.wait_until_loaded(deadline, on_progress or silent)
             if plan.staged and not made.keeping:  # on the example, as lanes of one machine; it counts to no run
                 made.run(ensemble.example, deadline=deadline)
         except BaseException:
@@ -228,7 +229,3 @@ class PlanOnNodes:
                 given=f"stop_early={options.stop_early!r}",
                 hint="Give deadline_s, or run on one machine.",
             )
-
-
-def _silent(*_: object) -> None:
-    """Progress that nobody watches."""

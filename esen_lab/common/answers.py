@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from esen_lab.common.trees import Tree, flatten
@@ -43,6 +43,8 @@ class Difference:
         apart: The largest difference of any output, absolute; infinite where they cannot be compared.
         why: What cannot be compared, or "".
         allowed: The largest error that rounding explains here; None for that of other kernels (`TOLERANCE`).
+        nan: How many values are NaN in both: of those nothing can be said but that.
+        values: How many values there are; None: not counted, since nothing could be compared.
     """
 
     dtype: str
@@ -50,6 +52,8 @@ class Difference:
     apart: float = 0.0
     why: str = ""
     allowed: float | None = None
+    nan: int = field(default=0, compare=False)
+    values: int | None = field(default=None, compare=False)
 
     @property
     def tolerance(self) -> float:
@@ -60,6 +64,15 @@ class Difference:
     def agrees(self) -> bool:
         """Whether rounding explains it."""
         return not self.why and self.error <= self.tolerance
+
+    @property
+    def unjudged(self) -> str:
+        """Of which values nothing is judged, for people; "" where all are."""
+        if self.values == 0:
+            return "there are none"
+        if not self.nan or self.values is None:
+            return ""
+        return "all values" if self.nan == self.values else f"{self.nan:,} of {self.values:,} values"
 
     @property
     def amount(self) -> str:
@@ -99,13 +112,37 @@ def difference(answer: Tree, reference: Tree, tolerances: Mapping[str, float] = 
         return Difference(dtype="", error=math.inf, apart=math.inf, why=OTHER_SHAPE)
     first = _name(wanted[0]) if wanted else ""
     worst = Difference(dtype=first, error=0.0, allowed=tolerances.get(first, 0.0))
-    apart = 0.0
+    apart, nan, values = 0.0, 0, 0
     for y, r in zip(got, wanted, strict=True):
         found = _of_tensors(y.detach(), r.detach(), tolerances.get(_name(r), 0.0))
-        apart = max(apart, found.apart)
+        apart, nan, values = max(apart, found.apart), nan + found.nan, values + r.numel()
         if found.error / (found.tolerance or 1e-300) > worst.error / (worst.tolerance or 1e-300):
             worst = found
-    return worst if worst.apart == apart else replace(worst, apart=apart)
+    return replace(worst, apart=apart, nan=nan, values=values)
+
+
+def difference_of_tensors(answer: Tree, reference: Tree, tolerances: Mapping[str, float] = TOLERANCE) -> Difference:
+    """The same of the tensors alone, in their order.
+
+    Where an answer was made by an export, its constants and the classes of its named tuples may be called otherwise.
+    """
+    return difference(flatten(answer)[0], flatten(reference)[0], tolerances)
+
+
+def nan_told(found: Mapping[str, Difference]) -> tuple[str, ...]:
+    """What was not judged because there are no numbers to compare, a sentence each; none where all was.
+
+    Args:
+        found: How the answers of each sub-model compare with their reference.
+    """
+    nan = [f"{name} ({one.unjudged})" for name, one in found.items() if one.nan and one.unjudged]
+    none = [name for name, one in found.items() if one.values == 0]
+    told = []
+    if nan:
+        told.append(f"NaN in the answers of {', '.join(nan)}, and in their reference: nothing else is judged of these.")
+    if none:
+        told.append(f"No values in the answers of {', '.join(none)}: nothing is judged of them.")
+    return tuple(told)
 
 
 def _of_tensors(y: torch.Tensor, r: torch.Tensor, allowed: float) -> Difference:
@@ -126,7 +163,8 @@ def _of_tensors(y: torch.Tensor, r: torch.Tensor, allowed: float) -> Difference:
     apart = torch.where(fine, (y - r).abs(), 0.0).max().item()
     largest = torch.where(fine, r.abs(), 0.0).max().item()
     error = apart / largest if largest else (math.inf if apart else 0.0)
-    return Difference(dtype=name, error=error, apart=apart, allowed=allowed)
+    nan = 0 if bool(fine.all()) else int(r.isnan().sum())
+    return Difference(dtype=name, error=error, apart=apart, allowed=allowed, nan=nan)
 
 
 def _same_beyond(y: torch.Tensor, r: torch.Tensor) -> bool:

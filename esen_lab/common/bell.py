@@ -6,6 +6,7 @@ Bell        rings with the new state: each listener hears it in a thread of its 
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import warnings
@@ -14,6 +15,7 @@ from typing import Generic, TypeVar
 
 from esen_lab.common.locks import Lock
 from esen_lab.common.resources import begin
+from esen_lab.errors import DeviceError
 
 State = TypeVar("State")
 
@@ -102,8 +104,11 @@ class _Hearer(Generic[State]):
             self._unheard.get_nowait()
         with self._lock:
             if not self._ended and (self._thread is None or not self._thread.is_alive()):
-                self._thread = threading.Thread(target=self._hear, name="esen_lab bell", daemon=True)
-                begin(self._thread)
+                self._thread = None
+                thread = threading.Thread(target=self._hear, name="esen_lab bell", daemon=True)
+                with contextlib.suppress(DeviceError):  # no thread to be had: what is unheard waits for the next ring
+                    begin(thread)
+                    self._thread = thread
 
     def end(self) -> None:
         """Hear nothing more."""
@@ -129,7 +134,7 @@ class _Hearer(Generic[State]):
                 dropped("the bell", problem)
 
 
-def dropped(of: str, problem: Exception) -> None:
+def dropped(of: str, problem: BaseException) -> None:
     """Warn that a listener was dropped for what it raised; never raises, whatever the filters of warnings say."""
     try:
         text = f"A listener of {of} is not told any more: it raised {type(problem).__name__}: {problem}"

@@ -6,10 +6,61 @@ import re
 import shutil
 import sys
 import textwrap
+import unicodedata
 from collections.abc import Sequence
 
 LEAST = 10  # columns of a cell that wraps
 GAP = 2
+
+
+def width_of(text: str) -> int:
+    """How many columns a text takes: letters of East Asian scripts and most emoji take two."""
+    return len(text) if text.isascii() else sum(map(_width_of_one, text))
+
+
+def _width_of_one(letter: str) -> int:
+    if unicodedata.category(letter) in ("Mn", "Me", "Cf"):
+        return 0
+    return 2 if unicodedata.east_asian_width(letter) in "WF" else 1
+
+
+def beginning(text: str, columns: int) -> str:
+    """As much of the beginning of a text as so many columns hold."""
+    taken = 0
+    for place, letter in enumerate(text):
+        taken += _width_of_one(letter)
+        if taken > columns:
+            return text[:place]
+    return text
+
+
+def padded(text: str, columns: int, *, right: bool = False) -> str:
+    """A text with spaces up to so many columns behind it, or before it."""
+    room = " " * max(0, columns - width_of(text))
+    return room + text if right else text + room
+
+
+def wrap(text: str, columns: int, indent: str = "", *, break_on_hyphens: bool = True) -> list[str]:
+    """The words of a text as lines of at most so many columns, each behind an indent; none of nothing."""
+    if width_of(text) == len(text):
+        return textwrap.wrap(
+            text, columns, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=break_on_hyphens
+        )
+    room = max(2, columns - width_of(indent))  # a wide letter is never parted
+    lines: list[str] = []
+    line = ""
+    for word in text.split():
+        joined = f"{line} {word}" if line else word
+        if width_of(joined) <= room:
+            line = joined
+            continue
+        if line:
+            lines.append(line)
+        line = word
+        while width_of(line) > room:
+            lines.append(beginning(line, room))
+            line = line[len(lines[-1]) :]
+    return [indent + line for line in (*lines, line) if line]
 
 
 def terminal_columns() -> int | None:
@@ -32,7 +83,7 @@ def fitted(rows: Sequence[Sequence[str]], numbers: Sequence[bool], columns: int 
     Returns:
         The rows; None where they do not fit, however they are wrapped.
     """
-    widths = [max(1, *(len(row[place]) for row in rows)) for place in range(len(numbers))]
+    widths = [max(1, *(width_of(row[place]) for row in rows)) for place in range(len(numbers))]
     if columns is None:
         return [list(row) for row in rows]
     room = columns - GAP * (len(widths) - 1)
@@ -45,14 +96,12 @@ def fitted(rows: Sequence[Sequence[str]], numbers: Sequence[bool], columns: int 
     while sum(widths) > room:
         widest = max((at for at, low in enumerate(least) if widths[at] > low), key=lambda at: widths[at])
         widths[widest] -= 1
-    return [
-        ["\n".join(textwrap.wrap(cell, width) or [""]) for cell, width in zip(row, widths, strict=True)] for row in rows
-    ]
+    return [["\n".join(wrap(cell, width) or [""]) for cell, width in zip(row, widths, strict=True)] for row in rows]
 
 
 def _least_of_numbers(cells: Sequence[str]) -> int:
     """The room that a column of numbers needs: each whole, and the words of its heading."""
-    return max(1, *(len(word) for word in re.split(r"(?<=-)|\s", cells[0])), *map(len, cells[1:]))
+    return max(1, *(width_of(word) for word in re.split(r"(?<=-)|\s", cells[0])), *map(width_of, cells[1:]))
 
 
 def side_by_side(row: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> list[str]:
@@ -61,10 +110,7 @@ def side_by_side(row: Sequence[str], widths: Sequence[int], right: Sequence[bool
     lines = []
     for at in range(max(map(len, cells))):
         now = [cell[at] if at < len(cell) else "" for cell in cells]
-        parts = [
-            part.rjust(width) if to_right else part.ljust(width)
-            for part, width, to_right in zip(now, widths, right, strict=True)
-        ]
+        parts = [padded(part, width, right=to_right) for part, width, to_right in zip(now, widths, right, strict=True)]
         lines.append((" " * GAP).join(parts).rstrip())
     return lines
 
@@ -84,10 +130,7 @@ def wrapped(text: str, columns: int | None, indent: str = "") -> list[str]:
     """A line of text as lines of at most so many columns; None: as it is."""
     if columns is None:
         return [indent + text]
-    lines = textwrap.wrap(
-        text, max(columns, 20), initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
-    )
-    return lines or [indent]
+    return wrap(text, max(columns, 20), indent, break_on_hyphens=False) or [indent]
 
 
 def table_lines(rows: Sequence[Sequence[str]], right: Sequence[bool], columns: int | None, *, ruled: bool) -> list[str]:
@@ -104,7 +147,7 @@ def table_lines(rows: Sequence[Sequence[str]], right: Sequence[bool], columns: i
         assert columns is not None  # without a limit everything fits
         heads = rows[0] if ruled else ("",) * len(right)
         return stacked(heads, rows[1:] if ruled else rows, columns)
-    widths = [max(len(line) for row in found for line in row[at].split("\n")) for at in range(len(right))]
+    widths = [max(width_of(line) for row in found for line in row[at].split("\n")) for at in range(len(right))]
     lines = [line for row in found[:1] for line in side_by_side(row, widths, right)]
     if ruled:
         lines.append((" " * GAP).join("-" * width for width in widths))

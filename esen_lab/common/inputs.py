@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from esen_lab.common.tensors import sharing, taken_in
+from esen_lab.common.tensors import laid_out, sharing, taken_in
 from esen_lab.common.trees import Structure, Tree, flatten, map_tensors, paths, unflatten
 from esen_lab.errors import UsageError
 
@@ -71,13 +71,13 @@ def check_apart(leaves: Sequence[torch.Tensor], structure: Structure, writer: st
 
 
 def own_example(example: Tree) -> Tree:
-    """A copy of an example, on the CPU and shared with nobody; raises as `take_in` does.
+    """A copy of an example on the CPU, laid out as lanes are given it, shared with nobody; raises as `take_in` does.
 
     Raises:
         UsageError: Also where it is a dict whose keys are no names of arguments.
     """
     with ordinary_tensors():
-        own = map_tensors(lambda tensor: tensor.cpu().clone(), as_input(example, "the example"))
+        own = map_tensors(lambda tensor: laid_out(tensor.cpu()), as_input(example, "the example"))
     wrong = [key for key in own if not isinstance(key, str)] if isinstance(own, dict) else []
     if wrong:
         raise UsageError(

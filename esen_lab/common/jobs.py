@@ -187,8 +187,14 @@ class Job(Shown, ABC, Generic[Result, Progress]):
             self._state, self._error = state, error
             self._ending()
         self._over.set()
-        self._changed()
-        self._told.set()
+        try:
+            self._changed()
+        except BaseException as problem:  # what ends threads: it is this one's end anyway
+            if not self._is_mine:
+                raise
+            dropped(f"a {self._what}", problem)
+        finally:  # or who waits would wait for ever
+            self._told.set()
 
     def _ending(self) -> None:
         """What else is so from now on; called once, with the lock held."""

@@ -134,6 +134,19 @@ def begin(thread: threading.Thread) -> None:
         raise _no_threads(problem) from problem
 
 
+def aside(function: Callable[[], object], name: str) -> None:
+    """Call a function in a thread of its own that nobody waits for; here and now, where the system gives no more.
+
+    Args:
+        function: What is to be done in any case.
+        name: The thread's.
+    """
+    try:
+        begin(threading.Thread(target=function, name=name, daemon=True))
+    except DeviceError:
+        function()
+
+
 def submit(pool: Executor, function: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> Future[_R]:
     """Have a pool call a function.
 

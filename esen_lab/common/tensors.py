@@ -174,6 +174,18 @@ def _refused(what: str, given: str, hint: str, rule: str) -> UsageError:
     )
 
 
+ALIGNMENT = 64
+"""Bytes at whose multiples torch's own memory begins, on a CPU: a cache line."""
+
+
+def aligned(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor, or a copy of it where its memory begins elsewhere than torch's own would.
+
+    Some kernels choose their way, and so their last bits, by the address of their numbers.
+    """
+    return tensor.clone() if tensor.data_ptr() % ALIGNMENT else tensor
+
+
 def is_channels_last(tensor: torch.Tensor) -> bool:
     """Whether a tensor of 4 or 5 dimensions is laid out with channels innermost, and not as usual."""
     import torch
@@ -181,6 +193,18 @@ def is_channels_last(tensor: torch.Tensor) -> bool:
     return not tensor.is_contiguous() and tensor.is_contiguous(
         memory_format=getattr(torch, MEMORY_FORMATS[tensor.dim()])
     )
+
+
+def is_laid_out(tensor: torch.Tensor) -> bool:
+    """Whether a tensor lies as lanes are given it: contiguous, or with channels innermost."""
+    return tensor.is_contiguous() or (tensor.dim() in MEMORY_FORMATS and is_channels_last(tensor))
+
+
+def laid_out(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy that lies so."""
+    import torch
+
+    return tensor.clone(memory_format=torch.preserve_format if is_laid_out(tensor) else torch.contiguous_format)
 
 
 # --- between processes ----------------------------------------------------------------------------------------------
@@ -358,7 +382,7 @@ def _meet(first: torch.Tensor, second: torch.Tensor) -> bool:
     import torch
 
     low = min(_span(first)[0], _span(second)[0])
-    mark = torch.zeros(max(_span(first)[1], _span(second)[1]) - low, dtype=torch.uint8)
+    mark = torch.zeros(max(_span(first)[1], _span(second)[1]) - low, dtype=torch.uint8, device="cpu")
     views = []
     for tensor in (first, second):
         steps = [(size, step) for size, step in zip(tensor.shape, tensor.stride(), strict=True) if step]
@@ -367,6 +391,13 @@ def _meet(first: torch.Tensor, second: torch.Tensor) -> bool:
         views.append(mark.as_strided(sizes, strides, tensor.data_ptr() - low))
     views[0].fill_(1)
     return bool(views[1].any())
+
+
+def same_bytes(first: torch.Tensor, second: torch.Tensor) -> bool:
+    """Whether two dense tensors of one dtype and shape hold the same; NaN equals NaN."""
+    import torch
+
+    return torch.equal(first.reshape(-1).view(torch.uint8), second.reshape(-1).view(torch.uint8))
 
 
 def check_size(size_bytes: int, what: str) -> None:

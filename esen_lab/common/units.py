@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from numbers import Integral, Real
 
 from esen_lab.common.fitting import table_lines, terminal_columns
 from esen_lab.common.words import unknown
@@ -18,6 +19,8 @@ from esen_lab.terminal import visible_line
 
 MOST_UNITS = 4096
 """More than any device has; keeps what is read from a file within what can be computed."""
+MOST_SEED = 2**32 - 1
+"""The largest seed that all generators take: numpy's old one, which optuna uses, has 32 bits."""
 BACKENDS = ("eager", "channels_last", "inductor", "openvino", "onnxruntime", "cuda-graph", "tensorrt")
 """What executes a sub-model, each a file of `esen_lab.lanes.backends`; "inductor" is `torch.compile`."""
 PRECISIONS = ("bf16", "fp16", "int8")
@@ -68,6 +71,44 @@ def backend_parts(name: str) -> tuple[str, str]:
     return bare, precision
 
 
+def check_seed(seed: object) -> int:
+    """Return `seed` when every generator of random numbers takes it, else raise `UsageError`."""
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= int(seed) <= MOST_SEED:
+        raise UsageError(f"A seed is a whole number from 0 to {MOST_SEED}", given=repr(seed))
+    return int(seed)
+
+
+def check_number(
+    value: object,
+    rule: str,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+    hint: str = "",
+) -> float:
+    """Return `value` when it is a number within these bounds, else raise `UsageError` with the rule. NaN never is."""
+    if not isinstance(value, bool) and isinstance(value, Real):
+        number = float(value)
+        if (
+            not math.isnan(number)
+            and (above is None or number > above)
+            and (least is None or number >= least)
+            and (most is None or number <= most)
+            and (below is None or number < below)
+        ):
+            return number
+    raise UsageError(rule, given=repr(value), hint=hint)
+
+
+def check_count(value: object, rule: str, *, least: int = 1, most: int | None = None) -> int:
+    """Return `value` when it is a whole number (`int`) within these bounds, else raise `UsageError` with the rule."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= least and (most is None or value <= most):
+        return value
+    raise UsageError(rule, given=repr(value))
+
+
 def check_units(units: object, of_units: int, what: str = "a share") -> int:
     """Return `units` when it is an integer share in 1..of_units, else raise `UsageError`."""
     if isinstance(units, bool) or not isinstance(units, int):
@@ -86,8 +127,15 @@ def format_seconds(seconds: float | None) -> str:
         return "never"
     scale, unit = next((pair for pair in _TIMES if abs(seconds) >= pair[0]), _TIMES[-1])
     value = seconds / scale
+    if 0 < abs(value) < 0.01:
+        return f"{value:.2g} {unit}"  # a limit that somebody asked for is no 0.00 µs
     decimals = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
     return f"{value:.{decimals}f} {unit}"
+
+
+def format_rate(per_s: float) -> str:
+    """How many a second, whole from 10 on ("240", "2.4", "0.031"): few are not none."""
+    return f"{per_s:.0f}" if per_s >= 10 else f"{per_s:.2g}"
 
 
 def format_bytes(size: int | None) -> str:
@@ -99,8 +147,26 @@ def format_bytes(size: int | None) -> str:
 
 
 def format_units(units: int, unit: str) -> str:
-    """A share in words: "1 core", "3 cores", "30 %"."""
-    return f"{units} {unit}" if units == 1 or unit.endswith("%") else f"{units} {unit}s"
+    """A share in words: "1 core", "3 cores", "2 groups of 8 SMs", "30 %"."""
+    return f"{units} {unit if units == 1 else plural(unit)}"
+
+
+def plural(unit: str) -> str:
+    """What several of a unit are called: "cores", "groups of 8 SMs"; a measure stays as it is ("%", "percent")."""
+    if unit.endswith("%") or unit == "percent":
+        return unit
+    what, of, rest = unit.partition(" of ")
+    return f"{what}s{of}{rest}"
+
+
+def format_switch(value: object) -> str:
+    """What a switch of torch is set to, for people: "on", "off", "float16"."""
+    return "on" if value is True else "off" if value is False else str(value).removeprefix("torch.")
+
+
+def format_count(count: int, what: str) -> str:
+    """How many there are ("1 plan", "1,200 plans")."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def format_percent(ratio: float | None, *, signed: bool = False) -> str:
@@ -154,6 +220,11 @@ def marked(text: str, unmeasured: Mapping[str, str]) -> str:
     return with_marks(text, "; ".join(f"{word}: {', '.join(own)}" for word, own in names.items()))
 
 
+def now() -> str:
+    """The present as plans and files tell it: ISO 8601 in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
 def days_since(moment: str, now: datetime | None = None) -> float | None:
     """Days since an ISO 8601 time, negative for one to come; None where it is not such a time.
 
@@ -167,6 +238,11 @@ def days_since(moment: str, now: datetime | None = None) -> float | None:
         return None
     then = then if then.tzinfo else then.replace(tzinfo=UTC)
     return ((now or datetime.now(UTC)) - then).total_seconds() / 86400
+
+
+def simulated_line(device: Mapping[str, object]) -> tuple[str, ...]:
+    """Of the identity of a simulated device, as plain data: the line that says so below figures; of others none."""
+    return (f"For {device.get('name', 'a device')}: simulated, and not measured.",) if device.get("simulated") else ()
 
 
 def format_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

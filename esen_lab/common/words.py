@@ -46,3 +46,9 @@ def listed(names: str | Sequence[str]) -> Sequence[str]:
     if not isinstance(names, str):
         return names
     return [name.strip() for name in names.split(",") if name.strip()]
+
+
+def some_of(names: Sequence[str], most: int) -> str:
+    """The first few of some names, for people: "a, b and 3 more"."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

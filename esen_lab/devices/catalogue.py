@@ -230,14 +230,20 @@ def open_device(which: str | Device | None = None) -> Device:
     "fake:FILE" is a simulated device that replays the latencies recorded in FILE (see `FakeDevice.load`).
 
     Raises:
-        UsageError: No device has that name.
+        UsageError: No device has that name, or it is neither a name nor a device.
         DeviceError: Something that the device needs is missing.
         StoreError: The file of a simulated device cannot be used.
     """
     if which is None:
         which = this_machine().default()
-    if not isinstance(which, str):
+    if isinstance(which, Device):
         return which
+    if not isinstance(which, str):
+        raise UsageError(
+            "A device is named by text, or is a Device",
+            given=f"a {type(which).__name__}",
+            hint=f'Such as "cpu". {_look_first()}',
+        )
     if which.startswith("fake:"):
         return FakeDevice.load(which.removeprefix("fake:"))
     return this_machine().open(which)

@@ -53,5 +53,8 @@ def run_self_test(name: str, *, timeout_s: float = SELF_TEST_S, module: str = _P
     if not lines:
         last = errors.strip().splitlines()[-1:] or ["nothing printed"]
         return Verdict(passed=False, text=f"it ended with status {child.returncode}: {last[0]}")
-    found = json.loads(lines[-1])
-    return Verdict(passed=bool(found["passed"]), text=str(found["text"]))
+    try:
+        found = json.loads(lines[-1])
+        return Verdict(passed=bool(found["passed"]), text=str(found["text"]))
+    except (ValueError, KeyError, TypeError):  # it was ended while it printed
+        return Verdict(passed=False, text=f"it ended with status {child.returncode} in the middle of its verdict")

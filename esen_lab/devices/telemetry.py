@@ -16,10 +16,13 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from esen_lab.common.locks import Lock
+from esen_lab.common.resources import begin
 from esen_lab.errors import UsageError
 
 DEFAULT_INTERVAL_S = 0.5
 DEFAULT_HISTORY_S = 1800.0
+MOST_SAMPLES = 2_000_000
+"""That are kept: a day at the highest rate, and somewhat more."""
 _MOST_MARKS = 500
 
 Value = float | str  # a number, or why there is none
@@ -102,10 +105,10 @@ class MarkLog:
             pause_s: It counts only after so many seconds without one: a loop of runs has one mark, at its begin.
         """
         now = self._clock()
+        last, self._last[what] = self._last.get(what), now
+        if pause_s and last is not None and now - last < pause_s:
+            return
         with self._lock:
-            last, self._last[what] = self._last.get(what), now
-            if pause_s and last is not None and now - last < pause_s:
-                return
             self._marks.append(Mark(at_s=now, what=what, phase=phase))
             self._count += 1
 
@@ -134,7 +137,7 @@ class Sampler:
     Args:
         meter: What to read.
         interval_s: Seconds between samples, 0.05 to 60.
-        history_s: How much is kept, in seconds.
+        history_s: How much is kept, in seconds, a week at most.
         clock: Seconds since the epoch.
     """
 
@@ -146,10 +149,11 @@ class Sampler:
         history_s: float = DEFAULT_HISTORY_S,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        if not 0.05 <= interval_s <= 60:
+        if not (isinstance(interval_s, (int, float)) and 0.05 <= interval_s <= 60):
             raise UsageError("Samples are 0.05 to 60 seconds apart", given=interval_s)
-        if not history_s >= interval_s:
-            raise UsageError("The history is at least one sample long", given=history_s)
+        if not (isinstance(history_s, (int, float)) and interval_s <= history_s <= interval_s * MOST_SAMPLES):
+            longest = f"at most {MOST_SAMPLES:,}, here {interval_s * MOST_SAMPLES:,.0f} s"
+            raise UsageError(f"The history is at least one sample long, and {longest}", given=history_s)
         self.meter = meter
         self.interval_s = interval_s
         self.history_s = history_s
@@ -179,13 +183,18 @@ class Sampler:
         return self._problem
 
     def watch(self) -> None:
-        """One more viewer: the first one starts the thread."""
+        """One more viewer: the first one starts the thread.
+
+        Raises:
+            DeviceError: The system gives no more threads. There is no viewer more.
+        """
         with self._changed:
-            self._viewers += 1
             if self._thread is None or not self._thread.is_alive():
-                self._stop = threading.Event()
-                self._thread = threading.Thread(target=self._run, args=(self._stop,), name="esen-sampler", daemon=True)
-                self._thread.start()
+                stop = threading.Event()
+                thread = threading.Thread(target=self._run, args=(stop,), name="esen-sampler", daemon=True)
+                begin(thread)
+                self._stop, self._thread = stop, thread
+            self._viewers += 1
 
     def unwatch(self) -> None:
         """One viewer less: the last one ends the thread."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from esen_lab.ensemble.combine import Combine, make_combine
+from esen_lab.ensemble.combine import Combine, NotCombined, make_combine
 from esen_lab.ensemble.ensemble import Ensemble
 from esen_lab.ensemble.proof import answer_here
 from esen_lab.ensemble.recipes import (
@@ -29,6 +29,7 @@ __all__ = [
     "FitsTogether",
     "ImportRecipe",
     "LiveRecipe",
+    "NotCombined",
     "ProgramRecipe",
     "Rebuild",
     "Recipe",

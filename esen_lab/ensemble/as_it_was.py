@@ -22,9 +22,9 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from esen_lab.ensemble.fingerprint import same_bits
-from esen_lab.ensemble.origin import home_of, installed_folders, is_module, is_tensor
+from esen_lab.ensemble.origin import RAISED, home_of, installed_folders, is_module, is_tensor
 from esen_lab.ensemble.reach import NOT_ATTRIBUTES, Cell, Reach, name_in, reach_of
-from esen_lab.ensemble.watched import DEEPEST, TABLES, slots_of
+from esen_lab.ensemble.watched import DEEPEST, PLAIN, TABLES, slots_of
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +35,6 @@ _LARGEST_BYTES = 1 << 26
 _MOST_BYTES = 1 << 28  # of all tensors and arrays together
 _MOST_THINGS = 20_000
 _MOST_ITEMS = 1_000  # of a container that is looked into; longer ones are kept as they are
-_PLAIN = (type(None), bool, int, float, complex, str, bytes)
 _NOT_FOLLOWED = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, enum.Enum)
 _GONE = object()
 
@@ -186,11 +185,11 @@ class AsItWas:
         """Keep one value and what it holds."""
         try:
             self._follow(value, label, depth)
-        except Exception:  # an object of the user's may raise wherever it is looked at
+        except RAISED:  # an object of the user's may raise wherever it is looked at
             return
 
     def _follow(self, value: Any, label: str, depth: int) -> None:
-        if type(value) in _PLAIN or isinstance(value, _NOT_FOLLOWED) or id(value) in self._seen:
+        if type(value) in PLAIN or isinstance(value, _NOT_FOLLOWED) or id(value) in self._seen:
             return
         if depth <= 0 or len(self._kept) > _MOST_THINGS:
             return
@@ -207,8 +206,8 @@ class AsItWas:
             self._attributes(value, label, depth)
         elif isinstance(value, (tuple, frozenset)):
             self._items(value, label, depth)
-        elif isinstance(value, types.MethodType):
-            self._add(value.__self__, label, depth)
+        elif isinstance(value, (types.MethodType, functools.partial)):
+            self._items(_around(value), label, depth)
         elif is_module(value):
             self._network(value, label)
         elif not _is_of_python(type(value)):
@@ -266,6 +265,13 @@ class AsItWas:
             self._items([held for held in was.values() if held is not _GONE], label, depth)
 
 
+def _around(value: types.MethodType | functools.partial[Any]) -> list[Any]:
+    """What is around a function."""
+    if isinstance(value, types.MethodType):
+        return [value.__self__]
+    return [value.func, value.args, value.keywords]
+
+
 def reached_by(module: nn.Module) -> Reach:
     """What calls of a network may change outside of it: nothing of one that no Python computes."""
     return Reach() if _is_opaque(module) else reach_of(module, digests=False)
@@ -296,7 +302,7 @@ def labels_of(changed: list[Kept]) -> tuple[str, ...]:
 def _apart(kept: Kept) -> Sequence[str]:
     try:
         return kept.apart()
-    except Exception:  # an object of the user's may raise wherever it is looked at
+    except RAISED:  # an object of the user's may raise wherever it is looked at
         return ()
 
 
@@ -306,8 +312,12 @@ def _kept(thing: Hashable, label: str, differs: Callable[[], bool], restore: Cal
 
 
 def _is_same(now: Any, was: Any) -> bool:
-    """Whether a name holds the same thing: itself, or a plain value that nobody can tell from it."""
-    return now is was or (type(now) is type(was) and isinstance(was, _PLAIN) and repr(now) == repr(was))
+    """Whether a name holds the same thing: itself, or a plain value, or a row of such, that nobody can tell from it."""
+    if now is was or type(now) is not type(was):
+        return now is was
+    if isinstance(was, tuple):  # tracing a network gives it equal ones, such as the size of a kernel
+        return len(now) == len(was) and all(map(_is_same, now, was))
+    return type(was) in PLAIN and repr(now) == repr(was)
 
 
 def _is_of_python(kind: type) -> bool:

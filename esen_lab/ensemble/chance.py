@@ -22,7 +22,7 @@ def draw_seed() -> int:
     """A seed for one run, drawn from the session's generator of torch."""
     import torch
 
-    return int(torch.randint(1 << 62, ()).item())
+    return int(torch.randint(1 << 62, (), device="cpu").item())  # whatever the default device is
 
 
 def seed_for(seed: int, name: str) -> int:
@@ -61,6 +61,12 @@ def states() -> tuple[Any, ...]:
         random.getstate(),
         None if legacy is None else (legacy[0], legacy[1].tobytes(), *legacy[2:]),
     )
+
+
+def drawn_since(before: tuple[Any, ...], now: tuple[Any, ...]) -> bool:
+    """Whether any was drawn between what `states` gave first and what it gave now; NumPy may be new since."""
+    pairs = zip(before, now, strict=True)
+    return any(was is not None and is_now is not None and was != is_now for was, is_now in pairs)
 
 
 @contextmanager

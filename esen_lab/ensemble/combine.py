@@ -5,7 +5,8 @@ A result never shares memory with an output: outputs live in shared memory that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,8 +17,12 @@ from esen_lab.ensemble.combine_rules import RULES, Rule, Weighted, Weights, comb
 from esen_lab.ensemble.origin import import_path, imported
 from esen_lab.ensemble.small_mean import SmallMean, small_mean
 from esen_lab.ensemble.source import capture_object
-from esen_lab.ensemble.source.closure import Closure, run_closure
+from esen_lab.ensemble.source.closure import SOURCE, Closure, run_closure
 from esen_lab.errors import StoreError, UsageError
+
+
+class NotCombined(UsageError):  # noqa: N818  what came of it
+    """What members have answered cannot be combined: whoever has asked for a run is not the one to change it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,9 +56,16 @@ class Combine:
         """Combine `outputs` (sub-model name -> output, in the order of the ensemble) into one tree of new tensors.
 
         Raises:
-            UsageError: The outputs do not fit the rule or each other; or a user's own rule raised (its error is the
+            NotCombined: The outputs do not fit the rule or each other; or a user's own rule raised (its error is the
                 cause).
         """
+        try:
+            return self._combined(outputs)
+        except UsageError as problem:
+            told = NotCombined(problem.rule, given=problem.given, hint=problem.hint)
+            raise told from (problem.__cause__ or problem)
+
+    def _combined(self, outputs: Mapping[str, Tree]) -> Tree:
         import torch
 
         if not outputs:
@@ -75,6 +87,37 @@ class Combine:
         if self.weights and names:
             weights_for(self.weights, list(names))
 
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Whatever calls of a user's own rule inside change of what it keeps is afterwards what it was."""
+        if self.function is None:
+            yield
+            return
+        from esen_lab.ensemble.as_it_was import AsItWas
+        from esen_lab.ensemble.kinds.function import Function
+
+        before = AsItWas(Function(self.function, arrays=False))
+        try:
+            yield
+        finally:
+            before.put_back()
+
+    def unasked(self) -> Combine:
+        """A rule for runs whose combined answer nobody reads: where it is the user's own, that is not called.
+
+        It may keep what it is given, and may be made for one batch, which an example is not.
+        """
+        return self if self.function is None else _UNASKED
+
+    def named(self, names: Sequence[str]) -> Combine:
+        """The same rule, with weights that were given in the order of these members by their names.
+
+        They then stay those of their members when one is taken out and comes back at the end.
+        """
+        if not self.weights or any(name for name, _ in self.weights) or len(self.weights) != len(names):
+            return self
+        return replace(self, weights=tuple(weights_for(self.weights, list(names)).items()))
+
     def ahead(self, outputs: Mapping[str, Tree]) -> SmallMean | None:
         """The rule prepared for outputs that will lie where these lie, equal to the bit; None: there is no gain."""
         return small_mean(list(outputs.values())) if self.name == "mean" and self.function is None else None
@@ -95,22 +138,25 @@ class Combine:
         return replace(self, weights=normalised({name: weights[name] for name in names}))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, the saved form.
+        """Plain data, the saved form: of a function of the notebook with what it reads as that is now.
 
         Raises:
-            UsageError: It is a function of the notebook whose source could not be kept; the message says why.
+            UsageError: It is a function of the notebook whose source cannot be kept; the message says why.
         """
         if self.function is None:
             return {"rule": self.name, **({"weights": [list(pair) for pair in self.weights]} if self.weights else {})}
         if self.path:
             return {"rule": "import", "path": self.path}
-        if self.closure is None:
+        name, closure, problem = self.name, self.closure, self.problem
+        if not _is_of_source(self.function):  # what it reads may have changed since it was chosen
+            name, closure, problem = _captured(self.function)
+        if closure is None:
             raise UsageError(
                 f"A combine rule is saved as source, and that of {self.name!r} cannot be kept",
-                given=self.problem,
+                given=problem,
                 hint="Define it with def in one cell, or in a module, and set it again.",
             )
-        return {"rule": "source", "name": self.name, "closure": self.closure.to_dict()}
+        return {"rule": "source", "name": name, "closure": closure.to_dict()}
 
     @classmethod
     def from_dict(cls, data: Any) -> Combine:
@@ -176,16 +222,38 @@ def make_combine(rule: str | Callable[[dict[str, Tree]], Tree] | Combine, *, wei
     return made
 
 
+def _scores_of_nothing(outputs: Mapping[str, Tree]) -> Tree:
+    """Scores of one class for each row: every row is sure."""
+    import torch
+
+    leaves = flatten(next(iter(outputs.values())))[0]
+    return torch.zeros(len(leaves[0]) if leaves and leaves[0].dim() else 1, 1, device="cpu")
+
+
+_UNASKED = Combine(name="a rule of the user's own, not called", function=_scores_of_nothing)
+
+
 def _own_rule(rule: Callable[[dict[str, Tree]], Tree]) -> Combine:
     name = getattr(rule, "__name__", type(rule).__name__)
     path = import_path(rule)
     if path:
         return Combine(name=name, function=rule, path=path)
+    found, closure, problem = _captured(rule)
+    return Combine(name=found or name, function=rule, closure=closure, problem=problem)
+
+
+def _captured(rule: Callable[[dict[str, Tree]], Tree]) -> tuple[str, Closure | None, str]:
+    """The name of a function in the text that defines it, and that text; or why there is none."""
     try:
         kept = capture_object(rule)
     except UsageError as problem:
-        return Combine(name=name, function=rule, problem=str(problem))
-    return Combine(name=kept.name, function=rule, closure=kept.closure)
+        return "", None, str(problem)
+    return kept.name, kept.closure, ""
+
+
+def _is_of_source(function: Callable[[dict[str, Tree]], Tree]) -> bool:
+    """Whether a function was read from a saved form, whose text is all there is of it."""
+    return str(getattr(function, "__module__", "")).startswith(SOURCE)
 
 
 def _import_rule(path: str) -> Callable[[dict[str, Tree]], Tree]:

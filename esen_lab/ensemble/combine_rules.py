@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from esen_lab.common.surroundings import step
 from esen_lab.common.trees import Tree, flatten, like_tuple, look
 from esen_lab.common.words import unknown
 from esen_lab.ensemble.confidence import likeliest
@@ -206,6 +207,8 @@ RULES: dict[str, Rule] = {
 
 # --- weights ----------------------------------------------------------------------------------------------------------
 
+_AGAIN = ("lab.combine('weighted', weights=...)", "%esen combine weighted --weights ...")
+
 
 def normalised(weights: Weights | None) -> tuple[tuple[str, float], ...]:
     """Weights divided by their sum, with the sub-models' names, or "" for each that has none.
@@ -238,15 +241,20 @@ def _pairs(weights: Any) -> list[tuple[str, Any]]:
     if isinstance(weights, Mapping):
         unnamed = [name for name in weights if not isinstance(name, str) or not name]
         if not unnamed:
-            return list(weights.items())
+            return [(name, _plain(weight)) for name, weight in weights.items()]
         raise UsageError("Weights are given by the sub-models' names", given=f"one for {unnamed[0]!r}")
     if isinstance(weights, Sequence) and not isinstance(weights, (str, bytes)):
-        return [("", weight) for weight in weights]
+        return [("", _plain(weight)) for weight in weights]
     raise UsageError(
         "Weights are numbers by sub-model name, or a list of them in the order of the ensemble",
         given=f"{type(weights).__name__} {weights!r}",
         hint="Such as weights={'a': 2, 'b': 1} or weights=[2, 1].",
     )
+
+
+def _plain(weight: Any) -> Any:
+    """A number of NumPy or torch, such as an accuracy, as Python's own."""
+    return weight.item() if getattr(weight, "shape", None) == () and hasattr(weight, "item") else weight
 
 
 def _is_weight(weight: Any) -> bool:
@@ -270,7 +278,7 @@ def weights_for(weights: tuple[tuple[str, float], ...], names: list[str]) -> dic
             raise UsageError(
                 f"There is one weight for each of the {len(names)} sub-models: {', '.join(names)}",
                 given=f"{len(weights)} weight" + ("" if len(weights) == 1 else "s"),
-                hint="Set the combine rule again: lab.combine('weighted', weights=...).",
+                hint=f"Set the combine rule again: {step(*_AGAIN)}.",
             )
         return dict(zip(names, (weight for _, weight in weights), strict=True))
     if set(given) != set(names):

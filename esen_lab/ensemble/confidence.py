@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from esen_lab.common.surroundings import step
 from esen_lab.common.trees import Tree
 from esen_lab.errors import UsageError
 
@@ -38,7 +39,7 @@ def scores_of(combined: Tree, rows: int, rule: str) -> torch.Tensor:
     raise UsageError(
         "A cascade asks how sure the combined answer is, so its combine rule gives scores (samples, classes)",
         given=f"{rule} gives {given} for {rows} samples",
-        hint="Set mean, softmax-mean or weighted with lab.combine(...).",
+        hint=f"Set mean, softmax-mean or weighted with {step('lab.combine(...)', '%esen combine')}.",
     )
 
 

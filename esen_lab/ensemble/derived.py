@@ -8,12 +8,12 @@ what has changed.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from esen_lab.common.trees import Tree, TreeSpec, call_with, flatten, map_tensors, tree_spec
 from esen_lab.ensemble.chance import generators_kept
+from esen_lab.ensemble.fingerprint import bytes_digest
 from esen_lab.ensemble.recipes import GroupRecipe, PartRecipe
 from esen_lab.ensemble.submodel import SubModel
 from esen_lab.ensemble.traits import Traits
@@ -171,9 +171,9 @@ def _unlike_rows(example: Tree) -> Tree:
     def other(tensor: torch.Tensor) -> torch.Tensor:
         if tensor.is_floating_point():
             scale = tensor.double().abs().nan_to_num(0.0, 0.0, 0.0).mean().item() or 1.0
-            noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+            noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64, device="cpu")
             return (tensor.double() + scale * noise).to(tensor.dtype)
-        order = torch.randperm(tensor.numel(), generator=generator)
+        order = torch.randperm(tensor.numel(), generator=generator, device="cpu")
         return tensor.flatten()[order].reshape(tensor.shape)
 
     return map_tensors(other, example)
@@ -191,7 +191,7 @@ def _traits(submodels: Sequence[SubModel]) -> Traits:
 
 
 def _digest(*texts: str) -> str:
-    return hashlib.blake2b("\0".join(texts).encode(), digest_size=16).hexdigest()
+    return bytes_digest("\0".join(texts).encode())
 
 
 def _words(problem: Exception) -> str:

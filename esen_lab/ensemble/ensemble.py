@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from esen_lab.common.display import Shown
-from esen_lab.common.trees import Tree
+from esen_lab.common.trees import Tree, select, tree_spec
 from esen_lab.common.units import format_table
 from esen_lab.common.words import unknown
 from esen_lab.ensemble.combine import Combine, make_combine
@@ -57,6 +57,25 @@ class Ensemble(Shown):
             return {key: value for example in reversed(examples) for key, value in example.items()}
         return examples[0]
 
+    def as_run(self, submodel: SubModel) -> SubModel:
+        """A member, or a group or a part of members, with what a run of the ensemble's example gives it as its example.
+
+        What is measured of members is measured on that: one that was registered with another batch would take another
+        time than in a run. `submodel` itself where its own example looks the same.
+        """
+        given = _part(self.example, submodel)
+        if tree_spec(given) == tree_spec(submodel.example):
+            return submodel
+        return replace(submodel, example=given, answer=None)
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """What a run of the ensemble's example gives each member looks like, such as "float32[16, 8]", in order."""
+        if not self.submodels:
+            return {}
+        whole = self.example
+        return {submodel.name: str(tree_spec(_part(whole, submodel))) for submodel in self.submodels}
+
     def get(self, name: str) -> SubModel:
         """The member `name`.
 
@@ -105,3 +124,10 @@ class Ensemble(Shown):
     def to_dict(self) -> dict[str, Any]:
         """Plain data for tables."""
         return {"submodels": [s.to_dict() for s in self.submodels], "combine": self.combine.describe()}
+
+
+def _part(whole: Tree, submodel: SubModel) -> Tree:
+    keys = submodel.input_keys
+    if keys is not None and isinstance(whole, Mapping) and not whole.keys() >= set(keys):
+        return submodel.example  # they make no ensemble, which is said where they are to run: `check_together`
+    return select(whole, keys)

@@ -10,13 +10,14 @@ import enum
 import functools
 import hashlib
 import inspect
+import pickle
 import re
 import sys
 import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from esen_lab.ensemble.origin import home_of, is_installed, is_module, is_tensor
+from esen_lab.ensemble.origin import RAISED, asked, home_of, is_a, is_installed, is_module, is_tensor
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +33,11 @@ def text_digest(*texts: str) -> str:
     digest = hashlib.blake2b(digest_size=16)
     _add_texts(digest, texts)
     return digest.hexdigest()
+
+
+def bytes_digest(data: bytes) -> str:
+    """Blake2b of `data` as 32 hexadecimal digits."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def _add_texts(digest: Any, texts: Iterable[str]) -> None:
@@ -127,7 +133,14 @@ def _constant_text(constant: Any) -> str:
         return f"({','.join(map(_constant_text, constant))})"
     if isinstance(constant, frozenset):  # in another order in every process
         return f"{{{','.join(sorted(map(_constant_text, constant)))}}}"
-    return f"{type(constant).__name__} {constant!r}"
+    return f"{type(constant).__name__} {_plain_text(constant)}"
+
+
+def _plain_text(value: Any) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # of an integer of more digits than Python writes
+        return pickle.dumps(value, protocol=4).hex()
 
 
 def _function_digest(function: types.FunctionType) -> str:
@@ -169,8 +182,8 @@ class _Walk:
     def add(self, value: Any, depth: int) -> None:
         self._parts += 1
         kind = type(value)
-        if isinstance(value, _PLAIN) and kind.__module__ == "builtins":
-            self._say(kind.__name__, repr(value))
+        if is_a(value, _PLAIN) and kind.__module__ == "builtins":
+            self._say(kind.__name__, _plain_text(value))
         elif self._parts > _MOST_PARTS or depth > _DEEPEST:
             self._say("and more")
         elif id(value) in self._open:
@@ -179,6 +192,8 @@ class _Walk:
             self._open[id(value)] = depth
             try:
                 self._apart(value, kind, depth)
+            except RAISED:  # an object of the user's may raise wherever it is looked at
+                self._say("object", _name_of(kind))
             finally:
                 del self._open[id(value)]
 
@@ -191,9 +206,9 @@ class _Walk:
             return
         try:
             reduced = value.__reduce_ex__(4)
-        except Exception:
+        except RAISED:
             self._say("object", _name_of(kind))
-            own = getattr(value, "__dict__", None)
+            own = asked(value, "__dict__")
             if isinstance(own, dict):
                 self.add(own, depth + 1)
             return

@@ -13,16 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import esen_lab
+from esen_lab.common.packages import installed_version
 
+RAISED = (Exception, SystemExit)
+"""What an object of the user's may raise while it is looked at; whoever looks at one goes on without what it says."""
 _SEARCHED = ("torch", "torch.nn.functional", "torch.special", "torch.linalg", "math", "operator", "numpy")
 
 
 def import_path(thing: Any) -> str:
     """Where another process can import the class or function `thing` from, as "package.module:name", or ""."""
-    name = getattr(thing, "__qualname__", None) or getattr(thing, "__name__", None)
-    if not isinstance(name, str) or isinstance(thing, types.MethodType):
+    name = asked(thing, "__qualname__") or asked(thing, "__name__")
+    if not isinstance(name, str) or is_a(thing, types.MethodType):
         return ""
-    home = getattr(thing, "__module__", None)
+    home = asked(thing, "__module__")
     for module in (home,) if isinstance(home, str) else ():
         if reaches(module, name, thing):
             return f"{module}:{name}"
@@ -99,10 +102,10 @@ def is_installed(thing: Any) -> bool:
 
 def is_as_installed(name: str, value: Any) -> bool:
     """Whether a name holds what its package has given that name."""
-    if isinstance(value, types.ModuleType):
+    if is_a(value, types.ModuleType):
         file = getattr(value, "__file__", None)
         return value.__name__.rpartition(".")[2] == name and (file is None or file.startswith(installed_folders()))
-    named = isinstance(value, (type, types.FunctionType, types.BuiltinFunctionType))
+    named = is_a(value, (type, types.FunctionType, types.BuiltinFunctionType))
     return named and value.__name__ == name and (isinstance(value, types.BuiltinFunctionType) or is_installed(value))
 
 
@@ -120,7 +123,7 @@ def installed_folders() -> tuple[str, ...]:
 def version_of(root: str) -> str:
     """The version of the installed package that has the top-level module `root`; "" for a module of the user's own."""
     try:
-        return importlib.metadata.version(root)
+        return installed_version(root)
     except importlib.metadata.PackageNotFoundError:
         pass
     module = sys.modules.get(root)
@@ -129,16 +132,35 @@ def version_of(root: str) -> str:
     return str(getattr(module, "__version__", ""))
 
 
+# --- asking objects of the user's ------------------------------------------------------------------------------------
+
+
+def asked(thing: Any, name: str, otherwise: Any = None) -> Any:
+    """An attribute of an object that may raise anything when it is asked, such as a proxy of what is not there."""
+    try:
+        return getattr(thing, name, otherwise)
+    except RAISED:
+        return otherwise
+
+
+def is_a(value: Any, kinds: type | tuple[type, ...]) -> bool:
+    """`isinstance`, of an object that may raise when it is asked for its class."""
+    try:
+        return isinstance(value, kinds)
+    except RAISED:
+        return False
+
+
 # --- tensors and networks ---------------------------------------------------------------------------------------------
 
 
 def is_tensor(value: Any) -> bool:
     """Whether `value` is a tensor of torch."""
     torch = sys.modules.get("torch")
-    return torch is not None and isinstance(value, torch.Tensor)
+    return torch is not None and is_a(value, torch.Tensor)
 
 
 def is_module(value: Any) -> bool:
     """Whether `value` is an `nn.Module`."""
     nn = sys.modules.get("torch.nn")
-    return nn is not None and isinstance(value, nn.Module)
+    return nn is not None and is_a(value, nn.Module)

@@ -66,8 +66,20 @@ def load_program(data: bytes) -> nn.Module:
     import torch
 
     check_program(data)
-    module: nn.Module = torch.export.load(io.BytesIO(data)).module()
+    try:
+        program = torch.export.load(io.BytesIO(data))
+    except Exception as problem:  # cut off behind an archive that it holds, it still passes for a zip
+        raise _not_whole(first_line(problem)) from problem
+    module: nn.Module = program.module()
     return module
+
+
+def _not_whole(given: str) -> StoreError:
+    return StoreError(
+        "What torch.export.save or torch.jit.save wrote is a whole zip archive that torch can load",
+        given=given,
+        hint="Write or copy the file again.",
+    )
 
 
 def check_program(data: bytes) -> None:
@@ -78,6 +90,8 @@ def check_program(data: bytes) -> None:
     """
     import torch
 
+    if not zipfile.is_zipfile(io.BytesIO(data)):
+        raise _not_whole("bytes that end before it does, or are something else")
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             for entry in archive.namelist():

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from esen_lab.common.answers import OTHER_ORDER, difference
 from esen_lab.common.inputs import ordinary_tensors
-from esen_lab.common.tensors import taken_in
+from esen_lab.common.tensors import is_laid_out, laid_out, taken_in
 from esen_lab.common.trees import Tree, call_with, check_named, flatten, map_tensors, tree_spec, unflatten
 from esen_lab.ensemble.as_it_was import reached_by, session_kept
 from esen_lab.ensemble.chance import PROOF_SEED, generators_kept, seed_for, seed_generators, states
 from esen_lab.ensemble.fingerprint import same_bits
-from esen_lab.ensemble.origin import is_tensor
+from esen_lab.ensemble.origin import RAISED, is_tensor
 from esen_lab.ensemble.recipes import Rebuild
 from esen_lab.ensemble.traits import GRADS, Grad, Traits, calling
 from esen_lab.ensemble.watch import Watch
@@ -87,8 +87,17 @@ def call_here(name: str, module: nn.Module, example: Tree, *, own: bool = False)
         raise
 
 
-def call_as_lanes_do(name: str, rebuild: Rebuild, own: Call, example: Tree) -> tuple[Grad, Call]:
+def call_as_lanes_do(
+    name: str, rebuild: Rebuild, own: Call, example: Tree, begin: Callable[[], object] = lambda: None
+) -> tuple[Grad, Call]:
     """The cheapest way with gradients in which what is built again answers as the module does here, and its run.
+
+    Args:
+        name: The sub-model's.
+        rebuild: Builds it again.
+        own: The module's call here.
+        example: What it is called with.
+        begin: Called before each call, for what it reaches outside of itself to be what `own` met.
 
     Raises:
         UsageError: There is none: it is another network when it is built again.
@@ -97,6 +106,7 @@ def call_as_lanes_do(name: str, rebuild: Rebuild, own: Call, example: Tree) -> t
     problem: ModelError | None = None
     for grad in GRADS:
         module = user_code(name, "while it was built again", rebuild)
+        begin()
         try:
             ran = _call(name, module, example, grad)
         except ModelError as reason:
@@ -110,7 +120,9 @@ def call_as_lanes_do(name: str, rebuild: Rebuild, own: Call, example: Tree) -> t
     if first is None:
         assert problem is not None
         raise problem
-    twice = _call(name, user_code(name, "while it was built again", rebuild), example, GRADS[0])
+    module = user_code(name, "while it was built again", rebuild)
+    begin()
+    twice = _call(name, module, example, GRADS[0])
     if not difference(twice.output, first.output, OTHER_ORDER).agrees:
         first.steady = False
         return GRADS[0], first
@@ -193,7 +205,7 @@ def twin_of(module: nn.Module) -> nn.Module:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's own, of what it copies
             twin = copy.deepcopy(module, memo)
-    except Exception:  # whatever an attribute's own __deepcopy__ raises
+    except RAISED:  # whatever an attribute's own __deepcopy__ raises
         twin = load_snapshot(take_snapshot(module))
     return twin.cpu().eval()
 
@@ -207,16 +219,14 @@ _DIFFERENTIATES = (
 def check_as_given(name: str, build: Callable[[], nn.Module], given: Tree) -> None:
     """Refuse a network that answers otherwise to an example as it was given than to the plain tensors in it.
 
-    Those are what lanes are given. Only an example that requires gradients, or is of a subclass or a Parameter, is
-    looked at.
+    Those are what lanes are given. Only an example that requires gradients, is of a subclass or a Parameter, or is
+    neither contiguous nor laid out with channels innermost, is looked at.
 
     Raises:
         UsageError: It does. One that raises is left to the proof with plain tensors.
     """
-    import torch
-
     leaves, structure = flatten(given, "the example", take=_as_tensor)
-    odd = [leaf for leaf in leaves if leaf.requires_grad or type(leaf) is not torch.Tensor]
+    odd = [leaf for leaf in leaves if _kind_of(leaf)]
     if not odd:
         return
     try:
@@ -226,12 +236,34 @@ def check_as_given(name: str, build: Callable[[], nn.Module], given: Tree) -> No
         return
     found = difference(answers[0], answers[1], OTHER_ORDER)
     if not found.agrees:
-        kind = "one that requires a gradient" if type(odd[0]) is torch.Tensor else f"a {type(odd[0]).__name__}"
         raise UsageError(
             "A sub-model answers alike to its input and to the plain tensors in it, which lanes are given",
-            given=f"another output where the example is {kind} ({found})",
-            hint="Have forward ask for neither requires_grad nor the class of its input, or give x.detach().",
+            given=f"another output where the example is {_kind_of(odd[0])} ({found})",
+            hint="Have forward ask for neither requires_grad, nor the class, nor the strides of its input, or give "
+            "x.detach().contiguous().",
         )
+
+
+def _kind_of(leaf: torch.Tensor) -> str:
+    """What a tensor is besides the numbers that lanes are given, for people; "" for a plain one."""
+    import torch
+
+    if type(leaf) is not torch.Tensor:
+        return f"a {type(leaf).__name__}"
+    if leaf.requires_grad:
+        return "one that requires a gradient"
+    return "" if is_laid_out(leaf) else "not contiguous"
+
+
+def of_its_layout(problem: ModelError, given: Tree) -> ModelError:
+    """The error of a network that raised on its example, which says where that had been laid out otherwise."""
+    leaves, _ = flatten(given, "the example", take=_as_tensor)
+    if not all(map(is_laid_out, leaves)):
+        problem.add_note(
+            "Lanes are given inputs that are contiguous, or have channels innermost. This example was not: "
+            "x.contiguous() is what was run."
+        )
+    return problem
 
 
 def _as_tensor(leaf: Any, path: str) -> torch.Tensor | None:
@@ -241,14 +273,15 @@ def _as_tensor(leaf: Any, path: str) -> torch.Tensor | None:
 def _plain_twin(leaf: torch.Tensor) -> torch.Tensor:
     import torch
 
-    return leaf.as_subclass(torch.Tensor).detach().cpu().clone()
+    return laid_out(leaf.as_subclass(torch.Tensor).detach().cpu())
 
 
 def _twin_like(leaf: torch.Tensor) -> torch.Tensor:
-    """A copy of the same class that requires a gradient where this one does."""
+    """A copy of the same class and strides that requires a gradient where this one does."""
+    import torch
     from torch import nn
 
-    plain = _plain_twin(leaf)
+    plain = leaf.as_subclass(torch.Tensor).detach().cpu().clone()
     if type(leaf) is nn.Parameter:
         return nn.Parameter(plain, requires_grad=leaf.requires_grad)
     return plain.as_subclass(type(leaf)).requires_grad_(leaf.requires_grad)

@@ -23,8 +23,11 @@ from typing import TYPE_CHECKING, Any
 
 from esen_lab.ensemble.fingerprint import code_digest, text_digest, value_digest
 from esen_lab.ensemble.origin import (
+    RAISED,
+    asked,
     home_of,
     installed_folders,
+    is_a,
     is_as_installed,
     is_installed,
     is_module,
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
 _MOST = 20_000  # things followed, so that a network that reaches a whole program is looked at for a moment only
 _MOST_ITEMS = 1_000  # of one container
 _LARGEST_CARRIED = 1 << 20
+_NOT_IMPORTED = ("__main__", "esen_lab_source_")
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 NOT_ATTRIBUTES = frozenset(
     {
@@ -80,6 +84,8 @@ class Reach:
         values: For each name that is read, and each attribute, a digest of what it holds.
         packages: For each installed package that is called, its version.
         held: See `carried`.
+        bound: For each function or class that a name in a module holds, or an attribute of a class of a file, which it
+            is; so that another process can tell whether its own name holds the same.
         replaced: Names in imported modules at which there is a function of the session.
         whole: Whether everything was followed.
     """
@@ -94,6 +100,7 @@ class Reach:
     values: dict[str, str] = field(default_factory=dict)
     packages: dict[str, str] = field(default_factory=dict)
     held: list[tuple[str, str, str, bytes]] = field(default_factory=list)
+    bound: dict[str, str] = field(default_factory=dict)
     replaced: list[str] = field(default_factory=list)
     whole: bool = True
 
@@ -119,10 +126,13 @@ class Reach:
 
     @property
     def of_files(self) -> dict[str, str]:
-        """The part of `code` that another process would import for itself."""
-        return {
-            key: digest for key, digest in self.code.items() if not key.startswith(("__main__:", "esen_lab_source_"))
-        }
+        """The part of `code` that another process would import for itself, and what its names hold."""
+        return {key: digest for key, digest in self.comparable.items() if not key.startswith(_NOT_IMPORTED)}
+
+    @property
+    def comparable(self) -> dict[str, str]:
+        """What two processes compare: see `code` and `bound`."""
+        return {**self.code, **self.bound}
 
 
 def reach_of(module: nn.Module, *, digests: bool = True) -> Reach:
@@ -172,7 +182,11 @@ class _Walk:
             if len(self._seen) > _MOST:
                 self.reach.whole = False
                 return
-            self._follow(self._waiting.pop())
+            thing = self._waiting.pop()
+            try:
+                self._follow(thing)
+            except RAISED:  # an object of the user's may raise wherever it is looked at
+                self.add(type(thing))
 
     def _follow(self, thing: Any) -> None:
         if isinstance(thing, types.FunctionType):
@@ -199,10 +213,10 @@ class _Walk:
 
     def _object(self, thing: Any) -> None:
         self.add(type(thing))
-        wrapped = getattr(thing, "__wrapped__", None)  # functools.cache and other decorators
-        if isinstance(wrapped, (types.FunctionType, type)):
+        wrapped = asked(thing, "__wrapped__")  # functools.cache and other decorators
+        if is_a(wrapped, (types.FunctionType, type)):
             self.add(wrapped)
-        own = getattr(thing, "__dict__", None)
+        own = asked(thing, "__dict__")
         if isinstance(own, dict) and (not is_installed(type(thing)) or is_module(thing)):
             self._items(own.values(), len(own))
             if not is_module(thing):
@@ -218,6 +232,8 @@ class _Walk:
                     self._installed(base)
             return
         self.reach.classes.append(cls)
+        bases = [f"{home_of(base)}:{base.__qualname__}" for base in cls.__bases__]
+        self.reach.bound[f"{home_of(cls)}.{cls.__qualname__}.__bases__"] = text_digest(*bases)
         for base in cls.__bases__:
             self.add(base)
         self.add(type(cls))
@@ -225,6 +241,7 @@ class _Walk:
             if name not in ("__dict__", "__weakref__", "__module__", "__doc__", "__annotations__"):
                 self.add(value)
                 self.value(f"{home_of(cls)}:{cls.__qualname__}.{name}", value)
+                self._bind(f"{home_of(cls)}.{cls.__qualname__}.{name}", value)
                 if not name.startswith("__"):
                     self._carry(home_of(cls), cls.__qualname__, name, value)
 
@@ -273,7 +290,7 @@ class _Walk:
         for name in sorted(names & vars(module).keys()):
             self._name(vars(module), name, module.__name__, follow=True)
             value = vars(module)[name]
-            if isinstance(value, types.ModuleType):
+            if is_a(value, types.ModuleType):
                 self._imported(value, names)
 
     def _chain(self, namespace: Mapping[str, Any], chain: tuple[str, ...], home: str) -> None:
@@ -284,10 +301,10 @@ class _Walk:
             value = namespace[name]
             if namespace.get("__name__") != "builtins":
                 self._name(namespace, name, home, follow=True)
-            if isinstance(value, types.ModuleType):
+            if is_a(value, types.ModuleType):
                 namespace, home = vars(value), value.__name__
                 self._package(home)
-            elif isinstance(value, type):
+            elif is_a(value, type):
                 namespace, home = vars(value), f"{home_of(value)}:{value.__qualname__}"
             else:
                 return
@@ -300,7 +317,8 @@ class _Walk:
         self.reach.names.append((namespace, name, value))
         if not is_as_installed(name, value):  # what is, may be there or not yet: some packages import when asked
             self.value(f"{home}:{name}", value)
-        if isinstance(value, types.FunctionType) and value.__module__ == "__main__" and home != "__main__":
+        self._bind(f"{home.replace(':', '.')}.{name}", value)
+        if is_a(value, types.FunctionType) and value.__module__ == "__main__" and home != "__main__":
             self.reach.replaced.append(f"{home.replace(':', '.')}.{name}")
         if namespace is vars(sys.modules.get(home, _Nothing)):
             self._carry(home, "", name, value)
@@ -309,12 +327,24 @@ class _Walk:
 
     def _carry(self, module: str, path: str, name: str, value: Any) -> None:
         """Keep a value of a module that another process imports from a file of the user's."""
-        file = getattr(sys.modules.get(module), "__file__", None)
-        if not file or module == "__main__" or file.startswith(installed_folders()) or "<locals>" in path:
+        if module == "__main__" or "<locals>" in path or _is_of_package(module):
             return
-        data = _carried(value) if self._digests else None
+        data = _carried(value, module) if self._digests else None
         if data is not None:
             self.reach.held.append((module, path, name, data))
+
+    def _bind(self, key: str, value: Any) -> None:
+        """Keep which function or class a name holds; of what is installed, only that it is, where it is at home.
+
+        Some packages choose one of their classes by where they run, such as a bar of progress in a notebook, and some
+        wrap their own functions, such as torch when it compiles.
+        """
+        if is_a(value, types.FunctionType) and is_installed(value) and _is_of_package(key.partition(".")[0]):
+            self.reach.bound[key] = "installed"
+        elif is_a(value, types.FunctionType):
+            self.reach.bound[key] = text_digest(home_of(value), value.__qualname__, code_digest(value.__code__))
+        elif is_a(value, type) or is_a(value, types.BuiltinFunctionType):
+            self.reach.bound[key] = "installed" if is_installed(value) else f"{home_of(value)}:{value.__qualname__}"
 
     def value(self, key: str, value: Any) -> None:
         """Keep the digest of a value."""
@@ -381,12 +411,32 @@ def name_in(space: Mapping[str, Any], name: str) -> str:
     return f"the enclosed name {name}" if isinstance(space, Cell) else f"the global name {name}"
 
 
-def _carried(value: Any) -> bytes | None:
-    """A value that can be set in another process, pickled; None for code, and for what is too large or cannot be."""
-    if isinstance(value, (type, types.ModuleType)) or callable(value) or is_module(value):
-        return None
+def _is_of_package(module: str) -> bool:
+    """Whether a module is an installed one, or none that is imported from a file."""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return not file or file.startswith(installed_folders())
+
+
+def _carried(value: Any, module: str) -> bytes | None:
+    """A value that can be set in another process, pickled; None for code, and for what is too large or cannot be.
+
+    A function is sent where it is none of the module's own: one that was perhaps put there while the session ran. One
+    of the notebook is sent by value, any other one by its name.
+    """
     try:
-        data = pickle.dumps(value)
-    except Exception:
+        if is_a(value, types.FunctionType):
+            data = None if home_of(value) == module or is_installed(value) else _function_bytes(value)
+        elif is_a(value, (type, types.ModuleType)) or callable(value) or is_module(value):
+            data = None
+        else:
+            data = pickle.dumps(value)
+    except RAISED:
         return None
-    return data if len(data) <= _LARGEST_CARRIED else None
+    return data if data is not None and len(data) <= _LARGEST_CARRIED else None
+
+
+def _function_bytes(function: types.FunctionType) -> bytes:
+    import cloudpickle
+
+    data: bytes = (cloudpickle if home_of(function) == "__main__" else pickle).dumps(function)
+    return data

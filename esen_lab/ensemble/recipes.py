@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
+from esen_lab.common.words import unknown
 from esen_lab.ensemble.origin import is_module
 from esen_lab.ensemble.source.closure import Closure, execute, module_name, remember_lines
 from esen_lab.errors import UsageError
@@ -300,8 +301,15 @@ def _set_in_module(module: str, path: str, name: str, value: bytes) -> None:
         owner: Any = import_module(module)
         for part in filter(None, path.split(".")):
             owner = getattr(owner, part)
-        if name not in vars(owner) or pickle.dumps(vars(owner)[name]) != value:
+        if name not in vars(owner) or not _is_pickled_as(vars(owner)[name], value):
             setattr(owner, name, pickle.loads(value))  # noqa: S301  from the session, with the network itself
+
+
+def _is_pickled_as(held: Any, value: bytes) -> bool:
+    try:
+        return pickle.dumps(held) == value
+    except Exception:  # such as a function of the notebook, which was set before
+        return False
 
 
 def session_path() -> tuple[str, ...]:
@@ -328,9 +336,7 @@ def find_factory(path: str) -> Any:
         ) from problem
     for part in attribute.split("."):
         if not hasattr(found, part):
-            raise UsageError(
-                f"The module {module} has what {path!r} names", given=f"no {part}", hint="Check the spelling."
-            )
+            raise unknown(f"The module {module} has what {path!r} names", part, dir(found), given=f"no {part}")
         found = getattr(found, part)
     if not callable(found) or is_module(found):
         raise UsageError("A factory can be called", given=f"{path} is of type {type(found).__name__}")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -17,15 +17,16 @@ from esen_lab.common.trees import Tree, call_with, flatten, map_tensors, named_p
 from esen_lab.common.units import check_name, format_seconds
 from esen_lab.ensemble.as_it_was import reached_by, session_kept
 from esen_lab.ensemble.chance import generators_kept
-from esen_lab.ensemble.fingerprint import fingerprint, tensor_digests, text_digest
+from esen_lab.ensemble.fingerprint import bytes_digest, fingerprint, tensor_digests, text_digest
 from esen_lab.ensemble.kinds import adapted
 from esen_lab.ensemble.kinds.callables import has_arrays, is_function, name_of, takes_anything
-from esen_lab.ensemble.origin import import_path, is_module
+from esen_lab.ensemble.origin import RAISED, import_path, is_module
 from esen_lab.ensemble.proof import (
     call_as_lanes_do,
     call_here,
     check_as_given,
     notes_of,
+    of_its_layout,
     on_example,
     twin_of,
     user_code,
@@ -113,8 +114,8 @@ def register(
             made = _proven(name, source, example, own, tuple(args), kwargs, namespace)
             _check_example(made.submodel, example)
             return made
-    except ModelError:
-        raise
+    except ModelError as problem:
+        raise of_its_layout(problem, example) from problem.__cause__
     except EsenError as problem:
         raise UsageError(f"Sub-model {name!r}: {problem.rule}", given=problem.given, hint=problem.hint) from (
             problem.__cause__ or problem
@@ -234,6 +235,7 @@ def _prove_live(name: str, source: Any, module: nn.Module, example: Tree) -> Reg
     notes: list[str] = []
     module = getattr(module, "_orig_mod", module)  # what torch.compile wraps; a worker runs the module itself
     if module is not source and is_module(source):
+        _check_hooks(source)
         notes.append("was compiled; workers run it uncompiled")
     _check_kind(module)
     if module.training:
@@ -332,6 +334,7 @@ def _prove(name: str, recipe: Recipe, module: nn.Module, example: Tree, notes: l
     if isinstance(recipe, (ImportRecipe, SourceRecipe)) and has_lazy(module):
         module = _with_shapes(name, module, example)
     check_state(module)
+    first_notes = tuple(notes)
     if isinstance(recipe, (ImportRecipe, SourceRecipe)):
         recipe = replace(recipe, weights=to_bytes(state_of(module)))
     reach = reach_of(module)
@@ -343,12 +346,23 @@ def _prove(name: str, recipe: Recipe, module: nn.Module, example: Tree, notes: l
         recipe = _live(source)
     carried = (*reach.carried, *_named_classes(example))
     built = Rebuild(recipe=recipe)  # in this process modules hold what they hold
+    moved: dict[str, None] = {}
+    changes: frozenset[Hashable] = frozenset()
     with session_kept(reach) as outside:
+
+        def note() -> None:
+            nonlocal changes
+            moved.update(dict.fromkeys((*before.moving(), *outside.what())))
+            changes |= {kept.thing for kept in outside.changed()}
+
+        def begin() -> None:
+            note()
+            outside.put_back()
+
         own = call_here(name, source, example)
-        grad, again = call_as_lanes_do(name, built, own, example)
-        moving = before.moving()
-        moved = tuple(dict.fromkeys((*moving, *outside.what())))
-        changes = frozenset(kept.thing for kept in outside.changed())
+        grad, again = call_as_lanes_do(name, built, own, example, begin)
+        note()
+    shared = changes
     traits = Traits(
         grad=grad,
         state=tuple(dict.fromkeys((*own.state, *moved))),
@@ -361,7 +375,12 @@ def _prove(name: str, recipe: Recipe, module: nn.Module, example: Tree, notes: l
         with session_kept(reach):
             changes |= changed_by_a_call(module, twin_of(module), example, traits)
     notes += notes_of(own, again, traits)
-    watch = None if isinstance(recipe, SourceRecipe) else before.without(moving)
+    watch = before.without(moved, shared)
+    if isinstance(recipe, LiveRecipe) and watch.unseen:
+        notes.append(
+            f"changes in place of {', '.join(watch.unseen[:3])} are not seen before a run, it is too large to look at: "
+            "register again after one"
+        )
     fresh = again.module
     held = module if isinstance(module, Function) else None
     return Registered(
@@ -387,7 +406,15 @@ def _prove(name: str, recipe: Recipe, module: nn.Module, example: Tree, notes: l
         live=isinstance(recipe, LiveRecipe),
         held=held,
         changes=changes,
+        again=partial(_proven_again, name, recipe, example, first_notes) if isinstance(recipe, SourceRecipe) else None,
     )
+
+
+def _proven_again(name: str, recipe: SourceRecipe, example: Tree, notes: tuple[str, ...]) -> Registered:
+    """Of a cell, as it was: its text, its weights, and what it uses of the notebook."""
+    with generators_kept():
+        module = user_code(name, "while its cell ran", recipe.build)
+        return _prove(name, recipe, module, example, list(notes))
 
 
 def _named_classes(example: Tree) -> Iterator[tuple[str, str, str, bytes]]:
@@ -399,6 +426,17 @@ def _named_classes(example: Tree) -> Iterator[tuple[str, str, str, bytes]]:
         owner, _, name = path.rpartition(".")
         if module == "__main__":
             yield module, owner, name, class_by_value(attrgetter(path)(sys.modules[module]))
+
+
+def _check_hooks(compiled: nn.Module) -> None:
+    """Refuse what torch.compile made where it has hooks of its own: what lanes run is inside of it."""
+    count = sum(len(vars(compiled).get(table, ())) for table in ("_forward_hooks", "_forward_pre_hooks"))
+    if count:
+        raise UsageError(
+            "Hooks of a compiled network are on the network itself, which lanes run uncompiled",
+            given=f"{count} on what torch.compile made of it",
+            hint="Give them to the network that was compiled (its register_forward_hook).",
+        )
 
 
 def _check_kind(module: nn.Module) -> None:
@@ -419,7 +457,11 @@ def _check_kind(module: nn.Module) -> None:
 def _content(recipe: Recipe, reach: Reach) -> str:
     """What tells one picture from another, in this session."""
     if isinstance(recipe, LiveRecipe):
-        return text_digest(hashlib.blake2b(recipe.snapshot, digest_size=16).hexdigest(), reach.digest)
+        return text_digest(
+            bytes_digest(recipe.snapshot),
+            reach.digest,
+            *(part for pair in sorted(reach.bound.items()) for part in pair),
+        )
     return ""
 
 
@@ -428,7 +470,8 @@ def _fingerprint(recipe: Recipe, module: nn.Module, reach: Reach, *, values: boo
     from esen_lab.ensemble.weights import state_of
 
     tensors: Mapping[str, torch.Tensor] = state_of(module)
-    structure = "\n".join(f"{path} {_class_path(part)}" for path, part in module.named_modules()) + f"\n{module!r}"
+    structure = "\n".join(f"{path} {_class_path(part)}" for path, part in module.named_modules())
+    structure += f"\n{_told(module)}"
     source = ""
     if isinstance(recipe, LiveRecipe) and recipe.skeleton is not None:
         tensors = tensors_of(module)
@@ -439,6 +482,13 @@ def _fingerprint(recipe: Recipe, module: nn.Module, reach: Reach, *, values: boo
         source = f"{recipe.path} {recipe.args!r} {sorted(recipe.kwargs.items())!r}"
     digests = tensor_digests(tensors) if values else {name: str(tensor_spec(t)) for name, t in tensors.items()}
     return fingerprint(digests, structure, f"{source}\n{reach.digest}")
+
+
+def _told(module: nn.Module) -> str:
+    try:
+        return repr(module)
+    except RAISED:  # an object of the user's may raise wherever it is looked at
+        return ""
 
 
 def _class_name(module: nn.Module) -> str:

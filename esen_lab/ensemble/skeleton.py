@@ -33,7 +33,7 @@ import torch
 from torch import nn
 
 from esen_lab.common.surroundings import model_cell
-from esen_lab.ensemble.origin import import_path, imported
+from esen_lab.ensemble.origin import RAISED, import_path, imported
 from esen_lab.ensemble.snapshot import is_parametrized, parametrize, parametrized_parts
 from esen_lab.ensemble.source import capture_objects
 from esen_lab.ensemble.source.closure import Closure, run_closure
@@ -52,6 +52,7 @@ _NOT_FOR_INFERENCE = frozenset(
         "_load_state_dict_post_hooks",
     }
 )
+_MOST_BITS = 14_000  # Python writes 4300 digits
 _CONTAINERS: dict[type, str] = {list: "list", tuple: "tuple", set: "set", frozenset: "frozenset"}
 
 
@@ -64,9 +65,18 @@ def encode(module: nn.Module) -> tuple[dict[str, Json], dict[str, torch.Tensor]]
     encoder = _Encoder()
     tree = encoder.encode(module, "")
     things = list(encoder.sources.values())
-    kept = capture_objects(things)
+    try:
+        kept = capture_objects(things)
+    except EsenError:
+        raise
+    except RAISED as problem:  # an object of the user's may raise wherever it is looked at
+        what = f"of code that reads what cannot be looked at ({type(problem).__name__}: {problem})"
+        raise _cannot("", what) from problem
     names = dict(zip(encoder.sources, kept.names, strict=True))
-    tree = _name_sources(tree, names)
+    try:
+        tree = _name_sources(tree, names)
+    except RecursionError as problem:
+        raise _cannot("", "modules within modules, deeper than Python follows") from problem
     return {"version": SKELETON_VERSION, "tree": tree, "source": kept.closure.to_dict()}, encoder.tensors
 
 
@@ -109,8 +119,19 @@ class _Encoder:
         self._alive: list[Any] = []  # what has an id in the tables above must not be freed meanwhile
         self._defaults = vars(nn.Module())
 
-    def encode(self, value: Any, where: str) -> Json:  # noqa: C901, PLR0912  one line per kind of value
+    def encode(self, value: Any, where: str) -> Json:
+        try:
+            return self._encoded(value, where)
+        except EsenError:
+            raise
+        except RAISED as problem:  # an object of the user's may raise wherever it is looked at
+            what = f"a {type(value).__qualname__} that cannot be looked at ({type(problem).__name__}: {problem})"
+            raise _cannot(where, what) from problem
+
+    def _encoded(self, value: Any, where: str) -> Json:  # noqa: C901, PLR0912  one line per kind of value
         kind = type(value)
+        if kind is int and value.bit_length() > _MOST_BITS:
+            raise _cannot(where, "an integer of more digits than Python writes")
         if value is None or kind in (bool, int, str):
             return value
         if kind is float:
@@ -209,7 +230,7 @@ class _Encoder:
     def _tensor(self, tensor: torch.Tensor, where: str) -> Json:
         if type(tensor) not in (torch.Tensor, nn.Parameter, nn.Buffer):
             raise _cannot(where, f"a tensor of type {type(tensor).__name__}")
-        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
+        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta or tensor.is_nested:
             raise _cannot(where, f"a tensor that is {tensor.layout} {tensor.dtype} on {tensor.device}")
         key = self._keys.get(id(tensor))
         if key is None:
@@ -229,7 +250,7 @@ class _Encoder:
         scalar = isinstance(value, numpy.generic)
         try:
             tensor = torch.from_numpy(numpy.array(value, copy=True))
-        except TypeError as problem:
+        except (TypeError, ValueError) as problem:  # a kind of number, or an order of bytes, that torch has not
             raise _cannot(where, f"a numpy value of dtype {value.dtype}") from problem
         inner = self._tensor(tensor, where)
         return ["numpy", inner[1], scalar]

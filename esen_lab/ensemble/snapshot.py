@@ -10,15 +10,18 @@ from __future__ import annotations
 import functools
 import io
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from esen_lab.common.surroundings import model_cell
-from esen_lab.ensemble.origin import is_module
+from esen_lab.ensemble.fingerprint import text_digest
+from esen_lab.ensemble.origin import RAISED, is_installed, is_module
 from esen_lab.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import nn
+
+_MADE_WHEN_ASKED = frozenset({"__annotations__", "__annotations_cache__", "__annotate_func__", "__doc__"})  # by Python
 
 
 def take_snapshot(module: Any) -> bytes:
@@ -48,7 +51,7 @@ def take_snapshot(module: Any) -> bytes:
     buffer = io.BytesIO()
     try:
         torch.save(module, buffer, pickle_module=holder)
-    except Exception as problem:  # whatever an attribute's own reduction raises
+    except RAISED as problem:  # whatever an attribute's own reduction raises
         raise UsageError(
             "A live module can be sent to a worker process",
             given=f"{_culprit(module)}: {problem}",
@@ -105,7 +108,8 @@ def _with_tracker_of_lanes(thing: Any, reduced: Any) -> Any:
 
     Finding it, cloudpickle would overwrite the methods of the user's own class with copies that see other globals. By a
     number of its own the class is one and the same for all networks of it that one process is sent, and what is sent
-    last is what its methods are: as here, where all instances follow their class.
+    last is what its methods are: as here, where all instances follow their class. With other names in it, or other
+    classes above it, it is another one: what the first one has would stay in it, also what is not here any more.
     """
     import cloudpickle
 
@@ -115,7 +119,16 @@ def _with_tracker_of_lanes(thing: Any, reduced: Any) -> Any:
     if number is None:
         return reduced
     function, args, *rest = reduced
-    return (function, tuple(f"{number} in lanes" if arg == number else arg for arg in args), *rest)
+    own = f"{number} in lanes {text_digest(*_names_in(thing))}"
+    return (function, tuple(own if arg == number else arg for arg in args), *rest)
+
+
+def _names_in(kind: type) -> Iterator[str]:
+    """The classes above one, itself the first, each with what it has by name where it may be sent by value."""
+    for base in kind.__mro__:
+        yield f"{base.__module__}:{base.__qualname__}"
+        if not is_installed(base):
+            yield from sorted(vars(base).keys() - _MADE_WHEN_ASKED)
 
 
 def _cached(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:
@@ -143,7 +156,7 @@ def _culprit(module: Any) -> str:
                 continue
             try:
                 cloudpickle.dumps(value)
-            except Exception:  # noqa: BLE001, RUF100  any failure is what is looked for
+            except RAISED:
                 where = f"{path}.{name}" if path else name
                 return f"the attribute {where} of type {type(value).__name__}"
     return f"a {type(module).__name__}"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from esen_lab.common.display import Shown
 from esen_lab.common.trees import Tree, TreeSpec, tree_spec
+from esen_lab.ensemble.chance import generators_kept
 from esen_lab.ensemble.recipes import Rebuild, Recipe, session_path
 from esen_lab.ensemble.traits import Traits
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 
 _SHARES = "shares state with "
+_OTHER = "its own example is "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,17 +98,30 @@ class SubModel(Shown):
             )
         return replace(self, shares=others, notes=notes)
 
+    def run_on(self, looks: str) -> SubModel:
+        """The same, known to be given an input that looks like this, which its notes say where its example is another.
+
+        Args:
+            looks: Such as "float32[16, 8]".
+        """
+        own = str(tree_spec(self.example))
+        told = (f"{_OTHER}{own}; the ensemble's is {looks}, on which it is profiled",) if looks != own else ()
+        notes = (*(note for note in self.notes if not note.startswith(_OTHER)), *told)
+        return self if notes == self.notes else replace(self, notes=notes)
+
     def same_as(self, other: SubModel) -> bool:
-        """Whether a lane that holds one holds the other."""
-        return (self.fingerprint, self.content) == (other.fingerprint, other.content)
+        """Whether a lane that holds one holds the other, and calls it as that has to be called."""
+        mine, its = ((one.fingerprint, one.content, one.protect_input, one.traits) for one in (self, other))
+        return mine == its
 
     def payload(self) -> bytes:
         """`rebuild`, pickled for a worker. Made anew at each call, so that weights are not held in memory twice."""
         return self.rebuild.to_bytes()
 
     def build(self) -> nn.Module:
-        """A new module in eval mode, on the CPU."""
-        return self.rebuild()
+        """A new module in eval mode, on the CPU. What a factory draws for it, the session will draw all the same."""
+        with generators_kept():
+            return self.rebuild()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for tables."""
@@ -137,6 +152,7 @@ class Registered:
         held: A module that was made around what the user holds, and that is watched: nobody else holds it.
         options: What was said besides the example of something that is no network.
         changes: What tells the things that a call changes from others, in this process: see `sharing.py`.
+        again: Registers a cell anew, from its text and weights, where what it reads of imported modules has changed.
     """
 
     submodel: SubModel
@@ -145,3 +161,4 @@ class Registered:
     held: nn.Module | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     changes: frozenset[Hashable] = frozenset()
+    again: Callable[[], Registered] | None = None

@@ -165,6 +165,6 @@ def _zeros(
 
     def made(one: TensorSpec) -> torch.Tensor:
         held, shown = shapes(one)
-        return torch.zeros(tuple(held), dtype=getattr(torch, one.dtype)).expand(tuple(shown))
+        return torch.zeros(tuple(held), dtype=getattr(torch, one.dtype), device="cpu").expand(tuple(shown))
 
     return {name: unflatten(spec.structure, [made(one) for one in spec.tensors]) for name, spec in outputs.items()}

@@ -6,7 +6,9 @@ What is compared, each by one call that stays in C:
                     of other kinds by what they would be pickled as
     tensors         version (torch counts changes in place), address, and some bytes of their values, since changes
                     through `.data` are counted nowhere; of large ones a further piece at every look
-    code            functions, the user's classes, global names that the code reads (see `reach.py`)
+    arrays          shape, strides and dtype, and bytes as of tensors
+    code            functions and their defaults, classes, their bases and what their attributes hold, global names that
+                    the code reads (see `reach.py`)
 
 A difference may mean nothing (a cell that ran again with the same text): whoever hears of one compares fingerprints.
 """
@@ -14,31 +16,28 @@ A difference may mean nothing (a cell that ran again with the same text): whoeve
 from __future__ import annotations
 
 import collections
-import ctypes
 import itertools
 import operator
 import weakref
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from esen_lab.common.tensors import extent, has_its_memory
 from esen_lab.ensemble.reach import Reach, name_in, reach_of
-from esen_lab.ensemble.watched import DEEPEST, TABLES, Watched, pickled
+from esen_lab.ensemble.spans import address_of, addressing, array_bytes, form_of, pieces, samples, tensor_bytes
+from esen_lab.ensemble.watched import DEEPEST, TABLES, Opaque, Watched
 from esen_lab.ensemble.weights import state_of
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-_SAMPLE_BYTES = 64
-_SMALL_BYTES = 512  # up to here all of a tensor is looked at every time
-_PIECE_BYTES = 1 << 16
 _values = operator.methodcaller("values")
 _chained = itertools.chain.from_iterable
 _version = operator.attrgetter("_version")
 _code = operator.attrgetter("__code__")
 _default = operator.attrgetter("__defaults__")
+_named_default = operator.attrgetter("__kwdefaults__")
+_order = operator.attrgetter("__mro__")
 
 
 class Watch:
@@ -51,11 +50,16 @@ class Watch:
         reach: What it reaches, where that is known already.
         state_only: Leave code out, and look into objects of any kind: for whoever asks what a call has changed in the
             network itself.
+
+    Attributes:
+        unseen: Objects that are too large to be looked at but when all is, for people.
     """
 
     def __init__(self, module: nn.Module, reach: Reach | None = None, *, state_only: bool = False) -> None:
         self._module = weakref.ref(module, self._let_go)
         self._state_only = state_only
+        self._state: frozenset[Hashable] = frozenset()
+        self._moving: frozenset[str] = frozenset()
         self._reach = Reach() if state_only else reach_of(module) if reach is None else reach
         self.renew()
 
@@ -81,18 +85,9 @@ class Watch:
         self._kind = type(module)
         self._own = owns
         self._own_was = [dict(own) for own in owns]
-        seen = Watched(whole=self._state_only)
-        for own in owns:
-            seen.part(own)
-        for space, name, _ in self._reach.names:
-            seen.add(space.get(name), name_in(space, name), DEEPEST)
-        for thing in self._reach.objects:
-            seen.add(thing, type(thing).__name__, DEEPEST)
-        for function in self._reach.functions:
-            seen.add(vars(function), f"the attributes of {function.__qualname__}", 2)
-            seen.add(function.__kwdefaults__, f"the defaults of {function.__qualname__}", 2)
-        for tensor in self._reach.tensors:
-            seen.tensor(tensor)
+        seen = self._looked_into(owns)
+        self.unseen = tuple(dict.fromkeys(map(_attribute, seen.unseen)))
+        self._left_out = seen.left_out
         self._holders = seen.holders
         tables = [*owns, *(holder.now for holder in seen.holders if isinstance(holder.now, dict))]
         self._empty = [table for table in tables if _is_empty(table)]  # most of torch's are; any() sees it at once
@@ -111,14 +106,18 @@ class Watch:
         self._own_values = list(_chained(map(_values, self._own_tables)))
         self._held_in_rows = list(map(id, _chained(self._rows)))
         self._row_lengths = list(map(len, self._rows))
+        self._objects = seen.objects
+        self._object_kinds = list(map(type, seen.objects))
         self._opaque = seen.opaque
-        self._opaque_was = [pickled(value) for value, _ in seen.opaque]
+        self._opaque_was = list(map(_picture, seen.opaque))
         self._tensors = list(seen.tensors.values())
         self._counted = [tensor for tensor in self._tensors if not tensor.is_inference()]
         self._versions = [tensor._version for tensor in self._counted]
-        self._addressing = _addressing(self._tensors)
-        self._addresses = [_address_of(tensor) for tensor in self._tensors]
-        self._look_at([*self._tensors], seen.arrays)
+        self._addressing = addressing(self._tensors)
+        self._addresses = list(map(address_of, self._tensors))
+        self._arrays = seen.arrays
+        self._forms = list(map(form_of, seen.arrays))
+        self._look_at([*self._tensors], seen)
         self._globals = [(space, name, space.get(name, _GONE)) for space, name, _ in self._reach.names]
         there = [entry for entry in self._globals if entry[2] is not _GONE]
         self._spaces, self._names, self._held = ([entry[i] for entry in there] for i in range(3))
@@ -126,23 +125,48 @@ class Watch:
         self._functions = self._reach.functions
         self._codes = list(map(_code, self._functions))
         self._defaults = list(map(_default, self._functions))
-        self._classes = [vars(cls) for cls in (*self._reach.classes, *self._reach.installed)]
+        self._named_defaults = list(map(_named_default, self._functions))
+        self._own_classes = [*self._reach.classes, *self._reach.installed]
+        self._orders = list(map(_order, self._own_classes))
+        self._classes = [self._table_of(cls) for cls in self._own_classes]
         self._classes_were = [dict(own) for own in self._classes]
+        self._class_keys = list(_chained(self._classes))
+        self._class_values = list(_chained(map(_values, self._classes)))
 
-    def _look_at(self, tensors: list[torch.Tensor], arrays: list[Any]) -> None:
+    def _looked_into(self, owns: list[dict[str, Any]]) -> Watched:
+        """All that the network holds, and what its code reaches."""
+        seen = Watched(whole=self._state_only, but=self._state)
+        for own in owns:
+            seen.part(own)
+        for space, name, _ in self._reach.names:
+            seen.add(space.get(name), name_in(space, name), DEEPEST)
+        for thing in self._reach.objects:
+            seen.add(thing, type(thing).__name__, DEEPEST)
+        for function in self._reach.functions:
+            seen.add(vars(function), f"the attributes of {function.__qualname__}", DEEPEST)
+            for defaults in (function.__defaults__, function.__kwdefaults__):
+                seen.add(defaults, f"the defaults of {function.__qualname__}", DEEPEST)
+        for cls in self._reach.classes:
+            seen.user_class(cls)
+        for tensor in self._reach.tensors:
+            seen.tensor(tensor)
+        return seen
+
+    def _table_of(self, cls: type) -> Mapping[str, Any]:
+        """A class's attributes, without those that calls of the network change."""
+        moving = {key for key in vars(cls) if f"{cls.__qualname__}.{key}" in self._moving}
+        return _Without(vars(cls), moving) if moving else vars(cls)
+
+    def _look_at(self, tensors: list[torch.Tensor], seen: Watched) -> None:
         """Keep some bytes of all values, and a sum of every piece of the large ones."""
-        views = [view for tensor in tensors if (view := _bytes_of(tensor)) is not None]
+        views = [view for tensor in tensors if (view := tensor_bytes(tensor)) is not None]
         # Held, or a view could look into memory that is no more.
-        self._storages = [tensor.untyped_storage() for tensor in tensors if _bytes_of(tensor) is not None]
-        views += [memoryview(array).cast("B") for array in arrays]
-        self._samples = [piece for view in views for piece in _samples(view)]
+        self._storages = [tensor.untyped_storage() for tensor in tensors if tensor_bytes(tensor) is not None]
+        views += [view for array in seen.arrays if (view := array_bytes(array)) is not None]
+        self._samples = [piece for view in views for piece in samples(view)]
         self._bytes = b"".join(self._samples)
-        self._pieces = [
-            (view[at : at + _PIECE_BYTES], zlib.crc32(view[at : at + _PIECE_BYTES]))
-            for view in views
-            if view.nbytes > _SMALL_BYTES
-            for at in range(0, view.nbytes, _PIECE_BYTES)
-        ]
+        self._pieces = [*(piece for view in views for piece in pieces(view)), *seen.pieces]
+        self._sums = seen.sums
         self._next_piece = itertools.cycle(range(len(self._pieces))) if self._pieces else None
 
     # --- looking -----------------------------------------------------------------------------------------------------
@@ -165,6 +189,7 @@ class Watch:
         return (
             list(map(_version, self._counted)) == self._versions
             and list(map(self._addressing, self._tensors)) == self._addresses
+            and list(map(form_of, self._arrays)) == self._forms
             and b"".join(self._samples) == self._bytes
             and not any(self._empty)
             and list(map(len, self._ordered)) == self._key_counts
@@ -176,21 +201,25 @@ class Watch:
             and list(map(id, _chained(self._rows))) == self._held_in_rows
             and list(map(type, self._parts)) == self._kinds
             and (self.module is None or type(self.module) is self._kind)
+            and list(map(type, self._objects)) == self._object_kinds
             and list(map(_code, self._functions)) == self._codes
             and all(map(operator.is_, map(_default, self._functions), self._defaults))
-            and all(map(operator.eq, self._classes, self._classes_were))
+            and all(map(operator.is_, map(_named_default, self._functions), self._named_defaults))
+            and list(_chained(self._classes)) == self._class_keys
+            and all(map(operator.is_, _chained(map(_values, self._classes)), self._class_values))
+            and all(map(operator.is_, map(_order, self._own_classes), self._orders))
             and all(map(operator.is_, map(operator.getitem, self._spaces, self._names), self._held))
             and not any(name in space for space, name in self._not_there)
-            and [pickled(value) for value, _ in self._opaque] == self._opaque_was
+            and list(map(_picture, self._opaque)) == self._opaque_was
         )
 
     def _same_values(self, *, whole: bool) -> bool:
         if whole:
-            return all(zlib.crc32(view) == was for view, was in self._pieces)
+            return all(piece() == was for piece, was in (*self._pieces, *self._sums))
         if self._next_piece is None:
             return True
-        view, was = self._pieces[next(self._next_piece)]
-        return zlib.crc32(view) == was
+        piece, was = self._pieces[next(self._next_piece)]
+        return piece() == was
 
     def _only_its_mode(self) -> bool:
         """Whether all that differs is `train()` or `eval()`, which lanes do not follow; it is taken as it is now."""
@@ -226,9 +255,11 @@ class Watch:
         def values_of(tensor: torch.Tensor) -> str:
             return f"the values of {names.get(id(tensor), 'a tensor that it uses')}"
 
-        moved = {id(t) for t, at in zip(self._tensors, self._addresses, strict=True) if _address_of(t) != at}
+        moved = {id(t) for t, at in zip(self._tensors, self._addresses, strict=True) if address_of(t) != at}
         counted = {id(t) for t, version in zip(self._counted, self._versions, strict=True) if t._version != version}
         told = [values_of(tensor) for tensor in self._tensors if id(tensor) in moved | counted]
+        if list(map(form_of, self._arrays)) != self._forms:
+            told.append("the shape, strides or dtype of an array that it uses")
         if not told and not moved:
             same = b"".join(self._samples) == self._bytes and self._same_values(whole=True)
             told = [] if same else ["the values of its weights"]
@@ -241,21 +272,26 @@ class Watch:
             if not _same_things(holder.now, holder.was):
                 yield "its parameters, buffers or parts" if holder.name in TABLES[:3] else _attribute(holder.name)
         opaque = zip(self._opaque, self._opaque_was, strict=True)
-        yield from (_attribute(name) for (value, name), data in opaque if pickled(value) != data)
+        yield from (_attribute(held.name) for held, was in opaque if _picture(held) != was)
         if list(map(type, self._parts)) != self._kinds or (self.module and type(self.module) is not self._kind):
             yield "the classes of its parts"
+        if list(map(type, self._objects)) != self._object_kinds:
+            yield "the class of an object that it uses"
 
     def _of_code(self) -> Iterator[str]:
         for function, code in zip(self._functions, self._codes, strict=True):
             if function.__code__ != code:
                 yield f"the code of {function.__qualname__}"
-        for function, default in zip(self._functions, self._defaults, strict=True):
-            if function.__defaults__ is not default:
+        defaults = zip(self._functions, self._defaults, self._named_defaults, strict=True)
+        for function, default, named in defaults:
+            if function.__defaults__ is not default or function.__kwdefaults__ is not named:
                 yield f"the defaults of {function.__qualname__}"
-        for cls, own, was in zip(
-            (*self._reach.classes, *self._reach.installed), self._classes, self._classes_were, strict=True
+        for cls, order, own, was in zip(
+            self._own_classes, self._orders, self._classes, self._classes_were, strict=True
         ):
             yield from (f"{cls.__qualname__}.{key}" for key in _keys_apart(own, was))
+            if cls.__mro__ is not order:
+                yield f"the bases of {cls.__qualname__}"
         yield from (name_in(space, name) for space, name in self._moved())
 
     # --- what calls of the network change ----------------------------------------------------------------------------
@@ -266,9 +302,15 @@ class Watch:
         held += [name for name in self._of_attributes() if name.startswith(("the global name ", "the enclosed name "))]
         return tuple(dict.fromkeys(held))
 
-    def without(self, moving: Iterable[str]) -> Watch:
-        """This watch, from now on without these names: they are state of the network, not changes to it."""
-        names = set(moving)
+    def without(self, moving: Iterable[str], state: Collection[Hashable] = ()) -> Watch:
+        """This watch, from now on without what calls change: that is state of the network, and no change to it.
+
+        Args:
+            moving: Names outside the network, and attributes of classes, for people.
+            state: The identities of things outside the network that are alive now.
+        """
+        names = self._moving = frozenset(moving)
+        self._state = frozenset(state)
         gone = [entry for entry in self._reach.names if name_in(*entry[:2]) in names]
         self._reach.names = [entry for entry in self._reach.names if name_in(*entry[:2]) not in names]
         objects = {id(value) for _, _, value in gone}
@@ -303,48 +345,27 @@ def _attribute(name: str) -> str:
 _GONE = object()
 
 
-def _address_of(tensor: torch.Tensor) -> int:
-    try:
-        return tensor.data_ptr()
-    except RuntimeError:  # a layout without one address
-        return 0
+def _picture(held: Opaque) -> Any:
+    return held.picture(held.thing)
 
 
-def _addressing(tensors: list[torch.Tensor]) -> Callable[[torch.Tensor], int]:
-    """The fastest way to all addresses: torch's own method where every tensor has one address."""
-    if not tensors:  # nothing to ask torch for, which may be gone at the end of a process
-        return _address_of
-    import torch
+class _Without(Mapping[str, Any]):
+    """A table without some of its keys, read anew at every look."""
 
-    try:
-        for tensor in tensors:
-            tensor.data_ptr()
-    except RuntimeError:
-        return _address_of
-    return torch.Tensor.data_ptr
+    def __init__(self, table: Mapping[str, Any], keys: Collection[str]) -> None:
+        self._table = table
+        self._keys = keys
 
+    def __getitem__(self, key: str) -> Any:
+        if key in self._keys:
+            raise KeyError(key)
+        return self._table[key]
 
-def _bytes_of(tensor: torch.Tensor) -> memoryview | None:
-    """The memory from a tensor's first value to its last one, where it can be looked at without torch.
+    def __iter__(self) -> Iterator[str]:
+        return (key for key in self._table if key not in self._keys)
 
-    Of a view there are other values in between: they may count as well.
-    """
-    import torch
-
-    if tensor.device.type != "cpu" or tensor.layout is not torch.strided or tensor.is_meta or not tensor.numel():
-        return None
-    if not has_its_memory(tensor):  # it may have been let go of, and reading it would end this process
-        return None
-    size = extent(tensor) * tensor.element_size()
-    return memoryview((ctypes.c_char * size).from_address(tensor.data_ptr())).cast("B")
-
-
-def _samples(view: memoryview) -> list[memoryview]:
-    size = view.nbytes
-    if size <= _SMALL_BYTES:
-        return [view]
-    middle = size // 2
-    return [view[:_SAMPLE_BYTES], view[middle : middle + _SAMPLE_BYTES], view[size - _SAMPLE_BYTES :]]
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 def _keys_apart(own: Mapping[str, Any], was: Mapping[str, Any]) -> list[str]:

@@ -7,14 +7,26 @@ from __future__ import annotations
 
 import collections
 import enum
+import functools
 import itertools
-import pickle
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from esen_lab.ensemble.origin import is_installed, is_module, is_tensor
+from esen_lab.ensemble.origin import RAISED, asked, is_a, is_installed, is_module, is_tensor
 from esen_lab.ensemble.reach import NOT_ATTRIBUTES
+from esen_lab.ensemble.spans import (
+    LARGEST_OPAQUE,
+    Piece,
+    buffer_picture,
+    buffer_pieces,
+    in_band,
+    is_array,
+    is_buffer,
+    pickled,
+    pickled_pieces,
+    pickled_sum,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -25,10 +37,11 @@ DEEPEST = 8
 """How far containers in containers are looked into."""
 _MOST_ITEMS = 20_000
 _MOST_HOLDERS = 20_000
-_LARGEST_OPAQUE = 1 << 16
 _SEQUENCES = (list, collections.deque)
-_PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes, range, slice, type(...)})
+PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes, range, slice, type(...)})
+"""Classes whose objects cannot be changed, and hold nothing that can."""
 _NAMED = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, enum.Enum)
+_DESCRIPTORS = (staticmethod, classmethod, property, functools.cached_property, types.MemberDescriptorType)
 _BARE_SIZE = type("_Bare", (), {}).__basicsize__
 
 
@@ -40,44 +53,64 @@ class Holder(NamedTuple):
     name: str
 
 
-class Slots:
-    """The values in an object's slots, as a row; one that is not set is None."""
+class Opaque(NamedTuple):
+    """An object that is compared by a picture of it, how the picture is made, and what it is called."""
 
-    def __init__(self, value: Any) -> None:
-        self._value = value
-        self._names = slots_of(type(value))
+    thing: Any
+    picture: Callable[[Any], Any]
+    name: str
+
+
+class LiveRow:
+    """What an object holds besides its attributes, as a row that is read anew at every look."""
+
+    def __init__(self, read: Callable[[], Collection[Any]]) -> None:
+        self._read = read
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._read())
 
     def __iter__(self) -> Iterator[Any]:
-        return (getattr(self._value, name, None) for name in self._names)
+        return iter(self._read())
 
 
 class Watched:
     """What is looked at, collected from the attributes of parts and from what their code reads.
 
     Attributes:
-        holders: Containers, and the attributes of objects.
+        holders: Containers, the attributes of objects, and what else objects hold.
         tensors: By identity.
-        arrays: Of NumPy, where they are one row of plain numbers.
-        opaque: (object, name): compared by what they would be pickled as.
+        arrays: Of NumPy, of plain numbers or times.
+        objects: Those of classes of the user's, which may be given another class.
+        opaque: What is compared by a picture.
+        pieces: Of what is large in these.
+        sums: The same of what is too large to be looked at but when all is.
+        unseen: What the latter are called.
+        left_out: What was, by `but`: held, or another thing could have its identity.
 
     Args:
         whole: Whether objects of other kinds are looked into however large they are.
+        but: The identities of what is not looked at.
     """
 
-    def __init__(self, *, whole: bool) -> None:
+    def __init__(self, *, whole: bool, but: Collection[Any] = ()) -> None:
         self.holders: list[Holder] = []
         self.tensors: dict[int, torch.Tensor] = {}
         self.arrays: list[Any] = []
-        self.opaque: list[tuple[Any, str]] = []
+        self.objects: list[Any] = []
+        self.opaque: list[Opaque] = []
+        self.pieces: list[Piece] = []
+        self.sums: list[Piece] = []
+        self.unseen: list[str] = []
+        self.left_out: list[Any] = []
         self._whole = whole
+        self._but = but
         self._items = 0
         self._seen: set[int] = set()
 
     def part(self, own: dict[str, Any]) -> None:
         """One part's attributes."""
+        self._seen.add(id(own))
         for key, value in own.items():
             if key in TABLES:
                 self.holders.append(Holder(value, dict(value), key))
@@ -86,70 +119,129 @@ class Watched:
                         self.tensor(tensor)
                 elif key != "_modules":
                     for hook in value.values():
-                        self.add(hook, key, 1)
+                        self.add(hook, key, DEEPEST)
             elif key not in NOT_ATTRIBUTES:
                 self.add(value, key, DEEPEST)
 
+    def user_class(self, cls: type) -> None:
+        """What the attributes of a class hold."""
+        if issubclass(cls, enum.Enum):  # Python keeps its members in tables there
+            return
+        for key, value in vars(cls).items():
+            if not (key.startswith("__") and key.endswith("__")) and not is_a(value, _DESCRIPTORS):
+                self.add(value, f"the class attribute {cls.__qualname__}.{key}", DEEPEST)
+
     def tensor(self, value: Any) -> None:
         """One tensor, or None."""
-        if value is not None:
+        if value is not None and id(value) not in self._but:
             self.tensors.setdefault(id(value), value)
 
     def add(self, value: Any, name: str, depth: int) -> None:
         """One value, and what it holds."""
-        kind = type(value)
-        if kind in _PLAIN or id(value) in self._seen or isinstance(value, _NAMED):
+        if type(value) in PLAIN or id(value) in self._seen:
             return
         self._seen.add(id(value))
+        if id(value) in self._but:
+            self.left_out.append(value)
+            return
+        try:
+            self._follow(value, name, depth)
+        except RAISED:  # an object of the user's may raise wherever it is looked at
+            return
+
+    def _follow(self, value: Any, name: str, depth: int) -> None:
+        if isinstance(value, _NAMED):
+            return
         if is_tensor(value):
             self.tensor(value)
-        elif _is_readable_array(value):
+        elif is_array(value):
             self.arrays.append(value)
+            self._attributes(value, name, depth)
         elif isinstance(value, (*_SEQUENCES, set, dict)):
             self._container(value, name, depth)
         elif isinstance(value, (tuple, frozenset)):
             for item in itertools.islice(value, _MOST_ITEMS):
                 self.add(item, name, depth - 1)
+            self._attributes(value, name, depth)
         elif is_module(value):
             self._network(value, name)
+        elif is_buffer(value):
+            self.opaque.append(Opaque(value, buffer_picture, name))
+            self.pieces += buffer_pieces(value)
+            self._attributes(value, name, depth)
+        elif depth > 0 and isinstance(value, (functools.partial, types.MethodType, types.MappingProxyType)):
+            self._around(value, name, depth)
         else:
             self._object(value, name, depth)
 
     def _container(self, value: Any, name: str, depth: int) -> None:
         self._items += len(value)
         if depth <= 0 or self._items > _MOST_ITEMS * 5 or len(self.holders) > _MOST_HOLDERS:
-            self.opaque.append((value, name))
+            self._opaque(value, name)
             return
+        items = list(value.values() if isinstance(value, dict) else value)
+        list(value)  # what raises does so now, not at every look
         self.holders.append(Holder(value, _copied(value), name))
-        for item in list(value.values() if isinstance(value, dict) else value):
+        for item in items:
             self.add(item, name, depth - 1)
-        own = getattr(value, "__dict__", None)  # of a class of the user's
-        if own:
+        if isinstance(value, collections.defaultdict):
+            self._row(lambda: (value.default_factory,), name, depth)
+        self._attributes(value, name, depth)
+
+    def _row(self, read: Callable[[], Collection[Any]], name: str, depth: int) -> None:
+        row = LiveRow(read)
+        self.holders.append(Holder(row, list(row), name))
+        for item in row:
+            self.add(item, name, depth - 1)
+
+    def _around(self, value: Any, name: str, depth: int) -> None:
+        """What is around a function, or around a table that others can change."""
+        if isinstance(value, types.MethodType):
+            self.add(value.__self__, name, depth - 1)
+        elif isinstance(value, functools.partial):
+            self._row(lambda: (value.func, value.args, value.keywords), name, depth)
+        else:
+            self._row(lambda: [*value.keys(), *value.values()], name, depth)
+        self._attributes(value, name, depth)
+
+    def _attributes(self, value: Any, name: str, depth: int) -> None:
+        """Of an object of a class of the user's."""
+        own = asked(value, "__dict__")
+        if isinstance(own, dict) and own and not isinstance(value, types.MethodType):
             self.add(own, name, depth - 1)
 
     def _network(self, value: Any, name: str) -> None:
         """A network that is no part: kept in a list, or global."""
         for part in value.modules():
             if id(vars(part)) not in self._seen:
-                self._seen.add(id(vars(part)))
-                own = {key: held for key, held in vars(part).items() if key != "training"}
                 self.holders.append(Holder(vars(part), dict(vars(part)), name))
-                self.part(own)
+                self.part(vars(part))
 
     def _object(self, value: Any, name: str, depth: int) -> None:
-        own = getattr(value, "__dict__", None)
+        own = asked(value, "__dict__")
         if isinstance(own, dict) and depth > 0:
             self.add(own, name, depth - 1)
-        slots = Slots(value)
-        if len(slots) and depth > 0 and not is_installed(type(value)):  # a package's own may be filled when asked
-            self.holders.append(Holder(slots, list(slots), name))
-            for item in slots:
-                self.add(item, name, depth - 1)
-        if type(value).__module__.startswith("torch._C") or (isinstance(own, dict) and _is_bare(type(value))):
+        if not is_installed(type(value)):
+            self.objects.append(value)
+        slots = slots_of(type(value))
+        if slots and depth > 0 and not is_installed(type(value)):  # a package's own may be filled when asked
+            self._row(lambda: [asked(value, slot) for slot in slots], name, depth)
+        if isinstance(own, dict) and _is_bare(type(value)):
             return
-        data = pickled(value)
-        if data is not None and (self._whole or len(data) <= _LARGEST_OPAQUE):
-            self.opaque.append((value, name))
+        if not type(value).__module__.startswith("torch._C") or hasattr(value, "get_state"):
+            self._opaque(value, name)
+
+    def _opaque(self, value: Any, name: str) -> None:
+        picture = pickled(value)
+        if picture is None:
+            return
+        if self._whole or in_band(picture) <= LARGEST_OPAQUE:
+            self.opaque.append(Opaque(value, pickled, name))
+            self.pieces += pickled_pieces(value)
+        else:
+            sums = functools.partial(pickled_sum, value)
+            self.sums.append((sums, sums()))
+            self.unseen.append(name)
 
 
 def slots_of(kind: type) -> list[str]:
@@ -175,22 +267,3 @@ def _copied(value: Any) -> Any:
     if isinstance(value, dict):
         return dict(value)
     return set(value) if isinstance(value, set) else list(value)
-
-
-def _is_readable_array(value: Any) -> bool:
-    kind = type(value)
-    if kind.__module__ != "numpy" or kind.__name__ != "ndarray":
-        return False
-    return bool(value.flags.c_contiguous and not value.dtype.hasobject and value.size)
-
-
-def pickled(value: Any) -> bytes | None:
-    """An object of any kind as bytes, such as a generator with its state; None where that cannot be had."""
-    get_state = getattr(value, "get_state", None)
-    try:
-        if get_state is not None and type(value).__module__.startswith("torch"):
-            return bytes(get_state().numpy().tobytes())
-        data = pickle.dumps(value)
-    except Exception:
-        return None
-    return data

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
-from esen_lab.common.tensors import check_tensor, fills_its_memory
+from esen_lab.common.tensors import aligned, check_tensor, fills_its_memory
 from esen_lab.ensemble.fingerprint import view_key
+from esen_lab.ensemble.origin import is_tensor
 from esen_lab.errors import StoreError, UsageError
 from esen_lab.files import converted, decode_json
 
@@ -26,7 +27,6 @@ _KEY = "esen_lab"
 _DENSE = "Parameters and buffers of a sub-model are dense and have values"
 # The dtypes that the format has had from the start; others are kept as bytes.
 _KNOWN = frozenset(("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64"))
-_ALIGNMENT = 64  # bytes, what torch's CPU allocator gives
 
 
 def state_of(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -55,6 +55,11 @@ def check_state(module: nn.Module, *, lazy: bool = False) -> None:
             check_tensor(tensor, f"the {'buffer' if name in buffers else 'parameter'} {name!r}", _DENSE)
         except UsageError as problem:
             raise UsageError(problem.rule, given=problem.given, hint=_hint_of(tensor)) from problem
+    for path, part in module.named_modules():
+        for key, value in vars(part).items():
+            if is_tensor(value) and value.is_nested:  # a part's tables hold none themselves
+                where = f"the attribute {f'{path}.{key}' if path else key!r}"
+                check_tensor(value, where, _DENSE)
 
 
 def _hint_of(tensor: torch.Tensor) -> str:
@@ -84,24 +89,25 @@ def restore(module: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
 
     present = state_of(module)
     missing, extra = sorted(tensors.keys() - present.keys()), sorted(present.keys() - tensors.keys())
-    if missing or extra:
-        raise UsageError(
-            "A sub-model has the same parameters and buffers each time it is built",
-            given=", ".join([*(f"no {name}" for name in missing), *(f"a new {name}" for name in extra)][:4]),
-            hint="Build it without chance, and without reading what may change.",
-        )
+    differ = [*(f"no {name}" for name in missing), *(f"a new {name}" for name in extra)]
+    if differ:
+        raise _built_otherwise(", ".join(differ[:4]))
     with torch.no_grad():
         for name, tensor in tensors.items():
             target = present[name]
             if is_lazy(target):
                 cast("UninitializedParameter", target).materialize(tuple(tensor.shape), dtype=tensor.dtype)
             elif target.shape != tensor.shape:
-                raise UsageError(
-                    "A sub-model has the same parameters and buffers each time it is built",
-                    given=f"{name} was {list(tensor.shape)} and is {list(target.shape)}",
-                    hint="Build it without chance, and without reading what may change.",
-                )
+                raise _built_otherwise(f"{name} was {list(tensor.shape)} and is {list(target.shape)}")
             target.data = tensor.data
+
+
+def _built_otherwise(given: str) -> UsageError:
+    return UsageError(
+        "A sub-model has the same parameters and buffers each time it is built",
+        given=given,
+        hint="Build it without chance, and without reading what may change.",
+    )
 
 
 def to_bytes(tensors: Mapping[str, torch.Tensor]) -> bytes:
@@ -196,8 +202,7 @@ def _as_they_were(plain: Mapping[str, torch.Tensor], facts: Mapping[str, _Fact])
             if reach != value.numel() or min(fact.stride, default=0) < 0:
                 raise StoreError("A tensor fills its memory", given=f"{name}: strides {fact.stride}")
             value = torch.empty_strided(value.shape, fact.stride, dtype=value.dtype).copy_(value)
-        # Some kernels choose their way, and so their last bits, by the alignment that torch's own memory has.
-        out[name] = value.clone() if value.data_ptr() % _ALIGNMENT else value
+        out[name] = aligned(value)
     return out
 
 

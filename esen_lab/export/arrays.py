@@ -43,14 +43,25 @@ def save_tree(path: Path, tree: Tree) -> None:
         UsageError: Several tensors for a name that does not end with .npz, or the name is taken by something else.
         StoreError: The file cannot be written.
     """
-    data = npz_bytes(tree) if path.suffix == ".npz" else npy_bytes(tree)
-    if data is None:
+    check_suffix(path, tree)
+    data = None if path.suffix == ".npz" else npy_bytes(tree)
+    write_file(path, npz_bytes(tree) if data is None else data, ARRAYS_FILE)
+
+
+def check_suffix(path: Path, tree: Tree) -> None:
+    """Whether a tree can be written under such a name.
+
+    Raises:
+        UsageError: There are several tensors, for a name that does not end with .npz.
+    """
+    import torch
+
+    if path.suffix != ".npz" and not isinstance(tree, torch.Tensor):
         raise UsageError(
             "Several tensors are written as .npz",
-            given=f"{str(path)!r} for {', '.join(_names(tree))}",
+            given=f"{str(path)!r} for {', '.join(names_of(tree))}",
             hint="Give a name that ends with .npz.",
         )
-    write_file(path, data, ARRAYS_FILE)
 
 
 def load_tree(path: Path, example: Tree) -> Tree:
@@ -64,7 +75,7 @@ def load_tree(path: Path, example: Tree) -> Tree:
     import numpy
 
     leaves, structure = flatten(example, "the example")
-    names = list(_names(example))
+    names = names_of(example)
     try:
         if not path.is_file():  # a pipe that nobody writes to would never open
             raise StoreError(_ARRAYS, given=f"{str(path)!r}, which is no file or not there")
@@ -116,10 +127,20 @@ def npz_bytes(tree: Tree) -> bytes:
     buffer = io.BytesIO()
     # Not numpy.savez: it cannot take names such as "file".
     with zipfile.ZipFile(buffer, "w") as archive:
-        for name, tensor in zip(_names(tree), flatten(tree, "the output")[0], strict=True):
+        for name, tensor in zip(names_of(tree), flatten(tree, "the output")[0], strict=True):
             with archive.open(f"{name or '0'}.npy", "w", force_zip64=True) as entry:
                 numpy.lib.format.write_array(entry, _to_numpy(tensor), allow_pickle=False)
     return buffer.getvalue()
+
+
+def names_of(tree: Tree) -> list[str]:
+    """A name for each tensor, in the order of flattening, unlike all others; "" for a lone tensor."""
+    found: list[str] = []
+    for name in _names(tree):
+        while name in found:  # {"a/b": x, "a": {"b": y}}
+            name += "'"  # noqa: PLW2901
+        found.append(name)
+    return found
 
 
 def _names(tree: Tree, prefix: str = "") -> Iterator[str]:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from esen_lab.common.answers import difference_of_tensors
 from esen_lab.common.trees import TensorSpec, Tree, TreeSpec, unflatten
+from esen_lab.common.words import some_of
 from esen_lab.ensemble import (
     Combine,
     Ensemble,
@@ -29,11 +32,20 @@ from esen_lab.ensemble.source.closure import Closure
 from esen_lab.ensemble.traits import Traits
 from esen_lab.errors import EsenError, NotTrusted, StoreError, UsageError
 from esen_lab.export.bundle_layout import BUNDLE_VERSION, MANIFEST, PLAN, check_same, digest_of, digests_of_tensors
+from esen_lab.export.forms import combined_as_proof
 from esen_lab.export.inside import what_runs
 from esen_lab.export.manifest import MANIFEST_DEPTH, MOST_JSON_BYTES, TREE_DEPTH, check_manifest, count_tensors
+from esen_lab.export.structures import from_json
 from esen_lab.export.trust import content_digest, is_remembered
 from esen_lab.files import decode_json, read_bytes
 from esen_lab.planner.plan import Plan
+from esen_lab.terminal import visible
+
+_TRIES = 3
+
+
+class OtherRule(UserWarning):
+    """A combine rule answers otherwise than where it was exported."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,10 +88,25 @@ def open_bundle(folder: str | Path, *, trust: bool = False, digest: str = "") ->
         StoreError: A file is missing or is not the one that was exported; the message names each, and the tensors that
             differ in a file of weights.
     """
-    reader = _Reader(Path(folder))
-    reader.check()
+    reader = _looked_into(Path(folder))
     if not trust:
         _check_trusted(reader, digest)
+    return _read(reader)
+
+
+def bundle_of(files: Mapping[str, bytes]) -> Bundle:
+    """The same of the content of its files, by name, that this process has made: trusted, and without graphs.
+
+    Raises:
+        StoreError: As for `open_bundle`.
+    """
+    reader = _Reader(Path("files of this process"), content=files)
+    reader.check()
+    return _read(reader)
+
+
+def _read(reader: _Reader) -> Bundle:
+    folder = reader.folder
     plan = Plan.from_dict(_from_json(reader.of(PLAN), PLAN))
     manifest = reader.manifest
     try:
@@ -89,7 +116,7 @@ def open_bundle(folder: str | Path, *, trust: bool = False, digest: str = "") ->
         )
     except EsenError as problem:
         raise StoreError("An exported folder is whole", given=f"{str(folder)!r}: {problem}") from problem
-    except (KeyError, IndexError, TypeError, ValueError) as problem:
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError) as problem:
         raise StoreError(
             "An exported folder is whole",
             given=f"{str(folder)!r} with a damaged {MANIFEST} ({type(problem).__name__}: {problem})",
@@ -98,7 +125,32 @@ def open_bundle(folder: str | Path, *, trust: bool = False, digest: str = "") ->
         check_same(plan, ensemble)
     except UsageError as problem:
         raise StoreError(problem.rule, given=problem.given, hint="Export it again.") from problem
+    other = _other_rule(ensemble, manifest["combine"], reader)
+    if other:
+        warnings.warn(visible(other), OtherRule, stacklevel=3)
+        plan = replace(plan, notes=(*plan.notes, other))
     return Bundle(plan=plan, ensemble=ensemble, graphs=reader.graphs(), switches=manifest.get("switches", {}))
+
+
+def _other_rule(ensemble: Ensemble, record: Mapping[str, Any], reader: _Reader) -> str:
+    """That the combine rule answers otherwise than where it was exported; "" where it does not, or nobody can tell."""
+    answers = {submodel.name: submodel.answer for submodel in ensemble.submodels}
+    if "answer" not in record or any(answer is None for answer in answers.values()):
+        return ""
+    try:
+        with ensemble.combine.kept():  # the first call is the first that it hears of
+            combined = combined_as_proof(ensemble, answers)
+        found = difference_of_tensors(combined, _read_tree(record["answer"], reader))
+        if found.agrees:
+            return ""
+        told = str(found)
+    except UsageError as problem:
+        told = problem.given or problem.rule
+    return (
+        f"OTHER THAN WHERE IT WAS EXPORTED: the combine rule {ensemble.combine.describe()} answers otherwise here "
+        f"({told}). Likely: a module that it imports is another one here, or was changed in the session that exported "
+        "it."
+    )
 
 
 def describe_bundle(folder: str | Path) -> tuple[str, ...]:
@@ -107,9 +159,21 @@ def describe_bundle(folder: str | Path) -> tuple[str, ...]:
     Raises:
         StoreError: As for `load_bundle`.
     """
-    reader = _Reader(Path(folder))
-    reader.check()
+    reader = _looked_into(Path(folder))
     return what_runs(reader.manifest, reader.files)
+
+
+def _looked_into(folder: Path) -> _Reader:
+    """Its files, all of one export: another one may take its place while it is read."""
+    for left in reversed(range(_TRIES)):
+        reader = _Reader(folder)
+        try:
+            reader.check()
+            break
+        except StoreError:
+            if not left or not reader.is_another_by_now():
+                raise
+    return reader
 
 
 def _check_trusted(reader: _Reader, digest: str) -> None:
@@ -130,6 +194,7 @@ class _Reader:
     """The files of one folder, read once and checked against the manifest."""
 
     folder: Path
+    content: Mapping[str, bytes] | None = None  # of files that are on no disk
     files: dict[str, bytes] = field(default_factory=dict)
     manifest: Mapping[str, Any] = field(default_factory=dict)
     manifest_bytes: bytes = b""
@@ -165,6 +230,13 @@ class _Reader:
                 hint="Copy the whole folder again, or export again.",
             )
 
+    def is_another_by_now(self) -> bool:
+        """Whether another export has taken the folder's place since this was made."""
+        try:
+            return bool(self.manifest_bytes) and self._read(MANIFEST) != self.manifest_bytes
+        except StoreError:
+            return False
+
     def everything(self) -> dict[str, bytes]:
         """Every file that is loaded, as it was read: what is trusted is what is used."""
         return {**self.files, MANIFEST: self.manifest_bytes}
@@ -194,6 +266,10 @@ class _Reader:
             raise StoreError(f"{name} is text", given=str(problem)) from problem
 
     def _read(self, name: str) -> bytes:
+        if self.content is not None:
+            if name not in self.content:
+                raise StoreError("A bundle has its files", given=f"no {name}")
+            return self.content[name]
         path = self.folder / name
         try:
             return read_bytes(path)
@@ -209,8 +285,7 @@ class _Reader:
         except StoreError as problem:
             return f"{name} is damaged ({problem.given})"
         tensors = sorted(key for key in {*known, *found} if known.get(key) != found.get(key))
-        shown = ", ".join(tensors[:4]) + (f" and {len(tensors) - 4} more" if len(tensors) > 4 else "")
-        return f"{name} has other values in {shown}" if tensors else f"{name} has changed"
+        return f"{name} has other values in {some_of(tensors, 4)}" if tensors else f"{name} has changed"
 
 
 def _from_json(data: bytes, name: str, *, deepest: int = MANIFEST_DEPTH) -> Any:
@@ -228,18 +303,19 @@ def _read_tree(record: Mapping[str, Any], reader: _Reader) -> Tree:
     leaves = from_bytes(reader.of(record["file"]))
     if set(leaves) != {str(i) for i in range(count_tensors(record["structure"]))}:
         raise StoreError("An example has the tensors that its structure has", given=f"{len(leaves)} tensors")
-    return unflatten(_tuples(record["structure"]), [leaves[str(i)] for i in range(len(leaves))])
+    return unflatten(from_json(record["structure"]), [leaves[str(i)] for i in range(len(leaves))])
 
 
 def _read_submodel(record: Mapping[str, Any], reader: _Reader) -> SubModel:
-    calibration = record.get("calibration")
+    calibration, answer = record.get("calibration"), record.get("answer")
     return SubModel(
         name=record["name"],
         recipe=_read_recipe(record["recipe"], reader),
         example=_read_tree(record["example"], reader),
         calibration=None if calibration is None else _read_tree(calibration, reader),
+        answer=None if answer is None else _read_tree(answer, reader),
         output_spec=TreeSpec(
-            structure=_tuples(record["output"]["structure"]),
+            structure=from_json(record["output"]["structure"]),
             tensors=tuple(
                 TensorSpec(dtype=dtype, shape=tuple(shape), channels_last=channels_last)
                 for dtype, shape, channels_last in record["output"]["tensors"]
@@ -300,8 +376,3 @@ def _read_combine(record: Mapping[str, Any], reader: _Reader) -> Combine:
     if record["rule"] == "source":
         record = {**record, "closure": {**record["closure"], "text": reader.text("combine.py")}}
     return Combine.from_dict(record)
-
-
-def _tuples(value: Any) -> Any:
-    """JSON's lists as the tuples that a structure is made of."""
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

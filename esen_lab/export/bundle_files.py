@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from esen_lab.common.surroundings import model_cell
-from esen_lab.common.trees import Tree, TreeSpec, flatten
+from esen_lab.common.trees import Tree, TreeSpec, flatten, select
 from esen_lab.common.units import backend_parts
 from esen_lab.ensemble import (
     Ensemble,
@@ -23,8 +23,9 @@ from esen_lab.ensemble import (
 from esen_lab.errors import UsageError
 from esen_lab.export.arrays import npy_bytes, npz_bytes
 from esen_lab.export.bundle_layout import BUNDLE_VERSION, MANIFEST, PLAN, check_same, digest_of, digests_of_tensors
-from esen_lab.export.forms import saved_form
-from esen_lab.planner.plan import Plan
+from esen_lab.export.forms import answer_of, answer_of_rule, saved_form
+from esen_lab.export.structures import to_json
+from esen_lab.planner.plan import Plan, backends_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +51,12 @@ def graph_files(graphs: Sequence[Graph]) -> dict[str, bytes]:
 
 
 def bundle_files(
-    plan: Plan, ensemble: Ensemble, graphs: Sequence[Graph] = (), switches: Mapping[str, Any] | None = None
+    plan: Plan,
+    ensemble: Ensemble,
+    graphs: Sequence[Graph] = (),
+    switches: Mapping[str, Any] | None = None,
+    *,
+    answers: bool = False,
 ) -> dict[str, bytes]:
     """The content of every file of the bundle but those of graphs, by name.
 
@@ -59,6 +65,7 @@ def bundle_files(
         ensemble: Its sub-models and combine rule.
         graphs: What engines have made of sub-models.
         switches: Switches of torch that it runs under, by name, where they are not as a new process has them.
+        answers: Whether what the sub-models answer here goes along, for whoever runs them elsewhere to compare with.
 
     Raises:
         UsageError: The plan is not one of this very ensemble, or a sub-model or the combine rule cannot be saved.
@@ -66,17 +73,15 @@ def bundle_files(
     check_same(plan, ensemble)
     files: dict[str, bytes] = {PLAN: _json(plan.to_dict())}
     trees: dict[str, str] = {}
+    known: dict[str, Tree] = {}
     records = []
-    quantised = {
-        name
-        for lane in plan.lanes
-        for name, how in zip(lane.members, lane.backends, strict=True)
-        if backend_parts(how)[1] == "int8"
-    }
+    quantised = {name for name, how in backends_of(plan).items() if backend_parts(how)[1] == "int8"}
     for index, submodel in enumerate(ensemble.submodels):
         form = saved_form(submodel)
         record = _write_recipe(form, f"submodel_{index:02}", files)
         data = submodel.calibration if submodel.name in quantised else None
+        answer = answer_of(submodel, select(ensemble.example, submodel.input_keys)) if answers else None
+        known |= {} if answer is None else {submodel.name: answer}
         records.append(
             {
                 "name": submodel.name,
@@ -84,6 +89,7 @@ def bundle_files(
                 "recipe": record,
                 "example": _write_tree(submodel.example, "example", trees, files),
                 **({} if data is None else {"calibration": _write_tree(data, "calibration", trees, files)}),
+                **({} if answer is None else {"answer": _write_tree(answer, "answer", trees, files)}),
                 "output": _spec_to_json(submodel.output_spec),
                 "parameters": submodel.parameters,
                 "memory_bytes": submodel.memory_bytes,
@@ -107,6 +113,9 @@ def bundle_files(
     combine = ensemble.combine.to_dict()
     if combine["rule"] == "source":
         files["combine.py"] = combine["closure"].pop("text").encode()
+    combined = answer_of_rule(ensemble, known) if answers else None
+    if combined is not None:
+        combine["answer"] = _write_tree(combined, "answer", trees, files)
     manifest = {
         "bundle_version": BUNDLE_VERSION,
         "submodels": records,
@@ -172,12 +181,12 @@ def _write_tree(tree: Tree, stem: str, known: dict[str, str], files: dict[str, b
     number = sum(name.startswith(stem) for name in known.values())
     file = known.setdefault(digest_of(content), f"{stem}_{number:02}.safetensors")
     files[file] = content
-    return {"file": file, "structure": structure}
+    return {"file": file, "structure": to_json(structure)}
 
 
 def _spec_to_json(spec: TreeSpec) -> dict[str, Any]:
     tensors = [[t.dtype, list(t.shape), t.channels_last] for t in spec.tensors]
-    return {"structure": spec.structure, "tensors": tensors}
+    return {"structure": to_json(spec.structure), "tensors": tensors}
 
 
 def _json(data: Any) -> bytes:

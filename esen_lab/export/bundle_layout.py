@@ -12,6 +12,8 @@
     example.npy, example.npz      an example input of the whole ensemble, in the form that the script reads
     example_00.safetensors        an example input; sub-models with the same one share it
     calibration_00.safetensors    what an int8 form is quantised by; sub-models with the same one share it
+    answer_00.safetensors         what a sub-model answered to the example of the ensemble, where it was exported; also
+                                  what a combine rule of the user's made of these
 
 Files are called by number: no name that a user chose becomes a file name. Pickles (.pkl) are written of estimators and
 functions alone, where there is no other form.
@@ -35,7 +37,7 @@ PLAN = "plan.json"
 OUR_FILES = re.compile(
     r"(plan|bundle|submodel_\d+)\.json|(submodel_\d+(_uses)?|combine)\.py"
     r"|submodel_\d+\.(pt2|onnx|xml|bin|ts|ubj|txt|pkl)"
-    r"|(submodel|example|calibration)_\d+\.safetensors|example\.np[yz]|graph_\d+\.bin"
+    r"|(submodel|example|calibration|answer)_\d+\.safetensors|example\.np[yz]|graph_\d+\.bin"
     r"|__pycache__|\.ipynb_checkpoints|\.DS_Store"  # what others make of them, or just by looking
 )
 """The names of all files of a bundle: a folder with others is not ours to replace."""

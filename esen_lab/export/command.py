@@ -11,12 +11,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from esen_lab.common.command_line import CommandParser, whole
 from esen_lab.common.statistics import quantile, spread
 from esen_lab.common.trees import tree_spec
-from esen_lab.common.units import format_seconds, marked
+from esen_lab.common.units import format_seconds, format_units, marked
 from esen_lab.errors import EsenError, NotTrusted, UsageError, WorkerError
-from esen_lab.export.arrays import load_tree, save_tree
+from esen_lab.export.arrays import ARRAYS_FILE, check_suffix, load_tree, save_tree
 from esen_lab.export.running import Running
+from esen_lab.files import check_free
 from esen_lab.terminal import tell, visible_line
 
 
@@ -53,29 +55,31 @@ def timing_of(jcts_s: Sequence[float]) -> JctTiming:
     )
 
 
-def run_command(load: Callable[..., Running], argv: Sequence[str] | None = None) -> int:
+def run_command(load: Callable[..., Running], argv: Sequence[str] | None = None, *, program: str = "") -> int:
     """Run an exported ensemble from the command line.
 
     Args:
         load: Starts it; called with `device=` a name or None, and with `trust=True` where `--trust` is given.
         argv: Arguments, without the program's name; None takes the process's.
+        program: What this was started as, for messages; "" for the script's name.
 
     Returns:
         The exit status: 0, or 1 when it could not be done; then one line on standard error says why, and for files that
         are not trusted one line for each thing that they would run.
     """
-    options = _parser().parse_args(argv)
+    program = program or Path(sys.argv[0]).name
+    options = _parser(program).parse_args(argv)
     try:
         with load(device=options.device, **({"trust": True} if options.trust else {})) as ensemble:
             report = _run(ensemble, options)
     except NotTrusted as problem:
-        tell(f"{Path(sys.argv[0]).name}: {problem.rule}. It would run:", sys.stderr)
+        tell(f"{program}: {problem.rule}. It would run:", sys.stderr)
         for line in problem.runs:
             tell(f"    {line}", sys.stderr)
         tell(problem.hint, sys.stderr)
         return 1
     except EsenError as problem:
-        tell(f"{Path(sys.argv[0]).name}: {problem}", sys.stderr)
+        tell(f"{program}: {problem}", sys.stderr)
         if isinstance(problem, WorkerError) and problem.details():
             tell(problem.details(), sys.stderr)
         return 1
@@ -86,12 +90,12 @@ def run_command(load: Callable[..., Running], argv: Sequence[str] | None = None)
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Run an ensemble by its exported plan and time it.")
+def _parser(program: str) -> argparse.ArgumentParser:
+    parser = CommandParser(prog=program, description="Run an ensemble by its exported plan and time it.")
     parser.add_argument("--input", type=Path, help=".npy, or .npz for several arrays; default: the stored example")
     parser.add_argument("--output", type=Path, help="where the answer goes: .npy, or .npz for several arrays")
-    parser.add_argument("--repeat", type=_count(1), default=1, metavar="N", help="timed runs (default 1)")
-    parser.add_argument("--warmup", type=_count(0), default=3, metavar="N", help="runs before them (default 3)")
+    parser.add_argument("--repeat", type=whole(1), default=1, metavar="N", help="timed runs (default 1)")
+    parser.add_argument("--warmup", type=whole(0), default=3, metavar="N", help="runs before them (default 3)")
     parser.add_argument("--device", help="a device other than the plan's")
     parser.add_argument(
         "--trust", action="store_true", help="run the folder's code although somebody else made it, or it has changed"
@@ -100,28 +104,23 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _count(least: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        number = int(text) if text.isdecimal() else least - 1
-        if number < least:
-            raise argparse.ArgumentTypeError(f"a whole number of at least {least}, not {text!r}")
-        return number
-
-    return parse
-
-
 def _run(ensemble: Running, options: argparse.Namespace) -> dict[str, Any]:
     example = ensemble.ensemble.example
     x = load_tree(options.input, example) if options.input else example
-    if options.output and not options.output.absolute().parent.is_dir():
-        raise UsageError("The answer goes into a folder that is there", given=str(options.output))
+    if options.output:
+        if not options.output.absolute().parent.is_dir():
+            raise UsageError("The answer goes into a folder that is there", given=str(options.output))
+        check_free(options.output, ARRAYS_FILE)  # now, and not when all runs are made
     with ensemble.runner.measuring():  # what sub-models keep between calls begins with the first run that counts
         for _ in range(options.warmup):
             ensemble(x)
-    jcts_s, y, notes = [], None, dict.fromkeys(ensemble.plan.notes)
+    jcts_s: list[float] = []
+    y, notes = None, dict.fromkeys(ensemble.plan.notes)
     far: tuple[str, ...] = ()
     for _ in range(options.repeat):
         y = ensemble(x)
+        if options.output and not jcts_s:
+            check_suffix(options.output, y)
         jcts_s.append(ensemble.report.jct_s)
         far = getattr(ensemble.report, "far", ())  # each run finds other words for how far: the last one's count
         notes.update(dict.fromkeys(note for note in ensemble.report.notes if note not in far))
@@ -158,7 +157,7 @@ def _text(report: dict[str, Any]) -> str:
         f"JCT     median {format_seconds(timing['median_s'])}, spread {format_seconds(timing['spread_s'])}, "
         f"p90 {format_seconds(timing['quantile_90_s'])}, p99 {format_seconds(timing['quantile_99_s'])}, "
         f"best {format_seconds(timing['best_s'])}, {timing['repeats']} run{'' if timing['repeats'] == 1 else 's'}",
-        f"device  {report['device']['name']}, {report['device']['units']} x {report['device']['unit']}",
+        f"device  {report['device']['name']}, {format_units(report['device']['units'], report['device']['unit'])}",
         f"input   {report['input']}",
         f"output  {report['output']}" + (f" -> {report['written']}" if report["written"] else ""),
         f"combine {report['combine']}",

@@ -10,6 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from esen_lab.common.units import format_switch
+from esen_lab.common.words import some_of
 from esen_lab.ensemble.origin import installed_folders, version_of
 from esen_lab.export.bundle_layout import MANIFEST
 
@@ -20,14 +22,10 @@ def notes_on_switches(switches: Mapping[str, Any], *, set_there: bool = True) ->
     """That the session has set these, and whether they are set wherever the export runs."""
     if not switches:
         return ()
-    listed = ", ".join(f"{name} {_short(value)}" for name, value in switches.items())
+    listed = ", ".join(f"{name} {format_switch(value)}" for name, value in switches.items())
     if set_there:
         return (f"It runs under what this session has set now: {listed}.",)
     return (f"This session has set what the server does not: {listed}. Its answers may differ from those here.",)
-
-
-def _short(value: Any) -> str:
-    return ("on" if value else "off") if isinstance(value, bool) else str(value).removeprefix("torch.")
 
 
 def notes_on_own_modules(files: Mapping[str, bytes], beside: Path | None = None) -> tuple[str, ...]:
@@ -37,19 +35,18 @@ def notes_on_own_modules(files: Mapping[str, bytes], beside: Path | None = None)
         files: The content of the bundle's files, by name.
         beside: A folder whose modules are found there, such as the script's own.
     """
-    found = {root: place for root in sorted(_roots(files)) if (place := _own_place(root)) is not None}
+    found = {root: place for root in sorted(roots_of(files)) if (place := _own_place(root)) is not None}
     found = {root: place for root, place in found.items() if place.parent != beside}
     if not found:
         return ()
-    listed = ", ".join(f"{root} ({place})" for root, place in list(found.items())[:_MOST_NAMED])
-    more = f" and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
+    listed = some_of([f"{root} ({place})" for root, place in found.items()], _MOST_NAMED)
     return (
-        f"It imports what is no installed package: {listed}{more}. Put it beside what runs the export, or its folder "
+        f"It imports what is no installed package: {listed}. Put it beside what runs the export, or its folder "
         "on PYTHONPATH there.",
     )
 
 
-def _roots(files: Mapping[str, bytes]) -> set[str]:
+def roots_of(files: Mapping[str, bytes]) -> set[str]:
     """The top-level modules that the sources, saved trees and pickles of a bundle name."""
     names: set[str] = set()
     pickles = [data for name, data in files.items() if name.endswith(".pkl")]

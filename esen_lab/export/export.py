@@ -14,9 +14,12 @@ from esen_lab.errors import StoreError, UsageError
 from esen_lab.export.bundle_files import Graph, bundle_files, graph_files
 from esen_lab.export.bundle_layout import MANIFEST, OUR_FILES
 from esen_lab.export.elsewhere import notes_on_own_modules, notes_on_switches
+from esen_lab.export.read_back import check_readable
 from esen_lab.export.script import MARK, script_text
+from esen_lab.export.script_names import check_name
+from esen_lab.export.server_folders import looked_at
 from esen_lab.export.trust import content_digest, remember
-from esen_lab.files import Kind, check_free, read_head, write_file, write_folder
+from esen_lab.files import Kind, as_path, check_free, read_head, write_file, write_folder
 from esen_lab.planner.plan import Plan
 
 SCRIPT_FILE = Kind(
@@ -67,7 +70,7 @@ def export_plan(
     Args:
         plan: What to run; its sub-models are those of `ensemble`, unchanged.
         ensemble: The sub-models and the combine rule.
-        path: The script, ending with ".py".
+        path: The script, ending with ".py"; of a link what it points to is written, and the folder beside that.
         device: The name of the device that the script opens; None takes the plan's where it has a known one ("cpu"),
             else the best one there.
         graphs: What engines have made of sub-models; where they are put beside the script, it begins sooner.
@@ -78,7 +81,7 @@ def export_plan(
             wrote, the plan is not one of this ensemble, or a sub-model or the combine rule cannot be saved.
         StoreError: It cannot be written; an older export is as it was.
     """
-    script = Path(path)
+    script = Path(os.path.realpath(as_path(path))) if os.path.islink(as_path(path)) else as_path(path)
     if script.suffix != ".py" or not script.stem:
         raise UsageError("A script's name ends with .py", given=repr(str(script)))
     folder = script.with_name(f"{script.stem}_files")
@@ -90,7 +93,9 @@ def export_plan(
     if device is None and plan.device.get("kind") == "cpu":
         cores = dict(plan.device.get("details") or {}).get("cores")
         device = f"cpu:{cores}" if cores in ("all", "slow") else "cpu"
-    files = bundle_files(plan, ensemble, graphs, switches)
+    files = bundle_files(plan, ensemble, graphs, switches, answers=True)
+    check_readable(files)
+    check_name(script, files)
     digest = content_digest(files)
     remember(digest, str(folder.absolute()))  # before the swap: then an older script runs the new folder, too
     written = write_folder(folder, {**files, **graph_files(graphs)})
@@ -102,6 +107,11 @@ def export_plan(
 
 def _check_free(script: Path, folder: Path) -> None:
     check_free(script, SCRIPT_FILE)
+    with looked_at(folder):
+        _check_folder(folder)
+
+
+def _check_folder(folder: Path) -> None:
     if folder.is_symlink() or (folder.exists() and not _is_bundle(folder)):
         raise UsageError(
             "An export replaces only an export", given=f"{str(folder)!r}, which is another folder", hint=_OTHER

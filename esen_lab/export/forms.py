@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from esen_lab.common.answers import difference
 from esen_lab.common.surroundings import model_cell
 from esen_lab.common.trees import Tree, call_with, flatten, map_tensors
-from esen_lab.ensemble import FileRecipe, LiveRecipe, ProgramRecipe, Rebuild, Recipe, SkeletonRecipe, SubModel
+from esen_lab.ensemble import (
+    Ensemble,
+    FileRecipe,
+    LiveRecipe,
+    ProgramRecipe,
+    Rebuild,
+    Recipe,
+    SkeletonRecipe,
+    SubModel,
+    answer_here,
+)
+from esen_lab.ensemble.as_it_was import reached_by, session_kept
 from esen_lab.ensemble.chance import PROOF_SEED, generators_kept, seed_for, seed_generators
 from esen_lab.ensemble.fingerprint import same_bits
 from esen_lab.errors import EsenError, UsageError
 
 if TYPE_CHECKING:
     from torch import nn
+
+_MOST_ANSWER_BYTES = 16 << 20
 
 
 def saved_form(submodel: SubModel) -> Recipe:
@@ -54,6 +68,47 @@ def saved_form(submodel: SubModel) -> Recipe:
     )
 
 
+def answer_of(submodel: SubModel, example: Tree) -> Tree | None:
+    """What a sub-model answers here to the ensemble's example, called as the session calls it.
+
+    None where it never answers the same, where that takes more than 16 MiB, or where it raises: its lane will say so.
+    """
+    if not submodel.traits.steady:
+        return None
+    try:
+        answer = answer_here(submodel.name, submodel.build(), example, own=True)
+    except EsenError:
+        return None
+    return answer if _is_small(answer) else None
+
+
+def answer_of_rule(ensemble: Ensemble, answers: Mapping[str, Tree]) -> Tree | None:
+    """What a combine rule of the user's makes of the members' answers here.
+
+    None where it is one of ours, an answer is not known, it raises (the next run says so), or never answers the same.
+    What it keeps between calls is afterwards what it was.
+    """
+    if ensemble.combine.function is None or set(answers) != set(ensemble.names):
+        return None
+    try:
+        with ensemble.combine.kept():
+            first, second = (combined_as_proof(ensemble, answers) for _ in range(2))
+    except EsenError:
+        return None
+    return first if difference(second, first).error == 0 and _is_small(first) else None
+
+
+def combined_as_proof(ensemble: Ensemble, answers: Mapping[str, Tree]) -> Tree:
+    """One answer of all, with the random numbers of proofs."""
+    with generators_kept():
+        seed_generators(PROOF_SEED)
+        return ensemble.combine(answers)
+
+
+def _is_small(answer: Tree) -> bool:
+    return sum(leaf.nbytes for leaf in flatten(answer)[0]) <= _MOST_ANSWER_BYTES
+
+
 def _skeleton(submodel: SubModel, recipe: LiveRecipe) -> Recipe:  # noqa: ARG001  both attempts are called alike
     """as a tree of attributes"""  # noqa: D403, D415  read in the middle of a message
     from esen_lab.ensemble.skeleton import tensors_of
@@ -78,6 +133,6 @@ def _pickle(submodel: SubModel, recipe: LiveRecipe) -> Recipe:  # noqa: ARG001
 
 def _run(module: nn.Module, submodel: SubModel) -> Tree:
     """Its answer on the example, called as lanes call it, with the random numbers of proofs."""
-    with generators_kept(), submodel.traits.called():
+    with generators_kept(), session_kept(reached_by(module)), submodel.traits.called():
         seed_generators(seed_for(PROOF_SEED, submodel.name))
         return call_with(module, map_tensors(lambda t: t.clone(), submodel.example))

@@ -70,6 +70,7 @@ class _SubModel(msgspec.Struct):
     notes: Annotated[list[Text], Meta(max_length=1000)]
     protect_input: bool
     calibration: _Example | None = None
+    answer: _Example | None = None
     kind: Text = "network"
     called: _Called = msgspec.field(default_factory=_Called)
 
@@ -84,6 +85,7 @@ class _Combine(msgspec.Struct):
     path: Text = ""
     weights: Annotated[list[tuple[Text, Annotated[float, Meta(ge=0, le=1)]]], Meta(max_length=MOST_SUBMODELS)] = []
     closure: _Closure | None = None
+    answer: _Example | None = None
 
 
 class _Graph(msgspec.Struct):
@@ -110,10 +112,12 @@ def check_manifest(data: Any, what: str) -> None:
         StoreError: It is not; the message names the place.
     """
     manifest = converted(data, _Manifest, what)
+    if manifest.combine.answer is not None:
+        count_tensors(manifest.combine.answer.structure)
     for submodel in manifest.submodels:
-        count_tensors(submodel.example.structure)
-        if submodel.calibration is not None:
-            count_tensors(submodel.calibration.structure)
+        for tree in (submodel.example, submodel.calibration, submodel.answer):
+            if tree is not None:
+                count_tensors(tree.structure)
         found = count_tensors(submodel.output.structure)
         if found != len(submodel.output.tensors):
             raise StoreError(
@@ -133,7 +137,7 @@ def count_tensors(structure: Any) -> int:
     match structure:
         case ["tensor"]:
             return 1
-        case ["const", value] if _is_scalar(value):
+        case ["const", value] | ["const", value, str()] if _is_scalar(value):
             return 0
         case ["tuple" | "list", list(children)]:
             return sum(map(count_tensors, children))
@@ -141,7 +145,7 @@ def count_tensors(structure: Any) -> int:
             if not all(isinstance(name, str) for name in fields):
                 raise StoreError("The parts of a named tuple have names", given=repr(fields)[:200])
             return sum(map(count_tensors, children))
-        case ["dict", list(keys), list(children)] if len(keys) == len(children) and all(map(_is_scalar, keys)):
+        case ["dict", list(keys), list(children)] if len(keys) == len(children) and all(map(_is_key, keys)):
             return sum(map(count_tensors, children))
     raise StoreError(
         "The structure of an example is made of tensors, constants, tuples, lists and dicts",
@@ -151,3 +155,7 @@ def count_tensors(structure: Any) -> int:
 
 def _is_scalar(value: object) -> bool:
     return value is None or isinstance(value, (bool, int, float, str))
+
+
+def _is_key(value: object) -> bool:
+    return bool(value) and all(map(_is_key, value)) if isinstance(value, list) else _is_scalar(value)

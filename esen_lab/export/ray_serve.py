@@ -20,7 +20,7 @@ from esen_lab.ensemble import Ensemble
 from esen_lab.export.bundle_files import Graph
 from esen_lab.export.elsewhere import notes_on_own_modules, notes_on_switches
 from esen_lab.export.server_folders import ServerFolder, bundle_inside, check_for_cpu, name_from
-from esen_lab.files import write_folder
+from esen_lab.files import as_path, write_folder
 from esen_lab.planner.plan import Plan
 
 MARK = "# Written by esen_lab; it is replaced when the plan is exported again."
@@ -63,11 +63,10 @@ class Ensemble:
         return await asyncio.to_thread(self.replica.infer, asked)
 
     async def __call__(self, request: Request):
-        if request.method == "POST" and request.url.path == f"/v2/models/{{NAME}}/infer":
-            asked = (await request.body(), request.headers.get("inference-header-content-length"))
-            answer = await self.batch(asked)
+        if self.replica.takes(request.method, request.url.path):
+            answer = await self.batch(self.replica.asked(await request.body(), request.headers))
         else:
-            answer = self.replica.about(request.url.path)
+            answer = self.replica.about(request.url.path, request.method)
         return Response(answer.body, answer.status, dict(answer.headers))
 
     def __del__(self):
@@ -108,9 +107,24 @@ Written by esen_lab; everything here is replaced when the plan is exported again
     serve run serve.yaml          starts it on 127.0.0.1:8000, a replica for each {units} cores
 
     curl http://127.0.0.1:8000/v2/models/{name}
-    curl http://127.0.0.1:8000/v2/models/{name}/infer -d '{{"inputs": [...]}}'
 
-The protocol is the Open Inference Protocol of KServe and Triton: `tritonclient.http` works, binary tensors too.
+That says the names, datatypes and shapes of its inputs; -1 is any size. The protocol is the Open Inference Protocol of
+KServe and Triton:
+
+    pip install "tritonclient[http]"
+
+    import numpy as np
+    import tritonclient.http as http
+    from tritonclient.utils import triton_to_np_dtype
+    client = http.InferenceServerClient("127.0.0.1:8000")
+    inputs = []
+    for told in client.get_model_metadata("{name}")["inputs"]:
+        shape = [1 if size < 0 else size for size in told["shape"]]
+        x = np.zeros(shape, triton_to_np_dtype(told["datatype"]))
+        inputs.append(http.InferInput(told["name"], shape, told["datatype"]).set_data_from_numpy(x))
+    answer = client.infer("{name}", inputs)
+    y = answer.as_numpy(answer.get_response()["outputs"][0]["name"])
+
 Up to {max_requests} requests are run as one batch of at most {max_rows} rows, after {window_ms:g} ms at most, where a
 trial at the start shows that rows do not depend on each other. Keep the folder to yourself as you would a program.
 """
@@ -163,7 +177,7 @@ def export_ray_serve(
         UsageError: A sub-model cannot be saved, the plan is not for a CPU, or the folder holds something else.
         StoreError: It cannot be written; what was there is as it was.
     """
-    path = Path(folder)
+    path = as_path(folder)
     check_for_cpu(plan, "An application for Ray Serve is of a plan for a CPU")
     _FOLDER.check_free(path)
     name = name_from(path)[:64]

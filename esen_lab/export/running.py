@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import warnings
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import TracebackType
@@ -11,6 +13,7 @@ from typing import Any, Protocol
 from esen_lab.common.trees import Tree
 from esen_lab.ensemble import Ensemble
 from esen_lab.planner.plan import Plan
+from esen_lab.terminal import visible
 
 
 class Ran(Protocol):
@@ -28,11 +31,17 @@ class Ran(Protocol):
 class PlanRunner(Protocol):
     """What runs a plan; the script brings it, since this part knows no runtime."""
 
-    def run(self, x: Tree, *, timeout_s: float = ..., options: Any = None) -> Ran:
-        """Run once, until a deadline of the whole call, as the options ask."""
+    def run(
+        self, x: Tree, *, timeout_s: float = ..., options: Any = None, at_turn: Callable[[], object] | None = None
+    ) -> Ran:
+        """Run once, until a deadline of the whole call, as the options ask; `at_turn` is called when its turn comes."""
 
     def measuring(self) -> AbstractContextManager[object]:
         """Runs inside leave no trace: after it sub-models are what they were before."""
+
+    @property
+    def unlike(self) -> Mapping[str, Any]:
+        """The members that answer otherwise than where they were exported, and what to say of it."""
 
     def close(self) -> None:
         """End the lanes."""
@@ -84,7 +93,7 @@ class Running:
         Args:
             plan: What to run.
             ensemble: Whose sub-models.
-            device: An open device.
+            device: An open device; closed with the lanes.
             fork_server: Starts the workers; closed with the lanes.
             start: `Executor.start`.
             under: The context that it starts and runs in: the switches of torch that it was exported under.
@@ -92,13 +101,16 @@ class Running:
         Raises:
             EsenError: A lane cannot be started.
         """
-        try:
+        with contextlib.ExitStack() as failed:
+            failed.callback(device.close)
+            failed.callback(fork_server.close)
             with under():
                 fork_server.look_at_session()
                 runner = start(plan, ensemble, device, fork_server)
-        except BaseException:
-            fork_server.close()
-            raise
+            failed.callback(runner.close)
+            for told in runner.unlike.values():
+                warnings.warn(visible(str(told)), stacklevel=3)
+            failed.pop_all()
         return cls(plan=plan, ensemble=ensemble, device=device, runner=runner, fork_server=fork_server, under=under)
 
     def __call__(self, x: Tree, timeout_s: float | None = None, *, options: Any = None) -> Any:
@@ -120,17 +132,20 @@ class Running:
         """
         asked = {"timeout_s": timeout_s, "options": options}
         with self.under():
-            self.fork_server.look_at_session()
-            run = self.runner.run(x, **{name: value for name, value in asked.items() if value is not None})
+            # Not before its turn: lanes at work for another thread's call would take what this one has set.
+            look = self.fork_server.look_at_session
+            run = self.runner.run(
+                x, at_turn=look, **{name: value for name, value in asked.items() if value is not None}
+            )
         self.report = run.report
         return run.output
 
     def close(self) -> None:
-        """End every process. May be called again."""
-        try:
+        """End every process, and let go of the device. May be called again."""
+        with contextlib.ExitStack() as last:
+            last.callback(self.device.close)
+            last.callback(self.fork_server.close)
             self.runner.close()
-        finally:
-            self.fork_server.close()
 
     def __enter__(self) -> Running:
         """Itself."""

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import keyword
+import re
+
 MARK = "# Written by esen_lab; it is replaced when the plan is exported again."
+
+_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 _TEMPLATE = '''\
 #!/usr/bin/env python3
@@ -12,7 +17,7 @@ _TEMPLATE = '''\
     python {usage} --input x.npy --output y.npy --repeat 100
     python {usage} --help
 
-or from Python: `from {module} import load`, then `with load() as ensemble: y = ensemble(x)`.
+or from Python: `{imported}`, then `with load() as ensemble: y = ensemble(x)`.
 It needs torch, numpy, esen_lab, the folder beside it, and what the sub-models import.
 The folder holds code as well: it runs while it is the one that was written with this script. Files that were changed
 since are shown, and run only with --trust, or load(trust=True).
@@ -36,7 +41,7 @@ def load(device=None, trust=False):
     """Start the lanes of the plan: a context manager that is called with an input and returns the answer."""
     found = open_bundle(FILES, trust=trust, digest=DIGEST)
     chosen = open_device(device or DEVICE)
-    start = partial(Executor.start, graphs=found.graphs)
+    start = partial(Executor.start, graphs=found.graphs, exported_under=found.switches)
     under = Switched(found.switches)  # of torch, as the notebook had them
     return Running.start(found.plan, found.ensemble, chosen, fork_server=ForkServer(), start=start, under=under)
 
@@ -55,6 +60,10 @@ def script_text(*, stem: str, folder: str, device: str | None, digest: str = "")
         device: The name of the device it opens, or None for the best one.
         digest: What `content_digest` gave for the folder's files; "" vouches for none.
     """
-    shown = stem if stem.isidentifier() else "plan"  # these two places are only read by people
+    # These two places are only read by people; a name that would end the text, or a word of a shell, stays out.
+    usage = f"{stem}.py" if _PLAIN.fullmatch(stem) or stem.isidentifier() else "THIS_SCRIPT.py"
+    imported = f"from {stem} import load"
+    if not stem.isidentifier() or keyword.iskeyword(stem):
+        imported = f"import runpy; load = runpy.run_path('{usage}')['load']"
     written = {"folder": ascii(folder), "device": ascii(device), "digest": ascii(digest)}
-    return _TEMPLATE.format(mark=MARK, usage=f"{shown}.py", module=shown, **written)
+    return _TEMPLATE.format(mark=MARK, usage=usage, imported=imported, **written)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from esen_lab.common.surroundings import step
 from esen_lab.ensemble import Ensemble
 from esen_lab.errors import StoreError, UsageError
 from esen_lab.export.bundle_files import Graph, bundle_files, graph_files
+from esen_lab.export.read_back import check_readable
 from esen_lab.export.trust import content_digest, remember
 from esen_lab.files import read_head
 from esen_lab.planner.plan import Plan
@@ -43,18 +45,19 @@ class ServerFolder:
             StoreError: The folder that it goes into is not there.
             UsageError: It is there, and no such export.
         """
-        if not folder.absolute().parent.is_dir():
-            raise StoreError(
-                "An export is written into a folder that is there",
-                given=f"{str(folder)!r}, whose folder is not",
-                hint="Make that first.",
-            )
-        if folder.is_symlink() or (folder.exists() and not self._is_one(folder)):
-            raise UsageError(
-                f"An export for {self.server} replaces only such an export",
-                given=f"{str(folder)!r}, which is something else",
-                hint="Choose another name.",
-            )
+        with looked_at(folder):
+            if not folder.absolute().parent.is_dir():
+                raise StoreError(
+                    "An export is written into a folder that is there",
+                    given=f"{str(folder)!r}, whose folder is not",
+                    hint="Make that first.",
+                )
+            if folder.is_symlink() or (folder.exists() and not self._is_one(folder)):
+                raise UsageError(
+                    f"An export for {self.server} replaces only such an export",
+                    given=f"{str(folder)!r}, which is something else",
+                    hint="Choose another name.",
+                )
 
     def _is_one(self, folder: Path) -> bool:
         try:
@@ -62,6 +65,23 @@ class ServerFolder:
             return alone and self.mark.encode() in read_head(folder / self.marked)
         except (OSError, StoreError):
             return False
+
+
+@contextmanager
+def looked_at(folder: Path) -> Iterator[None]:
+    """Around what looks at a folder that is to be written.
+
+    Raises:
+        StoreError: The system does not let it be looked at: its name is too long, or it is closed to this user.
+    """
+    try:
+        yield
+    except OSError as problem:
+        raise StoreError(
+            "An export goes where this user may look and write",
+            given=f"{str(folder)!r}: {problem.strerror or problem}",
+            hint="Choose another name or folder.",
+        ) from problem
 
 
 def check_for_cpu(plan: Plan, rule: str) -> None:
@@ -95,7 +115,8 @@ def bundle_inside(
     Raises:
         UsageError: The plan is not one of this ensemble, or a sub-model or the combine rule cannot be saved.
     """
-    bundle = bundle_files(plan, ensemble, graphs, switches)
+    bundle = bundle_files(plan, ensemble, graphs, switches, answers=True)
+    check_readable(bundle)
     digest = content_digest(bundle)
     remember(digest, str(folder.absolute() / "bundle"))
     return {f"bundle/{name}": data for name, data in {**bundle, **graph_files(graphs)}.items()}, digest

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
+import stat
 import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,10 +27,18 @@ def write_folder(folder: Path, files: Mapping[str, bytes], *, programs: Collecti
     there is a moment in which the old one has been moved aside, and whoever writes there next brings it back if this
     process was killed just then. Whether `folder` may be replaced is the caller's to know.
 
+    It has the permissions of the folder that it replaces.
+
     Raises:
-        StoreError: It cannot be written; the old folder is as it was, and nothing is left behind.
+        StoreError: It cannot be written, or what is there is protected; the old folder is as it was, and nothing is
+            left behind.
     """
     sweep(folder.parent)
+    mode = _mode_of(folder)
+    if mode is not None and not mode & 0o222:
+        raise StoreError(
+            "A folder that is protected is not replaced", given=f"{str(folder)!r}", hint="Choose another name."
+        )
     try:
         with temporary_folder(folder) as made:
             for name, data in files.items():
@@ -40,6 +49,8 @@ def write_folder(folder: Path, files: Mapping[str, bytes], *, programs: Collecti
                     os.fsync(file.fileno())
                     if name in programs:
                         os.fchmod(file.fileno(), 0o755)  # a script that its user starts
+            if mode is not None:
+                os.chmod(made, mode)
             _put_in_place(made, folder)
     except OSError as problem:
         raise StoreError(
@@ -48,6 +59,14 @@ def write_folder(folder: Path, files: Mapping[str, bytes], *, programs: Collecti
             hint="Choose another folder, or make room there.",
         ) from problem
     return tuple(folder / name for name in sorted(files))
+
+
+def _mode_of(folder: Path) -> int | None:
+    """The permissions of a folder that is there."""
+    try:
+        return stat.S_IMODE(os.stat(folder).st_mode)
+    except OSError:
+        return None
 
 
 def _put_in_place(made: Path, folder: Path) -> None:

@@ -71,6 +71,11 @@ def _user(uid: int) -> str:
         return str(uid)
 
 
+def began(pid: int, proc: Path = Path("/proc")) -> str:
+    """When a process was started, which with its number says which one it is; "" where it is gone."""
+    return _holder(pid, proc).began
+
+
 class Patience:
     """Says when waiting for one file's lock has lasted long enough.
 

@@ -6,6 +6,8 @@ Python's own limit far beyond what the stack holds.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import re
 import stat
@@ -14,9 +16,11 @@ from typing import Any, BinaryIO
 
 import msgspec
 
+from esen_lab.common.words import did_you_mean
 from esen_lab.errors import StoreError, UsageError
 
 MOST_DEPTH = 32
+_MOST_NAMES = 2000
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)  # one that is not closed goes to the end
 _ALIKE = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKET = bytes(code for code in range(256) if code not in b"[]{}")
@@ -38,6 +42,22 @@ def as_path(path: str | os.PathLike[str]) -> Path:
     return Path(text)
 
 
+def fixed_path(path: str | os.PathLike[str]) -> Path:
+    """`path` as one that means the same file wherever this process goes later; "~" is the user's home.
+
+    Raises:
+        UsageError: It cannot name a file.
+    """
+    place = as_path(path)
+    try:
+        return place.expanduser().absolute()
+    except (OSError, RuntimeError) as problem:  # the working folder was removed; this user has no home
+        raise UsageError(
+            "A file is named from the root on, where there is no working folder or no home to begin from",
+            given=f"{str(place)!r}: {problem}",
+        ) from problem
+
+
 def read_bytes(path: str | os.PathLike[str], *, most: int | None = None) -> bytes:
     """The content of an ordinary file.
 
@@ -55,10 +75,18 @@ def read_bytes(path: str | os.PathLike[str], *, most: int | None = None) -> byte
                 raise StoreError(_READABLE, given=f"{str(place)!r}, which is no ordinary file")
             data = file.read() if most is None else file.read(most + 1)
     except (OSError, ValueError) as problem:
-        raise StoreError(_READABLE, given=f"{str(place)!r}: {_reason(problem)}") from problem
+        hint = did_you_mean(place.name, names_beside(place)) if isinstance(problem, FileNotFoundError) else ""
+        raise StoreError(_READABLE, given=f"{str(place)!r}: {_reason(problem)}", hint=hint) from problem
     if most is not None and len(data) > most:
         raise StoreError(f"A file of this kind has at most {most:,} bytes", given=f"{str(place)!r} has more")
     return data
+
+
+def names_beside(place: Path) -> list[str]:
+    """The names of the files in a file's folder, of a huge folder some of them: one may be what was meant."""
+    with contextlib.suppress(OSError), os.scandir(place.parent) as found:
+        return [entry.name for entry in itertools.islice(found, _MOST_NAMES)]
+    return []
 
 
 def read_head(path: Path, size: int = 65_536) -> bytes:

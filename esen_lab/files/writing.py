@@ -69,8 +69,8 @@ def check_free(path: str | os.PathLike[str], kind: Kind) -> Path:
     if not stat.S_ISREG(mode) or not kind.is_one(read_head(target)):
         raise UsageError(
             f"{kind.what[:1].upper()}{kind.what[1:]} is written only in the place of another one",
-            given=f"{str(asked)!r}, which is another file",
-            hint=OTHER_NAME,
+            given=f"{str(asked)!r}, which is {'a folder' if stat.S_ISDIR(mode) else 'another file'}",
+            hint="Choose another name, or one inside it." if stat.S_ISDIR(mode) else OTHER_NAME,
         )
     if not mode & 0o222:
         raise StoreError(

@@ -18,10 +18,10 @@ import sqlite3
 from collections.abc import Collection
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 from esen_lab.common.locks import Lock
+from esen_lab.files import fixed_path
 from esen_lab.files.database import Database, DatabaseLayout
 from esen_lab.history.entry import MOST_TEXT, Entry
 
@@ -60,12 +60,13 @@ CREATE TABLE entries (
 class Slot:
     """Where an entry is, in the file or not yet: for `Book.put`, to put another one in its place."""
 
-    __slots__ = ("entry", "number", "project")
+    __slots__ = ("at", "entry", "number", "project")
 
     def __init__(self, project: str) -> None:
         self.project = project
         self.entry: Entry | None = None  # what is to be written
         self.number: int | None = None  # under which it is in the file
+        self.at = ""  # the time of what is there: a number that was forgotten may be another entry's by now
 
 
 class Book:
@@ -79,7 +80,7 @@ class Book:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        self.path = fixed_path(path)
         self._lock = Lock()
         self._file = Database(self.path, _LAYOUT)
         self._unsaved: list[Slot] = []
@@ -178,14 +179,14 @@ class Book:
             return
 
         def write(connection: sqlite3.Connection) -> list[int]:
-            numbers = [_put(connection, name, slot.number, entry, text) for slot, name, entry, text in rows]
+            numbers = [_put(connection, name, slot, entry, text) for slot, name, entry, text in rows]
             for name in {name for _, name, _, _ in rows}:
                 _prune(connection, name)
             return numbers
 
         with self._file.attempt("The history cannot be written and stays in memory"):
-            for (slot, *_), number in zip(rows, self._file.write(write), strict=True):
-                slot.number = number
+            for (slot, _, entry, _), number in zip(rows, self._file.write(write), strict=True):
+                slot.number, slot.at = number, entry.at
                 self._unsaved.remove(slot)
 
 
@@ -194,13 +195,13 @@ def _told(project: str) -> str:
     return project.encode("utf-8", "backslashreplace").decode()[:MOST_PROJECT]
 
 
-def _put(connection: sqlite3.Connection, project: str, number: int | None, entry: Entry, text: str) -> int:
+def _put(connection: sqlite3.Connection, project: str, slot: Slot, entry: Entry, text: str) -> int:
     """Write a row; returns its number."""
     values = (entry.at, str(entry.kind), text)
-    if number is not None:
-        there = "UPDATE entries SET at = ?, kind = ?, data = ? WHERE project = ? AND number = ?"
-        if connection.execute(there, (*values, project, number)).rowcount:
-            return number
+    if slot.number is not None:
+        there = "UPDATE entries SET at = ?, kind = ?, data = ? WHERE project = ? AND number = ? AND at = ? AND kind = ?"
+        if connection.execute(there, (*values, project, slot.number, slot.at, str(entry.kind))).rowcount:
+            return slot.number
     connection.execute(f"DELETE FROM entries WHERE project = ? AND NOT ({_SOUND})", (project,))  # noqa: S608  constants
     (last,) = connection.execute("SELECT max(number) FROM entries WHERE project = ?", (project,)).fetchone()
     number = 1 + (last or 0)

@@ -171,4 +171,6 @@ def _verdict(before: Entry, after: Entry) -> str:
         )
     if before.batch != after.batch or before.device != after.device:
         said += "; they are of another batch or device, so this says nothing of the plan"
+    elif before.members.keys() != after.members.keys():
+        said += "; they are of other sub-models, so this says nothing of the plan"
     return said + "."

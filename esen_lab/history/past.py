@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,20 +13,25 @@ from esen_lab.errors import UsageError
 from esen_lab.history.changes import changed
 from esen_lab.history.entry import Entry, EntryKind
 
+_MOST_RUNS = 20
+_ALIKE = "these sub-models, batch and device"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Past(Shown):
-    """Some entries of a project.
+    """The entries of a project that are listed, and what is to be said of them among all of it.
 
     Attributes:
         project: Its name.
-        entries: Oldest first.
+        entries: Those that are listed, oldest first.
+        unlisted: The others of the project, oldest first.
         others: The other projects, each with how many entries it has.
         notes: What the reader should know.
     """
 
     project: str
     entries: tuple[Entry, ...]
+    unlisted: tuple[Entry, ...] = ()
     others: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -36,21 +41,33 @@ class Past(Shown):
         Raises:
             UsageError: There is none.
         """
-        for entry in self.entries:
+        known = self.all
+        for entry in known:
             if entry.number == number:
                 return entry
-        numbers = ", ".join(str(entry.number) for entry in self.entries[-20:])
-        known = f"Numbers of this project: {numbers}."
+        numbers = _ranges([entry.number for entry in known])
         raise UsageError(
             "An entry of the history is named by its number",
             given=number,
-            hint=known if numbers else "This project has none yet: profile, search or compare first.",
+            hint=f"Numbers of this project: {numbers}."
+            if numbers
+            else "This project has none yet: profile, search or compare first.",
         )
 
     @property
+    def all(self) -> tuple[Entry, ...]:
+        """All entries of the project, oldest first, whether listed or not."""
+        return tuple(sorted((*self.entries, *self.unlisted), key=lambda entry: entry.number))
+
+    @property
     def measured(self) -> tuple[Entry, ...]:
-        """Those that were run, oldest first."""
+        """Those listed that were run, oldest first."""
         return tuple(entry for entry in self.entries if entry.jct_s is not None)
+
+    @property
+    def last(self) -> Entry | None:
+        """The last of the project that was run, whether listed or not."""
+        return next((entry for entry in reversed(self.all) if entry.jct_s is not None), None)
 
     @property
     def marks(self) -> tuple[tuple[int, tuple[str, ...]], ...]:
@@ -64,7 +81,7 @@ class Past(Shown):
         """What changed at an entry since the last one that says something of the same, by number."""
         found: dict[int, tuple[str, ...]] = {}
         before: Entry | None = None
-        for entry in self.entries:
+        for entry in self.all:
             if entry.kind is EntryKind.PROFILE:
                 continue
             if before is not None:
@@ -74,32 +91,46 @@ class Past(Shown):
 
     @property
     def best(self) -> Entry | None:
-        """The fastest of those that were run on the batch and the device of the last one."""
-        ran = self.measured
-        alike = [entry for entry in ran if (entry.batch, entry.device) == (ran[-1].batch, ran[-1].device)]
+        """The fastest of the project's that were run with the sub-models, the batch and the device of the last one."""
+        ran, last = [entry for entry in self.all if entry.jct_s is not None], self.last
+        alike = [entry for entry in ran if last and _alike(entry) == _alike(last)]
         return min(alike, key=lambda entry: entry.jct_s or 0.0, default=None)
 
     @property
     def verdict(self) -> str:
         """Whether it is getting better, in words; "" where nothing was run."""
-        best = self.best
-        if best is None or best.jct_s is None:
+        best, last = self.best, self.last
+        if best is None or best.jct_s is None or last is None or last.jct_s is None:
             return ""
-        last = self.measured[-1]
-        if best is last or last.jct_s is None:
-            return f"The last measured JCT, {format_seconds(last.jct_s)}, is the best of this batch and device."
+        if best is last:
+            return f"The last measured JCT, {format_seconds(last.jct_s)}, is the best of {_ALIKE}."
         if best.high_s is not None and last.low_s is not None and last.low_s <= best.high_s:
-            return f"The last measured JCT is as good as the best of this batch and device, number {best.number}."
+            return f"The last measured JCT is as good as the best of {_ALIKE}, number {best.number}."
         return (
-            f"The best of this batch and device is number {best.number}: {format_seconds(best.jct_s)}, "
+            f"The best of {_ALIKE} is number {best.number}: {format_seconds(best.jct_s)}, "
             f"against {format_seconds(last.jct_s)} now."
         )
+
+    @property
+    def simulated(self) -> str:
+        """That some of those listed are of a simulated device, a sentence that names them; "" where none is."""
+        numbers = [entry.number for entry in self.entries if entry.device.get("simulated")]
+        what = "number" if len(numbers) == 1 else "numbers"
+        return f"Simulated, and not measured: {what} {_ranges(numbers)}." if numbers else ""
+
+    @property
+    def size(self) -> str:
+        """How many are listed, in words, and of how many where that is not all."""
+        count = len(self.all)
+        whole = "1 entry" if count == 1 else f"{count} entries"
+        return f"{len(self.entries)} of {whole}" if self.unlisted else whole
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         return {
             "project": self.project,
             "entries": [entry.to_dict() for entry in self.entries],
+            "kept": len(self.all),
             "others": dict(self.others),
             "notes": list(self.notes),
         }
@@ -122,10 +153,29 @@ class Past(Shown):
     def __str__(self) -> str:
         """A table, and the verdict."""
         rows = [(str(e.number), when(e.at), str(e.kind), e.jct_text, e.searcher, e.what[:60]) for e in self.entries]
-        table = format_table(("number", "when", "kind", "JCT median", "found by", "what"), rows)
-        return "\n".join(filter(None, [f"History of {self.project}", table, self.verdict, *self.notes]))
+        table = format_table(("number", "when (UTC)", "kind", "JCT median", "found by", "what"), rows)
+        return "\n".join(
+            filter(None, [f"History of {self.project}: {self.size}", table, self.verdict, self.simulated, *self.notes])
+        )
+
+
+def _alike(entry: Entry) -> tuple[Any, ...]:
+    """What two entries have in common whose times can be compared: others are faster for having less to do."""
+    return entry.batch, entry.device, entry.members.keys()
 
 
 def when(at: str) -> str:
     """A time of the file for people: "2026-11-29 02:10" (UTC)."""
     return at[:16].replace("T", " ")
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Rising numbers, for people: "1 to 4, 6, 9 to 12"; of very many with gaps the last ones."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and runs[-1][1] == number - 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    told = [", ".join(map(str, dict.fromkeys(run))) if run[1] - run[0] < 2 else f"{run[0]} to {run[1]}" for run in runs]
+    return ", ".join([*(["..."] if len(told) > _MOST_RUNS else []), *told[-_MOST_RUNS:]])

@@ -19,6 +19,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from esen_lab.common.resources import begin
 from esen_lab.common.trees import Tree
 from esen_lab.errors import Cancelled, WorkerTimeout
 from esen_lab.lanes.settings import Settings, with_threads_own
@@ -72,10 +73,13 @@ class AwaitedRuns:
             turn: Not yet placed.
 
         Raises:
+            UsageError: This thread has the turn, so that it would wait for itself.
             Busy: Too many calls wait.
+            DeviceError: The system gives no more threads.
             WorkerTimeout: The deadline passed.
             EsenError: As `Lab.run` does.
         """
+        turn.check_not_inside()  # whoever runs this event loop has the turn for as long as it runs
         answer: Future[Any] = Future()
         asked = _Asked(call=call, settings=settings, turn=turn, answer=answer)
         answer.add_done_callback(lambda done: turn.leave() if done.cancelled() else None)
@@ -103,13 +107,14 @@ class AwaitedRuns:
         with self._changed:
             try:
                 asked.turn.place()  # under this lock, so that both queues have one order
+                if self._thread is None:
+                    thread = threading.Thread(target=self._work, name="esen_lab awaited runs", daemon=True)
+                    begin(thread)
+                    self._thread = thread  # only now: one that never began would be waited for by all later runs
                 self._asked.append(asked)
             except BaseException:
                 asked.turn.leave()
                 raise
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="esen_lab awaited runs", daemon=True)
-                self._thread.start()
             self._changed.notify()
 
     def close(self) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from esen_lab.cluster import ClusterStatus, RayReach
+from esen_lab.common.surroundings import step
 from esen_lab.common.trees import Tree
 from esen_lab.errors import UsageError
 from esen_lab.lab.runtime import Runtime
@@ -117,7 +118,8 @@ class LabCluster:
             raise UsageError(
                 "Nodes load a plan that is for them",
                 given="no cluster" if state.reach is None else "a plan for this machine, or none",
-                hint="lab.cluster.connect(), then put a plan in force whose devices are its nodes.",
+                hint=f"{step('lab.cluster.connect()', '`%esen cluster auto`')} reaches them; then put a plan in force "
+                "whose devices are its nodes.",
             )
         with self._runtime.turns.turn("nodes that load"):
             nodes.get_ready(self._runtime, on_progress=on_progress)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
-from esen_lab.common.words import unknown
+from esen_lab.common.units import check_count
+from esen_lab.common.words import listed, unknown
 from esen_lab.errors import StoreError, UsageError
 from esen_lab.history import Changes, Entry, EntryKind, Past, changes
 from esen_lab.history.past import when
@@ -44,22 +46,24 @@ class LabHistory:
 
     @on.setter
     def on(self, on: bool) -> None:
-        self._runtime.recorder.on = bool(on)
+        if not isinstance(on, bool):
+            raise UsageError("The history is on or off: True or False", given=repr(on))
+        self._runtime.recorder.on = on
 
-    def past(self, last: int = LAST, kinds: Sequence[EntryKind | str] | None = None) -> Past:
+    def past(self, last: int = LAST, kinds: Sequence[EntryKind | str] | str | None = None) -> Past:
         """The last entries of this project, oldest first: a table, and a picture of the JCT over time.
 
         Args:
             last: How many, at least 1.
-            kinds: Of which kinds alone: "comparison", "plan", "profile", "runs"; None: all.
+            kinds: Of which kinds alone: "comparison", "plan", "profile", "runs"; one may stand for a list of itself;
+                None: all.
 
         Raises:
             UsageError: `last` is no whole number above 0, or a kind is unknown.
         """
-        if isinstance(last, bool) or not isinstance(last, int) or last < 1:
-            raise UsageError("A list has a whole number of entries above 0", given=last)
+        check_count(last, "A list has a whole number of entries above 0")
         known = [str(kind) for kind in EntryKind]
-        asked = known if kinds is None else [str(kind) for kind in kinds]
+        asked = known if kinds is None else [str(kind) for kind in listed(kinds)]
         for kind in asked:
             if kind not in known:
                 raise unknown(f"An entry of the history is one of {', '.join(known)}", kind, known, given=kind)
@@ -68,8 +72,10 @@ class LabHistory:
         others: dict[str, int] = {}
         with suppress(StoreError):
             others = {name: n for name, n in recorder.book.projects().items() if name != recorder.project}
-        chosen = [entry for entry in entries if str(entry.kind) in asked]
-        return Past(project=recorder.project, entries=tuple(chosen[-last:]), others=others, notes=notes)
+        chosen = tuple([entry for entry in entries if str(entry.kind) in asked][-last:])
+        numbers = {entry.number for entry in chosen}
+        unlisted = tuple(entry for entry in entries if entry.number not in numbers)
+        return Past(project=recorder.project, entries=chosen, unlisted=unlisted, others=others, notes=notes)
 
     def entry(self, number: int) -> Entry:
         """One entry.
@@ -106,11 +112,11 @@ class LabHistory:
         put_in_force(self._runtime, plan)
         return plan
 
-    def forget(self, numbers: Sequence[int] | None = None) -> int:
+    def forget(self, numbers: Sequence[int] | int | None = None) -> int:
         """Take entries of this project out of the history.
 
         Args:
-            numbers: Which; None: all of them.
+            numbers: Which, or one of them; None: all of the project.
 
         Returns:
             How many there were.
@@ -119,11 +125,12 @@ class LabHistory:
             UsageError: There is no entry of one of these numbers.
         """
         if numbers is not None:
+            numbers = _numbers(numbers)
             for number in numbers:
                 self.entry(number)
         self._runtime.recorder.flush()
         try:
-            return self._runtime.recorder.book.forget(self.project, numbers)
+            return self._runtime.recorder.forget(numbers)
         except StoreError:
             return 0
 
@@ -145,3 +152,12 @@ class LabHistory:
         except StoreError:
             entries = ()
         return entries, self.notes
+
+
+def _numbers(given: object) -> list[Any]:
+    """The numbers of entries, where one may stand for a list of itself."""
+    if isinstance(given, int):
+        return [given]
+    if isinstance(given, Iterable) and not isinstance(given, str):
+        return list(given)
+    raise UsageError("Entries are forgotten by their numbers; None forgets the whole project", given=repr(given))

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field, replace
 from esen_lab.cost_model import CostModel, Experience, Quantile, fit, fit_points
 from esen_lab.devices import Device
 from esen_lab.ensemble import Ensemble
+from esen_lab.lanes.settings import Settings
 from esen_lab.planner.plan import Plan
 from esen_lab.planner.steps import Step, is_plain
 from esen_lab.profiler import Failure, Point, Profile, ProfileStore, stored_curves
-from esen_lab.profiler.records import curves_of, doubts_about, wrong_shares
+from esen_lab.profiler.records import curves_of, doubts_about, under_other_switches, wrong_shares
 from esen_lab.run.numerics import CheckedAnswers
 from esen_lab.studies import DerivedPoints, PrecisionTable
 
@@ -42,8 +43,7 @@ class Knowledge:
         points = self.points
         if points is None:
             return None
-        ours = ensemble.fingerprints
-        fitting = {name: ours[name] for name in ours if name in points.fingerprints}
+        fitting = {name: ensemble.fingerprints[name] for name in _fitting(points, ensemble)}
         # In the same order, too: it is that of all that is made from the points.
         return points if list(fitting.items()) == list(points.fingerprints.items()) else _merged([points], ensemble)
 
@@ -67,18 +67,26 @@ class Knowledge:
             return self
         return replace(self, points=replace(points, fingerprints={**points.fingerprints, name: after}))
 
-    def doubts(self, plan: Plan, ensemble: Ensemble, device: Device) -> tuple[str, ...]:
-        """What is known against the measurements behind a plan made for this device: load, age, a wrong clock."""
+    def doubts(
+        self, plan: Plan, ensemble: Ensemble, device: Device, settings: Settings | None = None
+    ) -> tuple[str, ...]:
+        """What is known against the measurements behind a plan made for this device: load, age, a wrong clock.
+
+        And that other switches were set, where it is told what is set now.
+        """
         profile = self.measured(ensemble)
         made_on = plan.device.get("name")
         if profile is None or plan.jct_s is None or made_on not in (None, device.identity.name):
             return ()
-        return doubts_about(
+        points = [
             point
             for lane in plan.lanes
             for name, active, backend in zip(lane.members, lane.active_units, lane.backends, strict=True)
             for point in _nearest(self._points_of(name, backend, profile, ensemble), active)
-        )
+        ]
+        if settings is None or device.identity.simulated:
+            return doubts_about(points)
+        return (*under_other_switches(points, settings.unusual), *doubts_about(points))
 
     def _points_of(self, name: str, backend: str, profile: Profile, ensemble: Ensemble) -> Sequence[Point]:
         """The points of a step of a lane."""
@@ -186,10 +194,23 @@ def fit_so_far(points: Sequence[Point], ensemble: Ensemble, units: int) -> dict[
     return {name: fit_points(name, curve, units) for name, curve in curves.items() if len(curve) > 1}
 
 
+def _fitting(profile: Profile, ensemble: Ensemble) -> list[str]:
+    """Of which members it measured what a run does: the same network, on what the ensemble's example gives it."""
+    inputs = ensemble.inputs
+    return [
+        name
+        for name, fingerprint in ensemble.fingerprints.items()
+        if profile.fingerprints.get(name) == fingerprint and profile.examples.get(name, "") in ("", inputs[name])
+    ]
+
+
 def _merged(parts: Sequence[Profile], ensemble: Ensemble) -> Profile:
-    """Several profiles as one, without what was measured of sub-models that have changed or gone."""
+    """Several profiles as one, without what was measured of sub-models that have changed or gone.
+
+    Nor what was measured on another example than the ensemble has now.
+    """
     fingerprints = ensemble.fingerprints
-    points, failures, examples = _by_share(parts, fingerprints)
+    points, failures, examples = _by_share([(part, _fitting(part, ensemble)) for part in parts])
     order = {name: index for index, name in enumerate(ensemble.names)}
     ordered = [points[key] for key in sorted(points, key=lambda key: (order[key[0]], *key[1:]))]
     refusals = {
@@ -210,22 +231,17 @@ def _merged(parts: Sequence[Profile], ensemble: Ensemble) -> Profile:
 
 
 def _by_share(
-    parts: Sequence[Profile], fingerprints: Mapping[str, str]
+    parts: Sequence[tuple[Profile, Sequence[str]]],
 ) -> tuple[dict[tuple[str, str, int], Point], dict[tuple[str, int], Failure], dict[str, str]]:
-    """Points by (sub-model, backend, share), failures by (sub-model, share), examples; of what has not changed since.
+    """Points by (sub-model, backend, share), failures by (sub-model, share), examples.
 
-    Later parts count for more; points measured with another example than the last one are left out.
+    Of each part, of the sub-models named beside it; later parts count for more.
     """
     points: dict[tuple[str, str, int], Point] = {}
     failures: dict[tuple[str, int], Failure] = {}
     examples: dict[str, str] = {}
-    for part in parts:
-        same = [name for name, fingerprint in fingerprints.items() if part.fingerprints.get(name) == fingerprint]
-        for name in same:
-            example = part.examples.get(name, "")
-            if name in examples and examples[name] != example:
-                points = {key: value for key, value in points.items() if key[0] != name}
-            examples[name] = example
+    for part, same in parts:
+        examples |= {name: part.examples.get(name, "") for name in same}
         for point in (point for point in (*part.points, *part.backend_points) if point.name in same):
             points[point.name, point.backend, point.units] = point
             if point.backend == "eager":

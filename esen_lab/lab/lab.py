@@ -48,13 +48,15 @@ class Lab(LabProperties):
 
     Args:
         device: A device's name ("cpu", "cuda:0 mps"), a `Device`, or None for the best one that passes its self-test.
-        store: Where measured points are kept (a file); None: the user's cache folder.
+        store: Where measured points are kept: a file, made when it is needed, and the history beside it; None: the
+            user's cache folder.
         combine: The combine rule, see `combine`.
         most_waiting: How many calls may wait while another one has the device; one more is refused (`Busy`). They get
             their turns in the order in which they came.
 
     Raises:
-        UsageError: The device or the rule is unknown, or `most_waiting` is no whole number above 0.
+        UsageError: The device or the rule is unknown, `store` cannot name a file, or `most_waiting` is no whole number
+            above 0.
     """
 
     def __init__(
@@ -432,7 +434,7 @@ class Lab(LabProperties):
             uncertainty=uncertainty,
         )
         call = RunCall.of(self.state, x, timeout_s, options)
-        settings = self._runtime.fork_server.look_at_session()
+        settings = self._runtime.fork_server.session_here()
         turn = self._runtime.turns.turn("an awaited run", call.until)
         return await self._runtime.awaited.run(call, settings, turn)
 

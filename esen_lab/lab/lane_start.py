@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from esen_lab.common.resources import begin
 from esen_lab.run import Deadline, Turns
 from esen_lab.run.executor import Executor
 from esen_lab.run.start import GivenUp
@@ -36,8 +37,16 @@ class LaneStart:
         self._thread = threading.Thread(target=self._work, name="esen_lab start of lanes", daemon=True)
 
     def begin(self) -> None:
-        """Start the thread."""
-        self._thread.start()
+        """Start the thread.
+
+        Raises:
+            DeviceError: The system gives no more.
+        """
+        try:
+            begin(self._thread)
+        except BaseException:
+            self._over.set()  # nothing is under way
+            raise
 
     def give_up(self) -> None:
         """End it soon, whatever has been started; returns at once."""

@@ -32,12 +32,14 @@ class Original:
         again: Registers what the user holds again, as it is now; None where it is no live one.
         held: A module around it that is watched, and that nobody else holds.
         changes: See `Registered`.
+        rebuilt: Registers a cell anew: see `Registered.again`.
     """
 
     watch: Watch | SourceWatch
     again: Callable[[Any], Registered] | None
     held: nn.Module | None = None
     changes: frozenset[Hashable] = frozenset()
+    rebuilt: Callable[[], Registered] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,12 +48,12 @@ class Originals:
 
     known: Mapping[str, Original] = field(default_factory=dict)
 
-    def kept(self, name: str, registered: Registered, again: Callable[[Any], Registered]) -> Originals:
+    def kept(self, name: str, registered: Registered, again: Callable[[Any], Registered] | None) -> Originals:
         """With what a sub-model was made from; `again` must not hold it."""
         known = {other: original for other, original in self.known.items() if other != name}
         if registered.watch is not None:
             again_live = again if registered.live else None
-            known[name] = Original(registered.watch, again_live, registered.held, registered.changes)
+            known[name] = Original(registered.watch, again_live, registered.held, registered.changes, registered.again)
         return Originals(known)
 
     def dropped(self, name: str) -> Originals:

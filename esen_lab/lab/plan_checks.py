@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 from esen_lab.common.trees import tree_spec
@@ -22,11 +21,6 @@ def origin(ensemble: Ensemble, device: Device) -> dict[str, Any]:
         "example": _example_text(ensemble),
         "combine": ensemble.combine.describe(),
     }
-
-
-def now() -> str:
-    """The time as plans tell it."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _example_text(ensemble: Ensemble) -> str:
@@ -58,8 +52,16 @@ def differences(plan: Plan, ensemble: Ensemble, device: Device) -> list[str]:
     return found
 
 
+def made_before_changes(plan: Plan, ensemble: Ensemble) -> tuple[str, ...]:
+    """What a report says where sub-models have changed since their plan was made; () where none has."""
+    changed = changed_since(plan, ensemble)
+    return (f"The plan was made before {', '.join(changed)} changed: profile and search again.",) if changed else ()
+
+
 def same_lanes(executor: Executor, plan: Plan, ensemble: Ensemble) -> bool:
     """Whether warm lanes are those of a plan, with sub-models that take the same arguments."""
+    if executor.plan is plan and executor.ensemble is ensemble:
+        return True
     return executor.plan.lanes == plan.lanes and all(
         name in executor.ensemble.names and executor.ensemble.get(name).input_keys == ensemble.get(name).input_keys
         for name in plan.names

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from esen_lab.common.words import listed
 from esen_lab.cost_model import CostModel, Quantile
 from esen_lab.devices import write_record
 from esen_lab.errors import UsageError
@@ -69,7 +70,7 @@ class Points:
         found: dict[str, tuple[int, ...]] = {}
 
         def change(state: LabState) -> LabState:
-            chosen = state.ensemble.names if names is None else names
+            chosen = state.ensemble.names if names is None else listed(names)
             found.update(state.here.shares_found_wrong(state.ensemble, chosen))
             return state.knowing(state.here.without_wrong(state.ensemble, chosen)) if found else state
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from esen_lab.common.units import backend_parts
 from esen_lab.lab.state import LabState
-from esen_lab.planner.plan import Plan
+from esen_lab.planner.plan import Plan, backends_of
 from esen_lab.studies import PrecisionTable, executed
 
 
@@ -33,19 +33,19 @@ def refused(state: LabState, name: str) -> Mapping[str, str]:
 
 def is_allowed(state: LabState, name: str) -> bool:
     """Whether the plan executes a sub-model in a way that the choice allows."""
-    way = "eager" if state.plan is None else ways_of(state.plan).get(name, "eager")
+    way = "eager" if state.plan is None else backends_of(state.plan).get(name, "eager")
     return not backend_parts(way)[1] or way in variants(state, name)
 
 
 def as_checked(state: LabState, plan: Plan) -> Plan:
     """A plan less the precisions that the check ruled out, which says what was checked of those that it has."""
     ruled_out = [
-        name for name, way in ways_of(plan).items() if name in state.ensemble.names and way in refused(state, name)
+        name for name, way in backends_of(plan).items() if name in state.ensemble.names and way in refused(state, name)
     ]
     plan = _in_own(state, plan, ruled_out)
     table = state.here.precision
     lower = in_other_precision(plan)
-    if table is None or not lower or not all(ways_of(plan)[name] in variants(state, name) for name in lower):
+    if table is None or not lower or not all(backends_of(plan)[name] in variants(state, name) for name in lower):
         return plan
     return plan if table.summary in plan.notes else replace(plan, notes=(*plan.notes, table.summary))
 
@@ -67,12 +67,7 @@ def in_own_precision(state: LabState, names: Collection[str], *, measured: bool 
 
 def in_other_precision(plan: Plan) -> set[str]:
     """The sub-models that a plan executes in another precision than their own."""
-    return {name for name, way in ways_of(plan).items() if backend_parts(way)[1]}
-
-
-def ways_of(plan: Plan) -> dict[str, str]:
-    """For each sub-model of a plan what executes it."""
-    return {name: way for lane in plan.lanes for name, way in zip(lane.members, lane.backends, strict=True)}
+    return {name for name, way in backends_of(plan).items() if backend_parts(way)[1]}
 
 
 def _in_own(state: LabState, plan: Plan, names: Collection[str], *, measured: bool = True) -> Plan:

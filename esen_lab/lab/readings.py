@@ -71,9 +71,11 @@ class Readings:
             if sampler is not None and (sampler.interval_s, sampler.history_s) != (interval_s, history_s):
                 if sampler.running:
                     raise UsageError(
-                        f"A device is watched at one rate: every {sampler.interval_s:g} s at present",
-                        given=f"{interval_s:g} s",
-                        hint=f"End the other views first: {step('lab.readings.unwatch()', '%esen watch --stop')}.",
+                        "A device is watched at one rate and with one history: at present "
+                        f"every {sampler.interval_s:g} s, {sampler.history_s:g} s",
+                        given=f"every {interval_s:g} s, {history_s:g} s",
+                        hint="Ask for the same, or end the other views first: "
+                        f"{step('lab.readings.unwatch()', '`%esen watch --stop`')}, a monitor's tab by closing it.",
                     )
                 sampler.close()
                 sampler = None
@@ -86,12 +88,18 @@ class Readings:
     def _meter(self) -> Meter:
         return Joined(open_meter(self._device(), self._workers), RequestMeter(self._server))
 
-    def unwatch(self) -> None:
-        """One viewer less; the last one ends the sampling. The history stays until `Lab.close`."""
-        sampler = self._sampler
+    def unwatch(self, sampler: Sampler | None = None) -> None:
+        """One viewer less; the last one ends the sampling. The history stays until `Lab.close`.
+
+        Args:
+            sampler: What `watch` gave to the viewer: one whose sampler has ended meanwhile (the lab was closed, or has
+                another device) is none of those who watch now. None: one of those.
+        """
+        present = self._sampler
+        sampler = present if sampler is None else sampler
         if sampler is not None:
             sampler.unwatch()
-            if not sampler.running:
+            if sampler is present and not sampler.running:
                 self._nodes.close()
 
     @property

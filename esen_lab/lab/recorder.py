@@ -21,8 +21,7 @@ import os
 import platform
 import threading
 from array import array
-from collections.abc import Callable
-from datetime import UTC, datetime
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
@@ -30,7 +29,7 @@ from esen_lab.common.bell import Bell
 from esen_lab.common.jobs import JobState
 from esen_lab.common.locks import Lock
 from esen_lab.common.statistics import FEWEST_FOR_INTERVAL, median_interval, quantile
-from esen_lab.common.units import backend_parts
+from esen_lab.common.units import backend_parts, now
 from esen_lab.devices.cpu.load import LoadSample, load_between, sample_load
 from esen_lab.ensemble import Ensemble
 from esen_lab.errors import EsenError
@@ -106,25 +105,36 @@ class Recorder:
             if state.profile_job is not job:
                 self._profile_open = state.profile_job is not None
             if state.plan is not plan and state.plan is not None:
-                self._plan_open = (state, _now())
+                self._plan_open = (state, now())
             if state.report is not report:
                 self._quiet.ran()
                 self._take_run(state)
             if state.comparison is not comparison and state.comparison is not None:
                 self._settle_plan()
-                self._write(partial(self._put, Slot(self.project), partial(_comparison, state, _now())))
+                self._write(partial(self._put, Slot(self.project), partial(_comparison, state, now())))
             if self._plan_open is not None and (state.improving is None or state.improving.state.over):
                 self._settle_plan()
             if self._profile_open and state.profile_job is not None and state.profile_job.state.over:
                 self._profile_open = False
                 if state.profile_job.state is JobState.FINISHED:
-                    self._write(partial(self._put, Slot(self.project), partial(_profile, state, _now())))
+                    self._write(partial(self._put, Slot(self.project), partial(_profile, state, now())))
 
     def rename(self, project: str) -> None:
         """Keep what comes from now on under another project."""
         with self._lock:
             self.project = project
             self._runs, self._ran = {}, None
+
+    def forget(self, numbers: Collection[int] | None) -> int:
+        """Take entries out, as `Book.forget`; runs that were among them are not written again with the next ones.
+
+        Raises:
+            StoreError: This user has no folder for the history.
+        """
+        with self._lock:
+            stay = () if numbers is None else self._runs.items()
+            self._runs = {shape: runs for shape, runs in stay if runs.slot.number not in (numbers or ())}
+        return self.book.forget(self.project, numbers)
 
     def flush(self, patience_s: float = _PATIENCE_S) -> None:
         """Write what is known now; returns when it is written, or after some seconds."""
@@ -283,7 +293,7 @@ class _Runs:
             self._written = count
         state, plan = of
         return _entry(
-            EntryKind.RUNS, state, _now(), plan, batch=self._batch, runs=count, load=self._load, **_median(times)
+            EntryKind.RUNS, state, now(), plan, batch=self._batch, runs=count, load=self._load, **_median(times)
         )
 
 
@@ -306,10 +316,6 @@ def history_path(store: str | os.PathLike[str] | None) -> str:
         return str(user_folder() / "history.sqlite3")
     root, suffix = os.path.splitext(os.fspath(store))
     return f"{root}.history{suffix}"
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _median(times_s: list[float]) -> dict[str, float]:

@@ -57,6 +57,7 @@ class Status(Shown):
         next_step: The next sensible thing to do.
         waiting: How many calls wait for their turn now.
         nodes: For each node that the plan runs on, a sentence: who runs there, and what it is doing.
+        served: What is served, where, and how it stands; "" where nothing is.
     """
 
     device: Mapping[str, Any]
@@ -70,6 +71,7 @@ class Status(Shown):
     next_step: NextStep
     waiting: int = 0
     nodes: tuple[str, ...] = ()
+    served: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""

@@ -13,15 +13,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from esen_lab.common.bell import Bell, Listeners, dropped
-from esen_lab.common.locks import Lock
+from esen_lab.common.locks import Lock, Place
 from esen_lab.common.trees import Tree
-from esen_lab.common.units import format_units
+from esen_lab.common.units import check_count, format_units
 from esen_lab.devices import MarkLog
 from esen_lab.ensemble import Ensemble, FitsTogether
-from esen_lab.errors import UsageError
+from esen_lab.errors import Cancelled
+from esen_lab.files import fixed_path
 from esen_lab.lab.async_runs import AwaitedRuns
 from esen_lab.lab.knowledge import Fits
-from esen_lab.lab.marks import ChangeMarks
 from esen_lab.lab.readings import Readings
 from esen_lab.lab.recorder import Recorder
 from esen_lab.lab.state import LabState
@@ -46,7 +46,7 @@ class Runtime:
         run: The stage that makes a run in its turn, for those that asyncio awaits.
 
     Raises:
-        UsageError: `most_waiting` is no whole number above 0.
+        UsageError: `most_waiting` is no whole number above 0, or `store` cannot name a file.
     """
 
     def __init__(
@@ -56,14 +56,14 @@ class Runtime:
         store: str | os.PathLike[str] | None,
         run: Callable[[Runtime, Any, Turn], Tree],
     ) -> None:
-        if isinstance(most_waiting, bool) or not isinstance(most_waiting, int) or most_waiting < 1:
-            raise UsageError("most_waiting is a whole number of calls above 0", given=most_waiting)
+        check_count(most_waiting, "most_waiting is a whole number of calls above 0")
         self._state = state
         self._run = run
-        self.store_path = store
+        self.store_path = None if store is None else fixed_path(store)
         self.together = FitsTogether()
         self.fits = Fits()
         self.marks = MarkLog()
+        self._closings = 0
         self.fork_server = ForkServer()  # starts nothing yet
         self.own_answers = NotebookAnswers(self._module)
         self.fork_server.own_answers = self.own_answers
@@ -118,6 +118,8 @@ class Runtime:
 
     def close(self) -> None:
         """See `Lab.close`."""
+        self._closings += 1
+        self.fork_server.closing = Place()  # until this has the turn, or has been left
         self.readings.close()
         state = self._state
         if state.server is not None:
@@ -135,6 +137,7 @@ class Runtime:
             self.lanes.end()
             self._end_on_nodes()
             self._close_store()
+            self.fork_server.closing = None
         self.recorder.close()
         self.fork_server.close()  # whatever was being started meanwhile
         self._state.device.close()
@@ -205,8 +208,16 @@ class Runtime:
             store.close()
 
     def lane_runs(self, ensemble: Ensemble, x: Tree, runs: int) -> LaneRuns:
-        """What runs plans to measure them, as nothing else runs."""
-        return LaneRuns(ensemble, self._state.device, self.fork_server, self.measured_plan, x=x, runs=runs)
+        """What runs plans to measure them, as nothing else runs; none after the lab was closed."""
+        closings = self._closings
+
+        def turn() -> Turn:
+            if self._closings != closings:
+                raise Cancelled("The lab was closed while plans were measured")
+            return self.measured_plan()
+
+        settings = self.fork_server.session_here()  # plans are run in other threads too, and between other calls
+        return LaneRuns(ensemble, self._state.device, self.fork_server, turn, x=x, runs=runs, settings=settings)
 
     def measured_plan(self) -> Turn:
         """The turn of a plan that is measured."""
@@ -235,3 +246,35 @@ class RuntimeOfAnotherProcess(Runtime):
 
     def close(self) -> None:
         """The lab is its own process's to close."""
+
+
+class ChangeMarks:
+    """The marks beside readings of the device that follow from states: another plan, a profile's begin and end.
+
+    Called with each new state.
+    """
+
+    def __init__(self, marks: MarkLog) -> None:
+        self._marks = marks
+        self._lock = Lock()
+        self._plan: object = None
+        self._job: object = None
+        self._job_ended = True
+
+    def __call__(self, state: LabState) -> None:
+        """Add what is new since the last state."""
+        plan, job = state.plan, state.profile_job
+        if plan is self._plan and job is self._job and self._job_ended:  # as after most runs
+            return
+        with self._lock:
+            if plan is not self._plan:
+                self._plan = plan
+                if plan is not None:
+                    self._marks.add("plan")
+            if job is not self._job:
+                self._job, self._job_ended = job, False
+                if job is not None:
+                    self._marks.add("profile", "begin")
+            if job is not None and not self._job_ended and job.state.over:
+                self._job_ended = True
+                self._marks.add("profile", "end")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from esen_lab.common.trees import Tree
+from esen_lab.common.units import now
 from esen_lab.cost_model import CostModel, Quantile
 from esen_lab.devices import Device
 from esen_lab.ensemble import Ensemble
 from esen_lab.errors import UsageError
-from esen_lab.lab.plan_checks import now, origin
+from esen_lab.lab.plan_checks import origin
 from esen_lab.planner import Allocation, Limits, Measure, make_searcher, search
 from esen_lab.planner.plan import Plan
 from esen_lab.planner.ways import SEARCHER, Ways, make_ways, search_ways
@@ -48,6 +49,7 @@ def bind_search(
     profile: Profile | None,
     lanes: Callable[[Ensemble, Tree, int], LaneRuns],
     derived: Callable[[str], CostModel | None],
+    doubts: Sequence[str] = (),
 ) -> Callable[..., Plan]:
     """The search as a function: `run(on_better=..., on_progress=..., ...)` returns the plan found.
 
@@ -59,6 +61,7 @@ def bind_search(
         profile: What was measured: what the sub-models take of the memory.
         lanes: Makes what runs candidates, from the ensemble, an input and a number of runs; for measured searches.
         derived: The cost model of a group or a part, by its name, as far as it was measured.
+        doubts: What is known against the cost models, sentences for the plan's notes.
 
     Raises:
         UsageError: The searcher, an option, the objective or a limit is unknown or not possible.
@@ -73,6 +76,7 @@ def bind_search(
     make_searcher(asked.searcher, **options)
     held, notes = with_memory(Limits.of(asked.limits), ensemble, profile)
     held.check(ensemble.names, device.units)
+    notes = (*doubts, *notes)
     if asked.quantile != "median":
         notes = (*notes, "planned with 90th percentiles, not medians")
     known = origin(ensemble, device)

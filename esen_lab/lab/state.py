@@ -153,6 +153,7 @@ class LabState:
             waiting=waiting,
             running=self.warm is not None,
             nodes=() if self.on_nodes is None else tuple(self.on_nodes.told),
+            served="" if self.server is None else self.server.in_short(),
             next_step=self.next_step,
         )
 

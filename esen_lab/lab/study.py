@@ -9,13 +9,17 @@ from typing import Any
 
 from esen_lab.common.surroundings import step
 from esen_lab.common.trees import Tree
-from esen_lab.cost_model import Quantile
+from esen_lab.common.units import backend_parts, check_seed, now
+from esen_lab.cost_model import CostModel, Quantile
 from esen_lab.ensemble.ensemble import Ensemble
 from esen_lab.errors import UsageError
-from esen_lab.lab.plan_checks import members_run_by, now, origin
+from esen_lab.lab.backend_choice import allowed
+from esen_lab.lab.plan_checks import members_run_by, origin
 from esen_lab.lab.runtime import Runtime
 from esen_lab.lab.search_binding import SearchAsked
 from esen_lab.lab.stages.choices import plan_of, take
+from esen_lab.lab.stages.edit import FollowingThresholds
+from esen_lab.lab.stages.members import follow
 from esen_lab.lab.stages.plans import apply, put_in_force
 from esen_lab.lab.stages.rate import search_for_rate
 from esen_lab.lab.stages.search import models, models_of, search
@@ -26,6 +30,8 @@ from esen_lab.planner.fits import check_fits
 from esen_lab.planner.nodes import NodeLink
 from esen_lab.planner.plan import Plan
 from esen_lab.planner.ways import limits_of_steps
+from esen_lab.run import at_once
+from esen_lab.run.options import weightless
 from esen_lab.studies import (
     Answers,
     Refined,
@@ -35,7 +41,6 @@ from esen_lab.studies import (
     cascade_of_members,
     device_tables,
     front_of_members,
-    labels_of,
     place_stages,
     placed,
     refine_plan,
@@ -43,15 +48,24 @@ from esen_lab.studies import (
     with_memory,
 )
 from esen_lab.studies.batch_times import RowTimes
-from esen_lab.studies.best import best_within, fastest_within, front_of_choices
+from esen_lab.studies.best import (
+    best_within,
+    check_loss,
+    check_weights,
+    check_within,
+    fastest_within,
+    front_of_choices,
+)
 from esen_lab.studies.cascade import Cascade
 from esen_lab.studies.exits import Exits
 from esen_lab.studies.front import Choice, ParetoFront
+from esen_lab.studies.members import check_cascade
 from esen_lab.studies.placed_stages import PlacedCascade
 from esen_lab.studies.placement import DevicePlacement, DeviceTables
 from esen_lab.studies.rate import BATCHES, RatePlan
 from esen_lab.studies.replicas import BUSY, Replication
 from esen_lab.studies.thresholds import PlannedCascade, ThresholdEditor
+from esen_lab.studies.validation import check_labelled
 
 
 class Studies:
@@ -76,11 +90,13 @@ class Studies:
     ) -> Refined:
         """Run the plan, correct the cost models by what it took, search again, and so on; the best becomes `plan`.
 
-        Without a plan, one is searched first. Ctrl-C, and `stop`, keep the best plan measured until then.
+        At the end, where no limits are asked for, all sub-models are run at once by engines that overlap them
+        (OpenVINO, ONNX Runtime), if the profile tried these and plans may use them. Without a plan, one is searched
+        first. Ctrl-C, and `stop`, keep the best plan measured until then.
 
         Args:
             x: The input to run; None for the example.
-            rounds: At most so many plans are run.
+            rounds: At most so many searched plans are run.
             runs: How many runs of each plan its median is taken from.
             least_gain: It ends when a round gains less than this fraction.
             limits: As for `Lab.search`; None for those of the last search that found a plan.
@@ -92,13 +108,15 @@ class Studies:
             EsenError: The plan could not be run.
         """
         runtime = self._runtime
+        follow(runtime)
         state = runtime.state
         ensemble = state.ensemble if state.plan is None else members_run_by(state.plan, state.ensemble)
         if state.plan is not None and state.plan.staged:
             raise UsageError(
                 "Refinement corrects plans without stages: how long a cascade takes is up to its input",
                 given=f"a plan in {len(state.plan.reach)} stages",
-                hint="Measure the cascade with lab.compare(x). To refine, search a plan without stages first.",
+                hint=f"Measure the cascade with {step('lab.compare(x)', '%esen compare x')}. "
+                "To refine, search a plan without stages first.",
             )
         asked = state.limits if limits is None else Limits.of(limits)
         held, notes = with_memory(asked, ensemble, state.measured)
@@ -117,6 +135,18 @@ class Studies:
             told = (*notes, "predicted by cost models corrected by measured runs")
             return plan.with_origin(notes=told, created_at=now(), **known)
 
+        def others(best: Plan) -> Sequence[Plan]:
+            if asked != Limits():
+                return ()
+            measured = runtime.state.measured
+            tried = {backend_parts(point.backend)[0] for point in measured.backend_points} if measured else set()
+            may = {
+                name: [way for way in ways if backend_parts(way)[0] in tried]
+                for name, ways in allowed(runtime.state).items()
+            }
+            plans = at_once(best, ensemble, state.device, may)
+            return [plan.with_origin(created_at=now(), **known) for plan in plans]  # its own note stays the last
+
         refined = refine_plan(
             first,
             known_models,
@@ -125,6 +155,7 @@ class Studies:
             most_rounds=rounds,
             least_gain=least_gain,
             limits=held,
+            others=others,
             stop=stop,
             on_round=on_round,
         )
@@ -187,14 +218,21 @@ class Studies:
                 not those of a classifier.
             EsenError: A member could not be run.
         """
-        known = models(self._runtime, quantile)
+        check_seed(seed)  # not after all members have run
+        known = self._models(quantile)
+        check_labelled(x, y)
         found = self._answers(x, batch)
         units = self._runtime.state.device.units
-        labels = labels_of(y, found.samples)
+        labels = found.labels(y)
         ensemble = self._runtime.state.ensemble
         front = front_of_members(known, units, found, labels, seed=seed)
         self._runtime.set(validated=Validated(answers=found, labels=labels), front=(ensemble, front))
         return front
+
+    def _models(self, quantile: Quantile) -> dict[str, CostModel]:
+        """The cost models of the sub-models as the networks are now: every study begins with them."""
+        follow(self._runtime)
+        return models(self._runtime, quantile)
 
     def _answers(self, x: Tree, batch: int | None, *, fewer_rows: bool = False) -> Answers:
         runtime = self._runtime
@@ -207,6 +245,7 @@ class Studies:
             x,
             batch=batch,
             fewer_rows=fewer_rows,
+            settings=runtime.fork_server.session_here(),
         )
 
     def place(
@@ -249,11 +288,17 @@ class Studies:
         Raises:
             UsageError: As for `place`, or the cascade asks for what is not registered.
         """
+        if not isinstance(cascade, Cascade):
+            raise UsageError(
+                "What is placed stage by stage is a cascade",
+                given=type(cascade).__name__,
+                hint=f"Such as {step('lab.studies.cascade(x_val, y_val)', 'what %esen cascade returns')}.",
+            )
         kept = self._runtime.state.planned_cascade
         known = kept is not None and kept.cascade is cascade
         row_times = kept.row_times if kept is not None and known else RowTimes(rows=cascade.rows)
-        sizes = output_bytes(self._runtime.state.ensemble)
-        return place_stages(cascade, self._devices(devices, links, quantile), sizes, row_times)
+        tables = self._devices(devices, links, quantile)
+        return place_stages(cascade, tables, output_bytes(self._runtime.state.ensemble), row_times)
 
     def replicate(
         self,
@@ -294,7 +339,7 @@ class Studies:
     def _devices(
         self, devices: int | Mapping[str, Any], links: Mapping[str, NodeLink] | None, quantile: Quantile
     ) -> list[DeviceTables]:
-        known = models(self._runtime, quantile)
+        known = self._models(quantile)
         return device_tables(devices, known, self._runtime.state.device.units, quantile, links)
 
     def cascade(
@@ -331,12 +376,24 @@ class Studies:
             UsageError: Something is not profiled, an argument is not possible, or the combine rule gives no scores.
             EsenError: A member could not be run.
         """
-        known = models(self._runtime, quantile)
+        known = self._models(quantile)
+        ensemble = self._runtime.state.ensemble
+        check_cascade(  # now, not after all members have run
+            ensemble.names,
+            weightless(ensemble.combine, ensemble.names),
+            threshold=threshold,
+            order=order,
+            stages=stages,
+            stage_overhead_s=stage_overhead_s,
+            deadline_s=deadline_s,
+        )
+        if y is not None:
+            check_labelled(x, y)
         found = self._answers(x, batch, fewer_rows=True)
         state = self._runtime.state
         if stage_overhead_s is None:
             stage_overhead_s = overhead_of_a_stage(state)
-        labels = None if y is None else labels_of(y, found.samples)
+        labels = None if y is None else found.labels(y)
         if labels is not None:
             self._runtime.set(validated=Validated(answers=found, labels=labels))
         planned = cascade_of_members(
@@ -384,6 +441,7 @@ class Studies:
             return editor
         made = ThresholdEditor(planned, lambda: runtime.state.plan, partial(apply, runtime))
         runtime.set(thresholds=made)
+        runtime.followers.add(FollowingThresholds(runtime, made))
         return made
 
     def front(
@@ -413,9 +471,12 @@ class Studies:
             UsageError: As `members` does, or an option is unknown.
             EsenError: A member could not be run.
         """
-        known = models(self._runtime, quantile)
+        check_seed(seed)  # not after all members have run
+        check_weights(weights)
+        known = self._models(quantile)
+        check_labelled(x, y)
         found = self._answers(x, batch, fewer_rows=cascade)
-        labels = labels_of(y, found.samples)
+        labels = found.labels(y)
         state = self._runtime.set(validated=Validated(answers=found, labels=labels))
         front = front_of_choices(
             known,
@@ -432,6 +493,7 @@ class Studies:
 
     def best_within(self, within_s: float, x: Tree, y: Any, **options: Any) -> Plan:
         """See `Lab.best_within`."""
+        check_within(within_s)  # not after all members have run
         return self.take(best_within(self.front(x, y, **options), within_s))
 
     def fastest_within(self, loss: float, x: Tree, y: Any, **options: Any) -> Plan:
@@ -447,6 +509,7 @@ class Studies:
             UsageError: As `best_within` does.
             EsenError: A member could not be run.
         """
+        check_loss(loss)
         return self.take(fastest_within(self.front(x, y, **options), loss))
 
     def plan_of(self, found: Choice | DevicePlacement | Cascade | PlacedCascade) -> Plan:

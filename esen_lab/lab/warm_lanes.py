@@ -10,15 +10,15 @@ import warnings
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from esen_lab.common.units import format_units
 from esen_lab.ensemble import Ensemble, FitsTogether
 from esen_lab.errors import Cancelled, EsenError
 from esen_lab.lab.lane_start import LaneStart
-from esen_lab.lab.plan_checks import holds, members_run_by, same_lanes
+from esen_lab.lab.plan_checks import holds, made_before_changes, members_run_by, same_lanes
 from esen_lab.lab.state import LabState
-from esen_lab.planner.fits import changed_since, check_fits, fits
+from esen_lab.planner.fits import check_fits, fits
 from esen_lab.planner.plan import Plan, sequential_plan
 from esen_lab.run import Deadline, Executor, ForkServer, Turns
 from esen_lab.run.deadline import NEVER
@@ -44,12 +44,22 @@ class Owner(Protocol):
         """See `Runtime.set`."""
 
 
+class _Checked(NamedTuple):
+    """What is to run, looked at once: of the very same objects nothing else can be found."""
+
+    of: tuple[object, ...]
+    plan: Plan
+    ensemble: Ensemble
+    notes: tuple[str, ...]
+
+
 class WarmLanes:
     """Starts and ends lanes; those in force are in the state."""
 
     def __init__(self, runtime: Owner) -> None:
         self._runtime = runtime
         self._to_end: deque[Executor] = deque()  # lanes that others have replaced
+        self._checked: _Checked | None = None
         self._warned: set[str] = set()  # what lanes were said to answer otherwise, so that it is said once
         self.starting: LaneStart | None = None
         """Lanes that start, or started when nobody waited any more."""
@@ -70,18 +80,22 @@ class WarmLanes:
 
     def warn_of(self, executor: Executor) -> None:
         """Warn of lanes that answer otherwise than the notebook, once: a run may find it after what was set since."""
-        told = {note for item in executor.unlike.values() if item.wrong for note in [str(item)]}
+        if not executor.unlike and not self._warned:
+            return
+        told = {note for item in executor.unlike.values() if item.loud for note in [str(item)]}
         for note in told - self._warned:
             warnings.warn(note, AnswersDiffer, stacklevel=6)
         self._warned = told
 
     def _for_plan(self, deadline: Deadline) -> tuple[Executor, tuple[str, ...]]:
-        plan, ensemble, notes = _to_run(self._runtime.state)
-        self._runtime.together.check(ensemble)
+        _, plan, ensemble, notes = self._to_run(self._runtime.state)
         self._take_left_start(plan, ensemble)
         current = self._runtime.state.executor
         if current is not None:
             current.look_at_late()
+        if current is None or current.broken or current.plan is not plan or current.ensemble is not ensemble:
+            # What is started or loaded now is compared with what this process answers now.
+            self._runtime.fork_server.look_at_session()
         if current is not None and not current.broken and same_lanes(current, plan, ensemble):
             try:
                 current.at_rest(deadline)
@@ -99,10 +113,23 @@ class WarmLanes:
         self._put_in_force(started)
         return started, (*notes, *started.history.take_news())
 
+    def _to_run(self, state: LabState) -> _Checked:
+        """What is to run, checked; at a run like the last one that is known."""
+        plan, known, checked = state.plan, state.ensemble, self._checked
+        if checked is not None:
+            of = checked.of
+            if of[0] is plan and of[1] is known and of[2] is state.device and of[3] is state.known:
+                return checked
+        self._checked = None
+        to_run, ensemble, notes = _to_run(state)
+        self._runtime.together.check(ensemble)
+        self._checked = _Checked((plan, known, state.device, state.known), to_run, ensemble, notes)
+        return self._checked
+
     def _doubts(self, plan: Plan) -> tuple[str, ...]:
         """What is known against the measurements that a plan's prediction rests on, sentences."""
         state = self._runtime.state
-        return state.here.doubts(plan, state.ensemble, state.device)
+        return state.here.doubts(plan, state.ensemble, state.device, self._runtime.fork_server.settings)
 
     def _put_in_force(self, started: Executor) -> None:
         def change(state: LabState) -> LabState:
@@ -219,9 +246,8 @@ def _to_run(state: LabState) -> tuple[Plan, Ensemble, tuple[str, ...]]:
         notes = ("No plan yet: the sub-models run one after another. Profile and search for a better one.",)
         return plan, ensemble, (*notes, *wrong_answers(state, plan))
     check_fits(plan, ensemble, state.device)
-    changed = changed_since(plan, ensemble)
-    told = f"The plan was made before {', '.join(changed)} changed: profile and search again."
-    return plan, members_run_by(plan, ensemble), (*([told] if changed else []), *wrong_answers(state, plan))
+    remarks = (*made_before_changes(plan, ensemble), *wrong_answers(state, plan))
+    return plan, members_run_by(plan, ensemble), remarks
 
 
 def wrong_answers(state: LabState, plan: Plan) -> tuple[str, ...]:

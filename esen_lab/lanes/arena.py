@@ -18,7 +18,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from esen_lab.common.resources import above_standard, duplicate, no_descriptors, standard_kept
-from esen_lab.common.tensors import MEMORY_FORMATS, available_bytes, has_its_memory, is_channels_last, is_dense
+from esen_lab.common.tensors import (
+    ALIGNMENT,
+    MEMORY_FORMATS,
+    available_bytes,
+    has_its_memory,
+    is_channels_last,
+    is_dense,
+)
 from esen_lab.common.trees import Structure, TensorSpec, Tree, TreeSpec, unflatten
 from esen_lab.common.units import format_bytes
 from esen_lab.errors import DeviceError
@@ -30,7 +37,6 @@ _Look: TypeAlias = "tuple[type, torch.dtype, torch.Size, int, bool | None]"  # b
 _ASK_FROM_BYTES = 1 << 28  # below, nobody asks how much memory there is
 _SEALED = hasattr(os, "memfd_create") and hasattr(fcntl, "F_ADD_SEALS")
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL if _SEALED else 0
-ALIGNMENT = 64  # a cache line: no two tensors share one, and vector loads are aligned
 
 
 class Block:

@@ -39,6 +39,7 @@ def serve(sock: socket.socket, placement: Placement, settings: Settings | None =
             put(settings)  # before the place is applied, so that the place has the last word
         in_force = placement.apply()
         engine = engine_for(placement, in_force)
+        engine.own_process = True
         wire.send(sock, wire.REPLY, body=packed(Ready(pid=os.getpid(), in_force=in_force)))
     except Exception as problem:
         wire.send(sock, wire.FAILED, body=packed(described(problem)))
@@ -128,7 +129,7 @@ def _run_stepwise(sock: socket.socket, engine: Engine, number: int) -> None:
         if isinstance(outcome, InSubModel):
             wire.send(sock, wire.FAILED, number, packed(described(outcome)))
             return
-        step = STEP.pack(index, outcome.start_ns, outcome.end_ns, outcome.nan)
+        step = STEP.pack(index, outcome.start_ns, outcome.end_ns, outcome.seen)
         if new:
             _send_outputs(sock, engine, number, step, fresh=True)
         else:

@@ -19,16 +19,17 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import wait as wait_for
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from esen_lab.common.trees import Structure, Tree, call_with, flatten, map_tensors, select, spec_of_leaves, unflatten
+from esen_lab.common.trees import Tree, call_with, flatten, map_tensors, select, spec_of_leaves, unflatten
 from esen_lab.errors import UsageError
 from esen_lab.lanes.arena import Block, Layout, TreeArena
 from esen_lab.lanes.backends import executed_by, inside
 from esen_lab.lanes.capturing import CAPTURING
-from esen_lab.lanes.engine import Engine, ExampleRun, InSubModel, Kept, Loaded, Timed
+from esen_lab.lanes.engine import OF_MEMBERS, Engine, ExampleRun, InSubModel, Kept, Loaded, Timed
 from esen_lab.lanes.graph_lane import GraphLane
 from esen_lab.lanes.kept_outputs import Combining, KeptOutputs, Lent, Rule
 from esen_lab.lanes.shared_input import Borrowing, Lending, ReadyFlag
@@ -109,11 +110,7 @@ class DeviceEngine(Engine):
         with self.compute.entered(), torch.inference_mode(mode=False):
             # empty_like keeps the layout of channels, which a sub-model may be fast with.
             self._there = [torch.empty_like(leaf, device=self.compute.device) for leaf in self._host]
-        self._take_apart(structure)
-
-    def _take_apart(self, structure: Structure) -> None:
-        whole = unflatten(structure, self._there)
-        self._inputs = [select(whole, member.keys) for member in self._arrangement]
+        self._take_apart(unflatten(structure, self._there))
 
     def lend_input(self, flag: Block) -> bytes:
         """Bring the input for all lanes from now on; returns what the others borrow it with."""
@@ -125,7 +122,7 @@ class DeviceEngine(Engine):
         """Read the input where another lane brings it."""
         self._there, event = self.compute.borrow(lent)
         self._shared = Borrowing(ReadyFlag(flag), event)
-        self._take_apart(flatten(self._input)[1])
+        self._take_apart(unflatten(flatten(self._input)[1], self._there))
 
     def _bring(self) -> None:
         """Queue the input's way to the device, or the wait for it."""
@@ -184,8 +181,8 @@ class DeviceEngine(Engine):
             if outputs is not None:
                 kept[index] = ([leaf.cpu() for leaf in outputs[0]], outputs[1])
         return [
-            Timed(min(at[start], ended), min(at[end], ended), self._found_nan(index, kept[index]))
-            for index, (start, end) in enumerate(spans)
+            Timed(min(at[start], ended), min(at[end], ended), self._found_nan(index, kept[index]), member.drew)
+            for index, (member, (start, end)) in enumerate(zip(self._arrangement, spans, strict=True))
         ]
 
     def _found_nan(self, index: int, changed: Kept | None) -> bool:
@@ -201,12 +198,19 @@ class DeviceEngine(Engine):
 
     def _queue_member(self, index: int, kept: list[Kept | None]) -> None:
         member = self._arrangement[index]
+        usual = member.traits.grad == "inference"  # as whoever runs them all is already
         try:
-            output = member.forward(self._input_for(member, self._inputs[index]))
-            leaves, structure = flatten(output, f"the output of {member.name!r}")
-        except Exception as problem:
+            with contextlib.nullcontext() if usual else _out_of_inference(member):
+                given = self._given(index)
+                leaves, structure = self._answer(index, given)
+                if index in self._unmet:  # the bytes are compared there, which is waited for: once per look
+                    self._has_met(index, given)
+        except OF_MEMBERS as problem:
             raise InSubModel(member.name) from problem
         self._send_back(index, leaves, structure, kept)
+
+    def _chance(self) -> tuple[Any, ...]:
+        return (*super()._chance(), self.compute.chance())
 
     def _send_back(self, index: int, leaves: list[torch.Tensor], structure: Any, kept: list[Kept | None]) -> None:
         if not self._arena.fits(index, leaves, structure):
@@ -234,13 +238,18 @@ class DeviceEngine(Engine):
             return end
 
         assert self._pool is not None
-        return [future.result() for future in [self._pool.submit(member, i) for i in range(len(self._arrangement))]]
+        futures = [self._pool.submit(member, index) for index in range(len(self._arrangement))]
+        wait_for(futures)  # also where one has raised: one that is still at work would write into the next answer
+        return [future.result() for future in futures]
 
     def _queue_batched(self, kept: list[Kept | None]) -> None:
         assert self._batched is not None
         try:
-            answers = call_with(self._batched, self._input_for(self._arrangement[0], self._inputs[0]))
-        except Exception as problem:
+            given = self._given(0)
+            answers = call_with(self._batched, given)
+            if 0 in self._unmet:
+                self._has_met(0, given)
+        except OF_MEMBERS as problem:
             raise InSubModel(self._arrangement[0].name) from problem
         for index, answer in enumerate(answers):
             self._send_back(index, *flatten(answer), kept)
@@ -291,7 +300,7 @@ class DeviceEngine(Engine):
         if changed is not None:
             changed = kept[index] = ([leaf.cpu() for leaf in changed[0]], changed[1])
         nan = self._has_nan(self._arena.tensors[index] if changed is None else changed[0])
-        return Timed(start, time.perf_counter_ns(), nan)
+        return Timed(start, time.perf_counter_ns(), nan, member.drew)
 
     def _relay_apart(self, kept: list[Kept | None]) -> None:
         self._unpin("outputs")
@@ -383,6 +392,15 @@ class DeviceEngine(Engine):
             for what in list(self._pinned):
                 self._unpin(what)
             self.compute.synchronize()
+
+
+@contextlib.contextmanager
+def _out_of_inference(member: Loaded) -> Iterator[None]:
+    """As a member is called that answers as in the notebook only without inference_mode, from within it."""
+    import torch
+
+    with torch.inference_mode(mode=False), member.traits.called():
+        yield
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

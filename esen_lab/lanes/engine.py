@@ -6,23 +6,26 @@ import contextlib
 import importlib
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from esen_lab.common.tensors import same_bytes
 from esen_lab.common.trees import Structure, Tree, call_with, flatten, select, spec_of_leaves, unflatten
 from esen_lab.devices import Placement
 from esen_lab.ensemble.as_it_was import AsItWas, reached_by
-from esen_lab.ensemble.chance import seed_for, seed_generators
+from esen_lab.ensemble.chance import drawn_since, seed_for, seed_generators, states
 from esen_lab.ensemble.reach import Reach, reach_of
 from esen_lab.ensemble.traits import Traits
 from esen_lab.errors import UsageError
 from esen_lab.lanes.arena import Block, Layout, TreeArena
-from esen_lab.lanes.backends import begin, inside
+from esen_lab.lanes.backends import begin, inside, writes
 from esen_lab.lanes.settings import SessionSettings, Settings, put
-from esen_lab.lanes.timings import TIMING
+from esen_lab.lanes.timings import DREW, NAN, TIMING
 
 if TYPE_CHECKING:
     import torch
@@ -37,6 +40,12 @@ Kept: TypeAlias = "tuple[list[torch.Tensor], Structure]"
 
 Tell: TypeAlias = "Callable[[int, Timed | InSubModel, bool], None]"
 """Told which member is done, when it ran or what it raised, and whether the outputs lie in a new block from now on."""
+
+
+# Lanes heed no SIGINT: whatever a member raises is its own, and no reason for them to end.
+OF_MEMBERS = (Exception, SystemExit, KeyboardInterrupt)
+
+_MOST_MET = 1_000  # inputs of ever new looks must not fill the memory
 
 
 class InSubModel(Exception):  # noqa: N818  wraps what the sub-model raised, and says which one it was
@@ -57,11 +66,11 @@ class Loaded:
         example: Its example, on the CPU.
         active_units: How many units of the share it uses.
         overwrites_input: Whether it must be given a copy of its input.
-        forward: How it is run on a device other than the CPU: the plain call, or a faster way to the same answer.
         traits: How it must be called.
         payload: What builds it anew, where it keeps state between calls.
         registered: What calls of it can change, as it was registered; None before that is asked for.
         reach: What its code reaches; None before that is asked for.
+        drew: Whether it was seen to draw random numbers, which its example did not show.
     """
 
     name: str
@@ -69,11 +78,11 @@ class Loaded:
     example: Tree
     active_units: int
     overwrites_input: bool
-    forward: Callable[[Tree], Tree]
     traits: Traits = field(default_factory=Traits)
     payload: bytes = b""
     registered: AsItWas | None = None
     reach: Reach | None = None
+    drew: bool = False
 
     def now(self) -> AsItWas:
         """What calls of it can change, as it is now."""
@@ -98,15 +107,27 @@ class PutAway:
 
 @dataclass(slots=True)
 class Timed:
-    """When one member ran, and whether NaN came out."""
+    """When one member ran, whether NaN came out, and whether it draws random numbers that its example did not show."""
 
     start_ns: int
     end_ns: int
     nan: bool
+    drew: bool = False
+
+    @property
+    def seen(self) -> int:
+        """Both, as they are packed."""
+        return NAN * self.nan | DREW * self.drew
 
 
 class Engine:
-    """One lane. Not safe for several threads: the worker's single loop owns it."""
+    """One lane. Not safe for several threads: the worker's single loop owns it.
+
+    Attributes:
+        own_process: Whether nobody else draws random numbers in this process.
+    """
+
+    own_process = False
 
     def __init__(self, placement: Placement) -> None:
         self._placement = placement
@@ -119,6 +140,9 @@ class Engine:
         self._mode = "serial"
         self._input: Tree = None
         self._inputs: list[Tree] = []
+        self._look: Hashable = None  # of the input
+        self._met: set[tuple[Hashable, int]] = set()  # looks of inputs that members have run on, by number
+        self._unmet: set[int] = set()  # members that have not run on one of this look
         self._arena = TreeArena()
         self.outputs = self._arena
         self._input_arena = TreeArena()
@@ -163,14 +187,13 @@ class Engine:
             active_units=active_units,
             # It would change the input under the hands of the other sub-models: such a one gets a copy per run.
             overwrites_input=versions != [leaf._version for leaf in copies],
-            forward=partial(call_with, module),
             traits=traits,
             payload=bytes(payload) if traits.keeps_state else b"",
             registered=registered,
         )
         if not traits.code:
             return ()
-        here = reach_of(inside(module)).code
+        here = reach_of(inside(module)).comparable
         return tuple(sorted(key for key, digest in traits.code.items() if here.get(key, digest) != digest))
 
     def _built(self, payload: memoryview | bytes) -> nn.Module:
@@ -230,7 +253,6 @@ class Engine:
     def _is_now(member: Loaded, module: nn.Module) -> None:
         if module is not member.module:
             member.module = module
-            member.forward = partial(call_with, module)
             if member.traits.keeps_state:
                 member.reach = None  # built anew, it has functions of its own
 
@@ -267,6 +289,7 @@ class Engine:
             raise UsageError("Lanes of a simulated device run their sub-models one after another", given=f"mode {mode}")
         self._arrangement = tuple(self._get(name) for name in members)
         self._mode = mode
+        self._met.clear()
         self._arena.close()
         self._arena = self.outputs = TreeArena()
         if self._pool is not None:
@@ -290,16 +313,26 @@ class Engine:
         """Take the input of runs from `block` (or the same one as before)."""
         self._input_arena.adopt(block, (layout,))
         self._input = self._input_arena.read(0)
+        self._look = layout.spec
         self._choose_inputs()
 
     def take_input(self, tree: Tree) -> None:
         """Take the input of the next run as it is, from a caller in this very process."""
         self._input = tree
+        leaves, structure = flatten(tree)
+        self._look = (structure, *((leaf.dtype, leaf.shape, leaf.stride()) for leaf in leaves))
         self._choose_inputs()
 
     def _choose_inputs(self) -> None:
         if self._input is not None:
-            self._inputs = [select(self._input, member.keys) for member in self._arrangement]
+            self._take_apart(self._input)
+
+    def _take_apart(self, tree: Tree) -> None:
+        """Find each member's part of the input, and who has not run on one of this look."""
+        self._inputs = [select(tree, member.keys) for member in self._arrangement]
+        if len(self._met) > _MOST_MET:
+            self._met.clear()
+        self._unmet = {index for index in range(len(self._inputs)) if (self._look, index) not in self._met}
 
     def _get(self, name: str) -> Loaded:
         if name not in self._loaded:
@@ -320,7 +353,7 @@ class Engine:
         timed = self._run_all(kept)
         changed = any(outputs is not None for outputs in kept)
         grown = self._relay(kept) if changed else False
-        return b"".join(TIMING.pack(t.start_ns, t.end_ns, t.nan) for t in timed), changed, grown
+        return b"".join(TIMING.pack(t.start_ns, t.end_ns, t.seen) for t in timed), changed, grown
 
     def run_stepwise(self, tell: Tell, stopped: Callable[[], bool]) -> None:
         """Run the arrangement once on the current input, and tell of each member as soon as its output is written.
@@ -378,10 +411,24 @@ class Engine:
         if self._mode == "serial":
             return [self._run_member(index, kept) for index in range(count)]
         if self._mode == "threads":
-            assert self._pool is not None
-            futures = [self._pool.submit(self._run_member, index, kept) for index in range(count)]
-            return [future.result() for future in futures]
+            return self._run_in_threads(kept)
         return self._run_begun(kept) if self._mode == "async" else self._run_batched(kept)
+
+    def _run_in_threads(self, kept: list[Kept | None]) -> list[Timed]:
+        """Run every member in a thread; those of which it is looked whether they draw random numbers alone, and first.
+
+        All are waited for, also where one has raised: one that is still at work would write into the next answer.
+        """
+        assert self._pool is not None
+        futures: dict[int, Future[Timed]] = {}
+        order = sorted(range(len(self._arrangement)), key=lambda index: not self._watches_chance(index))
+        for index in order:
+            alone = self._watches_chance(index)
+            futures[index] = self._pool.submit(self._run_member, index, kept)
+            if alone:
+                wait_for([futures[index]])
+        wait_for(futures.values())
+        return [futures[index].result() for index in range(len(self._arrangement))]
 
     def _run_member(self, index: int, kept: list[Kept | None]) -> Timed:
         import torch
@@ -391,51 +438,114 @@ class Engine:
         start = time.perf_counter_ns()
         try:
             with torch.inference_mode() if member.traits.grad == "inference" else member.traits.called():
-                if member.traits.random and self.seed is not None:
-                    output = self._drawn(member, self._inputs[index], self.seed)
-                else:
-                    output = call_with(member.module, self._input_for(member, self._inputs[index]))
-                leaves, structure = flatten(output, f"the output of {member.name!r}")
-                if member.traits.grad == "on":
-                    leaves = [leaf.detach() for leaf in leaves]
+                given = self._given(index)
+                leaves, structure = self._answer(index, given)
                 nan = self._store(index, leaves, structure, kept)
-        except Exception as problem:
+                if index in self._unmet:
+                    self._has_met(index, given)
+        except OF_MEMBERS as problem:
             raise InSubModel(member.name) from problem
         if self._placement.paced:
             self._placement.pace(member.name, member.active_units, start)
-        return Timed(start, time.perf_counter_ns(), nan)
+        return Timed(start, time.perf_counter_ns(), nan, member.drew)
 
-    def _drawn(self, member: Loaded, tree: Tree, seed: int) -> Tree:
+    def _answer(self, index: int, given: Tree) -> tuple[list[torch.Tensor], Structure]:
+        """What a member answers, with the random numbers of this run where it draws some."""
+        member = self._arrangement[index]
+        chance = self._chance() if self._watches_chance(index) else None
+        if (member.traits.random or member.drew) and self.seed is not None:
+            output = self._drawn(member, given, self.seed)
+        else:
+            output = call_with(member.module, given)
+        leaves, structure = flatten(output, f"the output of {member.name!r}")
+        if member.traits.grad == "on":
+            leaves = [leaf.detach() for leaf in leaves]
+        if chance is not None:
+            member.drew = drawn_since(chance, self._chance())
+        return leaves, structure
+
+    def _chance(self) -> tuple[Any, ...]:
+        """Where the generators are that members may draw from."""
+        return states()
+
+    def _watches_chance(self, index: int) -> bool:
+        """Whether it is looked whether a member draws random numbers: on the first input of a look, which is enough.
+
+        Not of one that an engine executes: what prepares it may draw some, and a network that does is left to eager.
+        """
+        if index not in self._unmet or not self.own_process:
+            return False
+        member = self._arrangement[index]
+        return not (member.traits.random or member.drew) and inside(member.module) is member.module
+
+    def _drawn(self, member: Loaded, given: Tree, seed: int) -> Tree:
         """The answer of a member that draws random numbers: those of this run, whatever else the process has drawn."""
         with self._drawing:
             seed_generators(seed_for(seed, member.name), gpus=True)
-            return call_with(member.module, self._input_for(member, tree))
+            return call_with(member.module, given)
+
+    def _given(self, index: int) -> Tree:
+        """What a member is called with: the input, or a copy of it for one that writes into it.
+
+        Its example does not tell for inputs of every look: `x.float()` is a copy of one, and another one itself. So
+        each member gets a copy of the first of every look, and whoever has written into that gets one ever after.
+        """
+        tree = self._inputs[index]
+        return _copy_of(tree) if index in self._unmet else self._input_for(self._arrangement[index], tree)
+
+    def _has_met(self, index: int, given: Tree) -> None:
+        """A member has run on a copy of the first input of a look."""
+        member = self._arrangement[index]
+        pairs = zip(flatten(given)[0], flatten(self._inputs[index])[0], strict=True)
+        if writes(member.module) or not all(same_bytes(copied, leaf) for copied, leaf in pairs):
+            member.overwrites_input = True
+        self._met.add((self._look, index))
+        self._unmet.discard(index)
 
     def _run_begun(self, kept: list[Kept | None]) -> list[Timed]:
-        """Have every engine that can begin do so; then run the others here; then wait for what has begun."""
+        """Have every engine that can begin do so; then run the others here; then wait for what has begun.
+
+        That is waited for also where one has raised: it would read the next input, and write into the next answer.
+        """
         import torch
 
         timed: dict[int, Timed] = {}
-        begun: list[tuple[int, int, Callable[[], Tree]]] = []
+        begun: deque[tuple[int, int, Callable[[], Tree]]] = deque()
+        try:
+            self._begin_engines(begun)
+            others = set(range(len(self._arrangement))) - {index for index, _, _ in begun}
+            timed.update((index, self._run_member(index, kept)) for index in sorted(others))
+            with torch.inference_mode():
+                while begun:
+                    index, start, end = begun.popleft()
+                    name = self._arrangement[index].name
+                    try:
+                        nan = self._store(index, *flatten(end(), f"the output of {name!r}"), kept)
+                    except OF_MEMBERS as problem:
+                        raise InSubModel(name) from problem
+                    timed[index] = Timed(start, time.perf_counter_ns(), nan)
+        finally:
+            for _, _, end in begun:
+                with contextlib.suppress(*OF_MEMBERS):
+                    end()
+        return [timed[index] for index in range(len(timed))]
+
+    def _begin_engines(self, begun: deque[tuple[int, int, Callable[[], Tree]]]) -> None:
+        """Have every engine that can begin do so; what has begun is in `begun` at once."""
+        import torch
+
         with torch.inference_mode():
             for index, member in enumerate(self._arrangement):
                 start = time.perf_counter_ns()
+                given = self._given(index)
                 try:
-                    end = begin(member.module, self._input_for(member, self._inputs[index]))
-                except Exception as problem:
+                    end = begin(member.module, given)
+                except OF_MEMBERS as problem:
                     raise InSubModel(member.name) from problem
                 if end is not None:
                     begun.append((index, start, end))
-            others = set(range(len(self._arrangement))) - {index for index, _, _ in begun}
-            timed.update((index, self._run_member(index, kept)) for index in sorted(others))
-            for index, start, end in begun:
-                name = self._arrangement[index].name
-                try:
-                    nan = self._store(index, *flatten(end(), f"the output of {name!r}"), kept)
-                except Exception as problem:
-                    raise InSubModel(name) from problem
-                timed[index] = Timed(start, time.perf_counter_ns(), nan)
-        return [timed[index] for index in range(len(timed))]
+                    if index in self._unmet:
+                        self._has_met(index, given)
 
     def _run_batched(self, kept: list[Kept | None]) -> list[Timed]:
         import torch
@@ -444,19 +554,19 @@ class Engine:
         start = time.perf_counter_ns()
         try:
             with torch.inference_mode():
-                answers = call_with(self._batched, self._input_for(self._arrangement[0], self._inputs[0]))
+                given = self._given(0)
+                answers = call_with(self._batched, given)
                 nans = [self._store(index, *flatten(answer), kept) for index, answer in enumerate(answers)]
-        except Exception as problem:
+                if 0 in self._unmet:
+                    self._has_met(0, given)
+        except OF_MEMBERS as problem:
             raise InSubModel(self._arrangement[0].name) from problem
         end = time.perf_counter_ns()
         return [Timed(start, end, nan) for nan in nans]
 
     @staticmethod
     def _input_for(member: Loaded, tree: Tree) -> Tree:
-        if not member.overwrites_input:
-            return tree
-        leaves, structure = flatten(tree)
-        return unflatten(structure, [leaf.clone() for leaf in leaves])
+        return _copy_of(tree) if member.overwrites_input else tree
 
     def _store(
         self,
@@ -476,7 +586,8 @@ class Engine:
         else:
             # Before anything reads them: what has no memory of its own would end this process.
             spec_of_leaves(leaves, structure, what)
-            kept[index] = (leaves, structure)
+            # Copies: what a member returns may be memory that it, or the next member of the lane, writes again.
+            kept[index] = ([leaf.clone() for leaf in leaves], structure)
         return self._has_nan(leaves)
 
     @staticmethod
@@ -537,6 +648,15 @@ class Engine:
 
     def close(self) -> None:
         """Let go of what must not outlive it; called when nothing is asked of it any more."""
+
+
+def _copy_of(tree: Tree) -> Tree:
+    """A copy of an input, of the kind that inputs are: `torch.compile` compiles anew for tensors of inference mode."""
+    import torch
+
+    leaves, structure = flatten(tree)
+    with torch.inference_mode(mode=False):
+        return unflatten(structure, [leaf.clone() for leaf in leaves])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,14 +17,15 @@ import sys
 import threading
 import time
 import weakref
+from collections.abc import Callable, Iterator
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
 from esen_lab.common.children import child_environment, interpreter_flags
-from esen_lab.common.locks import Lock, Underway
+from esen_lab.common.locks import Lock, Place, Underway
 from esen_lab.common.resources import begin, log_file, no_descriptors, short_of, socket_pair
 from esen_lab.common.trees import Tree
 from esen_lab.devices import Placement
-from esen_lab.errors import DeviceError, WorkerDied, WorkerTimeout
+from esen_lab.errors import Cancelled, DeviceError, WorkerDied, WorkerTimeout
 from esen_lab.lanes import descendants, wire
 from esen_lab.lanes.forks import not_here, tell_when_forked
 from esen_lab.lanes.inheritance import environment_of_lanes
@@ -39,16 +40,20 @@ if TYPE_CHECKING:
     from esen_lab.lanes.worker import Worker
 
 
+_ANSWERS_S = 2.0  # a helper that is asked answers sooner; only where it must first import torch it may not
+
+
 class OwnAnswers(Protocol):
     """What the notebook's own process computes: the reference of all lanes."""
 
-    def __call__(self, ensemble: Any, x: Tree, settings: Settings | None) -> dict[str, Tree]:
+    def __call__(self, ensemble: Any, x: Tree, settings: Settings | None, *, anew: bool = False) -> dict[str, Tree]:
         """Each sub-model's answer, called in this process as the session calls it; random numbers are `PROOF_SEED`'s.
 
         Args:
             ensemble: The sub-models.
             x: The ensemble's input.
             settings: What the session has set.
+            anew: Ask them now, whatever is known of an earlier answer.
 
         Returns:
             Answers on the CPU, by name. A sub-model that never answers the same, or cannot be asked, is left out.
@@ -75,7 +80,8 @@ class ForkServer:
         self._workers: set[ProcessWorker] = set()
         self._threads: set[ThreadWorker] = set()  # lanes in this process
         self.elsewhere = False  # whether this is a copy in a forked child of what is at work in its parent
-        self._session = SessionSettings()
+        self.closing: Place | None = None  # of whoever waits until calls that are under way have failed
+        self._session, self._seen_here = SessionSettings(), SessionSettings()
         tell_when_forked(self)
         self._looking = Lock()
         self.settings: Settings | None = None  # what the session had set at the last look
@@ -118,38 +124,73 @@ class ForkServer:
             self._running()
 
     def look_at_session(self) -> Settings:
-        """Take what this thread and process have set now as what lanes must have: the session's own thread calls it."""
+        """Take what this thread and process have set now as what lanes must have.
+
+        For whoever has the turn alone: lanes at work for another call would take it as that call's.
+        """
         with self._looking:
             self.settings = self._session.now()
             return self.settings
 
-    def worker(self, placement: Placement, *, label: str = "worker", timeout_s: float = 120.0) -> Worker:
+    @contextlib.contextmanager
+    def under(self, settings: Settings | None) -> Iterator[None]:
+        """Have lanes under these settings for a while, whatever others have had set; None: as they are.
+
+        For whoever has the turn alone, and began where these were set: in another thread, or before other calls.
+        """
+        before = self.settings
+        if settings is not None and settings != before:
+            self.settings = settings
+        try:
+            yield
+        finally:
+            self.settings = before
+
+    def session_here(self) -> Settings:
+        """What this thread and process have set now, which lanes need not have yet. For anybody."""
+        with self._looking:
+            return self._seen_here.now()
+
+    def worker(
+        self,
+        placement: Placement,
+        *,
+        label: str = "worker",
+        timeout_s: float = 120.0,
+        settings: Settings | None = None,
+    ) -> Worker:
         """Start a worker and wait until its limits are in force.
 
         Args:
             placement: Its place on the device.
             label: For people; shown in process lists.
             timeout_s: The deadline, importing torch included.
+            settings: What its sub-models run under, whatever the session sets meanwhile; None: what the session has
+                set by the last look at it, whenever one is loaded.
 
         Raises:
+            Cancelled: Somebody waits to close what this is for: a call that is under way starts nothing more.
             DeviceError: The limits could not be put in force, or the system gave no process.
             WorkerDied: The helper or the worker died while starting.
             WorkerTimeout: The deadline passed.
         """
         self.check_here()
+        if self.closing is not None and not self.closing.left:
+            raise Cancelled("The lab was closed while this call was under way")
         if self.settings is None:
             self.look_at_session()
+        session = (lambda: self.settings) if settings is None else (lambda: settings)
         if placement.in_process:
             thread = ThreadWorker(
                 placement,
                 label=label,
                 timeout_s=timeout_s,
                 ended=self._threads.discard,
-                session=lambda: self.settings,
+                session=session,
             )
             self._threads.add(thread)
             return thread
-        worker = self._forked(placement, label, time.monotonic() + timeout_s)
+        worker = self._forked(placement, label, time.monotonic() + timeout_s, session)
         try:
             self._workers.add(worker)
             worker.first_word(time.monotonic() + timeout_s)
@@ -162,13 +203,15 @@ class ForkServer:
                     self._process.end_first(worker)
         return worker
 
-    def _forked(self, placement: Placement, label: str, deadline: float) -> ProcessWorker:
+    def _forked(
+        self, placement: Placement, label: str, deadline: float, session: Callable[[], Settings | None]
+    ) -> ProcessWorker:
         log: io.FileIO | None = None
         process: io.FileIO | None = None
         ours, theirs = socket_pair()
         try:
             log = io.FileIO(log_file(), "rb")
-            settings = self.settings
+            settings = session()
             record = Spawn(label=label, placement=placement, settings=settings)
             answer, fds = self._ask(record, [theirs.fileno(), log.fileno()], deadline)
             process = io.FileIO(fds[0], "rb") if fds else None
@@ -180,6 +223,7 @@ class ForkServer:
                 log=log,
                 pid=answer.pid,
                 label=label,
+                session=session,
                 settings=settings,
                 process=process,
             )
@@ -219,7 +263,8 @@ class ForkServer:
 
         1. No worker is alive any more: an interrupt from here on leaves none that seems to be.
         2. The helper is taken out under the lock: whoever asks for a worker meanwhile gets a new helper, and nobody
-           asks this one while it ends.
+           asks this one while it ends. Where somebody has asked and gets no answer (a helper that is stopped), that
+           wait is ended first, and whoever waited ends the helper.
         3. Lanes that must not be killed at once are hung up on, so that they finish what they are at.
         4. The helper ends, and with it all workers, the gentle ones after their grace. Whoever waits for an answer
            reads the end of a socket and gives the worker's lock back.
@@ -227,6 +272,9 @@ class ForkServer:
         """
         for worker in list(self._workers):
             worker.lost()
+        with self._lock.within(_ANSWERS_S) as free:
+            if not free and (asked := self._process) is not None:
+                asked.hang_up()
         with self._lock:
             process, self._process = self._process, None
         if process is not None:
@@ -323,6 +371,11 @@ class _Process:
         """See `Forked`: the process is the parent's to end."""
         self._child.let_go_in_child()
 
+    def hang_up(self) -> None:
+        """Ask it to end, by the end of its socket: whoever waits for an answer of it reads that too."""
+        with contextlib.suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)
+
     def end_first(self, worker: ProcessWorker) -> None:
         """At the end of this program, hang up on this lane and end before whatever was started until now.
 
@@ -343,8 +396,7 @@ class _Process:
         """
         log = "" if self._log.closed else tail_of(self._log.fileno())
         if grace_s and not self._child.must_end:
-            with contextlib.suppress(OSError):
-                self.sock.shutdown(socket.SHUT_RDWR)
+            self.hang_up()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.popen.wait(timeout=grace_s + 0.5)
         self._child.end()

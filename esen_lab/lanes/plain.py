@@ -18,10 +18,10 @@ from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
-from esen_lab.common.tensors import DTYPES, MEMORY_FORMATS
+from esen_lab.common.tensors import ALIGNMENT, DTYPES, MEMORY_FORMATS
 from esen_lab.common.trees import MOST_LEVELS, TensorSpec, TreeSpec
 from esen_lab.errors import WorkerDied
-from esen_lab.lanes.arena import ALIGNMENT, Layout, bytes_of
+from esen_lab.lanes.arena import Layout, bytes_of
 
 Token: TypeAlias = int | float | str
 NONE, TRUE, FALSE, INT, WIDE, FLOAT, TEXT, ODD_TEXT, BYTES, TUPLE, LIST, DICT = range(12)

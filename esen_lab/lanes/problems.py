@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import traceback
 
+from esen_lab.devices.cuda.cuda_errors import RESTART
 from esen_lab.errors import DeviceError, EsenError, ModelError, UsageError
 from esen_lab.lanes.engine import InSubModel
 from esen_lab.lanes.messages import Problem, sendable
 
 
-def described(problem: Exception) -> Problem:
+def described(problem: BaseException) -> Problem:
     """What went wrong, as it is told to the other side."""
     name = ""
     kind = "usage"
     if isinstance(problem, InSubModel):
         name = problem.name
         kind = "model"
-        assert isinstance(problem.__cause__, Exception)
+        assert problem.__cause__ is not None
         problem = problem.__cause__
     elif isinstance(problem, DeviceError):
         kind = "device"
@@ -33,6 +34,16 @@ def described(problem: Exception) -> Problem:
         rule=sendable(ours.rule) if ours else "",
         given=sendable(ours.given) if ours and ours.given is not None else None,
         hint=sendable(ours.hint) if ours else "",
+    )
+
+
+def lost_here(problem: BaseException) -> DeviceError:
+    """A fault that stays, in a lane of this process: all that uses CUDA in it is over."""
+    told = described(problem)
+    return DeviceError(
+        f"The GPU stopped serving this process while it ran {told.name or 'a request'}",
+        given=told.summary,
+        hint=RESTART,
     )
 
 

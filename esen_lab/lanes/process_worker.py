@@ -24,7 +24,7 @@ import signal
 import socket
 import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -35,6 +35,7 @@ from esen_lab.devices import Placement
 from esen_lab.errors import Cancelled, DeviceError, EsenError, WorkerDied, WorkerTimeout
 from esen_lab.lanes import wire
 from esen_lab.lanes.arena import Block, TreeArena
+from esen_lab.lanes.backends import end_trials
 from esen_lab.lanes.messages import NewOutputs, Order, Problem, Ready, Returned, ReturnedTree, answer_in
 from esen_lab.lanes.plain import NotPlain, PlainLayout, layout_of, value_of
 from esen_lab.lanes.problems import error_from
@@ -49,8 +50,6 @@ _SOON_S = 0.05  # for the end of a process that has hung up
 
 class Parent(Protocol):
     """Whoever has started processes, and is told of their end: see `ForkServer`."""
-
-    settings: Settings | None
 
     def end(self, pid: int, grace_s: float, *, kill: bool = True) -> int | None:
         """See `ForkServer.end`."""
@@ -69,7 +68,8 @@ class ProcessWorker(Worker):
         log: The file that the process prints into.
         pid: The process.
         label: For people.
-        settings: What it has of the session's.
+        session: What its sub-models are to run under.
+        settings: What it has of that already.
         process: Readable once the process has ended; None where the system has no such thing.
     """
 
@@ -85,10 +85,11 @@ class ProcessWorker(Worker):
         log: io.FileIO,
         pid: int,
         label: str,
+        session: Callable[[], Settings | None] = lambda: None,
         settings: Settings | None = None,
         process: io.FileIO | None = None,
     ) -> None:
-        super().__init__(label, pid, lambda: fork_server.settings, settings)
+        super().__init__(label, pid, session, settings)
         self._fork_server = fork_server
         self._placement = placement
         self._sock = sock
@@ -461,6 +462,7 @@ class ProcessWorker(Worker):
     def forget(self) -> None:
         """Let go of what is held here for a process that is gone, once no other thread uses it any more."""
         self._alive = False
+        end_trials(self.pid)
         with self._lock.within(1.0) as taken:
             if taken:
                 self._release()
@@ -472,11 +474,13 @@ class ProcessWorker(Worker):
 
     def _died(self, what: str, *, grace_s: float = 1.0) -> WorkerDied:
         log, code = self._finish(grace_s=grace_s)
-        return WorkerDied(
+        died = WorkerDied(
             f"{self.label} ended while asked to {what}: {_ending(code)}",
             log=log,
             hint="Finished work is kept; a new worker is started when one is needed.",
         )
+        died.crashed = _is_fault(code)
+        return died
 
     def _garbled(self, what: str) -> WorkerDied:
         """Something in its process writes to its socket, or changes its memory."""
@@ -504,6 +508,8 @@ class ProcessWorker(Worker):
             with contextlib.suppress(OSError):  # it may have hung up first
                 self._sock.shutdown(socket.SHUT_RDWR)
             code = self._end(grace_s)
+            if code != 0 and not _is_fault(code):
+                end_trials(self.pid)
             log = self.log()
             self._release()
             return log, code
@@ -553,6 +559,12 @@ def tail_of(fd: int, limit: int = 4000) -> str:
     return os.pread(fd, limit, max(0, size - limit)).decode(errors="replace").strip()
 
 
+def _is_fault(code: int | None) -> bool:
+    """Whether an exit code is that of a fault of native code, and not of a process that somebody ended."""
+    return code is not None and -code in _FAULTS
+
+
+_FAULTS = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP})
 _SIGNS: Mapping[int, str] = {
     -signal.SIGKILL: "killed by SIGKILL (by hand, or by the system for lack of memory)",
     -signal.SIGSEGV: "killed by SIGSEGV (a crash in native code)",

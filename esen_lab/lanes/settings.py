@@ -16,19 +16,35 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
+import locale
 import os
+import re
 import sys
 import threading
+import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
+
+from esen_lab.common.units import format_switch
 
 # At run time, so that Python does not compute the product while it compiles: the smallest normal double, and a half.
 _TINY, _HALF = 2.2250738585072014e-308, 0.5
 _AUTOCAST = ("cpu", "cuda")
 # Read by CUDA, MPS and OpenMP when they start: part of a lane's share.
 _OF_PLACES = (b"CUDA_MPS_", b"CUDA_VISIBLE_DEVICES", b"CUDA_DEVICE_", b"OMP_", b"GOMP_", b"KMP_", b"MKL_", b"OPENBLAS_")
+# Read by what computes, when it is loaded or first called: which instructions it uses, how threads wait, how memory is
+# had. Lanes have numbers of threads of their own, and a folder or a file makes nothing faster.
+_OF_SPEED = re.compile(
+    rb"(ATEN_CPU_CAPABILITY|(ONEDNN|DNNL|MKLDNN|MKL|OPENBLAS|TORCHINDUCTOR|MALLOC)_\w+|OMP_WAIT_POLICY|GOMP_SPINCOUNT"
+    rb"|KMP_BLOCKTIME|GLIBC_TUNABLES|LD_PRELOAD|NVIDIA_TF32_OVERRIDE|CUDA_LAUNCH_BLOCKING|CUBLAS_WORKSPACE_CONFIG)"
+)
+_NOT_OF_SPEED = re.compile(rb"\w+(_NUM_THREADS|_DYNAMIC|_DIRS?|_PATH|_FILE|VERBOSE|_JIT_DUMP)")
+# Of these, what counts is what a process begins with.
+_AT_START = (*_OF_PLACES, b"GLIBC_TUNABLES", b"LD_PRELOAD", b"MALLOC_")
 _PRECISIONS = (
     ("generic", "all"),
     *((backend, work) for backend in ("mkldnn", "cuda") for work in ("all", "matmul", "conv", "rnn")),
@@ -46,6 +62,7 @@ class Settings:
         environment: `os.environ` as bytes, without what lanes' places decide.
         path: `sys.path`.
         folder: The working directory, "" where it is gone.
+        of_speed: What the environment says about speed, "NAME=value" each, to the libraries that compute.
     """
 
     process: tuple[Any, ...]
@@ -53,6 +70,7 @@ class Settings:
     environment: Mapping[bytes, bytes] = field(repr=False)
     path: tuple[str, ...] = field(repr=False)
     folder: str = ""
+    of_speed: tuple[str, ...] = ()
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -68,13 +86,17 @@ class Settings:
 
     @property
     def unusual(self) -> tuple[str, ...]:
-        """Switches that change how long a network takes, where they are not as a new process has them, for people."""
-        usual = _usual()
-        return tuple(
-            f"{name} {_short(value)}"
+        """Switches that change how long a network takes, where they are not as a new process has them, for people.
+
+        Then variables of the environment that do.
+        """
+        usual = _at_start()
+        switched = (
+            f"{name} {format_switch(value)}"
             for name, value in self.values.items()
             if name in usual and value is not None and value != usual[name]
         )
+        return (*switched, *self.of_speed)
 
     @property
     def named(self) -> dict[str, Any]:
@@ -113,12 +135,13 @@ class SessionSettings:
         self._last: Settings | None = None
         self._environment: dict[Any, Any] = {}
         self._path: list[str] = []
+        # Lanes have these as they were when the process began that they are forked from, which is soon after this.
+        self._of_speed = [told for key, told in _of_speed(os.environb) if key.startswith(_AT_START)]
 
     def now(self) -> Settings:
         """What is set now in this process and thread: the same object as last time where nothing changed."""
         process, thread = _readers()
-        found = [_read(read) for read in process]
-        own = [_read(read) for read in thread]
+        found, own = _read_all(process), _read_all(thread)
         folder = _folder()
         environment = _environment()
         last = self._last
@@ -132,12 +155,15 @@ class SessionSettings:
         ):
             return last
         self._environment, self._path = dict(environment), list(sys.path)
+        every = dict(_as_bytes(environment))
+        of_speed = [told for key, told in _of_speed(every) if not key.startswith(_AT_START)]
         made = Settings(
             process=tuple(found),
             thread=tuple(own),
-            environment={key: value for key, value in _as_bytes(environment) if not key.startswith(_OF_PLACES)},
+            environment={key: value for key, value in every.items() if not key.startswith(_OF_PLACES)},
             path=tuple(os.path.abspath(entry) for entry in sys.path),
             folder=folder,
+            of_speed=tuple(sorted((*self._of_speed, *of_speed))),
         )
         if made != last:
             self._last = made
@@ -160,15 +186,11 @@ def put(settings: Settings, *, whole_process: bool = True) -> None:
             with contextlib.suppress(OSError):  # it is gone for both
                 os.chdir(settings.folder)
         _put_all(process, settings.process)
-    if _put_all(thread, settings.thread):
-        import torch
+    if _put_thread(thread, settings.thread) and whole_process:
+        # Threads that exist keep their own way with denormals; new ones have that of the thread that starts them.
+        from esen_lab.lanes.openmp import end_threads
 
-        torch.clear_autocast_cache()
-        if whole_process:
-            # Threads that exist keep their own way with denormals; new ones have that of the thread that starts them.
-            from esen_lab.lanes.openmp import end_threads
-
-            end_threads()
+        end_threads()
 
 
 def take_over(process: Sequence[Any], thread: Sequence[Any]) -> None:
@@ -181,10 +203,8 @@ def take_over(process: Sequence[Any], thread: Sequence[Any]) -> None:
     ours_process, ours_thread = switches()
     if process:
         _put_all(ours_process, process)
-    if thread and _put_all(ours_thread, thread):
-        import torch
-
-        torch.clear_autocast_cache()
+    if thread:
+        _put_thread(ours_thread, thread)
 
 
 @contextmanager
@@ -192,11 +212,11 @@ def with_threads_own(settings: Settings) -> Iterator[None]:
     """Have what a thread has set as in `settings`, for a moment, in this thread."""
     _, thread = switches()
     before = [_read(switch.read) for switch in thread]
-    _put_all(thread, settings.thread)
+    _put_thread(thread, settings.thread)
     try:
         yield
     finally:
-        _put_all(thread, before)
+        _put_thread(thread, before)
 
 
 class Switched:
@@ -219,8 +239,6 @@ class Switched:
 
     @contextmanager
     def _switched(self) -> Iterator[None]:
-        import torch
-
         table = [switch for part in switches() for switch in part if switch.name in self._named]
         with self._lock:
             before = [_read(switch.read) for switch in table]
@@ -228,8 +246,7 @@ class Switched:
                 _put_all(table, [self._named[switch.name] for switch in table])
                 yield
             finally:
-                if _put_all(table, before):
-                    torch.clear_autocast_cache()
+                _put_thread(table, before)
 
 
 def differences(before: Settings, after: Settings) -> tuple[str, ...]:
@@ -250,7 +267,9 @@ def switches_between(before: Settings, after: Settings) -> tuple[str, ...]:
     """Which switches are set otherwise in `after`, for people."""
     old, new = before.values, after.values
     return tuple(
-        f"{name} ({_short(old[name])} before, {_short(new[name])} now)" for name in old if old[name] != new[name]
+        f"{name} ({format_switch(old[name])} before, {format_switch(new[name])} now)"
+        for name in old
+        if old[name] != new[name]
     )
 
 
@@ -336,6 +355,12 @@ def _of_process() -> Iterator[Switch]:
     )
     yield Switch("deterministic algorithms", _determinism, lambda value: _set_determinism(*value))
     yield Switch("Python's recursion limit", sys.getrecursionlimit, sys.setrecursionlimit)
+    yield Switch("the most digits of a whole number as text", sys.get_int_max_str_digits, sys.set_int_max_str_digits)
+    every = locale.LC_ALL
+    yield Switch("the locale", functools.partial(locale.setlocale, every), functools.partial(locale.setlocale, every))
+    if hasattr(time, "tzset"):
+        # Python reads the variable TZ when it is told to; whoever puts settings has put the environment before.
+        yield Switch("the time zone", _time_zone, lambda _: time.tzset())
     for name, read, write in _FLAGS:
         if hasattr(c, read) and hasattr(c, write):
             yield Switch(name, getattr(c, read), functools.partial(_spread, getattr(c, write)))
@@ -348,6 +373,12 @@ def _of_process() -> Iterator[Switch]:
             )
     fast = torch.backends.mha
     yield Switch("the fast path of attention", fast.get_fastpath_enabled, fast.set_fastpath_enabled)
+    if hasattr(c, "_set_sdp_priority_order"):
+        yield Switch(
+            "the order of kernels of attention",
+            lambda: tuple(c._get_sdp_priority_order()),
+            lambda value: c._set_sdp_priority_order(list(value)),
+        )
     backends: Any = torch.backends
     einsum = backends.opt_einsum.m  # around it, a class that looks for the library at every reading
     for name in ("enabled", "strategy"):
@@ -380,15 +411,15 @@ def _put_into(place: Mapping[str, Any], was: Mapping[str, Any]) -> tuple[str, ..
     if place == was:
         return ()
     changed = sorted(name for name in place.keys() | was.keys() if place.get(name) is not was.get(name))
-    return tuple(f"{name} (object {id(place.get(name)):x})" for name in changed)
+    return tuple(f"{name} (object {_number_of(place.get(name))})" for name in changed)
 
 
 def _hooks_in(tables: list[dict[Any, Any]]) -> tuple[int, ...]:
-    return tuple(id(hook) for table in tables for hook in table.values()) if any(tables) else ()
+    return tuple(_number_of(hook) for table in tables for hook in table.values()) if any(tables) else ()
 
 
 def _modes() -> tuple[str, ...]:
-    """The modes of torch that are on, by their classes; but for a default device, which is kept as one."""
+    """The modes of torch that are on; but for a default device, which is kept as one."""
     import torch
 
     c: Any = torch._C
@@ -398,8 +429,30 @@ def _modes() -> tuple[str, ...]:
     from torch.utils import _python_dispatch as dispatch
 
     stacks: Any = (overrides._get_current_function_mode_stack, dispatch._get_current_dispatch_mode_stack)
-    found = [type(mode) for stack in stacks for mode in stack()]
-    return tuple(f"{kind.__module__}.{kind.__qualname__}" for kind in found if kind.__name__ != "DeviceContext")
+    found = [(type(mode), mode) for stack in stacks for mode in stack()]
+    return tuple(
+        f"{kind.__module__}.{kind.__qualname__} (object {_number_of(mode)})"
+        for kind, mode in found
+        if kind.__name__ != "DeviceContext"
+    )
+
+
+def _number_of(thing: Any) -> int:
+    """A number that no other thing has had: the address of one that is gone may be another one's."""
+    known, numbers = _numbered()
+    if (found := known.get(id(thing))) is not None:
+        return found[1]
+    number, key = next(numbers), id(thing)
+    try:
+        known[key] = weakref.ref(thing, lambda _: known.pop(key, None)), number
+    except TypeError:  # None, where a name is gone, and numbers, of which equal ones are the same
+        return -key
+    return number
+
+
+@functools.cache
+def _numbered() -> tuple[dict[int, tuple[weakref.ref[Any], int]], Iterator[int]]:
+    return {}, itertools.count(1)
 
 
 def _cannot_be_set(_: Any) -> None:
@@ -490,6 +543,9 @@ def _of_thread() -> Iterator[Switch]:
     yield Switch("autocast's cache", torch.is_autocast_cache_enabled, torch.set_autocast_cache_enabled)
     yield Switch("flushing of denormals", flushes_denormals, torch.set_flush_denormal)
     yield Switch("the default device", _default_device, _set_default_device)
+    # Lanes record gradients where a member needs them; one that asks whether they are recorded is compared again.
+    yield Switch("recording of gradients", torch.is_grad_enabled, torch._C._set_grad_enabled)
+    yield Switch("inference mode", torch.is_inference_mode_enabled, _cannot_be_set)
     yield from _of_numpy()
 
 
@@ -532,6 +588,10 @@ def _precision_name(backend: str, work: str) -> str:
     return f"the precision of {backend} {work}"
 
 
+def _time_zone() -> tuple[Any, ...]:
+    return time.tzname, time.timezone, time.altzone
+
+
 def _spread(write: Callable[..., Any], value: Any) -> None:
     """Set a switch that torch reads as a tuple and takes as arguments."""
     write(*value) if isinstance(value, tuple) else write(value)
@@ -547,15 +607,33 @@ def _read(read: Callable[[], Any]) -> Any:
         return None
 
 
+def _read_all(readers: Sequence[Callable[[], Any]]) -> list[Any]:
+    """What each says: on the path of every run, so without a call of Python's for each."""
+    try:
+        return [read() for read in readers]
+    except RuntimeError:
+        return [_read(read) for read in readers]
+
+
 def _put_all(table: Sequence[Switch], values: Sequence[Any]) -> bool:
     """Set what differs; whether anything did. Twice, since some switches change others."""
     changed = False
     for _ in range(2):
         for switch, value in zip(table, values, strict=True):
-            if value is not None and _read(switch.read) != value:
+            if value is not None and switch.write is not _cannot_be_set and _read(switch.read) != value:
                 changed = True
                 with contextlib.suppress(Exception):  # this torch or this machine does not have it
                     switch.write(value)
+    return changed
+
+
+def _put_thread(table: Sequence[Switch], values: Sequence[Any]) -> bool:
+    """The same of what a thread has, autocast among it, which keeps what it has cast until it is told to forget."""
+    import torch
+
+    changed = _put_all(table, values)
+    if changed:
+        torch.clear_autocast_cache()
     return changed
 
 
@@ -567,6 +645,13 @@ def _environment() -> Mapping[Any, Any]:
 def _as_bytes(environment: Mapping[Any, Any]) -> Iterator[tuple[bytes, bytes]]:
     for key, value in environment.items():
         yield os.fsencode(key), os.fsencode(value)
+
+
+def _of_speed(environment: Mapping[bytes, bytes]) -> Iterator[tuple[bytes, str]]:
+    """The variables that change how long a network takes: (name, "NAME=value") of each."""
+    for key, value in environment.items():
+        if value and _OF_SPEED.fullmatch(key) and not _NOT_OF_SPEED.fullmatch(key):
+            yield key, f"{os.fsdecode(key)}={value.decode(errors='backslashreplace')}"
 
 
 def _put_environment(wanted: Mapping[bytes, bytes]) -> None:
@@ -582,7 +667,3 @@ def _folder() -> str:
         return os.getcwd()
     except OSError:
         return ""
-
-
-def _short(value: Any) -> str:
-    return "on" if value is True else "off" if value is False else str(value).removeprefix("torch.")

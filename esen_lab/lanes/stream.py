@@ -81,6 +81,11 @@ class Compute:
         stream = None if self._more is None else self._more()
         return Compute(str(self._device), stream, cuda=self._cuda, more=self._more)
 
+    def chance(self) -> bytes:
+        """Where the GPU's generator of random numbers is: the same as long as nothing was drawn."""
+        state: torch.Tensor = self._cuda.get_rng_state(self._device)  # kept by the host: nothing is waited for
+        return state.numpy().tobytes()
+
     def memory_bytes(self) -> int:
         """Memory of the GPU that tensors of this process hold."""
         return int(self._cuda.memory_allocated(self._device))
@@ -145,7 +150,9 @@ class Compute:
     def lost(self) -> bool:
         """Whether the GPU's context of this process is beyond use, as after an illegal access."""
         try:
-            self._cuda.synchronize(self._device)  # errors that stay are raised by every later call
+            # Errors that stay are raised by every later call. Of the stream: what waits for the whole device would
+            # break the capture of another lane of this process.
+            self._stream.synchronize()
         except Exception:  # torch.AcceleratorError, or a bare RuntimeError in older versions
             return True
         return False

@@ -31,7 +31,7 @@ from esen_lab.lanes.dispatch import carry_out, engine_for
 from esen_lab.lanes.engine import Engine, InSubModel, Timed
 from esen_lab.lanes.graph_lane import GraphLane
 from esen_lab.lanes.messages import Order
-from esen_lab.lanes.problems import described, error_from
+from esen_lab.lanes.problems import described, error_from, lost_here
 from esen_lab.lanes.settings import Settings
 from esen_lab.lanes.timings import StepTold
 from esen_lab.lanes.worker import Memory, Reader, Stop, Worker
@@ -101,7 +101,12 @@ class ThreadWorker(Worker):
 
         def on_engine() -> Any:
             assert self._engine is not None
-            return carry_out(self._engine, order, own)
+            try:
+                return carry_out(self._engine, order, own)
+            except Exception as problem:
+                if (seen := self._seen(problem)) is problem:
+                    raise
+                raise seen from problem
 
         with self._lock:
             self._check_alive(what)
@@ -257,16 +262,20 @@ class ThreadWorker(Worker):
             if changed:
                 self.looks += 1
         except Exception as problem:
-            outcome = problem
+            outcome = self._seen(problem)
         self._answers.append((number, outcome))
         self._announce()
+
+    def _seen(self, problem: Exception) -> Exception:
+        """What went wrong: itself, or a fault after which no lane of this process can run."""
+        return lost_here(problem) if self._engine is not None and self._engine.lost() else problem
 
     def _run_stepwise(self, number: int) -> None:
         assert self._engine is not None
 
         def tell(index: int, outcome: Timed | InSubModel, new: bool) -> None:
             if isinstance(outcome, InSubModel):
-                failed(outcome, outcome.name)
+                failed(self._seen(outcome), outcome.name)
                 return
             if new:
                 self.looks += 1
@@ -280,7 +289,7 @@ class ThreadWorker(Worker):
         try:
             self._engine.run_stepwise(tell, lambda: self._stopped == number or not self._alive)
         except Exception as problem:
-            failed(problem)
+            failed(self._seen(problem))
         self._say(StepTold(number=number, over=True))
 
     def _say(self, told: StepTold) -> None:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from esen_lab.errors import EsenError
 
-TIMING = struct.Struct("<QQB")  # start and end in ns on the system-wide monotonic clock, and whether NaN came out
+TIMING = struct.Struct("<QQB")  # start and end in ns on the system-wide monotonic clock, and `NAN`, `DREW`
 STEP = struct.Struct("<HQQB")  # which step of the lane, and its timing
+NAN, DREW = 1, 2  # NaN came out; it draws random numbers, which its example did not show
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +25,7 @@ class StepTold:
         start_ns: When it began, on `time.perf_counter_ns`.
         end_ns: When it ended.
         nan: Whether NaN came out.
+        drew: Whether it was seen to draw random numbers, which its example did not show.
         problem: A step that failed; `failed` says which, where that is known.
         failed: The name of the step that failed, or "".
         over: Whether the lane has ended the run, and waits for the next.
@@ -34,6 +36,7 @@ class StepTold:
     start_ns: int = 0
     end_ns: int = 0
     nan: bool = False
+    drew: bool = False
     problem: EsenError | None = None
     failed: str = ""
     over: bool = False
@@ -45,8 +48,8 @@ class StepTold:
         Raises:
             struct.error: It packed something else.
         """
-        index, start, end, nan = STEP.unpack(packed)
-        return cls(number=number, index=index, start_ns=start, end_ns=end, nan=bool(nan))
+        index, start, end, seen = STEP.unpack(packed)
+        return cls(number=number, index=index, start_ns=start, end_ns=end, nan=bool(seen & NAN), drew=bool(seen & DREW))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,13 +59,11 @@ class RunTimings:
     start_ns: tuple[int, ...]
     end_ns: tuple[int, ...]
     nan: tuple[bool, ...]
+    drew: tuple[bool, ...]
 
     @classmethod
     def unpack(cls, packed: bytes) -> RunTimings:
         """Read what a worker packed."""
-        rows = list(TIMING.iter_unpack(packed))
-        return cls(
-            start_ns=tuple(row[0] for row in rows),
-            end_ns=tuple(row[1] for row in rows),
-            nan=tuple(bool(row[2]) for row in rows),
-        )
+        starts, ends, seen = zip(*TIMING.iter_unpack(packed), strict=True) if packed else ((), (), ())
+        nan, drew = (tuple(bool(one & bit) for one in seen) for bit in (NAN, DREW))
+        return cls(start_ns=starts, end_ns=ends, nan=nan, drew=drew)

@@ -5,9 +5,24 @@ from __future__ import annotations
 import math
 import random
 
+from esen_lab.common.units import check_number, check_seed
 from esen_lab.errors import UsageError
 
 MOST_REQUESTS = 1_000_000
+
+
+def check_load(rate_per_s: float, duration_s: float) -> None:
+    """Whether there can be such a load.
+
+    Raises:
+        UsageError: A number is not above 0, or there would be more than a million requests.
+    """
+    for name, value in (("rate", rate_per_s), ("duration", duration_s)):
+        check_number(value, f"The {name} of a load is a number above 0", above=0.0, below=math.inf)
+    if rate_per_s * duration_s > MOST_REQUESTS:
+        raise UsageError(
+            f"A load has at most {MOST_REQUESTS:,} requests", given=f"{rate_per_s:g}/s for {duration_s:g} s"
+        )
 
 
 def arrivals_s(rate_per_s: float, duration_s: float, seed: int = 0) -> tuple[float, ...]:
@@ -19,16 +34,10 @@ def arrivals_s(rate_per_s: float, duration_s: float, seed: int = 0) -> tuple[flo
         seed: Of the random numbers. At twice the rate the same seed gives the same process, twice as fast.
 
     Raises:
-        UsageError: A number is not above 0, or there would be more than a million requests.
+        UsageError: A number is not above 0, the seed is none, or there would be more than a million requests.
     """
-    for name, value in (("rate", rate_per_s), ("duration", duration_s)):
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-            raise UsageError(f"The {name} of a load is a number above 0", given=repr(value))
-    if rate_per_s * duration_s > MOST_REQUESTS:
-        raise UsageError(
-            f"A load has at most {MOST_REQUESTS:,} requests", given=f"{rate_per_s:g}/s for {duration_s:g} s"
-        )
-    draw = random.Random(seed)  # noqa: S311  no secret
+    check_load(rate_per_s, duration_s)
+    draw = random.Random(check_seed(seed))  # noqa: S311  no secret
     found: list[float] = []
     now_s = draw.expovariate(1.0) / rate_per_s
     while now_s < duration_s or not found:

@@ -13,9 +13,12 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from select import POLLIN, poll
 from typing import Any
 from urllib.parse import urlsplit
 
+from esen_lab.common.resources import begin
+from esen_lab.common.units import check_count, check_number
 from esen_lab.errors import DeviceError, UsageError
 from esen_lab.load.batches import Replies
 
@@ -90,20 +93,18 @@ def drive_url(
         The requests, and how many were sent more than `LATE_S` late.
 
     Raises:
-        UsageError: The URL is none of HTTP.
+        UsageError: The URL is none of HTTP, or a number is not possible.
         DeviceError: Nothing answers there at all.
     """
-    parts = urlsplit(url)
-    if parts.scheme != "http" or not parts.hostname:
-        raise UsageError("A load is sent to a URL that begins with http://", given=url)
-    path = parts.path or "/"
-    host, port = parts.hostname, parts.port or 80
+    host, port, path = _parted(url)
+    check_number(timeout_s, "An answer is waited for a number of seconds above 0", above=0.0, below=math.inf)
+    check_count(connections, "A load has at least one connection")
     _try(host, port, timeout_s, url)
     senders = _Senders(host, port, path, request, due_s, timeout_s, give_up_s)
     threads = [threading.Thread(target=senders.work, name="esen_lab load", daemon=True) for _ in range(connections)]
     try:
         for thread in threads:
-            thread.start()
+            begin(thread)
         for thread in threads:
             while thread.is_alive():
                 thread.join(0.25)  # in slices, so that Ctrl-C is heard
@@ -171,6 +172,8 @@ class _Senders:
 
     def _sent(self, connection: http.client.HTTPConnection) -> bool:
         """Whether an answer came."""
+        if _was_closed(connection):  # while nothing was sent: servers keep one that is silent for seconds only
+            connection.close()  # the request opens it again
         try:
             connection.request("POST", self._path, self._request.body, dict(self._request.headers))
             response = connection.getresponse()
@@ -179,6 +182,31 @@ class _Senders:
             connection.close()  # the next request opens it again
             return False
         return response.status == 200
+
+
+def _was_closed(connection: http.client.HTTPConnection) -> bool:
+    """Whether the server has ended a connection on which nothing is under way."""
+    if connection.sock is None:
+        return False
+    waiting = poll()
+    waiting.register(connection.sock, POLLIN)
+    return bool(waiting.poll(0))
+
+
+def _parted(url: str) -> tuple[str, int, str]:
+    """Host, port, and the path with its query.
+
+    Raises:
+        UsageError: The URL is none of HTTP.
+    """
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port or 80
+    except ValueError as problem:  # of its port, or of an address in brackets
+        raise UsageError("A load is sent to a URL", given=f"{url}: {problem}") from problem
+    if parts.scheme != "http" or not host:
+        raise UsageError("A load is sent to a URL that begins with http://", given=url)
+    return host, port, (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
 
 
 def _try(host: str, port: int, timeout_s: float, url: str) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Mapping
 from importlib import import_module
 from typing import Any, Protocol, TypeAlias
 
+from esen_lab.common.surroundings import step
 from esen_lab.common.units import format_seconds
 from esen_lab.common.words import unknown
 from esen_lab.cost_model.model import CostModel
@@ -116,12 +117,15 @@ def allocate(
         stop=stop,
         measure=run if measure is not None else None,
     )
-    interrupted = False
+    interrupted, in_time = False, None
     if limits.target_s is not None:
         watch.report("looking for the fewest units that reach the target")
-        problem, interrupted = _fewest_units(problem, chosen, limits.target_s, watch)
+        problem, in_time, interrupted = _fewest_units(problem, chosen, limits.target_s, watch)
+        watch.slowest_s = limits.target_s * (1 + ROUNDING)
     bound_s = schedule_bound_s(problem)
     watch.raise_bound(bound_s)
+    if in_time is not None:  # the search below begins anew, and its time may end before it has one
+        watch.offer(in_time.groups, in_time.shares, in_time.jct_s)
     try:
         if not interrupted or watch.best is None:
             chosen(problem, watch)
@@ -140,7 +144,7 @@ def _check_measurable(searcher: str, chosen: Searcher, limits: Limits) -> None:
         raise UsageError(
             f"A search by measured JCT takes one of the searchers {', '.join(able)}",
             given=f"{searcher!r}, which computes with predictions",
-            hint="refine() corrects its predictions by measuring.",
+            hint=f"{step('lab.studies.refine(x)', '`%esen refine x`')} corrects its predictions by measuring.",
         )
     if limits.target_s is not None:
         raise UsageError(
@@ -183,24 +187,31 @@ ROUNDING = 1e-12
 
 def _fewest_units(
     problem: SearchProblem, chosen: Searcher, target_s: float, watch: SearchWatch
-) -> tuple[SearchProblem, bool]:
+) -> tuple[SearchProblem, Candidate | None, bool]:
     """`problem` with the smallest capacity for which `chosen` finds a plan that reaches the target.
 
     Returns:
-        The problem, and whether Ctrl-C came: then with the fewest units known to do, their plan offered to `watch`.
+        The problem, that plan, and whether Ctrl-C came: then with the fewest units known to do. The problem as it is
+        and no plan, where it was stopped before there was one, or nothing keeps the other limits.
+
+    Raises:
+        InfeasibleError: No plan is as fast.
     """
+    slowest_s = target_s * (1 + ROUNDING)
 
     def reached(capacity: int) -> tuple[bool, SearchWatch]:
         within = with_capacity(problem, capacity)
         probe = SearchWatch(stop=watch.stop)
         probe.raise_bound(schedule_bound_s(within))
-        probe.decide(target_s * (1 + ROUNDING))
+        probe.decide(slowest_s)
         if not probe.over:
             chosen(within, probe)
-        return probe.jct_s <= target_s * (1 + ROUNDING), probe
+        return probe.jct_s <= slowest_s, probe
 
     possible, probe = reached(problem.capacity)
-    if not possible and not probe.cancelled:
+    if not possible and (probe.cancelled or (probe.best is None and probe.bound_s <= slowest_s)):
+        return problem, None, False
+    if not possible:
         best = f"the best plan found takes {format_seconds(probe.jct_s)}, and " if probe.best is not None else ""
         raise InfeasibleError(
             f"The JCT is at most {format_seconds(target_s)}",
@@ -219,12 +230,10 @@ def _fewest_units(
                 too_few = middle
     except KeyboardInterrupt:
         interrupted = True
-        if plan is not None:
-            watch.offer(plan.groups, plan.shares, plan.jct_s)
     watch.notes.append(
         f"{enough} of {problem.capacity} units reach the target of {format_seconds(target_s)}; the others stay free"
     )
-    return with_capacity(problem, enough), interrupted
+    return with_capacity(problem, enough), plan, interrupted
 
 
 def search(
@@ -299,7 +308,7 @@ def searcher_options(searcher: str) -> dict[str, Any]:
     Raises:
         UsageError: No such searcher.
     """
-    if searcher not in SEARCHERS:
+    if not isinstance(searcher, str) or searcher not in SEARCHERS:
         raise unknown(f"A searcher is one of {', '.join(SEARCHERS)}", searcher, SEARCHERS, given=repr(searcher))
     return {field.name: field.default for field in dataclasses.fields(SEARCHERS[searcher]())}  # type: ignore[arg-type]
 

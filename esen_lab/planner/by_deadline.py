@@ -25,8 +25,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from esen_lab.common.units import format_percent, format_seconds
-from esen_lab.errors import UsageError
+from esen_lab.common.units import check_number, format_percent, format_seconds
 from esen_lab.planner.allocate import allocate
 from esen_lab.planner.exact.cover import SubsetCover
 from esen_lab.planner.plan import Lane, Plan
@@ -98,8 +97,7 @@ class DeadlineSearch:
         free: bool = True,
         most_accurate: Callable[[Sequence[str]], float] | None = None,
     ) -> None:
-        if isinstance(deadline_s, bool) or not (isinstance(deadline_s, (int, float)) and 0 < deadline_s < math.inf):
-            raise UsageError("A deadline is a number of seconds above 0", given=deadline_s)
+        check_number(deadline_s, "A deadline is a number of seconds above 0", above=0.0, below=math.inf)
         self._latencies = latencies
         self._names = tuple(latencies)
         self._units = units

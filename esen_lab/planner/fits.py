@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
+from esen_lab.common.surroundings import step
 from esen_lab.common.units import format_units
 from esen_lab.errors import UsageError
 from esen_lab.planner.plan import Plan
@@ -97,7 +98,7 @@ def check_runnable(plan: Plan) -> None:
             "A plan that is run is for one device; one in stages has thresholds and splits no batch",
             given=why,
             hint="It can be saved. Search a plan for this device to run one; one for nodes of a cluster runs once they "
-            "are reached: lab.cluster.connect().",
+            f"are reached: {step('lab.cluster.connect()', '%esen cluster auto')}.",
         )
 
 

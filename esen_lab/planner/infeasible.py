@@ -5,23 +5,27 @@ from __future__ import annotations
 import dataclasses
 
 from esen_lab.errors import InfeasibleError
-from esen_lab.planner.exact.cover import MOST_ITEMS, Cover
+from esen_lab.planner.exact.within_limits import Undecided, lanes_within
 from esen_lab.planner.limits import Limits
 from esen_lab.planner.problem import SearchProblem
 
 
 def why_infeasible(problem: SearchProblem, limits: Limits) -> InfeasibleError:
     """The error to raise for a problem that the exact searcher found no plan for."""
-    n = len(problem.items)
-    if n > MOST_ITEMS:
+    try:
+        return _why(problem, _asked(limits))
+    except Undecided as problem_of:
         return InfeasibleError(
             "No plan that keeps the limits was found",
-            given=f"{n} sub-models; whether there is one is only proven up to {MOST_ITEMS}",
+            given=f"limits on {problem_of.items} sub-models; whether there is one is not proven for so many",
             hint="Loosen a limit.",
         )
-    asked = _asked(limits)
+
+
+def _why(problem: SearchProblem, asked: str) -> InfeasibleError:
+    n = len(problem.items)
     plenty = n * problem.units
-    groups = Cover(problem).plan(float("inf"), plenty)
+    groups = lanes_within(problem, plenty)
     if groups is not None:
         needed = sum(_smallest(problem, group) for group in groups)
         return InfeasibleError(
@@ -30,7 +34,7 @@ def why_infeasible(problem: SearchProblem, limits: Limits) -> InfeasibleError:
             hint="Loosen one of them, or oversubscribe.",
         )
     for lanes in range(problem.max_lanes + 1, n + 1):
-        if Cover(dataclasses.replace(problem, max_lanes=lanes)).plan(float("inf"), plenty) is not None:
+        if lanes_within(dataclasses.replace(problem, max_lanes=lanes), plenty) is not None:
             break
     return InfeasibleError(
         f"A plan has at most {problem.max_lanes} lanes here",

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeGuard
 
-from esen_lab.common.units import check_units, format_bytes
+from esen_lab.common.units import check_units, format_bytes, format_units
 from esen_lab.common.words import unknown
 from esen_lab.errors import InfeasibleError, UsageError
 
@@ -135,7 +135,7 @@ class Limits:
             who = repr(members[0]) if len(members) == 1 else f"the lane of {', '.join(members)}"
             raise InfeasibleError(
                 f"A share for {who} must keep every limit",
-                given=f"{why_least}, but {why_most}: {least - most} units apart",
+                given=f"{why_least}, but {why_most}: {format_units(least - most, 'unit')} apart",
                 hint="Loosen one of the two.",
             )
         return least, most
@@ -169,7 +169,7 @@ class Limits:
                     hint="Raise memory_limit_bytes or leave sub-models out.",
                 )
             if self.lane_bytes:
-                most = min(most, (limit - models) // self.lane_bytes)
+                most = min(most, int((limit - models) // self.lane_bytes))  # sizes may be floats: 4e9
         if self.one_each and most < items:
             raise InfeasibleError(
                 "Every sub-model has a lane of its own (one_each)",

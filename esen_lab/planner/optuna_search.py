@@ -9,13 +9,15 @@ storage, where they resume, run in several processes at once and open in optuna-
 from __future__ import annotations
 
 import hashlib
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Any, ClassVar
 
+from esen_lab.common.packages import can_import
+from esen_lab.common.units import check_seed
 from esen_lab.common.words import unknown
 from esen_lab.errors import StoreError, UsageError
 from esen_lab.planner.exact.exact import Exact
@@ -32,6 +34,7 @@ SAMPLERS = {
 }
 NEEDS = {"cmaes": ("cmaes",), "gp": ("scipy", "torch")}
 """Packages that a sampler needs besides optuna itself."""
+_BEGUN_FOR = "esen_lab_begun_for"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +59,7 @@ class OptunaSearch:
     sampler: str = "tpe"
     n_trials: int = 500
     seed: int = 0
-    storage: str | None = None
+    storage: str | os.PathLike[str] | None = None
     study_name: str | None = None
     warm_start: bool = True
     prune: bool = True
@@ -64,6 +67,7 @@ class OptunaSearch:
 
     def __post_init__(self) -> None:
         """Check the options."""
+        check_seed(self.seed)
         if self.sampler not in SAMPLERS:
             rule = f"A sampler is one of {', '.join(SAMPLERS)}"
             raise unknown(rule, self.sampler, SAMPLERS, given=repr(self.sampler))
@@ -73,8 +77,12 @@ class OptunaSearch:
                 given=f"storage={self.storage!r}",
                 hint="Leave the storage out, or choose another sampler.",
             )
-        if self.n_trials < 1:
-            raise UsageError("A study makes at least one trial", given=f"n_trials={self.n_trials!r}")
+        if isinstance(self.n_trials, bool) or not isinstance(self.n_trials, int) or self.n_trials < 1:
+            raise UsageError("A study makes at least one trial, a whole number", given=f"n_trials={self.n_trials!r}")
+        if self.storage is not None:
+            if not isinstance(self.storage, (str, os.PathLike)):
+                raise UsageError("A study's storage is a path, or a URL", given=f"storage={self.storage!r}")
+            object.__setattr__(self, "storage", os.fspath(self.storage))
         check_time_limit(self.time_limit_s)
 
     def __call__(self, problem: SearchProblem, watch: SearchWatch) -> None:
@@ -129,7 +137,7 @@ class OptunaSearch:
     def _study(self, optuna: Any, problem: SearchProblem, watch: SearchWatch) -> Any:
         name = self.study_name or study_name(problem) + ("-measured" if watch.measuring else "")
         for package in NEEDS.get(self.sampler, ()):  # Optuna would notice at its second trial only, and fail that one
-            if find_spec(package) is None:
+            if not can_import(package):
                 raise UsageError(
                     f"The sampler {self.sampler!r} needs the package {package}",
                     given="it is not installed",
@@ -137,7 +145,7 @@ class OptunaSearch:
                 )
         sampler = getattr(optuna.samplers, SAMPLERS[self.sampler])(seed=self.seed)
         try:
-            return optuna.create_study(
+            study = optuna.create_study(
                 study_name=name,
                 storage=self._storage(optuna),
                 sampler=sampler,
@@ -151,12 +159,35 @@ class OptunaSearch:
             raise StoreError(
                 f"The Optuna storage {self.storage!r} cannot be opened: {failure}", hint="Give another path."
             ) from failure
+        _check_same(study, name, study_name(problem), measured=watch.measuring)
+        return study
 
     def _storage(self, optuna: Any) -> Any:
-        if self.storage is None or "://" in self.storage:
-            return self.storage
+        storage = None if self.storage is None else os.fspath(self.storage)
+        if storage is None or "://" in storage:
+            return storage
         journal = optuna.storages.journal
-        return optuna.storages.JournalStorage(journal.JournalFileBackend(self.storage))
+        return optuna.storages.JournalStorage(journal.JournalFileBackend(storage))
+
+
+def _check_same(study: Any, name: str, problem: str, *, measured: bool) -> None:
+    """Refuse to take what a study has measured for what another problem would, and predictions for measurements.
+
+    A study of predictions goes on with other tables: what its trials come to is computed anew.
+
+    Raises:
+        UsageError: It was begun for something else.
+    """
+    begun = study.user_attrs.get(_BEGUN_FOR)
+    if begun is None:
+        study.set_user_attr(_BEGUN_FOR, [measured, problem])
+    elif begun != [measured, problem] and (measured or begun[:1] != [False]):
+        raise UsageError(
+            "A study goes on with predicted or with measured JCTs as it was begun; measured ones are of the same "
+            "tables and limits",
+            given=f"the study {name!r}, begun for others",
+            hint="Give another study_name, or none: one is then chosen that stands for the tables.",
+        )
 
 
 def imported_optuna(what: str) -> Any:

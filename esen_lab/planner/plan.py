@@ -25,6 +25,7 @@ from esen_lab.common.units import (
     format_seconds,
     format_table,
     marked,
+    simulated_line,
     with_marks,
 )
 from esen_lab.common.words import unknown
@@ -302,8 +303,9 @@ class Plan(Shown):
 
     @property
     def is_fallback(self) -> bool:
-        """Whether nobody searched or made it: it is how an ensemble runs without a plan (`sequential_plan`)."""
-        return self.is_sequential and self.searcher == SEQUENTIAL and self.jct_s is None
+        """Whether nobody searched, took or made it: so an ensemble runs without a plan (`sequential_plan`)."""
+        unknown_s = self.jct_s is None and self.measured_s is None
+        return self.is_sequential and self.searcher == SEQUENTIAL and unknown_s
 
     def lane_of(self, name: str) -> Lane:
         """The lane that `name` runs in; the first of those that its batch is split over.
@@ -320,6 +322,10 @@ class Plan(Shown):
     def predicted_text(self) -> str:
         """The predicted JCT for people: "4.50 ms", "4.50 ms (extrapolated: wide)"; "" where there is none."""
         return "" if self.jct_s is None else marked(format_seconds(self.jct_s), self.unmeasured)
+
+    def _share(self, lane: Lane) -> str:
+        share = f"{lane.units} of {self.devices.get(lane.device, self.units)}"
+        return f"{share} ({lane.device})" if lane.device else share
 
     def _labels(self, lane: Lane) -> list[str]:
         """The members of a lane, each with how it is executed where not eagerly, and what its prediction is called."""
@@ -350,14 +356,15 @@ class Plan(Shown):
     def __str__(self) -> str:
         """The lanes, what is predicted, and the remarks, for a terminal."""
         rows = [
-            (str(n), f"{lane.units} of {self.units}", " → ".join(self._labels(lane)), lane.mode)
+            (str(n), self._share(lane), " → ".join(self._labels(lane)), lane.mode)
             for n, lane in enumerate(self.lanes, 1)
         ]
         gap = f", {format_percent(self.gap)} above the proven bound" if self.gap is not None else ""
         what = "expected" if self.staged else "predicted"
         worst = f", worst case {format_seconds(self.worst_s)}" if self.worst_s is not None else ""
         prediction = f"{what} JCT {self.predicted_text()}{worst}{gap}, found by {self.searcher}"
-        return "\n".join([format_table(("lane", "share", "sub-models", "mode"), rows), prediction, *self.notes])
+        table = format_table(("lane", "share", "sub-models", "mode"), rows)
+        return "\n".join([table, prediction, *simulated_line(self.device), *self.notes])
 
     def to_frame(self) -> Any:
         """A pandas table with a row per sub-model.
@@ -475,6 +482,11 @@ def _with_todays_names(data: Mapping[str, Any]) -> Mapping[str, Any]:
         return {"backends" if key == "mechanisms" else key: value for key, value in lane.items()}
 
     return {**data, "lanes": [renamed(lane) for lane in lanes]}
+
+
+def backends_of(plan: Plan) -> dict[str, str]:
+    """For each step of a plan, the backend that executes it."""
+    return {name: how for lane in plan.lanes for name, how in zip(lane.members, lane.backends, strict=True)}
 
 
 def sequential_plan(names: Sequence[str], units: int, **fields: Any) -> Plan:

@@ -27,6 +27,8 @@ from esen_lab.planner.steps import Step
 Array = NDArray[np.float64]
 Table = Sequence[float | None]
 """Seconds at 1..units units of one sub-model; None: no lane that it is in may have that share."""
+_LEAST_S, _MOST_S = 1e-100, 1e100
+"""Beyond these, sums and products of latencies are no numbers any more, or do not differ."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -122,7 +124,7 @@ def check_latencies(latencies: Mapping[str, Table], units: int) -> Array:
         ruled_out = np.array([latency is None for latency in row])
         if ruled_out.all():
             raise InfeasibleError(f"A share is left for {name!r}", given=f"all {units} are ruled out")
-        wrong = np.flatnonzero(~(np.isfinite(values) & (values > 0)) & ~ruled_out)
+        wrong = np.flatnonzero(~((values >= _LEAST_S) & (values <= _MOST_S)) & ~ruled_out)
         if len(wrong):
             raise UsageError(
                 "A latency is a positive finite number of seconds",
@@ -200,6 +202,13 @@ def _joined(names: tuple[str, ...], together: Sequence[Sequence[str]]) -> list[t
 def _conflicts(names: tuple[str, ...], items: Groups, limits: Limits) -> NDArray[np.bool_]:
     n = len(items)
     if limits.one_each:
+        joined = next((item for item in items if len(item) > 1), None)
+        if joined is not None:
+            raise InfeasibleError(
+                "Every sub-model has a lane of its own (one_each)",
+                given=f"{', '.join(names[i] for i in joined)} are to be together",
+                hint="Give up one of the two.",
+            )
         return ~np.eye(n, dtype=bool)
     conflicts = np.zeros((n, n), dtype=bool)
     item_of = {names[i]: k for k, item in enumerate(items) for i in item}

@@ -94,7 +94,9 @@ def refine(
         return Refinement(best=best, candidate=None, reason=reason)
 
     if len(rounds) >= most_rounds:
-        return stop(f"{most_rounds} rounds are the most that are made")
+        return stop(
+            "one round is all that is made" if most_rounds == 1 else f"{most_rounds} rounds are the most that are made"
+        )
     if len(rounds) > 1:
         gain = 1 - rounds[-1].measured_s / min(measured.measured_s for measured in rounds[:-1])
         if gain < least_gain:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TypeAlias
 
-from esen_lab.errors import EsenError, UsageError
+from esen_lab.common.units import check_number
+from esen_lab.errors import EsenError
 
 Groups: TypeAlias = tuple[tuple[int, ...], ...]
 """A partition of a problem's items into lanes: the indices of each lane's members."""
@@ -67,8 +68,8 @@ def check_time_limit(time_limit_s: float | None) -> None:
     Raises:
         UsageError: It is not.
     """
-    if time_limit_s is not None and not time_limit_s > 0:
-        raise UsageError("A time limit is a positive number of seconds", given=f"{time_limit_s!r}")
+    if time_limit_s is not None:
+        check_number(time_limit_s, "A time limit is a positive number of seconds", above=0.0)
 
 
 class SearchWatch:
@@ -81,6 +82,9 @@ class SearchWatch:
         stop: Set by anybody to end the search early.
         measure: Makes measured JCTs the objective; None: predicted ones.
         clock: Seconds, monotonic.
+
+    Attributes:
+        slowest_s: A plan that takes longer will not do, whatever else speaks for it.
     """
 
     def __init__(
@@ -108,6 +112,7 @@ class SearchWatch:
         self.message = ""
         self._until_s = float("inf")
         self._enough_s = 0.0
+        self.slowest_s = float("inf")
         self._optimum_known = False
 
     @property
@@ -126,7 +131,7 @@ class SearchWatch:
 
     def decide(self, target_s: float) -> None:
         """From now on, `over` once a plan reaches the target, or the bound says that none does."""
-        self._enough_s = target_s
+        self._enough_s = self.slowest_s = target_s
 
     @property
     def over(self) -> bool:

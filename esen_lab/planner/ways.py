@@ -3,8 +3,9 @@
     way     what the lanes are to run: every sub-model alone, or equal ones in groups, or a batch in parts
     plain   the way in which every sub-model runs alone
 
-By symmetry only the sizes of groups count: which of several equal networks are in one changes nothing. A way whose area
-or critical path rules out that it beats the best plan is not searched. The bound of the result is the least of the
+By symmetry only the sizes of groups count: which of several equal networks are in one changes nothing but for what
+measuring scatters: the slowest are grouped first, and a bound is lower by what another choice could gain. A way whose
+area or critical path rules out that it beats the best plan is not searched. The bound of the result is the least of the
 bounds of all ways, and the plan is proven where each was proven or ruled out.
 """
 
@@ -14,7 +15,7 @@ import itertools
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -73,11 +74,14 @@ class Ways:
         ways: The plain one first.
         left_out: At least how many more there are than are searched.
         notes: Why sub-models are kept alone, for people.
+        scatter: For each way, how many times faster it could be at most with others of equal sub-models in its groups,
+            at least 1: they are equal, and measuring found them a little apart. Empty: 1 for all.
     """
 
     ways: tuple[Way, ...]
     left_out: int = 0
     notes: tuple[str, ...] = ()
+    scatter: tuple[float, ...] = ()
 
 
 def make_ways(
@@ -97,10 +101,10 @@ def make_ways(
         return Ways(ways=(models,), notes=("one_each and target_s keep every sub-model alone: no groups, no parts",))
     named = {*limits.min_units, *limits.max_units, *limits.pinned}
     named |= {name for several in (*limits.together, *limits.apart) for name in several}
-    free = [replace(one, members=tuple(name for name in one.members if name not in named)) for one in sets]
+    free = [replace(one, members=_slowest_first(one, models, named)) for one in sets]
     kept = sorted({name for one in sets for name in one.members if name in named})
     kept += sorted({one.name for one in splits if one.name in named} - set(kept))
-    choices = [list(itertools.islice(_groupings(one), _MOST_SIZES)) for one in free]
+    choices = [list(itertools.islice(_groupings(one, list(models)), _MOST_SIZES)) for one in free]
     choices += [list(_splittings(one)) for one in splits if one.name not in named]
     product = sorted(_products(choices), key=lambda made: made[0])
     beyond = math.prod(map(len, choices)) - len(product) + sum(len(one) == _MOST_SIZES for one in choices)
@@ -110,7 +114,28 @@ def make_ways(
             taken = {member for name in changed for member in Step.of(name).members}
             ways.append({**{name: model for name, model in models.items() if name not in taken}, **changed})
     notes = (f"limits speak of {', '.join(kept)}: neither grouped nor split",) if kept else ()
-    return Ways(ways=tuple(ways[:most]), left_out=max(0, len(ways) - most) + beyond, notes=notes)
+    taken_ways = tuple(ways[:most])
+    return Ways(
+        ways=taken_ways,
+        left_out=max(0, len(ways) - most) + beyond,
+        notes=notes,
+        scatter=tuple(_scatter(way, models, free) for way in taken_ways),
+    )
+
+
+def _scatter(way: Way, models: Way, sets: Sequence[EqualSet]) -> float:
+    """How many times slower a sub-model that a way leaves alone is, at any share, than one of its groups' members.
+
+    In whatever plan with groups of these sizes, one of those stands where the way has one of these; so no such plan is
+    faster than the best one of the way by more than this.
+    """
+    most = 1.0
+    for one in sets:
+        alone = [models[name].latency_s for name in one.members if name in way]
+        grouped = [models[name].latency_s for name in one.members if name not in way]
+        for mine, theirs in itertools.product(alone, grouped):
+            most = max(most, *(a / b for a, b in zip(mine, theirs, strict=False)))
+    return most
 
 
 def _products(choices: Sequence[Sequence[Way]]) -> Iterator[tuple[int, Way | None]]:
@@ -125,13 +150,22 @@ def _products(choices: Sequence[Sequence[Way]]) -> Iterator[tuple[int, Way | Non
         yield sum(map(bool, chosen)), None if clash else claimed
 
 
-def _groupings(one: EqualSet) -> Iterator[Way]:
-    """The steps of the members that are in groups, for each multiset of sizes; none first."""
+def _slowest_first(one: EqualSet, models: Way, named: Collection[str]) -> tuple[str, ...]:
+    """The members of a set that may be in groups, as they are taken into them.
+
+    Equal networks differ by what measuring scatters. A group takes as long whoever is in it, so the fastest stay alone.
+    """
+    free = (name for name in one.members if name not in named)
+    return tuple(sorted(free, key=lambda name: (-math.fsum(models[name].latency_s), name)))
+
+
+def _groupings(one: EqualSet, order: Sequence[str]) -> Iterator[Way]:
+    """The steps of the members that are in groups, each in the order of all, for each multiset of sizes; none first."""
     for sizes in _sizes(len(one.members), sorted(one.groups, reverse=True)):
         way: dict[str, CostModel] = {}
         at = 0
         for size in sizes:
-            step = Step(members=one.members[at : at + size]).name
+            step = Step(members=tuple(sorted(one.members[at : at + size], key=order.index))).name
             way[step] = replace(one.groups[size], name=step)
             at += size
         yield way
@@ -212,7 +246,10 @@ class _Search:
         self._limit_s, self._within = float(options["time_limit_s"]), float(options["sequential_within"])
         self._start_s = clock()
         # Of each way, what is known by now: no plan of it is faster; and whether that is settled.
-        self._bounds = [self._schedule_bound_s(way) for way in made.ways]
+        self._scatter = made.scatter or (1.0,) * len(made.ways)
+        self._bounds = [
+            self._schedule_bound_s(way) / scatter for way, scatter in zip(made.ways, self._scatter, strict=True)
+        ]
         self._schedule_bound = min(self._bounds)
         self._settled = [bound_s == math.inf for bound_s in self._bounds]
         self._taken_s = math.inf  # groups and parts are taken where they are faster than this
@@ -282,7 +319,8 @@ class _Search:
         def progress(now: SearchProgress) -> None:
             assert self._on_progress is not None
             jct_s = min(self._best_s, math.inf if now.jct_s is None else now.jct_s)
-            bounds = [max(bound, now.bound_s) if at == index else bound for at, bound in enumerate(self._bounds)]
+            own_s = now.bound_s / self._scatter[index]
+            bounds = [max(bound, own_s) if at == index else bound for at, bound in enumerate(self._bounds)]
             self._on_progress(
                 replace(
                     now,
@@ -306,8 +344,8 @@ class _Search:
             **{**self._options, "time_limit_s": max(self._limit_s - begun_s, 1e-3)},
         )
         self._evaluations += found.evaluations
-        self._bounds[index] = max(self._bounds[index], found.bound_s)
-        self._settled[index] = found.proven
+        self._bounds[index] = max(self._bounds[index], found.bound_s / self._scatter[index])
+        self._settled[index] = found.proven and self._scatter[index] == 1.0
         return found
 
     def _with_bound(self, found: Allocation) -> Allocation:

@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING
 
 from esen_lab.common.units import format_seconds
 from esen_lab.errors import Cancelled, EsenError, ModelError, WorkerTimeout
-from esen_lab.lanes.backends import refusal, refused_before, remember_refusal, unsteady, why_not
+from esen_lab.lanes.backends import (
+    forget_trial,
+    is_passing,
+    note_end,
+    refusal,
+    refused_before,
+    remember_refusal,
+    unsteady,
+    why_not,
+)
 from esen_lab.profiler.backend_trials import TRIAL_S, Trials, is_slow
 from esen_lab.profiler.level import Level, packed
 from esen_lab.profiler.point_bench import PointBench
@@ -25,6 +34,7 @@ if TYPE_CHECKING:
     from esen_lab.devices import Device
     from esen_lab.ensemble import SubModel
     from esen_lab.lanes import ForkServer
+    from esen_lab.lanes.settings import Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +46,7 @@ class BackendPhase:
         trials: For each of them, which backends are asked for, and what came of them.
         device: Where.
         fork_server: Where workers come from.
+        settings: What is measured under.
         store: Finished points are read from it and written to it.
         levels: At which shares.
         budget_s: Seconds of measuring in earnest.
@@ -53,6 +64,7 @@ class BackendPhase:
     trials: Mapping[str, Trials]
     device: Device
     fork_server: ForkServer
+    settings: Settings | None
     store: ProfileStore
     levels: Sequence[int]
     budget_s: float
@@ -67,7 +79,7 @@ class BackendPhase:
 
     def try_at(self, units: int, eager_points: Sequence[Point]) -> None:
         """Try what is asked for at one share, given all points that were executed eagerly."""
-        with Level(self.device, self.fork_server, units) as level:
+        with Level(self.device, self.fork_server, units, self.settings) as level:
             for submodel in self.submodels:
                 trials = self.trials[submodel.name]
                 eager = next((p for p in eager_points if (p.name, p.units) == (submodel.name, units)), None)
@@ -92,12 +104,18 @@ class BackendPhase:
         if self.fresh:
             return
         for backend in trials.contenders():
-            if why := refused_before(backend, submodel.fingerprint, self.examples[submodel.name]):
+            if why := refused_before(backend, submodel.fingerprint, self.examples[submodel.name], self._where):
                 self._refuse(submodel, trials, backend, why, remember=False)
         # Other shares too: what was clearly behind there is not tried here.
         self._recall_points(
             submodel, trials, (units, *self.levels, *default_shares(self.device.units, self.device.steps))
         )
+
+    @property
+    def _where(self) -> str:
+        """What refusals of a GPU hold for: another one, or another driver, may take what this one does not."""
+        identity = self.device.identity
+        return "" if identity.kind == "cpu" else f"{identity.name}, {identity.details.get('driver', '')}"
 
     def _recall_points(self, submodel: SubModel, trials: Trials, shares: Sequence[int]) -> None:
         for share in shares:
@@ -120,6 +138,7 @@ class BackendPhase:
                 trials.untried.add(backend)
                 self.note(f"{submodel.name}: {backend} is not tried with {self.bench.share(units)}, since {why}.")
             return
+        whole = trials.has_whole_time(backend) and trials.prepare_s[is_slow(backend)] <= self.point_timeout_s
         slow = is_slow(backend)
         trial_s = min(TRIAL_S, self.budget_s / 4)
         label = f"{submodel.name} by {backend}"
@@ -137,15 +156,19 @@ class BackendPhase:
                 trials.prepare_s[slow] -= prepare_s
                 found = self.bench.timed(label, worker, trial_s, self.bench.clock() + self.point_timeout_s)
         except Cancelled:
+            forget_trial(submodel, backend)
             raise
         except EsenError as problem:
+            note_end(submodel, backend, problem)
             self.bench.check()
             trials.prepare_s[slow] -= self.bench.clock() - began
-            why = refusal(problem)
             if isinstance(problem, WorkerTimeout):
-                why = f"it was not ready within {format_seconds(self.bench.clock() - began)}"
-            # A process that died may have died of something else.
-            self._refuse(submodel, trials, backend, why, remember=isinstance(problem, (ModelError, WorkerTimeout)))
+                self._not_ready(submodel, backend, units, trials, self.bench.clock() - began, whole=whole)
+            else:
+                # A process that died may have died of something else, and so may what raised on a full disk.
+                why = refusal(problem)
+                lasting = isinstance(problem, ModelError) and not is_passing(why)
+                self._refuse(submodel, trials, backend, why, remember=lasting)
         else:
             found = replace(found, readings={**found.readings, "prepare_s": round(prepare_s, 4)})
             point = as_point(found, submodel, units, trial_s, backend)
@@ -153,6 +176,20 @@ class BackendPhase:
             self._keep_backend(point, trials)
         finally:
             level.forget(label)
+
+    def _not_ready(
+        self, submodel: SubModel, backend: str, units: int, trials: Trials, took_s: float, *, whole: bool
+    ) -> None:
+        """A backend was not ready in time: refused where it had all there is, else only left out at this share."""
+        if whole or not any(tried == backend for tried, _ in trials.points):
+            why = f"it was not ready within {format_seconds(took_s)}"
+            self._refuse(submodel, trials, backend, why, remember=whole)
+            return
+        trials.untried.add(backend)
+        self.note(
+            f"{submodel.name}: {backend} is not tried with {self.bench.share(units)}, since it was not ready within "
+            f"the {format_seconds(took_s)} that were left."
+        )
 
     def _in_earnest(self, submodel: SubModel, leader: Point, trials: Trials, level: Level) -> None:
         """Measure the backend that was best in its trial as eager is measured; the trial stands where that fails."""
@@ -180,7 +217,7 @@ class BackendPhase:
 
     def _refuse(self, submodel: SubModel, trials: Trials, backend: str, why: str, *, remember: bool) -> None:
         if remember:
-            remember_refusal(backend, submodel.fingerprint, self.examples[submodel.name], why)
+            remember_refusal(backend, submodel.fingerprint, self.examples[submodel.name], why, self._where)
         if backend not in trials.refused:
             trials.refused[backend] = why
             self.refuse(Refusal(name=submodel.name, backend=backend, why=why))

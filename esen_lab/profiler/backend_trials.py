@@ -5,9 +5,10 @@
                profile has at most twice the points of eager alone
 
 A backend that is clearly behind at one share is not tried at others: engines differ by factors, and by how they use
-more threads far less. The backends that are ready soonest come first. Preparing (converting, compiling) has a time for
-each sub-model, and compilers that take long have one of their own; when it is used up, what is left is not tried, and a
-note says so. Nor are those compilers where another backend is far ahead of eager already.
+more threads far less. One that compiles for long is tried at others only where it may be the best: it compiles anew for
+every number of threads. The backends that are ready soonest come first. Preparing (converting, compiling) has a time
+for each sub-model, and compilers that take long have one of their own; when it is used up, what is left is not tried,
+and a note says so. Nor are those compilers where another backend is far ahead of eager already.
 """
 
 from __future__ import annotations
@@ -64,7 +65,9 @@ class Trials:
     def contenders(self) -> tuple[str, ...]:
         """The backends that execute it, as far as is known, and are not clearly behind at any share."""
         behind = {
-            backend for (backend, units), point in self.points.items() if point.median_s > BEHIND * self._best_s(units)
+            backend
+            for (backend, units), point in self.points.items()
+            if point.median_s > (TRIALS_TELL if is_slow(backend) else BEHIND) * self._best_s(units)
         }
         return tuple(name for name in self.asked if name not in self.refused and name not in behind)
 
@@ -76,6 +79,11 @@ class Trials:
         if leader is not None and is_slow(backend) and leader.median_s <= FAR_AHEAD * self.eager[units]:
             return f"it compiles for long, and {leader.backend} is far ahead of eager already"
         return ""
+
+    def has_whole_time(self, backend: str) -> bool:
+        """Whether nothing of the time for preparing such backends has been used up."""
+        slow = is_slow(backend)
+        return self.prepare_s[slow] >= (COMPILE_S if slow else PREPARE_S)
 
     def to_try(self, units: int) -> tuple[str, ...]:
         """The backends that nothing is known of at a share, and that are worth trying there."""

@@ -14,6 +14,7 @@ from esen_lab.ensemble import SubModel
 from esen_lab.errors import ModelError, WorkerDied, WorkerTimeout
 from esen_lab.lanes import ForkServer, Worker
 from esen_lab.lanes.plain import as_answer
+from esen_lab.lanes.settings import Settings
 from esen_lab.profiler.backend_trials import WORTH
 from esen_lab.profiler.records import Point
 from esen_lab.profiler.timing import Timing, as_point
@@ -149,6 +150,7 @@ def measure_backends(
     refused: Mapping[str, Mapping[str, str]] | None = None,
     budget_s: float = 0.5,
     timeout_s: float = 300.0,
+    settings: Settings | None = None,
     on_progress: Callable[[int, int, str], None] | None = None,
 ) -> BackendTable:
     """Measure each sub-model with every backend, alone on the device, and choose the fastest that answers alike.
@@ -163,6 +165,7 @@ def measure_backends(
         refused: For each sub-model those that are not measured, and why.
         budget_s: Seconds of repeats for each point; preparing comes on top.
         timeout_s: Deadline for loading one, preparing included.
+        settings: What all is measured under, whatever the session sets meanwhile; None: what it has set by then.
         on_progress: Called with (done, all, what is going on).
 
     Raises:
@@ -192,7 +195,8 @@ def measure_backends(
                     measured.append(BackendPoint(name=submodel.name, units=units, backend=way, why=why))
                     continue
                 if worker is None or not worker.alive:
-                    worker = fork_server.worker(device.place([units])[0], label=f"backends of {submodel.name}")
+                    place, label = device.place([units])[0], f"backends of {submodel.name}"
+                    worker = fork_server.worker(place, label=label, settings=settings)
                 measured.append(_measured(submodel, units, way, worker, budget_s, timeout_s, figures))
         finally:
             if worker is not None:
@@ -210,7 +214,7 @@ def _measured(
     timeout_s: float,
     figures: list[Point],
 ) -> BackendPoint:
-    from esen_lab.lanes.backends import refusal, why_not, wrapped_submodel
+    from esen_lab.lanes.backends import note_end, refusal, why_not, wrapped_submodel
 
     where = worker.in_force.torch_device
     point = BackendPoint(name=submodel.name, units=units, backend=way)
@@ -227,6 +231,7 @@ def _measured(
     except (ModelError, WorkerDied, WorkerTimeout) as problem:
         if way == "eager":
             raise
+        note_end(submodel, way, problem)
         return replace(point, why=refusal(problem))
     figures.append(as_point(found, submodel, units, budget_s, way))
     return replace(point, median_s=found.median_s, spread_s=found.spread_s, prepare_s=prepare_s)

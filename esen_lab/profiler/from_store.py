@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from esen_lab.common.trees import tree_spec
-from esen_lab.profiler.records import Point, Profile
+from esen_lab.profiler.records import Point, Profile, with_switches
 from esen_lab.profiler.share_order import default_shares
 from esen_lab.profiler.store import ProfileStore, library_versions, point_key
 
@@ -39,18 +39,20 @@ def stored_profile(
         backends: For each sub-model, which backends besides eager are asked for.
     """
     identity = device.identity.key
+    unusual = () if settings is None else settings.unusual
     versions = {
         backend: library_versions(settings, backend)
         for backend in dict.fromkeys(("eager", *(name for names in (backends or {}).values() for name in names)))
     }
-    examples = {submodel.name: str(tree_spec(submodel.example)) for submodel in ensemble.submodels}
+    submodels = [ensemble.as_run(submodel) for submodel in ensemble.submodels]
+    examples = {submodel.name: str(tree_spec(submodel.example)) for submodel in submodels}
     points: list[Point] = []
-    for submodel in ensemble.submodels:
+    for submodel in submodels:
         for backend in ("eager", *(backends or {}).get(submodel.name, ())):
             for units in sorted(default_shares(device.units, device.steps)):
                 point = store.get(point_key(submodel, identity, versions[backend], units))
                 if point is not None:
-                    points.append(replace(point, name=submodel.name, backend=backend))
+                    points.append(with_switches(replace(point, name=submodel.name, backend=backend), unusual))
     if not any(point.backend == "eager" for point in points):
         return None
     return Profile(

@@ -38,10 +38,10 @@ from typing import TYPE_CHECKING
 
 from esen_lab.common.jobs import Job, JobState
 from esen_lab.common.trees import tree_spec
-from esen_lab.common.units import check_units, format_seconds
+from esen_lab.common.units import check_number, check_units, format_seconds
 from esen_lab.common.words import unknown
 from esen_lab.devices.cpu.load import busy_part
-from esen_lab.errors import Cancelled, EsenError, UsageError, WorkerError, WorkerTimeout
+from esen_lab.errors import Cancelled, DeviceError, EsenError, UsageError, WorkerError, WorkerTimeout
 from esen_lab.profiler.backend_phase import BackendPhase
 from esen_lab.profiler.backend_trials import Trials, in_order
 from esen_lab.profiler.device_lock import measuring_locks
@@ -50,7 +50,7 @@ from esen_lab.profiler.level import Level, packed
 from esen_lab.profiler.numerics import AnswersCheck, WrongAnswers
 from esen_lab.profiler.point_bench import DeviceLock, PointBench
 from esen_lab.profiler.progress import ProfileProgress, message_of
-from esen_lab.profiler.records import Failure, Point, Profile, Refusal, doubts_about
+from esen_lab.profiler.records import Failure, Point, Profile, Refusal, doubts_about, with_switches
 from esen_lab.profiler.share_order import default_shares, measuring_order
 from esen_lab.profiler.store import PointKey, ProfileStore, library_versions, point_key
 from esen_lab.profiler.timing import FEWEST_REPEATS, FEWEST_WARMUPS, as_point
@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from esen_lab.devices import Device
     from esen_lab.ensemble import Ensemble, SubModel
     from esen_lab.lanes import ForkServer, Worker
+    from esen_lab.lanes.settings import Settings
 
 _BUSY_HOLDS_S = 5.0  # for so long it is not looked again how busy the machine is
 _QUIETER = 0.5  # a stored loaded point is measured again where the machine is less busy than this part of its load
@@ -86,11 +87,12 @@ def start_profile(
     fresh: bool = False,
     backends: Mapping[str, Sequence[str]] | None = None,
     device_lock: DeviceLock | None = None,
+    settings: Settings | None = None,
 ) -> ProfileJob:
     """Start measuring in the background; returns at once.
 
     Args:
-        ensemble: Whose sub-models to measure.
+        ensemble: Whose sub-models to measure, each on what a run of the ensemble's example gives it.
         device: Where.
         fork_server: Where workers come from; it stays the caller's to close.
         store: Finished points are read from it and written to it.
@@ -102,6 +104,8 @@ def start_profile(
         fresh: Whether to measure again what is stored.
         backends: For each sub-model, which backends to try besides eager; None: none.
         device_lock: Makes a context manager that is held around each measured point, and by what must not disturb it.
+        settings: What the session has set: all points are measured under that, whatever is set meanwhile; None: what
+            it had by the fork server's last look at it.
 
     Raises:
         UsageError: There is no sub-model, a name is unknown, a share is outside the device, a time is not positive.
@@ -110,9 +114,7 @@ def start_profile(
         raise UsageError("A profile measures at least one sub-model", given="none", hint="Register a sub-model first.")
     chosen = _chosen(ensemble, names)
     levels = _levels(device, shares)
-    for what, seconds in (("budget_s", budget_s), ("point_timeout_s", point_timeout_s)):
-        if not (math.isfinite(seconds) and seconds > 0):
-            raise UsageError(f"{what} is a number of seconds above 0", given=seconds)
+    check_times(budget_s=budget_s, point_timeout_s=point_timeout_s)
     job = ProfileJob(
         chosen,
         device,
@@ -124,14 +126,25 @@ def start_profile(
         fresh=fresh,
         backends=backends or {},
         device_lock=device_lock or nullcontext,
+        settings=settings,
     )
     job.start()
     return job
 
 
+def check_times(**seconds: object) -> None:
+    """Whether these arguments are times.
+
+    Raises:
+        UsageError: One is not; the message names it.
+    """
+    for what, given in seconds.items():
+        check_number(given, f"{what} is a number of seconds above 0", above=0.0, below=math.inf)
+
+
 def _chosen(ensemble: Ensemble, names: Sequence[str] | None) -> tuple[SubModel, ...]:
     if names is None:
-        return tuple(ensemble.submodels)
+        return tuple(map(ensemble.as_run, ensemble.submodels))
     if isinstance(names, str):
         names = [names]
     strange = [name for name in names if name not in ensemble.names]
@@ -143,7 +156,7 @@ def _chosen(ensemble: Ensemble, names: Sequence[str] | None) -> tuple[SubModel, 
             given=", ".join(map(str, strange)) or "none",
             hint=f"Registered: {', '.join(ensemble.names)}.",
         )
-    return tuple(submodel for submodel in ensemble.submodels if submodel.name in names)
+    return tuple(ensemble.as_run(submodel) for submodel in ensemble.submodels if submodel.name in names)
 
 
 def _levels(device: Device, shares: Sequence[int] | None) -> tuple[int, ...]:
@@ -174,6 +187,7 @@ class ProfileJob(Job[Profile, ProfileProgress]):
         fresh: bool,
         backends: Mapping[str, Sequence[str]],
         device_lock: DeviceLock,
+        settings: Settings | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(
@@ -193,7 +207,10 @@ class ProfileJob(Job[Profile, ProfileProgress]):
 
         self._identity = device.identity.key
         used = ("eager", *(name for names in backends.values() for name in names))
-        self._versions = {name: library_versions(fork_server.settings, name) for name in dict.fromkeys(used)}
+        # All points under what was set when the job began: it is what they are stored under.
+        self._settings = fork_server.settings if settings is None else settings
+        self._unusual = () if self._settings is None else self._settings.unusual
+        self._versions = {name: library_versions(self._settings, name) for name in dict.fromkeys(used)}
         self._examples = {s.name: str(tree_spec(s.example)) for s in submodels}
         self._tasks = {
             units: [_Task(submodel=s, units=units, key=self._key(s, units)) for s in submodels] for units in levels
@@ -219,6 +236,7 @@ class ProfileJob(Job[Profile, ProfileProgress]):
             trials=self._trials,
             device=device,
             fork_server=fork_server,
+            settings=self._settings,
             store=store,
             levels=levels,
             budget_s=budget_s,
@@ -320,7 +338,8 @@ class ProfileJob(Job[Profile, ProfileProgress]):
         if first is None:
             return Cancelled("The profile was cancelled before a point was measured")
         rule = f"No point could be measured: {self._failures[0].message}"
-        hint = "Mend the sub-model (or its example) and profile again."
+        # Of a device the message has said what to do: no sub-model is at fault.
+        hint = "" if isinstance(first, DeviceError) else "Mend the sub-model (or its example) and profile again."
         if isinstance(first, WorkerError):
             error: EsenError = type(first)(rule, hint=hint, worker_traceback=first.worker_traceback, log=first.log)
         else:
@@ -386,7 +405,7 @@ class ProfileJob(Job[Profile, ProfileProgress]):
         return True
 
     def _measure_level(self, units: int) -> None:
-        with Level(self._device, self._fork_server, units) as level:
+        with Level(self._device, self._fork_server, units, self._settings) as level:
             for task in self._tasks[units]:
                 self._check_cancelled()
                 if self._given_up.skips(task.submodel.name, task.units):
@@ -457,7 +476,7 @@ class ProfileJob(Job[Profile, ProfileProgress]):
     def _on_whole(self, name: str, ask: Callable[[Worker], None]) -> None:
         """Call `ask` with a worker of its own that has the whole device and has loaded the sub-model."""
         submodel = next(s for s in self._submodels if s.name == name)
-        with Level(self._device, self._fork_server, self._device.units) as whole:
+        with Level(self._device, self._fork_server, self._device.units, self._settings) as whole:
             worker = whole.worker()
             worker.load(
                 name,
@@ -491,12 +510,12 @@ class ProfileJob(Job[Profile, ProfileProgress]):
 
     def _keep(self, point: Point) -> None:
         with self._lock:
-            self._points.append(point)
+            self._points.append(with_switches(point, self._unusual))
         self._changed()
 
     def _keep_backend(self, point: Point) -> None:
         with self._lock:
-            self._backend_points[point.name, point.backend, point.units] = point
+            self._backend_points[point.name, point.backend, point.units] = with_switches(point, self._unusual)
         self._changed()
 
     def _keep_refusal(self, refused: Refusal) -> None:

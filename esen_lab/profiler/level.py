@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 import traceback
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from esen_lab.common.resources import aside
 from esen_lab.errors import EsenError, ModelError, UsageError
 from esen_lab.lanes.backends import wrapped_submodel
 
@@ -14,15 +14,24 @@ if TYPE_CHECKING:
     from esen_lab.devices import Device
     from esen_lab.ensemble import SubModel
     from esen_lab.lanes import ForkServer, Worker
+    from esen_lab.lanes.settings import Settings
 
 
 class Level:
-    """The worker of one share: started when first needed, replaced when it died, closed at the end."""
+    """The worker of one share: started when first needed, replaced when it died, closed at the end.
 
-    def __init__(self, device: Device, fork_server: ForkServer, units: int) -> None:
+    Args:
+        device: Where.
+        fork_server: Starts it.
+        units: The share.
+        settings: What is measured under, whatever the session sets meanwhile.
+    """
+
+    def __init__(self, device: Device, fork_server: ForkServer, units: int, settings: Settings | None) -> None:
         self._device = device
         self._fork_server = fork_server
         self._units = units
+        self._settings = settings
         self._worker: Worker | None = None
         self.problem: EsenError | None = None
 
@@ -41,7 +50,8 @@ class Level:
             self._close()
             try:
                 (placement,) = self._device.place((self._units,))
-                self._worker = self._fork_server.worker(placement, label=f"profile worker with {self._units} units")
+                label = f"profile worker with {self._units} units"
+                self._worker = self._fork_server.worker(placement, label=label, settings=self._settings)
             except EsenError as problem:
                 self.problem = problem
                 raise
@@ -80,7 +90,7 @@ def end_building(worker: Worker) -> None:
 
     The worker itself knows how: one in this process has no process to kill, and a client of MPS must not be killed.
     """
-    threading.Thread(target=worker.kill, name="esen_lab end a worker", daemon=True).start()
+    aside(worker.kill, "esen_lab end a worker")
 
 
 def packed(submodel: SubModel, backend: str = "eager") -> bytes:

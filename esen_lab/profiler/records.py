@@ -6,8 +6,8 @@ n   repeats that count, after the warm-up
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -16,9 +16,19 @@ from msgspec import Meta
 from esen_lab.common.display import Shown
 from esen_lab.common.surroundings import step
 from esen_lab.common.tables import to_frame
-from esen_lab.common.units import OLD_DAYS, days_since, format_percent, format_seconds, format_table
+from esen_lab.common.units import (
+    OLD_DAYS,
+    days_since,
+    format_percent,
+    format_seconds,
+    format_table,
+    simulated_line,
+)
 from esen_lab.devices.cpu.load import LOADED
 from esen_lab.files.schemas import Count, Latency, Name, Seconds, Text, Units, plain
+
+_SWITCHES = "switches"
+_MOST_SWITCHES = 2000  # characters of a reading
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +46,8 @@ class Figures:
             took, see `load`); by another backend than eager "prepare_s" (converting, compiling, checking); on a GPU
             "events_median_s" (its own clock), "sm_percent", "occupancy_percent", "tensor_percent" and "dram_percent"
             (GPM, of the whole GPU, around a steady loop of this sub-model alone), "answers_error" (the largest
-            difference from the answers of the whole device, relative to the largest).
+            difference from the answers of the whole device, relative to the largest). Where the session had set what
+            changes latencies, "switches" says what.
     """
 
     median_s: Latency
@@ -247,7 +258,8 @@ class Profile(Shown):
             for backend in ("eager", *self.backends_of(name))
         ]
         failed = [f"{failure.name} at {failure.units} failed: {failure.message}" for failure in self.failures]
-        return "\n".join([format_table(("median at", *map(str, shares)), rows), *failed, *self.doubts])
+        table = format_table(("median at", *map(str, shares)), rows)
+        return "\n".join([table, *simulated_line(self.device), *failed, *self.doubts])
 
     def of(self, name: str, backend: str = "eager") -> tuple[Point, ...]:
         """The points of one sub-model with one backend, by ascending share."""
@@ -285,6 +297,34 @@ def doubts_about(points: Iterable[Point], now: datetime | None = None) -> tuple[
     if ahead:
         doubts.append(f"Dated in the future, so a clock was wrong and their age is not known: {_named(ahead)}.")
     return tuple(doubts)
+
+
+def with_switches(point: Point, unusual: Sequence[str]) -> Point:
+    """A point that says what the session had set that changes latencies (see `Settings.unusual`), where it had any."""
+    return replace(point, readings={**point.readings, _SWITCHES: _words(unusual)}) if unusual else point
+
+
+def _words(unusual: Sequence[str]) -> str:
+    return ", ".join(unusual)[:_MOST_SWITCHES]
+
+
+def under_other_switches(points: Iterable[Point], unusual: Sequence[str]) -> tuple[str, ...]:
+    """That points were measured while other switches were set than now, a sentence; () where none was.
+
+    Args:
+        points: Measured ones.
+        unusual: What is set now.
+    """
+    now = _words(unusual)
+    of = [(point, str(point.readings.get(_SWITCHES, ""))) for point in points]
+    others = [point for point, then in of if then != now]
+    if not others:
+        return ()
+    then = " or ".join(sorted({then or "none" for _, then in of if then != now}))
+    return (
+        f"Measured while other switches were set ({then}; now {now or 'none'}): {_named(others)}. "
+        "Profile again: that measures what is missing.",
+    )
 
 
 def _named(points: Iterable[Point]) -> str:

@@ -31,7 +31,7 @@ from esen_lab.common.locks import Lock
 from esen_lab.common.trees import tree_spec
 from esen_lab.common.units import MOST_UNITS
 from esen_lab.errors import StoreError
-from esen_lab.files import Text, Units, converted, decode_json
+from esen_lab.files import Text, Units, converted, decode_json, fixed_path
 from esen_lab.files.schemas import Latency
 from esen_lab.files.user_folder import user_folder
 from esen_lab.lanes.backends import engine_version
@@ -80,6 +80,8 @@ def point_key(submodel: SubModel, device: str, versions: str, units: int) -> Poi
 def library_versions(settings: Settings | None = None, backend: str = "eager") -> str:
     """What stored points depend on besides the network: versions, the backend, unusual switches.
 
+    Of Python the minor version: what it does around a small network is much of its time.
+
     Args:
         settings: What the session has set; None: as a new process.
         backend: What executes the sub-model (see `check_backend`).
@@ -97,7 +99,8 @@ def library_versions(settings: Settings | None = None, backend: str = "eager") -
         pass  # a torch without that file: its own name for itself stands
     unusual = () if settings is None else settings.unusual
     engine = [] if backend == "eager" else [f"by {backend} {engine_version(backend)}".rstrip()]
-    return ", ".join([f"torch {torch}", f"measuring {MEASURING_VERSION}", *engine, *unusual])
+    python = f"Python {sys.version_info.major}.{sys.version_info.minor}"
+    return ", ".join([f"torch {torch}", python, f"measuring {MEASURING_VERSION}", *engine, *unusual])
 
 
 def default_store_path(environment: Mapping[str, str] = os.environ, platform: str = sys.platform) -> Path:
@@ -114,10 +117,13 @@ class ProfileStore:
 
     Args:
         path: The file; its folder is made when needed. None for `default_store_path()`.
+
+    Raises:
+        UsageError: It cannot name a file.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
-        self.path = default_store_path() if path is None else Path(path)
+        self.path = fixed_path(default_store_path() if path is None else path)
         self._lock = Lock()
         self._file = StoreFile(self.path)
         self._unsaved: dict[PointKey, Point] = {}

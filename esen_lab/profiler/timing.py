@@ -15,10 +15,10 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from esen_lab.common.statistics import FEWEST_FOR_INTERVAL, median_interval, quantile, spread
+from esen_lab.common.units import now
 from esen_lab.profiler.records import Figures, Point
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def as_point(found: Timing, submodel: SubModel, units: int, budget_s: float, bac
         units=units,
         **found.figures(),
         peak_memory_bytes=None if found.growth_bytes is None else submodel.memory_bytes + found.growth_bytes,
-        measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        measured_at=now(),
         budget_s=budget_s,
         backend=backend,
     )

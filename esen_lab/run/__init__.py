@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from esen_lab.lanes import ForkServer  # whoever runs plans keeps one, and gives it to everything that starts lanes
-from esen_lab.lanes.settings import Switched
+from esen_lab.lanes.settings import Settings, Switched
 from esen_lab.run.answered import Answered, Missing, Worth
+from esen_lab.run.at_once import at_once
 from esen_lab.run.baselines import STRATEGIES
 from esen_lab.run.comparison import Comparison, Row
 from esen_lab.run.deadline import Deadline
 from esen_lab.run.executor import Executor
+from esen_lab.run.in_pairs import in_pairs
 from esen_lab.run.in_place import CombineInPlace, LaneInPlace
 from esen_lab.run.options import RunOptions
 from esen_lab.run.outcome import MemberRun, Run
@@ -38,13 +40,16 @@ __all__ = [
     "Run",
     "RunOptions",
     "RunReport",
+    "Settings",
     "Span",
     "StagesInPlace",
     "Switched",
     "Turns",
     "Uncertain",
     "Worth",
+    "at_once",
     "compare",
+    "in_pairs",
     "peer_of",
     "peers_here",
 ]

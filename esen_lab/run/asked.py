@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from esen_lab.common.trees import Tree
 from esen_lab.ensemble import Ensemble
+from esen_lab.errors import EsenError
 from esen_lab.planner.plan import Plan
 from esen_lab.run.deadline import Deadline
 from esen_lab.run.options import RunOptions
@@ -32,6 +33,7 @@ class Asked:
         options: What is asked for besides the answer of all members; checked. Runners of whole answers have no use for
             it.
         due: When the answer is due, or None.
+        failed: Members that are left out from the start, and why: what their lanes hold is not what they are now.
     """
 
     plan: Plan
@@ -43,6 +45,7 @@ class Asked:
     meanwhile: Callable[[], object] | None = None
     options: RunOptions = PLAIN
     due: Deadline | None = None
+    failed: Mapping[str, EsenError] = field(default_factory=dict)
 
 
 class Runner(Protocol):

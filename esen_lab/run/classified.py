@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from esen_lab.common.trees import Tree
 from esen_lab.ensemble.confidence import likeliest
+from esen_lab.errors import UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +35,29 @@ def same_class(output: Tree, reference: Tree) -> float | None:
     if mine is None or wanted is None or mine.shape != wanted.shape or not len(mine):
         return None
     return float((mine == wanted).float().mean())
+
+
+def check_labels(labels: Iterable[int], classes: int) -> None:
+    """Refuse a label that is no class: nobody could ever be right about it.
+
+    Args:
+        labels: Whole numbers.
+        classes: How many classes answers tell apart; 1 or fewer where they have no score for each.
+
+    Raises:
+        UsageError: There is one.
+    """
+    strange = next((label for label in labels if not 0 <= label < classes), None)
+    if classes > 1 and strange is not None:
+        raise UsageError(
+            f"A label is one of the {classes} classes that the members tell apart, 0 to {classes - 1}",
+            given=int(strange),
+        )
+
+
+def classes_among(output: Tree) -> int:
+    """How many classes an answer has a score for, in each row; 0 where it has none."""
+    return output.shape[1] if classes_of(output) is not None and output.dim() == 2 else 0
 
 
 def right_class(output: Tree, labels: Sequence[int] | None) -> float | None:

@@ -11,7 +11,9 @@ from esen_lab.common.display import Shown
 from esen_lab.common.records import to_dict
 from esen_lab.common.tables import to_frame
 from esen_lab.common.units import format_percent, format_seconds, format_table, with_marks
+from esen_lab.common.words import unknown
 from esen_lab.errors import UsageError
+from esen_lab.planner.plan import Plan
 
 CHOSEN = "plan"
 """The name of the chosen plan among strategies."""
@@ -102,6 +104,7 @@ class Comparison(Shown):
         batch: What the input looked like.
         device: The device's name.
         notes: What else the reader should know.
+        plans: By what plan each strategy ran that had one, with what was measured of it: see `plan_of`.
     """
 
     rows: tuple[Row, ...]
@@ -113,6 +116,7 @@ class Comparison(Shown):
     batch: str = ""
     device: str = ""
     notes: tuple[str, ...] = ()
+    plans: Mapping[str, Plan] = field(default_factory=dict, repr=False)
 
     def row(self, strategy: str) -> Row:
         """The row of one strategy.
@@ -123,7 +127,24 @@ class Comparison(Shown):
         for row in self.rows:
             if row.strategy == strategy:
                 return row
-        raise UsageError("A comparison has rows for what was compared", given=strategy)
+        known = [row.strategy for row in self.rows]
+        raise unknown("A comparison has rows for what was compared", strategy, known, given=strategy)
+
+    def plan_of(self, strategy: str) -> Plan:
+        """By what plan a strategy ran: put in force, the ensemble runs as that strategy did.
+
+        Raises:
+            UsageError: It was not compared, did not run, is a function of the user's own, or answers otherwise.
+        """
+        row = self.row(strategy)
+        rule = "A strategy is put in force where it ran by a plan and answers as the sub-models one after another do"
+        if row.failed:
+            raise UsageError(rule, given=f"{strategy} did not run: {row.failed.rstrip('.')}")
+        if strategy not in self.plans:
+            raise UsageError(rule, given=f"{strategy}, a function of your own")
+        if not row.agrees:
+            raise UsageError(rule, given=f"{strategy}: {row.agreement}")
+        return self.plans[strategy]
 
     def __str__(self) -> str:
         """The table and the verdict, for a terminal."""
@@ -168,5 +189,5 @@ class Comparison(Shown):
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data; absent figures are None."""
-        return to_dict(self)
+        """Plain data; absent figures are None. Without the plans, which are saved by themselves: `Plan.save`."""
+        return {name: value for name, value in to_dict(self).items() if name != "plans"}

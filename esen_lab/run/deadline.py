@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from esen_lab.common.resources import begin
 from esen_lab.common.units import format_seconds
 from esen_lab.errors import EsenError, UsageError, WorkerError, WorkerTimeout
 
@@ -77,6 +78,7 @@ class Deadline:
 
         Raises:
             WorkerTimeout: The deadline passed, and what was inside failed of it.
+            DeviceError: The system gives no thread to wait in.
         """
         if math.isinf(self.at_s):
             yield
@@ -92,7 +94,7 @@ class Deadline:
         timer.daemon = True
         timer.name = "esen_lab deadline"
         try:
-            timer.start()
+            begin(timer)
             yield
         except WorkerError as problem:
             if late.is_set():

@@ -51,6 +51,7 @@ class Circumstances:
         device: The identity of the device it ran on, as plain data; empty where that is not known.
         fallen_back: Sub-models that are not executed as the plan says.
         doubts: What is known against the measurements behind the prediction, sentences.
+        of_lab: Whether a lab ran it: elsewhere, as in an exported script, nothing can be measured anew or refined.
         interference: Asked, where lanes worked side by side, for what they take of each other's memory bandwidth.
     """
 
@@ -63,6 +64,7 @@ class Circumstances:
     device: Mapping[str, Any] | None = None
     fallen_back: Sequence[str] = ()
     doubts: Sequence[str] = ()
+    of_lab: bool = True
     interference: Callable[[], Interference | None] = _not_known
 
 
@@ -153,10 +155,11 @@ def _within_the_run(around: Circumstances, *, busy: bool) -> Iterable[str]:
             yield f"lane {lane + 1} began {format_seconds(start_s)} after the batch was handed over"
     slow = [span for span in around.spans if span.predicted_s and span.duration_s > FAR * span.predicted_s]
     if slow and len(slow) < sum(span.predicted_s is not None for span in around.spans):
-        yield "only " + ", ".join(
-            f"{span.name} took longer ({format_seconds(span.duration_s)}, predicted {format_seconds(span.predicted_s)})"
+        longer = ", ".join(
+            f"{span.name} ({format_seconds(span.duration_s)}, predicted {format_seconds(span.predicted_s)})"
             for span in slow
         )
+        yield f"only {longer} took longer"
 
 
 def _by_memory(around: Circumstances, ratio: float) -> Iterable[str]:
@@ -189,7 +192,11 @@ def _left_over(around: Circumstances, ratio: float) -> str:
 
 
 def _advice(around: Circumstances, ratio: float) -> str:
-    first = "Close other programs and run again; then measure" if _is_busy(around, ratio) else "Measure"
+    busy = _is_busy(around, ratio)
+    if not around.of_lab:
+        first = "Close other programs and run again; otherwise measure" if busy else "Measure"
+        return f"{first} and search in a notebook on this machine, and export the plan again."
+    first = "Close other programs and run again; then measure" if busy else "Measure"
     refine = f" {step('lab.studies.refine(x)', '%esen refine x')} corrects the prediction by runs."
     refine = refine if len(around.plan.names) > 1 else ""
     return f"{first} anew: {step('lab.profile(fresh=True)', '%esen profile --fresh')}, and search again.{refine}"

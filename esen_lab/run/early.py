@@ -17,11 +17,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from esen_lab.common.surroundings import step
 from esen_lab.common.trees import Tree
 from esen_lab.ensemble import Combine
 from esen_lab.ensemble.combine_rules import weights_for
 from esen_lab.ensemble.confidence import likeliest
 from esen_lab.errors import UsageError
+from esen_lab.run.options import SOFTMAX
 
 if TYPE_CHECKING:
     import torch
@@ -57,7 +59,7 @@ def decided(outputs: Mapping[str, Tree], left: int) -> bool:
     for tensor in scores:
         choice = likeliest(tensor).unsqueeze(-1)
         if votes is None:
-            votes = torch.zeros(tensor.shape, dtype=torch.int64)
+            votes = torch.zeros(tensor.shape, dtype=torch.int64, device=tensor.device)
         votes.scatter_add_(-1, choice, torch.ones_like(choice))
     assert votes is not None
     return bool((_lead(votes) > left).all())
@@ -110,7 +112,7 @@ def _probabilities(row: torch.Tensor, name: str, rule: Combine) -> torch.Tensor:
         raise UsageError(
             "An answer is confident where it is of probabilities: each row at least 0, and of sum 1",
             given=f"the output of {name!r} under the rule {rule.describe()}",
-            hint="Set lab.combine('softmax-mean') for scores, or run without stop_early.",
+            hint=f"Of scores it is by {step(*SOFTMAX)}; or run without stop_early.",
         )
     return row
 

@@ -18,19 +18,20 @@ member_state.py   what sub-models keep between calls
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from select import POLLIN, poll
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from esen_lab.common.inputs import ordinary_tensors
+from esen_lab.common.locks import Lock
 from esen_lab.common.trees import Tree
 from esen_lab.devices import Device, Placement
 from esen_lab.ensemble import Ensemble
 from esen_lab.ensemble.chance import PROOF_SEED, draw_seed
-from esen_lab.errors import DeviceError, ModelError, UsageError
+from esen_lab.errors import DeviceError, EsenError, ModelError, UsageError
 from esen_lab.lanes import ForkServer, Worker
 from esen_lab.lanes.forks import tell_when_forked
 from esen_lab.planner.fits import check_fits
@@ -47,6 +48,7 @@ from esen_lab.run.member_state import MemberState
 from esen_lab.run.options import RunOptions
 from esen_lab.run.outcome import MemberRun, Run
 from esen_lab.run.partial_runner import PartialRunner
+from esen_lab.run.reference_answers import ExportedAnswers
 from esen_lab.run.run_history import RunHistory
 from esen_lab.run.stage_checks import check_stages
 from esen_lab.run.stage_partial import StagePartialRunner
@@ -60,6 +62,7 @@ from esen_lab.run.start import (
     load_lanes,
     places_of,
     remarks_on_lanes,
+    renewing,
     silent,
     start_lanes,
 )
@@ -76,9 +79,11 @@ class Executor:
 
     Attributes:
         plan: What runs.
-        ensemble: Its sub-models, and the combine rule.
+        names: Its sub-models.
+        ensemble: These sub-models, and the combine rule.
         history: What is known of its runs, and what every report says.
         fidelity: Whether its lanes answer as the notebook does.
+        seed: What the random numbers of its last run were made of; None: it drew none.
         lanes: Runs it lane by lane.
     """
 
@@ -97,14 +102,15 @@ class Executor:
         import torch
 
         self._in_inference_mode = torch.is_inference_mode_enabled
-        self.plan = plan
+        self.plan, self.names = plan, plan.names
         self.ensemble = ensemble
         self._workers = workers
         self._fork_server = fork_server
         self._places = places
         self._graphs = graphs
+        self.seed: int | None = None
         self._turns = Turns()  # of calls from several threads
-        self._lock = threading.RLock()
+        self._lock = Lock()
         # Simulated devices, and what disturbs lanes on real ones at present.
         notes = () if device.identity.kind == "cpu" else device.notes
         self.history = RunHistory(
@@ -139,12 +145,13 @@ class Executor:
             loading.other_code,
             on_gpu=self.lanes.where.possible,
             executed=lambda: self.history.executed(self.plan),
+            in_lanes=lambda: [members_of(lane.members) for lane in self.plan.lanes],
         )
         tell_when_forked(self)
 
     def let_go_in_child(self) -> None:
         """See `Forked`."""
-        self._turns, self._lock = Turns(), threading.RLock()
+        self._turns, self._lock = Turns(), Lock()
         self._group.give_up("it belongs to the process that this one was forked from")
 
     @classmethod
@@ -159,6 +166,7 @@ class Executor:
         load_timeout_s: float = 300.0,
         given_up: GivenUp | None = None,
         graphs: Graphs | None = None,
+        exported_under: Mapping[str, Any] | None = None,
     ) -> Executor:
         """Start a worker per lane, load its sub-models and run the whole plan once on the example.
 
@@ -171,6 +179,8 @@ class Executor:
             load_timeout_s: Deadline for loading one sub-model.
             given_up: Lets another thread end the start.
             graphs: For each sub-model what engines have made of it where it was exported, by name.
+            exported_under: The switches of torch that were set where it was exported: lanes are compared with what the
+                sub-models answered there. None: it was not exported.
 
         Raises:
             UsageError: The plan does not fit the ensemble or the device.
@@ -181,12 +191,22 @@ class Executor:
         check_stages(plan, ensemble)
         steps = steps_of(plan, ensemble)
         given_up = given_up or GivenUp()
+        if exported_under is not None:
+            fork_server.own_answers = ExportedAnswers(exported_under)
         with from_the_system():
             places = places_of(plan, device)
             workers = start_lanes(places, fork_server, given_up)
         try:
             with from_the_system():
-                loading = load_lanes(workers, plan, steps, timeout_s=load_timeout_s, tell=on_progress, graphs=graphs)
+                loading = load_lanes(
+                    workers,
+                    plan,
+                    steps,
+                    timeout_s=load_timeout_s,
+                    tell=on_progress,
+                    graphs=graphs,
+                    renew=renewing(workers, places, fork_server, given_up),
+                )
             executor = cls(plan, ensemble, workers, loading, device, fork_server, places, graphs)
             executor._compare_with_notebook(NEVER)
             executor.history.forget()  # that one was cold
@@ -218,8 +238,13 @@ class Executor:
 
     @property
     def begins_anew(self) -> bool:
-        """Whether a run must not be made twice: a member keeps state, or draws random numbers."""
+        """Whether no run is as the one before: a member keeps state, or draws random numbers."""
         return bool(self._state.keeping) or self._state.random
+
+    @property
+    def runs_once(self) -> bool:
+        """Whether a run must not be made twice: none is as the one before, or the user's own rule would be told."""
+        return self.begins_anew or self.ensemble.combine.function is not None
 
     @property
     def keeping(self) -> tuple[str, ...]:
@@ -286,18 +311,25 @@ class Executor:
                     workers[index] = worker
                 with from_the_system():
                     loading = load_lanes(
-                        workers, self.plan, steps, timeout_s=load_timeout_s, only=names, graphs=self._graphs
+                        workers,
+                        self.plan,
+                        steps,
+                        timeout_s=load_timeout_s,
+                        only=names,
+                        graphs=self._graphs,
+                        renew=renewing(workers, self._places, self._fork_server, given_up),
                     )
-                for index, worker in zip(ended, started, strict=True):
-                    self._workers[index] = worker
-                    self.lanes.replace(index, worker)
+                for index in ended:
+                    self._workers[index] = workers[index]
+                    self.lanes.replace(index, workers[index])
             except BaseException:
-                for worker in started:
-                    worker.close(timeout_s=0)
+                for index in ended:
+                    workers[index].close(timeout_s=0)
                 raise
             self.history.lanes_are(self._workers)
             self.history.loaded_anew(names, loading.fallen_back)
             self.fidelity.loaded_anew(members_of(names), loading.other_code)
+            self._state.look(steps, names)
         self._compare_with_notebook(Deadline(load_timeout_s))
         self.history.forget()
         self.history.news = f"The lane of {', '.join(names)} had ended and was started anew; the others stayed warm."
@@ -328,8 +360,10 @@ class Executor:
         meanwhile: Callable[[], object] | None = None,
         deadline: Deadline | None = None,
         in_turn: bool = False,
+        at_turn: Callable[[], object] | None = None,
         options: RunOptions | None = None,
         due: Deadline | None = None,
+        failed: Mapping[str, EsenError] | None = None,
     ) -> Run:
         """Run the ensemble once.
 
@@ -340,8 +374,10 @@ class Executor:
             meanwhile: Called while the lanes work.
             deadline: One that has begun earlier, in the place of `timeout_s`.
             in_turn: Whether the caller sees to it that no other thread uses these lanes meanwhile.
+            at_turn: Called when the call has its turn, before anything else: a look at what this thread has set.
             options: What is asked for besides the answer of all members; see `RunOptions`.
             due: When the answer is due, where `options` has a deadline that has begun earlier.
+            failed: Members that are left out from the start, where `options` leaves out who fails, and why.
 
         Returns:
             The combined output, of ordinary tensors also inside `torch.inference_mode`, and what happened.
@@ -368,13 +404,16 @@ class Executor:
                 options.check_stages()
             if due is None and options.deadline_s is not None:
                 due = Deadline(options.deadline_s)
-            work = partial(self._run, self._partial, options, due, seed, meanwhile)
+            work = partial(self._run, self._partial, options, due, seed, meanwhile, failed=failed)
         if in_turn:
             return self._run_now(work, x, deadline)
         with self._turns.turn("a run", deadline):
+            if at_turn is not None:
+                at_turn()
             return self._run_now(work, x, deadline)
 
     def _run_now(self, work: Callable[[Tree, Deadline], _Done], x: Tree, deadline: Deadline) -> _Done:
+        self.seed = None  # of this call; that of an earlier one would repeat its numbers
         if self.fidelity.outdated:
             self._all_at_rest(deadline)
             with self._lock, deadline.ending(self._group.end, "lanes that take the session's settings"):
@@ -409,22 +448,39 @@ class Executor:
         meanwhile: Callable[[], object] | None,
         x: Tree,
         deadline: Deadline,
+        *,
+        ensemble: Ensemble | None = None,
+        failed: Mapping[str, EsenError] | None = None,
     ) -> Run:
         begin_ns = time.perf_counter_ns()
-        drawn = (draw_seed() if seed is None else seed) if self._state.random else None
-        return runner.run(
-            Asked(
-                plan=self.plan,
-                ensemble=self.ensemble,
-                x=x,
-                deadline=deadline,
-                seed=drawn,
-                begin_ns=begin_ns,
-                meanwhile=meanwhile,
-                options=options,
-                due=due,
-            )
+        asked = Asked(
+            plan=self.plan,
+            ensemble=ensemble or self.ensemble,
+            x=x,
+            deadline=deadline,
+            seed=self._drawn(seed),
+            begin_ns=begin_ns,
+            meanwhile=meanwhile,
+            options=options,
+            due=due,
+            failed=failed or {},
         )
+        run = runner.run(asked)
+        if not self._state.draws(self._group.take_drew()):
+            return run
+        self._tell_of_members()
+        if due is not None or self.keeping or self.ensemble.combine.function is not None:
+            return run
+        # Made again, so that the seed of the session repeats this one too; what was drawn once is not drawn again.
+        seed = self._drawn(seed) if asked.seed is None else asked.seed
+        run = runner.run(replace(asked, seed=seed, begin_ns=time.perf_counter_ns(), meanwhile=None))
+        self._group.take_drew()  # it is known: a lane that is loaded anew has still to show it
+        return run
+
+    def _drawn(self, seed: int | None) -> int | None:
+        """What a run's random numbers are made of; None where no member draws any."""
+        self.seed = (draw_seed() if seed is None else seed) if self._state.random else None
+        return self.seed
 
     def _all_at_rest(self, deadline: Deadline) -> None:
         """Wait for lanes that are late from an earlier run: nothing can be asked of them before."""
@@ -438,31 +494,46 @@ class Executor:
             with self._lock:
                 self._group.look_at_late()
 
-    def run_members(self, x: Tree, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> MemberRun:
+    def run_members(self, x: Tree, *, timeout_s: float = DEFAULT_TIMEOUT_S, combined: bool = False) -> MemberRun:
         """Run once and answer for each sub-model too; raises as `run` does.
 
         Sub-models run as they were registered, with the random numbers of `PROOF_SEED`: what they answer can be
-        compared. After it they are what they were before.
+        compared. After it they are what they were before, and so is what a combine rule of the user's own keeps.
+
+        Args:
+            x: The input.
+            timeout_s: Deadline of the whole call.
+            combined: Whether the combined output is wanted too; where not, a rule of the user's own is not called.
         """
         deadline = Deadline(timeout_s)
+        ensemble = self.ensemble if combined else self._uncombined
         with self._turns.turn("a run of members", deadline):
-            return self._in_lanes(self._run_members, x, deadline)
+            return self._in_lanes(partial(self._run_members, ensemble), x, deadline)
 
-    def _run_members(self, x: Tree, deadline: Deadline) -> MemberRun:
+    def _run_members(self, ensemble: Ensemble, x: Tree, deadline: Deadline) -> MemberRun:
         self._all_at_rest(deadline)
         with self.measuring():
             self.fidelity.take_settings()
             seed = PROOF_SEED if self._state.random else None
-            return self.lanes.run_members(self.ensemble, x, deadline, seed=seed)
+            return self.lanes.run_members(ensemble, x, deadline, seed=seed)
+
+    @property
+    def _uncombined(self) -> Ensemble:
+        rule = self.ensemble.combine.unasked()
+        return self.ensemble if rule is self.ensemble.combine else self.ensemble.with_combine(rule)
 
     @contextlib.contextmanager
     def measuring(self) -> Iterator[None]:
-        """Runs inside begin with sub-models as they were registered; after it they are what they were before."""
+        """Runs inside begin with sub-models as they were registered; after it they are what they were before.
+
+        So is what a combine rule of the user's own keeps.
+        """
         self._all_at_rest(NEVER)
         with self._lock:
             self._state.begin()
         try:
-            yield
+            with self.ensemble.combine.kept():
+                yield
         finally:
             # An interrupt may come before this line, and then nothing is put back here: see `at_rest`.
             with self._lock:
@@ -494,7 +565,10 @@ class Executor:
             EsenError: One could not be loaded, or not in time, or is not what the notebook is in a process that ran
                 before: a new one would import anew what this one holds. The executor is `broken`.
         """
-        before, self.plan = self.ensemble, plan
+        before = self.ensemble
+        if plan is self.plan and ensemble is before:
+            return
+        self.plan, self.names = plan, plan.names
         changed = [name for name in plan.names if not ensemble.get(name).same_as(before.get(name))]
         if not changed:
             self.ensemble = ensemble
@@ -507,7 +581,9 @@ class Executor:
                 with from_the_system(), deadline.ending(self._group.end, words):
                     self.lanes.where.stop()
                     steps = steps_of(plan, ensemble)
-                    loading = load_lanes(self._workers, plan, steps, timeout_s=load_timeout_s, only=anew)
+                    loading = load_lanes(
+                        self._workers, plan, steps, timeout_s=load_timeout_s, only=anew, renew=self._renewed
+                    )
             except BaseException:
                 # Some of them may be the old ones, and some the new ones: nobody runs that.
                 self._group.give_up("a sub-model that had changed could not be loaded")
@@ -522,6 +598,13 @@ class Executor:
             self._group.give_up("its lanes hold what was imported before a sub-model changed")
             raise DeviceError("Lanes hold what the notebook holds", given=f"older code of {', '.join(changed)}")
 
+    def _renewed(self, index: int) -> Worker:
+        """A lane whose process has ended, started anew."""
+        worker = renewing(self._workers, self._places, self._fork_server, GivenUp())(index)
+        self.lanes.replace(index, worker)
+        self.history.lanes_are(self._workers)
+        return worker
+
     def _compare_with_notebook(self, deadline: Deadline) -> None:
         """Run the example once, and compare each answer with the notebook's own; what the run changed is put back.
 
@@ -532,16 +615,20 @@ class Executor:
             WorkerTimeout: The deadline passed; the executor is `broken`.
         """
         x = self.ensemble.example
+        # In stages the rule decides who leaves, and takes any number of rows: whether it does is seen here. A graph is
+        # made for its rule, and its answer is compared with that of the lanes.
+        combines = self.plan.staged or self._graph is not None
+        ensemble = self.ensemble if combines else self._uncombined
         ran = Deadline(DEFAULT_TIMEOUT_S) if deadline is NEVER else deadline
         words = "lanes that are compared with the notebook"
         with self._lock, deadline.ending(self._group.end, words), self.measuring():
             self.fidelity.take_settings()
             # As later runs are: what is made for a first one is made now.
-            self._in_lanes(partial(self._run, self._runner, PLAIN, None, PROOF_SEED, None), x, ran)
+            self._in_lanes(partial(self._run, self._runner, PLAIN, None, PROOF_SEED, None, ensemble=ensemble), x, ran)
             if self._graph is None and isinstance(self.lanes, LaneRunner):
                 answers: Mapping[str, Tree] = self.lanes.members(self.ensemble)
             else:  # a graph leaves no outputs of members, stages those of some rows
-                answers = self._in_lanes(self._run_members, x, ran).members
+                answers = self._in_lanes(partial(self._run_members, ensemble), x, ran).members
         self.fidelity.look(answers, self.ensemble, x)
         self._tell_of_members()
 

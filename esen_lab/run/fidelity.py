@@ -10,11 +10,20 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from esen_lab.common.answers import IN_PRECISION, OTHER_ORDER, TOLERANCE, Difference, difference
+from esen_lab.common.answers import (
+    IN_PRECISION,
+    OTHER_ORDER,
+    TOLERANCE,
+    Difference,
+    difference,
+    difference_of_tensors,
+)
 from esen_lab.common.trees import Tree
 from esen_lab.common.units import backend_parts
+from esen_lab.common.words import some_of
 from esen_lab.lanes import ForkServer, Worker
 from esen_lab.lanes.settings import Settings
+from esen_lab.run.reference_answers import ExportedAnswers
 
 if TYPE_CHECKING:
     from esen_lab.ensemble import Ensemble
@@ -34,26 +43,39 @@ class Unlike:
     Attributes:
         name: The sub-model.
         found: How its lane's answer compares with the notebook's own; None where only its code is other code.
-        other_code: Functions that are other code in the lane, as "module:name".
+        other_code: Functions that are other code in the lane, as "module:name"; names that hold another function or
+            class there, as "module.name".
         replaced: Names in imported modules that were set to a function of the session at run time.
+        exported: Whether it is compared with what it answered where it was exported, not with the notebook.
     """
 
     name: str
     found: Difference | None
     other_code: tuple[str, ...] = ()
     replaced: tuple[str, ...] = ()
+    exported: bool = False
 
     @property
     def wrong(self) -> bool:
         """Whether its answer is another one, beyond rounding."""
         return self.found is not None and not self.found.agrees
 
+    @property
+    def loud(self) -> bool:
+        """Whether people are warned: its answer is another one, or may be to another input than its example."""
+        edited = {key.replace(":", ".") for key in self.other_code if ":" in key}
+        return self.wrong or any(":" not in key and key not in edited for key in self.other_code)
+
     def __str__(self) -> str:
         """What is so, the likely reason, and what to do: one line."""
         if not self.wrong:
             return (
-                f"{self.name} runs other code in its lane than here ({self._functions}), with the same answer: "
-                f"{_EDITED} Measured times are those of the other code."
+                f"{self.name} runs other code in its lane than here ({self._functions}), with the same answer to its "
+                f"example, perhaps not to others: {_EDITED} Measured times are those of the other code."
+            )
+        if self.exported:
+            return (
+                f"OTHER THAN WHERE IT WAS EXPORTED: {self.name} answers otherwise here ({self.found}). {_NOT_CARRIED}"
             )
         told = f"OTHER THAN THE NOTEBOOK: {self.name} answers otherwise in its lane than here ({self.found})."
         if self.other_code:
@@ -64,8 +86,8 @@ class Unlike:
 
     @property
     def _functions(self) -> str:
-        more = f" and {len(self.other_code) - 3} more" if len(self.other_code) > 3 else ""
-        return ", ".join(key.replace(":", ".") for key in self.other_code[:3]) + more
+        names = list(dict.fromkeys(key.replace(":", ".") for key in self.other_code))
+        return some_of(names, 3)
 
 
 _EDITED = (
@@ -77,6 +99,11 @@ _OUTSIDE = (
     "something outside the network was changed in this process (an object of an imported module, a library's own "
     "switch, a file that is read while it runs), which a lane has as a new process has it. Keep it in the network, as "
     "an attribute or a buffer, and register again."
+)
+_NOT_CARRIED = (
+    "Likely: a module or package that it imports is another one here, or something outside the network was changed in "
+    "the session that exported it (a name in an imported module, an environment variable, a file that is read while it "
+    "runs). Have the same here; or keep it in the network, as an attribute or a buffer, and export again."
 )
 
 
@@ -95,10 +122,32 @@ def tolerances(settings: Settings | None, *, on_gpu: bool, precision: str = "") 
     return _ROUNDS_MORE if settings is not None and settings.rounds_more else OTHER_ORDER
 
 
-def own_answers(ensemble: Ensemble, x: Tree, fork_server: ForkServer) -> dict[str, Tree]:
-    """What the notebook's own process answers; empty where nobody can be asked."""
+def unlike_export(name: str, answer: Tree, exported: Tree, precision: str) -> Unlike | None:
+    """A sub-model that answers otherwise than where it was exported; None where it does not, or nobody can tell.
+
+    Args:
+        name: The sub-model.
+        answer: To its example, here.
+        exported: The same there, perhaps by another processor, with other kernels.
+        precision: What it is asked to compute in; "" for its own.
+    """
+    if precision == "int8":  # right for data like its calibration's, and the example may be noise
+        return None
+    found = difference_of_tensors(answer, exported, tolerances(None, on_gpu=True, precision=precision))
+    return None if found.agrees else Unlike(name=name, found=found, exported=True)
+
+
+def own_answers(ensemble: Ensemble, x: Tree, fork_server: ForkServer, *, anew: bool = False) -> dict[str, Tree]:
+    """What the notebook's own process answers; empty where nobody can be asked.
+
+    Args:
+        ensemble: The sub-models.
+        x: The input.
+        fork_server: Knows whom to ask.
+        anew: Ask now, whatever is known: what is outside of a network may have changed unseen.
+    """
     ask = fork_server.own_answers
-    return {} if ask is None else ask(ensemble, x, fork_server.settings)
+    return {} if ask is None else ask(ensemble, x, fork_server.settings, anew=anew)
 
 
 class Fidelity:
@@ -110,6 +159,7 @@ class Fidelity:
         other_code: For each sub-model of which functions are other code in its lane, these.
         on_gpu: Whether the lanes compute on a GPU.
         executed: Tells for each sub-model the backend that executes it.
+        in_lanes: Tells which members each lane runs, in order.
 
     Attributes:
         unlike: The sub-models whose lanes are not what the notebook is, as of the last look.
@@ -123,8 +173,10 @@ class Fidelity:
         *,
         on_gpu: bool,
         executed: Callable[[], Mapping[str, str]],
+        in_lanes: Callable[[], Sequence[Sequence[str]]],
     ) -> None:
         self._executed = executed
+        self._in_lanes = in_lanes
         self._fork_server = fork_server
         self._workers = workers
         self._other_code = dict(other_code)
@@ -158,7 +210,12 @@ class Fidelity:
         backends = executed.values() if name is None else [executed[name]]
         asked = [backend_parts(backend)[1] for backend in backends]
         loosest = max(asked, key=lambda precision: IN_PRECISION[precision]["float32"], default="")
-        return tolerances(self._settings, on_gpu=self._on_gpu, precision=loosest)
+        # Where it was exported may have been another processor, with other kernels.
+        return tolerances(self._settings, on_gpu=self._on_gpu or self._exported, precision=loosest)
+
+    @property
+    def _exported(self) -> bool:
+        return isinstance(self._fork_server.own_answers, ExportedAnswers)
 
     def look(self, answers: Mapping[str, Tree], ensemble: Ensemble, x: Tree) -> None:
         """Compare what lanes answered to `x` with what the notebook's own process answers: see `unlike`."""
@@ -186,15 +243,29 @@ class Fidelity:
         others = {name: item for name, item in found.items() if not item.wrong}
         return others | self._unlike({name: answers[name] for name in suspects}, now, ensemble)
 
+    def _moved_by_others(self, ensemble: Ensemble) -> frozenset[str]:
+        """Members whose lane runs one before them that shares state with them: called in turn, as nobody asks here."""
+        return frozenset(
+            name
+            for members in self._in_lanes()
+            for place, name in enumerate(members)
+            if not set(members[:place]).isdisjoint(ensemble.get(name).shares)
+        )
+
     def _unlike(self, answers: Mapping[str, Tree], own: Mapping[str, Tree], ensemble: Ensemble) -> dict[str, Unlike]:
         found: dict[str, Unlike] = {}
-        executed = self._executed()
+        executed, moved = self._executed(), self._moved_by_others(ensemble)
         for name, answer in answers.items():
             # int8 is right for data like its calibration's, and the input may be noise: its lane has compared it there.
-            compares = name in own and backend_parts(executed[name])[1] != "int8"
-            compared = difference(answer, own[name], self.allowed(name)) if compares else None
+            # A GPU draws other numbers than a CPU with the same seed.
+            apart = name in moved or (self._on_gpu and ensemble.get(name).traits.random)
+            compares = name in own and not apart and backend_parts(executed[name])[1] != "int8"
+            compare = difference_of_tensors if self._exported else difference
+            compared = compare(answer, own[name], self.allowed(name)) if compares else None
             code = self._other_code.get(name, ())
             if code or (compared is not None and not compared.agrees):
                 replaced = ensemble.get(name).traits.replaced
-                found[name] = Unlike(name=name, found=compared, other_code=code, replaced=replaced)
+                found[name] = Unlike(
+                    name=name, found=compared, other_code=code, replaced=replaced, exported=self._exported
+                )
         return found

@@ -7,21 +7,24 @@ each lane run `LaneInPlace`, and one run `CombineInPlace`; the answers are those
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 from esen_lab.common.trees import Tree, TreeSpec, tree_spec, unflatten
-from esen_lab.common.units import format_units
+from esen_lab.common.units import backend_parts, format_units
 from esen_lab.devices import InForce
 from esen_lab.devices.cpu.affinity import ranges
 from esen_lab.devices.cpu.device import CpuPlacement
 from esen_lab.ensemble import Ensemble, SubModel
+from esen_lab.ensemble.chance import generators_kept
+from esen_lab.errors import EsenError
 from esen_lab.lanes.dispatch import engine_for
 from esen_lab.lanes.engine import InSubModel
 from esen_lab.lanes.problems import described, error_from
-from esen_lab.planner.plan import Plan
+from esen_lab.planner.plan import Lane, Plan
 from esen_lab.planner.steps import Step, is_plain
+from esen_lab.run.fidelity import unlike_export
 from esen_lab.run.lane_steps import answers_of_members, steps_of
 from esen_lab.run.start import load_as_planned
 
@@ -42,7 +45,8 @@ class LaneInPlace:
         graphs: For each sub-model what engines have made of it, by name.
 
     Attributes:
-        notes: What is not as the plan says: cores, backends. To be shown to whoever runs the server.
+        notes: What is not as the plan says, or as it was where it was exported: cores, backends, answers. To be shown
+            to whoever runs the server.
 
     Raises:
         EsenError: A sub-model cannot be loaded.
@@ -67,6 +71,7 @@ class LaneInPlace:
             _, why = load_as_planned(load, model, how, own_threads=lane.mode == "async", graphs=own)
             notes += [why] if why else []
         self._engine.arrange(lane.members, lane.mode)
+        notes += self._unlike(ensemble, lane)
         self.notes = tuple(notes)
 
     def _load(self, model: SubModel, active_units: int, payload: bytes) -> tuple[str, ...]:
@@ -74,6 +79,28 @@ class LaneInPlace:
             return self._engine.load(model.name, memoryview(payload), model.example, active_units, model.traits)
         except InSubModel as problem:
             raise error_from(described(problem)) from problem
+
+    def _unlike(self, ensemble: Ensemble, lane: Lane) -> list[str]:
+        """Members that answer otherwise than where they were exported, a sentence each. Leaves no trace in them."""
+        how = dict(zip(lane.members, lane.backends, strict=True))
+        # What a part of the batch is answered is not known, nor what a member answers that never does the same.
+        members = {name: Step.of(name).members for name in lane.members if Step.of(name).parts == 1}
+        known = {name: ensemble.get(name).answer for names in members.values() for name in names}
+        wanted = {name: answer for name, answer in known.items() if answer is not None}
+        if not wanted:
+            return []
+        precisions = {name: backend_parts(how[step])[1] for step, names in members.items() for name in names}
+        with generators_kept():
+            self._engine.put_state("aside")
+            try:
+                answers = dict(zip(lane.members, self.run(ensemble.example), strict=True))
+                found = answers_of_members({step: answers[step] for step in members}, _derived(members))
+                unlike = [unlike_export(name, found[name], wanted[name], precisions[name]) for name in wanted]
+            except EsenError:  # the first request will hear it
+                unlike = []
+            finally:
+                self._engine.put_state("back")
+        return [str(one) for one in unlike if one is not None]
 
     def __str__(self) -> str:
         """Who runs here, on what, in one line."""
@@ -116,7 +143,7 @@ class CombineInPlace:
 
         torch.set_num_threads(1)
         self._steps = plan.steps
-        self._derived: Mapping[str, Step] = {name: Step.of(name) for name in plan.steps if not is_plain(name)}
+        self._derived = _derived(plan.steps)
         self._ensemble = ensemble
 
     def run(self, answers: Sequence[Tree]) -> Tree:
@@ -148,14 +175,22 @@ def answer_spec(ensemble: Ensemble) -> TreeSpec:
     answers = {
         model.name: unflatten(
             model.output_spec.structure,
-            [torch.zeros(spec.shape, dtype=getattr(torch, spec.dtype)) for spec in model.output_spec.tensors],
+            [
+                torch.zeros(spec.shape, dtype=getattr(torch, spec.dtype), device="cpu")
+                for spec in model.output_spec.tensors
+            ],
         )
         if model.answer is None
         else model.answer
         for model in ensemble.submodels
     }
-    with torch.no_grad():
+    with torch.no_grad(), ensemble.combine.kept():
         return tree_spec(ensemble.combine(answers), "the answer")
+
+
+def _derived(steps: Iterable[str]) -> Mapping[str, Step]:
+    """Those that are groups and parts."""
+    return {name: Step.of(name) for name in steps if not is_plain(name)}
 
 
 def _cpus_here() -> set[int] | None:

@@ -49,6 +49,7 @@ class LaneGroup:
 
     Attributes:
         lasted_s: From the wake-ups to the last answer, last time; 0 where that is not known for the input at hand.
+        drew: Steps that were seen to draw random numbers, which their examples did not show.
         derived: Whether a lane runs groups of sub-models, or parts of a batch.
         stepwise: The same lanes for runs that do not wait for all of them.
     """
@@ -69,6 +70,7 @@ class LaneGroup:
         self.derived = bool(self._derived)
         self._core_to_spare = core_to_spare
         self.lasted_s = 0.0
+        self.drew: set[str] = set()
         self._slowest_first = list(range(len(workers)))
         self._waking = WakingOrder([worker.pid for worker in workers])
 
@@ -94,6 +96,11 @@ class LaneGroup:
         """Another process is this lane from now on, loaded, in the place of one that has ended."""
         self._watch.replace(index, worker)
         self._waking = WakingOrder([worker.pid for worker in self._workers])
+
+    def take_drew(self) -> Collection[str]:
+        """Steps that were seen to draw since this was asked last: see `drew`."""
+        drew, self.drew = self.drew, set()
+        return drew
 
     @property
     def late(self) -> dict[int, int]:
@@ -151,6 +158,14 @@ class LaneGroup:
             # One that had ended when it was to be woken answers nothing.
             pending.intersection_update([index for index in pending if self._workers[index].alive])
             self._watch.only_the_living()
+            self.settle()
+            raise
+
+    def meanwhile(self, act: Callable[[], object]) -> None:
+        """Do something while the lanes work; whatever it raises, none is left at work."""
+        try:
+            act()
+        except BaseException:
             self.settle()
             raise
 

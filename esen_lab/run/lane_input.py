@@ -173,7 +173,7 @@ class LaneInput:
         if not self._arena.layouts:
             return ""
         given, wanted = specs_by_path(self.spec, "the input"), specs_by_path(tree_spec(example), "the input")
-        odd = [f"there is no {path}" for path in wanted if path not in given]
+        odd = [f"{path} is missing" for path in wanted if path not in given]
         for path, spec in given.items():
             like = wanted.get(path)
             if like is None or like.dtype != spec.dtype:

@@ -13,6 +13,7 @@ An input of another shape costs one more message per lane, once.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -63,6 +64,7 @@ class LaneRunner:
         self._cores_are_lanes = not core_to_spare and all(worker.own_process for worker in workers)
         self.where = WhereToCombine(workers)
         self.input = LaneInput(workers)
+        self._told: tuple[TreeSpec | None, str] = (None, "")
 
     def run(self, asked: Asked) -> Run:
         """Run once.
@@ -76,13 +78,9 @@ class LaneRunner:
         copied = time.perf_counter_ns()
         # 2. While they work, their cores are theirs: here is only what must be done at this very time, and nothing that
         # writes to the input or reads an output. Where there is no other core, it waits for one that a lane is done
-        # with. Whatever it raises, no lane is left at work.
+        # with.
         if meanwhile is not None and self._core_to_spare:
-            try:
-                meanwhile()
-            except BaseException:
-                self._group.settle()
-                raise
+            self._group.meanwhile(meanwhile)
         prepared = self._host.prepared
         timings = self._group.collect(deadline, self._host.rehearse, None if self._core_to_spare else meanwhile)
         # 3. While the caller waits: the answer, and nothing else.
@@ -95,18 +93,25 @@ class LaneRunner:
         end = time.perf_counter_ns()
         jct_s = (end - begin_ns) / 1e9
         times = times_of(asked.plan.lanes, timings, begin_ns)
+        self._group.drew.update(times.drew)
         self._prepare_next(ensemble, output, jct_s, times)
         report = self._history.report(
             asked.plan,
             times.at_s,
             times.nan,
-            str(spec),
+            self._in_words(spec),
             jct_s=jct_s,
             copy_s=(copied - begin_ns) / 1e9,
             combine_s=(end - done) / 1e9,
             notes=self._notes(jct_s),
         )
         return Run(output=output, report=report)
+
+    def _in_words(self, spec: TreeSpec) -> str:
+        """What an input looks like, for people; the same object as last time needs no second look."""
+        if self._told[0] is not spec:
+            self._told = spec, str(spec)
+        return self._told[1]
 
     def _notes(self, jct_s: float) -> list[str]:
         """What is to be said of this run alone."""
@@ -251,23 +256,24 @@ class LaneRunner:
 
 
 class Times(NamedTuple):
-    """When sub-models and lanes ran, in seconds since the call began, and whose output holds NaN."""
+    """When sub-models and lanes ran, in seconds since the call began; who put out NaN, and who was seen to draw."""
 
     at_s: dict[str, tuple[float, float]]
     nan: list[str]
+    drew: list[str]
     starts_s: list[float]
     ends_s: list[float]
 
 
 def times_of(lanes: Sequence[Lane], timings: Sequence[bytes], begin_ns: int) -> Times:
     """What the lanes packed."""
-    times = Times({}, [], [], [])
+    times = Times({}, [], [], [], [])
     for lane, packed in zip(lanes, timings, strict=True):
         timing = RunTimings.unpack(packed)
-        for name, start, end, is_nan in zip(lane.members, timing.start_ns, timing.end_ns, timing.nan, strict=True):
+        for name, start, end in zip(lane.members, timing.start_ns, timing.end_ns, strict=True):
             times.at_s[name] = ((start - begin_ns) / 1e9, (end - begin_ns) / 1e9)
-            if is_nan:
-                times.nan.append(name)
+        times.nan.extend(itertools.compress(lane.members, timing.nan))
+        times.drew.extend(itertools.compress(lane.members, timing.drew))
         times.starts_s.append((min(timing.start_ns) - begin_ns) / 1e9)
         times.ends_s.append((max(timing.end_ns) - begin_ns) / 1e9)
     return times

@@ -6,11 +6,11 @@ One record for whoever wakes and hears lanes: a plain run (`lane_group.py`), and
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Collection, Sequence
 from select import POLLIN, poll
 
+from esen_lab.common.resources import aside
 from esen_lab.errors import EsenError, WorkerDied
 from esen_lab.lanes import ForkServer, Worker
 from esen_lab.planner.plan import Lane
@@ -52,8 +52,10 @@ class LaneWatch:
         """Make the poller anew: the descriptor of a worker that ended is closed, and may come back as another's."""
         self._poller = poll()
         self._by_fd: dict[int, int] = {}
+        self._listened_to: set[int] = set()
         for index, worker in enumerate(self.workers):
             if worker.alive:
+                self._listened_to.add(index)
                 self._poller.register(worker.fileno(), POLLIN)
                 self._by_fd[worker.fileno()] = index
                 if worker.process_fd >= 0:
@@ -68,7 +70,13 @@ class LaneWatch:
         self.only_the_living()
 
     def heard(self, timeout_ms: float) -> list[int]:
-        """Lanes that have something to say, after at most so long; one may come twice, its process having ended."""
+        """Lanes that have something to say, after at most so long; one may come twice, its process having ended.
+
+        One that had ended before anybody heard of it, such as beside another one, is heard at once: nothing of it is
+        left to wait for.
+        """
+        if not self._listened_to >= self.pending:
+            return sorted(self.pending - self._listened_to)
         return [self._by_fd[fd] for fd, _ in self._poller.poll(timeout_ms)]
 
     @property
@@ -116,7 +124,7 @@ class LaneWatch:
         self.give_up("a lane did not answer before a deadline")
         for index in range(len(self.workers)) if late is None else late:
             worker = self.workers[index]
-            threading.Thread(target=worker.kill, name="esen_lab end a lane", daemon=True).start()
+            aside(worker.kill, "esen_lab end a lane")
 
     def settle(self) -> None:
         """After an interrupt: let lanes finish what they are at for a moment, and end those that do not."""

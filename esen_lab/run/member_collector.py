@@ -1,9 +1,9 @@
 """Collects what the members of some lanes answer, step by step, until an answer can be made of them.
 
     begin     what late lanes have said is taken, and a run is begun beside them
-    wake      lanes that are at rest are told where the input lies, and woken
-    collect   each lane tells each step as it is done; its output is read where it lies. A lane that ends a step of an
-              earlier run meanwhile stops there, is told where the input lies now, and is woken too
+    collect   lanes that are at rest are told where the input lies, and woken; each tells each step as it is done, and
+              its output is read where it lies. A lane that ends a step of an earlier run meanwhile stops there, is told
+              where the input lies now, and is woken too. In the end lanes that are at work are late
 
 For one group of lanes: those of a plan, or of one of its stages. Nothing here waits for a single lane.
 """
@@ -81,22 +81,22 @@ class MemberCollector:
         if lanes.late or self._input.parted:
             self._input.leave_to(lanes.late)
 
-    def wake(self) -> None:
-        """Wake the lanes that are at rest; what they read has been written.
+    def collect(
+        self,
+        deadline: Deadline,
+        due_s: float,
+        early: Callable[[], _Found | None],
+        meanwhile: Callable[[], object] | None = None,
+    ) -> Ended | _Found:
+        """Wake the lanes that are at rest, and take what they tell until an answer can be made; then nobody waits.
 
-        Raises:
-            EsenError: One has ended, and failures are errors.
-        """
-        for index in self._lanes.at_rest:
-            self._rouse(index)
-
-    def collect(self, deadline: Deadline, due_s: float, early: Callable[[], _Found | None]) -> Ended | _Found:
-        """Take what lanes tell until an answer can be made.
+        What they read has been written.
 
         Args:
             deadline: Of the whole call: lanes that are at work then are ended.
             due_s: When combining must begin, on `time.monotonic`; infinite where nothing is due.
             early: Asked whenever a member is done while others are open: what it finds ends the run.
+            meanwhile: Called when they are woken.
 
         Returns:
             Why nobody waits any longer.
@@ -105,6 +105,25 @@ class MemberCollector:
             DeadlineMissed: It is due, and too few members are done.
             EsenError: A member failed, or too few can answer.
         """
+        lanes = self._lanes
+        try:
+            for index in lanes.at_rest:
+                self._rouse(index)
+            if meanwhile is not None:
+                meanwhile()
+            found = self._until_answered(deadline, due_s, early)
+        except EsenError:
+            lanes.leave()  # an answer that is not there: lanes are late, and stay warm
+            raise
+        except BaseException:
+            lanes.stop()  # they need not begin what nobody waits for
+            self._group.settle()
+            raise
+        lanes.leave()
+        return found
+
+    def _until_answered(self, deadline: Deadline, due_s: float, early: Callable[[], _Found | None]) -> Ended | _Found:
+        """Take what lanes tell until an answer can be made; see `collect`."""
         members, lanes = self._members, self._lanes
         self._due_s = due_s
         with contextlib.ExitStack() as moments:
@@ -186,6 +205,8 @@ class MemberCollector:
             if told.over:
                 members.lane_ended(index)
             return False
+        if told.drew:
+            self._group.drew.add(self._group.steps_of_lane(index)[told.index])
         before = len(members.done)
         members.step_done(index, told, lanes.output(index, told.index))
         return len(members.done) > before

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from esen_lab.ensemble import Ensemble
 from esen_lab.lanes import Worker
@@ -29,6 +29,7 @@ class MemberState:
         self._known: tuple[str, ...] = ()
         self._shared: list[str] = []
         self._found: dict[str, tuple[str, ...]] = {}  # what has changed in others, which their examples did not show
+        self._drawing: set[str] = set()  # others that draw random numbers, which their examples did not show
         self.keeping: tuple[str, ...] = ()
         self.random = False
 
@@ -36,18 +37,32 @@ class MemberState:
         """These are the sub-models from now on; those `anew` were loaded now."""
         members = [ensemble.get(name) for lane in self._lanes for name in lane.members]
         self._shared = _groups({member.name: member.shares for member in members})
-        self.random = any(member.traits.random for member in members)
         self._known = tuple(member.name for member in members if member.traits.keeps_state)
         there = {name for member in members for name in members_of([member.name])} - set(members_of(anew))
         self._found = {name: what for name, what in self._found.items() if name in there}
+        self._drawing &= there
+        self.random = bool(self._drawing) or any(member.traits.random for member in members)
         self._count()
+
+    def draws(self, steps: Collection[str]) -> bool:
+        """These were seen to draw random numbers, which their examples did not show; whether that is news."""
+        if not steps:
+            return False
+        news = set(members_of(steps)) - self._drawing
+        self._drawing |= news
+        self.random = self.random or bool(self._drawing)
+        return bool(news)
 
     @property
     def note(self) -> tuple[str, ...]:
         """What every report says of it."""
+        told = [
+            f"{name} draws random numbers, which its example did not show: torch.manual_seed before a run repeats it."
+            for name in sorted(self._drawing)
+        ]
         if not self.keeping:
-            return ()
-        told = [f"State is kept between calls by {', '.join(self.keeping)}: lanes go on from what was registered."]
+            return tuple(told)
+        told += [f"State is kept between calls by {', '.join(self.keeping)}: lanes go on from what was registered."]
         told += [
             f"{name} keeps state between calls, which its example did not show: {', '.join(what)} changed in its lane; "
             "what measuring changed was put back, and it counts as one that keeps state from now on."

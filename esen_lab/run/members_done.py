@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from esen_lab.common.trees import Tree
-from esen_lab.errors import DeadlineMissed, EsenError, WorkerDied
+from esen_lab.errors import DeadlineMissed, EsenError, WorkerDied, first_line
 from esen_lab.lanes import StepTold
 from esen_lab.planner.plan import Lane
 from esen_lab.planner.steps import Step, is_plain, members_of
@@ -13,8 +13,6 @@ from esen_lab.run.answered import Ended, Missing, asked_for_more, too_few_in_tim
 from esen_lab.run.deadline import Deadline
 from esen_lab.run.lane_steps import answers_of_members
 from esen_lab.run.options import RunOptions
-
-_AT_AN_EARLIER = "its lane was still at an earlier run"
 
 
 class MembersDone:
@@ -89,6 +87,14 @@ class MembersDone:
     def step_failed(self, lane: int, step: str, told: str, problem: EsenError) -> None:
         """A step raised; its lane goes on. Where it is not known which, all that the lane has not done failed."""
         self._fail([step] if step in self._lanes[lane] else self._lanes[lane], told, problem)
+
+    def leave_out(self, failed: Mapping[str, EsenError]) -> None:
+        """These failed before the run began: whatever their lanes do."""
+        for name, problem in failed.items():
+            if name in self._names:
+                self._why.setdefault(name, first_line(problem))
+                self._problem = self._problem or problem
+        self._count()
 
     def lane_failed(self, lane: int, told: str, problem: EsenError | None = None) -> None:
         """A lane has ended: what it has not done will not come."""

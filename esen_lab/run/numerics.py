@@ -11,17 +11,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from esen_lab.common.answers import IN_PRECISION, Difference, difference
+from esen_lab.common.answers import IN_PRECISION, Difference, difference, nan_told
 from esen_lab.common.display import Shown
 from esen_lab.common.inputs import as_input
 from esen_lab.common.records import to_dict
 from esen_lab.common.trees import Tree, tree_spec
-from esen_lab.common.units import backend_parts, format_table, format_units
+from esen_lab.common.units import backend_parts, check_count, format_table, format_units
 from esen_lab.devices import Device
 from esen_lab.ensemble import Ensemble
-from esen_lab.errors import UsageError
 from esen_lab.lanes import ForkServer
-from esen_lab.planner.plan import Plan, sequential_plan
+from esen_lab.planner.plan import Plan, backends_of, sequential_plan
 from esen_lab.planner.steps import Step, members_of
 from esen_lab.run.executor import Executor
 from esen_lab.run.fidelity import Unlike, own_answers
@@ -102,7 +101,10 @@ class NumericsVerdict(Shown):
 
     @property
     def unsteady(self) -> tuple[CheckedAnswers, ...]:
-        """Sub-models whose answer changes each time, on the whole device too: nothing can be said of their share."""
+        """Sub-models whose answer changes each time, on the whole device too, or that share state with others.
+
+        Nothing can be said of their share.
+        """
         return tuple(row for row in self.rows if row.wrong and not row.repeats)
 
     @property
@@ -118,14 +120,16 @@ class NumericsVerdict(Shown):
             told.append("Do not use these shares.")
         if self.unsteady:
             names = ", ".join(row.name for row in self.unsteady)
-            told.append(f"Not judged, since the answer changes each time, on the whole device too: {names}.")
+            why = "the answer changes each time, on the whole device too, or depends on calls of other sub-models"
+            told.append(f"Not judged, since {why}: {names}.")
+        nothing = nan_told({row.name: row.worst for row in self.rows})
         if told:
-            return tuple(told)
+            return (*told, *nothing)
         furthest = max(self.rows, key=lambda row: row.worst.error)
         if not furthest.worst.error:
-            return ("All answers equal those of the whole device.",)
+            return ("All answers equal those of the whole device.", *nothing)
         same = "All answers are those of the whole device up to rounding"
-        return (f"{same}; furthest off is {furthest.name}: {furthest.worst}.",)
+        return (f"{same}; furthest off is {furthest.name}: {furthest.worst}.", *nothing)
 
     @property
     def text(self) -> str:
@@ -209,29 +213,25 @@ def check_numerics(
         UsageError: `runs` is below 1, or the input holds no tensors.
         EsenError: The reference or the plan could not be run.
     """
-    if runs < 1:
-        raise UsageError("The numerics check compares at least one run", given=runs)
+    check_count(runs, "The numerics check compares at least one run")
     tell = on_progress or silent
     given = as_input(ensemble.example if x is None else x)
     tell(0, runs + 1, "the whole device, one sub-model after another")
     # int8 is compared with itself: how far it is off depends on the data, which `check_precision` looks at.
-    int8 = {
-        name: how
-        for lane in plan.lanes
-        for name, how in zip(lane.members, lane.backends, strict=True)
-        if backend_parts(how)[1] == "int8"
-    }
+    int8 = {name: how for name, how in backends_of(plan).items() if backend_parts(how)[1] == "int8"}
     reference = sequential_plan(plan.names, device.units).with_backends(int8)
     whole = Executor.start(reference, ensemble, device, fork_server)
     try:
         wanted, repeats = _reference(whole, given)
+        # What state they share is moved by calls of others where these are in one lane, and not where they are not.
+        repeats = {name: same and not ensemble.get(name).shares for name, same in repeats.items()}
     finally:
         whole.close()
     lanes = executor or Executor.start(plan, ensemble, device, fork_server)
     try:
         # Compared at once and let go: many runs of large answers would not fit in memory.
         found: dict[str, list[Difference]] = {name: [] for name in plan.names}
-        own = own_answers(ensemble, given, fork_server)
+        own = own_answers(ensemble, given, fork_server, anew=True)
         others: list[Unlike] = []
         allowed = {name: IN_PRECISION[backend_parts(how)[1]] for name, how in lanes.history.executed(plan).items()}
         for number in range(1, runs + 1):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from esen_lab.common.trees import Tree, flatten, unflatten
-from esen_lab.errors import DeviceError, UsageError
+from esen_lab.errors import DeviceError, UsageError, first_line
 from esen_lab.lanes.capturing import CAPTURING, captured
 from esen_lab.run.gpu_wait import wait_until
 
@@ -82,9 +82,10 @@ class OneGraph:
             with captured(cuda, self._graph, self._main):
                 self.output = self._capture(given, combine)
         except (RuntimeError, TypeError, ValueError) as problem:
-            told = (str(problem).strip().splitlines() or [""])[0]
             raise DeviceError(
-                "A plan that runs as one graph can be captured", given=told, hint="Run it eagerly, lane by lane."
+                "A plan that runs as one graph can be captured",
+                given=first_line(problem),
+                hint="Run it eagerly, lane by lane.",
             ) from problem
 
     def _capture(self, given: Tree, combine: Callable[[dict[str, Tree]], Tree]) -> Tree:

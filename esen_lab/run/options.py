@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+from esen_lab.common.surroundings import step
 from esen_lab.common.words import unknown
 from esen_lab.ensemble import Combine, Ensemble
 from esen_lab.ensemble.combine_rules import weights_for
@@ -18,6 +19,11 @@ OnFailure: TypeAlias = Literal["error", "leave-out"]
 StopEarly: TypeAlias = "Literal['decided'] | float | None"
 NEEDS_ALL = ("stack",)
 """Rules whose answer has another shape, or another meaning, without all members."""
+
+_MAJORITY = ("lab.combine('majority')", "%esen combine majority")
+SOFTMAX = ("lab.combine('softmax-mean')", "%esen combine softmax-mean")
+"""How scores become answers that can be confident, as `step` takes it."""
+_STAGES = ("lab.studies.thresholds()", "%esen tune")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,13 +137,13 @@ class RunOptions:
             raise UsageError(
                 "Only a majority's vote can be decided before all members have answered",
                 given=f"the rule {rule.describe()}: every member changes its answer",
-                hint="Give a probability such as stop_early=0.95, or set lab.combine('majority').",
+                hint=f"Give a probability such as stop_early=0.95, or set another rule: {step(*_MAJORITY)}.",
             )
         if self.stop_early not in (None, "decided") and rule.name == "majority":
             raise UsageError(
                 "A confident answer is one of probabilities, and a majority's vote has none",
                 given=f"stop_early={self.stop_early}",
-                hint="Give stop_early='decided', or set lab.combine('softmax-mean').",
+                hint=f"Give stop_early='decided', or set another rule: {step(*SOFTMAX)}.",
             )
 
     def check_stages(self) -> None:
@@ -151,7 +157,7 @@ class RunOptions:
             raise UsageError(
                 "A plan in stages stops early by itself, row by row, at its thresholds",
                 given=f"stop_early={self.stop_early!r}",
-                hint="Set its thresholds (lab.studies.thresholds()), or put a plan without stages in force.",
+                hint=f"Set its thresholds ({step(*_STAGES)}), or put a plan without stages in force.",
             )
         if self.uncertainty:
             raise UsageError(
@@ -189,7 +195,7 @@ def check_rule(rule: Combine) -> None:
             "An answer without some of the members needs a rule that has a meaning for any of them: mean, "
             "softmax-mean, weighted or majority",
             given=f"the rule {rule.describe()}, which is given all members",
-            hint="Set another rule with lab.combine(...), or run without these options.",
+            hint=f"Set another rule with {step('lab.combine(...)', '%esen combine')}, or run without these options.",
         )
 
 

@@ -18,7 +18,6 @@ from contextlib import nullcontext
 
 from esen_lab.common.trees import Tree
 from esen_lab.ensemble import Ensemble
-from esen_lab.errors import EsenError
 from esen_lab.run.answered import Answered, Ended
 from esen_lab.run.asked import Asked
 from esen_lab.run.early import Confidence, confidence, decided
@@ -68,6 +67,7 @@ class PartialRunner:
         ensemble = asked.ensemble
         own = [name for name in ensemble.names if name in asked.plan.names]
         members = MembersDone(asked.plan.lanes, own, weightless(ensemble.combine, ensemble.names))
+        members.leave_out(asked.failed)
         try:
             return self._run(asked, members)
         finally:
@@ -84,23 +84,11 @@ class PartialRunner:
         self._lanes.hand_over(ensemble, asked.x, asked.deadline, late=group.late, at_once=False)
         copied = time.perf_counter_ns()
         busy = tuple(name for index in sorted(group.late) for name in members.of_lane(index))
-        try:
-            collector.wake()
-            if asked.meanwhile is not None:
-                asked.meanwhile()
-            due_s = self._combine.begins_s(due, lane_input.size)
-            found: Ended | Confidence = collector.collect(
-                asked.deadline, due_s, lambda: self._early(ensemble, members, options)
-            )
-            self._check_probabilities(ensemble, members, options)
-        except EsenError:
-            group.leave()  # an answer that is not there: lanes are late, and stay warm
-            raise
-        except BaseException:
-            group.stop()  # they need not begin what nobody waits for
-            self._group.settle()
-            raise
-        group.leave()
+        due_s = self._combine.begins_s(due, lane_input.size)
+        found: Ended | Confidence = collector.collect(
+            asked.deadline, due_s, lambda: self._early(ensemble, members, options), asked.meanwhile
+        )
+        self._check_probabilities(ensemble, members, options)
         done = time.perf_counter_ns()
         sure = found if isinstance(found, Confidence) else None
         ended: Ended = "confident" if isinstance(found, Confidence) else found
@@ -123,7 +111,7 @@ class PartialRunner:
             busy=busy,
         )
         jct_s = (end - begin_ns) / 1e9
-        report = self._history.partial_report(
+        report = self._history.report(
             asked.plan,
             members.spans_s(begin_ns),
             members.nan,

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 
+from esen_lab.common.resources import begin
 from esen_lab.common.surroundings import step
 from esen_lab.common.trees import Tree
 from esen_lab.common.units import format_units
@@ -56,14 +57,17 @@ class PeerStart:
         tried = 0
         try:
             for plan in plans:
+                executor: Executor | None = None
                 try:
                     executor = self._in_time(name, plan)
-                except EsenError:
-                    if best is None:
+                    took_s = self._took_s(executor) if len(plans) > 1 else 0.0
+                except BaseException as problem:
+                    if executor is not None:
+                        executor.close()
+                    if best is None or not isinstance(problem, EsenError):
                         raise
                     break  # another setting runs
                 tried += 1
-                took_s = self._took_s(executor) if len(plans) > 1 else 0.0
                 slower, best = (best, executor) if took_s < best_s else (executor, best)
                 best_s = min(best_s, took_s)
                 if slower is not None:
@@ -83,7 +87,7 @@ class PeerStart:
         began = time.monotonic()
         timer = threading.Timer(max(0.0, self._left_s), given_up.set)
         timer.daemon = True
-        timer.start()
+        begin(timer)
         try:
             return _some_taken(self._start(plan, given_up))
         except EsenError as problem:

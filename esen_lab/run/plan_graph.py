@@ -23,7 +23,7 @@ from esen_lab.common.tensors import MEMORY_FORMATS, is_dense
 from esen_lab.common.trees import Tree, TreeSpec, flatten, tree_spec, unflatten
 from esen_lab.common.units import format_seconds
 from esen_lab.ensemble import Combine, Ensemble
-from esen_lab.errors import DeviceError, EsenError, WorkerTimeout
+from esen_lab.errors import DeviceError, EsenError, WorkerTimeout, first_line
 from esen_lab.lanes.graph_lane import GraphLane
 from esen_lab.lanes.kept_outputs import any_nan
 from esen_lab.lanes.stream import Compute
@@ -186,8 +186,7 @@ def _watched(
 
 
 def _failed(problem: RuntimeError) -> DeviceError:
-    told = str(problem).strip().splitlines() or [""]
-    return DeviceError("A captured plan can be replayed", given=told[0])
+    return DeviceError("A captured plan can be replayed", given=first_line(problem))
 
 
 _NONE: frozenset[str] = frozenset()

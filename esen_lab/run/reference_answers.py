@@ -1,9 +1,9 @@
-"""What the notebook's own process answers: the reference that lanes are compared with."""
+"""What lanes are compared with: the notebook's own process; of an export what its members answered where it was."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +52,9 @@ class NotebookAnswers:
                 del self._kept[key]
         return first if difference(second, first, OTHER_ORDER).agrees else None
 
-    def __call__(self, ensemble: Ensemble, x: Tree, settings: Settings | None) -> dict[str, Tree]:
+    def __call__(
+        self, ensemble: Ensemble, x: Tree, settings: Settings | None, *, anew: bool = False
+    ) -> dict[str, Tree]:
         """See `OwnAnswers`."""
         found: dict[str, Tree] = {}
         on_example = x is ensemble.example
@@ -64,7 +66,7 @@ class NotebookAnswers:
             # By name too: what equal members draw depends on it.
             key = (submodel.name, submodel.fingerprint, submodel.content, None if settings is None else settings.key)
             with self._lock:
-                known = self._kept.get(key) if as_registered else None
+                known = self._kept.get(key) if as_registered and not anew else None
             if known is None:
                 try:
                     known = self._ask(submodel, own, settings)
@@ -87,6 +89,37 @@ class NotebookAnswers:
             self._kept[key] = answer
             while len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
+
+
+class ExportedAnswers:
+    """What the members of an export answered to its example, where it was made.
+
+    What an export does not hold (modules, packages, what the session had set in them) may be another here, and nobody
+    else would tell. Under other switches of torch than those of the export other answers are right: none is compared.
+
+    Args:
+        under: The switches that were set there, by name, as `Settings.named` has them.
+    """
+
+    def __init__(self, under: Mapping[str, Any]) -> None:
+        self._under = dict(under)
+
+    def again(self, submodel: SubModel, x: Tree, settings: Settings | None) -> Tree | None:  # noqa: ARG002
+        """See `OwnAnswers.again`: what was answered there stays."""
+        return submodel.answer
+
+    def __call__(
+        self,
+        ensemble: Ensemble,
+        x: Tree,
+        settings: Settings | None,
+        *,
+        anew: bool = False,  # noqa: ARG002
+    ) -> dict[str, Tree]:
+        """See `OwnAnswers`; nothing for other inputs than the example."""
+        if settings is None or settings.named != self._under or not _same(x, ensemble.example):
+            return {}
+        return {submodel.name: submodel.answer for submodel in ensemble.submodels if submodel.answer is not None}
 
 
 def _same(x: Tree, example: Tree) -> bool:

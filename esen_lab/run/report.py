@@ -9,7 +9,7 @@ from typing import Any
 from esen_lab.common.display import Shown
 from esen_lab.common.records import to_dict
 from esen_lab.common.tables import to_frame
-from esen_lab.common.units import format_percent, format_seconds
+from esen_lab.common.units import format_count, format_percent, format_seconds
 from esen_lab.planner.plan import Plan
 from esen_lab.planner.steps import members_of
 from esen_lab.run.answered import Answered, Worth
@@ -281,7 +281,7 @@ class RunReport(Shown):
         """One line, and one per remark."""
         first = (
             f"JCT {format_seconds(self.jct_s)} (slowest lane {format_seconds(self.slowest_lane_s)}, "
-            f"overhead {format_seconds(self.overhead_s)}), {len(self.lanes)} lanes, "
+            f"overhead {format_seconds(self.overhead_s)}), {format_count(len(self.lanes), 'lane')}, "
             f"overlap {format_percent(self.overlap)}"
         )
         if self.waited_s >= _WORTH_SAYING_S:

@@ -13,28 +13,29 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from esen_lab.common.inputs import as_input
 from esen_lab.common.trees import Tree
-from esen_lab.common.units import format_units
+from esen_lab.common.units import check_count, format_units
 from esen_lab.devices import Device
 from esen_lab.ensemble import Ensemble
-from esen_lab.errors import EsenError, UsageError
+from esen_lab.errors import EsenError
 from esen_lab.lanes import ForkServer
-from esen_lab.lanes.openmp import CallersThreads, wait_until_still
+from esen_lab.lanes.openmp import CallersThreads
 from esen_lab.planner.plan import Plan
-from esen_lab.run.classified import right_class, same_class
+from esen_lab.run.classified import check_labels, classes_among, right_class, same_class
 from esen_lab.run.comparison import CHOSEN, Comparison, Row
 from esen_lab.run.entries import Entries, Way, Why, entries_of
 from esen_lab.run.executor import Executor
 from esen_lab.run.fidelity import own_answers
+from esen_lab.run.in_pairs import rested
 from esen_lab.run.outcome import MemberRun
 from esen_lab.run.peer_start import PeerStart
 from esen_lab.run.peers import peer_of
 from esen_lab.run.start import GivenUp, silent
 from esen_lab.run.verdict import Agreement, Times, agreement, beside_notebook, failed_row, of_cascade, row_of, verdict
 
-_PAUSE_S = 0.002
 _LEAST_ROUNDS = 5
 INTERRUPTED = "Interrupted"
 
@@ -87,8 +88,7 @@ def compare(
         EsenError: The plan itself, or the sequential reference, could not be run.
     """
     entries = entries_of(strategies, peers, plans or {}, ways or {}, ensemble, device)
-    if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
-        raise UsageError("A comparison has at least one round", given=rounds)
+    check_count(rounds, "A comparison has at least one round")
     groups = _groups({name: len(own[0].lanes) for name, own in entries.plans.items()}, len(plan.lanes), device)
 
     def start(asked: Plan, given_up: GivenUp | None = None) -> Executor:
@@ -101,12 +101,12 @@ def compare(
         {**entries.plans, CHOSEN: (plan,)},
         x,
         chosen,
-        own_answers(ensemble, as_input(x), fork_server),
+        own_answers(ensemble, as_input(x), fork_server, anew=True),
         labels,
     )
     tell = on_progress or silent
     total = len(entries.plans) + 1
-    with chosen.measuring() if chosen is not None else nullcontext():
+    with ensemble.combine.kept(), chosen.measuring() if chosen is not None else nullcontext():
         try:
             for number, group in enumerate(groups):
                 entries.failed.update(side.start(group, lambda told: tell(side.started, total, told)))
@@ -134,13 +134,18 @@ def _comparison(plan: Plan, entries: Entries, side: _SideBySide, batch: str, dev
     return Comparison(
         rows=tuple(rows),
         rounds=min(len(times[CHOSEN]) for times in side.measured),
-        verdict=verdict(rows, side.measured, plan, entries.plans["sequential"][0]),
+        verdict=verdict(rows, side.measured, plan, entries.plans["sequential"][0], own=entries.ways),
         bound_s=bound_s,
         batch=batch,
         device=device.identity.name,
         predicted_s=plan.jct_s if as_profiled else None,
         unmeasured=plan.unmeasured,
         notes=(*(device.notes if device.identity.simulated else ()), *side.far, *dict.fromkeys(notes)),
+        plans={
+            row.strategy: replace(ran_by, measured_s=row.median_s)
+            for row in rows
+            if row.times_s and (ran_by := side.ran[row.strategy].plan) is not None
+        },
     )
 
 
@@ -157,9 +162,10 @@ def _row(name: str, entries: Entries, side: _SideBySide, bound_s: float | None) 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Ran:
-    """How a strategy ran: see `Row`."""
+    """How a strategy ran: see `Row`; by which plan, unless it is a function of the user's own."""
 
     lanes: str
+    plan: Plan | None = None
     setting: str = ""
     fallen_back: Mapping[str, str] = field(default_factory=dict)
 
@@ -233,19 +239,22 @@ class _SideBySide:
                     raise
                 failed[name] = Why.of(name, problem)
         if self._reference is None:
-            self._reference = self.running["sequential"].run_members(self._x)
+            self._reference = self.running["sequential"].run_members(self._x, combined=True)
+            check_labels(self._labels or (), classes_among(self._reference.output))
         for name, executor in self.running.items():
             if name not in self.agreement:
                 self.agreement[name] = self._agreement(executor, self._reference)
+                fallen_back = dict(executor.history.fallen_back)
                 self.ran[name] = _Ran(
                     lanes=executor.plan.describe(),
+                    plan=executor.plan.with_backends(dict.fromkeys(fallen_back, "eager")),
                     setting=settings.get(name, ""),
-                    fallen_back=dict(executor.history.fallen_back),
+                    fallen_back=fallen_back,
                 )
         return failed
 
     def _agreement(self, executor: Executor, reference: MemberRun) -> Agreement:
-        run = executor.run_members(self._x)
+        run = executor.run_members(self._x, combined=True)
         staged = executor.plan.staged
         # Members of a plan in stages were asked for every row; what it answers when it is run is looked at apart.
         output = executor.run(self._x).output if staged else run.output
@@ -258,6 +267,7 @@ class _SideBySide:
     def _judged(self, executor: Executor, run: MemberRun, reference: MemberRun) -> Agreement:
         with self._threads.alone():
             among_lanes = agreement(run, reference, executor.fidelity.allowed)
+            self.notes.update(dict.fromkeys(among_lanes.unjudged))
             # One batched call may answer otherwise for reasons of its own.
             if any(lane.mode == "vmap" for lane in executor.plan.lanes):
                 return among_lanes
@@ -375,10 +385,7 @@ def _rounds(
             tell(done, rounds, f"round {done + 1} of {rounds}")
             shuffle.shuffle(order)
             for name in order:
-                time.sleep(_PAUSE_S)
-                wait_until_still(pids)  # threads of the last strategy that still look for work would hold up this one
-                clocks[name](x)  # brings its weights back into the caches
-                times[name].append(clocks[name](x))
+                times[name].append(rested(partial(clocks[name], x), pids))
         except KeyboardInterrupt:
             if not done:
                 raise

@@ -23,7 +23,7 @@ from esen_lab.run.members_done import MembersDone
 from esen_lab.run.outcome import Run
 from esen_lab.run.run_history import RunHistory
 from esen_lab.run.stage_rows import first_rows, padded, rows_in, size_for
-from esen_lab.run.stage_runner import StageLanes, StageRunner
+from esen_lab.run.stage_runner import StageRunner
 from esen_lab.run.stages_so_far import StageAnswers, StagesSoFar
 
 
@@ -63,6 +63,7 @@ class StagePartialRunner:
                 continue
             names = [name for name in asked.ensemble.names if name in stage.names]
             members = MembersDone(stage.lanes, names, so_far.weightless)
+            members.leave_out(asked.failed)
             began.append(members)
             collector = MemberCollector(
                 stage.group,
@@ -86,7 +87,9 @@ class StagePartialRunner:
                 rows = padded(so_far.opened, ran)
                 stage.runner.write_rows(lane_input, rows, asked.deadline, late=stage.group.late)
             so_far.busy += [name for index in sorted(stage.group.late) for name in members.of_lane(index)]
-            ended = self._collected(asked, stage, collector, so_far.due_s, first=not number)
+            stage.runner.threads.quieten()
+            meanwhile = None if number else asked.meanwhile
+            ended: Ended = collector.collect(asked.deadline, so_far.due_s, _never, meanwhile)
             so_far.told.nan += members.nan
             so_far.told.at_s.update(members.spans_s(asked.begin_ns))
             so_far.take(
@@ -113,26 +116,6 @@ class StagePartialRunner:
             self._ran = True
         return self._combine.begins_s(asked.due, size)
 
-    def _collected(
-        self, asked: Asked, stage: StageLanes, collector: MemberCollector, due_s: float, *, first: bool
-    ) -> Ended:
-        lanes = stage.group.stepwise
-        try:
-            stage.runner.threads.quieten()
-            collector.wake()
-            if first and asked.meanwhile is not None:
-                asked.meanwhile()
-            ended: Ended = collector.collect(asked.deadline, due_s, _never)
-        except EsenError:
-            lanes.leave()  # an answer that is not there: lanes are late, and stay warm
-            raise
-        except BaseException:
-            lanes.stop()
-            stage.group.settle()
-            raise
-        lanes.leave()
-        return ended
-
     @staticmethod
     def _nobody(asked: Asked, began: list[MembersDone]) -> EsenError:
         if began:
@@ -141,7 +124,7 @@ class StagePartialRunner:
 
     def _told(self, asked: Asked, so_far: StagesSoFar, copied_ns: int) -> Run:
         jct_s = (time.perf_counter_ns() - asked.begin_ns) / 1e9
-        report = self._history.partial_report(
+        report = self._history.report(
             asked.plan,
             so_far.told.at_s,
             so_far.told.nan,

@@ -99,7 +99,8 @@ def with_other_rows(tensor: torch.Tensor) -> torch.Tensor:
     other = tensor.clone()
     half = -(-len(tensor) // 2)
     if tensor.is_floating_point():
-        other[half:] = other[half:] * 0.5 + 0.25
+        wide = other[half:] if tensor.itemsize > 1 else other[half:].float()  # torch computes with none of 8 bits
+        other[half:] = (wide * 0.5 + 0.25).to(tensor.dtype)
     else:
         other[half:] = other[half:].flip(0)  # whole numbers may count something: none that was not there
     return other

@@ -13,7 +13,7 @@ at a time. The answer is what the rule made of a row in the stage that it left i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,6 @@ from esen_lab.ensemble import Combine, Ensemble
 from esen_lab.lanes import ForkServer, Worker
 from esen_lab.lanes.openmp import CallersThreads
 from esen_lab.planner.plan import Lane, Plan
-from esen_lab.planner.steps import members_of
 from esen_lab.run.asked import Asked
 from esen_lab.run.deadline import Deadline
 from esen_lab.run.device_combine import WhereToCombine
@@ -89,6 +88,7 @@ class StageRunner:
         *,
         core_to_spare: bool,
     ) -> None:
+        self._plan = plan
         self._history = history
         self.threads = CallersThreads()
         self.stages: list[StageLanes] = []
@@ -129,6 +129,10 @@ class StageRunner:
     def late(self) -> Collection[int]:
         """In how many stages lanes are late, as the numbers of these."""
         return [number for number, stage in enumerate(self.stages) if stage.group.late]
+
+    def take_drew(self) -> Collection[str]:
+        """See `LaneGroup.take_drew`."""
+        return {name for stage in self.stages for name in stage.group.take_drew()}
 
     def look_at_late(self) -> None:
         """See `LaneGroup.look_at_late`."""
@@ -246,11 +250,12 @@ class StageRunner:
             woken_ns = time.perf_counter_ns()
             stage.runner.wake(asked.seed)
             if asked.meanwhile is not None and not number:
-                self._meanwhile(stage, asked.meanwhile)
+                stage.group.meanwhile(asked.meanwhile)
             timings = stage.group.collect(asked.deadline, _nothing)
             done_ns = time.perf_counter_ns()
             stage.group.lasted_s = (done_ns - woken_ns) / 1e9
             times = times_of(stage.lanes, timings, begin_ns)
+            stage.group.drew.update(times.drew)
             told.at_s.update(times.at_s)
             told.nan += times.nan
             answers = kept | first_rows(stage.group.outputs(stage.names), count, ran)
@@ -287,14 +292,6 @@ class StageRunner:
                 break
         return output
 
-    @staticmethod
-    def _meanwhile(stage: StageLanes, meanwhile: Callable[[], object]) -> None:
-        try:
-            meanwhile()
-        except BaseException:
-            stage.group.settle()
-            raise
-
     def _rules_for(self, ensemble: Ensemble) -> list[Combine]:
         """For each stage the combine rule for all members that are asked by its end."""
         if self._rules[0] is not ensemble.combine:
@@ -315,30 +312,30 @@ class StageRunner:
 
         self.stages[0].runner.write(ensemble, x, deadline)
         rows = rows_in(self.input.spec)
-        members = self._answers(torch.arange(rows, device="cpu"), rows, deadline, seed)
+        members = self._answers(torch.arange(rows, device="cpu"), deadline, seed, first=True)
         members = {name: members[name] for name in ensemble.names if name in members}
         output = combined(ensemble, ensemble.combine, members, rows, self.threads)
         return MemberRun(output=output, members=members)
 
-    def _answers(
-        self, index: torch.Tensor, rows: int, deadline: Deadline, seed: int | None, *, size: int = 0
-    ) -> dict[str, Tree]:
-        """What every member answers for some rows of the input of the first stage, copies; at a size, or as many."""
-        import torch
+    def _answers(self, index: torch.Tensor, deadline: Deadline, seed: int | None, *, first: bool) -> dict[str, Tree]:
+        """What members answer for some rows of the input of the first stage, copies.
 
-        whole = torch.arange(rows, device="cpu")
+        Args:
+            index: Which rows; all of them, in order, where `first`.
+            deadline: Of the whole call.
+            seed: Of random numbers.
+            first: Whether the first stage is asked too: its members may keep state, which a look must not change.
+        """
         found: dict[str, Tree] = {}
         count = len(index)
-        size = size or count
         for number, stage in enumerate(self.stages):
             if number:
-                stage.runner.write_rows(self.input, padded(index, size), deadline)
-            elif count != rows:
-                continue  # the first stage always has the whole batch
+                stage.runner.write_rows(self.input, index, deadline)
+            elif not first:
+                continue
             stage.runner.wake(seed)
             stage.group.collect(deadline, _nothing)
-            ran = size if number else len(whole)
-            for name, tree in first_rows(stage.group.outputs(stage.names), count, ran).items():
+            for name, tree in first_rows(stage.group.outputs(stage.names), count, count).items():
                 found[name] = map_tensors(lambda leaf: leaf.clone(), tree)
         return found
 
@@ -374,26 +371,17 @@ class StageRunner:
         def ask(count: int, other: bool) -> dict[str, Tree]:
             if other:
                 self._with_other_rows()
-            return self._answers(torch.arange(count, device="cpu"), rows, deadline, seed, size=count)
+            return self._answers(torch.arange(count, device="cpu"), deadline, seed, first=False)
 
         first = self.stages[0].names
-        later = {name: how for name, how in self._executed(ensemble).items() if name not in first}
+        executed = self._history.executed(self._plan)
+        later = {name: how for name, how in executed.items() if name in ensemble.names and name not in first}
         check_rows(later, ensemble, rows, ask)
 
     def _with_other_rows(self) -> None:
         """Have other rows in the second half of the batch, where the first stage reads it."""
         leaves = [with_other_rows(leaf) for leaf in self.input.tensors]
         self.input.write(leaves)
-
-    def _executed(self, ensemble: Ensemble) -> dict[str, str]:
-        return {
-            name: "eager" if step in self._history.fallen_back else how
-            for stage in self.stages
-            for lane in stage.lanes
-            for step, how in zip(lane.members, lane.backends, strict=True)
-            for name in members_of([step])
-            if name in ensemble.names
-        }
 
 
 def _nothing() -> None:

@@ -253,7 +253,9 @@ def combined(
     # A function of the user's own computes as it would outside.
     with torch.no_grad(), nullcontext() if rule.function is not None else threads.alone():
         made = rule({name: answers[name] for name in ensemble.names if name in answers})
-    return scores_of(made, rows, rule.describe())
+        scores = scores_of(made, rows, rule.describe())
+        # Rows of later stages are written into it: the function may have kept it, or given one row for all.
+        return scores.clone() if rule.function is not None else scores
 
 
 def unsure(scores: torch.Tensor, threshold: float, threads: CallersThreads) -> torch.Tensor:

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeAlias
 
-from esen_lab.common.resources import submit
+from esen_lab.common.resources import aside, submit
 from esen_lab.devices import Device, Placement
 from esen_lab.ensemble import Ensemble, SubModel
-from esen_lab.errors import Cancelled, DeviceError, EsenError, ModelError
+from esen_lab.errors import Cancelled, DeviceError, EsenError, ModelError, WorkerDied
 from esen_lab.lanes import ForkServer, Worker
 from esen_lab.planner.plan import Plan
 from esen_lab.planner.steps import members_of
@@ -40,7 +40,7 @@ class GivenUp:
         """End what has been started, and what is being started as soon as it is there."""
         self._event.set()
         for worker in list(self._workers):
-            threading.Thread(target=worker.kill, name="esen_lab end a lane", daemon=True).start()
+            aside(worker.kill, "esen_lab end a lane")
 
     def started(self, worker: Worker) -> None:
         """One more is there."""
@@ -159,6 +159,7 @@ def load_lanes(
     tell: Callable[[int, int], object] = silent,
     only: Collection[str] | None = None,
     graphs: Graphs | None = None,
+    renew: Callable[[int], Worker] | None = None,
 ) -> Loading:
     """Load every lane's sub-models, the lanes side by side, and tell each lane what a run means.
 
@@ -170,47 +171,113 @@ def load_lanes(
         tell: Called with (sub-models loaded, all), from the threads that load, one at a time.
         only: These sub-models alone; lanes of none of them are left alone, whatever happens. None: all.
         graphs: What engines have been given along.
+        renew: Starts a lane anew, by its index, and puts it in the place of its worker: an engine may crash while it is
+            tried, and its member is then loaded eagerly. None: the crash is raised.
 
     Raises:
         EsenError: One could not be loaded; all lanes that were to load something are ended.
     """
-    counting = threading.Lock()
-    loading = Loading()
-    loaded = 0
-
-    def fill(index: int) -> None:
-        nonlocal loaded
-        lane = plan.lanes[index]
-        wanted = [name for name in lane.members if only is None or name in only]
-        for name, active, how in zip(lane.members, lane.active_units, lane.backends, strict=True):
-            if name in wanted:
-                other, why = _load(
-                    workers[index],
-                    ensemble.get(name),
-                    active,
-                    how,
-                    lane.mode == "async",
-                    timeout_s,
-                    (graphs or {}).get(name),
-                )
-                with counting:
-                    loading.fallen_back.update({name: why} if why else {})
-                    loading.other_code.update(dict.fromkeys(members_of([name]), other) if other else {})
-                    loaded += 1
-                    tell(loaded, len(plan.steps))
-        if wanted:
-            workers[index].arrange(lane.members, lane.mode)
-
+    filling = _Filling(workers, plan, ensemble, timeout_s, tell, graphs or {}, renew)
+    wanted = [[name for name in lane.members if only is None or name in only] for lane in plan.lanes]
     with ThreadPoolExecutor(max_workers=len(workers), thread_name_prefix="esen-load") as pool:
         try:
-            for future in [submit(pool, fill, index) for index in range(len(workers))]:
+            for future in [submit(pool, filling.fill, index, names) for index, names in enumerate(wanted)]:
                 future.result()
         except BaseException:
-            for worker, lane in zip(workers, plan.lanes, strict=True):
-                if only is None or not set(only).isdisjoint(lane.members):
-                    worker.kill()  # or the pool would wait for loads that nobody wants any more
+            # Or the pool would wait for loads that nobody wants any more.
+            filling.stop([index for index, names in enumerate(wanted) if names])
             raise
-    return loading
+    return filling.loading
+
+
+class _Filling:
+    """Lanes that are being loaded; arguments as those of `load_lanes`."""
+
+    def __init__(
+        self,
+        workers: Sequence[Worker],
+        plan: Plan,
+        ensemble: Ensemble,
+        timeout_s: float,
+        tell: Callable[[int, int], object],
+        graphs: Graphs,
+        renew: Callable[[int], Worker] | None,
+    ) -> None:
+        self.loading = Loading()
+        self._workers, self._plan, self._ensemble = workers, plan, ensemble
+        self._timeout_s, self._tell, self._graphs = timeout_s, tell, graphs
+        self._renew = renew
+        self._counting = threading.Lock()
+        self._loaded: set[str] = set()
+        self._stopped = False
+
+    def fill(self, index: int, names: Sequence[str]) -> None:
+        """Load some sub-models of a lane; all of them where it has to be started anew."""
+        lane, crashed = self._plan.lanes[index], dict[str, str]()
+        while name := self._crashed(index, names, crashed):
+            crashed[name] = dict(zip(lane.members, lane.backends, strict=True))[name]
+            assert self._renew is not None
+            worker, names = self._renew(index), lane.members
+            if self._stopped:
+                worker.kill()
+        if names:
+            self._workers[index].arrange(lane.members, lane.mode)
+        if crashed:  # only now: what crashes when it is computed eagerly too is no fault of the engine
+            from esen_lab.lanes.backends import remember_crash
+
+            for name, how in crashed.items():
+                self.loading.fallen_back[name] = _runs_eagerly(name, how, remember_crash(self._ensemble.get(name), how))
+
+    def _crashed(self, index: int, names: Sequence[str], before: Collection[str]) -> str:
+        """Load; the name of the one that crashed its lane, of which another may be started, or ""."""
+        lane = self._plan.lanes[index]
+        for name, active, how in zip(lane.members, lane.active_units, lane.backends, strict=True):
+            if name not in names:
+                continue
+            how = "eager" if name in before else how  # noqa: PLW2901
+            try:
+                self._load(index, name, active, how)
+            except WorkerDied as problem:
+                if not problem.crashed or how == "eager" or self._renew is None or self._stopped:
+                    raise
+                return name
+        return ""
+
+    def _load(self, index: int, name: str, active: int, how: str) -> None:
+        model, given = self._ensemble.get(name), self._graphs.get(name)
+        own_threads = self._plan.lanes[index].mode == "async"
+        other, why = _load(self._workers[index], model, active, how, own_threads, self._timeout_s, given)
+        with self._counting:
+            self.loading.fallen_back.update({name: why} if why else {})
+            self.loading.other_code.update(dict.fromkeys(members_of([name]), other) if other else {})
+            self._loaded.add(name)
+            self._tell(len(self._loaded), len(self._plan.steps))
+
+    def stop(self, indices: Sequence[int]) -> None:
+        """End lanes; what engines were tried in them is no fault of theirs."""
+        from esen_lab.lanes.backends import forget_trial
+
+        self._stopped = True
+        for index in indices:
+            self._workers[index].kill()
+        for index in indices:
+            for name, how in zip(self._plan.lanes[index].members, self._plan.lanes[index].backends, strict=True):
+                if how != "eager":
+                    forget_trial(self._ensemble.get(name), how)
+
+
+def renewing(
+    workers: list[Worker], places: Sequence[Placement], fork_server: ForkServer, given_up: GivenUp
+) -> Callable[[int], Worker]:
+    """What starts one of these lanes anew, where its process has ended, and puts it in the place of its worker."""
+
+    def renew(index: int) -> Worker:
+        given_up.check()
+        workers[index].close(timeout_s=0)
+        (workers[index],) = start_lanes([places[index]], fork_server, given_up, numbers=[index])
+        return workers[index]
+
+    return renew
 
 
 def _load(
@@ -232,6 +299,10 @@ def _load(
         timeout_s=timeout_s,
     )
     return load_as_planned(lambda payload: load(payload=payload), model, how, own_threads=own_threads, graphs=graphs)
+
+
+def _runs_eagerly(name: str, how: str, why: str) -> str:
+    return f"{name} runs eagerly, not as the plan says ({how}): {why}"
 
 
 def load_as_planned(
@@ -261,8 +332,7 @@ def load_as_planned(
     try:
         return load(wrapped_submodel(model, how, own_threads=own_threads, graphs=graphs)), ""
     except ModelError as problem:
-        why = f"{model.name} runs eagerly, not as the plan says ({how}): {refusal(problem)}"
-        return load(model.payload()), why
+        return load(model.payload()), _runs_eagerly(model.name, how, refusal(problem))
 
 
 @contextlib.contextmanager

@@ -212,6 +212,20 @@ class Turn(_Ends):
             self.leave()
             raise
 
+    def check_not_inside(self) -> None:
+        """Refuse a call that is made from inside another one, by a combine rule perhaps: both would wait for ever.
+
+        Raises:
+            UsageError: This thread has the turn.
+        """
+        me = _this_thread()
+        if any(turn.thread == me for turn in self._turns.live()):
+            raise UsageError(
+                "A call that uses the lanes is not made from inside another one, which would wait for itself",
+                given=f"{self.what}, called while this thread has the turn",
+                hint="Call it when the other one has returned.",
+            )
+
     def leave(self) -> None:
         """Leave the queue, from wherever one is in it. May be called again, and from any thread."""
         self.gone = True
@@ -222,13 +236,7 @@ class Turn(_Ends):
 
     def _wait(self, given_up: Callable[[], bool] | None) -> bool:
         began = time.monotonic()
-        me = _this_thread()
-        if any(turn.thread == me for turn in self._turns.live()):
-            raise UsageError(
-                "A call that uses the lanes is not made from inside another one, which would wait for itself",
-                given=f"{self.what}, called while this thread has the turn",
-                hint="Call it when the other one has returned.",
-            )
+        self.check_not_inside()
         look = False
         while not self.gone:
             ahead = self._ahead(look=look)

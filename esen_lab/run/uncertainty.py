@@ -103,10 +103,10 @@ def _apart(
     wide = torch.float64 if column[0].dtype == torch.float64 else torch.float32
 
     def values(tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.softmax(dim=-1, dtype=wide) if softmax else tensor.to(wide)
+        return tensor.to(wide).softmax(dim=-1) if softmax else tensor.to(wide)  # torch takes none of 8 bits
 
     with torch.no_grad():
-        mean = torch.zeros(column[0].shape, dtype=wide)
+        mean = torch.zeros(column[0].shape, dtype=wide, device=column[0].device)
         own: torch.Tensor | None = None
         for tensor, weight in zip(column, weights, strict=True):
             value = values(tensor)
@@ -136,10 +136,13 @@ def _alike(column: Sequence[torch.Tensor]) -> bool:
 
 
 def _are_probabilities(column: Sequence[torch.Tensor]) -> bool:
+    import torch
+
     first = column[0]
     if not first.dim() or first.shape[-1] < 2 or not first.numel():
         return False
+    # In numbers that torch compares: it has no order of those of 8 bits.
     return all(
-        bool((leaf >= -_SUMS_TO_ONE).all()) and bool(((leaf.float().sum(-1) - 1).abs() <= _SUMS_TO_ONE).all())
-        for leaf in column
+        bool((leaf >= -_SUMS_TO_ONE).all()) and bool(((leaf.sum(-1) - 1).abs() <= _SUMS_TO_ONE).all())
+        for leaf in (one if one.dtype == torch.float64 else one.float() for one in column)
     )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-from esen_lab.common.answers import Difference, difference
+from esen_lab.common.answers import Difference, difference, nan_told
 from esen_lab.common.statistics import median_interval, spread
+from esen_lab.common.surroundings import step
 from esen_lab.common.units import format_change, format_percent, format_seconds, format_spread
 from esen_lab.planner.plan import Plan
 from esen_lab.run.comparison import CHOSEN, Row
@@ -32,6 +33,7 @@ class Agreement:
         agrees: Whether rounding explains it; of a plan in stages, that of its members' answers.
         same_class: Of a plan in stages: the fraction of rows that are put into the class that all members give.
         accuracy: The fraction of rows in their right class, where that is known.
+        unjudged: Of which answers nothing is said, a sentence each: there are no numbers to compare.
     """
 
     text: str
@@ -39,6 +41,7 @@ class Agreement:
     agrees: bool
     same_class: float | None = None
     accuracy: float | None = None
+    unjudged: tuple[str, ...] = ()
 
 
 def agreement(run: MemberRun, reference: MemberRun, allowed: Callable[[str | None], Mapping[str, float]]) -> Agreement:
@@ -54,7 +57,10 @@ def agreement(run: MemberRun, reference: MemberRun, allowed: Callable[[str | Non
     name, worst = max(found.items(), key=lambda item: (not item[1].agrees, item[1].apart))
     apart = max(one.apart for one in found.values())
     if worst.agrees:
-        return Agreement(text=f"within {apart:.1e}" if apart else "bit-equal", apart=apart, agrees=True)
+        told = f"within {apart:.1e}" if apart else "bit-equal"
+        told += " (NaN in both)" if any(one.nan for one in found.values()) else ""
+        unjudged = nan_told({name: one for name, one in found.items() if name != "combined" or len(found) == 1})
+        return Agreement(text=told, apart=apart, agrees=True, unjudged=unjudged)
     told = f"{name}: {worst.why}" if worst.why else f"DIFFERS by {worst.apart:.1e} ({name})"
     return Agreement(text=told, apart=apart, agrees=False)
 
@@ -137,8 +143,17 @@ def row_of(
     )
 
 
-def verdict(rows: Sequence[Row], measured: Sequence[Times], chosen: Plan, sequential: Plan) -> str:
-    """Whether the plan wins, against the fastest baseline whose outputs agree.
+def verdict(
+    rows: Sequence[Row], measured: Sequence[Times], chosen: Plan, sequential: Plan, own: Collection[str] = ()
+) -> str:
+    """Whether the plan wins, against the fastest baseline whose outputs agree; which of them can be put in force.
+
+    Args:
+        rows: The chosen plan's last.
+        measured: The times of each group.
+        chosen: The plan.
+        sequential: The reference's.
+        own: The strategies that are functions of the user's own: none of them is a plan.
 
     Nothing wins or loses where no plan was searched: what ran as the plan is then sequential running. The same lanes
     as sequential running has, found by a search, are compared with the other baselines.
@@ -167,12 +182,13 @@ def verdict(rows: Sequence[Row], measured: Sequence[Times], chosen: Plan, sequen
         others = [row for row in others if row.strategy != "sequential"]
         if not others:
             return f"{same}There is no other way here to compare it with."
-    told = same + _against(plan, min(others, key=lambda row: row.median_s), measured)
+    best = min(others, key=lambda row: row.median_s)
+    told = same + _against(plan, best, measured, takes=best.strategy not in own)
     return told if plan.same_class is None else f"{told} It is a cascade: {plan.agreement}."
 
 
-def _against(plan: Row, best: Row, measured: Sequence[Times]) -> str:
-    """The plan against the best baseline."""
+def _against(plan: Row, best: Row, measured: Sequence[Times], *, takes: bool) -> str:
+    """The plan against the best baseline; how to take that, where it can be put in force."""
     ratios = ratios_of(CHOSEN, best.strategy, measured)
     ratio = plan.ratio_to.get(best.strategy, math.nan)
     if not ratios or not (math.isfinite(ratio) and ratio > 0):
@@ -194,6 +210,8 @@ def _against(plan: Row, best: Row, measured: Sequence[Times]) -> str:
     if high < 1:
         return f"The plan is {format_change(ratio)} than the best baseline, {best.strategy}."
     if low > 1:
-        return f"The plan loses: it is {format_change(ratio)} than {best.strategy}. Use {best.strategy} instead."
+        told = f"The plan loses: it is {format_change(ratio)} than {best.strategy}. Use {best.strategy} instead"
+        take = step(f"lab.plan = lab.comparison.plan_of({best.strategy!r})", f"%esen use {best.strategy}")
+        return f"{told}: {take}." if takes else f"{told}."
     told = f"No clear difference: the plan takes {ratio:.2f} times the time of {best.strategy}"
     return f"{told} (95 % interval {low:.2f} to {high:.2f} times)."

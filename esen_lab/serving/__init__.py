@@ -10,17 +10,18 @@ model.py          what a model looks like from outside
 batcher.py        what runs next as one batch  service_times.py  how long that takes
 dispatcher.py     from request to answer       run_thread.py  who runs batches
 joining.py        whether rows may be joined   served.py      what is served: a lab, or an exported folder
+described.py      what that looks like now
 connection.py     what may be asked of one     bounded_protocol.py  bounds of one
 prepared.py       sizes that engines know      meter.py      channels for live plots
 status.py         how a server stands          exported.py   an exported folder as what is served
 metrics.py        what is counted              traces.py      spans, where somebody traces
+triton_statistics.py  the counts as Triton tells them
 refusal.py        what has no answer           settings.py    what a server is told once
 """
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
+from esen_lab.common.packages import can_import
 from esen_lab.errors import UsageError
 from esen_lab.serving.settings import ServeSettings
 
@@ -35,7 +36,7 @@ def check_installed() -> None:
     Raises:
         UsageError: Something is not; the message says how to install it.
     """
-    missing = [name for name in _NEEDED if find_spec(name) is None]
+    missing = [name for name in _NEEDED if not can_import(name)]
     if missing:
         raise UsageError(
             "A server needs the packages of the group serve",

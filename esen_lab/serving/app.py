@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
@@ -36,10 +36,11 @@ from esen_lab.serving.dispatcher import Answer, Dispatcher
 from esen_lab.serving.guard import Guard
 from esen_lab.serving.metrics import CONTENT_TYPE, Metrics
 from esen_lab.serving.model import PLATFORM, VERSION, ModelInfo
-from esen_lab.serving.protocol import EXTENSIONS, encode_response
-from esen_lab.serving.refusal import RequestRefused, malformed, refusal_of
+from esen_lab.serving.protocol import EXTENSIONS, encode_response, header_length
+from esen_lab.serving.refusal import RequestRefused, refusal_of
 from esen_lab.serving.settings import ServeSettings
 from esen_lab.serving.traces import RequestTraces
+from esen_lab.serving.triton_statistics import model_stats
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -187,44 +188,30 @@ class Infer:
         except RequestRefused as refused:
             status, reason = refused.status, refused.reason
             service.metrics.failed(status, reason)
-            if refused.unread:
+            if refused.unread and not connection.whole:
                 await drop_body(receive)
             await _answer_refused(refused)(scope, receive, send)
         else:
             headers = [(b"content-type", _JSON), (b"content-length", str(len(body)).encode())]
             if header is not None:
                 headers = [(b"content-type", _BYTES), headers[1], (_HEADER_LENGTH, str(header).encode())]
-            sending = _send(send, headers, body)
-            # A small one fits into the system's buffers, whoever reads it when.
             if len(body) <= _BUFFERED_BYTES:
                 connection.join_next()
-                await sending
-            elif not await self._bounded(connection, sending):
+            await _send(send, headers, body)
+            if connection.slow:
+                service.metrics.refused("slow")
                 return
-            service.metrics.answered(time.monotonic() - came_s)
+            service.metrics.answered(time.monotonic() - came_s, answer.queue_s, answer.compute_s)
             service.traces.answered(scope, answer, came_s, service.settings.name)
         if service.settings.access_log:
             took_s = time.monotonic() - came_s
             log.info("request", extra={"status": status, "reason": reason, "took_s": round(took_s, 6)})
 
-    async def _bounded(self, connection: Connection, sending: Awaitable[None]) -> bool:
-        """Send, for so long at most, and whether it was: a client that does not read holds nothing for ever."""
-        try:
-            async with asyncio.timeout(self._service.settings.write_timeout_s):
-                await sending
-        except TimeoutError:
-            self._service.metrics.refused("slow")
-            connection.abort()
-            return False
-        return True
-
     async def _answered(self, scope: Scope, receive: Receive, came_s: float) -> tuple[Answer, bytes, int | None]:
         service, settings = self._service, self._service.settings
         dispatcher = service.of(scope["path_params"])
         headers = dict(scope["headers"])
-        told = headers.get(_HEADER_LENGTH)
-        if told is not None and not (told.isdigit() and len(told) < 16):
-            raise malformed("Inference-Header-Content-Length is a whole number of bytes")
+        header_bytes = header_length(headers.get(_HEADER_LENGTH))
         connection: Connection = scope[CONNECTION]
         if connection.upgrades:
             raise RequestRefused(
@@ -239,12 +226,14 @@ class Infer:
         )
         size = len(body)
         try:
-            request = dispatcher.headers.request(body, None if told is None else int(told))
+            request = dispatcher.read(body, header_bytes)
             if request.timeout_s is None and settings.deadline_s is not None:
                 request = replace(request, timeout_s=settings.deadline_s)
             waiting, future = dispatcher.submit(request, came_s)
             # Who leaves while it waits costs nothing more; who is running already is run.
             answer = await (future if waiting.gone else _while_there(future, connection))
+            told = _parameters(request.timings, answer)
+            return answer, *encode_response(request, answer.outputs, answer.model, told)
         except (RequestRefused, ClientLeft, asyncio.CancelledError):
             raise
         except Exception as problem:
@@ -252,8 +241,6 @@ class Infer:
             raise refusal_of(problem) from problem
         finally:
             service.held.now -= size
-        told = _parameters(request.timings, answer)
-        return answer, *encode_response(request, answer.outputs, dispatcher.model, told)
 
 
 def _parameters(timings: bool, answer: Answer) -> dict[str, Any]:
@@ -305,8 +292,8 @@ def _route(path: str, answer: Callable[[Request], Response], method: str = "GET"
     return Route(path, endpoint, methods=[method])
 
 
-def _json(content: Any, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(content), status, media_type="application/json")
+def _json(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(msgspec.json.encode(content), status, headers, media_type="application/json")
 
 
 def _model(service: Service, request: Request) -> ModelInfo:
@@ -324,29 +311,11 @@ def _index(service: Service) -> list[dict[str, str]]:
 
 
 def _stats(service: Service, _: ModelInfo | None = None) -> Response:
-    totals = service.metrics.totals
-
-    def counted(count: int, seconds: float) -> dict[str, int]:
-        return {"count": count, "ns": round(seconds * 1e9)}
-
-    one = {
-        "name": service.settings.name,
-        "version": VERSION,
-        "inference_count": totals.rows,
-        "execution_count": totals.batches,
-        "inference_stats": {
-            "success": counted(totals.answered, totals.request_s),
-            "fail": counted(totals.failed, 0.0),
-            "queue": counted(totals.answered, totals.queue_s),
-            "compute_infer": counted(totals.batches, totals.compute_s),
-        },
-    }
-    return _json({"model_stats": [one]})
+    return _json({"model_stats": [model_stats(service.settings.name, service.metrics.totals)]})
 
 
 def _answer_refused(refused: RequestRefused) -> Response:
-    body = msgspec.json.encode({"error": refused.message})
-    return Response(body, refused.status, headers=refused.headers, media_type="application/json")
+    return _json({"error": refused.message}, refused.status, refused.headers)
 
 
 async def _refused(_: Request, problem: Exception) -> Response:
@@ -356,4 +325,5 @@ async def _refused(_: Request, problem: Exception) -> Response:
 
 async def _no_such_path(_: Request, problem: Exception) -> Response:
     assert isinstance(problem, HTTPException)
-    return _json({"error": f"{problem.detail}: see /v2"}, problem.status_code)
+    # Its headers say which methods there are, where it was that.
+    return _json({"error": f"{problem.detail}: see /v2"}, problem.status_code, problem.headers)

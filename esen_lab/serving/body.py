@@ -12,6 +12,9 @@ from esen_lab.serving.refusal import RequestRefused, malformed
 
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 _ENCODINGS: Mapping[bytes, int] = {b"gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
+IDENTITY = b"identity"
+_STEP_BYTES = 1 << 16
+_MOST_MEMBERS = 1 << 14
 _MOST_DROPPED_BYTES = 64 << 20
 _DROPPING_S = 2.0
 _KINDS = (b"", b"application/json", b"application/octet-stream")
@@ -78,7 +81,7 @@ async def read_body(
                 body += chunk
                 more = message.get("more_body", False)
         if encoding in _ENCODINGS:
-            body = _unpacked(body, _ENCODINGS[encoding], most)
+            body = unpacked(body, encoding, most)
             held.take(len(body) - counted)
             counted = len(body)
     except BaseException as problem:
@@ -94,10 +97,12 @@ def _check_headers(headers: Mapping[bytes, bytes], most: int) -> bytes:
     """How the body is packed."""
     kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
     if kind not in _KINDS:
-        raise RequestRefused(415, "malformed", "A request is application/json or application/octet-stream", unread=True)
-    encoding = headers.get(b"content-encoding", b"identity").strip().lower()
-    if encoding != b"identity" and encoding not in _ENCODINGS:
-        raise RequestRefused(415, "malformed", "A request is sent as it is, or with gzip or deflate", unread=True)
+        given = kind[:80].decode("latin-1")
+        rule = f"A request is application/json or application/octet-stream, not {given!r}: say so in its Content-Type"
+        raise RequestRefused(415, "malformed", rule, unread=True)
+    encoding = headers.get(b"content-encoding", IDENTITY).strip().lower()
+    if encoding != IDENTITY and encoding not in _ENCODINGS:
+        raise _other_encoding(encoding)
     told = headers.get(b"content-length", b"")
     if told.isdigit() and int(told[:19]) > most:
         raise _too_large(most)
@@ -119,18 +124,54 @@ async def drop_body(receive: Receive) -> None:
                 left -= len(message.get("body", b""))
 
 
-def _unpacked(body: bytearray, window: int, most: int) -> bytearray:
-    """The same without its compression, of which no more is made than may be."""
-    unpacker = zlib.decompressobj(window)
-    try:
-        found = bytearray(unpacker.decompress(body, most + 1))
-    except zlib.error as problem:
-        raise malformed(f"The body is not packed as its headers say: {problem}") from problem
-    if len(found) > most:
-        raise _too_large(most)
-    if not unpacker.eof:
-        raise malformed("The body ends in the middle of what is packed in it")
+def unpacked(body: bytes | bytearray, encoding: bytes, most: int) -> bytearray:
+    """A body without its compression, of which no more is made than may be.
+
+    gzip's may be several, one behind the other: what they hold is joined. Nothing else follows the end.
+
+    Args:
+        body: As it came.
+        encoding: What `Content-Encoding` says, in small letters.
+        most: Bytes.
+
+    Raises:
+        Refused: It is too large (413), packed in another way than is read (415), or not as it says.
+    """
+    if encoding == IDENTITY:
+        if len(body) > most:
+            raise _too_large(most)
+        return bytearray(body)
+    if encoding not in _ENCODINGS:
+        raise _other_encoding(encoding)
+    found, view, at, members = bytearray(), memoryview(body), 0, 0
+    while at < len(body) or not members:
+        if members and (encoding != b"gzip" or members == _MOST_MEMBERS):
+            raise malformed(f"{len(body) - at} bytes follow the end of what is packed in the body")
+        at, members = _unpack_one(view, at, found, _ENCODINGS[encoding], most), members + 1
     return found
+
+
+def _unpack_one(view: memoryview, at: int, found: bytearray, window: int, most: int) -> int:
+    """Unpack what begins at a place and append it; returns where it ends."""
+    unpacker = zlib.decompressobj(window)
+    while not unpacker.eof:
+        part = view[at : at + _STEP_BYTES]  # not all: what is behind the end is copied each time
+        if not part:
+            raise malformed("The body ends in the middle of what is packed in it")
+        try:
+            found += unpacker.decompress(part, most + 1 - len(found))
+        except zlib.error as problem:
+            raise malformed(f"The body is not packed as its headers say: {problem}") from problem
+        if len(found) > most:
+            raise _too_large(most)
+        at += len(part) - len(unpacker.unused_data)
+    return at
+
+
+def _other_encoding(encoding: bytes) -> RequestRefused:
+    given = encoding[:80].decode("latin-1")
+    told = f"A request is sent as it is, or packed with gzip or deflate, not with {given!r}"
+    return RequestRefused(415, "malformed", told, unread=True)
 
 
 def _too_large(most: int) -> RequestRefused:

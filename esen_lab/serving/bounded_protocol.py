@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -12,30 +13,50 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from esen_lab.serving.connection import CONNECTION, Connection, JoinedWrites
 
+log = logging.getLogger("esen_lab.serving")
 MOST_HEADER_BYTES = 1 << 16
 """Of a request's address and headers, without which a client could fill the memory before anybody looks at them."""
+_LOOK_S = 1.0
+"""At the end of a server: who has read nothing for so long is not waited for."""
 
 
-def bounded(read_timeout_s: float, max_connections: int) -> type[BoundedProtocol]:
+def bounded(read_timeout_s: float, write_timeout_s: float, max_connections: int) -> type[BoundedProtocol]:
     """The protocol with these bounds, for a server of uvicorn's."""
-    found = {"read_timeout_s": read_timeout_s, "max_connections": max_connections}
+    found = {
+        "read_timeout_s": read_timeout_s,
+        "write_timeout_s": write_timeout_s,
+        "max_connections": max_connections,
+    }
     return type(BoundedProtocol.__name__, (BoundedProtocol,), found)
 
 
 class BoundedProtocol(HttpToolsProtocol):
     """One connection: its headers come within a time and a size, it can be cut, and it says when its client left.
 
+    Something ends each of its states, whatever its client does or leaves:
+
+        headers come                        read_timeout_s for all of them
+        a request is run                    its deadline, and the time of a batch; its body: see `body.py`
+        it was answered before its end      read_timeout_s for the rest of its body
+        nothing comes                       uvicorn's time between two requests
+        an answer is not read               write_timeout_s, also of what is closed; at the server's end `_LOOK_S`
+
     What the application is told in a scope is in `connection.py`.
 
     Attributes:
         read_timeout_s: How long headers may take.
+        write_timeout_s: How long a client may take to read what it was sent.
         max_connections: How many there may be; a request of one more is told so.
     """
 
     read_timeout_s = 30.0
+    write_timeout_s = 30.0
     max_connections = 512
 
     _waiting: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
+    _looking: asyncio.TimerHandle | None = None
+    _ends = False
     _in_headers = False
     _header_bytes = 0  # of this request, as far as they were parsed
     _steps = 0  # what the parser came to
@@ -48,13 +69,14 @@ class BoundedProtocol(HttpToolsProtocol):
         # Else the second part of a response waits 40 ms for the first one's acknowledgement. asyncio does so itself
         # only for sockets that were made with the protocol's number.
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.transport = JoinedWrites(transport)  # type: ignore[assignment]
+        self.transport = JoinedWrites(transport, self._wait_for_reader)  # type: ignore[assignment]
         self._wait_for_headers()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is gone: whoever asked to be told is."""
         self._headers_came()
         super().connection_lost(exc)
+        self._was_read()
         left, self._left = self._left, None
         if left is not None:
             left()
@@ -69,6 +91,26 @@ class BoundedProtocol(HttpToolsProtocol):
             self.send_400_response("")
         elif self._in_headers:  # they are rarely still to come: a timer for each request is dear
             self._wait_for_headers()
+        elif self.cycle is not None and self.cycle.response_complete and self.timeout_keep_alive_task is None:
+            self._wait_after_answer()
+
+    def pause_writing(self) -> None:
+        """Of the transport: more is written than the client reads."""
+        super().pause_writing()
+        self._wait_for_reader()
+
+    def resume_writing(self) -> None:
+        """Of the transport: it has read."""
+        super().resume_writing()
+        if not self.transport.is_closing():
+            self._was_read()
+
+    def shutdown(self) -> None:
+        """The server ends."""
+        super().shutdown()
+        self._ends = True
+        if self._unread is not None:
+            self._wait_for_reader()
 
     def on_message_begin(self) -> None:
         """Of the parser."""
@@ -141,3 +183,36 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._waiting is not None:
             self._waiting.cancel()
             self._waiting = None
+
+    def _wait_after_answer(self) -> None:
+        # uvicorn takes back its time between two requests at any byte, also at one that begins none.
+        if self.scope[CONNECTION].whole:  # type: ignore[literal-required]
+            self._headers_came()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+        else:  # bytes of a body that nobody waits for
+            self._wait_for_headers()
+
+    def _wait_for_reader(self) -> None:
+        if self._unread is None:
+            self._unread = self.loop.call_later(self.write_timeout_s, self._cut)
+        if self._ends and self._looking is None:
+            self._looking = self.loop.call_later(_LOOK_S, self._look, self.transport.get_write_buffer_size())
+
+    def _look(self, before: int) -> None:
+        left = self.transport.get_write_buffer_size()
+        if left and left >= before:
+            self._cut()
+        else:
+            self._looking = self.loop.call_later(_LOOK_S, self._look, left) if left else None
+
+    def _cut(self) -> None:
+        log.warning("cut", extra={"client": self.client, "why": "it does not read what it is sent"})
+        self.transport.cut_slow()  # type: ignore[attr-defined]
+
+    def _was_read(self) -> None:
+        for timer in (self._unread, self._looking):
+            if timer is not None:
+                timer.cancel()
+        self._unread = self._looking = None

@@ -57,6 +57,10 @@ def serve_folder(folder: Path, options: argparse.Namespace) -> int:
             while not stop.wait(_LOOK_S) and server.state != ENDED:
                 pass
         return 0 if stop.is_set() else 1
+    except KeyboardInterrupt:  # while the lanes started: see `_setter`
+        if not stop.is_set():
+            raise
+        return 0
     finally:
         served.close()
         for number, handler in before.items():

@@ -33,9 +33,10 @@ class Connection:
     whole: bool = False
     upgrades: bool = False
 
-    def abort(self) -> None:
-        """End it at once, whatever is still to be sent."""
-        self.transport.abort()
+    @property
+    def slow(self) -> bool:
+        """Whether it was cut because its client does not read."""
+        return bool(self.transport.slow)
 
     def join_next(self) -> None:
         """What is written next is sent with what is written after it."""
@@ -47,10 +48,16 @@ class JoinedWrites:
 
     Args:
         transport: asyncio's.
+        closing: Called when it is closed while something of it is still to be read by the client.
+
+    Attributes:
+        slow: Whether it was cut because its client does not read.
     """
 
-    def __init__(self, transport: asyncio.Transport) -> None:
+    def __init__(self, transport: asyncio.Transport, closing: Callable[[], object]) -> None:
         self._transport = transport
+        self._closing = closing
+        self.slow = False
         self._joins = False
         self._held = b""
         self.is_closing = transport.is_closing
@@ -75,6 +82,13 @@ class JoinedWrites:
         if held:
             self._transport.write(held)
         self._transport.close()
+        if self._transport.get_write_buffer_size():  # it closes once that was read, if ever
+            self._closing()
+
+    def cut_slow(self) -> None:
+        """End it at once, whatever is still to be read."""
+        self.slow = True
+        self._transport.abort()
 
     def __getattr__(self, name: str) -> Any:
         """Whatever else is asked of a transport."""

@@ -10,15 +10,19 @@ cluster, given to the container as an environment variable; it is in no file her
 from __future__ import annotations
 
 import importlib.metadata
+import math
+import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from esen_lab import __version__
 from esen_lab.common.display import Shown
 from esen_lab.errors import StoreError, UsageError
-from esen_lab.files import Kind, write_file
+from esen_lab.export.bundle_layout import MANIFEST
+from esen_lab.export.manifest import MANIFEST_DEPTH, MOST_JSON_BYTES, check_manifest
+from esen_lab.files import Kind, decode_json, read_bytes, write_file
 from esen_lab.planner.plan import Plan
 from esen_lab.serving.settings import ServeSettings
 
@@ -31,11 +35,17 @@ _FILE = Kind(
 )
 _ENGINES = {"openvino": "openvino", "onnxruntime": "onnx"}
 """Backends -> the group that brings them."""
+_FORMS = {"openvino": "openvino", "onnx": "onnx", "xgboost": "trees", "lightgbm": "trees", "pickle": "trees"}
+"""Formats of members that are no networks -> the group that brings their library."""
+_LEAST_GIB, _TORCH_GIB, _COPIES = 4, 2, 3
+"""Weights lie in a lane, in the server, and as the bytes of their file."""
+_NOT_IN_LABELS = re.compile(r"[^a-z0-9]+")
+_MOST_LABEL = 57  # with "-token" the 63 that a cluster allows
 
 _DOCKERFILE = """\
 {mark}: an image that serves the exported plan {folder}.
-#     docker build -t {name} .
-#     docker run --rm -p 8080:8080 --cpus {cores} -e ESEN_LAB_TOKEN=... {name}
+#     docker build -t {label} .
+#     docker run --rm -p 8080:8080 --cpus {cores} -e ESEN_LAB_TOKEN=... {label}
 FROM python:{python}-slim
 
 # OpenMP of torch; nothing else of the system is needed.
@@ -74,7 +84,7 @@ spec:
     minReplicas: 1
     containers:
       - name: kserve-container
-        image: {name}:latest # where the image was pushed to
+        image: {label}:latest # where the image was pushed to
         ports:
           - containerPort: 8080
             protocol: TCP
@@ -88,6 +98,7 @@ spec:
         resources:
           # Whole cores, as many as the plan shares out, the same as request and limit: then the kubelet's static
           # policy gives them to this container alone, and shares of cores mean what they meant when it was planned.
+          # Memory is an estimate by the size of the weights: outputs and what engines make of them come on top.
           requests:
             cpu: "{cores}"
             memory: {memory}Gi
@@ -127,14 +138,45 @@ class Deployment(Shown):
         return " and ".join(map(str, self.files))
 
 
-def deployment_files(folder: str, plan: Plan, name: str, *, memory_gib: int = 4) -> Mapping[str, str]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """What the members of an exported folder need besides torch.
+
+    Attributes:
+        groups: Groups of this package that bring their libraries.
+        memory_bytes: Of their weights.
+    """
+
+    groups: frozenset[str] = frozenset()
+    memory_bytes: int = 0
+
+    @classmethod
+    def of(cls, folder: Path) -> Needs:
+        """What a folder's manifest says; runs nothing.
+
+        Raises:
+            StoreError: It cannot be read, or is damaged.
+        """
+        manifest = decode_json(read_bytes(folder / MANIFEST, most=MOST_JSON_BYTES), deepest=MANIFEST_DEPTH)
+        check_manifest(manifest, MANIFEST)
+        groups = set()
+        for submodel in manifest["submodels"]:
+            form = submodel["recipe"].get("form", "")
+            if form in _FORMS and submodel.get("kind") != "function":
+                groups.add(_FORMS[form])
+        return cls(
+            groups=frozenset(groups), memory_bytes=sum(submodel["memory_bytes"] for submodel in manifest["submodels"])
+        )
+
+
+def deployment_files(folder: str, plan: Plan, name: str, *, needs: Needs = Needs()) -> Mapping[str, str]:
     """The text of both files.
 
     Args:
         folder: The name of the exported folder, beside which they lie.
         plan: What it holds.
         name: Of the model.
-        memory_gib: What the container is given.
+        needs: Of its members.
 
     Raises:
         UsageError: The folder's or the model's name cannot stand in them, or the plan is none for a CPU.
@@ -154,20 +196,27 @@ def deployment_files(folder: str, plan: Plan, name: str, *, memory_gib: int = 4)
         "mark": _MARK,
         "folder": folder,
         "name": name,
-        "label": name.lower().replace("_", "-").replace(".", "-"),
+        "label": _label(name),
         "cores": plan.units,
-        "memory": memory_gib,
+        "memory": max(_LEAST_GIB, _TORCH_GIB + math.ceil(_COPIES * needs.memory_bytes / 2**30)),
         "python": f"{sys.version_info.major}.{sys.version_info.minor}",
         "torch": importlib.metadata.version("torch").partition("+")[0],
-        "groups": ",".join(["serve", *_groups(plan)]),
+        "groups": ",".join(["serve", *sorted({*_groups(plan), *needs.groups})]),
         "version": __version__,
     }
     return {"Dockerfile": _DOCKERFILE.format(**words), "inference-service.yaml": _SERVICE.format(**words)}
 
 
-def _groups(plan: Plan) -> Sequence[str]:
+def _groups(plan: Plan) -> set[str]:
     used = {backend.partition("@")[0] for lane in plan.lanes for backend in lane.backends}
-    return sorted({group for backend, group in _ENGINES.items() if backend in used})
+    return {group for backend, group in _ENGINES.items() if backend in used}
+
+
+def _label(name: str) -> str:
+    """A name as images and objects of a cluster have it: small letters, digits and dashes, a letter first."""
+    label = _NOT_IN_LABELS.sub("-", name.lower()).strip("-")
+    label = label if label[:1].isalpha() else f"model-{label}"
+    return label[:_MOST_LABEL].rstrip("-")
 
 
 def write_deployment(folder: Path, plan: Plan, name: str) -> Deployment:
@@ -177,9 +226,9 @@ def write_deployment(folder: Path, plan: Plan, name: str) -> Deployment:
         UsageError: See `deployment_files`; or a name is taken by something else.
         StoreError: They cannot be written.
     """
-    files = deployment_files(folder.name, plan, name)
     if not folder.is_dir():
         raise StoreError("Files for a cluster lie beside an exported folder", given=f"no folder {str(folder)!r}")
+    files = deployment_files(folder.name, plan, name, needs=Needs.of(folder))
     for name_of_file, text in files.items():
         write_file(folder.with_name(name_of_file), text.encode(), _FILE)
     return Deployment(files=tuple(folder.with_name(one) for one in files))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,6 +19,8 @@ from esen_lab.run import Executor, ForkServer, Switched
 from esen_lab.run.report import RunReport
 from esen_lab.serving.served import RUN_TIMEOUT_S, AskedBatch
 
+log = logging.getLogger("esen_lab.serving")
+
 
 @dataclass(slots=True, kw_only=True)
 class ExportedFolder:
@@ -26,16 +31,23 @@ class ExportedFolder:
         ensemble: Its sub-models and combine rule.
         device: Where.
         graphs: What engines have made of sub-models.
-        under: The context that it runs in: the switches of torch that it was exported under.
+        switches: Switches of torch that it was exported under, and runs under: see `Bundle`.
     """
 
     plan: Plan
     ensemble: Ensemble
     device: Any
     graphs: Any
-    under: Switched = field(default_factory=lambda: Switched({}))
+    switches: Mapping[str, Any] = field(default_factory=dict)
     _fork_server: ForkServer = field(default_factory=ForkServer)
     _executor: Executor | None = None
+    _began: bool = False
+    _anew: bool = False  # and nobody was told yet
+    _under: Switched = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Know the switches."""
+        self._under = Switched(self.switches)
 
     @classmethod
     def open(cls, folder: Path, *, device: str | None = None, trust: bool = False, digest: str = "") -> ExportedFolder:
@@ -53,8 +65,14 @@ class ExportedFolder:
         """
         found = open_bundle(folder, trust=trust, digest=digest)
         chosen = open_device(device or name_for(found.plan.device))
-        under = Switched(found.switches)
-        return cls(plan=found.plan, ensemble=found.ensemble, device=chosen, graphs=found.graphs, under=under)
+        return cls(
+            plan=found.plan, ensemble=found.ensemble, device=chosen, graphs=found.graphs, switches=found.switches
+        )
+
+    @property
+    def stands_for(self) -> tuple[object, ...]:
+        """See `Served`: a folder stays what it is."""
+        return (self.ensemble, self.plan)
 
     @property
     def begins_anew(self) -> bool:
@@ -68,26 +86,34 @@ class ExportedFolder:
 
     def run(self, x: Tree, asked: AskedBatch) -> tuple[Tree, RunReport | None]:
         """See `Served`."""
-        self.mend()
+        self._have_lanes()
         assert self._executor is not None
         options = None if asked.at_least is None else asked.options
-        with self.under():
+        # What prepares the server leaves no trace in members that keep state: the first request is their first.
+        with self._under(), self._executor.measuring() if asked.trial else nullcontext():
             ran = self._executor.run(x, timeout_s=RUN_TIMEOUT_S, options=options)
         return ran.output, ran.report
 
     def mend(self) -> bool:
         """See `Served`."""
+        self._have_lanes()
+        anew, self._anew = self._anew, False
+        return anew
+
+    def _have_lanes(self) -> None:
         executor = self._executor
         if executor is not None and not executor.notice_ended():
-            return False
+            return
         self._executor = None
         if executor is not None:
             executor.close()
-        start = partial(Executor.start, graphs=self.graphs)
-        with self.under():
+        start = partial(Executor.start, graphs=self.graphs, exported_under=self.switches)
+        with self._under():
             self._fork_server.look_at_session()
             self._executor = start(self.plan, self.ensemble, self.device, self._fork_server)
-        return executor is not None
+        for told in self._executor.unlike.values():
+            log.warning("a member answers otherwise than where it was exported", extra={"problem": str(told)})
+        self._anew, self._began = self._began, True
 
     def close(self) -> None:
         """See `Served`."""

@@ -28,7 +28,7 @@ class Guard:
     """
 
     def __init__(self, settings: ServeSettings) -> None:
-        self._token = f"Bearer {settings.token}".encode() if settings.token else b""
+        self._token = settings.token.encode()
         self._only_here = settings.at_loopback and not settings.token
 
     def check(self, path: str, headers: Mapping[bytes, bytes]) -> None:
@@ -43,7 +43,7 @@ class Guard:
         """
         if path in _OPEN:
             return
-        if self._token and not hmac.compare_digest(headers.get(b"authorization", b""), self._token):
+        if self._token and not hmac.compare_digest(_bearer(headers.get(b"authorization", b"")), self._token):
             raise RequestRefused(401, "token", "This server asks for its token: Authorization: Bearer ...")
         host = _name(b"//" + headers.get(b"host", b""))
         if self._only_here and host not in LOOPBACK:
@@ -51,6 +51,12 @@ class Guard:
         origin = headers.get(b"origin")
         if origin is not None and _name(origin) != host:
             raise RequestRefused(403, "origin", "This server answers no page of another place")
+
+
+def _bearer(told: bytes) -> bytes:
+    """The token in a header; the scheme's name may be written in any case."""
+    scheme, _, token = told.partition(b" ")
+    return token.strip() if scheme.lower() == b"bearer" else b""
 
 
 @lru_cache(maxsize=16)  # most clients say the same again and again

@@ -30,7 +30,7 @@ class Headers:
     def request(self, body: bytearray, header_bytes: int | None) -> InferRequest:
         """As `parse_request`."""
         length = json_bytes(body, header_bytes)
-        if length == len(body) or length > _MOST_BYTES:
+        if not 0 < length <= _MOST_BYTES or length == len(body):
             return parse_request(body, header_bytes, self._model)
         view = memoryview(body)
         return self._read(bytes(view[:length])).request(view[length:])

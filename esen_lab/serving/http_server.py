@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import socket
 import threading
@@ -33,13 +34,30 @@ def listen(host: str, port: int) -> socket.socket:
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except (OSError, ValueError) as problem:  # ValueError: not even a name
+        raise _not_here(host, problem) from problem
+    try:
         return socket.create_server(address[:2], family=family, backlog=1024)
     except OSError as problem:
+        if problem.errno == errno.EADDRNOTAVAIL:
+            raise _not_here(host, problem) from problem
         raise UsageError(
             f"A server listens at a free port of this machine, {host}:{port}",
-            given=str(problem),
+            given=_told(problem),
             hint="Choose another port; 0 takes a free one.",
         ) from problem
+
+
+def _not_here(host: str, problem: Exception) -> UsageError:
+    return UsageError(
+        "A server listens at an address or name of this machine",
+        given=f"{host[:80]!r}: {_told(problem)}",
+        hint="127.0.0.1 is reached from this machine alone, 0.0.0.0 from other machines, too.",
+    )
+
+
+def _told(problem: Exception) -> str:
+    return str(getattr(problem, "strerror", None) or problem).partition(" (while")[0]
 
 
 class HttpServer:
@@ -64,7 +82,7 @@ class HttpServer:
         config = uvicorn.Config(
             app,
             interface="asgi3",
-            http=bounded(settings.read_timeout_s, settings.max_connections),
+            http=bounded(settings.read_timeout_s, settings.write_timeout_s, settings.max_connections),
             loop="auto",  # uvloop where it is installed
             ws="none",
             lifespan="off",

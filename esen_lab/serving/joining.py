@@ -7,18 +7,29 @@ run alone and as one batch, and joining is allowed only where the answers are th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from esen_lab.common.answers import OTHER_ORDER, difference
+from esen_lab.common.answers import OTHER_ORDER, TOLERANCE, difference
 from esen_lab.common.trees import Tree, flatten, map_tensors, unflatten
 from esen_lab.errors import EsenError, first_line
+from esen_lab.serving.served import TRIAL, Served
 
 if TYPE_CHECKING:
     import torch
 
 _NO_ROWS = "the inputs have no rows along their first dimension that all of them share"
+OTHER_ROWS = "the answer has not one row for each row of the input"
+BEGINS_ANEW = "a member keeps state between calls, or draws random numbers"
+
+
+class RowsDiffer(EsenError):  # noqa: N818  what was found, which has a way on
+    """An answer has other rows than its joined batch: nobody can say whose they are."""
+
+
+class Later(Exception):  # noqa: N818  no fault
+    """There is something else to do first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,48 +45,64 @@ class Tried:
     why_alone: str
 
 
-def try_joining(
-    run: Callable[[Tree], Tree],
-    example: Tree,
-    *,
-    begins_anew: bool,
-    tolerances: Mapping[str, float] = OTHER_ORDER,
-) -> Tried:
+def try_joining(served: Served, example: Tree, later: Callable[[], bool] = lambda: False) -> Tried:
     """Run the example, and find out whether requests may be joined.
 
     Args:
-        run: Runs the ensemble once.
+        served: What is tried.
         example: An input.
-        begins_anew: Whether a member keeps state or draws random numbers.
-        tolerances: What another batch size may change, for each floating dtype.
+        later: Whether there is something else to do first; asked before each run.
 
     Raises:
+        Later: There is.
         EsenError: The example itself cannot be run.
     """
-    answer = own(run(example))
-    if begins_anew:
-        return Tried(answer=answer, why_alone="a member keeps state between calls, or draws random numbers")
+
+    def run(x: Tree) -> Tree:
+        if later():
+            raise Later
+        return own(served.run(x, TRIAL)[0])
+
+    answer = run(example)
+    if served.begins_anew:  # after a run: then its lanes hold the members as they are now
+        return Tried(answer=answer, why_alone=BEGINS_ANEW)
+    # Engines choose other kernels for another size of a batch.
+    tolerances = OTHER_ORDER if all(lane.all_eager for lane in served.plan.lanes) else TOLERANCE
     leaves, structure = flatten(example)
     rows = rows_of(leaves)
     if rows is None:
         return Tried(answer=answer, why_alone=_NO_ROWS)
     if rows_of(flatten(answer)[0]) != rows:
-        return Tried(answer=answer, why_alone="the answer has not one row for each row of the input")
-    other = map_tensors(_other_numbers, example)
+        return Tried(answer=answer, why_alone=OTHER_ROWS)
     try:
-        alone = own(run(other))
-        both = own(run(unflatten(structure, joined([leaves, flatten(other)[0]]))))
+        other, alone = _run_another(run, example)
+        both = run(unflatten(structure, joined([leaves, flatten(other)[0]])))
     except EsenError as problem:
         return Tried(answer=answer, why_alone=f"the members do not take twice the rows ({first_line(problem)})")
-    if rows_of(flatten(both)[0]) != 2 * rows:
-        return Tried(answer=answer, why_alone="the answer has not one row for each row of the input")
     together, shape = flatten(both)
-    halves = [unflatten(shape, half) for half in parted(together, [rows, rows])]
+    try:
+        halves = [unflatten(shape, half) for half in parted(together, [rows, rows])]
+    except RowsDiffer:
+        return Tried(answer=answer, why_alone=OTHER_ROWS)
     for half, wanted in zip(halves, (answer, alone), strict=True):
         found = difference(half, wanted, tolerances)
         if not found.agrees:
             return Tried(answer=answer, why_alone=f"a row's answer depends on the other rows of its batch ({found})")
     return Tried(answer=answer, why_alone="")
+
+
+def _run_another(run: Callable[[Tree], Tree], example: Tree) -> tuple[Tree, Tree]:
+    """Another input than the example that the members take, and its answer.
+
+    Raises:
+        EsenError: They take none.
+    """
+    other = map_tensors(_other_numbers, example)
+    try:
+        return other, run(other)
+    except EsenError:
+        other = map_tensors(_other_order, example)  # whole numbers that mean something: none that was not there before
+        return other, run(other)
 
 
 def rows_of(leaves: Sequence[torch.Tensor]) -> int | None:
@@ -99,10 +126,23 @@ def joined(inputs: Sequence[Sequence[torch.Tensor]], more: int = 0) -> list[torc
     return [torch.cat(tensors) for tensors in zip(*inputs, *filled, strict=True)]
 
 
-def parted(leaves: Sequence[torch.Tensor], rows: Sequence[int], *, filled: bool = False) -> list[list[torch.Tensor]]:
-    """The answer of a joined batch, for each of its requests: views of it. Rows beyond theirs are nobody's."""
-    if len(rows) == 1 and not filled:
+def parted(leaves: Sequence[torch.Tensor], rows: Sequence[int], more: int = 0) -> list[list[torch.Tensor]]:
+    """The answer of a joined batch, for each of its requests: views of it.
+
+    Args:
+        leaves: Of the answer.
+        rows: Of each request.
+        more: Rows that it was filled with besides: nobody's.
+
+    Raises:
+        RowsDiffer: The answer has other rows than the batch, as where a member leaves some out.
+    """
+    if len(rows) == 1 and not more:
         return [list(leaves)]
+    sent = sum(rows) + more
+    if rows_of(leaves) != sent:
+        given = ", ".join(str(list(leaf.shape)) for leaf in leaves)
+        raise RowsDiffer("The answer of a joined batch has its rows", given=f"{given} for {sent} rows")
     return [[leaf[part] for leaf in leaves] for part in _parts(rows)]
 
 
@@ -119,9 +159,28 @@ def _parts(rows: Sequence[int]) -> list[slice]:
 def _other_numbers(leaf: torch.Tensor) -> torch.Tensor:
     """An input with other numbers that a member takes as well.
 
-    Floating numbers are changed; whole ones (tokens, classes) are only put in another order, within each row where that
-    has an order: what they stand for must stay in range.
+    Also whole numbers (tokens, classes, pixels) are others, and not only in another order: a member that takes the
+    largest of its batch, or the sum, would not be told by that. They go half the way down to the smallest: what they
+    stand for stays in range. Where all are the same, they are the next one, nearer to 0; of a mask only the end is off.
     """
+    import torch
+
+    other = _other_order(leaf)
+    if leaf.is_floating_point() or not leaf.numel():
+        return other
+    wide = other.to(torch.int64)
+    least, most = int(wide.min()), int(wide.max())
+    if leaf.dtype is torch.bool or least == most == 1:
+        wide[..., -1] = 1 - wide[..., -1]
+    elif least == most:
+        wide += -1 if least > 0 else 1
+    else:
+        wide = least + (wide - least) // 2
+    return wide.to(leaf.dtype)
+
+
+def _other_order(leaf: torch.Tensor) -> torch.Tensor:
+    """The same, of which whole numbers are only put in another order, within each row where that has an order."""
     import torch
 
     if leaf.is_floating_point():

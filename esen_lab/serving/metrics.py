@@ -1,6 +1,6 @@
 """What is counted of a server, for Prometheus: in a registry of its own, so that several servers do not mix.
 
-esen_request_seconds        from a request's coming to its answer            by model
+esen_request_seconds        from a request's coming to its answer, of those that were answered
 esen_queue_seconds          of that, waiting for its run
 esen_compute_seconds        a batch's run: joining, lanes, combining, parting
 esen_batch_rows             rows of the batches that were run;  esen_batch_requests  how many requests were joined
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter as Tally
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -28,6 +28,25 @@ _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0
 _COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 
+@dataclass(slots=True, kw_only=True)  # frozen, one takes three times as long to make
+class BatchRun:
+    """One run of the lanes for requests.
+
+    Attributes:
+        rows: Of its requests.
+        requests: How many were joined.
+        took_s: How long it took, with joining and parting.
+        report: What happened; None where nobody knows, such as where it failed.
+        done: Whether it came to an answer for them.
+    """
+
+    rows: int
+    requests: int
+    took_s: float
+    report: RunReport | None
+    done: bool
+
+
 @dataclass(slots=True, kw_only=True)
 class Totals:
     """What was counted since the server began; seconds are sums.
@@ -36,11 +55,16 @@ class Totals:
         answered: Requests with an answer of the model.
         failed: Requests without.
         by_reason: Those, by reason.
-        request_s: From coming to answer.
+        request_s: From coming to answer, of those that were answered.
         queue_s: Of that, waiting.
-        batches: Runs.
+        request_compute_s: Of that, the run of their batch.
+        batches: Runs, also those that failed.
         rows: Of all batches.
         compute_s: Of all batches.
+        done_batches: Runs that came to an answer.
+        done_rows: Of these.
+        by_rows: The same for each size of a batch, up to the largest of `_COUNTS`: how many, and their seconds.
+        last_at_s: When the last of these was done, since 1970; 0 before the first.
         restarts: How often lanes were started anew.
         lane_busy_s: For each lane.
         began_s: On `time.monotonic`.
@@ -51,9 +75,14 @@ class Totals:
     by_reason: Tally[str] = field(default_factory=Tally)
     request_s: float = 0.0
     queue_s: float = 0.0
+    request_compute_s: float = 0.0
     batches: int = 0
     rows: int = 0
     compute_s: float = 0.0
+    done_batches: int = 0
+    done_rows: int = 0
+    by_rows: dict[int, tuple[int, float]] = field(default_factory=dict)
+    last_at_s: float = 0.0
     restarts: int = 0
     lane_busy_s: dict[int, float] = field(default_factory=dict)
     began_s: float = field(default_factory=time.monotonic)
@@ -84,12 +113,15 @@ class Metrics:
         self._length.set_function(waiting)
         self._fallbacks.set_function(fallen_back)
 
-    def answered(self, took_s: float) -> None:
-        """A request got an answer of the model."""
+    def answered(self, took_s: float, queue_s: float, compute_s: float) -> None:
+        """A request got an answer of the model: how long that took, and of that the wait and the run of its batch."""
         totals = self.totals
         totals.answered += 1
         totals.request_s += took_s
+        totals.queue_s += queue_s
+        totals.request_compute_s += compute_s
         self._request_s.observe(took_s)
+        self._queue_s.observe(queue_s)
         self._ok.inc()
 
     def failed(self, status: int, reason: str) -> None:
@@ -103,28 +135,30 @@ class Metrics:
         self.totals.by_reason[reason] += 1
         self._refusals.labels(reason).inc()
 
-    def ran(self, rows: int, queue_s: Sequence[float], took_s: float, report: RunReport | None) -> None:
-        """A batch was run.
-
-        Args:
-            rows: Of it.
-            queue_s: How long each of its requests that have an answer waited.
-            took_s: How long it took.
-            report: Of the run, where there is one.
-        """
+    def ran(self, runs: Sequence[BatchRun]) -> None:
+        """Batches were run."""
         totals = self.totals
-        totals.batches += 1
-        totals.rows += rows
-        totals.compute_s += took_s
-        totals.queue_s += sum(queue_s)
-        self._rows.observe(rows)
-        self._joined.observe(len(queue_s))
-        self._compute_s.observe(took_s)
-        for waited_s in queue_s:
-            self._queue_s.observe(waited_s)
-        for index, lane in enumerate(report.lanes if report is not None else ()):
-            totals.lane_busy_s[index] = totals.lane_busy_s.get(index, 0.0) + lane.busy_s
-            self._busy_s.labels(str(index)).inc(max(lane.busy_s, 0.0))
+        for run in runs:
+            totals.batches += 1
+            totals.rows += run.rows
+            totals.compute_s += run.took_s
+            if run.done:
+                self._count_done(run)
+            self._rows.observe(run.rows)
+            self._joined.observe(run.requests)
+            self._compute_s.observe(run.took_s)
+            for number, busy_s in () if run.report is None else _busy_s(run.report):
+                totals.lane_busy_s[number] = totals.lane_busy_s.get(number, 0.0) + busy_s
+                self._busy_s.labels(str(number)).inc(busy_s)
+
+    def _count_done(self, run: BatchRun) -> None:
+        totals = self.totals
+        totals.done_batches += 1
+        totals.done_rows += run.rows
+        totals.last_at_s = time.time()
+        if run.rows <= _COUNTS[-1]:  # clients choose their rows: there are not ever more sizes to remember
+            count, seconds = totals.by_rows.get(run.rows, (0, 0.0))
+            totals.by_rows[run.rows] = (count + 1, seconds + run.took_s)
 
     def mended(self, took_s: float) -> None:  # noqa: ARG002  said in the log
         """Lanes that had ended were started anew."""
@@ -134,3 +168,11 @@ class Metrics:
     def text(self) -> bytes:
         """In the text format that Prometheus reads."""
         return generate_latest(self.registry)
+
+
+def _busy_s(report: RunReport) -> Iterator[tuple[int, float]]:
+    """For each lane its number in the plan, and how long it was busy; a report leaves out those that nobody came to."""
+    lane_of = {span.name: span.lane for span in report.spans}
+    for position, lane in enumerate(report.lanes):
+        known = [lane_of[name] for name in lane.members if name in lane_of]
+        yield known[0] if known else position, max(lane.busy_s, 0.0)

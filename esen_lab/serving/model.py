@@ -10,12 +10,12 @@ A size of -1 may be any: that of the batch; with `any_size`, all of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from esen_lab.common.trees import Structure, Tree, flatten
-from esen_lab.errors import UsageError
+from esen_lab.errors import EsenError, UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -107,6 +107,17 @@ class ModelInfo:
             },
         }
 
+    def alone(self, why: str) -> ModelInfo:
+        """The same, of which requests must not be joined any more."""
+        return replace(self, joins=False, why_alone=why)
+
+    def takes_those_of(self, other: ModelInfo) -> bool:
+        """Whether a request that was checked against another one can be run by this one, and its answer told."""
+        if other is self:
+            return True
+        mine, those = ((model.inputs, model.structure, model.batched) for model in (self, other))
+        return mine == those and [one.name for one in self.outputs] == [one.name for one in other.outputs]
+
     def config(self, max_rows: int) -> dict[str, Any]:
         """The least that clients read of Triton's model configuration.
 
@@ -129,6 +140,24 @@ class ModelInfo:
             "output": tensors(self.outputs),
             "parameters": {"max_joined_rows": {"string_value": str(max_rows if self.joins else 0)}},
         }
+
+
+def datatype_of(tensor: torch.Tensor) -> str | None:
+    """The protocol's name for the numbers of a tensor; None where it has none."""
+    return _OF_TORCH.get(str(tensor.dtype).removeprefix("torch."))
+
+
+def check_answer(leaves: Sequence[torch.Tensor], model: ModelInfo) -> None:
+    """Nothing, where the tensors of an answer can be told as the outputs of a model.
+
+    Raises:
+        EsenError: There are more or fewer, or the protocol has no name for the numbers of one.
+    """
+    if len(leaves) != len(model.outputs):
+        raise EsenError("An answer has the tensors that the model's metadata names", given=f"{len(leaves)} tensors")
+    for leaf, info in zip(leaves, model.outputs, strict=True):
+        if datatype_of(leaf) is None:
+            raise EsenError("The protocol has a name for the numbers of an answer", given=f"{info.name}: {leaf.dtype}")
 
 
 def describe(
@@ -184,15 +213,15 @@ def describe(
 
 
 def _info(name: str, leaf: torch.Tensor, *, any_size: bool, batched: bool) -> TensorInfo:
-    dtype = str(leaf.dtype).removeprefix("torch.")
-    if dtype not in _OF_TORCH:
+    datatype = datatype_of(leaf)
+    if datatype is None:
         raise UsageError(
             f"The protocol has names for the dtypes {', '.join(_OF_TORCH)}",
-            given=f"{name} is {dtype}",
+            given=f"{name} is {str(leaf.dtype).removeprefix('torch.')}",
             hint="Serve members that take and give one of these; a combine function can convert the answer.",
         )
     sizes = [-1 if any_size or (batched and index == 0) else size for index, size in enumerate(leaf.shape)]
-    return TensorInfo(name=name, datatype=_OF_TORCH[dtype], shape=tuple(sizes))
+    return TensorInfo(name=name, datatype=datatype, shape=tuple(sizes))
 
 
 def _names(tree: Tree, lone: str, prefix: str = "") -> Iterator[str]:

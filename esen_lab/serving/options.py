@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 
+from esen_lab.common.command_line import seconds, whole
 from esen_lab.errors import UsageError
 from esen_lab.files import read_bytes
-from esen_lab.serving.settings import ServeSettings
+from esen_lab.serving.settings import RESERVED, ServeSettings
 
 TOKEN = "ESEN_LAB_TOKEN"  # noqa: S105  the name of a variable
 _MOST_TOKEN_BYTES = 4096
@@ -24,13 +25,13 @@ def serve_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trust", action="store_true", help="run the code in PLAN although you did not export it here")
     parser.add_argument("--device", metavar="NAME", help="a device other than the plan's")
     parser.add_argument("--host", help=f"the address to listen at (default {default['host']}: this machine alone)")
-    parser.add_argument("--port", type=int, metavar="N", help=f"default {default['port']}; 0 takes a free one")
+    parser.add_argument("--port", type=whole(0), metavar="N", help=f"default {default['port']}; 0 takes a free one")
     parser.add_argument("--name", help="the model's name in addresses (default: the plan's)")
     parser.add_argument("--token-file", type=Path, metavar="FILE", help="clients must send what is in it")
     parser.add_argument(
         "--window",
         dest="window_s",
-        type=float,
+        type=seconds(above_zero=False),
         metavar="S",
         help="how long a batch waits for one more request, in seconds (default: as long as that pays; 0: never)",
     )
@@ -41,13 +42,19 @@ def serve_options(parser: argparse.ArgumentParser) -> None:
         ("max-connections", "how many there may be"),
     ):
         key = name.replace("-", "_")
-        parser.add_argument(f"--{name}", type=int, metavar="N", help=f"{what} (default {default[key]})")
+        parser.add_argument(f"--{name}", type=whole(1), metavar="N", help=f"{what} (default {default[key]})")
     for name, what in (
         ("deadline", "of requests that name none (default: they have none)"),
         ("read-timeout", "how long a client may take to send a request"),
         ("drain", "how long the end waits for requests that have come"),
     ):
-        parser.add_argument(f"--{name}", dest=f"{name.replace('-', '_')}_s", type=float, metavar="S", help=what)
+        parser.add_argument(
+            f"--{name}",
+            dest=f"{name.replace('-', '_')}_s",
+            type=seconds(above_zero=name != "drain"),
+            metavar="S",
+            help=what,
+        )
     parser.add_argument(
         "--any-size", action="store_true", default=None, help="take inputs of other sizes than the example's"
     )
@@ -75,9 +82,9 @@ def settings_of(options: argparse.Namespace, name: str, environment: Mapping[str
 
 
 def name_of(folder: Path) -> str:
-    """A model's name for a folder: "plan" for "plan_files"; "ensemble" where that makes none."""
+    """A model's name for a folder: "plan" for "plan_files"; "ensemble" where that makes none that may be."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.absolute().name.removesuffix("_files")).strip("-._")[:64]
-    return name or "ensemble"
+    return name if name and name not in RESERVED else "ensemble"
 
 
 def _token(file: Path | None, environment: Mapping[str, str]) -> str:

@@ -20,7 +20,9 @@ from itertools import pairwise
 
 from esen_lab.common.trees import Tree, flatten, unflatten
 from esen_lab.errors import EsenError
-from esen_lab.serving.joining import joined
+from esen_lab.planner.plan import Plan
+from esen_lab.serving.joining import joined, rows_of
+from esen_lab.serving.model import ModelInfo
 
 LOOKS = 8
 PREPARE_S = 60.0
@@ -46,6 +48,25 @@ def sizes_to_prepare(rows: int, most: int) -> list[int]:
             break
         insort(found, middle)
     return found
+
+
+def sizes_for(plan: Plan, model: ModelInfo, example: Tree, most: int) -> list[int]:
+    """The sizes of a batch that engines are to know, ascending; none where all runs eagerly, or nothing is joined.
+
+    Args:
+        plan: By which batches run.
+        model: What is served.
+        example: An input of it.
+        most: The largest batch.
+    """
+    return sizes_of_engines(plan, example, most) if model.joins and most > 1 else []
+
+
+def sizes_of_engines(plan: Plan, example: Tree, most: int) -> list[int]:
+    """The same for batches that are joined in any case."""
+    if all(lane.all_eager for lane in plan.lanes):
+        return []
+    return sizes_to_prepare(rows_of(flatten(example)[0]) or 1, most)
 
 
 def of_size(example: Tree, rows: int) -> Tree:

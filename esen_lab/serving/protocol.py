@@ -2,31 +2,40 @@
 
     body      :=  JSON                                         no header of our own
                |  JSON, then the bytes of each binary tensor   Inference-Header-Content-Length: bytes of the JSON
+               |  the bytes of the one input                   Inference-Header-Content-Length: 0
 
-A tensor is binary where its parameters have "binary_data_size"; its bytes follow in the order of the JSON,
-little-endian, row by row, without gaps. Whatever does not fit the protocol or the model is a `Refused` of status 400;
-nothing here executes anything, and nothing is larger in memory than a small multiple of the request.
+null in the JSON is as if it were not there. A tensor is binary where its parameters have "binary_data_size"; its bytes
+follow in the order of the JSON, little-endian, row by row, without gaps. Whatever does not fit the protocol or the
+model is a `Refused` of status 400; nothing here executes anything, and nothing is larger in memory than a small
+multiple of the request.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache
+from itertools import chain
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
-from esen_lab.serving.model import DATATYPES, VERSION, ModelInfo, TensorInfo
+from esen_lab.serving.model import DATATYPES, VERSION, ModelInfo, TensorInfo, datatype_of
 from esen_lab.serving.refusal import RequestRefused, malformed
 
 if TYPE_CHECKING:
     import numpy
     import torch
 
-EXTENSIONS = ("binary_tensor_data", "model_configuration", "schedule_policy", "model_repository")
+EXTENSIONS = ("binary_tensor_data", "model_configuration", "schedule_policy", "statistics")
+"""Of which all is had. Of "model_repository" it is the index alone: nothing is loaded or unloaded."""
 MOST_JSON_BYTES = 16 << 20
 """Numbers as text take several times their size once they are read: more than this is sent as binary."""
+_MOST_SIZES = 1 << 20
+"""The product of an input's sizes beside a 0: no byte is sent for them, but members may answer with some."""
+_NESTED = re.compile(rb"\[\s*\[")
 _WIDEST_TIMEOUT_US = 10**12
 _NOT_HAD = {
     "sequence_id": "sequences of requests",
@@ -44,20 +53,25 @@ class _Input(msgspec.Struct):
     name: str
     shape: list[int]
     datatype: str
-    parameters: dict[str, Any] = {}
-    data: Any = None
+    parameters: dict[str, Any] | None = None
+    data: msgspec.Raw = msgspec.Raw()  # of the kind that the datatype has, and only known with it
+
+    @property
+    def has_data(self) -> bool:
+        """Whether it says anything of its numbers; null is nothing."""
+        return bytes(memoryview(self.data)[:4]) not in (b"", b"null")
 
 
 class _Output(msgspec.Struct):
     name: str
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] | None = None
 
 
 class _Body(msgspec.Struct):
     inputs: list[_Input]
-    id: str = ""
-    parameters: dict[str, Any] = {}
-    outputs: list[_Output] = []
+    id: str | None = None
+    parameters: dict[str, Any] | None = None
+    outputs: list[_Output] | None = None
 
 
 _DECODER = msgspec.json.Decoder(_Body)
@@ -156,6 +170,20 @@ class RequestHeader:
         )
 
 
+def header_length(told: bytes | str | None) -> int | None:
+    """What `Inference-Header-Content-Length` says; None where it is not there.
+
+    Raises:
+        Refused: It is no number.
+    """
+    if told is None:
+        return None
+    digits = told if isinstance(told, bytes) else told.encode("latin-1", "replace")
+    if not (digits.isdigit() and len(digits) < 16):
+        raise malformed("Inference-Header-Content-Length is a whole number of bytes")
+    return int(digits)
+
+
 def parse_request(body: bytearray, header_bytes: int | None, model: ModelInfo) -> InferRequest:
     """Read a request. Its binary tensors share the memory of `body` where they can.
 
@@ -169,6 +197,8 @@ def parse_request(body: bytearray, header_bytes: int | None, model: ModelInfo) -
     """
     length = json_bytes(body, header_bytes)
     view = memoryview(body)
+    if header_bytes == 0 and body:
+        return raw_header(len(body), model).request(view)
     return read_header(view[:length], model).request(view[length:])
 
 
@@ -202,8 +232,9 @@ def read_header(head: bytes | memoryview, model: ModelInfo) -> RequestHeader:
         asked = _DECODER.decode(head)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as problem:
         raise malformed(f"The request is no inference request in JSON: {problem}") from problem
+    parameters = asked.parameters or {}
     for word, what in _NOT_HAD.items():
-        if asked.parameters.get(word):
+        if parameters.get(word):
             raise RequestRefused(501, "unsupported", f"This server has no {what} (the parameter {word!r})")
     places, binary_bytes = _places(asked.inputs, model)
     sizes = {place.given.shape[0] for place in places} if model.batched else {1}
@@ -212,19 +243,55 @@ def read_header(head: bytes | memoryview, model: ModelInfo) -> RequestHeader:
             "All inputs have as many rows, at least one, along their first dimension; these have "
             + ", ".join(map(str, sorted(sizes)))
         )
-    timeout_us = _whole(asked.parameters, "timeout", 0, _WIDEST_TIMEOUT_US)
-    at_least = _whole(asked.parameters, "at_least", 1, len(model.members))
+    timeout_us = _whole(parameters, "timeout", 0, _WIDEST_TIMEOUT_US)
+    at_least = _whole(parameters, "at_least", 1, len(model.members))
     if at_least is not None and not timeout_us:
         raise malformed("The parameter 'at_least' says what is enough at a deadline: give 'timeout', in microseconds")
     return RequestHeader(
-        id=asked.id,
+        id=asked.id or "",
         places=places,
         binary_bytes=binary_bytes,
         rows=sizes.pop(),
         wanted=_wanted(asked, model),
         timeout_s=timeout_us / 1e6 if timeout_us else None,  # 0 is Triton's word for none
         at_least=at_least,
-        timings=asked.parameters.get("timings") is True,
+        timings=parameters.get("timings") is True,
+    )
+
+
+def raw_header(size: int, model: ModelInfo) -> RequestHeader:
+    """Of a body that is the bytes of the one input: its shape follows from them. Answered in binary.
+
+    Args:
+        size: Of the body.
+        model: Whose request it is.
+
+    Raises:
+        Refused: The model has other inputs, or no shape of that has so many bytes.
+    """
+    free = sum(info.shape.count(-1) for info in model.inputs)
+    if len(model.inputs) != 1 or free > 1:
+        raise malformed(
+            "A body without JSON is the input of a model that has one, with one size at most that may be any; this "
+            f"one has {len(model.inputs)} inputs, and {free} such sizes"
+        )
+    (info,) = model.inputs
+    fixed = math.prod(one for one in info.shape if one != -1) * info.dtype.itemsize
+    count, rest = divmod(size, fixed) if fixed else (0, size)
+    if rest or not (count if free else count == 1):
+        much = f"{fixed} bytes{' or a multiple' if free else ''}"
+        raise malformed(f"Input {info.name!r}, {info.datatype}{list(info.shape)}, has {much}; the body has {size}")
+    shape = [count if one == -1 else one for one in info.shape]
+    given = _Input(name=info.name, shape=shape, datatype=info.datatype)
+    return RequestHeader(
+        id="",
+        places=(_Place(given=given, info=info, dtype=info.dtype, offset=0, size=size),),
+        binary_bytes=size,
+        rows=shape[0] if model.batched else 1,
+        wanted=tuple((index, True) for index in range(len(model.outputs))),
+        timeout_s=None,
+        at_least=None,
+        timings=False,
     )
 
 
@@ -238,19 +305,20 @@ def _whole(parameters: Mapping[str, Any], name: str, least: int, most: int) -> i
 
 
 def _wanted(asked: _Body, model: ModelInfo) -> tuple[tuple[int, bool], ...]:
-    binary = asked.parameters.get("binary_data_output") is True
+    binary = (asked.parameters or {}).get("binary_data_output") is True
     if not asked.outputs:
         return tuple((index, binary) for index in range(len(model.outputs)))
     known = {info.name: index for index, info in enumerate(model.outputs)}
     found: dict[int, bool] = {}
     for output in asked.outputs:
-        _check_parameters(output.parameters, f"output {output.name!r}")
+        parameters = output.parameters or {}
+        _check_parameters(parameters, f"output {output.name!r}")
         index = known.get(output.name)
         if index is None:
             raise malformed(f"Model {model.name!r} has the outputs {', '.join(known)}, and no {output.name!r}")
         if index in found:
             raise malformed(f"Output {output.name!r} is asked for twice")
-        found[index] = output.parameters.get("binary_data", binary) is True
+        found[index] = parameters.get("binary_data", binary) is True
     return tuple(found.items())
 
 
@@ -274,7 +342,7 @@ def _places(inputs: Sequence[_Input], model: ModelInfo) -> tuple[tuple[_Place, .
             raise malformed(f"Model {model.name!r} has the inputs {', '.join(known)}, and no {given.name!r}")
         if given.name in found:
             raise malformed(f"Input {given.name!r} is given twice")
-        _check_parameters(given.parameters, f"input {given.name!r}")
+        _check_parameters(given.parameters or {}, f"input {given.name!r}")
         _check_look(given, info)
         size = _size(given, info)
         found[given.name] = _Place(
@@ -291,10 +359,10 @@ def _places(inputs: Sequence[_Input], model: ModelInfo) -> tuple[tuple[_Place, .
 
 def _size(given: _Input, info: TensorInfo) -> int | None:
     """How many bytes an input has behind the JSON; None where its numbers are in it."""
-    size = given.parameters.get("binary_data_size")
+    size = (given.parameters or {}).get("binary_data_size")
     if size is None:
         return None
-    if given.data is not None:
+    if given.has_data:
         raise malformed(f"Input {given.name!r} is given as data or as binary data, not as both")
     wanted = math.prod(given.shape) * info.dtype.itemsize
     if type(size) is not int or size != wanted:
@@ -315,11 +383,15 @@ def _check_look(given: _Input, info: TensorInfo) -> None:
     if given.datatype != info.datatype:
         raise malformed(f"Input {given.name!r} is {info.datatype}, not {given.datatype}")
     fits = len(given.shape) == len(info.shape) and all(
-        size == wanted or (wanted == -1 and 0 <= size < 1 << 48)
-        for size, wanted in zip(given.shape, info.shape, strict=True)
+        0 <= size < 1 << 48 and wanted in (size, -1) for size, wanted in zip(given.shape, info.shape, strict=True)
     )
     if not fits:
         raise malformed(f"Input {given.name!r} has the shape {list(info.shape)}, -1 being any size, not {given.shape}")
+    if 0 in given.shape and math.prod(size or 1 for size in given.shape) > _MOST_SIZES:
+        raise malformed(
+            f"Input {given.name!r} without a number has other sizes whose product is at most {_MOST_SIZES}, "
+            f"not {given.shape}"
+        )
 
 
 def _from_bytes(data: memoryview, place: _Place) -> torch.Tensor:
@@ -337,46 +409,82 @@ def _from_bytes(data: memoryview, place: _Place) -> torch.Tensor:
 
 
 def _from_json(given: _Input, info: TensorInfo) -> torch.Tensor:
-    import numpy
     import torch
 
-    count = math.prod(given.shape)
-    if not isinstance(given.data, list):
+    if bytes(memoryview(given.data)[:1]) != b"[":
         raise malformed(f"Input {given.name!r} has its numbers in 'data', or as binary data")
-    try:
-        array = numpy.array(given.data)
-    except (ValueError, OverflowError) as problem:
-        raise malformed(f"The data of input {given.name!r} are no array: {problem}") from problem
-    if array.size != count or (array.ndim != 1 and array.shape != tuple(given.shape)):
-        raise malformed(
-            f"Input {given.name!r} of shape {given.shape} has {count} numbers, flat or nested alike; "
-            f"its data have the shape {list(array.shape)}"
-        )
-    if not count:
+    numbers = _flat(given)
+    if not numbers:
         return torch.empty(given.shape, dtype=info.dtype)
-    return torch.from_numpy(_numbers(array, given, info)).to(info.dtype).reshape(given.shape)
+    found = torch.from_numpy(_array(numbers, given, info)).to(info.dtype).reshape(given.shape)
+    if info.dtype.is_floating_point and not bool(torch.isfinite(found).all()):  # JSON has no infinity: it was too large
+        raise _odd(given, "a number is too large")
+    return found
 
 
-def _numbers(array: numpy.ndarray[Any, Any], given: _Input, info: TensorInfo) -> numpy.ndarray[Any, Any]:
-    """The same numbers in a dtype of NumPy's that holds all of them."""
+def _flat(given: _Input) -> list[Any]:
+    """The numbers that the JSON of an input says: all of one kind, as many as its shape has.
+
+    The lists are taken apart here: NumPy takes seconds for millions of short ones, and makes of texts beside each other
+    an array with room for the longest at every place.
+    """
+    shape, count = given.shape, math.prod(given.shape)
+    depth = len(shape) if _NESTED.match(given.data) else 1
+    alike = malformed(f"Input {given.name!r} of shape {shape} has {count} numbers, flat or nested alike")
+    # Counted first: making lists takes seconds, too, where there are millions.
+    if depth > 1 and bytes(given.data).count(b"[") != sum(math.prod(shape[:level]) for level in range(depth)):
+        raise alike
+    try:
+        found: list[Any] = _reader(given.datatype, depth).decode(given.data)
+    except (msgspec.MsgspecError, ValueError) as problem:  # ValueError: thousands of digits
+        raise _odd(given, str(problem)) from problem
+    if len(found) != (count if depth == 1 else shape[0]):
+        raise alike
+    for size in shape[1:depth]:
+        if set(map(len, found)) - {size}:
+            raise alike
+        found = list(chain.from_iterable(found))
+    return found
+
+
+def _array(numbers: list[Any], given: _Input, info: TensorInfo) -> numpy.ndarray[Any, Any]:
+    """The same in a dtype of NumPy's that holds all of them; it is told which, as its own guess rounds some."""
     import numpy
 
-    kind = array.dtype.kind
-    if info.datatype == "BOOL":
-        fine = kind == "b"
-    elif info.dtype.is_floating_point:
-        fine = kind in "iuf"
-        return array.astype(numpy.float64) if fine else _odd(given)
-    else:
-        limits = numpy.iinfo(DATATYPES[info.datatype])
-        fine = kind in "iu" and limits.min <= int(array.min()) and int(array.max()) <= limits.max
-        if fine:
-            return array.astype(DATATYPES[info.datatype])
-    return array if fine else _odd(given)
+    name = DATATYPES[info.datatype]
+    try:
+        if info.dtype.is_floating_point:
+            array = numpy.array(numbers, dtype=numpy.float64)
+            with numpy.errstate(over="ignore"):  # infinity is looked for in the tensor
+                return array if info.datatype == "BF16" else array.astype(name)
+        if info.datatype in ("BOOL", "UINT64"):
+            return numpy.array(numbers, dtype=name)
+        array = numpy.array(numbers, dtype=numpy.int64)
+    except OverflowError as problem:
+        raise _odd(given, "a number is too large") from problem
+    limits = numpy.iinfo(name)
+    if not limits.min <= int(array.min()) <= int(array.max()) <= limits.max:
+        raise _odd(given, f"{info.datatype} goes from {limits.min} to {limits.max}")
+    return array.astype(name)
 
 
-def _odd(given: _Input) -> numpy.ndarray[Any, Any]:
-    raise malformed(f"The data of input {given.name!r} are numbers that {given.datatype} has, and nothing else")
+@lru_cache(maxsize=64)
+def _reader(datatype: str, depth: int) -> msgspec.json.Decoder[Any]:
+    """Reads lists of lists, so deep, of what JSON has for a datatype."""
+    kind: Any = int
+    if datatype == "BOOL":
+        kind = bool
+    elif datatype.startswith(("FP", "BF")):
+        kind = float
+    elif datatype.startswith("U"):
+        kind = Annotated[int, msgspec.Meta(ge=0)]
+    for _ in range(depth):
+        kind = list[kind]
+    return msgspec.json.Decoder(kind)
+
+
+def _odd(given: _Input, why: str) -> RequestRefused:
+    return malformed(f"The data of input {given.name!r} are numbers that {given.datatype} has, and nothing else: {why}")
 
 
 # --- responses -------------------------------------------------------------------------------------------------------
@@ -406,7 +514,7 @@ def encode_response(
     blobs: list[Any] = []
     for index, binary in request.wanted:
         info, tensor = model.outputs[index], outputs[index]
-        one: dict[str, Any] = {"name": info.name, "datatype": info.datatype, "shape": list(tensor.shape)}
+        one: dict[str, Any] = {"name": info.name, "datatype": datatype_of(tensor), "shape": list(tensor.shape)}
         if binary:
             data = _bytes_of(tensor)
             one["parameters"] = {"binary_data_size": len(data)}
@@ -432,14 +540,14 @@ def _bytes_of(tensor: torch.Tensor) -> memoryview | bytes:
         return b""
     if tensor.dtype is torch.bfloat16:  # which NumPy has not
         tensor = tensor.view(torch.int16)
-    array = tensor.detach().contiguous().numpy()
+    array = tensor.detach().resolve_neg().contiguous().numpy()
     return array.data.cast("B") if array.ndim else array.tobytes()
 
 
 def _json_of(tensor: torch.Tensor, info: TensorInfo) -> list[Any]:
     import torch
 
-    if info.dtype.is_floating_point and not bool(torch.isfinite(tensor).all()):
+    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
         raise malformed(f"Output {info.name!r} holds NaN or infinity, which JSON has not: ask for binary data")
     found: list[Any] = tensor.reshape(-1).tolist()
     return found

@@ -9,8 +9,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 
+from esen_lab.ensemble import NotCombined
 from esen_lab.errors import (
     Busy,
     Cancelled,
@@ -18,11 +20,13 @@ from esen_lab.errors import (
     ModelError,
     UsageError,
     WorkerDied,
+    WorkerError,
     WorkerTimeout,
     first_line,
 )
 from esen_lab.terminal import visible_line
 
+log = logging.getLogger("esen_lab.serving")
 _LONGEST = 2000  # characters of a message
 
 
@@ -60,6 +64,8 @@ class RequestRefused(Exception):  # noqa: N818  an answer, not a fault of the se
     def headers(self) -> dict[str, str]:
         """What goes with the status."""
         found = {} if self.retry_after_s is None else {"retry-after": str(max(1, math.ceil(self.retry_after_s)))}
+        if self.status == 401:  # HTTP asks for it
+            found["www-authenticate"] = "Bearer"
         return {**found, "connection": "close"} if self.close else found
 
 
@@ -78,14 +84,26 @@ def refusal_of(problem: BaseException) -> RequestRefused:
     if isinstance(problem, RequestRefused):
         return problem
     told = first_line(problem)
+    if isinstance(problem, (ModelError, NotCombined)):
+        return RequestRefused(500, "member", told)
     if isinstance(problem, UsageError):
         return malformed(told)
-    if isinstance(problem, ModelError):
-        return RequestRefused(500, "member", told)
     if isinstance(problem, (Busy, Cancelled, WorkerDied)):
         return RequestRefused(503, "busy" if isinstance(problem, Busy) else "lane", told, retry_after_s=1.0)
     if isinstance(problem, WorkerTimeout):  # `DeadlineMissed` is one
         return too_late(told)
     if isinstance(problem, EsenError):
         return RequestRefused(500, "failed", told)
+    if isinstance(problem, MemoryError):
+        return RequestRefused(503, "memory", "There is no memory for this request now", retry_after_s=1.0)
     return RequestRefused(500, "failed", "The server failed; its log says how")
+
+
+def log_failure(problem: BaseException) -> None:
+    """Write down why a run failed: what clients are told leaves out what is nobody's business but the server's."""
+    if isinstance(problem, WorkerError):
+        log.error("a run failed: %s", problem, extra={"details": problem.details()})
+    elif isinstance(problem, (EsenError, RequestRefused)):
+        log.warning("a run was refused: %s", problem)
+    else:
+        log.error("a run failed", exc_info=problem)

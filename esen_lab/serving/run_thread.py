@@ -10,7 +10,7 @@ from queue import Empty, SimpleQueue
 from esen_lab.common.resources import begin
 
 _IDLE_S = 0.25  # then it looks whether lanes have ended
-_JOIN_S = 10.0
+_JOIN_S = 1.0
 
 
 class RunThread:
@@ -25,6 +25,7 @@ class RunThread:
         self._asked: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._around = around
         self._idle = idle
+        self._then: Callable[[], object] = lambda: None
         self._thread = threading.Thread(target=self._work, name="esen_lab serving runs", daemon=True)
 
     def start(self) -> None:
@@ -39,13 +40,29 @@ class RunThread:
         """Have it done after all before it; it raises nothing."""
         self._asked.put(work)
 
-    def end(self) -> None:
-        """What was asked for before is done, then the thread ends; waited for. May be called again."""
+    @property
+    def waits(self) -> bool:
+        """Whether something waits to be done."""
+        return not self._asked.empty()
+
+    def end(self, then: Callable[[], object]) -> None:
+        """What was asked for before is done, then the thread ends; called once.
+
+        Args:
+            then: Called by the thread as its last: an interpreter that ends gives no other thread that could wait.
+        """
+        self._then = then
         self._asked.put(None)
-        if self._thread.ident is not None and self._thread is not threading.current_thread():
-            self._thread.join(timeout=_JOIN_S)
+
+    def join(self) -> None:
+        """Wait for a thread that has called `then`."""
+        self._thread.join(timeout=_JOIN_S)
 
     def _work(self) -> None:
+        self._do_all()
+        self._then()
+
+    def _do_all(self) -> None:
         with self._around:
             while True:
                 try:

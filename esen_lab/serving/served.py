@@ -22,10 +22,12 @@ class AskedBatch:
     Attributes:
         deadline_s: Seconds from now after which the answer is made of the members that are done; None: of all.
         at_least: How many of them it needs then.
+        trial: Whether nobody asked for it: it prepares something, and is no run that anybody is shown.
     """
 
     deadline_s: float | None = None
     at_least: int | None = None
+    trial: bool = False
 
     @property
     def options(self) -> RunOptions:
@@ -34,14 +36,19 @@ class AskedBatch:
 
 
 PLAIN = AskedBatch()
+TRIAL = AskedBatch(trial=True)
 
 
 class Served(Protocol):
-    """A lab, or an exported folder that runs. All methods are called by one thread."""
+    """A lab, or an exported folder that runs. All methods are called by one thread; any may ask for `stands_for`."""
 
     @property
     def ensemble(self) -> Ensemble:
         """Its sub-models and combine rule."""
+
+    @property
+    def stands_for(self) -> tuple[object, ...]:
+        """What says what is answered, and how: other objects once that is something else."""
 
     @property
     def plan(self) -> Plan:
@@ -63,7 +70,7 @@ class Served(Protocol):
         """
 
     def mend(self) -> bool:
-        """Have all lanes warm: start anew what has ended since. Whether anything had.
+        """Have all lanes warm: start anew what has ended. Whether anything had since this was last asked, also in runs.
 
         Raises:
             EsenError: A lane could not be started.

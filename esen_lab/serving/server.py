@@ -16,19 +16,19 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
-from esen_lab.common.answers import OTHER_ORDER, TOLERANCE
 from esen_lab.common.display import Shown
 from esen_lab.common.trees import Tree, flatten
 from esen_lab.errors import UsageError
 from esen_lab.serving.app import Service, make_app
 from esen_lab.serving.batcher import Batcher
+from esen_lab.serving.described import Described
 from esen_lab.serving.dispatcher import Dispatcher
 from esen_lab.serving.http_server import HttpServer, listen
-from esen_lab.serving.joining import rows_of, try_joining
+from esen_lab.serving.joining import rows_of
 from esen_lab.serving.metrics import Metrics, Totals
-from esen_lab.serving.model import ModelInfo, describe
-from esen_lab.serving.prepared import of_size, prepare, sizes_to_prepare
-from esen_lab.serving.served import PLAIN, Served
+from esen_lab.serving.model import ModelInfo
+from esen_lab.serving.prepared import prepare, sizes_for
+from esen_lab.serving.served import TRIAL, Served
 from esen_lab.serving.service_times import BatchTimes
 from esen_lab.serving.settings import ServeSettings
 from esen_lab.serving.status import ENDED, ServerStatus
@@ -45,7 +45,6 @@ class Server(Shown):
 
     Attributes:
         settings: The same.
-        model: What it serves, once its lanes are warm.
 
     Raises:
         UsageError: The address cannot be had.
@@ -53,7 +52,6 @@ class Server(Shown):
 
     def __init__(self, settings: ServeSettings) -> None:
         self.settings = settings
-        self.model: ModelInfo | None = None
         self._served: Served | None = None
         self._metrics = Metrics()
         self._service = Service(settings=settings, metrics=self._metrics, traces=RequestTraces())
@@ -87,32 +85,14 @@ class Server(Shown):
         if loop is None:
             raise UsageError("A server is started before it is warmed", hint="Call start first.")
         self._served = served
-        served.mend()
-        example = served.ensemble.example if example is None else example
         began_s = time.perf_counter()
-        eager = all(lane.all_eager for lane in served.plan.lanes)
-        tried = try_joining(
-            lambda x: served.run(x, PLAIN)[0],
-            example,
-            begins_anew=served.begins_anew,
-            tolerances=OTHER_ORDER if eager else TOLERANCE,
-        )
         settings = self.settings
-        self.model = model = describe(
-            settings.name,
-            example,
-            tried.answer,
-            members=served.ensemble.names,
-            why_alone=tried.why_alone,
-            any_size=settings.any_size,
-        )
+        described = Described(served, settings.name, any_size=settings.any_size, example=example)
+        model = described.model
         if not model.joins:
-            log.warning("requests are not joined", extra={"why": model.why_alone})
-        rows = rows_of(flatten(example)[0]) or 1
-        sizes: list[int] = []
-        if model.joins and not eager and settings.max_rows > 1:
-            sizes = prepare(lambda x: served.run(x, PLAIN), example, sizes_to_prepare(rows, settings.max_rows))
-            log.info("engines are prepared for these sizes of a batch", extra={"rows": sizes})
+            log.warning("requests are not joined: %s", model.why_alone)
+        rows = rows_of(flatten(described.example)[0]) or 1
+        sizes = self._prepared(served, described)
         batcher = Batcher(
             times=BatchTimes(served.plan.jct_s, rows, sizes),
             max_rows=sizes[-1] if sizes else settings.max_rows,
@@ -121,12 +101,13 @@ class Server(Shown):
         )
         dispatcher = Dispatcher(
             served,
-            model,
+            described,
             batcher,
             self._metrics,
             loop=loop,
             around=around or contextlib.nullcontext(),
-            prepared=[of_size(example, size) for size in sizes],
+            max_rows=settings.max_rows,
+            sizes=sizes,
         )
         self._metrics.look_at(lambda: len(batcher), lambda: len(served.fallen_back))
         dispatcher.start()
@@ -135,6 +116,15 @@ class Server(Shown):
             "ready",
             extra={"model": settings.name, "joins": model.joins, "took_s": round(time.perf_counter() - began_s, 3)},
         )
+
+    def _prepared(self, served: Served, described: Described) -> list[int]:
+        """The sizes of a batch that engines have seen, where any has to."""
+        wanted = sizes_for(served.plan, described.model, described.example, self.settings.max_rows)
+        if not wanted:
+            return []
+        sizes = prepare(lambda x: served.run(x, TRIAL), described.example, wanted)
+        log.info("engines are prepared for these sizes of a batch", extra={"rows": sizes})
+        return sizes
 
     async def _finish(self) -> None:
         dispatcher = self._service.dispatcher
@@ -178,6 +168,12 @@ class Server(Shown):
         return f"http://{self.address}/v2/models/{self.settings.name}/infer"
 
     @property
+    def model(self) -> ModelInfo | None:
+        """What it serves, once its lanes are warm."""
+        dispatcher = self._service.dispatcher
+        return None if dispatcher is None else dispatcher.model
+
+    @property
     def state(self) -> str:
         """Such as "ready"."""
         if self._closed or not self._http.alive:
@@ -206,6 +202,7 @@ class Server(Shown):
         """How it stands, and what it has answered so far."""
         totals, settings, model = self.totals, self.settings, self.model
         passed_s = max(time.monotonic() - totals.began_s, 1e-9)
+        lanes = 1 + max(totals.lane_busy_s, default=-1)
         return ServerStatus(
             name=settings.name,
             url=self.url,
@@ -220,9 +217,13 @@ class Server(Shown):
             rows=totals.rows,
             compute_s=totals.compute_s / totals.batches if totals.batches else None,
             queue_s=totals.queue_s / totals.answered if totals.answered else None,
-            lanes_busy=tuple(busy_s / passed_s for _, busy_s in sorted(totals.lane_busy_s.items())),
+            lanes_busy=tuple(totals.lane_busy_s.get(lane, 0.0) / passed_s for lane in range(lanes)),
             restarts=totals.restarts,
         )
+
+    def in_short(self) -> str:
+        """What it serves, where, and how it stands, in one line."""
+        return f"{self.settings.name} at {self.url}: {self.state}"
 
     def to_dict(self) -> dict[str, Any]:
         """Its status as plain data."""

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from esen_lab.errors import UsageError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+RESERVED = frozenset({"config", "infer", "ready", "stats", "versions"})
+"""Words that stand in addresses where a model's name, or what follows it, does: a model of that name is not found."""
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -57,16 +59,12 @@ class ServeSettings:
 
     def __post_init__(self) -> None:
         """Check."""
-        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
-            raise UsageError(
-                "A served model's name is up to 64 letters, digits, dots, dashes and underscores", given=self.name
-            )
+        _check_name(self.name)
         if not isinstance(self.host, str) or not self.host:
             raise UsageError("A server listens at an address, such as 127.0.0.1", given=self.host)
         if not _whole(self.port) or not 0 <= self.port <= 65535:
             raise UsageError("A port is a whole number from 0 to 65535", given=self.port)
-        if not isinstance(self.token, str) or not self.token.isascii() or self.token != self.token.strip():
-            raise UsageError("A token is ASCII text without spaces around it", given=f"{len(self.token)} characters")
+        _check_token(self.token)
         for what in ("max_rows", "max_waiting", "max_body_bytes", "max_held_bytes", "max_connections"):
             value = getattr(self, what)
             if not _whole(value) or value < 1:
@@ -81,6 +79,25 @@ class ServeSettings:
     def at_loopback(self) -> bool:
         """Whether it is reached from this machine alone."""
         return self.host in LOOPBACK
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise UsageError("A served model's name is up to 64 letters, digits, dots, dashes and underscores", given=name)
+    if name in RESERVED:
+        raise UsageError(
+            f"The name of a served model is no word of the protocol's addresses: {', '.join(sorted(RESERVED))}",
+            given=name,
+            hint="Give it another name.",
+        )
+
+
+def _check_token(token: object) -> None:
+    # It is sent in one line of a header. What it is stays untold.
+    if isinstance(token, str) and token.isascii() and token.isprintable() and token == token.strip():
+        return
+    given = f"{len(token)} characters" if isinstance(token, str) else type(token).__name__
+    raise UsageError("A token is one line of ASCII text without spaces around it", given=given)
 
 
 def _whole(value: object) -> bool:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from importlib.util import find_spec
 from typing import Any
 
+from esen_lab.common.packages import can_import
 from esen_lab.serving.dispatcher import Answer
 
 
@@ -20,7 +20,7 @@ class RequestTraces:
     def __init__(self, tracer: Any = None) -> None:
         self._tracer = tracer
         self._of_process = tracer is None
-        if tracer is None and find_spec("opentelemetry") is not None:
+        if tracer is None and can_import("opentelemetry"):
             from opentelemetry import trace
 
             self._tracer = trace.get_tracer("esen_lab.serving")

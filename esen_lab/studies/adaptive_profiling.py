@@ -12,7 +12,8 @@ from dataclasses import replace
 from typing import Any
 
 from esen_lab.common.jobs import Job, JobState
-from esen_lab.errors import Cancelled, EsenError, UsageError
+from esen_lab.common.units import check_number
+from esen_lab.errors import Cancelled, EsenError
 from esen_lab.planner import Limits, next_points
 from esen_lab.profiler import Profile, ProfileJob
 from esen_lab.profiler.progress import ProfileProgress
@@ -47,8 +48,7 @@ class AdaptiveProfileJob(Job[Profile, ProfileProgress]):
             unfinished="The profile is not finished yet",
             hint="It goes on in the background: wait longer, or cancel the job.",
         )
-        if not 0 < within < 1:
-            raise UsageError("Adaptive profiling stops within a fraction between 0 and 1", given=within)
+        check_number(within, "Adaptive profiling stops within a fraction between 0 and 1", above=0.0, below=1.0)
         self._limits = Limits.of(limits)
         self._limits.check(tuple(names), units)
         self._names = tuple(names)

@@ -14,7 +14,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from esen_lab.common.units import format_percent, format_seconds
+from esen_lab.common.surroundings import step
+from esen_lab.common.units import check_number, format_percent, format_seconds
 from esen_lab.common.words import unknown
 from esen_lab.cost_model import CostModel
 from esen_lab.ensemble import make_combine
@@ -59,8 +60,7 @@ def front_of_choices(
     Raises:
         UsageError: An option is unknown, or the outputs and the rule are not those of a classifier.
     """
-    if (weights or "") not in WEIGHTS:
-        raise unknown("Weights are 'greedy', learned, or those of the rule", weights, ("greedy",), given=weights)
+    check_weights(weights)
     reported, said = labels, f"on all {answers.samples} validation samples, on which it was chosen too"
     choices: tuple[Choice, ...]
     whole = answers
@@ -145,21 +145,50 @@ def _cascades(
     return found
 
 
+def check_weights(weights: str | None) -> None:
+    """Whether it is a way to weigh members.
+
+    Raises:
+        UsageError: It is not.
+    """
+    if weights not in (None, *WEIGHTS):
+        raise unknown("Weights are 'greedy', learned, or those of the rule", weights, ("greedy",), given=repr(weights))
+
+
+def check_within(within_s: float) -> None:
+    """Whether it is a time.
+
+    Raises:
+        UsageError: It is not.
+    """
+    check_number(within_s, "A time is a number of seconds above 0", above=0.0)
+
+
+def check_loss(loss: float) -> None:
+    """Whether it is a loss of accuracy.
+
+    Raises:
+        UsageError: It is not.
+    """
+    rule = "A loss of accuracy is a fraction from 0 to below 1"
+    check_number(loss, rule, least=0.0, below=1.0, hint="0.005 is half a percent.")
+
+
 def best_within(front: ParetoFront, within_s: float) -> Choice:
     """The most accurate choice that is expected to be done within a time.
 
     Raises:
         UsageError: It is no time, or nobody is as fast.
     """
-    if isinstance(within_s, bool) or not isinstance(within_s, (int, float)) or not within_s > 0:
-        raise UsageError("A time is a number of seconds above 0", given=within_s)
+    check_within(within_s)
     in_time = [choice for choice in front.choices if choice.jct_s <= within_s]
     if not in_time:
         fastest = front.choices[0]
         raise UsageError(
             f"Some choice of members is expected within {format_seconds(within_s)}",
             given=f"the fastest, {' + '.join(fastest.names)}, takes {format_seconds(fastest.jct_s)}",
-            hint="Allow more time, give less work (a smaller batch), or a faster backend: lab.profile(backends=...).",
+            hint="Allow more time, give less work (a smaller batch), or measure faster backends: "
+            f"{step('lab.profile(backends=...)', '%esen profile --backends A,B')}.",
         )
     return in_time[-1]  # the front rises in accuracy with time
 
@@ -174,10 +203,7 @@ def fastest_within(front: ParetoFront, loss: float) -> Choice:
     Raises:
         UsageError: It is no such number, or no choice of the front is as accurate.
     """
-    if isinstance(loss, bool) or not isinstance(loss, (int, float)) or not 0 <= loss < 1:
-        raise UsageError(
-            "A loss of accuracy is a fraction from 0 to below 1", given=loss, hint="0.005 is half a percent."
-        )
+    check_loss(loss)
     least = (front.whole_accuracy or 0.0) - loss
     good = [choice for choice in front.choices if choice.accuracy >= least - 1e-12]
     if not good:

@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esen_lab.common.display import Shown
-from esen_lab.common.units import format_percent
+from esen_lab.common.units import check_number, format_percent
+from esen_lab.common.words import unknown
 from esen_lab.errors import UsageError
 from esen_lab.files.schemas import plain
 from esen_lab.planner.allocate import allocate
@@ -114,9 +115,9 @@ def cascade(
         UsageError: An order that is not one of the members, or a reach that does not begin at 1 or rises.
     """
     if sorted(order) != sorted(latencies):
-        raise UsageError(
-            "The order of a cascade names every member once", given=f"{', '.join(order)} for {', '.join(latencies)}"
-        )
+        strange = next((name for name in order if name not in latencies), None)
+        told = f"{', '.join(order)} for {', '.join(latencies)}"
+        raise unknown("The order of a cascade names every member once", strange, latencies, given=told)
     falls = all(later <= earlier for earlier, later in itertools.pairwise(reach))
     if len(reach) != len(order) or not falls or reach[0] != 1 or not reach[-1] >= 0:
         raise UsageError(
@@ -231,7 +232,7 @@ def still_open(
     reach = [1.0]
     for k in range(1, len(order)):
         combined = np.asarray(combine({name: outputs[name] for name in order[:k]}))
-        undecided &= combined.max(axis=-1) < threshold
+        undecided &= ~(combined.max(axis=-1) >= threshold)  # a row with NaN is never sure: see `confidence.py`
         reach.append(float(undecided.mean()))
     return tuple(reach)
 
@@ -242,5 +243,4 @@ def check_threshold(threshold: float) -> None:
     Raises:
         UsageError: It does not lie between 0 and 1.
     """
-    if not 0 < threshold <= 1:
-        raise UsageError("A confidence threshold lies above 0 and is at most 1", given=f"{threshold!r}")
+    check_number(threshold, "A confidence threshold lies above 0 and is at most 1", above=0.0, most=1.0)

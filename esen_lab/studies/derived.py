@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
+from esen_lab.common.trees import tree_spec
 from esen_lab.cost_model import CostModel, Quantile, fit
 from esen_lab.ensemble import Ensemble, SubModel
 from esen_lab.ensemble.derived import kind_of, seconds_of, why_alone, why_not_grouped, why_not_split
@@ -54,7 +55,10 @@ class DerivedPoints:
             fingerprint = found.fingerprints.get(name)
             if fingerprint is None:
                 continue
+            example = found.examples.get(name, "")
             before = profiles.get(fingerprint)
+            if before is not None and example not in before.examples.values():
+                before = None  # of another batch
             points = {} if before is None else {point.units: point for point in before.points}
             points |= {point.units: point for point in found.of(name)}
             failures = tuple(failure for failure in found.failures if failure.name == name)
@@ -67,7 +71,7 @@ class DerivedPoints:
                 # Names differ from group to group of a size.
                 points=tuple(replace(points[units], name=name) for units in sorted(points)),
                 failures=failures,
-                examples={name: found.examples.get(name, "")},
+                examples={name: example},
                 fingerprints={name: fingerprint},
             )
         return DerivedPoints(profiles=profiles)
@@ -78,7 +82,11 @@ class DerivedPoints:
         Raises:
             UsageError: It cannot be made of these sub-models.
         """
-        return self.profiles.get(submodel_of(name, ensemble).fingerprint)
+        derived = submodel_of(name, ensemble)
+        found = self.profiles.get(derived.fingerprint)
+        looks = str(tree_spec(ensemble.as_run(derived).example))
+        # Its own example may be another than a run of this ensemble gives it.
+        return found if found is not None and {"", looks} & {*found.examples.values()} else None
 
     def model(
         self, name: str, ensemble: Ensemble, units: int, quantile: Quantile, wrong: Collection[int]

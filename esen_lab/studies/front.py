@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esen_lab.common.display import Shown
-from esen_lab.errors import UsageError
+from esen_lab.errors import InfeasibleError, UsageError
 from esen_lab.files.schemas import plain
 from esen_lab.planner.allocate import allocate
 from esen_lab.planner.allocation import Allocation
@@ -148,13 +148,14 @@ def member_front(
         chosen = {name: latencies[name] for i, name in enumerate(names) if mask >> i & 1}
         return allocate(chosen, units, sequential_within=0.0, **options)
 
-    def fast_values(mask: int) -> tuple[float, float]:
-        return accuracy_of_mask(mask), quick_plan(mask, proof=False, steps=10).jct_s
+    def quick_s(mask: int) -> float:
+        return quick_plan(mask, proof=False, steps=10).jct_s
 
     if exact:
         masks, complete = _exact_front(latencies, units, accuracy_of_mask, plan, stop)
     else:
-        masks, complete = evolved_subsets(names, fast_values, seed=seed, stop=stop), False
+        masks = evolved_subsets(names, lambda mask: _values(mask, accuracy_of_mask, quick_s), seed=seed, stop=stop)
+        complete = False
     choices = undominated(
         Choice(
             names=tuple(name for i, name in enumerate(names) if mask >> i & 1),
@@ -164,6 +165,15 @@ def member_front(
         for mask in masks
     )
     return ParetoFront(choices=choices, exact=complete, evaluations=len(accuracies))
+
+
+def _values(mask: int, accuracy: Callable[[int], float], quick_s: Callable[[int], float]) -> tuple[float, float]:
+    """The accuracy of a subset, and its JCT; of no use where shares are ruled out and no lanes are left for all."""
+    own = accuracy(mask)
+    try:
+        return own, quick_s(mask)
+    except InfeasibleError:
+        return -1.0, math.inf
 
 
 def accuracy_of(
@@ -219,7 +229,7 @@ def _exact_front(
     for i, bit in enumerate(place):
         in_cover |= ((order >> i) & 1) << bit
     front: list[int] = []
-    faster = np.ones(len(order), dtype=bool)
+    faster = cover.within(math.inf)[in_cover]  # where shares are ruled out, no lanes may be left for some
     while faster.any():
         if stop():
             return front, False

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, ExitStack, closing
 from typing import Any
 
 from esen_lab.common.trees import Tree
+from esen_lab.common.units import check_count
 from esen_lab.devices import Device
 from esen_lab.ensemble import Ensemble
-from esen_lab.errors import UsageError
+from esen_lab.errors import EsenError
 from esen_lab.planner import searcher_options
 from esen_lab.planner.plan import Plan
-from esen_lab.run import Executor, ForkServer, RunReport
+from esen_lab.run import Executor, ForkServer, RunReport, Settings, in_pairs
 from esen_lab.run.executor import DEFAULT_TIMEOUT_S
 
 WARM_UPS = 2
@@ -20,6 +21,12 @@ WARM_UPS = 2
 
 MEASURED_TRIALS = 40
 """How many plans a searcher that measures runs, when nobody names a number."""
+
+
+MOST_PAIRS = 60
+"""Of runs of two plans in turns, and"""
+PAIRS_S = 3.0
+"""so many seconds of them, whatever comes first."""
 
 
 def measured_defaults(searcher: str) -> dict[str, Any]:
@@ -38,6 +45,7 @@ class LaneRuns:
         x: The input; None for the ensemble's example.
         runs: How many runs of each plan count.
         timeout_s: Deadline of one run.
+        settings: What the session has set where all this began; None: what it had by the last look at it.
 
     Raises:
         UsageError: `runs` is not a positive whole number.
@@ -53,9 +61,9 @@ class LaneRuns:
         x: Tree = None,
         runs: int = 9,
         timeout_s: float = DEFAULT_TIMEOUT_S,
+        settings: Settings | None = None,
     ) -> None:
-        if isinstance(runs, bool) or not isinstance(runs, int) or runs < 1:
-            raise UsageError("A plan is measured with at least one run", given=runs)
+        check_count(runs, "A plan is measured with at least one run")
         self._ensemble = ensemble
         self._device = device
         self._fork_server = fork_server
@@ -63,6 +71,7 @@ class LaneRuns:
         self._x = ensemble.example if x is None else x
         self._runs = runs
         self._timeout_s = timeout_s
+        self._settings = settings
 
     def jcts_s(self, plan: Plan) -> Generator[float, None, None]:
         """The JCT of one run of `plan` after another: the objective of a search that measures."""
@@ -70,18 +79,55 @@ class LaneRuns:
             for report in reports:
                 yield report.jct_s
 
-    def of(self, plan: Plan) -> Generator[RunReport, None, None]:
+    def of(self, plan: Plan, *, as_planned: bool = False) -> Generator[RunReport, None, None]:
         """The report of one run of `plan` after another; whoever stops asking ends its lanes by closing this.
 
+        Args:
+            plan: What to run.
+            as_planned: Whether it is refused where an engine that it names does not take a sub-model, or answers
+                otherwise than the notebook.
+
         Raises:
-            EsenError: The plan cannot be started or run.
+            EsenError: The plan cannot be started or run, or is refused.
         """
-        with self._device_lock():
+        with self._device_lock(), self._fork_server.under(self._settings), self._ensemble.combine.kept():
             executor = Executor.start(plan, self._ensemble, self._device, self._fork_server)
             try:
+                if as_planned:
+                    _check(executor)
                 for number in range(WARM_UPS + self._runs):
                     report = executor.run(self._x, timeout_s=self._timeout_s).report
                     if number >= WARM_UPS:
                         yield report
             finally:
                 executor.close()
+
+    def pairs_s(self, one: Plan, other: Plan) -> Generator[tuple[float, float], None, None]:
+        """The JCTs of two plans that are run in turns, in seconds; their lanes end when this is closed.
+
+        Raises:
+            EsenError: A plan cannot be started or run.
+        """
+        with (
+            self._device_lock(),
+            self._fork_server.under(self._settings),
+            self._ensemble.combine.kept(),
+            ExitStack() as lanes,
+        ):
+            first, second = (self._start(plan, lanes) for plan in (one, other))
+            for executor in (first, second):
+                for _ in range(WARM_UPS):
+                    executor.run(self._x, timeout_s=self._timeout_s)
+            x, timeout_s = self._x, self._timeout_s
+            yield from in_pairs(first, second, x, most=MOST_PAIRS, budget_s=PAIRS_S, timeout_s=timeout_s)
+
+    def _start(self, plan: Plan, lanes: ExitStack) -> Executor:
+        executor = Executor.start(plan, self._ensemble, self._device, self._fork_server)
+        lanes.callback(executor.close)
+        return executor
+
+
+def _check(executor: Executor) -> None:
+    told = [*executor.history.fallen_back.values(), *map(str, executor.unlike.values())]
+    if told:
+        raise EsenError("A plan that is tried runs as it says, and answers as the notebook does", given=told[0])

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from esen_lab.common.units import format_percent, format_seconds
+from esen_lab.common.units import check_number, format_percent, format_seconds
 from esen_lab.common.words import unknown
 from esen_lab.cost_model import CostModel, fit
 from esen_lab.errors import UsageError
@@ -33,6 +34,8 @@ from esen_lab.studies.placement import DevicePlacement, DeviceTables, place
 from esen_lab.studies.replicas import Replication, replicate
 from esen_lab.studies.validation import Answers
 
+MOST_DEVICES = 4096
+"""Like this one, that a placement is looked for over: a plan's file and a table hold no more."""
 _MANY = 6
 """With more members than this, each of the many stages of a cascade is searched for a shorter time."""
 
@@ -51,9 +54,13 @@ def front_of_members(
     seed: int = 0,
     stop: Callable[[], bool] = lambda: False,
 ) -> ParetoFront:
-    """The front of accuracy on the validation data against predicted JCT, over all subsets of the members."""
-    accuracy = accuracy_of(answers.outputs, labels, answers.combined)
-    front = member_front(tables_of(models), units, accuracy, seed=seed, stop=stop)
+    """The front of accuracy on the validation data against predicted JCT, over all subsets of the members.
+
+    Members to which the combine rule gives no weight are in none of them: they change no answer, and take time.
+    """
+    accuracy, no_weight = accuracy_of(answers.outputs, labels, answers.combined), answers.weightless
+    counted = {name: model for name, model in models.items() if name not in no_weight}
+    front = member_front(tables_of(counted), units, accuracy, seed=seed, stop=stop)
     choices = (replace(one, allocation=one.allocation.under(models)) for one in front.choices)
     return replace(front, choices=tuple(choices))
 
@@ -95,11 +102,13 @@ def device_tables(
     Raises:
         UsageError: It is neither, a device does not know every sub-model, or a link is of no device.
     """
-    return _linked(_unlinked(devices, models, units, quantile), links or {})
+    return _linked(_unlinked(devices, models, units, quantile), {} if links is None else links)
 
 
 def _linked(devices: list[DeviceTables], links: Mapping[str, NodeLink]) -> list[DeviceTables]:
     names = [device.name for device in devices]
+    if not isinstance(links, Mapping):
+        raise UsageError("Links are given by the names of devices, as a dict", given=type(links).__name__)
     for name, link in links.items():
         if name not in names:
             raise unknown("A link is that of a device", name, names, given=repr(name))
@@ -116,8 +125,8 @@ def _unlinked(
     devices: int | Mapping[str, Any], models: Mapping[str, CostModel], units: int, quantile: Any
 ) -> list[DeviceTables]:
     if isinstance(devices, int) and not isinstance(devices, bool):
-        if devices < 1:
-            raise UsageError("A placement needs at least one device", given=devices)
+        if not 1 <= devices <= MOST_DEVICES:
+            raise UsageError(f"A placement is over 1 to {MOST_DEVICES:,} devices", given=devices)
         tables = tables_of(models)
         return [
             DeviceTables(name=f"device{k + 1}", units=units, latencies=tables, models=models) for k in range(devices)
@@ -133,31 +142,37 @@ def _unlinked(
 
 def _device(name: str, given: Any, names: Sequence[str], quantile: Any) -> DeviceTables:
     if isinstance(given, Profile):
-        missing = [one for one in names if one not in given.names]
-        if missing:
-            raise UsageError(
-                "Every device knows every sub-model",
-                given=f"{name!r} knows no {', '.join(missing)}",
-                hint="Profile the missing ones there.",
-            )
+        _check_known(name, given.names, names)
         fitted = fit(given, quantile=quantile)
         tables = tables_of(fitted)
         return DeviceTables(name=name, units=given.units, latencies={one: tables[one] for one in names}, models=fitted)
-    if isinstance(given, Mapping) and given and all(isinstance(row, Sequence) for row in given.values()):
+    if isinstance(given, Mapping) and given and all(map(_is_row, given.values())):
         lengths = {len(row) for row in given.values()}
         if len(lengths) > 1 or not min(lengths):
             raise UsageError(
                 "A device's tables hold one latency for each share from 1 to its units",
                 given=f"{sorted(lengths)} latencies for {name!r}",
             )
-        missing = [one for one in names if one not in given]
-        if missing:
-            raise UsageError("Every device knows every sub-model", given=f"{name!r} knows no {', '.join(missing)}")
-        return DeviceTables(name=name, units=lengths.pop(), latencies={one: given[one] for one in names})
+        _check_known(name, given, names)
+        return DeviceTables(name=name, units=lengths.pop(), latencies={one: tuple(given[one]) for one in names})
     raise UsageError(
         "A device of a placement is given by a Profile, or by latencies for each sub-model",
         given=f"{type(given).__name__} for {name!r}",
     )
+
+
+def _check_known(device: str, known: Collection[str], names: Sequence[str]) -> None:
+    missing = [name for name in names if name not in known]
+    if missing:
+        raise UsageError(
+            "Every device knows every sub-model",
+            given=f"{device!r} knows no {', '.join(missing)}",
+            hint="Profile the missing ones there, or give their latencies too.",
+        )
+
+
+def _is_row(row: object) -> bool:
+    return isinstance(row, Sequence) or (isinstance(row, np.ndarray) and row.ndim == 1)
 
 
 def placed(devices: Sequence[DeviceTables], output_bytes: Mapping[str, int] | None = None) -> DevicePlacement:
@@ -207,6 +222,69 @@ def of_members(plans: Iterable[Plan]) -> dict[str, Any]:
 # --- stages -------------------------------------------------------------------------------------------------------
 
 
+def check_cascade(
+    names: Sequence[str],
+    no_weight: Collection[str],
+    *,
+    threshold: float,
+    order: Sequence[str] | None,
+    stages: Sequence[Sequence[str]] | None,
+    stage_overhead_s: float | None,
+    deadline_s: float | None,
+) -> None:
+    """Whether a cascade of these members can be as it is asked for: known before any of them runs.
+
+    Args:
+        names: Of the members.
+        no_weight: Those to which the combine rule gives no weight.
+        threshold: As for `cascade_of_members`, like all that follow.
+        order: Likewise.
+        stages: Likewise.
+        stage_overhead_s: Likewise; None: it is not known yet.
+        deadline_s: Likewise.
+
+    Raises:
+        UsageError: It cannot; the message says which argument it is.
+    """
+    check_threshold(threshold)
+    if stage_overhead_s is not None:
+        rule = "What one more stage costs is a number of seconds, at least 0"
+        check_number(stage_overhead_s, rule, least=0.0, below=math.inf)
+    if deadline_s is not None:
+        check_number(deadline_s, "A deadline is a number of seconds above 0", above=0.0, below=math.inf)
+    if stages is None and order is None:
+        return
+    first, asked = _asked(order, stages)
+    if sorted(asked) != sorted(names):
+        raise UsageError(
+            "The order of a cascade names every member once", given=f"{', '.join(asked)} for {', '.join(names)}"
+        )
+    if first and set(no_weight).issuperset(first):
+        raise UsageError(
+            "A cascade begins with a member that has weight under the combine rule",
+            given=f"{', '.join(first)}, which has none" if len(first) == 1 else f"{', '.join(first)}, which have none",
+            hint="Ask another member first.",
+        )
+
+
+def _asked(order: Sequence[str] | None, stages: Sequence[Sequence[str]] | None) -> tuple[Sequence[str], Sequence[str]]:
+    """Who is asked first, and who is asked at all.
+
+    Raises:
+        UsageError: It is no order, and there are no stages.
+    """
+    try:
+        parts = [[name] for name in order or ()] if stages is None else [list(stage) for stage in stages]
+    except TypeError as problem:
+        raise UsageError(
+            "An order is a list of names, and stages are lists of them",
+            given=f"order={order!r}" if stages is None else f"stages={stages!r}",
+            hint='Such as [["small"], ["middle", "large"]].',
+        ) from problem
+    named = [str(name) for part in parts for name in part]
+    return next(([str(name) for name in part] for part in parts if part), []), named
+
+
 def cascade_of_members(
     models: Mapping[str, CostModel],
     units: int,
@@ -237,26 +315,30 @@ def cascade_of_members(
     Raises:
         UsageError: The threshold, the order or the deadline is not possible, or the combine rule gives no scores.
     """
-    check_threshold(threshold)
-    if deadline_s is not None and not deadline_s > 0:
-        raise UsageError("A deadline is a number of seconds above 0", given=deadline_s)
     tables = tables_of(models)
-    names = tuple(tables)
+    names, no_weight = tuple(tables), answers.weightless
+    check_cascade(
+        names,
+        no_weight,
+        threshold=threshold,
+        order=order,
+        stages=stages,
+        stage_overhead_s=stage_overhead_s,
+        deadline_s=deadline_s,
+    )
     accuracy = None if labels is None else accuracy_of(answers.outputs, labels, answers.combined)
     ends = None
     if stages is not None:
-        order = [name for stage in stages for name in stage]
+        # Who is asked first within a stage makes no difference; nothing can be said of members without weight alone.
+        order = [name for stage in stages for name in sorted(stage, key=no_weight.__contains__)]
         ends = list(itertools.accumulate(len(stage) for stage in stages))
     if order is None:
-        orders = {"fastest first": sorted(names, key=lambda name: models[name].latency_s[-1])}
+        fastest = sorted(names, key=lambda name: (name in no_weight, models[name].latency_s[-1]))
+        orders = {"fastest first": fastest}
         if accuracy is not None:
-            alone = {name: accuracy((name,)) for name in names}
-            orders["most accurate first"] = sorted(names, key=lambda name: -alone[name])
+            alone = {name: accuracy((name,)) for name in names if name not in no_weight}
+            orders["most accurate first"] = sorted(names, key=lambda name: -alone.get(name, -1.0))
     else:
-        if sorted(order) != sorted(names):
-            raise UsageError(
-                "The order of a cascade names every member once", given=f"{', '.join(order)} for {', '.join(names)}"
-            )
         orders = {"as given": list(order)}
     options: dict[str, Any] = {"time_limit_s": 0.3} if len(names) > _MANY else {}
     plans = {} if plans is None else plans

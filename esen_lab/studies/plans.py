@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from esen_lab.planner.plan import Plan
+from esen_lab.planner.plan import Plan, backends_of
 
 
 def executed(plan: Plan, chosen: Mapping[str, str], seconds: Mapping[str, float]) -> Plan:
@@ -23,7 +23,7 @@ def executed(plan: Plan, chosen: Mapping[str, str], seconds: Mapping[str, float]
     predicted = plan.jct_s is not None and set(plan.steps) <= set(plan.predicted_s)
     if not predicted:
         return plan if changed == plan else changed
-    before = {name: way for lane in plan.lanes for name, way in zip(lane.members, lane.backends, strict=True)}
+    before = backends_of(plan)
     lost = {name for name, way in chosen.items() if name not in seconds and way != before[name]}
     predicted_s = {name: seconds.get(name, known) for name, known in plan.predicted_s.items() if name not in lost}
     same = changed.lanes == plan.lanes

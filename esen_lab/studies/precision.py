@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 from esen_lab.common.answers import IN_PRECISION, difference
 from esen_lab.common.inputs import as_input
 from esen_lab.common.trees import Tree, flatten, map_tensors
-from esen_lab.common.units import backend_parts, format_bytes
+from esen_lab.common.units import backend_parts, check_number, format_bytes
 from esen_lab.devices import Device
-from esen_lab.ensemble import Ensemble
+from esen_lab.ensemble import Ensemble, make_combine
 from esen_lab.errors import Cancelled, EsenError, UsageError
 from esen_lab.planner.plan import sequential_plan
 from esen_lab.run import Executor, ForkServer
-from esen_lab.run.classified import classes_of
+from esen_lab.run.classified import check_labels, classes_among, classes_of
 from esen_lab.studies.precision_table import PrecisionPoint, PrecisionTable, share_text
 from esen_lab.studies.validation import labels_of, samples_of
 
@@ -49,13 +49,13 @@ def allowed_error(precision: str, error: float | None = None) -> float:
     most = IN_PRECISION[precision]["float32"]
     if error is None:
         return most
-    if isinstance(error, bool) or not isinstance(error, (int, float)) or not 0 < error <= most:
-        raise UsageError(
-            f"The error allowed in {precision} lies above 0 and is at most {most:.0e} of the largest value",
-            given=repr(error),
-            hint="Lanes compare the first answer, and leave a backend that is further off.",
-        )
-    return error
+    return check_number(
+        error,
+        f"The error allowed in {precision} lies above 0 and is at most {most:.0e} of the largest value",
+        above=0.0,
+        most=most,
+        hint="Lanes compare the first answer, and leave a backend that is further off.",
+    )
 
 
 def check_precision(
@@ -99,6 +99,7 @@ def check_precision(
     tell(0, steps, "as it is executed now")
     before, _ = _run(ensemble, device, fork_server, "eager", data)
     _check_size(before, steps)
+    by_class = not values and _has_classes(ensemble, before, data)
     answers: dict[tuple[str, str], _Batches] = {}
     points: list[PrecisionPoint] = []
     for step, variant in enumerate(variants, 1):
@@ -113,7 +114,7 @@ def check_precision(
         after=answers,
         agree=agree,
         error=limit,
-        by_class=not values and _has_classes(ensemble, before, data),
+        by_class=by_class,
     )
     points.sort(key=lambda point: ensemble.names.index(point.name))
     table = PrecisionTable(
@@ -211,8 +212,9 @@ def _run_each(
             return {}, {ensemble.names[0]: str(problem)}
     found: dict[str, list[Tree]] = {}
     why: dict[str, str] = {}
+    each = ensemble.with_combine(make_combine("mean"))  # a member may have no weight, and nothing is combined here
     for name in ensemble.names:
-        mine, trouble = _run_each(ensemble.only([name]), device, fork_server, how, data)
+        mine, trouble = _run_each(each.only([name]), device, fork_server, how, data)
         found |= mine
         why |= trouble
     return found, why
@@ -320,10 +322,7 @@ class _Judge:
         parts = {
             name: self.after[name, taken[name]] if name in taken else self.before[name] for name in self.ensemble.names
         }
-        return [
-            self.ensemble.combine({name: batches[index] for name, batches in parts.items()})
-            for index in range(len(self.data.batches))
-        ]
+        return _combined(self.ensemble, parts, len(self.data.batches))
 
     def _agreement(self, got: _Batches, wanted: _Batches) -> float:
         import torch
@@ -331,7 +330,7 @@ class _Judge:
         classes = (_classes(self.data, got), _classes(self.data, wanted)) if self.by_class else (None, None)
         if classes[0] is not None and classes[1] is not None:
             return float((classes[0] == classes[1]).double().mean())
-        same = torch.ones(self.data.samples, dtype=torch.bool)
+        same = torch.ones(self.data.samples, dtype=torch.bool, device="cpu")
         for y, r in zip(_rows(self.data, got), _rows(self.data, wanted), strict=True):
             same &= _same_rows(y, r, self.error, self.data.samples)
         return float(same.double().mean())
@@ -343,13 +342,24 @@ class _Judge:
         return 0.0 if classes is None else float((classes == self.data.labels).double().mean())
 
 
+def _combined(ensemble: Ensemble, parts: Mapping[str, _Batches], count: int) -> list[Tree]:
+    """The ensemble's answers to so many batches; what a rule of the user's keeps is afterwards what it was."""
+    with ensemble.combine.kept():
+        return [ensemble.combine({name: batches[index] for name, batches in parts.items()}) for index in range(count)]
+
+
 def _has_classes(ensemble: Ensemble, before: Mapping[str, _Batches], data: _Data) -> bool:
-    """Whether the ensemble's answer has a top-1 for each sample."""
-    combined = [
-        ensemble.combine({name: batches[index] for name, batches in before.items()})
-        for index in range(len(data.batches))
-    ]
-    return bool(data.samples) and _classes(data, combined) is not None
+    """Whether the ensemble's answer has a top-1 for each sample.
+
+    Raises:
+        UsageError: A label is none of its classes.
+    """
+    combined = _combined(ensemble, before, len(data.batches))
+    if not data.samples or _classes(data, combined) is None:
+        return False
+    if data.labels is not None:
+        check_labels(data.labels.tolist(), max(map(classes_among, _rows(data, combined))))
+    return True
 
 
 def _classes(data: _Data, batches: _Batches) -> torch.Tensor | None:
@@ -393,13 +403,13 @@ def _same_rows(y: torch.Tensor, r: torch.Tensor, error: float, samples: int) -> 
     import torch
 
     if y.shape != r.shape:
-        return torch.zeros(samples, dtype=torch.bool)
-    wide = torch.complex128 if r.is_complex() else torch.float64
-    apart = (y.to(wide) - r.to(wide)).abs().nan_to_num(nan=0.0, posinf=0.0)
-    finite = r.to(wide).abs().nan_to_num(nan=0.0, posinf=0.0)
+        return torch.zeros(samples, dtype=torch.bool, device="cpu")
     exact = not (r.is_floating_point() or r.is_complex())
+    wide = torch.complex128 if r.is_complex() else torch.float64
+    y, r = y.to(wide), r.to(wide)
+    finite = r.abs().nan_to_num(nan=0.0, posinf=0.0)
     most = 0.0 if exact or not r.numel() else error * float(finite.max())
-    fine = (apart <= most) & (torch.isfinite(y) == torch.isfinite(r))
+    fine = torch.where(torch.isfinite(y) & torch.isfinite(r), (y - r).abs() <= most, (y == r) | (y.isnan() & r.isnan()))
     if y.dim() and y.shape[0] == samples:
         return fine.reshape(samples, -1).all(-1)
     return fine.all().expand(samples)

@@ -8,15 +8,16 @@ a few batches, and the one is taken whose 99th percentile at the wanted rate is 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 from esen_lab.common.display import Shown
+from esen_lab.common.inputs import as_input
 from esen_lab.common.tables import to_frame
 from esen_lab.common.trees import Tree, map_tensors
-from esen_lab.common.units import format_seconds, format_table
+from esen_lab.common.units import check_number, format_rate, format_seconds, format_table
 from esen_lab.ensemble.batch_part import rows_of
 from esen_lab.errors import InfeasibleError, UsageError
 from esen_lab.files.schemas import plain
@@ -79,7 +80,7 @@ class RatePlan(Shown):
         return (
             f"for {self.rate_per_s:g} requests/s: batches of up to {self.most_rows}, predicted p99 "
             f"{format_seconds(self.predicted.p99_s)} of {format_seconds(self.p99_s)}; "
-            f"up to {self.most_rate_per_s:.0f}/s are held within that"
+            f"up to {format_rate(self.most_rate_per_s)}/s are held within that"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -112,7 +113,7 @@ def _cells(rows: Sequence[RateRow]) -> list[tuple[str, str, str, str, str]]:
             str(row.at.most_rows),
             format_seconds(row.at.p99_s) if row.at.held else "the queue never ends",
             f"{row.at.busy:.0%}",
-            f"{row.most.rate_per_s:.0f}/s",
+            f"{format_rate(row.most.rate_per_s)}/s",
         )
         for row in rows
     ]
@@ -122,10 +123,11 @@ def resized(x: Tree, rows: int) -> Tree:
     """An input of so many rows: those of `x`, over and over.
 
     Raises:
-        UsageError: Its tensors do not have their rows along dimension 0.
+        UsageError: Its tensors do not have their rows along dimension 0, or it has none.
     """
     import torch
 
+    x = as_input(x)
     try:
         known = rows_of(x)
     except UsageError as problem:
@@ -134,7 +136,9 @@ def resized(x: Tree, rows: int) -> Tree:
             given=problem.given,
             hint="Give an input of which that is so, or serve batches as they are.",
         ) from problem
-    return map_tensors(lambda leaf: leaf[torch.arange(rows) % known].contiguous(), x)
+    if not known:
+        raise UsageError("Requests are rows of the input, which has one at least", given="an input of 0 rows")
+    return map_tensors(lambda leaf: leaf[torch.arange(rows, device="cpu") % known].contiguous(), x)
 
 
 def plan_for_rate(
@@ -189,7 +193,7 @@ def plan_for_rate(
             f"No plan holds {rate_per_s:g} requests/s with 99 % within {format_seconds(p99_s)}: "
             + _why(rows, p99_s, sizes),
             given=f"the best of {len(rows)}, {best.name}: {_p99(best.at)}",
-            hint=f"Up to {most:.0f} requests/s are held within that."
+            hint=f"Up to {format_rate(most)} requests/s are held within that."
             if most
             else "Ask for a longer p99, fewer members, or a faster backend.",
         )
@@ -223,9 +227,9 @@ def check_wanted(rate_per_s: float, p99_s: float, batches: Sequence[int]) -> tup
         UsageError: A number is not possible.
     """
     for name, value in (("rate_per_s", rate_per_s), ("p99_s", p99_s)):
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-            raise UsageError(f"{name} is a number above 0", given=repr(value))
-    sizes = tuple(sorted(set(batches)))
-    if not sizes or any(isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= 256 for size in sizes):
-        raise UsageError("Batches are whole numbers from 1 to 256", given=repr(tuple(batches)))
+        check_number(value, f"{name} is a number above 0", above=0.0, below=math.inf)
+    given = tuple(batches) if isinstance(batches, Iterable) else ()
+    if not given or any(isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= 256 for size in given):
+        raise UsageError("Batches are whole numbers from 1 to 256", given=repr(batches))
+    sizes = tuple(sorted(set(given)))
     return sizes if sizes[0] == 1 else (1, *sizes)

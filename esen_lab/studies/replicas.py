@@ -31,8 +31,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esen_lab.common.display import Shown
-from esen_lab.common.units import format_percent, format_seconds, format_table, format_units
-from esen_lab.errors import InfeasibleError, UsageError
+from esen_lab.common.units import check_number, format_percent, format_seconds, format_table, format_units
+from esen_lab.errors import InfeasibleError
 from esen_lab.files.schemas import plain
 from esen_lab.planner.nodes.bound import AreaBound, least_load
 from esen_lab.planner.nodes.lane_plans import MOST_EXACT, LanePlans
@@ -169,7 +169,7 @@ def replicate(
         InfeasibleError: As `place`, no replica is as fast as `within_s`, or the rate is not held.
     """
     started_s = time.perf_counter()
-    _check(rate_per_s, busy, within_s)
+    _check(rate_per_s, busy, within_s, time_limit_s)
     problem = problem_of(devices, output_bytes)
     search = _NodeGroups(problem, within_s, started_s + time_limit_s)
     search.run()
@@ -201,13 +201,13 @@ def replicate(
     )
 
 
-def _check(rate_per_s: float | None, busy: float, within_s: float | None) -> None:
-    if rate_per_s is not None and not 0 < rate_per_s < float("inf"):
-        raise UsageError("A rate is a number of calls a second above 0", given=rate_per_s)
-    if not 0 < busy <= 1:
-        raise UsageError("Replicas are busy a part of the time, above 0 and at most 1", given=busy)
-    if within_s is not None and not within_s > 0:
-        raise UsageError("A limit of a call's time is a number of seconds above 0", given=within_s)
+def _check(rate_per_s: float | None, busy: float, within_s: float | None, time_limit_s: float) -> None:
+    if rate_per_s is not None:
+        check_number(rate_per_s, "A rate is a number of calls a second above 0", above=0.0, below=float("inf"))
+    check_number(busy, "Replicas are busy a part of the time, above 0 and at most 1", above=0.0, most=1.0)
+    if within_s is not None:
+        check_number(within_s, "A limit of a call's time is a number of seconds above 0", above=0.0)
+    check_number(time_limit_s, "A time limit is a positive number of seconds", above=0.0)
 
 
 def _too_much(search: _NodeGroups, rate_per_s: float | None, busy: float, within_s: float | None) -> InfeasibleError:

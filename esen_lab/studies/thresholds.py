@@ -10,9 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from esen_lab.common.bell import Listeners
 from esen_lab.common.display import Shown
 from esen_lab.common.locks import Lock
 from esen_lab.common.records import to_dict
+from esen_lab.common.surroundings import step
 from esen_lab.common.units import format_percent, format_seconds
 from esen_lab.errors import EsenError, UsageError
 from esen_lab.planner.plan import Plan
@@ -119,7 +121,7 @@ class ThresholdEditor:
         self._planned = planned
         self._plan = plan
         self._apply = apply
-        self._listeners: list[Callable[[ThresholdState], object]] = []
+        self._listeners: Listeners[ThresholdState] = Listeners()
         self._state = self._made(self._of_plan(), 0)
 
     @property
@@ -141,34 +143,35 @@ class ThresholdEditor:
         return given if isinstance(given, tuple) else (given or 1.0,) * count
 
     def _made(self, thresholds: tuple[float, ...], revision: int, message: str = "") -> ThresholdState:
-        plan = self._plan()
         return ThresholdState(
             thresholds=thresholds,
             cascade=self._planned.at(thresholds),
             revision=revision,
-            in_force=plan is not None and self._planned.is_of(plan) and plan.thresholds == thresholds,
+            in_force=self._is_in_force(self._plan(), thresholds),
             message=message,
         )
+
+    def _is_in_force(self, plan: Plan | None, thresholds: tuple[float, ...]) -> bool:
+        return plan is not None and self._planned.is_of(plan) and plan.thresholds == thresholds
 
     def _show(self, thresholds: tuple[float, ...], message: str = "") -> ThresholdState:
         with self._lock:
             state = self._state = self._made(thresholds, self._state.revision + 1, message)
-            listeners = tuple(self._listeners)
-        for tell in listeners:
-            tell(state)
+        for problem in self._listeners.tell(state):  # a broken view must not undo a move, nor silence other views
+            with self._lock:
+                said = f"A view of these thresholds stopped: {type(problem).__name__}: {problem}"
+                state = self._state = replace(self._state, message=said)
         return state
 
     def listen(self, tell: Callable[[ThresholdState], object]) -> Callable[[], None]:
-        """Have every later state told; what is returned ends that."""
-        with self._lock:
-            self._listeners.append(tell)
+        """Have every later state told; what is returned ends that. Who raises is told nothing more."""
+        return self._listeners.add(tell)
 
-        def stop() -> None:
-            with self._lock:
-                if tell in self._listeners:
-                    self._listeners.remove(tell)
-
-        return stop
+    def follow(self) -> None:
+        """Another plan may be in force now: whoever listens is told, where these thresholds came in force or went."""
+        state, plan = self._state, self._plan()
+        if state.in_force != self._is_in_force(plan, state.thresholds):
+            self._show(state.thresholds, state.message)
 
     def set(self, threshold: float, stage: int | None = None) -> ThresholdState:
         """Move one threshold, or all.
@@ -182,7 +185,7 @@ class ThresholdEditor:
         """
         check_threshold(threshold)
         count = len(self._state.thresholds)
-        if stage is not None and not 1 <= stage <= count:
+        if stage is not None and (not isinstance(stage, int) or not 1 <= stage <= count):
             raise UsageError(f"Inputs leave after stages 1 to {count}", given=stage)
         before = self._state.thresholds
         return self._show(tuple(threshold if stage in (None, number) else old for number, old in enumerate(before, 1)))
@@ -203,7 +206,7 @@ class ThresholdEditor:
                 raise UsageError(
                     "Thresholds are put in force for the plan in force",
                     given="no plan of these stages",
-                    hint="Put the cascade in force first: lab.studies.take(cascade).",
+                    hint=f"Put it in force first: {step('lab.studies.take(cascade)', '%esen cascade x_val --take')}.",
                 )
             self._apply(with_thresholds(plan, self._planned.at(thresholds)))
         except EsenError as problem:

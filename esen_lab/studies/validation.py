@@ -17,13 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esen_lab.common.inputs import as_input
+from esen_lab.common.surroundings import step
 from esen_lab.common.trees import Tree, flatten, map_tensors
+from esen_lab.common.units import check_count
 from esen_lab.devices import Device
 from esen_lab.ensemble import Ensemble
 from esen_lab.ensemble.confidence import probabilities_of, scores_of
 from esen_lab.errors import UsageError
 from esen_lab.planner.plan import sequential_plan
-from esen_lab.run import Executor, ForkServer
+from esen_lab.run import Executor, ForkServer, Settings
+from esen_lab.run.classified import check_labels
+from esen_lab.run.options import weightless
 from esen_lab.run.stage_rows import sizes_of
 from esen_lab.studies.batch_times import RowTimes
 
@@ -61,13 +65,14 @@ class Answers:
 
         names = [name for name in self.ensemble.names if name in outputs]
         rule = self.ensemble.combine.for_members(names, self.ensemble.names)
-        combined = rule({name: torch.from_numpy(outputs[name]) for name in names})
+        with rule.kept():  # a study is no call of anybody's
+            combined = rule({name: torch.from_numpy(outputs[name]) for name in names})
         if not isinstance(combined, torch.Tensor) or combined.dim() not in (1, 2) or len(combined) != self.samples:
             given = f"{tuple(combined.shape)}" if isinstance(combined, torch.Tensor) else type(combined).__name__
             raise UsageError(
                 "Choosing members takes a combine rule that gives scores (samples, classes), or classes (samples,)",
                 given=f"{rule.describe()} gives {given}",
-                hint="Set mean, softmax-mean, weighted or majority with lab.combine(...).",
+                hint=f"Set mean, softmax-mean, weighted or majority with {step('lab.combine(...)', '%esen combine')}.",
             )
         array: Floats = combined.numpy()
         return array
@@ -83,6 +88,21 @@ class Answers:
         scores = scores_of(torch.from_numpy(self.combined(outputs)), self.samples, self.ensemble.combine.describe())
         probabilities: Floats = probabilities_of(scores).numpy()
         return probabilities
+
+    @property
+    def weightless(self) -> frozenset[str]:
+        """Members to which the combine rule gives no weight: they alone make no answer."""
+        return weightless(self.ensemble.combine, self.ensemble.names)
+
+    def labels(self, y: Any) -> NDArray[np.int64]:
+        """Labels of these samples, each a class that the members tell apart.
+
+        Raises:
+            UsageError: As `labels_of`, or one is no such class: nobody could ever be right about it.
+        """
+        found = labels_of(y, self.samples)
+        check_labels(found, next(iter(self.outputs.values())).shape[1])
+        return found
 
     def some(self, samples: NDArray[np.int64]) -> Answers:
         """Those to some of the samples, by number."""
@@ -112,6 +132,15 @@ def labels_of(y: Any, samples: int) -> NDArray[np.int64]:
     return labels.astype(np.int64)
 
 
+def check_labelled(x: Tree, y: Any) -> None:
+    """Whether data holds samples, and labels are one for each: asked before any member runs.
+
+    Raises:
+        UsageError: As `samples_of` and `labels_of`.
+    """
+    labels_of(y, samples_of(as_input(x)))
+
+
 def answers(
     ensemble: Ensemble,
     device: Device,
@@ -121,6 +150,7 @@ def answers(
     *,
     batch: int | None = None,
     fewer_rows: bool = False,
+    settings: Settings | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Answers:
     """Run every member on the validation data.
@@ -133,6 +163,7 @@ def answers(
         x: The data, samples along the first dimension of every tensor.
         batch: How many samples at once; None for as many as the example holds, at least `LEAST_BATCH`.
         fewer_rows: Whether to measure too how much faster each member is with fewer rows than the example has.
+        settings: What the session has set; None: what it had by the last look at it.
         on_progress: Called with (samples done, all).
 
     Raises:
@@ -141,11 +172,10 @@ def answers(
     """
     x = as_input(x)
     samples = samples_of(x)
-    size = batch or max(LEAST_BATCH, samples_of(ensemble.example))
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise UsageError("A batch holds at least one sample", given=size)
+    size = max(LEAST_BATCH, samples_of(ensemble.example)) if batch is None else batch
+    check_count(size, "A batch holds at least one sample")
     parts: dict[str, list[Floats]] = {name: [] for name in ensemble.names}
-    with device_lock():
+    with device_lock(), fork_server.under(settings):
         executor = Executor.start(sequential_plan(ensemble.names, device.units), ensemble, device, fork_server)
         try:
             for first in range(0, samples, size):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from esen_lab.lab import Lab
     from esen_lab.planner.editor import PlanEditor
+
+_OVER = "The lab was closed, or goes on with another device: what you see is the past, and nothing comes any more."
 
 
 def board(of: Lab | PlanEditor) -> Any:
@@ -37,18 +40,35 @@ def watch(lab: Lab, *, every_s: float = 0.5, history_s: float = 300.0) -> Any:
 
     Raises:
         ImportError: anywidget or bokeh is not installed.
+        DeviceError: The system gives no thread for them.
     """
     from esen_lab.ui.widgets.live import Publisher
     from esen_lab.ui.widgets.readings import PlotReadings
 
     readings = lab.readings
     sampler = readings.watch(interval_s=every_s, history_s=history_s)
-    publisher = Publisher(over=lambda: not sampler.running)
-    plots = publisher.open(PlotReadings.of(lab, sampler))
+
+    def over() -> None:
+        for shown in publisher.plots:
+            with contextlib.suppress(Exception):  # a page or a kernel that is going away: nobody is left to tell
+                shown.over(_OVER)
+
+    publisher = Publisher(over=lambda: not sampler.running, ended=over)
+    try:
+        plots = publisher.open(PlotReadings.of(lab, sampler))
+    except BaseException:
+        publisher.close()
+        readings.unwatch(sampler)
+        raise
 
     def end() -> None:
+        plots.ended = _nothing  # the publisher closes its plots, which ends here once more
         publisher.close()
-        readings.unwatch()
+        readings.unwatch(sampler)
 
     plots.ended = end
     return plots
+
+
+def _nothing() -> None:
+    """There is nothing to end."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 
-from esen_lab.common.fitting import table_lines, terminal_columns, wrapped
+from esen_lab.common.fitting import beginning, padded, table_lines, terminal_columns, width_of, wrapped
 from esen_lab.common.units import format_seconds
 from esen_lab.terminal import visible, visible_line
 from esen_lab.ui.markup import NOTHING, Markup, css_text, element, joined, style
@@ -20,7 +20,9 @@ from esen_lab.ui.pictures.rows import Timeline
 from esen_lab.ui.views import RECORDS, Block, Details, Progress, Table, View
 
 BAR_COLUMNS = 60  # of a text timeline, where there is room
+_LEAST_BAR = 10
 _INDENT = "  "
+_FOLDED = "    "
 _LETTER_PX, _PADDING_PX = 7.8, 16  # of a cell, at the size of notebooks' tables
 _NARROWEST_PX = 300  # no output is narrower
 _MOST_WRAPPED = 4  # columns: of a table with more of them, words that are cut where the room ends cannot be read
@@ -105,13 +107,13 @@ def _least_px(table: Table) -> int:
         return 0
     needed = 0.0
     for name, *cells in zip(table.columns, *table.rows, strict=True):
-        least = len if name in table.numbers else _longest_word
+        least = width_of if name in table.numbers else _longest_word
         needed += _PADDING_PX + _LETTER_PX * max(_longest_word(name), *map(least, cells))
     return round(needed) if needed > _NARROWEST_PX else 0
 
 
 def _longest_word(text: str) -> int:
-    return max(map(len, text.split()), default=0)
+    return max(map(width_of, text.split()), default=0)
 
 
 def _style(view: View) -> Markup:
@@ -176,10 +178,17 @@ def _text_block(block: Block, columns: int | None) -> str:
         return "\n".join(wrapped(f"[{'#' * filled}{'.' * (20 - filled)}] {visible_line(block.words)}", columns))
     if not isinstance(block, Details):
         return ""  # the tables beside a picture say the same
-    summary, text = visible_line(block.summary), visible(block.text)
+    summary, text = wrapped(visible_line(block.summary), columns), visible(block.text)
     if block.unfolded or not text:
-        return text or summary
-    return summary + "\n" + "\n".join(f"    {line}" for line in text.split("\n"))
+        return text or "\n".join(summary)
+    return "\n".join([*summary, *(line for each in text.split("\n") for line in _folded(each, columns))])
+
+
+def _folded(line: str, columns: int | None) -> list[str]:
+    """A line of what is folded, indented; in a terminal where it is too long as several."""
+    if columns is None or width_of(line) + len(_FOLDED) <= columns:
+        return [_FOLDED + line]
+    return wrapped(line, columns, _FOLDED)
 
 
 def _text_table(table: Table, columns: int | None) -> str:
@@ -199,8 +208,10 @@ def _text_table(table: Table, columns: int | None) -> str:
 
 def _text_timeline(timeline: Timeline, columns: int | None) -> str:
     lanes = [(visible_line(label), segments) for label, segments in timeline.lanes]
-    width = max((len(label) for label, _ in lanes), default=0)
-    bar = BAR_COLUMNS if columns is None else max(10, min(BAR_COLUMNS, columns - width - 5))
+    width = max((width_of(label) for label, _ in lanes), default=0)
+    if columns is not None:  # a label leaves room for a bar
+        width = min(width, max(columns - _LEAST_BAR - 5, 1))
+    bar = BAR_COLUMNS if columns is None else max(_LEAST_BAR, min(BAR_COLUMNS, columns - width - 5))
     scale = bar / max(timeline.total_s, 1e-12)
     lines = []
     for label, segments in lanes:
@@ -208,8 +219,10 @@ def _text_timeline(timeline: Timeline, columns: int | None) -> str:
         for segment in sorted(segments, key=lambda s: s.start_s):
             first = min(max(round(segment.start_s * scale), 0), bar - 1)
             last = min(max(round(segment.end_s * scale), first + 1), bar)
-            cells[first:last] = _text_bar(visible_line(segment.name), last - first)
-        lines.append(f"  {label.ljust(width)} |{''.join(cells)}|")
+            bar_cells = [(letter, *[""] * (width_of(letter) - 1)) for letter in _text_bar(segment.name, last - first)]
+            cells[first:last] = [cell for one in bar_cells for cell in one]  # a wide letter takes two of them
+        shown = label if width_of(label) <= width else beginning(label, width - 1) + "…"
+        lines.append(f"  {padded(shown, width)} |{''.join(cells)}|")
     end = format_seconds(timeline.total_s)
     lines.append(f"  {' ' * width}  0{end.rjust(bar - 1)}")
     return "\n".join(lines)
@@ -218,7 +231,9 @@ def _text_timeline(timeline: Timeline, columns: int | None) -> str:
 def _text_bar(name: str, width: int) -> str:
     if width < 3:
         return "#" * width
-    return f"[{name[: width - 2].center(width - 2, '=')}]"
+    shown = beginning(visible_line(name), width - 2)
+    before = (width - 2 - width_of(shown)) // 2
+    return f"[{'=' * before}{shown}{'=' * (width - 2 - width_of(shown) - before)}]"
 
 
 def html_of(record: object) -> Markup:

@@ -27,7 +27,7 @@ _ON_SHAPES = {"fill", "stroke", "stroke-width", "stroke-dasharray", "x", "y", "d
 ATTRIBUTES = frozenset(_ON_PAGES | _ON_PICTURES | _ON_SHAPES)
 _HARMLESS = re.compile(r"[\w .,:;#%()/+=-]*", re.ASCII)  # most of what is put in, and quickly told
 _CSS = re.compile(r"[\w .,:;#%(){}@+'\\/*-]*", re.ASCII)
-_PLAIN = re.compile(r"[\w .,:%()/+-]", re.ASCII)
+_PLAIN = re.compile(r"[\w .,:%)/+-]", re.ASCII)  # no "(": a text may say "url(", which no rule of ours does
 _IMAGE = re.compile(r"data:image/svg\+xml;base64,[A-Za-z0-9+/=]*")
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from esen_lab.common.locks import Lock
 from esen_lab.ui.colours import COLOURS
+from esen_lab.ui.simulated import SaysSimulated, said
 from esen_lab.ui.views import View
 from esen_lab.ui.widgets.progress import Follower, Live, Slow
 from esen_lab.ui.widgets.still import Still
@@ -27,6 +28,10 @@ class Notebook(Protocol):
     @property
     def namespace(self) -> MutableMapping[str, Any]:
         """The user's variables."""
+
+    @property
+    def names(self) -> Mapping[str, Any]:
+        """What an expression may name: the user's variables, and those of the function that the line stands in."""
 
     @property
     def updates_in_place(self) -> bool:
@@ -57,6 +62,9 @@ class Notebook(Protocol):
             still: What stands there where the widget is not: in the file, in pages without its kernel.
             then: What went on when `still` was drawn, for whoever reads it later: "the sliders were open".
         """
+
+    def hidden(self, result: Any) -> Any:
+        """`result`, which the cell that ends with it does not show; None where only that keeps it from being shown."""
 
     def mark_shown(self, record: object) -> None:
         """Keep the notebook from showing `record` once more as the value of the cell that just showed it."""
@@ -91,7 +99,7 @@ class Session:
     """
 
     def __init__(self, front: Notebook, lab_class: Callable[[], type[Any]] = lab_class) -> None:
-        self.front = front
+        self.front: Notebook = SaysSimulated(front, self._said)
         self.follower = Follower()
         self._lab_class = lab_class
         self._class: type[Any] | None = None  # known once somebody has imported it
@@ -146,6 +154,10 @@ class Session:
             note = f"{HOMES[0]!r} is a variable of yours and stays so; the workbench's lab is {where}."
             self.front.show(View(notes=(note,)))
 
+    def _said(self, view: View) -> View:
+        lab = self.known_lab()
+        return view if lab is None else said(view, lab.device)
+
     def learn_colours(self) -> None:
         """Sub-models get their colours in the order in which they were registered, not in that of the first picture."""
         lab = self.known_lab()
@@ -162,11 +174,19 @@ class Session:
 
         Returns:
             Set once the last state is shown.
+
+        Raises:
+            DeviceError: The system gives no thread for it; the job goes on.
         """
         first = draw(job.snapshot())
         button = None if job.done else self._stop_button(job)
         live = self.front.live(first)
-        return self.follower.follow(job, _Ending(live, button) if button else live, draw, shown=first)
+        try:
+            return self.follower.follow(job, _Ending(live, button) if button else live, draw, shown=first)
+        except BaseException:
+            if button is not None:
+                button.take_away()
+            raise
 
     def attend(self, title: str, work: Callable[[Callable[..., None]], Any], draw: Callable[[Any], View]) -> Any:
         """Do work in the running cell: show how far it is once it takes noticeable time, and its result in that place.
@@ -256,17 +276,19 @@ class Session:
         The variable `lab` stays where it is: what was registered and found is the user's.
         """
         with self._lock:
-            self.stop_watching()
-            self.follower.close()
-            for button in self._buttons:
-                button.take_away()
-            panels, self._panels = self._panels, []
-            for panel in panels:
-                panel.close()
-            known = self.known_lab()
-            for lab in {id(lab): lab for lab in (*self._made, known) if lab is not None}.values():
-                lab.close()
-            self._made.clear()
+            buttons, panels, self._panels = list(self._buttons), self._panels, []
+            labs = {id(lab): lab for lab in (*self._made, self.known_lab()) if lab is not None}
+        # Ended without the lock: a display that is drawn at this moment asks for the lab, and is waited for.
+        self.stop_watching()
+        self.follower.close()
+        for button in buttons:
+            button.take_away()
+        for panel in panels:
+            panel.close()
+        for lab in labs.values():
+            lab.close()
+        with self._lock:
+            self._made = [lab for lab in self._made if id(lab) not in labs]
 
 
 class _Button:

@@ -48,6 +48,7 @@ def row(name: str = "trees", batch: int = 1, *, plan_s: float = 0.01, best_s: fl
         "members": ["a", "b"],
         "quick": False,
         "commit": "abc",
+        "on": {"machine": "a processor", "cores": 2, "versions": {"torch": "2"}},
         "prepared_s": 3.0,
         "took_s": 4.0,
         "rounds": 8,
@@ -64,10 +65,6 @@ def row(name: str = "trees", batch: int = 1, *, plan_s: float = 0.01, best_s: fl
         },
         "compared": {PLAN: {**against, "sequential": paired([plan_s] * 8, [0.04] * 8)}},
     }
-
-
-def report(*rows: dict[str, Any]) -> dict[str, Any]:
-    return {"machine": "a processor", "cores": 2, "versions": {"torch": "2"}, "commits": ["abc"], "rows": list(rows)}
 
 
 @pytest.mark.parametrize("name", ENSEMBLES)
@@ -116,7 +113,7 @@ def test_the_page_is_made_of_the_file_alone_and_what_is_written_by_hand_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bench_peers, "row_in_process", None)
-    (tmp_path / "p.json").write_text(json.dumps(report(row(batch=1), row(batch=4))))
+    (tmp_path / "p.json").write_text(json.dumps({"rows": [row(batch=1), row(batch=4)]}))
     page = tmp_path / "b.md"
     page.write_text(f"# By hand\n\n{BEGIN}\nold\n{END}\n\nalso by hand\n")
     bench_peers.main(["--table", "--json", str(tmp_path / "p.json"), "--page", str(page)])
@@ -133,11 +130,24 @@ def test_the_page_is_made_of_the_file_alone_and_what_is_written_by_hand_stays(
         assert any("0.25 plan" in (part.text or "") for part in picture.iter())
 
 
+def test_rows_of_another_machine_are_told_apart(tmp_path: Path) -> None:
+    here, there = row(batch=1), row(batch=4)
+    there["on"] = {**there["on"], "machine": "another processor"}
+    write_page([here, there], tmp_path / "b.md", {})
+    text = (tmp_path / "b.md").read_text()
+    assert "**A**: made by `make bench-peers` on a processor, 2 logical CPUs: torch 2; commits abc. 1 rows." in text
+    assert "**B**: made by `make bench-peers` on another processor" in text
+    for line, letter in (("| trees | 1 |", "A"), ("| trees | 4 |", "B")):
+        assert next(each for each in text.splitlines() if each.startswith(line)).endswith(f"| {letter} |")
+    write_page([here], tmp_path / "b.md", {})
+    assert "**A**" not in (tmp_path / "b.md").read_text()
+
+
 def test_a_row_that_is_lost_says_so_with_the_words_of_whoever_looked(tmp_path: Path) -> None:
     rows = (row(batch=1, plan_s=0.03), row(batch=4, plan_s=0.03), row(batch=32, plan_s=0.0205))
     words = tmp_path / "reasons.txt"
     words.write_text("# a remark\ntrees, 1: the trees take three quarters of the time\n")
-    write_page(report(*rows), tmp_path / "b.md", reasons(words))
+    write_page(rows, tmp_path / "b.md", reasons(words))
     text = (tmp_path / "b.md").read_text()
     assert "**trees, batch 1**: 1.50 (1.50 to 1.50) times the time of openvino-async. The trees take three" in text
     assert "**trees, batch 4**: 1.50 (1.50 to 1.50) times the time of openvino-async. Nobody has looked yet" in text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -37,8 +38,11 @@ def test_without_a_gpu_it_measures_nothing_says_what_it_would_have_run_and_has_i
     assert not out.exists()
 
 
-def test_a_rehearsal_runs_the_program_and_says_in_every_part_that_it_is_none_of_a_gpu(tmp_path: Path) -> None:
-    out = tmp_path / "check.json"
+def test_a_rehearsal_runs_the_program_and_says_in_every_part_that_it_is_none_of_a_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out" / "check.json"
+    monkeypatch.delenv("ESEN_LAB_BACKENDS")  # as where somebody measures
     assert main(["--rehearse", "--out", str(out), "--only", "facts", "gate", "transport", "mixed-cnns@1/cpu"]) == 0
     found = json.loads(out.read_text())
     assert found["kind"].startswith("REHEARSAL")
@@ -49,6 +53,8 @@ def test_a_rehearsal_runs_the_program_and_says_in_every_part_that_it_is_none_of_
     assert list(verdicts) == ["device", "float32", "tf32", "float16", "bfloat16"]
     assert all(verdict["passed"] for dtype, verdict in verdicts.items() if dtype != "device")
     ensemble = found["sections"]["mixed-cnns@1/cpu"]
+    assert ensemble["profile"]["backend_points"] == [], "goals are of eager plans, and compiling would take the time"
+    assert all("backends" not in lane for lane in ensemble["plan"]["lanes"]), "as of lanes that are all eager"
     ways = {"sequential", "unlimited", "equal", "threads", "vmap", "plan", "our shares"}
     assert ways <= set(ensemble["compared"]["rows"])
     assert {f"{way} + graphs" for way in ways - {"threads", "vmap"}} <= set(ensemble["compared"]["rows"])
@@ -87,6 +93,13 @@ def test_a_section_that_takes_too_long_is_cut_off_and_the_others_run(tmp_path: P
     out = tmp_path / "check.json"
     assert main(["--rehearse", "--out", str(out), "--only", "facts", "--seconds", "0"]) == NOT_WHOLE
     assert json.loads(out.read_text())["sections"]["facts"]["not_whole"] == "no time was left"
+
+
+def test_what_starting_a_section_takes_is_of_its_own_time(tmp_path: Path) -> None:
+    out = tmp_path / "section.json"
+    command = ["--rehearse", "--section", "facts", "--out", str(out), "--until"]
+    assert main([*command, str(time.monotonic() - 1.0)]) == 0
+    assert json.loads(out.read_text())["skipped"] == ["versions", "machine", "doctor"]
 
 
 def test_a_section_that_hangs_is_ended_and_what_it_had_done_is_kept(
@@ -179,7 +192,7 @@ def test_figures_without_a_commit_are_refused(
     assert "--commit" in capsys.readouterr().err
 
 
-def test_sections_take_a_minute_at_most_and_go_on_when_all_have_had_theirs(
+def test_sections_take_a_minute_or_their_part_of_the_time_and_go_on_when_all_have_had_theirs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[str, float, int]] = []
@@ -190,6 +203,8 @@ def test_sections_take_a_minute_at_most_and_go_on_when_all_have_had_theirs(
         asked.append((name, timeout_s, done))
         if name == "stuck":
             return {"skipped": ["x"], "not_whole": "x", "done": done}
+        if name == "slow":  # its third step hangs
+            return {"done": done, "steps": dict.fromkeys("ab"[:done], 1), "not_whole": "cut off after 65 s"}
         if name == "breaks":
             return {"step": {"failed": "why"}}
         left = ["a"] * (3 - done)
@@ -197,12 +212,18 @@ def test_sections_take_a_minute_at_most_and_go_on_when_all_have_had_theirs(
 
     monkeypatch.setattr(gpu_check, "in_child", child)
     result: dict[str, Any] = {"sections": {}}
-    run_all(["long", "stuck", "breaks"], result, tmp_path / "out.json", 500.0, False)
-    assert [name for name, _, _ in asked] == ["long", "stuck", "breaks", "long", "stuck", "long"]
-    assert max(timeout for _, timeout, _ in asked) == 60.0
+    run_all(["long", "stuck", "slow", "breaks"], result, tmp_path / "out.json", 245.0, False)
+    assert [name for name, _, _ in asked] == [
+        *("long", "stuck", "slow", "breaks"),
+        *("long", "stuck", "slow"),
+        "long",
+        "slow",
+    ]
+    assert [timeout for _, timeout, _ in asked[:4]] == pytest.approx([60.0, 80.0, 120.0, 240.0], abs=1.0)
     assert {name: is_whole(one) for name, one in result["sections"].items()} == {
         "long": True,
         "stuck": False,
+        "slow": False,
         "breaks": False,
     }
 

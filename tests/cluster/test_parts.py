@@ -60,6 +60,16 @@ def test_members_of_a_node_that_is_gone_go_where_there_is_least_to_do() -> None:
         without_node(plan, "big")
 
 
+def test_lanes_of_a_node_that_is_gone_stay_beside_each_other_where_the_next_one_was_idle() -> None:
+    lanes = tuple(Lane(units=units, members=(name,), device="first") for name, units in (("a", 2), ("b", 1), ("c", 2)))
+    plan = Plan(lanes=lanes, units=5, devices={"first": 5, "spare": 3})
+    left = without_node(plan, "first")
+    assert [(lane.units, lane.members, lane.device) for lane in left.lanes] == [
+        (2, ("a", "c"), "spare"),
+        (1, ("b",), "spare"),
+    ]
+
+
 STAGED = Plan(
     lanes=(
         Lane(units=2, members=("c",), device="big", stage=1),

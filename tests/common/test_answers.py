@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from esen_lab.common.answers import OTHER_SHAPE, WHERE_NAN, difference
+from esen_lab.common.answers import OTHER_SHAPE, WHERE_NAN, difference, nan_told
 
 
 def test_equal_answers_agree_without_an_error() -> None:
@@ -67,3 +67,23 @@ def test_the_largest_absolute_difference_is_that_of_any_output() -> None:
     found = difference(answer, (torch.tensor([1.0, 100.0]), torch.tensor([1.0])))
     assert found.error == pytest.approx(0.125), "the second is worst for its size"
     assert found.apart == pytest.approx(0.25), "the first is further apart"
+
+
+def test_values_that_are_nan_in_both_are_counted_and_told_of() -> None:
+    nan = torch.tensor([1.0, float("nan"), 2.0, float("nan")])
+    some, every = difference(nan, nan.clone()), difference((nan[1:2],), (nan[1:2].clone(),))
+    assert (some.agrees, some.nan, some.values, some.unjudged) == (True, 2, 4, "2 of 4 values")
+    assert (every.agrees, every.unjudged) == (True, "all values")
+    told = nan_told({"a": some, "b": every, "c": difference(torch.ones(2), torch.ones(2))})
+    assert told == (
+        "NaN in the answers of a (2 of 4 values), b (all values), and in their reference: "
+        "nothing else is judged of these.",
+    )
+
+
+def test_of_answers_without_values_nothing_is_judged() -> None:
+    assert nan_told({"a": difference(torch.ones(0), torch.ones(0))}) == (
+        "No values in the answers of a: nothing is judged of them.",
+    )
+    infinite = torch.tensor([float("inf")])
+    assert nan_told({"a": difference(infinite, infinite)}) == ()

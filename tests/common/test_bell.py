@@ -38,6 +38,25 @@ def test_every_listener_hears_every_state_in_order() -> None:
         stop()
 
 
+def test_what_is_rung_while_no_thread_can_be_started_is_heard_with_the_next_ring(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bell: Bell[int] = Bell()
+    ear = Ear(until=1)
+    stop = bell.listen(ear)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", _refused)
+        bell.ring(0)
+    bell.ring(1)
+    assert ear.all.wait(WAIT_S)
+    assert ear.heard == [0, 1]
+    stop()
+
+
+def _refused(self: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
 def test_who_rings_waits_for_nobody_and_a_slow_listener_is_late_alone() -> None:
     bell: Bell[int] = Bell()
     go, ear = threading.Event(), Ear(until=1)

@@ -60,6 +60,17 @@ def test_it_goes_on_in_the_background_and_gives_its_result_when_it_is_over(job: 
     assert (job.state, job.done, job.snapshot()) == (JobState.FINISHED, True, 3)
 
 
+@pytest.mark.filterwarnings("ignore:A listener of a count")
+def test_nobody_waits_for_ever_where_a_listener_ends_the_thread(job: Scripted) -> None:
+    def leave(job: Scripted) -> None:
+        if job.state.over:
+            raise SystemExit(3)
+
+    job.listen(leave)
+    job.go.release(3)
+    assert job.result(WAIT_S) == "3 steps"
+
+
 def test_a_cancelled_job_stops_and_says_so_and_one_that_is_over_stays_as_it_is(job: Scripted) -> None:
     job.cancel()
     assert job.cancelled

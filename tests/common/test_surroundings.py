@@ -108,6 +108,35 @@ def test_below_the_notebook_a_magic_is_named_as_one_of_two_wordings() -> None:
     assert found == []
 
 
+OF_PYTHON = re.compile(
+    r"lab\.(cluster\.replan_without|history\.on|studies\.members\(x, y\)\.choices|measurements)"  # no verb does these
+    r"|Make one in Python with"  # on the command line, where there are neither
+)
+
+
+def test_below_the_notebook_a_step_of_a_lab_is_named_as_one_of_two_wordings() -> None:
+    found = []
+    for source, tree in sources(r"\blab\.[a-z]"):
+        if source.is_relative_to(PACKAGE / "ui") or source.is_relative_to(PACKAGE / "export"):
+            continue
+        docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        worded = {
+            id(part)
+            for node in ast.walk(tree)
+            if (isinstance(node, ast.Call) and ast.unparse(node.func) == "step")
+            or (isinstance(node, ast.Tuple) and len(node.elts) in (2, 3))
+            for part in ast.walk(node)
+        }
+        found += [
+            f"{source.name}:{node.lineno}: {node.value}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)
+            if re.search(r"(?<![\w.])lab\.[a-z_.]+", node.value) and not OF_PYTHON.search(node.value)
+            if id(node) not in docs and id(node) not in worded
+        ]
+    assert found == []
+
+
 def test_every_magic_that_is_named_has_that_verb_and_these_options() -> None:
     wrong = []
     for where, text in TEXTS:
@@ -139,3 +168,4 @@ def test_every_example_in_the_help_can_be_typed(name: str) -> None:
     line = VERBS[name].example.partition("%esen ")[2]
     takes = {argument.name for argument in VERBS[name].arguments}
     assert [word for word in shlex.split(line) if word.startswith("--") and word not in takes] == []
+    assert re.search(r"\b(\w+)[ ,]\1\b", line) is None, "an input is not its own labels"

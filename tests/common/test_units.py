@@ -8,16 +8,50 @@ from datetime import UTC, datetime
 import pytest
 
 from esen_lab.common.units import (
+    check_count,
     check_name,
+    check_number,
+    check_seed,
     check_units,
     days_since,
     format_bytes,
     format_change,
+    format_count,
     format_percent,
+    format_rate,
     format_seconds,
     format_spread,
+    format_switch,
+    format_units,
 )
+from esen_lab.common.words import some_of
 from esen_lab.errors import UsageError
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, "x", 1.0, True, None])
+def test_a_seed_is_one_that_every_generator_takes(seed: object) -> None:
+    with pytest.raises(UsageError, match="A seed is a whole number from 0 to 4294967295"):
+        check_seed(seed)
+    assert check_seed(2**32 - 1) == 2**32 - 1
+
+
+def test_one_of_something_is_not_several() -> None:
+    assert format_count(1, "plan") == "1 plan"
+    assert format_count(1200, "plan") == "1,200 plans"
+
+
+@pytest.mark.parametrize(
+    ("unit", "several"),
+    [("core", "2 cores"), ("%", "2 %"), ("percent", "2 percent"), ("group of 8 SMs", "2 groups of 8 SMs")],
+)
+def test_units_have_the_plural_that_people_give_them(unit: str, several: str) -> None:
+    assert format_units(2, unit) == several
+    assert format_units(1, unit) == f"1 {unit}"
+
+
+def test_a_time_that_is_no_zero_is_not_shown_as_one() -> None:
+    assert format_seconds(1e-9) == "0.001 µs"
+    assert format_seconds(0.0) == "0.00 µs"
 
 
 @pytest.mark.parametrize("name", ["a", "resnet50-v2.1", "_x", "größe", "a" * 64])
@@ -103,3 +137,43 @@ def test_days_are_counted_from_a_written_time() -> None:
     assert days_since("2026-11-01T00:00:00+00:00", now) == 2.0
     assert days_since("2026-11-04", now) == -1.0
     assert days_since("", now) is None
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -1, 2, math.nan, math.inf, "0.5", None, True, [0.5]])
+def test_a_number_outside_of_its_bounds_is_refused_by_their_rule(value: object) -> None:
+    with pytest.raises(UsageError, match="between 0 and 1"):
+        check_number(value, "It lies between 0 and 1", above=0.0, below=1.0)
+
+
+def test_bounds_may_belong_to_what_is_allowed() -> None:
+    assert check_number(0, "rule", least=0.0, most=1.0) == 0.0
+    assert check_number(1, "rule", least=0.0, most=1.0) == 1.0
+    assert check_number(math.inf, "rule", above=0.0) == math.inf
+    with pytest.raises(UsageError, match="rule"):
+        check_number(math.nan, "rule")
+
+
+@pytest.mark.parametrize("value", [0, 11, 1.0, True, "3", None])
+def test_a_count_is_a_whole_number_within_its_bounds(value: object) -> None:
+    with pytest.raises(UsageError, match=f"It lies between 1 and 10.*Given: {value!r}"):
+        check_count(value, "It lies between 1 and 10", most=10)
+
+
+def test_a_count_within_its_bounds_is_given_back() -> None:
+    assert [check_count(value, "rule", most=10) for value in (1, 10)] == [1, 10]
+    assert check_count(0, "rule", least=0) == 0
+
+
+@pytest.mark.parametrize(("per_s", "text"), [(240.4, "240"), (2.44, "2.4"), (0.0312, "0.031"), (0.0, "0")])
+def test_a_low_rate_is_not_told_as_none(per_s: float, text: str) -> None:
+    assert format_rate(per_s) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(True, "on"), (False, "off"), ("torch.float16", "float16"), (3, "3")])
+def test_a_switch_is_told_as_people_say_it(value: object, text: str) -> None:
+    assert format_switch(value) == text
+
+
+def test_of_many_names_the_first_few_are_told() -> None:
+    assert some_of(["a", "b"], 2) == "a, b"
+    assert some_of(["a", "b", "c", "d", "e"], 2) == "a, b and 3 more"

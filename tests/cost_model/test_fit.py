@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import zlib
-from collections import defaultdict
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from latencies import recorded_curves
 
 from esen_lab.cost_model import fit, fit_points
 from esen_lab.errors import UsageError
 from esen_lab.profiler.records import Failure, Point, Profile
-
-RECORDED = Path(__file__).parents[1] / "data" / "muxserve_a100_mps.csv"
 
 
 def point(name: str, units: int, median_s: float) -> Point:
@@ -226,16 +222,6 @@ def test_any_points_give_a_table_that_never_rises(points: dict[int, float], unit
         model.latency_s[active - 1] == pytest.approx(latency)
         for latency, active in zip(model.latency_s, model.active_units, strict=True)
     )
-
-
-def recorded_curves() -> dict[tuple[str, ...], dict[int, float]]:
-    curves: dict[tuple[str, ...], dict[int, float]] = defaultdict(dict)
-    with RECORDED.open(encoding="utf-8") as file:
-        rows = csv.DictReader(line for line in file if not line.startswith("#"))
-        for row in rows:
-            key = (row["phase"], row["model"], row["n_gpus"], row["batch_size"], row["seq_len"])
-            curves[key][int(row["share_pct"])] = float(row["latency_ms"]) / 1e3
-    return {key: curve for key, curve in curves.items() if len(curve) == 8}
 
 
 @pytest.mark.parametrize(

@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-import csv
 import zlib
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
+from latencies import recorded_curves
 from points import POINT
 
 from esen_lab.cost_model import Experience, fit, fit_points
 from esen_lab.cost_model.similar_curves import LEAST_CURVES
 from esen_lab.profiler.records import Profile
 
-RECORDED = Path(__file__).parents[1] / "data" / "muxserve_a100_mps.csv"
 MEASURED = (30, 60, 100)
 Curves = dict[tuple[str, str], dict[int, float]]
 Recorded = Mapping[tuple[str, ...], Mapping[int, float]]
-
-
-def recorded_curves() -> dict[tuple[str, ...], dict[int, float]]:
-    curves: dict[tuple[str, ...], dict[int, float]] = defaultdict(dict)
-    with RECORDED.open(encoding="utf-8") as file:
-        for row in csv.DictReader(line for line in file if not line.startswith("#")):
-            key = (row["phase"], row["model"], row["n_gpus"], row["batch_size"], row["seq_len"])
-            curves[key][int(row["share_pct"])] = float(row["latency_ms"]) / 1e3
-    return {key: curve for key, curve in curves.items() if len(curve) == 8}
 
 
 def half(curves: Recorded, which: int) -> Recorded:

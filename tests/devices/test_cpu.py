@@ -99,6 +99,25 @@ def test_a_quota_that_shrinks_later_is_noticed_and_said(monkeypatch: pytest.Monk
     assert CpuDevice().units == 1
 
 
+def test_points_of_less_than_a_cores_time_are_of_that_grant_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    quotas = [0.5]
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
+    monkeypatch.setattr(topology, "_siblings", lambda number, root: {number})
+    monkeypatch.setattr(cpu, "_cgroup_cpus", lambda *paths: quotas[0])
+    half = CpuDevice()
+    assert half.place([1])
+    quotas[0] = 0.25
+    with pytest.raises(DeviceError, match=r"made of 0\.5 cores' time; a control group grants 0\.25 cores' time"):
+        half.place([1])
+    quarter = CpuDevice()
+    quotas[0] = 4.0
+    whole = CpuDevice()
+    assert half.place([1]), "more than it was made of does no harm"
+    assert len({half.identity.key, quarter.identity.key, whole.identity.key}) == 3
+    quotas[0] = 1.0
+    assert CpuDevice().identity == whole.identity
+
+
 def test_more_cores_than_before_and_cores_that_were_named_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
     assert CpuDevice(cores=[(0,), (9,)]).lost() == ""

@@ -151,6 +151,8 @@ class FactsOnlyNvml:
                 "nvmlSystemGetDriverVersion": b"580.159",
                 "nvmlDeviceGetUUID": UUID,
                 "nvmlDeviceGetComputeMode": 3,
+                "nvmlDeviceGetMemoryInfo": SimpleNamespace(used=20 * 10**9),
+                "nvmlDeviceGetComputeRunningProcesses": ["somebody's", "another's"],
                 "nvmlGpmQueryDeviceSupport": SimpleNamespace(isSupportedDevice=0),
             }.get(name)
 
@@ -164,5 +166,7 @@ def test_nvml_is_asked_once_and_let_go() -> None:
     assert facts.gpus[UUID] == {
         "gpm": "this GPU has no GPM (Hopper and newer have)",
         "compute_mode": "exclusive process",
+        "processes": 2,
+        "used_bytes": 20 * 10**9,
     }
     assert nvml.calls[-1] == "nvmlShutdown"

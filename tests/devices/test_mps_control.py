@@ -278,6 +278,17 @@ def test_a_server_that_ends_at_once_is_noticed_and_its_status_explained(start: S
     assert gone_within(2, programs)
 
 
+def test_a_server_that_is_refused_the_gpu_while_it_starts_is_noticed(start: Start, programs: MpsPrograms) -> None:
+    with pytest.raises(DeviceError, match=r"exited with status 46 \(CUDA_ERROR_DEVICE_UNAVAILABLE"):
+        start(server_starts_s=0.8, server_exits=46)
+    assert gone_within(2, programs)
+
+
+def test_a_server_that_takes_its_time_to_start_is_waited_for(start: Start) -> None:
+    daemon = start(server_starts_s=0.6)
+    assert daemon.status(4242) == "ACTIVE"
+
+
 def test_answers_that_are_lost_are_asked_for_again(start: Start, programs: MpsPrograms) -> None:
     daemon = start(clients=[7], loses_answers=3)
     assert daemon.clients() == (7,)

@@ -111,6 +111,12 @@ def test_an_unknown_name_is_answered_with_the_known_ones(name: str) -> None:
         catalogue(sharing_mode("mps", 2)).open(name)
 
 
+@pytest.mark.parametrize("which", [5, ["cpu"], b"cpu"])
+def test_what_is_neither_a_name_nor_a_device_is_refused_at_once(which: Any) -> None:
+    with pytest.raises(UsageError, match="named by text, or is a Device"):
+        open_device(which)
+
+
 def test_a_gpu_that_is_not_there_is_said() -> None:
     with pytest.raises(UsageError, match=r"1 GPU\(s\), counted from 0"):
         catalogue(sharing_mode("mps", 2)).open("cuda:1 mps")

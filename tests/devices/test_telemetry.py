@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
 from esen_lab.devices.telemetry import Channel, Joined, MarkLog, Sampler, Value
-from esen_lab.errors import UsageError
+from esen_lab.errors import DeviceError, UsageError
 
 
 class Scripted:
@@ -142,3 +143,25 @@ def test_a_loop_of_runs_has_one_mark_at_its_begin() -> None:
     for _ in range(6):
         marks.add("run", pause_s=1.0)
     assert [mark.at_s for mark in marks.since(0)[1]] == [0.0, 3.0]
+
+
+def test_a_viewer_for_whom_no_thread_can_be_started_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    sampler = Sampler(Scripted({"a": 1}), interval_s=0.05)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(DeviceError, match="ulimit -u"):
+            sampler.watch()
+    assert not sampler.running
+    sampler.watch()
+    assert sampler.running
+    sampler.unwatch()
+    assert not sampler.running, "that one was the only viewer"
+
+
+@pytest.mark.parametrize(("interval_s", "history_s"), [("fast", 10), (None, 10), (0.5, float("inf")), (0.5, "long")])
+def test_a_rate_and_a_history_that_cannot_be_kept_are_refused(interval_s: Any, history_s: Any) -> None:
+    with pytest.raises(UsageError, match=r"seconds apart|one sample long"):
+        Sampler(Scripted({"a": 1}), interval_s=interval_s, history_s=history_s)

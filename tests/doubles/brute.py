@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -52,6 +53,45 @@ def partitions(n: int, most: int) -> Iterator[Groups]:
             groups.pop()
 
     return grow(0, [])
+
+
+def keeps(limits: Limits, groups: list[list[str]], shares: tuple[int, ...], units: int) -> bool:
+    """The definition of keeping limits, written down independently."""
+    lane_of = {name: k for k, group in enumerate(groups) for name in group}
+    share_of = {name: shares[k] for name, k in lane_of.items()}
+    return (
+        sum(shares) <= math.floor(units * min(limits.oversubscription, 1e6) + 1e-9)
+        and all(share_of[name] >= least for name, least in limits.min_units.items())
+        and all(share_of[name] <= most for name, most in limits.max_units.items())
+        and all(share_of[name] == share for name, share in limits.pinned.items())
+        and all(len({lane_of[name] for name in group}) == 1 for group in limits.together)
+        and all(len({lane_of[name] for name in group}) == len(set(group)) for group in limits.apart)
+        and (limits.max_lanes is None or len(groups) <= limits.max_lanes)
+        and (not limits.one_each or all(len(group) == 1 for group in groups))
+        and sum(limits.memory_bytes.get(name, 0) for name in lane_of) + limits.lane_bytes * len(groups)
+        <= (math.inf if limits.memory_limit_bytes is None else limits.memory_limit_bytes)
+    )
+
+
+def lane_s(table: Table, share: int) -> float:
+    """The definition: ruled out, or the fastest of at most so many units that is not."""
+    known = [latency for latency in table[:share] if latency is not None]
+    return math.inf if table[share - 1] is None else min(known)
+
+
+def by_trying_all(tables: Mapping[str, Table], units: int, limits: Limits) -> float:
+    """The shortest JCT of all plans that keep limits, by their definitions alone; infinite where none does."""
+    names, best = list(tables), math.inf
+    for indices in partitions(len(names), len(names)):
+        groups = [[names[i] for i in group] for group in indices]
+        for shares in itertools.product(range(1, units + 1), repeat=len(groups)):
+            if keeps(limits, groups, shares, units):
+                lanes = [
+                    sum(lane_s(tables[name], share) for name in group)
+                    for group, share in zip(groups, shares, strict=True)
+                ]
+                best = min(best, max(lanes))
+    return best
 
 
 def brute_placement_s(

@@ -4,29 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from points import a_point
+
 from esen_lab import Lab
 from esen_lab.lab.stages.profile import with_measured
-from esen_lab.profiler.records import Point, Profile
+from esen_lab.profiler.records import Profile
 
 
 def with_points(lab: Lab, tables: Mapping[str, Sequence[float]], **known: object) -> Lab:
     """Give `lab` a finished profile: seconds at 1, 2, ... units for each registered sub-model."""
     points = tuple(
-        Point(
-            **{
-                "name": name,
-                "units": units,
-                "median_s": seconds,
-                "spread_s": seconds / 50,
-                "quantile_90_s": seconds * 2,
-                "repeats": 20,
-                "warmups": 3,
-                "settled": True,
-                "peak_memory_bytes": 1_000_000,
-                "measured_at": "2026-11-01T12:00:00+00:00",
-                **known,
-            }
-        )
+        a_point(name, units, seconds, **{"quantile_90_s": seconds * 2, **known})
         for name, table in tables.items()
         for units, seconds in enumerate(table, start=1)
     )
@@ -34,7 +22,7 @@ def with_points(lab: Lab, tables: Mapping[str, Sequence[float]], **known: object
         device=lab.device.identity.to_dict(),
         units=lab.device.units,
         points=points,
-        examples=dict.fromkeys(tables, "float32[4, 8]"),
+        examples={name: lab.ensemble.inputs.get(name, "") for name in tables},
         fingerprints=lab.ensemble.fingerprints,
     )
     lab._runtime.change(lambda state: with_measured(state, profile))

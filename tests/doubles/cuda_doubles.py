@@ -139,6 +139,9 @@ class CudaDouble:
         if self.broken:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
+    def get_rng_state(self, device: Any) -> torch.Tensor:
+        return torch.get_rng_state()  # where lanes compute there are no generators but the CPU's
+
     def memory_allocated(self, device: Any) -> int:
         return self.held
 

@@ -161,3 +161,10 @@ class CountsCalls(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.calls += 1
         return x * 0 + self.calls
+
+
+class WrongOnOneThread(nn.Module):
+    """A double of a kernel that is wrong at some shares."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * (1.2 if torch.get_num_threads() == 1 else 1.0)

@@ -6,9 +6,9 @@
 
 It answers as the real programs do (`tests/devices/test_real_mps.py` holds both to the same test). What it does wrong
 is said in `script.json` beside this file: {"refuses_to_start", "hangs_on", "ignores_quit", "fault_until_clients_gone",
-"fault_for_ever", "clients", "ignores_terminate", "server_exits", "loses_answers"}. A double of CUDA makes its process a
-client by adding its process id to the file `connected` there; a process that has ended is no client any more. Two who
-ask at a time leave the file `overlapped`.
+"fault_for_ever", "clients", "ignores_terminate", "server_exits", "server_starts_s", "loses_answers"}. A double of CUDA
+makes its process a client by adding its process id to the file `connected` there; a process that has ended is no client
+any more. Two who ask at a time leave the file `overlapped`.
 """
 
 from __future__ import annotations
@@ -84,7 +84,19 @@ def taken() -> bool:
     return True
 
 
+def starting(servers: list[int]) -> bool:
+    """Whether the server is not ready yet; one that cannot start ends when it would be."""
+    takes_s = script().get("server_starts_s", 0.0)
+    if not takes_s or not servers or time.time() - (HERE / "started_at").stat().st_mtime < takes_s:
+        return bool(takes_s and servers)
+    if (status := script().get("server_exits")) is not None:
+        servers.clear()
+        note(f"Server {SERVER_PID} exited with status {status}")
+    return False
+
+
 def reply(command: list[str], servers: list[int], clients: list[int]) -> str | None:
+    begins = starting(servers)
     unknown = f"Server {command[1]} not found\n" if len(command) > 1 and command[1] != str(SERVER_PID) else ""
     match command:
         case ["quit"]:
@@ -99,7 +111,9 @@ def reply(command: list[str], servers: list[int], clients: list[int]) -> str | N
         case ["get_server_list"]:
             return "".join(f"{pid}\n" for pid in servers)
         case ["get_server_status", _]:
-            return unknown or ("FAULT\n" if faulty(clients) else "ACTIVE\n")
+            state = "FAULT" if faulty(clients) else "INITIALIZING" if begins else "ACTIVE"
+            gone = f"Server {command[1]} not found\n"
+            return unknown or (f"{state}\n" if servers else gone)
         case ["get_client_list", _]:
             return unknown or "".join(f"{pid}\n" for pid in [*clients, *connected()])
         case ["terminate_client", server, client]:
@@ -118,7 +132,8 @@ def start_server(servers: list[int]) -> str:
     if status is None and shutil.which("nvidia-cuda-mps-server") is None:
         status = 1  # the real one says no more
     note(f"Starting new server {SERVER_PID} for user {os.getuid()}")
-    if status is None:
+    (HERE / "started_at").touch()
+    if status is None or script().get("server_starts_s"):
         servers[:] = [SERVER_PID]
     else:
         note(f"Server {SERVER_PID} exited with status {status}")

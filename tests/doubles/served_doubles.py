@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 from esen_lab.serving.served import AskedBatch
+from esen_lab.serving.server import Server
+from esen_lab.serving.settings import ServeSettings
 
 X = torch.arange(32, dtype=torch.float32).reshape(4, 8) / 10
 """An input of the lab that tests serve."""
@@ -38,6 +41,10 @@ class FakeServed:
         self.mended = 0
         self.closed = 0
 
+    @property
+    def stands_for(self) -> tuple[object, ...]:
+        return (self.ensemble, self.plan)
+
     def run(self, x: torch.Tensor, asked: AskedBatch) -> tuple[torch.Tensor, None]:
         self.runs.append(x)
         self.asked.append(asked)
@@ -50,6 +57,17 @@ class FakeServed:
 
     def close(self) -> None:
         self.closed += 1
+
+
+@contextlib.contextmanager
+def serving(served: FakeServed | None = None, **settings: Any) -> Iterator[Server]:
+    """A server of a double, ready; what preparing it has run is forgotten."""
+    with Server(ServeSettings(port=0, **settings)).start() as server:
+        found = served or FakeServed()
+        server.warm(found)  # type: ignore[arg-type]
+        found.runs.clear()
+        found.asked.clear()
+        yield server
 
 
 class Gate:
@@ -108,3 +126,11 @@ class InBackground:
         self._thread.join(60)
         assert not self._thread.is_alive()
         return self.value
+
+
+def occupied(served: FakeServed, call: Callable[[], Any]) -> tuple[Gate, InBackground]:
+    """A call that is at work, and holds the lanes until the gate is opened."""
+    gate = served.before = Gate()
+    first = InBackground(call)
+    assert gate.reached.wait(60)
+    return gate, first

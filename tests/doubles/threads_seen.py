@@ -1,4 +1,4 @@
-"""What the threads of a lane do between calls, for `Worker.call`."""
+"""The threads of a process: what those of a lane do between calls (for `Worker.call`), which there are, a new one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import threading
 import time
 from collections.abc import Callable
 from typing import Any
+
+import torch
 
 _CALLS = 10
 _PAUSE_S = 0.02
@@ -34,3 +36,29 @@ def _taken_ns() -> dict[int, int]:
         with open(f"/proc/self/task/{tid}/schedstat", encoding="ascii") as line:
             found[int(tid)] = int(line.read().split()[0])
     return found
+
+
+def tasks() -> set[str]:
+    """The threads of this process, Python's and others."""
+    return set(os.listdir("/proc/self/task"))
+
+
+def in_new_thread(act: Callable[[], Any], torch_threads: int = 4) -> Any:
+    """What `act` returns in a thread that has no pool of OpenMP yet, as libgomp keeps one for each."""
+    answers: list[Any] = []
+
+    def call() -> None:
+        try:
+            torch.set_num_threads(torch_threads)
+            answers.append(act())
+        except BaseException as problem:
+            answers.append(problem)
+
+    were = torch.get_num_threads()
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join()
+    torch.set_num_threads(were)
+    if isinstance(answers[0], BaseException):
+        raise answers[0]
+    return answers[0]

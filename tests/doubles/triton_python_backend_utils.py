@@ -30,7 +30,11 @@ class Tensor:
         return cls(name, torch.utils.dlpack.from_dlpack(capsule))
 
     def to_dlpack(self) -> Any:
-        return self.value.__dlpack__()
+        """Its numbers at an odd address, where the server often has them."""
+        room = torch.empty(self.value.numel() * self.value.element_size() + 64, dtype=torch.uint8)
+        start = -room.data_ptr() % 64 + self.value.element_size()
+        here = room[start : start + self.value.numel() * self.value.element_size()].view(self.value.dtype)
+        return here.view(self.value.shape).copy_(self.value).__dlpack__()
 
 
 class TritonError(Exception):

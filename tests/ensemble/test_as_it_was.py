@@ -18,7 +18,7 @@ from torch import nn
 
 from esen_lab.ensemble import make_submodel
 from esen_lab.ensemble.as_it_was import AsItWas
-from esen_lab.ensemble.reach import reach_of
+from esen_lab.ensemble.reach import Reach, reach_of
 
 X = torch.ones(4, 8)
 
@@ -305,3 +305,13 @@ def test_names_of_installed_packages_are_left_alone() -> None:
 
     kept = AsItWas(None, reach_of(Asks()))
     assert (id(vars(torch.nn.functional)), "relu") not in kept.things
+
+
+def test_an_attribute_that_is_replaced_by_an_equal_row_of_plain_values_has_not_changed() -> None:
+    """As tracing a network does with the sizes of its kernels."""
+    module = nn.Conv2d(1, 2, 3)
+    before = AsItWas(module, Reach())
+    module.kernel_size = tuple([3, 3])  # noqa: C409  another object
+    assert before.what() == ()
+    module.kernel_size = (3, True)
+    assert before.what() == ("its attribute kernel_size",)

@@ -182,6 +182,16 @@ def test_weights_are_checked(weights: Any, says: str) -> None:
         make_combine("weighted", weights=weights)
 
 
+def test_weights_may_be_numbers_of_numpy_and_torch() -> None:
+    import numpy as np
+
+    wanted = make_combine("weighted", weights={"a": 0.25, "b": 0.75})
+    assert make_combine("weighted", weights={"a": np.float32(1), "b": np.int64(3)}) == wanted
+    assert make_combine("weighted", weights={"a": torch.tensor(1.0), "b": torch.tensor(3)}) == wanted
+    with pytest.raises(UsageError, match="A weight is a finite number"):
+        make_combine("weighted", weights=[np.float32("nan"), np.float32(1)])
+
+
 def test_weights_fit_the_ensemble() -> None:
     with pytest.raises(UsageError, match="2 weights"):
         make_combine("weighted", weights=[1, 2])(OUT)
@@ -255,6 +265,16 @@ def test_a_function_of_the_notebook_is_saved_as_source(notebook: Any) -> None:
     assert kept.describe() == "rule() of the notebook"
     assert "SCALE = 3" in json.dumps(kept.to_dict())
     assert torch.equal(again(kept)(OUT), kept(OUT))
+
+
+def test_a_function_of_the_notebook_is_saved_with_what_it_reads_as_that_is_now(notebook: Any) -> None:
+    notebook.run("SCALE = 3\nWEIGHTS = [1.0]")
+    notebook.run("def helper(t):\n    return t * SCALE\n")
+    notebook.run("def rule(outputs):\n    return helper(sum(outputs.values())) * WEIGHTS[0]\n")
+    kept = make_combine(notebook.names["rule"])
+    notebook.run("SCALE = 5\nWEIGHTS[0] = 0.5\ndef helper(t):\n    return t + SCALE\n")
+    assert torch.equal(again(kept)(OUT), kept(OUT))
+    assert again(kept).to_dict() == kept.to_dict(), "what was read has no notebook any more"
 
 
 def test_a_lambda_of_the_notebook_is_saved_as_source(notebook: Any) -> None:

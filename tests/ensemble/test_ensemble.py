@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from esen_lab.common.trees import tree_spec
 from esen_lab.ensemble import Ensemble, make_combine, make_submodel
 from esen_lab.errors import UsageError
 
@@ -25,6 +26,28 @@ def test_a_new_submodel_goes_to_the_end_and_an_old_name_keeps_its_place() -> Non
 
 def test_a_member_can_leave() -> None:
     assert members("a", "b").without("a").names == ("b",)
+
+
+def test_a_member_of_another_batch_is_run_on_the_examples_of_the_first() -> None:
+    first, second = make_submodel("a", nn.Linear(2, 2), torch.ones(8, 2)), make_submodel("b", nn.Linear(2, 2), X)
+    ensemble = Ensemble(submodels=(first, second))
+    assert ensemble.inputs == {"a": "float32[8, 2]", "b": "float32[8, 2]"}
+    assert ensemble.as_run(first) is first
+    assert ensemble.as_run(second).example is first.example
+    assert ensemble.as_run(second).fingerprint == second.fingerprint
+
+
+class _Named(nn.Module):
+    def forward(self, **given: torch.Tensor) -> torch.Tensor:
+        return sum(given.values(), torch.zeros(1))
+
+
+def test_members_that_take_different_parts_of_a_dict_are_run_on_their_own_examples() -> None:
+    first = make_submodel("a", _Named(), {"p": torch.ones(4, 2), "q": torch.ones(4, 1)})
+    second = make_submodel("b", _Named(), {"q": torch.ones(4, 1), "r": torch.ones(4, 3)[:, :1]})
+    ensemble = Ensemble(submodels=(first, second))
+    assert [ensemble.as_run(submodel) for submodel in (first, second)] == [first, second]
+    assert ensemble.inputs == {submodel.name: str(tree_spec(submodel.example)) for submodel in (first, second)}
 
 
 def test_an_unknown_name_is_told_the_known_ones() -> None:

@@ -408,7 +408,7 @@ def text_answers(_: Path) -> Any:
         (written("a.onnx"), X, {}, "ONNX model's file can be read"),
         (written("a.xml"), X, {}, ".xml and .bin beside it"),
         (written("a.pt"), X, {}, "is what torch.jit.save wrote"),
-        (written("a.pt2"), X, {}, "holds weights and JSON only"),
+        (written("a.pt2"), X, {}, "is a whole zip archive"),
         (written("a.joblib"), X, {}, "a pickle is none"),
         (weights_alone, X, {}, "weights alone"),
         (lambda folder: folder / "none.onnx", X, {}, "A model's file is there"),
@@ -478,3 +478,22 @@ def test_looking_for_kinds_loads_no_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_scripted_function_keeps_its_defaults() -> None:
+    @torch.jit.script
+    def times(x, k: int = 2, add: float = 1.0):  # type: ignore[no-untyped-def]
+        return x * k + add
+
+    x = torch.ones(2, 3)
+    member = make_submodel("a", times, x)
+    module = member.recipe.build()
+    assert (module(x).max(), module(x, 5).max(), module(x, add=2.0).max()) == (3, 6, 4)
+
+
+def test_a_program_that_was_cut_off_is_said_to_be_no_whole_archive() -> None:
+    buffer = io.BytesIO()
+    torch.export.save(torch.export.export(torch.nn.Linear(2, 2), (torch.ones(3, 2),)), buffer)
+    for end in (-100, len(buffer.getvalue()) // 2):
+        with pytest.raises(UsageError, match="a whole zip archive"):
+            make_submodel("a", buffer.getvalue()[:end], torch.ones(3, 2))

@@ -194,3 +194,12 @@ def test_a_bad_import_path_is_explained(path: str, says: str) -> None:
 def test_payloads_are_plain_pickles_that_need_this_package_only() -> None:
     rebuild = pickle.loads(make_submodel("a", nn.Identity(), torch.ones(1)).payload())
     assert isinstance(rebuild, Rebuild)
+
+
+def test_building_a_sub_model_again_draws_nothing_from_the_session() -> None:
+    submodel = make_submodel("a", "torch.nn:Linear", torch.randn(2, 8), args=(8, 3))
+    torch.manual_seed(0)
+    wanted = torch.rand(3)
+    torch.manual_seed(0)
+    submodel.build()
+    assert torch.equal(torch.rand(3), wanted)

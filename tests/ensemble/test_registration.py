@@ -321,3 +321,12 @@ def test_the_fingerprint_follows_weights_attributes_and_source(notebook: Any) ->
     base = registered()
     assert registered() == base
     assert len({base, registered(op="-"), registered(n=2), registered(w=2.0)}) == 4
+
+
+def test_hooks_on_what_torch_compile_made_are_refused_since_lanes_run_what_is_inside() -> None:
+    compiled = torch.compile(nn.Linear(8, 3), backend="eager")
+    handle = compiled.register_forward_hook(lambda _module, _given, answer: answer * 2)
+    with pytest.raises(UsageError, match="Hooks of a compiled network are on the network itself"):
+        make_submodel("a", compiled, torch.randn(2, 8))
+    handle.remove()
+    assert "was compiled; workers run it uncompiled" in make_submodel("a", compiled, torch.randn(2, 8)).notes

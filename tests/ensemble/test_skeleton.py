@@ -143,3 +143,11 @@ def test_a_damaged_skeleton_is_refused(tree: Any) -> None:
 def test_another_version_is_refused() -> None:
     with pytest.raises(StoreError, match="version 1"):
         decode({"version": 2}, {})
+
+
+def test_modules_that_lie_too_deep_are_refused_in_words() -> None:
+    module: nn.Module = nn.Linear(2, 2)
+    for _ in range(1_500):
+        module = nn.Sequential(module)
+    with pytest.raises(UsageError, match=r"deeper than Python follows|cannot be looked at"):
+        encode(module)

@@ -64,3 +64,21 @@ def test_what_cannot_leave_the_process_is_named() -> None:
     module[0].guard = threading.Lock()
     with pytest.raises(UsageError, match=r"the attribute 0\.guard of type lock"):
         take_snapshot(module)
+
+
+def test_what_a_class_has_no_more_is_not_found_where_it_was_sent_before(notebook: Any) -> None:
+    notebook.run(
+        "from torch import nn\n"
+        "class Base(nn.Module):\n    def scale(self):\n        return 1.0\n    def forward(self, x):\n"
+        "        return x * self.scale()\n"
+        "class Other(Base):\n    def scale(self):\n        return 3.0\n"
+        "class Own(Base):\n    def scale(self):\n        return 2.0\n"
+    )
+    own, other = notebook.names["Own"], notebook.names["Other"]
+    first = load_snapshot(take_snapshot(own()))
+    assert type(load_snapshot(take_snapshot(own()))) is type(first)
+    del own.scale
+    assert load_snapshot(take_snapshot(own()))(torch.ones(1)).item() == 1.0
+    own.__bases__ = (other,)
+    assert load_snapshot(take_snapshot(own()))(torch.ones(1)).item() == 3.0
+    assert load_snapshot(take_snapshot(other()))(torch.ones(1)).item() == 3.0

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import array
+import functools
 import gc
 import statistics
 import time
+import types
 import weakref
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -144,6 +150,174 @@ def test_a_look_without_a_piece_leaves_large_tensors_to_another_one() -> None:
     assert any(watch.changed() for _ in range(20))
 
 
+class AlwaysEqual:
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __hash__(self) -> int:
+        return 0
+
+
+EQUAL_BUT_ANOTHER: dict[str, tuple[object, object]] = {
+    "a float for an int": (1, 1.0),
+    "one that is true": (1, True),
+    "a negative zero": (0.0, -0.0),
+    "in a tuple": ((1,), (1.0,)),
+    "a tensor of another dtype": (torch.ones(1), torch.ones(1, dtype=torch.float64)),
+    "objects that say that they are equal": (AlwaysEqual(1.0), AlwaysEqual(2.0)),
+}
+
+
+@pytest.mark.parametrize("name", EQUAL_BUT_ANOTHER)
+def test_a_class_attribute_that_is_set_to_something_equal_but_different_is_seen(name: str) -> None:
+    before, after = EQUAL_BUT_ANOTHER[name]
+
+    class Net(nn.Module):
+        SCALE = before
+
+    module = Net()
+    watch = Watch(module)
+    assert not watch.changed()
+    Net.SCALE = after
+    assert watch.changed()
+    assert any("SCALE" in told for told in watch.what())
+
+
+def test_a_class_that_is_given_other_bases_is_seen() -> None:
+    class One(nn.Module):
+        pass
+
+    class Two(nn.Module):
+        pass
+
+    class Net(One):
+        pass
+
+    module = Net()
+    watch = Watch(module)
+    Net.__bases__ = (Two,)
+    assert watch.changed()
+    assert any(told.startswith("the bases of ") for told in watch.what())
+
+
+def _turned(rows: int) -> np.ndarray[Any, Any]:
+    return np.zeros((rows, 300)).T
+
+
+class Table:
+    """An object around two arrays, as a table of columns is, that keeps no attributes."""
+
+    __slots__ = ("columns",)
+
+    def __init__(self) -> None:
+        self.columns = (np.zeros(20_000), np.ones(20_000))
+
+
+HELD: dict[str, tuple[Callable[[], Any], Callable[[Any], object]]] = {
+    "a dict": (lambda: {"w": 1.0}, lambda v: v.update(w=5.0)),
+    "a list": (lambda: [1.0], lambda v: v.__setitem__(0, 5.0)),
+    "keywords of a partial": (lambda: functools.partial(lambda x, k: x, k=1.0), lambda v: v.keywords.update(k=2.0)),
+    "arguments of a partial": (lambda: functools.partial(lambda x: x, [1.0]), lambda v: v.args[0].append(2.0)),
+    "a partial method": (lambda: functools.partialmethod(print, k=1.0), lambda v: v.keywords.update(k=2.0)),
+    "a generator of torch": (lambda: torch.Generator().manual_seed(1), lambda v: v.manual_seed(2)),
+    "a default factory": (lambda: defaultdict(int), lambda v: setattr(v, "default_factory", float)),
+    "the shape of an array": (lambda: np.zeros((2, 3)), lambda v: setattr(v, "shape", (3, 2))),
+    "the dtype of an array": (lambda: np.zeros(4, "f4"), lambda v: setattr(v, "dtype", "i4")),
+    "a large array by columns": (lambda: _turned(100), lambda v: v.__setitem__((0, 0), 1.0)),
+    "a large array of every second value": (lambda: np.zeros(60_000)[::-2], lambda v: v.__setitem__(0, 1.0)),
+    "an array of times": (lambda: np.zeros(4, "M8[s]"), lambda v: v.__setitem__(0, 7)),
+    "an array of other machines": (lambda: np.zeros(4, ">f4"), lambda v: v.__setitem__(0, 7)),
+    "a masked array": (lambda: np.ma.array(np.zeros(4), mask=[0, 0, 1, 0]), lambda v: v.mask.__setitem__(0, True)),
+    "a bytearray": (lambda: bytearray(200_000), lambda v: v.__setitem__(0, 1)),
+    "a bytearray that grows": (lambda: bytearray(200_000), lambda v: v.extend(b"a")),
+    "an array of Python": (lambda: array.array("d", bytes(800_000)), lambda v: v.__setitem__(0, 1.0)),
+    "a memoryview": (lambda: memoryview(bytearray(8)), lambda v: v.__setitem__(0, 1)),
+    "a table": (Table, lambda v: v.columns[1].__setitem__(0, 5.0)),
+}
+
+
+@pytest.mark.parametrize("place", ["an attribute", "a class attribute", "a default"])
+@pytest.mark.parametrize("name", HELD)
+def test_what_is_held_anywhere_and_changes_in_place_is_seen(name: str, place: str) -> None:
+    make, change = HELD[name]
+    value = make()
+
+    class Net(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x
+
+    module = Net()
+    if place == "an attribute":
+        module.value = value
+    elif place == "a class attribute":
+        Net.value = value  # type: ignore[attr-defined]
+    else:
+        Net.forward.__defaults__ = (value,)
+    watch = Watch(module)
+    assert not watch.changed(whole=True)
+    change(value)
+    assert watch.changed()
+    assert watch.what()
+    watch.renew()
+    assert not watch.changed(whole=True)
+
+
+def test_a_table_that_is_shown_by_another_one_is_looked_into() -> None:
+    module, table = nn.ReLU(), {"a": 1}
+    module.shown = types.MappingProxyType(table)  # type: ignore[assignment]
+    watch = Watch(module)
+    table["a"] = 2
+    assert watch.changed()
+    assert watch.what() == ("its attribute shown",)
+
+
+@pytest.mark.parametrize("make", [lambda: bytearray(1_000_000), lambda: _turned(1000), lambda: _frame(20_000)])
+def test_any_single_value_of_what_is_large_is_seen_by_enough_looks(make: Callable[[], Any]) -> None:
+    module = nn.ReLU()
+    module.value = make()
+    watch = Watch(module)
+    assert not any(watch.changed() for _ in range(40))
+    if isinstance(module.value, bytearray):
+        module.value[300_001] = 1
+    else:
+        held = module.value if isinstance(module.value, np.ndarray) else module.value._mgr.blocks[0].values
+        held.setflags(write=True)
+        held[0, 777] = 1
+    assert any(watch.changed() for _ in range(100))
+
+
+def _frame(rows: int) -> Any:
+    return pytest.importorskip("pandas").DataFrame({"a": np.zeros(rows), "b": np.ones(rows)})
+
+
+def test_what_is_too_large_to_be_looked_at_is_told_and_seen_by_a_whole_look() -> None:
+    module = nn.ReLU()
+    module.value = np.array([0, *range(50_000)], dtype=object)
+    watch = Watch(module)
+    assert watch.unseen == ("its attribute value",)
+    assert not watch.changed(whole=True)
+    module.value[40_000] = -1
+    assert watch.changed(whole=True)
+
+
+def test_what_calls_change_outside_of_a_network_is_no_change_of_it() -> None:
+    class Counts(nn.Module):
+        calls = 0
+        seen: list[int] = []  # noqa: RUF012  shared on purpose
+        scale = 1.0
+
+    module = Counts()
+    watch = Watch(module).without([f"{Counts.__qualname__}.calls"], [id(Counts.seen)])
+    Counts.calls += 1
+    Counts.seen.append(1)
+    assert not watch.changed(whole=True)
+    Counts.scale = 2.0
+    assert watch.changed()
+
+
 @pytest.mark.timing
 def test_a_look_at_a_small_network_takes_microseconds() -> None:
     watch = Watch(nn.Sequential(*[nn.Linear(8, 8) for _ in range(10)]))
@@ -153,3 +327,49 @@ def test_a_look_at_a_small_network_takes_microseconds() -> None:
         watch.changed()
         taken.append(time.perf_counter() - began)
     assert statistics.median(taken) < 100e-6
+
+
+def test_defaults_of_keywords_that_are_set_anew_are_seen() -> None:
+    def helper(x: torch.Tensor, *, scale: float = 1.0) -> torch.Tensor:
+        return x * scale
+
+    class Net(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return helper(x)
+
+    module = Net()
+    watch = Watch(module)
+    assert not watch.changed()
+    helper.__kwdefaults__ = {"scale": 2.0}
+    assert watch.changed()
+    assert any(told.startswith("the defaults of ") for told in watch.what())
+    watch.renew()
+    assert not watch.changed(whole=True)
+
+
+def test_an_object_that_is_made_another_class_is_seen() -> None:
+    class Doubles:
+        def __call__(self, x: torch.Tensor) -> torch.Tensor:
+            return x * 2
+
+    class Triples:
+        def __call__(self, x: torch.Tensor) -> torch.Tensor:
+            return x * 3
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scaler: Any = Doubles()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = self.scaler(x)
+            return found
+
+    module = Net()
+    watch = Watch(module)
+    assert not watch.changed()
+    module.scaler.__class__ = Triples
+    assert watch.changed()
+    assert watch.what() == ("the class of an object that it uses",)
+    watch.renew()
+    assert not watch.changed(whole=True)

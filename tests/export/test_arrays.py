@@ -110,3 +110,10 @@ def test_files_that_are_not_there_are_named(tmp_path: Path) -> None:
         load_tree(tmp_path / "gone.npy", A)
     with pytest.raises(StoreError, match="gone"):
         save_tree(tmp_path / "gone" / "y.npy", A)
+
+
+def test_paths_that_read_alike_are_names_of_their_own(tmp_path: Path) -> None:
+    tree = {"a/b": torch.ones(1), "a": {"b": torch.zeros(1)}}
+    save_tree(tmp_path / "x.npz", tree)
+    again = load_tree(tmp_path / "x.npz", tree)
+    assert (again["a/b"].item(), again["a"]["b"].item()) == (1, 0)

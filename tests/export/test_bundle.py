@@ -15,6 +15,7 @@ from torch import nn
 from esen_lab.ensemble import Ensemble, make_combine, make_submodel
 from esen_lab.ensemble.weights import from_bytes, to_bytes
 from esen_lab.errors import StoreError, UsageError
+from esen_lab.export import bundle
 from esen_lab.export.bundle import load_bundle
 from esen_lab.export.bundle_files import bundle_files
 from esen_lab.planner.plan import Plan
@@ -223,3 +224,22 @@ def test_arguments_that_json_does_not_hold_are_refused_when_it_is_exported(plann
     ensemble = Ensemble(submodels=(submodel,))
     with pytest.raises(UsageError, match="finite numbers"):
         bundle_files(planned(ensemble), ensemble)
+
+
+def test_a_folder_that_is_replaced_while_it_is_read_is_the_one_or_the_other(
+    tmp_path: Path, simple: Ensemble, planned: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Ensemble(submodels=tuple(make_submodel(s.name, nn.Linear(8, 3), s.example) for s in simple.submodels))
+    folder = written(tmp_path / "b", planned(simple), simple)
+    written(tmp_path / "c", planned(other), other)
+    read = bundle.read_bytes
+
+    def slowly(path: Path) -> bytes:
+        data = read(path)
+        if path.name == "bundle.json" and (tmp_path / "c").exists():
+            folder.rename(tmp_path / "old")
+            (tmp_path / "c").rename(folder)
+        return data
+
+    monkeypatch.setattr(bundle, "read_bytes", slowly)
+    assert load_bundle(folder, trust=True)[1].fingerprints == other.fingerprints

@@ -26,7 +26,7 @@ class FakeRunner:
         self.ensemble, self.runs = ensemble, 0
         self.asides, self.kept_aside = 0, list[int]()
 
-    def run(self, x: Any) -> types.SimpleNamespace:
+    def run(self, x: Any, *, at_turn: Any = None) -> types.SimpleNamespace:
         self.runs += 1
         lane = types.SimpleNamespace(units=1, members=("a", "b"), in_force="CPU 0")
         report = types.SimpleNamespace(jct_s=self.runs / 1000, lanes=(lane,), notes=("a note",))
@@ -42,6 +42,10 @@ class FakeRunner:
     def look_at_session(self) -> None:
         """Nothing is sent to doubles."""
 
+    @property
+    def unlike(self) -> dict[str, Any]:
+        return {}
+
     def close(self) -> None:
         self.runs = -1
 
@@ -54,7 +58,7 @@ def load(simple: Ensemble, planned: Any) -> Any:
         return Running(
             plan=planned(simple, jct_s=0.002),
             ensemble=simple,
-            device=types.SimpleNamespace(identity=identity),
+            device=types.SimpleNamespace(identity=identity, close=lambda: None),
             runner=runner,
             fork_server=runner,
         )
@@ -92,7 +96,7 @@ def test_the_text_names_what_matters(load: Any, capsys: pytest.CaptureFixture[st
         "median 4.50 ms",
         "p90",
         "p99",
-        "a chip, 8 x core",
+        "a chip, 8 cores",
         "lane 1  1: a + b (CPU 0)",
         "planned 2.00 ms",
         "a note",
@@ -178,7 +182,7 @@ def test_of_many_runs_far_from_their_prediction_only_the_last_words_are_printed(
         running: Running = load(device)
         plain = running.runner.run
 
-        def run(x: Any) -> Any:
+        def run(x: Any, *, at_turn: Any = None) -> Any:
             ran = plain(x)
             ran.report.far = (f"Far from its prediction: {ran.report.jct_s}",)
             ran.report.notes = (*ran.report.notes, *ran.report.far)
@@ -189,3 +193,12 @@ def test_of_many_runs_far_from_their_prediction_only_the_last_words_are_printed(
 
     assert run_command(far, ["--repeat", "5"]) == 0
     assert capsys.readouterr().out.count("Far from its prediction") == 1
+
+
+def test_an_answer_that_cannot_be_written_is_said_before_the_runs(
+    tmp_path: Path, load: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "thesis.npy").write_text("mine")
+    monkeypatch.delattr(FakeRunner, "run")
+    assert run_command(load, ["--output", str(tmp_path / "thesis.npy"), "--repeat", "100"], program="plan.py") == 1
+    assert capsys.readouterr().err.startswith("plan.py: An array is written only in the place of another one")

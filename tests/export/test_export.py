@@ -58,7 +58,7 @@ def test_files_of_others_are_never_replaced(tmp_path: Path, simple: Ensemble, pl
     assert (tmp_path / "plan.py").read_text() == "print('mine')"
 
 
-@pytest.mark.parametrize("path", ["plan", "plan.txt", ".py", ""])
+@pytest.mark.parametrize("path", ["plan", "plan.txt", ".py"])
 def test_a_script_ends_with_py(path: str, simple: Ensemble, planned: Any) -> None:
     with pytest.raises(UsageError, match=r"ends with \.py"):
         export_plan(planned(simple), simple, path)

@@ -54,3 +54,10 @@ def test_it_replaces_itself_and_nothing_else(exported: Path, tmp_path: Path) -> 
         with pytest.raises(UsageError, match="something else"):
             lab.export(other, form="ray-serve")
     assert (other / "mine.txt").exists()
+
+
+def test_its_program_leaves_to_the_replica_what_is_a_request(exported: Path) -> None:
+    program = (exported / "app.py").read_text()
+    assert "self.replica.takes(request.method, request.url.path)" in program
+    assert "self.replica.asked(await request.body(), request.headers)" in program
+    assert "self.replica.about(request.url.path, request.method)" in program

@@ -7,6 +7,7 @@ import sys
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,15 @@ class Recorder:
     def __init__(self, log: list[str], name: str) -> None:
         self.log, self.name = log, name
 
-    def run(self, x: Any) -> types.SimpleNamespace:
+    def run(self, x: Any, *, at_turn: Any = None) -> types.SimpleNamespace:
         return types.SimpleNamespace(output=x * 2, report="report")
 
     def look_at_session(self) -> None:
         """Nothing is sent to doubles."""
+
+    @property
+    def unlike(self) -> dict[str, Any]:
+        return {}
 
     def close(self) -> None:
         self.log.append(f"{self.name} closed")
@@ -50,14 +55,14 @@ def test_it_runs_reports_and_closes_everything(simple: Ensemble, planned: Any) -
     started = Running.start(
         planned(simple),
         simple,
-        "device",
+        Recorder(log, "device"),
         fork_server=Recorder(log, "fork server"),
         start=lambda *a: Recorder(log, "lanes"),
     )
     with started as ensemble:
         assert ensemble(torch.ones(1)).item() == 2
         assert ensemble.report == "report"
-    assert log == ["lanes closed", "fork server closed"]
+    assert log == ["lanes closed", "fork server closed", "device closed"]
 
 
 def test_a_failed_start_leaves_no_fork_server(simple: Ensemble, planned: Any) -> None:
@@ -66,9 +71,10 @@ def test_a_failed_start_leaves_no_fork_server(simple: Ensemble, planned: Any) ->
     def fails(*args: Any) -> Any:
         raise DeviceError("no")
 
+    device = Recorder(log, "device")
     with pytest.raises(DeviceError):
-        Running.start(planned(simple), simple, "device", fork_server=Recorder(log, "fork server"), start=fails)
-    assert log == ["fork server closed"]
+        Running.start(planned(simple), simple, device, fork_server=Recorder(log, "fork server"), start=fails)
+    assert log == ["fork server closed", "device closed"]
 
 
 class MonteCarlo(torch.nn.Module):
@@ -227,3 +233,66 @@ def test_an_export_names_the_users_own_modules_that_it_imports(tmp_path: Path, m
         exported = lab.export(beside / "plan.py")
     assert exported.notes == (), "there it is found"
     assert run_script(exported.script, tmp_path / "y.npy").tolist() == wanted.tolist()
+
+
+def test_a_script_says_that_a_member_answers_otherwise_than_where_it_was_exported(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    (tmp_path / "nets_with_a_scale.py").write_text(
+        "from torch import nn\nSCALE = 1.0\nclass Scaled(nn.Module):\n    def forward(self, x): return x * SCALE\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    nets = importlib.import_module("nets_with_a_scale")
+    x = torch.ones(2, 3)
+    with Lab(device="cpu", store=tmp_path / "store.sqlite") as lab:
+        network = nets.Scaled()
+        lab.register("a", network, example=x)
+        lab.plan = Plan(lanes=(Lane(units=1, members=("a",)),), units=1)
+        same = lab.export(tmp_path / "same.py")
+        assert "OTHER THAN" not in said_by(same.script, tmp_path)
+        monkeypatch.setattr(nets, "SCALE", 3.0)  # which a process that imports it does not know of
+        assert lab.run(x).tolist() == (3 * x).tolist()
+        other = lab.export(tmp_path / "other.py")
+    told = said_by(other.script, tmp_path)
+    assert "OTHER THAN WHERE IT WAS EXPORTED: a answers otherwise here" in told
+    assert "note    OTHER THAN" in told
+
+
+def test_a_rule_that_answers_otherwise_than_where_it_was_exported_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "rules_with_a_weight.py").write_text("W = 1.0\ndef rule(outputs): return outputs['a'] * W\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    rules = importlib.import_module("rules_with_a_weight")
+    with Lab(device="cpu", store=tmp_path / "store.sqlite") as lab:
+        lab.register("a", torch.nn.Linear(3, 3), example=torch.ones(2, 3))
+        lab.combine(rules.rule)
+        lab.plan = Plan(lanes=(Lane(units=1, members=("a",)),), units=1)
+        monkeypatch.setattr(rules, "W", 3.0)
+        folder = lab.export(tmp_path / "plan.py").folder
+    assert not [note for note in open_bundle(folder).plan.notes if "OTHER THAN" in note]
+    monkeypatch.setattr(rules, "W", 1.0)  # as a new process has it
+    with pytest.warns(UserWarning, match="combine rule rules_with_a_weight:rule answers otherwise here"):
+        found = open_bundle(folder)
+    assert "OTHER THAN" in found.plan.notes[-1]
+
+
+def said_by(script: Path, folder: Path) -> str:
+    env = child_environment({**os.environ, "PYTHONPATH": str(folder)})
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True, env=env)
+    return done.stdout + done.stderr
+
+
+def test_answers_under_other_switches_than_those_of_the_export_are_not_compared(tmp_path: Path) -> None:
+    x = torch.rand(4, 8)
+    with Lab(device="cpu", store=tmp_path / "store.sqlite") as lab:
+        lab.register("a", torch.nn.Linear(8, 8), example=x)
+        lab.plan = Plan(lanes=(Lane(units=1, members=("a",)),), units=1)
+        found = open_bundle(lab.export(tmp_path / "plan.py").folder)
+    start = partial(Executor.start, exported_under=found.switches)
+    with Running.start(
+        found.plan, found.ensemble, open_device("cpu"), fork_server=ForkServer(), start=start
+    ) as running:
+        with torch.autocast("cpu", torch.bfloat16):
+            assert running(x).dtype == torch.bfloat16
+        assert not running.runner.unlike

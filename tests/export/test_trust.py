@@ -65,6 +65,11 @@ def hostile_program(program: bytes, ran: Path) -> bytes:
     return out.getvalue()
 
 
+def writing(ran: Path) -> bytes:
+    """Source text that leaves a trace where it is run."""
+    return f"__import__('pathlib').Path({str(ran)!r}).touch()".encode()
+
+
 def hostile_tree(ran: Path) -> bytes:
     call = ["partial", ["import", "os:system"], ["tuple", command(ran)], ["dict"]]
     tree = ["object", ["import", "types:SimpleNamespace"], [["__call__", call]]]
@@ -85,9 +90,7 @@ HOSTILE: dict[str, tuple[Callable[[dict[str, Any], dict[str, bytes], Path], obje
         "sub-model 'path': imports and calls 'os:system' with ('touch ",
     ),
     "the source of a combine rule": (
-        lambda m, files, ran: files.update(
-            {"combine.py": f"__import__('pathlib').Path({str(ran)!r}).touch()\nrule = max\n".encode()}
-        ),
+        lambda m, files, ran: files.update({"combine.py": writing(ran) + b"\nrule = max\n"}),
         "combine rule: runs 'combine.py' (2 lines of Python), and calls 'rule' in this very process",
     ),
     "the import of a combine rule": (
@@ -99,21 +102,15 @@ HOSTILE: dict[str, tuple[Callable[[dict[str, Any], dict[str, bytes], Path], obje
         "combine rule: imports and calls 'antigravity:fly_to' in this very process",
     ),
     "a cell": (
-        lambda m, files, ran: files.update(
-            {"submodel_01.py": f"__import__('pathlib').Path({str(ran)!r}).touch()".encode()}
-        ),
+        lambda m, files, ran: files.update({"submodel_01.py": writing(ran)}),
         "sub-model 'cell': runs 'submodel_01.py' (1 line of Python), its cell",
     ),
     "what a cell uses": (
-        lambda m, files, ran: files.update(
-            {"submodel_01_uses.py": f"__import__('pathlib').Path({str(ran)!r}).touch()".encode()}
-        ),
+        lambda m, files, ran: files.update({"submodel_01_uses.py": writing(ran)}),
         "sub-model 'cell': runs 'submodel_01_uses.py' (1 line of Python), what its cell uses",
     ),
     "the source of a saved module": (
-        lambda m, files, ran: files.update(
-            {"submodel_00.py": f"__import__('pathlib').Path({str(ran)!r}).touch()".encode()}
-        ),
+        lambda m, files, ran: files.update({"submodel_00.py": writing(ran)}),
         "sub-model 'live': runs 'submodel_00.py' (1 line of Python), the source of its classes",
     ),
     "a saved module": (

@@ -68,3 +68,16 @@ def test_a_failed_move_brings_the_old_folder_back(tmp_path: Path, monkeypatch: p
 def test_a_missing_parent_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(StoreError):
         replace_folder(tmp_path / "gone" / "f", {"a": b""})
+
+
+def test_a_folder_keeps_its_permissions_and_a_protected_one_its_content(tmp_path: Path) -> None:
+    replace_folder(tmp_path / "f", {"old": b"1"})
+    (tmp_path / "f").chmod(0o700)
+    replace_folder(tmp_path / "f", {"new": b"2"})
+    assert (tmp_path / "f").stat().st_mode & 0o777 == 0o700
+    (tmp_path / "f").chmod(0o555)
+    with pytest.raises(StoreError, match="protected is not replaced"):
+        replace_folder(tmp_path / "f", {"newer": b"3"})
+    (tmp_path / "f").chmod(0o700)
+    assert content(tmp_path / "f") == {"new": b"2"}
+    assert os.listdir(tmp_path) == ["f"]

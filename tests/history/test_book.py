@@ -69,6 +69,15 @@ def test_an_entry_that_was_forgotten_comes_back_when_there_is_more_of_it(path: P
     assert [entry.runs for entry in kept.entries("p")] == [64]
 
 
+def test_a_number_that_was_forgotten_and_is_anothers_by_now_is_left_to_it(path: Path) -> None:
+    kept, slot = Book(path), Slot("p")
+    kept.put(slot, an_entry(runs=16))
+    assert kept.forget("p", [1]) == 1
+    put(kept, at="2026-11-02T12:00:00+00:00", runs=5)
+    kept.put(slot, an_entry(runs=64, at="2026-11-03T12:00:00+00:00"))
+    assert [(entry.number, entry.runs) for entry in kept.entries("p")] == [(1, 5), (2, 64)]
+
+
 def test_some_are_forgotten_or_all_of_one_project(path: Path) -> None:
     kept = Book(path)
     put(kept, 4)

@@ -106,10 +106,10 @@ def test_marks_stand_where_something_changed_between_two_measurements() -> None:
         ([], ""),
         ([a_profile()], ""),
         ([an_entry(0.004), an_entry(0.003)], "The last measured JCT, 3.00 ms, is the best"),
-        ([an_entry(0.002), an_entry(0.003)], "The best of this batch and device is number 1: 2.00 ms"),
+        ([an_entry(0.002), an_entry(0.003)], "The best of these sub-models, batch and device is number 1: 2.00 ms"),
         (
             [an_entry(0.003), an_entry(0.0031)],
-            "The last measured JCT is as good as the best of this batch and device",
+            "The last measured JCT is as good as the best of these sub-models, batch and device",
         ),
         ([an_entry(0.002, batch="other"), an_entry(0.003)], "The last measured JCT, 3.00 ms, is the best"),
     ],
@@ -117,6 +117,34 @@ def test_marks_stand_where_something_changed_between_two_measurements() -> None:
 def test_the_past_says_whether_it_gets_better(entries: list[Entry], said: str) -> None:
     assert past(*entries).verdict.startswith(said)
     assert bool(past(*entries).verdict) == bool(said)
+
+
+def test_the_best_is_that_of_all_entries_however_few_are_listed() -> None:
+    whole = past(an_entry(0.004), an_entry(0.001), an_entry(0.003))
+    listed = Past(project="p", entries=whole.entries[2:], unlisted=whole.entries[:2])
+    assert listed.best == whole.best
+    assert listed.verdict == whole.verdict
+    assert "is number 2: 1.00 ms" in listed.verdict
+    assert listed.measured == whole.entries[2:]
+    assert str(listed).startswith("History of p: 1 of 3 entries\n")
+    assert str(whole).startswith("History of p: 3 entries\n")
+
+
+def test_the_numbers_that_there_are_are_told_as_ranges_whether_listed_or_not() -> None:
+    entries = [an_entry(number=number) for number in (1, 2, 3, 5, 6, 8)]
+    with pytest.raises(UsageError, match=r"Numbers of this project: 1 to 3, 5, 6, 8\."):
+        Past(project="p", entries=tuple(entries[-1:]), unlisted=tuple(entries[:-1])).entry(9)
+    many = [an_entry(number=2 * number) for number in range(1, 31)]
+    with pytest.raises(UsageError, match=r"Numbers of this project: \.\.\., 22, .*, 60\."):
+        Past(project="p", entries=tuple(many)).entry(9)
+
+
+def test_those_of_a_simulated_device_are_named() -> None:
+    real = an_entry(device={**DEVICE, "simulated": False})
+    assert past(real, real).simulated == ""
+    assert past(real, an_entry()).simulated == "Simulated, and not measured: number 2."
+    assert past(an_entry(), an_entry(), an_entry(), real).simulated.endswith(": numbers 1 to 3.")
+    assert "Simulated, and not measured" in str(past(an_entry()))
 
 
 def test_an_unknown_number_is_refused_with_those_there_are() -> None:
@@ -133,3 +161,10 @@ def test_the_past_is_a_table_for_terminals_and_for_pandas() -> None:
     assert next(iter(frame["jct_s"])) == 0.004
     assert list(frame["searcher"]) == ["exact", ""]
     assert found.to_dict()["entries"][0]["plan"]["units"] == 4
+
+
+def test_a_smaller_ensemble_is_not_the_best_of_a_larger_one() -> None:
+    alone = {"a": BEFORE.members["a"]}
+    found = Past(project="p", entries=(an_entry(0.001, number=1, members=alone), an_entry(0.004, number=2)))
+    assert found.best is found.last
+    assert changes(*found.entries).verdict.endswith("they are of other sub-models, so this says nothing of the plan.")

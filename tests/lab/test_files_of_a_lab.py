@@ -194,3 +194,35 @@ def test_a_plan_with_figures_that_no_file_holds_is_not_saved(tmp_path: Path, lab
         with pytest.raises(UsageError, match="can be loaded again"):
             replace(lab.plan, **change).save(tmp_path / "plan.json")
     assert os.listdir(tmp_path) == ["store"]
+
+
+def test_a_lab_keeps_its_store_and_history_where_it_was_made_wherever_the_notebook_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with Lab(FakeDevice(LATENCIES, units=4), store="points.sqlite3") as lab:
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        lab.register("a", mlp(seed=1), example=X)
+        lab.profile(budget_s=0.02, shares=[4]).result(timeout=60)
+        lab.search()
+    assert {"points.sqlite3", "points.history.sqlite3"} <= set(os.listdir(tmp_path))
+    assert os.listdir(tmp_path / "elsewhere") == []
+
+
+@pytest.mark.parametrize("store", [5, b"points", "", "a\0b"])
+def test_a_store_that_cannot_be_a_file_is_refused_when_the_lab_is_made(store: Any) -> None:
+    with pytest.raises(UsageError, match="file"):
+        Lab(FakeDevice(LATENCIES, units=4), store=store)
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_what_a_profile_is_asked_for_is_checked_before_it_begins(lab: Lab, adaptive: bool) -> None:
+    for asked in ({"budget_s": "1"}, {"budget_s": float("nan")}, {"point_timeout_s": None}, {"point_timeout_s": 0}):
+        with pytest.raises(UsageError, match="is a number of seconds above 0"):
+            lab.profile(adaptive=adaptive, **asked)
+    for some in ({"names": 5}, {"shares": 2.5}):
+        with pytest.raises(UsageError, match="of a profile are a list"):
+            lab.profile(adaptive=adaptive, **some)
+    job = lab.profile("a", shares=4, budget_s=0.02, adaptive=adaptive)
+    assert {point.name for point in job.result(timeout=60).points} == {"a"}

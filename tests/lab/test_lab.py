@@ -438,6 +438,29 @@ def test_what_was_measured_is_recorded_and_planned_with_elsewhere(lab: Lab, tmp_
         lab.points.record(tmp_path / "no such folder" / "here.json")
 
 
+def test_every_member_is_measured_on_the_batch_that_a_run_gives_it(lab: Lab) -> None:
+    lab.register("a", mlp(seed=1), example=X.repeat(16, 1))
+    small = lab.register("b", mlp(seed=2), example=X)
+    assert any("the ensemble's is float32[64, 8]" in note for note in small.notes)
+    profile = measured(lab).measurements
+    assert profile is not None
+    assert dict(profile.examples) == {"a": "float32[64, 8]", "b": "float32[64, 8]"}
+    lab.search()
+    again = lab.register("b", mlp(seed=2), example=X.repeat(16, 1))
+    assert not again.notes
+    lab.search()  # it is what was measured
+
+
+def test_points_of_another_batch_are_not_planned_with(lab: Lab) -> None:
+    measured(two(lab)).search()
+    for name, seed in (("a", 1), ("b", 2)):
+        lab.register(name, mlp(seed=seed), example=X.repeat(16, 1))
+    assert lab.measurements is None or not lab.measurements.points
+    assert lab.status().next_step.action is Action.PROFILE
+    with pytest.raises(UsageError, match="no finished measurement of a, b"):
+        lab.search()
+
+
 # --- predictions that are questioned ----------------------------------------------------------------------------------
 
 
@@ -481,6 +504,15 @@ def test_another_batch_than_profiled_has_no_prediction_and_says_how_to_get_one(l
     assert lab.report.predicted_s is None
     assert any("nothing is predicted" in note for note in lab.report.notes)
     assert lab.report.far == ()
+
+
+@pytest.mark.parametrize("label", [-1, 99])
+def test_a_comparison_refuses_a_label_that_is_no_class_and_goes_on_after_it(lab: Lab, label: int) -> None:
+    two(lab)
+    with pytest.raises(UsageError, match=f"A label is one of the .* Given: {label}"):
+        lab.compare(X, y=[0, 0, 0, label], rounds=1, strategies=["sequential"])
+    rows = lab.compare(X, y=[0, 0, 0, 1], rounds=1, strategies=["sequential"]).rows
+    assert all(row.accuracy is not None for row in rows if row.times_s)
 
 
 def test_a_comparison_before_any_search_neither_wins_nor_loses(lab: Lab) -> None:

@@ -6,6 +6,7 @@ The reference is always what this process computes itself, by calling the same n
 from __future__ import annotations
 
 import array
+import asyncio
 import contextlib
 import copy
 import enum
@@ -33,6 +34,7 @@ import torch
 from models import mlp
 from torch import nn
 from torch.nn import functional
+from waiting import until
 
 from esen_lab import Lab, Plan
 from esen_lab.errors import ModelError, UsageError
@@ -68,6 +70,18 @@ def both(lab: Lab, a: nn.Module, b: nn.Module | None = None, plan: Plan = TWO) -
 
 def close(got: torch.Tensor, wanted: torch.Tensor) -> None:
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
+def test_a_plan_says_that_its_points_were_measured_under_other_switches_until_they_are_measured_anew(lab: Lab) -> None:
+    both(lab, mlp())
+    lab.profile(budget_s=0.02).result(timeout=60)
+    assert not any("other switches" in note for note in lab.search().notes)
+    with torch.autocast("cpu", torch.bfloat16):
+        told = [note for note in lab.search().notes if "other switches" in note]
+        assert ["none; now autocast on cpu on" in note for note in told] == [True]
+        lab.profile(budget_s=0.02).result(timeout=60)
+        assert not any("other switches" in note for note in lab.search().notes)
+    assert any("autocast on cpu on; now none" in note for note in lab.search().notes)
 
 
 # --- what the process, the thread, the environment or an imported module holds --------------------------------------
@@ -405,6 +419,43 @@ def test_what_cannot_travel_is_said_loudly_wherever_answers_are_looked_at(
     assert "do not answer as this notebook does" in table.verdict
     assert not verdict.passed
     assert "OTHER THAN THE NOTEBOOK: a" in verdict.text
+
+
+def of_the_notebook(text: str, **names: object) -> Any:
+    """A function that the notebook itself has defined."""
+    space = {"__name__": "__main__", **names}
+    exec(f"def given(*args):\n    return {text}", space)
+    return space["given"]
+
+
+def net_of(user: ModuleType, lab: Lab) -> tuple[nn.Module, nn.Module]:
+    """The network of a file, which runs as the notebook's, and the other one."""
+    module = user.Net()
+    b = both(lab, module)
+    close(lab.run(X), here(module, b))
+    return module, b
+
+
+def test_a_function_of_the_notebook_that_is_put_into_a_module_or_class_of_a_file_is_followed(
+    lab: Lab, user: ModuleType
+) -> None:
+    module, b = net_of(user, lab)
+    own = user.helper
+    for function in (of_the_notebook("args[0] * 9"), of_the_notebook("args[0] * 8"), own):
+        user.helper = function  # type: ignore[attr-defined]
+        close(lab.run(X), here(module, b))
+    user.Net.forward = of_the_notebook("args[0].inner(args[1]) * 2")
+    close(lab.run(X), here(module, b))
+
+
+def test_a_function_that_cannot_be_sent_is_said_loudly_also_where_the_example_does_not_show_it(
+    lab: Lab, user: ModuleType
+) -> None:
+    _held = net_of(user, lab)  # the lab itself holds no network
+    alike = of_the_notebook("own(*args) if lock else None", own=user.helper, lock=threading.Lock())
+    user.helper = alike  # type: ignore[attr-defined]
+    with pytest.warns(AnswersDiffer, match=r"(?s)users_own\.helper.*perhaps not to others"):
+        lab.run(X)
 
 
 def test_a_file_that_was_edited_and_not_reloaded_is_named(lab: Lab, user: ModuleType, tmp_path: Path) -> None:
@@ -1171,6 +1222,107 @@ def test_a_counter_outside_the_network_is_its_state_and_no_change_of_it(lab: Lab
     assert not any("changed" in note for note in lab.report.notes)
 
 
+class Refuses(nn.Module):
+    """Refuses batches of more than 16 rows while it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(8, 3)
+        self.strict = True
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.strict and len(x) > 16:
+            raise ValueError("too many rows")
+        return self.fc(x)  # type: ignore[no-any-return]
+
+
+MORE = torch.randn(17, 8, generator=torch.Generator().manual_seed(1))
+
+
+def mended_by_an_attribute(module: Refuses) -> None:
+    module.strict = False
+
+
+def mended_by_another_method(module: Refuses) -> None:
+    module.forward = module.fc.forward  # type: ignore[method-assign]
+
+
+class AnyRows(Refuses):
+    forward = lambda self, x: self.fc(x)  # noqa: E731  another method, wherever it comes from
+
+
+def mended_by_another_class(module: Refuses) -> None:
+    module.__class__ = AnyRows
+
+
+@pytest.mark.parametrize(
+    "mend",
+    [mended_by_an_attribute, mended_by_another_method, mended_by_another_class],
+    ids=["attribute", "method", "class"],
+)
+def test_a_network_that_failed_and_was_mended_answers_at_the_next_run(
+    lab: Lab, mend: Callable[[Refuses], None]
+) -> None:
+    module = Refuses()
+    b = both(lab, module)
+    close(lab.run(X), here(module, b))
+    with pytest.raises(ModelError, match="too many rows"):
+        lab.run(MORE)
+    with pytest.raises(ModelError, match="too many rows"):  # as long as nothing has changed, it does so again
+        lab.run(MORE)
+    mend(module)
+    close(lab.run(MORE), here(module, b, x=MORE))
+
+
+def test_a_network_that_was_left_out_and_was_mended_is_no_longer_left_out(lab: Lab) -> None:
+    module = Refuses()
+    b = both(lab, module)
+    lab.combine("mean")
+    close(lab.run(MORE, on_failure="leave-out"), here(b, x=MORE)[0])
+    module.strict = False
+    close(lab.run(MORE, on_failure="leave-out"), here(module, b, x=MORE).mean(0))
+
+
+def test_a_member_that_fails_on_its_own_example_since_it_changed_is_left_out_where_that_is_asked_for(lab: Lab) -> None:
+    module = Refuses()
+    module.strict = False
+    b = both(lab, module)
+    lab.combine("mean")
+    close(lab.run(MORE), here(module, b, x=MORE).mean(0))
+    module.forward = None  # type: ignore[assignment]
+    with pytest.raises(ModelError):
+        lab.run(MORE)
+    for _ in range(2):
+        close(lab.run(MORE, on_failure="leave-out"), here(b, x=MORE)[0])
+        assert lab.report is not None
+        assert lab.report.answered is not None
+        assert [(one.name, one.why) for one in lab.report.answered.missing] == [("a", "failed")]
+    del module.forward
+    close(lab.run(MORE, on_failure="leave-out"), here(module, b, x=MORE).mean(0))
+
+
+def test_what_the_session_has_set_since_is_there_at_the_next_run_also_where_lanes_failed_without_it(lab: Lab) -> None:
+    module = NeedsFlag()
+    b = both(lab, module)
+    close(lab.run(X), here(module, b))
+    with pytest.raises(ModelError, match="no flag"):
+        lab.run(MORE)
+    os.environ["ESEN_LAB_TEST_FLAG"] = "there"
+    try:
+        close(lab.run(MORE), here(module, b, x=MORE))
+    finally:
+        del os.environ["ESEN_LAB_TEST_FLAG"]
+
+
+class NeedsFlag(nn.Module):
+    """Takes more than 16 rows only with a variable in the environment."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if len(x) > 16 and "ESEN_LAB_TEST_FLAG" not in os.environ:
+            raise ValueError("no flag")
+        return x[:, :3] * 2
+
+
 # --- random numbers -------------------------------------------------------------------------------------------------
 
 
@@ -1311,3 +1463,194 @@ def test_the_panel_says_that_lanes_answer_otherwise(lab: Lab, user: ModuleType) 
     answers = sections(lab, cell_busy=False)["plan"]["answers"]
     assert answers["state"] == "wrong"
     assert "OTHER THAN THE NOTEBOOK: a" in answers["text"]
+
+
+class DropsIfMany(nn.Module):
+    """Draws random numbers for batches that are larger than its example."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.dropout(self.inner(x), 0.5, training=len(x) > 4)
+
+
+@pytest.mark.parametrize("options", [{}, {"on_failure": "leave-out"}, {"uncertainty": True}])
+def test_random_numbers_that_the_example_did_not_show_are_the_seeds_too(lab: Lab, options: dict[str, Any]) -> None:
+    for name in "ab":
+        lab.register(name, DropsIfMany(), example=torch.randn(4, 8))
+    lab.combine("mean")
+
+    def seeded(**more: Any) -> torch.Tensor:
+        torch.manual_seed(0)
+        found = lab.run(x, **more)
+        return found.answer if "uncertainty" in more else found
+
+    x = torch.randn(16, 8)
+    first = seeded(**options)
+    assert lab.report is not None
+    assert any("draws random numbers, which its example did not show" in note for note in lab.report.notes)
+    assert torch.equal(seeded(), first)
+    assert not torch.equal(lab.run(x), first)
+
+
+def test_a_call_that_is_made_again_for_a_change_draws_once_from_the_session(lab: Lab) -> None:
+    nets = {name: DropsIfMany() for name in "ab"}
+    for name, net in nets.items():
+        lab.register(name, net, example=torch.randn(4, 8))
+    lab.run(torch.randn(4, 8))
+    with torch.no_grad():
+        nets["a"].inner.weight += 1.0
+    x = torch.randn(16, 8)
+    answers = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        answers.append(lab.run(x))
+    assert torch.equal(*answers)
+
+
+def test_a_call_that_fails_before_it_draws_leaves_no_seed_of_an_earlier_one(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.register("a", DropsIfMany(), example=torch.randn(16, 8))
+    lab.run(torch.randn(16, 8))
+    warm = lab._runtime.state.warm
+    assert warm is not None
+    assert warm.seed is not None
+
+    def fails(*_: object) -> None:
+        raise ModelError("It fails before it draws")
+
+    monkeypatch.setattr(warm, "_in_lanes", fails)
+    with pytest.raises(ModelError):
+        warm.run(torch.randn(16, 8))
+    assert warm.seed is None, "or what is run again for a change would repeat the numbers of the call before"
+
+
+def test_what_another_thread_has_set_reaches_the_lanes_in_its_own_turn_alone(lab: Lab) -> None:
+    lab.register("a", mlp(), example=torch.randn(4, 8))
+    x = torch.randn(4, 8)
+    lab.run(x)
+    lanes_have = lab._runtime.fork_server.settings
+    answers: list[torch.Tensor] = []
+
+    async def awaited() -> torch.Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            answer: torch.Tensor = await lab.arun(x)
+            return answer
+
+    def others() -> None:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            lab.register("b", mlp(seed=1))
+        answers.append(asyncio.run(awaited()))
+
+    with lab._runtime.turns.turn("a run of this thread"):
+        thread = threading.Thread(target=others)
+        thread.start()
+        until(lambda: lab.status().waiting)
+        assert lab._runtime.fork_server.settings is lanes_have
+    thread.join()
+    assert answers[0].dtype is torch.bfloat16
+    assert lab.run(x).dtype is torch.float32
+
+
+def test_plans_are_measured_under_what_was_set_where_that_began(lab: Lab) -> None:
+    both(lab, mlp())
+    runs = lab._runtime.lane_runs(lab.ensemble, X, 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        lab.run(X)
+    fork_server = lab._runtime.fork_server
+    before = fork_server.settings
+    assert before is not None
+    assert before.values["autocast on cpu"]
+    with contextlib.closing(runs.of(ONE)) as reports:
+        next(reports)
+        assert fork_server.settings is not None
+        assert not fork_server.settings.values["autocast on cpu"]
+    assert fork_server.settings is before
+
+
+class AsksForGradients(nn.Module):
+    """Answers otherwise where gradients are not recorded."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, :3] * (2.0 if torch.is_grad_enabled() else 3.0)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_network_that_answers_otherwise_without_gradients_is_said_to_where_they_are_off(
+    lab: Lab, mode: Callable[[], contextlib.AbstractContextManager[None]]
+) -> None:
+    b = both(lab, AsksForGradients())
+    close(lab.run(X), here_as_it_is(AsksForGradients(), b))
+    with mode(), pytest.warns(AnswersDiffer, match="a answers otherwise in its lane"):
+        lab.run(X)
+    close(lab.run(X), here_as_it_is(AsksForGradients(), b))
+    assert lab.report is not None
+    assert not any("NOTEBOOK" in note for note in lab.report.notes)
+
+
+def here_as_it_is(*modules: nn.Module) -> torch.Tensor:
+    """What this process answers as it is set."""
+    return torch.stack([module(X) for module in modules]).detach()
+
+
+def test_a_network_that_is_registered_again_is_called_as_it_has_to_be_called_now(lab: Lab) -> None:
+    module = AsksForGradients()
+    b = both(lab, module)
+    close(lab.run(X), here_as_it_is(module, b))
+    with torch.no_grad():
+        lab.register("a", module)
+        close(lab.run(X), here_as_it_is(module, b))
+
+
+CELL_OF_A_FILE = """
+import torch
+import users_own
+
+class Own(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = torch.nn.Linear(8, 3)
+
+    def forward(self, x):
+        return users_own.helper(self.inner(x))
+
+net = Own()
+"""
+
+
+def test_what_a_cell_reads_of_an_imported_module_is_followed_and_its_weights_stay(lab: Lab, user: ModuleType) -> None:
+    lab.register("a", CELL_OF_A_FILE, example=X)
+    lab.register("b", mlp(seed=7))
+    lab.plan = TWO
+    first = lab.run(X)[0].clone()
+    for scale in (5, 7):
+        user.SCALE = scale  # type: ignore[attr-defined]
+        close(lab.run(X)[0], first * scale)
+        assert lab.report is not None
+        assert any("a has changed since it was registered (the global name SCALE" in n for n in lab.report.notes)
+    lab.run(X)
+    assert not any("has changed" in note for note in lab.report.notes)
+
+
+GENERATOR = torch.Generator().manual_seed(3)
+
+
+class DrawsFromOne(nn.Module):
+    """Draws from a generator that others draw from too."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, :3] + torch.rand(3, generator=GENERATOR)
+
+
+def test_state_that_members_of_one_lane_share_is_that_of_calls_in_turn_and_no_reason_to_warn(lab: Lab) -> None:
+    own = torch.Generator()
+    own.set_state(GENERATOR.get_state())
+    both(lab, DrawsFromOne(), DrawsFromOne(), plan=ONE)
+    wanted = torch.stack([X[:, :3] + torch.rand(3, generator=own) for _ in "ab"])
+    close(lab.run(X), wanted)
+    assert lab.ensemble.get("a").traits.steady, "it is compared with what the notebook answers"
+    lab.plan = TWO
+    assert lab.check_numerics(runs=1).wrong == ()

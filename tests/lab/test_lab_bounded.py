@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from turn_holders import held
 from waiting import until
 
 from esen_lab import Lab, Plan
-from esen_lab.errors import Busy, Cancelled, ModelError, UsageError, WorkerTimeout
+from esen_lab.errors import Busy, Cancelled, DeviceError, ModelError, UsageError, WorkerTimeout
 from esen_lab.planner.plan import Lane
 
 X = torch.ones(4, 8)
@@ -45,6 +46,13 @@ class SlowToLoad(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x * 3
+
+
+class Draws(nn.Module):
+    """Has random numbers, so that its lane is told of settings before it runs: a run is not made twice."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 2 + 0 * torch.rand_like(x)
 
 
 class SlowWhenLarge(nn.Module):
@@ -109,7 +117,7 @@ def test_a_lane_that_is_late_at_work_is_named_and_the_next_run_is_right(lab: Lab
 
 @pytest.mark.parametrize("change", ["shape", "settings"])
 def test_a_stopped_lane_that_is_told_something_new_does_not_outlast_the_deadline(lab: Lab, change: str) -> None:
-    lab.register("a", Sleeper(0.001), example=X)
+    lab.register("a", Draws() if change == "settings" else Sleeper(0.001), example=X)
     lab.run(X)
     ((_, pid),) = lab._runtime.fork_server.processes
     os.kill(pid, signal.SIGSTOP)
@@ -300,6 +308,50 @@ def test_several_loops_await_the_same_lab_and_its_thread_ends_with_it(lab: Lab) 
     assert all(torch.equal(answers[number], X * 2 * number) for number in range(3))
     lab.close()
     assert not [thread for thread in threading.enumerate() if thread.name == "esen_lab awaited runs"]
+
+
+def test_a_call_that_is_under_way_starts_nothing_more_once_the_lab_is_closed(lab: Lab) -> None:
+    lab.register("a", mlp(), example=X)
+    lab.plan = Plan(lanes=(Lane(units=1, members=("a",)),), units=1)
+    begun = threading.Event()
+
+    def told(*_: object) -> None:
+        begun.set()
+        until(lambda: lab._runtime.fork_server.closing is not None)
+
+    with ThreadPoolExecutor() as pool:
+        choosing = pool.submit(lab.lanes.choose_backends, backends=["eager"], on_progress=told)
+        assert begun.wait(30)
+        lab.close()
+        with pytest.raises(Cancelled, match="The lab was closed"):
+            choosing.result(30)
+    assert lab._runtime.fork_server.pid is None
+    assert lab.run(X).shape == (4, 3)
+
+
+@pytest.mark.parametrize("awaited", [True, False], ids=["an awaited run", "lanes that start"])
+def test_a_run_for_which_no_thread_can_be_started_says_so_and_the_next_one_runs(
+    awaited: bool, lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.register("a", mlp(), example=X)
+    begin = threading.Thread.start
+    refused = "esen_lab awaited runs" if awaited else "esen_lab start of lanes"
+
+    def start(thread: threading.Thread) -> None:
+        if thread.name == refused:
+            raise RuntimeError("can't start new thread")
+        begin(thread)
+
+    def run() -> torch.Tensor:
+        answer: torch.Tensor = asyncio.run(lab.arun(X, timeout_s=60)) if awaited else lab.run(X)
+        return answer
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        with pytest.raises(DeviceError, match="ulimit -u"):
+            run()
+        assert lab.status().waiting == 0
+    assert run().shape == lab.run(X).shape
 
 
 def test_closing_the_lab_tells_those_that_wait(lab: Lab) -> None:

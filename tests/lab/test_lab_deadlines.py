@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from models import Held, KillsItself, Times, mlp
+from waiting import when_waited_for
 
 from esen_lab import Lab
 from esen_lab.errors import DeadlineMissed, UsageError
@@ -17,6 +19,17 @@ from esen_lab.run import Uncertain
 
 X = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
 LONG_S = 120.0
+
+
+@pytest.fixture
+def two() -> Iterator[Lab]:
+    """A lab of two members, which has run."""
+    with Lab(device="cpu") as lab:
+        lab.combine("mean")
+        lab.register("a", Times(2.0), example=X)
+        lab.register("b", Times(4.0))
+        lab.run(X)
+        yield lab
 
 
 def test_the_deadline_counts_from_the_call_and_lanes_that_start_are_found_by_the_next() -> None:
@@ -127,15 +140,7 @@ def test_a_lane_that_dies_at_an_earlier_run_is_started_anew_for_the_next_one(tmp
         while len(calls.read_text().splitlines()) == begun:  # a lane that is stopped before it begins is at rest
             lab.run(-x, deadline_s=0.3, otherwise="first")
         survivor = executor.pids[0]
-        group = executor._group.stepwise
-        ready = group.ready
-
-        def waiting(until_s: float) -> list[int]:
-            if until_s:
-                gate.touch()
-            return ready(until_s)
-
-        group.ready = waiting  # type: ignore[method-assign]
+        when_waited_for(executor._group.stepwise, gate.touch)
         torch.testing.assert_close(lab.run(x), x * 2)
         assert lab.state.executor is executor
         assert executor.pids[0] == survivor
@@ -145,36 +150,25 @@ def test_a_lane_that_dies_at_an_earlier_run_is_started_anew_for_the_next_one(tmp
         torch.testing.assert_close(lab.run(x), x * 2)
 
 
-def test_awaited_runs_at_once_each_keep_their_own_deadline() -> None:
-    with Lab(device="cpu") as lab:
-        lab.combine("mean")
-        lab.register("a", Times(2.0), example=X)
-        lab.register("b", Times(4.0))
-        lab.run(X)
+def test_awaited_runs_at_once_each_keep_their_own_deadline(two: Lab) -> None:
+    async def all_of_them() -> list[object]:
+        calls = [two.arun(X * n, deadline_s=LONG_S if n % 2 else 1e-6) for n in range(1, 9)]
+        return await asyncio.gather(*calls, return_exceptions=True)
 
-        async def all_of_them() -> list[object]:
-            calls = [lab.arun(X * n, deadline_s=LONG_S if n % 2 else 1e-6) for n in range(1, 9)]
-            return await asyncio.gather(*calls, return_exceptions=True)
-
-        for n, found in enumerate(asyncio.run(all_of_them()), start=1):
-            if n % 2:
-                torch.testing.assert_close(found, X * n * 3)
-            else:
-                assert isinstance(found, DeadlineMissed)
-        torch.testing.assert_close(lab.run(X), X * 3)
+    for n, found in enumerate(asyncio.run(all_of_them()), start=1):
+        if n % 2:
+            torch.testing.assert_close(found, X * n * 3)
+        else:
+            assert isinstance(found, DeadlineMissed)
+    torch.testing.assert_close(two.run(X), X * 3)
 
 
-def test_beside_a_profile_in_the_background_a_deadline_is_met_or_missed_in_words() -> None:
-    with Lab(device="cpu") as lab:
-        lab.combine("mean")
-        lab.register("a", Times(2.0), example=X)
-        lab.register("b", Times(4.0))
-        lab.run(X)
-        job = lab.profile(shares=[1], budget_s=0.5)
-        for _ in range(5):
-            try:
-                torch.testing.assert_close(lab.run(X, deadline_s=0.02, otherwise="error", at_least=2), X * 3)
-            except DeadlineMissed as problem:
-                assert "a" in dict(problem.missing)  # noqa: PT017  which of both comes is up to the machine
-        job.result(timeout=300)
-        torch.testing.assert_close(lab.run(X, deadline_s=LONG_S), X * 3)
+def test_beside_a_profile_in_the_background_a_deadline_is_met_or_missed_in_words(two: Lab) -> None:
+    job = two.profile(shares=[1], budget_s=0.5)
+    for _ in range(5):
+        try:
+            torch.testing.assert_close(two.run(X, deadline_s=0.02, otherwise="error", at_least=2), X * 3)
+        except DeadlineMissed as problem:
+            assert "a" in dict(problem.missing)  # noqa: PT017  which of both comes is up to the machine
+    job.result(timeout=300)
+    torch.testing.assert_close(two.run(X, deadline_s=LONG_S), X * 3)

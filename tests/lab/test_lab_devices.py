@@ -40,6 +40,16 @@ def test_another_device_puts_the_plan_away_and_brings_its_own_back(lab: Lab) -> 
     assert back.to_dict()["plan"] == mine.to_dict()
 
 
+@pytest.fixture(params=["highest", "high"])
+def precision(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What the session has set, which points are told apart by; no lane of the second lab was told of it."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(request.param)
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.usefixtures("precision")
 def test_what_is_stored_for_the_new_device_is_known_at_once(lab: Lab) -> None:
     lab.register("a", mlp(), torch.zeros(1, 8))
     lab.profile(budget_s=0.02).result(60)

@@ -251,5 +251,14 @@ def test_a_profile_of_groups_that_cannot_be_is_refused_before_anything_is_measur
         assert lab.job is None
 
 
+def test_groups_of_another_batch_than_that_of_a_run_are_not_planned_with(lab: Lab) -> None:
+    known, ensemble = lab._runtime.state.here, lab.ensemble
+    assert known.derived.of("a+b", ensemble) is not None
+    first = ensemble.submodels[0]
+    other = replace(first, name="other", example=X.repeat(3, 1))
+    larger = replace(ensemble, submodels=(other, *ensemble.submodels))
+    assert known.derived.of("a+b", larger) is None
+
+
 def test_groups_and_parts_that_were_measured_are_named(lab: Lab) -> None:
     assert set(lab.points.derived) >= {"a+b+c"}

@@ -341,3 +341,40 @@ def test_what_is_still_to_be_written_when_the_lab_is_closed_is_written(
     go_on.set()
     assert written.wait(60)
     assert [str(entry.kind) for entry in lab._runtime.recorder.book.entries(lab.history.project)] == ["plan", "runs"]
+
+
+def test_one_number_or_kind_may_stand_for_a_list(lab: Lab) -> None:
+    lab.plan = ONE
+    compared(lab)
+    assert {str(entry.kind) for entry in lab.history.past(kinds="plan").entries} == {"plan"}
+    number = lab.history.past(kinds="comparison").entries[-1].number
+    assert lab.history.forget(number) == 1
+    assert lab.history.past(kinds=EntryKind.COMPARISON).entries == ()
+
+
+@pytest.mark.parametrize("numbers", [2.5, "all", "3"])
+def test_what_is_no_number_of_an_entry_forgets_nothing(lab: Lab, numbers: Any) -> None:
+    lab.plan = ONE
+    with pytest.raises(UsageError, match="forgotten by their numbers; None forgets the whole project"):
+        lab.history.forget(numbers)
+    assert kinds(lab) == ["plan"]
+
+
+def test_a_word_neither_turns_the_history_on_nor_off(lab: Lab) -> None:
+    with pytest.raises(UsageError, match=r"True or False\. Given: 'off'"):
+        lab.history.on = "off"  # type: ignore[assignment]
+    assert lab.history.on
+
+
+def test_runs_that_were_forgotten_neither_come_back_nor_take_the_place_of_what_came_since(lab: Lab) -> None:
+    lab.plan = TWO
+    for _ in range(3):
+        ran(lab)
+    lab.history.forget(lab.history.past(kinds="runs").entries[-1].number)
+    compared(lab)
+    ran(lab)
+    assert kinds(lab) == ["plan", "comparison", "runs"]
+    assert lab.history.past(kinds="runs").entries[-1].runs == 2
+    lab.history.forget()
+    ran(lab)
+    assert [(str(entry.kind), entry.runs) for entry in lab.history.past().entries] == [("runs", 1)]

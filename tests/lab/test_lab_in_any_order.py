@@ -22,7 +22,7 @@ from torch import nn
 
 from esen_lab import Lab, Plan
 from esen_lab.devices import CpuDevice
-from esen_lab.errors import EsenError
+from esen_lab.errors import EsenError, ModelError
 from esen_lab.planner.plan import Lane
 
 X = torch.randn(4, 8)
@@ -36,9 +36,10 @@ class Picky(nn.Module):
     def __init__(self, seed: int) -> None:
         super().__init__()
         self.inner = mlp(seed=seed)
+        self.limit = TOO_LARGE
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if float(x.flatten()[0]) > TOO_LARGE:
+        if float(x.flatten()[0]) > self.limit:
             raise ValueError("too large")
         output: torch.Tensor = self.inner(x)
         return output
@@ -68,6 +69,26 @@ class Somebody:
         name = self.mind.choice("abcd")
         self.lab.unregister(name)
         del self.modules[name]
+
+    def changes(self) -> None:
+        """A registered network, behind the lab's back."""
+        if not self.modules:
+            return
+        module = self.modules[self.mind.choice(sorted(self.modules))]
+        weights = self.mind.choice([one for one in module.modules() if isinstance(one, nn.Linear)])
+        factor = self.mind.uniform(0.5, 2.0)
+
+        def counted() -> None:
+            with torch.no_grad():
+                weights.weight.mul_(factor)
+
+        def replaced() -> None:
+            weights.bias = nn.Parameter(weights.bias.detach() * factor)
+
+        def limited() -> None:
+            module.limit = self.mind.choice([TOO_LARGE, 2 * TOO_LARGE])  # type: ignore[assignment]
+
+        self.mind.choice([counted, lambda: weights.weight.data.mul_(factor), replaced, limited])()
 
     def combines(self) -> None:
         rule = self.mind.choice(["mean", "stack"])
@@ -107,12 +128,27 @@ class Somebody:
         x = torch.randn(self.mind.choice([1, 4, 9]), 8)
         if self.mind.random() < 0.15:
             x[0, 0] = TOO_LARGE + 1
-        found = self.lab.run(x)
+        refused = {name for name in self.names if self._refuses(name, x)}
+        try:
+            found = self.lab.run(x)
+        except ModelError as problem:
+            if not any(repr(name) in str(problem) for name in refused):
+                pytest.fail(f"{refused or 'nobody'} raises here, and in a lane: {problem}")
+            raise
         assert self.lab.report is not None
         ran = {span.name for span in self.lab.report.spans}  # a background search may change the plan meanwhile
+        assert not ran & refused
         with torch.inference_mode():
             outputs = torch.stack([self.modules[name](x) for name in self.names if name in ran])
             torch.testing.assert_close(found, outputs.mean(0) if self.rule == "mean" else outputs, rtol=1e-4, atol=1e-4)
+
+    def _refuses(self, name: str, x: torch.Tensor) -> bool:
+        """Whether a network, as it is here and now, raises for an input."""
+        try:
+            self.modules[name](x)
+        except ValueError:
+            return True
+        return False
 
     def tunes(self) -> None:
         editor = self.lab.tune()
@@ -183,6 +219,7 @@ def test_any_order_of_its_methods_gives_right_answers_or_an_error_for_people(
     me = Somebody(lab, tmp_path, seed)
     weighted = {
         me.registers: 3,
+        me.changes: 4,
         me.unregisters: 1,
         me.combines: 1,
         me.gets_points: 5,

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from choosing_lab import with_points
-from models import mlp
-from torch import nn
+from models import WrongOnOneThread, mlp
 
 from esen_lab import Lab
 from esen_lab.common.answers import Difference
@@ -50,13 +49,6 @@ def test_without_a_plan_the_verdict_says_that_nothing_is_shared() -> None:
     with Lab(device=CpuDevice(cores=[(0,)])) as lab:
         lab.register("a", mlp(), example=torch.randn(4, 8))
         assert any(note.startswith("No plan yet") for note in lab.check_numerics(runs=1).notes)
-
-
-class WrongOnOneThread(nn.Module):
-    """A double of a kernel that is wrong at some shares."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x * (1.2 if torch.get_num_threads() == 1 else 1.0)
 
 
 def test_a_share_that_fails_the_check_is_used_by_no_later_search() -> None:

@@ -6,6 +6,7 @@ from torch import nn
 
 from esen_lab import Lab
 from esen_lab.errors import InfeasibleError, UsageError
+from esen_lab.planner import Limits
 
 
 @pytest.fixture
@@ -24,11 +25,14 @@ def test_a_search_for_a_rate_puts_its_plan_in_force_and_says_what_it_is_for(prof
 
 
 def test_a_rate_that_cannot_be_held_leaves_the_plan_in_force(profiled: Lab) -> None:
-    before = profiled.search()
     with pytest.raises(InfeasibleError, match="a request alone takes"):
         profiled.search(rate_per_s=1.0, p99_s=1e-7)
-    assert profiled.plan is not None
-    assert profiled.plan.lanes == before.lanes
+    assert profiled.plan is None
+    before = profiled.search()
+    with pytest.raises(InfeasibleError, match="a request alone takes"):
+        profiled.search(rate_per_s=1.0, p99_s=1e-7, limits={"max_lanes": 1})
+    assert profiled.plan is before
+    assert profiled.state.limits == Limits()
 
 
 def test_a_rate_and_its_percentile_come_together(profiled: Lab) -> None:
@@ -36,3 +40,5 @@ def test_a_rate_and_its_percentile_come_together(profiled: Lab) -> None:
         profiled.search(rate_per_s=10)
     with pytest.raises(UsageError, match="no rate_per_s"):
         profiled.search(p99_s=0.1)
+    with pytest.raises(UsageError, match="no deadline beside it"):
+        profiled.search(rate_per_s=10, p99_s=0.1, deadline_s=0.1)

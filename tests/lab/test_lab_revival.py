@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from models import CountsCalls, Draws, KillsItself, Times, mlp
+from torch import nn
 from waiting import until
 
 from esen_lab import Lab
@@ -106,6 +107,31 @@ def test_random_numbers_are_those_of_the_run_whatever_became_of_the_lane(lab: La
     lab.run(X)
     torch.manual_seed(7)
     assert torch.equal(lab.run(X), wanted)
+
+
+class DrawsIfMany(nn.Module):
+    """Draws random numbers for batches that are larger than its example."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.dropout(x, 0.5, training=len(x) > 4)
+
+
+def test_random_numbers_that_no_example_shows_are_those_of_the_first_run_of_the_new_lane_too(lab: Lab) -> None:
+    lab.combine("stack")
+    lab.register("a", DrawsIfMany(), example=X)
+    lab.register("b", DrawsIfMany())
+    executor = in_lanes(lab, ("a",), ("b",))
+    x = torch.rand(16, 8) + 1
+
+    def seeded() -> torch.Tensor:
+        torch.manual_seed(7)
+        answer: torch.Tensor = lab.run(x)
+        return answer
+
+    wanted = seeded()
+    kill(executor, 0)
+    assert torch.equal(seeded(), wanted)
+    assert torch.equal(seeded(), wanted)
 
 
 def test_several_lanes_are_started_together_and_all_of_them_as_a_new_plan_would_be(lab: Lab) -> None:

@@ -8,8 +8,9 @@ import pytest
 import torch
 from arenas import arena_of
 
+from esen_lab.common.tensors import ALIGNMENT
 from esen_lab.common.trees import flatten, tree_spec
-from esen_lab.lanes.arena import ALIGNMENT, Block, TreeArena, lay_out
+from esen_lab.lanes.arena import Block, TreeArena, lay_out
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from arenas import write_into
+from arenas import feed, load
 from cuda_doubles import CudaDouble, StreamDouble
-from models import ByKeyword, MakesNan, OverwritesInput, mlp, payload
+from models import ByKeyword, Draws, MakesNan, OverwritesInput, mlp
 from torch import nn
 
-from esen_lab.common.trees import Tree
 from esen_lab.devices import CpuDevice
-from esen_lab.lanes.arena import Block, TreeArena
+from esen_lab.lanes.arena import Block
 from esen_lab.lanes.device_engine import DeviceEngine
 from esen_lab.lanes.engine import InSubModel
 from esen_lab.lanes.shared_input import FLAG_BYTES
@@ -31,17 +30,6 @@ def cuda() -> CudaDouble:
 @pytest.fixture
 def engine(cuda: CudaDouble) -> DeviceEngine:
     return DeviceEngine(CpuDevice(cores=[(0,)]).place([1])[0], Compute("cpu:0", cuda=cuda))
-
-
-def feed(engine: DeviceEngine, x: Tree, arena: TreeArena | None = None) -> TreeArena:
-    arena = arena or TreeArena()
-    grown = write_into(arena, x)
-    engine.set_input(arena.layouts[0], arena.block if grown else None)
-    return arena
-
-
-def load(engine: DeviceEngine, name: str, module: nn.Module, example: Tree) -> None:
-    engine.load(name, memoryview(payload(module)), example, 1)
 
 
 def test_the_lane_waits_once_per_run_however_many_members_it_has(engine: DeviceEngine, cuda: CudaDouble) -> None:
@@ -138,6 +126,96 @@ def test_members_take_their_own_part_and_may_overwrite_it(engine: DeviceEngine) 
         assert torch.equal(engine.outputs.read(1), mlp()(x))
 
 
+class WritesIntoFloats(nn.Module):
+    """An example of half precision does not show that it writes into others."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.float().add_(1).sum(1)
+
+
+@pytest.mark.parametrize("mode", ["serial", "threads"])
+def test_a_member_that_writes_into_inputs_of_some_dtypes_alone_changes_nothing_that_others_read(
+    mode: str, engine: DeviceEngine
+) -> None:
+    load(engine, "careless", WritesIntoFloats(), torch.zeros(2, 8, dtype=torch.float16))
+    load(engine, "plain", mlp(), torch.zeros(2, 8))
+    engine.arrange(("careless", "plain"), mode)
+    for rows in (2, 2, 3):
+        x = torch.randn(rows, 8)
+        feed(engine, x)
+        for _ in range(2):
+            engine.run()
+            with torch.inference_mode():
+                assert torch.equal(engine.outputs.read(0), (x + 1).sum(1))
+                assert torch.equal(engine.outputs.read(1), mlp()(x))
+    assert [member.overwrites_input for member in engine._arrangement] == [True, False]
+    engine.arrange(("plain",), "serial")
+
+
+def test_only_the_first_input_of_a_look_is_copied_for_each_member(
+    engine: DeviceEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load(engine, "a", mlp(), torch.zeros(2, 8))
+    engine.arrange(("a",), "serial")
+    feed(engine, torch.randn(2, 8))
+    engine.run()
+    monkeypatch.setattr("esen_lab.lanes.engine._copy_of", lambda tree: pytest.fail("copied again"))
+    engine.run()
+
+
+class Slopes(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        given = x.detach().requires_grad_()
+        (found,) = torch.autograd.grad((given**3).sum(), given, create_graph=True)
+        return found
+
+
+def test_a_member_that_computes_gradients_does_so_beside_one_that_does_not(engine: DeviceEngine) -> None:
+    x = torch.randn(2, 8)
+    load(engine, "slopes", Slopes(), x, grad="on")
+    load(engine, "plain", mlp(), x)
+    engine.arrange(("slopes", "plain"), "serial")
+    feed(engine, x)
+    for _ in range(2):
+        engine.run()
+        torch.testing.assert_close(engine.outputs.read(0), 3 * x**2)
+    assert not engine.outputs.read(0).requires_grad
+
+
+def test_a_member_that_draws_has_the_numbers_of_the_run_wherever_its_lane_is(engine: DeviceEngine) -> None:
+    load(engine, "a", Draws(), torch.zeros(2, 8), random=True)
+    engine.arrange(("a",), "serial")
+    feed(engine, torch.zeros(2, 8))
+    found = []
+    for seed in (1, 2, 1):
+        engine.seed = seed
+        engine.run()
+        found.append(engine.outputs.read(0).clone())
+    assert torch.equal(found[0], found[2])
+    assert not torch.equal(found[0], found[1])
+
+
+class DrawsForMany(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.rand_like(x) if len(x) > 2 else x
+
+
+def test_a_member_that_is_seen_to_draw_says_so_and_is_given_numbers_from_then_on(engine: DeviceEngine) -> None:
+    load(engine, "a", DrawsForMany(), torch.zeros(2, 8))
+    engine.own_process = True
+    engine.arrange(("a",), "serial")
+    feed(engine, torch.zeros(2, 8))
+    assert RunTimings.unpack(engine.run()[0]).drew == (False,)
+    feed(engine, torch.zeros(3, 8))
+    assert RunTimings.unpack(engine.run()[0]).drew == (True,)
+    found = []
+    for _ in range(2):
+        engine.seed = 7
+        engine.run()
+        found.append(engine.outputs.read(0).clone())
+    assert torch.equal(*found)
+
+
 def test_keywords_reach_their_member(engine: DeviceEngine) -> None:
     example = {"ids": torch.tensor([[1, 2], [3, 4]])}
     network = ByKeyword()
@@ -216,3 +294,23 @@ def look_at(step: Any) -> dict[str, Any]:
     meter = step.meter
     meter.start()
     return {"device_s": step.device_s, "growth": meter.stop()}
+
+
+class Forces(nn.Module):
+    """The gradient of an energy by its input: 2x."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.detach().requires_grad_()
+        return torch.autograd.grad((x * x).sum(), x)[0]
+
+
+@pytest.mark.parametrize("mode", ["serial", "threads"])
+def test_a_member_that_computes_gradients_is_called_so_here_too(engine: DeviceEngine, mode: str) -> None:
+    x = torch.randn(2, 8)
+    load(engine, "f", Forces(), x, grad="on")
+    engine.arrange(("f",), mode)
+    feed(engine, x)
+    for _ in range(2):
+        engine.run()
+        assert torch.equal(engine.outputs.read(0), 2 * x)
+    engine.arrange(("f",), "serial")

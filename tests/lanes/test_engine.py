@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from typing import Any, ClassVar
 
 import pytest
 import torch
-from arenas import arena_of
+from arenas import feed, load
 from backend_nets import lacking
 from models import ByKeyword, MakesNan, OverwritesInput, Raises, mlp, payload
 from torch import nn
 
 from esen_lab.common.trees import Tree
 from esen_lab.devices import CpuDevice
+from esen_lab.ensemble.traits import Traits
 from esen_lab.errors import UsageError
-from esen_lab.lanes.arena import TreeArena
 from esen_lab.lanes.backends import wrapped
+from esen_lab.lanes.backends._executed import Executed
+from esen_lab.lanes.backends._protocol import BackendSettings
 from esen_lab.lanes.engine import Engine, InSubModel
 from esen_lab.lanes.timings import RunTimings
 
@@ -26,16 +30,6 @@ def engine() -> Iterator[Engine]:
     threads = torch.get_num_threads()
     yield Engine(CpuDevice(cores=[(0,)]).place([1])[0])
     torch.set_num_threads(threads)
-
-
-def feed(engine: Engine, x: Tree) -> TreeArena:
-    arena = arena_of(x)
-    engine.set_input(arena.layouts[0], arena.block)
-    return arena
-
-
-def load(engine: Engine, name: str, module: nn.Module, example: Tree) -> None:
-    engine.load(name, memoryview(payload(module)), example, 1)
 
 
 def test_members_run_one_after_another_and_write_their_outputs(engine: Engine) -> None:
@@ -116,18 +110,81 @@ def test_a_dict_input_gives_each_sub_model_its_own_keys(engine: Engine) -> None:
         assert torch.equal(alone["logits"], model(ids)["logits"])
 
 
-def test_threads_give_the_same_outputs_as_one_after_another(engine: Engine) -> None:
+@pytest.mark.parametrize(("mode", "within"), [("threads", {}), ("vmap", {"rtol": 1e-4, "atol": 1e-5})])
+def test_the_other_modes_give_every_member_its_own_output(engine: Engine, mode: str, within: dict[str, float]) -> None:
     x = torch.randn(4, 8)
     modules = [mlp(seed=seed) for seed in range(3)]
     for index, module in enumerate(modules):
         load(engine, f"m{index}", module, x)
-    engine.arrange(("m0", "m1", "m2"), "threads")
+    engine.arrange(("m0", "m1", "m2"), mode)
     feed(engine, x)
     engine.run()
     with torch.inference_mode():
         for index, module in enumerate(modules):
-            torch.testing.assert_close(engine.outputs.read(index), module(x))
+            torch.testing.assert_close(engine.outputs.read(index), module(x), **within)
     engine.arrange(("m0",), "serial")  # ends the pool's threads
+
+
+def given_module(engine: Engine, name: str, module: nn.Module, example: Tree) -> None:
+    """Load a member, which is then this very module."""
+    load(engine, name, mlp(), example)
+    engine._loaded[name].module = module
+
+
+class Asks(nn.Module):
+    """Notes whether its input is a tensor of inference mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[bool] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.told.append(x.is_inference())
+        return x
+
+
+def test_the_first_input_of_a_look_is_of_the_kind_of_all_others(engine: Engine) -> None:
+    x, asks = torch.randn(4, 8), Asks()
+    given_module(engine, "asks", asks, x)
+    engine.arrange(("asks",), "serial")
+    feed(engine, x)
+    engine.run()
+    engine.run()
+    assert asks.told == [False, False], "what torch has compiled for one is compiled anew for the other"
+
+
+class Begins:
+    """An engine that computes by itself, and is waited for."""
+
+    def __init__(self) -> None:
+        self.at_work = False
+
+    def __call__(self, leaves: Any, _: Any, __: Any) -> torch.Tensor:
+        return leaves[0]
+
+    def begin(self, leaves: Any) -> Any:
+        self.at_work = True
+
+        def end() -> torch.Tensor:
+            self.at_work = False
+            return leaves[0]  # type: ignore[no-any-return]
+
+        return end
+
+
+def test_a_run_that_fails_leaves_no_engine_at_work_that_had_begun(engine: Engine) -> None:
+    x, call = torch.randn(4, 8), Begins()
+    kind: Any = type("Kind", (), {"as_torch": True, "prepare": lambda *_: call})
+    kind.__init__ = lambda *_: None
+    begins = Executed(nn.Identity(), "an engine", kind, BackendSettings())
+    begins(x)
+    given_module(engine, "begins", begins, x)
+    given_module(engine, "raises", Raises(), x)
+    engine.arrange(("begins", "raises"), "async")
+    feed(engine, x)
+    with pytest.raises(InSubModel, match="raises"):
+        engine.run()
+    assert not call.at_work
 
 
 @lacking("openvino")
@@ -149,19 +206,6 @@ def test_engines_that_can_begin_do_so_before_the_other_members_run(engine: Engin
     assert b[1] < a[1] < c[1], "it is done before their answers are waited for"
 
 
-def test_vmap_gives_every_member_its_own_output(engine: Engine) -> None:
-    x = torch.randn(4, 8)
-    modules = [mlp(seed=seed) for seed in range(3)]
-    for index, module in enumerate(modules):
-        load(engine, f"m{index}", module, x)
-    engine.arrange(("m0", "m1", "m2"), "vmap")
-    feed(engine, x)
-    engine.run()
-    with torch.inference_mode():
-        for index, module in enumerate(modules):
-            torch.testing.assert_close(engine.outputs.read(index), module(x), rtol=1e-4, atol=1e-5)
-
-
 def test_a_failure_names_the_sub_model_and_the_engine_goes_on(engine: Engine) -> None:
     load(engine, "picky", Raises(), torch.ones(1, 8))
     engine.arrange(("picky",), "serial")
@@ -180,3 +224,89 @@ def test_running_before_being_told_what_is_refused(engine: Engine) -> None:
         engine.run()
     with pytest.raises(UsageError, match="has loaded"):
         engine.arrange(("nobody",), "serial")
+
+
+class Tells(nn.Module):
+    """Answers whether it runs in inference mode, and draws random numbers for batches larger than its example."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        noise = torch.rand(()) if len(x) > 2 else 0.0
+        return x * (2.0 if torch.is_inference_mode_enabled() else 3.0) + noise
+
+
+@pytest.mark.parametrize("mode", ["serial", "threads", "async"])
+def test_a_member_is_called_as_its_traits_say_in_every_mode(engine: Engine, mode: str) -> None:
+    x = torch.ones(2, 8)
+    for name, grad, factor in (("as always", "inference", 2.0), ("without gradients", "off", 3.0)):
+        engine.load(name, memoryview(payload(Tells())), x, 1, Traits(grad=grad))  # type: ignore[arg-type]
+        engine.arrange((name,), mode)
+        feed(engine, x)
+        for _ in range(2):
+            engine.run()
+            assert torch.equal(engine.outputs.read(0), x * factor)
+    engine.arrange((name,), "serial")  # ends the pool's threads
+
+
+@pytest.mark.parametrize("mode", ["serial", "threads", "async"])
+def test_a_member_that_draws_for_some_inputs_alone_is_seen_in_every_mode(engine: Engine, mode: str) -> None:
+    engine.own_process = True
+    load(engine, "a", Tells(), torch.ones(2, 8))
+    load(engine, "b", mlp(), torch.ones(2, 8))
+    engine.arrange(("a", "b"), mode)
+    arenas = []  # each holds an input that the engine reads
+    for rows, drew in ((2, (False, False)), (4, (True, False))):
+        arenas.append(feed(engine, torch.ones(rows, 8)))
+        assert RunTimings.unpack(engine.run()[0]).drew == drew
+    engine.seed = 5
+    engine.run()
+    first = engine.outputs.read(0).clone()
+    engine.run()
+    assert torch.equal(engine.outputs.read(0), first)
+    engine.arrange(("b",), "serial")  # ends the pool's threads
+
+
+class WaitsToRaise(nn.Module):
+    """Raises at once, or computes until its gate is open."""
+
+    gates: ClassVar[dict[str, threading.Event]] = {}
+    raises: ClassVar[bool] = False
+
+    def __init__(self, gate: str = "") -> None:
+        super().__init__()
+        self.gate = gate
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.gate and WaitsToRaise.raises:
+            WaitsToRaise.gates[self.gate].wait(10)
+        elif WaitsToRaise.raises:
+            raise ValueError("at once")
+        return x + 1
+
+
+def test_a_run_in_threads_ends_when_all_members_have_also_where_one_has_raised(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = torch.ones(2, 8)
+    load(engine, "raises", WaitsToRaise(), x)
+    load(engine, "computes", WaitsToRaise("g"), x)
+    engine.arrange(("raises", "computes"), "threads")
+    feed(engine, x)
+    engine.run()
+    gate = WaitsToRaise.gates["g"] = threading.Event()
+    monkeypatch.setattr(WaitsToRaise, "raises", True)
+    done = threading.Event()
+
+    def run() -> None:
+        with pytest.raises(InSubModel):
+            engine.run()
+        done.set()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        assert not done.wait(0.2), "the other one would write into the next answer"
+    finally:
+        gate.set()
+        thread.join()
+    assert done.is_set()
+    engine.arrange(("raises",), "serial")  # ends the pool's threads

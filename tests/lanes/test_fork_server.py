@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import leaks
@@ -15,6 +16,7 @@ import pytest
 import torch
 from interrupting import interrupted_at
 from models import mlp, payload
+from waiting import until
 
 from esen_lab.devices import CpuDevice
 from esen_lab.devices.cpu.device import CpuPlacement
@@ -197,3 +199,19 @@ def test_asserts_are_in_lanes_as_they_are_in_the_notebook(flags: list[str], valu
     command = [sys.executable, *flags, "-c", code, str(tmp_path / "store.sqlite")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stdout.split() == [str(value), str(value)], done.stderr
+
+
+@pytest.mark.timing
+def test_closing_ends_a_helper_that_is_stopped_while_somebody_waits_for_its_answer() -> None:
+    fork_server = ForkServer()
+    fork_server.worker(PLACE).close()
+    assert fork_server.pid is not None
+    os.kill(fork_server.pid, signal.SIGSTOP)
+    with ThreadPoolExecutor() as pool:
+        asked = pool.submit(fork_server.worker, PLACE)
+        until(fork_server._lock.locked)
+        began = time.monotonic()
+        fork_server.close()
+        assert time.monotonic() - began < 30, "the deadline of who asks is two minutes"
+        with pytest.raises(WorkerDied):
+            asked.result(timeout=30)

@@ -9,11 +9,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
 from models import environment, mlp, payload
+from threads_seen import in_new_thread, tasks
 
 from esen_lab.common.trees import flatten, tree_spec
 from esen_lab.devices import CpuDevice
@@ -32,30 +32,6 @@ def four_threads() -> Iterator[None]:
     torch.set_num_threads(4)
     yield
     torch.set_num_threads(were)
-
-
-def tasks() -> set[str]:
-    """The threads of this process, Python's and others."""
-    return set(os.listdir("/proc/self/task"))
-
-
-def in_new_thread(act: Callable[[], Any]) -> Any:
-    """What `act` returns in a thread that has no pool of OpenMP yet, as libgomp keeps one for each."""
-    answers: list[Any] = []
-
-    def call() -> None:
-        try:
-            torch.set_num_threads(4)
-            answers.append(act())
-        except BaseException as problem:
-            answers.append(problem)
-
-    thread = threading.Thread(target=call)
-    thread.start()
-    thread.join()
-    if isinstance(answers[0], BaseException):
-        raise answers[0]
-    return answers[0]
 
 
 def started_by(act: Callable[[], object]) -> int:

@@ -112,3 +112,13 @@ def test_what_is_opened_lies_above_the_standard_streams_and_is_not_inherited() -
             assert not os.get_inheritable(fd)
     for fd in (read, write, log):
         os.close(fd)
+
+
+def test_what_nobody_waits_for_is_done_here_where_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    done: list[str] = []
+    scarce.aside(lambda: done.append(threading.current_thread().name), "another")
+    assert done == [threading.current_thread().name]

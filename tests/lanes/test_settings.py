@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -36,6 +37,9 @@ OTHER: dict[str, Any] = {
     "the dtype of autocast on cuda": torch.bfloat16,
     "the order of einsum: strategy": None,
     "the quantized engine": None,
+    "the most digits of a whole number as text": 12_345,
+    "the locale": "C",
+    "the order of kernels of attention": tuple(range(5)),
     "the preferred library of linear algebra": None,
     "the preferred library of products": None,
     "sums of float16 products": (False, False),
@@ -47,6 +51,7 @@ ONLY_LOOKED_AT = (
     "methods put into torch.nn.Module",
     "hooks of all networks",
     "modes of torch",
+    "inference mode",
 )
 ALL = [switch for table in switches() for switch in table if switch.name not in ONLY_LOOKED_AT]
 
@@ -192,6 +197,38 @@ def test_points_are_told_apart_by_switches_that_change_times() -> None:
     assert session.now().unusual == ("flushing of denormals on",)
 
 
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        ("ATEN_CPU_CAPABILITY", True),
+        ("ONEDNN_MAX_CPU_ISA", True),
+        ("ONEDNN_DEFAULT_FPMATH_MODE", True),
+        ("MKL_CBWR", True),
+        ("OMP_WAIT_POLICY", True),
+        ("LD_PRELOAD", True),
+        ("MKL_NUM_THREADS", False),
+        ("TORCHINDUCTOR_CACHE_DIR", False),
+        ("ONEDNN_VERBOSE", False),
+        ("ESEN_TEST_ANY", False),
+    ],
+)
+def test_points_are_told_apart_by_variables_that_change_times(
+    name: str, counts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "default")
+    assert SessionSettings().now().unusual == ((f"{name}=default",) if counts else ())
+
+
+def test_variables_that_a_process_begins_with_count_as_they_were_when_lanes_began(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    session = SessionSettings()
+    monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
+    assert session.now().unusual == ()
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
+    assert session.now().unusual == ("ATEN_CPU_CAPABILITY=default",)
+
+
 def test_switches_are_put_in_force_for_a_moment_and_put_back() -> None:
     torch.set_default_dtype(torch.float64)
     try:
@@ -219,3 +256,53 @@ def test_switches_that_are_not_known_or_of_another_kind_are_left_alone() -> None
     before = SessionSettings().now()
     with Switched({"the default dtype": "torch.load", "oneDNN": "no", "no such": True, "NNPACK": [1]})():
         assert SessionSettings().now() == before
+
+
+def test_a_hook_or_mode_at_the_address_of_one_that_is_gone_is_another_one() -> None:
+    session = SessionSettings()
+    seen = []
+    for _ in range(4):
+        handle = torch.nn.modules.module.register_module_forward_hook(lambda *_: None)
+        seen.append(session.now())
+        handle.remove()
+    for _ in range(4):
+        with Mode():
+            seen.append(session.now())
+    keys = [settings.process for settings in seen]
+    assert all(keys[i] != keys[j] for i in range(len(keys)) for j in range(i))
+
+
+def test_the_time_zone_that_was_taken_over_travels(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = SessionSettings()
+    before = session.now()
+    zone = time.tzname
+    try:
+        monkeypatch.setenv("TZ", "XYZ-5")
+        time.tzset()
+        after = session.now()
+        assert any("the time zone" in told for told in differences(before, after))
+        put(before)
+        assert time.tzname == zone
+        put(after)
+        assert time.tzname == ("XYZ", "XYZ")
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_points_are_told_apart_by_every_switch_that_changes_answers() -> None:
+    session = SessionSettings()
+    assert session.now().unusual == ()
+    torch.backends.mkldnn.matmul.fp32_precision = "ieee"  # type: ignore[attr-defined]
+    assert session.now().unusual == ("the precision of mkldnn matmul ieee",)
+    put(SessionSettings().now())
+
+
+def test_what_autocast_has_cast_for_another_call_is_not_kept() -> None:
+    weight = torch.nn.Parameter(torch.ones(2, 2))
+    with torch.autocast("cpu", torch.bfloat16):
+        taken = SessionSettings().now()
+    for wanted in (2.0, 4.0):
+        with with_threads_own(taken):
+            assert (torch.ones(1, 2) @ weight)[0, 0].item() == wanted
+        weight.data.mul_(2)

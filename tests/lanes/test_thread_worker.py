@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import select
 import threading
 from collections.abc import Iterator
 
 import pytest
 import torch
+from arenas import arena_of
 from cuda_doubles import CudaDouble
 from in_process_doubles import InProcessDouble
 from models import MakesNan, Raises, Sleeper, mlp
@@ -108,6 +110,35 @@ def test_a_sub_model_that_raises_is_named_and_the_lanes_stay(helper: ForkServer,
         executor.run(X[:1])
     finally:
         executor.close()
+
+
+def asked(worker: ThreadWorker, what: str) -> None:
+    """Raises what comes of it."""
+    if what == "load":
+        worker.load("b", payload(mlp()), X)
+    worker.start_run(1, stepwise=what != "run")
+    assert select.select([worker.fileno()], [], [], 5)[0]
+    if what == "run":
+        worker.take_run(1)
+    problem = worker.take_step().problem
+    assert problem is not None
+    raise problem
+
+
+@pytest.mark.parametrize("what", ["run", "run step by step", "load"])
+def test_after_a_fault_of_the_gpu_it_is_said_that_this_process_must_be_started_anew(what: str) -> None:
+    cuda = CudaDouble()
+    worker = ThreadWorker(InProcessDouble(cuda=cuda).place([1])[0])
+    try:
+        worker.load("a", payload(mlp()), X)
+        worker.arrange(("a",), "serial")
+        arena = arena_of(X)
+        worker.set_input(arena.layouts[0], arena.block)
+        cuda.broken = True
+        with pytest.raises(DeviceError, match=r"stopped serving this process.*illegal memory.*Restart the kernel"):
+            asked(worker, what)
+    finally:
+        worker.close()
 
 
 def test_not_a_number_is_reported(helper: ForkServer, device: InProcessDouble) -> None:

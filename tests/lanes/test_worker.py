@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import select
 import threading
 from collections.abc import Iterator
 
 import pytest
 import torch
-from arenas import arena_of
+from arenas import answer_of, bring, run_once
 from in_process_doubles import InProcessDouble
 from models import MakesNan, Raises, Sleeper, mlp, payload
 
@@ -29,28 +28,6 @@ def lane(request: pytest.FixtureRequest, fork_server: ForkServer) -> Iterator[Wo
     yield worker
     worker.close()
     assert not worker.alive
-
-
-def bring(worker: Worker, x: torch.Tensor) -> None:
-    """Tell the lane its input, and keep nothing of it here."""
-    arena = arena_of(x)
-    worker.set_input(arena.layouts[0], arena.block)
-    arena.close()
-
-
-def answer_of(worker: Worker, number: int) -> bytes | None:
-    poller = select.poll()
-    poller.register(worker.fileno(), select.POLLIN)
-    assert poller.poll(10_000)
-    return worker.take_run(number)
-
-
-def run_once(worker: Worker, x: torch.Tensor) -> RunTimings:
-    bring(worker, x)
-    worker.start_run(1)
-    packed = answer_of(worker, 1)
-    assert packed is not None
-    return RunTimings.unpack(packed)
 
 
 def test_it_says_what_is_in_force(lane: Worker) -> None:

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -55,6 +56,8 @@ def test_requests_come_as_often_as_was_asked() -> None:
 def test_impossible_loads_are_refused(rate: float, duration: float) -> None:
     with pytest.raises(UsageError):
         arrivals_s(rate, duration)
+    with pytest.raises(UsageError, match="A seed is a whole number"):
+        arrivals_s(10, 1, seed=-1)
 
 
 def test_what_is_due_when_a_batch_is_done_goes_together() -> None:
@@ -98,9 +101,11 @@ def test_a_row_parts_queue_and_compute_and_counts_what_is_in_time() -> None:
 class Echo(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     seen: ClassVar[list[bytes]] = []
+    paths: ClassVar[list[str]] = []
     status = 200
 
     def do_POST(self) -> None:
+        self.paths.append(self.path)
         self.seen.append(self.rfile.read(int(self.headers["Content-Length"])))
         self.send_response(self.status)
         self.send_header("Content-Length", "2")
@@ -111,13 +116,14 @@ class Echo(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-@pytest.fixture
-def server() -> Iterator[str]:
-    made = ThreadingHTTPServer(("127.0.0.1", 0), Echo)
+@contextlib.contextmanager
+def serving(handler: type[Echo]) -> Iterator[str]:
+    made = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     made.daemon_threads = False
     thread = threading.Thread(target=made.serve_forever, args=(0.01,))
     thread.start()
     Echo.seen.clear()
+    Echo.paths.clear()
     Echo.status = 200
     try:
         yield f"http://127.0.0.1:{made.server_address[1]}/v2/models/m/infer"
@@ -125,6 +131,12 @@ def server() -> Iterator[str]:
         made.shutdown()
         thread.join()
         made.server_close()
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    with serving(Echo) as url:
+        yield url
 
 
 def test_every_request_is_sent_to_a_server_and_its_time_taken(server: str) -> None:
@@ -155,3 +167,33 @@ def test_nobody_there_is_said_at_once() -> None:
         drive_url("http://127.0.0.1:9/v2", infer_request({"x": np.ones(1)}), [0.0])
     with pytest.raises(UsageError, match="http://"):
         drive_url("ftp://127.0.0.1", infer_request({"x": np.ones(1)}), [0.0])
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:99999/v2", "http://[::1/v2", "http://", "https://127.0.0.1"])
+def test_what_is_no_url_of_a_server_is_refused(url: str) -> None:
+    with pytest.raises(UsageError, match="A load is sent to a URL"):
+        drive_url(url, infer_request({"x": np.ones(1)}), [0.0])
+
+
+@pytest.mark.parametrize("wrong", [{"connections": 0}, {"connections": 1.5}, {"timeout_s": 0}, {"timeout_s": math.nan}])
+def test_a_load_without_connections_or_patience_is_refused(server: str, wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        drive_url(server, infer_request({"x": np.ones(1)}), [0.0], **wrong)
+    assert not Echo.seen
+
+
+def test_the_query_of_a_url_is_sent_too(server: str) -> None:
+    drive_url(f"{server}?version=2", infer_request({"x": np.ones(1)}), [0.0])
+    assert Echo.paths == ["/v2/models/m/infer?version=2"]
+
+
+class Impatient(Echo):
+    """Ends a connection on which nothing comes for a moment, as servers do after some seconds."""
+
+    timeout = 0.1
+
+
+def test_a_connection_that_the_server_ended_while_it_was_silent_costs_no_request() -> None:
+    with serving(Impatient) as url:
+        found, _ = drive_url(url, infer_request({"x": np.ones(1)}), [0.0, 0.4, 0.8], connections=1)
+    assert [math.isfinite(one.latency_s) for one in found] == [True] * 3

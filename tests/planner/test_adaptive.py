@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 import zlib
-from collections import defaultdict
-from pathlib import Path
 
 import numpy as np
 import pytest
+from latencies import recorded_curves
 
 from esen_lab.cost_model import fit_points
 from esen_lab.errors import UsageError
 from esen_lab.planner import Allocation, next_points, search
 
-RECORDED = Path(__file__).parents[1] / "data" / "muxserve_a100_mps.csv"
 TENTHS = range(3, 11)  # measured shares, in tenths of the device
 
 
 def held_out_curves() -> list[dict[int, float]]:
     """Half of the recorded curves, chosen by a checksum of their key: the half that nothing was tuned on."""
-    curves: dict[tuple[str, ...], dict[int, float]] = defaultdict(dict)
-    with RECORDED.open(encoding="utf-8") as file:
-        for row in csv.DictReader(line for line in file if not line.startswith("#")):
-            key = (row["phase"], row["model"], row["n_gpus"], row["batch_size"], row["seq_len"])
-            curves[key][int(row["share_pct"]) // 10] = float(row["latency_ms"]) / 1e3
-    whole = {key: curve for key, curve in curves.items() if len(curve) == len(TENTHS)}
-    return [curve for key, curve in sorted(whole.items()) if zlib.crc32(repr(key).encode()) % 2]
+    held_out = [curve for key, curve in sorted(recorded_curves().items()) if zlib.crc32(repr(key).encode()) % 2]
+    return [{percent // 10: latency_s for percent, latency_s in curve.items()} for curve in held_out]
 
 
 def profile_adaptively(truth: dict[str, dict[int, float]]) -> tuple[Allocation, int]:

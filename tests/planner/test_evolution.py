@@ -27,29 +27,30 @@ def test_most_of_the_front_is_found_and_nothing_beaten_is_returned() -> None:
     assert not any(v[0] >= w[0] and v[1] <= w[1] and v != w for v in values for w in values)
 
 
-def test_it_is_a_function_of_its_seed_and_asks_once_for_each() -> None:
-    pytest.importorskip("optuna")
-    asked: list[int] = []
+class Asked:
+    """Gives worths, and keeps what it was asked about."""
 
-    def values(mask: int) -> tuple[float, float]:
-        asked.append(mask)
+    def __init__(self) -> None:
+        self.masks: list[int] = []
+
+    def __call__(self, mask: int) -> tuple[float, float]:
+        self.masks.append(mask)
         return worth(mask)
 
-    first = evolved_subsets(NAMES, values, seed=3)
-    assert len(asked) == len(set(asked)) <= POPULATION * GENERATIONS
+
+def test_it_is_a_function_of_its_seed_and_asks_once_for_each() -> None:
+    pytest.importorskip("optuna")
+    asked = Asked()
+    first = evolved_subsets(NAMES, asked, seed=3)
+    assert len(asked.masks) == len(set(asked.masks)) <= POPULATION * GENERATIONS
     assert evolved_subsets(NAMES, worth, seed=3) == first
 
 
 def test_it_stops_when_asked() -> None:
     pytest.importorskip("optuna")
-    asked: list[int] = []
-
-    def values(mask: int) -> tuple[float, float]:
-        asked.append(mask)
-        return worth(mask)
-
-    assert evolved_subsets(NAMES, values, seed=0, stop=lambda: len(asked) >= 5)
-    assert len(asked) == 5
+    asked = Asked()
+    assert evolved_subsets(NAMES, asked, seed=0, stop=lambda: len(asked.masks) >= 5)
+    assert len(asked.masks) == 5
 
 
 def test_without_optuna_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

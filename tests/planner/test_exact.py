@@ -6,6 +6,7 @@ import random as random_module
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from brute import brute_jct_s
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from esen_lab.errors import Cancelled, UsageError
 from esen_lab.planner import SearchProgress, allocate
+from esen_lab.planner.exact import exact
 
 Latencies = dict[str, list[float]]
 TABLES = st.integers(1, 6).flatmap(
@@ -195,8 +197,14 @@ def test_an_interrupt_or_a_stop_before_any_plan_is_raised(latencies: Callable[..
         allocate(latencies(4, 4, 1), 4, "optuna", warm_start=False, stop=stopped)
 
 
-@pytest.mark.parametrize("options", [{"time_limit_s": 0}, {"sequential_within": 1.5}, {"steps": -1}])
-def test_impossible_options_are_refused(options: dict[str, float]) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"time_limit_s": 0}, {"time_limit_s": "2"}, {"time_limit_s": float("nan")}, {"sequential_within": 1.5},
+        {"sequential_within": None}, {"steps": -1}, {"steps": 1.5}, {"steps": True}, {"seed": -1}, {"proof": "no"},
+    ],
+)  # fmt: skip
+def test_impossible_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         allocate({"a": [1.0]}, 1, **options)
 
@@ -215,3 +223,10 @@ def test_a_proof_under_way_ends_soon_after_it_is_stopped(latencies: Callable[...
     assert time.monotonic() - begun_s[0] < 5
     assert any(note.startswith("stopped on request") for note in found.plan.notes)
     assert {name for _, names in found.lanes for name in names} == set(tables)
+
+
+def test_a_search_without_an_end_of_its_time_ends_where_nothing_can_be_proven(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(exact, "improve", lambda problem, watch, *, steps, seed: asked.append(steps))
+    allocate({f"m{i}": [4.0 + i / 10, 2.5] for i in range(24)}, 2, time_limit_s=float("inf"))
+    assert 0 < asked[0] < 10**7

@@ -4,83 +4,74 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+import threading
+import tracemalloc
+from collections.abc import Callable, Mapping
 from typing import Any
+from unittest import mock
 
 import pytest
-from brute import brute_jct_s, partitions
+from brute import brute_jct_s, by_trying_all, keeps
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from esen_lab.errors import InfeasibleError, UsageError
-from esen_lab.planner import UNLIMITED, Limits, allocate
+from esen_lab.planner import UNLIMITED, Limits, SearchProgress, Table, allocate
 from esen_lab.planner.allocate import ROUNDING
+from esen_lab.planner.exact import exact
 
 Latencies = dict[str, list[float]]
 NAMES = ["m0", "m1", "m2", "m3", "m4"]
 
 
-def keeps(limits: Limits, groups: list[list[str]], shares: tuple[int, ...], units: int) -> bool:
-    """The definition of keeping limits, written down independently."""
-    lane_of = {name: k for k, group in enumerate(groups) for name in group}
-    share_of = {name: shares[k] for name, k in lane_of.items()}
-    return (
-        sum(shares) <= math.floor(units * limits.oversubscription + 1e-9)
-        and all(share_of[name] >= least for name, least in limits.min_units.items())
-        and all(share_of[name] <= most for name, most in limits.max_units.items())
-        and all(share_of[name] == share for name, share in limits.pinned.items())
-        and all(len({lane_of[name] for name in group}) == 1 for group in limits.together)
-        and all(len({lane_of[name] for name in group}) == len(set(group)) for group in limits.apart)
-        and (limits.max_lanes is None or len(groups) <= limits.max_lanes)
-        and (not limits.one_each or all(len(group) == 1 for group in groups))
-    )
-
-
-def by_trying_all(tables: Latencies, units: int, limits: Limits) -> float:
-    names, best = list(tables), math.inf
-    for indices in partitions(len(names), len(names)):
-        groups = [[names[i] for i in group] for group in indices]
-        for shares in itertools.product(range(1, units + 1), repeat=len(groups)):
-            if keeps(limits, groups, shares, units):
-                lanes = [
-                    sum(min(tables[name][:share]) for name in group)
-                    for group, share in zip(groups, shares, strict=True)
-                ]
-                best = min(best, max(lanes))
-    return best
-
-
 @st.composite
-def problems(draw: st.DrawFn) -> tuple[Latencies, int, Limits]:
+def problems(draw: st.DrawFn) -> tuple[Mapping[str, Table], int, Limits]:
     units, n = draw(st.integers(1, 5)), draw(st.integers(1, 4))
     names = NAMES[:n]
     share = st.integers(1, units)
-    tables = {name: draw(st.lists(st.floats(0.5, 10.0), min_size=units, max_size=units)) for name in names}
+    # Whole numbers are often equal; None is a share that is ruled out.
+    latency = draw(st.sampled_from([st.floats(0.5, 10.0), st.integers(1, 4).map(float)]))
+    latency = draw(st.sampled_from([latency, latency, st.none() | latency | latency]))
+    table = st.lists(latency, min_size=units, max_size=units).filter(lambda row: row != [None] * units)
+    tables: dict[str, Table] = {name: draw(table) for name in names}
     some = st.dictionaries(st.sampled_from(names), share, max_size=2)
-    pairs = st.lists(st.lists(st.sampled_from(names), min_size=2, max_size=2, unique=True), max_size=1)
+    several = st.lists(st.lists(st.sampled_from(names), min_size=1, max_size=3, unique=True), max_size=2)
+    memory = {
+        "memory_limit_bytes": draw(st.sampled_from([30, 40, 55.5])),
+        "memory_bytes": draw(st.dictionaries(st.sampled_from(names), st.integers(0, 12))),
+        "lane_bytes": draw(st.sampled_from([0, 5, 7.5, 10])),
+    }
     limits = Limits(
         min_units=draw(some),
         max_units=draw(some),
-        pinned=draw(st.dictionaries(st.sampled_from(names), share, max_size=1)),
-        together=draw(pairs) if n > 1 else [],
-        apart=draw(pairs) if n > 1 else [],
+        pinned=draw(some),
+        together=draw(several),
+        apart=draw(several),
+        one_each=draw(st.sampled_from([False, False, False, True])),
         max_lanes=draw(st.none() | st.integers(1, 4)),
-        oversubscription=draw(st.sampled_from([1.0, 1.0, 1.25, 2.0])),
+        oversubscription=draw(st.sampled_from([1.0, 1.0, 1.25, 2.0, UNLIMITED])),
+        **(memory if draw(st.sampled_from([False, False, True])) else {}),
     )
     return tables, units, limits
 
 
-@given(problem=problems())
-@settings(deadline=None, max_examples=150)
-def test_the_best_plan_within_any_limits_is_found_or_there_is_none(problem: tuple[Latencies, int, Limits]) -> None:
+@given(problem=problems(), directly=st.booleans())
+@settings(deadline=None, max_examples=200)
+def test_the_best_plan_within_any_limits_is_found_or_there_is_none(
+    problem: tuple[Mapping[str, Table], int, Limits], directly: bool
+) -> None:
     tables, units, limits = problem
     expected = by_trying_all(tables, units, limits)
-    try:
-        found = allocate(tables, units, limits=limits, sequential_within=0.0)
-    except InfeasibleError:
-        assert expected == math.inf
-        return
+    with mock.patch.object(exact, "_DIRECT", 1e300 if directly else 0.0):
+        try:
+            found = allocate(tables, units, limits=limits, sequential_within=0.0)
+        except InfeasibleError:
+            assert expected == math.inf
+            return
     assert found.jct_s == pytest.approx(expected, rel=1e-9)
+    assert found.proven
+    lanes = found.plan.lanes
+    assert keeps(limits, [list(lane.members) for lane in lanes], tuple(lane.units for lane in lanes), units)
     assert found.proven
     shares = tuple(share for share, _ in found.lanes)
     assert keeps(limits, [list(names) for _, names in found.lanes], shares, units)
@@ -107,7 +98,10 @@ def test_a_baseline_that_breaks_a_limit_says_so() -> None:
 @pytest.mark.parametrize(
     ("limits", "message"),
     [
-        ({"min_units": {"a": 3}, "max_units": {"a": 2}}, r"'a' has min_units = 3, but 'a' has max_units = 2: 1 units"),
+        (
+            {"min_units": {"a": 3}, "max_units": {"a": 2}},
+            r"'a' has min_units = 3, but 'a' has max_units = 2: 1 unit apart",
+        ),
         (
             {"pinned": {"a": 4, "b": 1}, "together": [["a", "b"]]},
             r"'a' has pinned = 4, but 'b' has pinned = 1: 3",
@@ -237,3 +231,54 @@ def test_limits_of_a_wrong_type_are_refused(limits: Any) -> None:
 def test_limits_may_be_any_collections_of_the_right_kind() -> None:
     given = Limits.of({"together": ({"a", "b"},), "apart": [("a", "c")], "oversubscription": 2, "target_s": 1})
     assert given.oversubscription == 2
+
+
+def test_one_lane_that_is_as_good_but_misses_the_target_is_not_taken() -> None:
+    two = {"a": [5.97, 3.0], "b": [5.97, 3.0]}
+    found = allocate(two, 2, limits={"target_s": 5.98}, sequential_within=0.01)
+    assert found.jct_s == 5.97
+    assert allocate(two, 2, limits={"target_s": 6.0}, sequential_within=0.01).plan.is_sequential
+
+
+def test_limits_that_exclude_each_other_are_named_also_where_there_is_a_target() -> None:
+    tables = {name: [4.0, 2.0, 1.5, 1.2] for name in "abc"}
+    with pytest.raises(InfeasibleError, match=r"pinned \(a: 3, b: 2\) need 5 units, 1 too many"):
+        allocate(tables, 4, limits={"pinned": {"a": 3, "b": 2}, "target_s": 9.0})
+
+
+def test_a_target_is_not_called_reached_where_the_search_was_stopped_before_it_was() -> None:
+    stop = threading.Event()
+
+    def stop_at_once(progress: SearchProgress) -> None:
+        stop.set()
+
+    tables = {f"m{i}": [4.0 + i / 10, 2.5, 1.9, 1.7] for i in range(12)}
+    found = allocate(tables, 4, limits={"target_s": 13.0}, stop=stop, on_progress=stop_at_once)
+    assert not any("reach the target" in note for note in found.plan.notes)
+    assert any(note.startswith("stopped on request") for note in found.plan.notes)
+
+
+def test_sizes_of_memory_may_be_floats() -> None:
+    tables = {f"m{i}": [1.0] * 4 for i in range(10)}
+    found = allocate(tables, 4, limits={"memory_limit_bytes": 1.2e9, "lane_bytes": 5.5e8})
+    assert len(found.lanes) == 2
+
+
+def test_a_plan_of_many_sub_models_keeps_limits_that_speak_of_few() -> None:
+    tables = {f"m{i}": [4.0 + i / 100, 2.5, 1.9, 1.7] for i in range(30)}
+    for one, other in itertools.pairwise(["m0", "m7", "m13", "m20", "m28", "m29"]):
+        limits = Limits(pinned={one: 1, other: 3})
+        found = allocate(tables, 4, limits=limits, steps=20)
+        assert keeps(limits, [list(names) for _, names in found.lanes], tuple(u for u, _ in found.lanes), 4)
+        assert sorted(found.plan.names) == sorted(tables)
+
+
+def test_what_many_sub_models_cannot_keep_is_named_at_once_and_in_little_memory() -> None:
+    tables = {f"m{i}": [4.0 / share + i / 100 for share in range(1, 101)] for i in range(20)}
+    tracemalloc.start()
+    with pytest.raises(InfeasibleError, match=r"pinned \(m0: 60, m1: 61\) need 121 units, 21 too many"):
+        allocate(tables, 100, limits={"pinned": {"m0": 60, "m1": 61}}, time_limit_s=0.5, proof=False)
+    with pytest.raises(InfeasibleError, match=r"at most 2 lanes here.*need 3 lanes, 1 too many"):
+        allocate(tables, 100, limits={"apart": [["m3", "m7", "m9"]], "max_lanes": 2}, time_limit_s=0.5, proof=False)
+    assert tracemalloc.get_traced_memory()[1] < 100e6
+    tracemalloc.stop()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from esen_lab.errors import StoreError, UsageError
 from esen_lab.planner import allocate, optuna_search
 from esen_lab.planner.optuna_search import NEEDS
+from esen_lab.planner.plan import Plan
 
 optuna = pytest.importorskip("optuna")
 Latencies = dict[str, list[float]]
@@ -71,7 +73,9 @@ def test_bad_options_and_missing_packages_are_named(monkeypatch: pytest.MonkeyPa
         allocate({"a": [1.0]}, 1, "optuna", sampler="annealing")
     with pytest.raises(UsageError, match="at least one trial"):
         allocate({"a": [1.0]}, 1, "optuna", n_trials=0)
-    monkeypatch.setattr(optuna_search, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match="A seed is a whole number"):
+        allocate({"a": [1.0]}, 1, "optuna", seed=-1)
+    monkeypatch.setattr(optuna_search, "can_import", lambda name: False)
     with pytest.raises(UsageError, match="needs the package cmaes"):
         allocate({"a": [1.0]}, 1, "optuna", sampler="cmaes", n_trials=1)
 
@@ -80,3 +84,31 @@ def test_optunas_own_logging_is_left_as_it_was(latencies: Callable[..., Latencie
     before = optuna.logging.get_verbosity()
     allocate(latencies(3, 4, 1), 4, "optuna", n_trials=2)
     assert optuna.logging.get_verbosity() == before
+
+
+def test_a_storage_may_be_a_path(tmp_path: Path, latencies: Callable[..., Latencies]) -> None:
+    tables = latencies(3, 4, 1)
+    allocate(tables, 4, "optuna", storage=tmp_path / "studies.log", n_trials=4)
+    again = allocate(tables, 4, "optuna", storage=str(tmp_path / "studies.log"), n_trials=4)
+    assert "resumed a study with 4 finished trials" in again.plan.notes
+
+
+def test_what_a_study_predicted_is_not_taken_for_measured(tmp_path: Path, latencies: Callable[..., Latencies]) -> None:
+    def measured(plan: Plan) -> Generator[float, None, None]:
+        yield from (7.0, 7.0)
+
+    tables, options = latencies(3, 4, 1), {"storage": str(tmp_path / "s.log"), "study_name": "mine", "n_trials": 4}
+    allocate(tables, 4, "optuna", **options)
+    with pytest.raises(UsageError, match="another study_name"):
+        allocate(tables, 4, "optuna", measure=measured, **options)
+    options["study_name"] = "run"
+    assert allocate(tables, 4, "optuna", measure=measured, **options).plan.measured_s == 7.0
+    assert allocate(tables, 4, "optuna", measure=measured, **options).plan.measured_s == 7.0
+    with pytest.raises(UsageError, match="another study_name"):
+        allocate(latencies(3, 4, 2), 4, "optuna", measure=measured, **options)
+
+
+@pytest.mark.parametrize("options", [{"n_trials": 2.5}, {"n_trials": True}, {"storage": 5}, {"time_limit_s": "1"}])
+def test_options_of_a_wrong_kind_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        allocate({"a": [1.0]}, 1, "optuna", **options)

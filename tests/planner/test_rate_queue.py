@@ -87,3 +87,31 @@ def test_times_come_from_runs_and_never_fall_with_rows() -> None:
     assert service.at_s(8) == pytest.approx(0.04)
     with pytest.raises(UsageError, match="ascending"):
         ServiceTimes(by_rows=((4, 1.0), (1, 2.0)))
+
+
+def test_a_rate_that_is_a_small_part_of_the_capacity_is_found_too() -> None:
+    """Nearly each request has to be alone, and large batches would answer more than a thousand times as many."""
+    service = ServiceTimes(by_rows=((1, 0.010), (16, 0.0101)))
+    held = most_rate_per_s(service, 0.0102, 16)
+    assert 0 < held.rate_per_s < service.capacity_per_s(16) / 512
+    assert held.at is not None
+    assert held.at.p99_s <= 0.0102
+    assert best_batch(service, held.rate_per_s * 1.02, 16).p99_s > 0.0102
+
+
+@pytest.mark.parametrize("most_rows", [256, 400, 512])
+def test_batches_of_hundreds_of_rows_hold_rates_too(most_rows: int) -> None:
+    found = latencies(STEADY, 20, most_rows)
+    assert found.held
+    assert found.p99_s == pytest.approx(latencies(STEADY, 20, 16).p99_s, rel=0.02)
+
+
+@pytest.mark.parametrize(("rate", "most_rows"), [(0, 4), (-1.0, 4), (float("nan"), 4), (float("inf"), 4), (10, 0)])
+def test_rates_and_batches_that_cannot_be_are_refused(rate: float, most_rows: int) -> None:
+    with pytest.raises(UsageError):
+        latencies(STEADY, rate, most_rows)
+
+
+def test_a_time_that_is_no_number_is_refused() -> None:
+    with pytest.raises(UsageError, match="Times of batches"):
+        ServiceTimes(by_rows=((1, float("nan")),))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import pytest
-from brute import partitions
+from brute import by_trying_all
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,26 +17,6 @@ from esen_lab.studies.placement import DeviceTables, place
 
 Tables = dict[str, Table]
 NAMES = ["m0", "m1", "m2", "m3"]
-
-
-def lane_s(table: Table, share: int) -> float:
-    """The definition: ruled out, or the fastest of at most so many units that is not."""
-    if table[share - 1] is None:
-        return math.inf
-    return min(latency for latency in table[:share] if latency is not None)
-
-
-def by_trying_all(tables: Tables, units: int) -> float:
-    names, best = list(tables), math.inf
-    for groups in partitions(len(names), len(names)):
-        for shares in itertools.product(range(1, units + 1), repeat=len(groups)):
-            if sum(shares) <= units:
-                lanes = [
-                    sum(lane_s(tables[names[i]], share) for i in group)
-                    for group, share in zip(groups, shares, strict=True)
-                ]
-                best = min(best, max(lanes))
-    return best
 
 
 @st.composite
@@ -57,7 +36,7 @@ def problems(draw: st.DrawFn) -> tuple[Tables, int]:
 @settings(deadline=None, max_examples=150)
 def test_the_exact_plan_is_the_best_of_all_that_keep_off_them(problem: tuple[Tables, int]) -> None:
     tables, units = problem
-    best = by_trying_all(tables, units)
+    best = by_trying_all(tables, units, Limits())
     if math.isinf(best):
         with pytest.raises(InfeasibleError):
             allocate(tables, units, sequential_within=0.0)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import random
 import threading
 from collections.abc import Sequence
 
 import pytest
+from brute import brute_jct_s
 
 from esen_lab.cost_model import CostModel, fit_points
 from esen_lab.errors import InfeasibleError, UsageError
@@ -184,3 +186,29 @@ def test_an_interrupt_between_ways_keeps_the_best() -> None:
 
     found = search_ways(ways({**EQUAL, **BIG}, [FOUR], [PARTS]), UNITS, on_better=interrupt)
     assert any(note.startswith("interrupted") for note in found.plan.notes)
+
+
+def test_who_is_grouped_does_not_depend_on_who_was_registered_first() -> None:
+    """Equal networks that measuring found a little apart: the slowest are grouped, the fastest stay alone."""
+    seconds = {"a": 2.0, "b": 2.1, "c": 2.2}
+    for names in itertools.permutations(seconds):
+        models = {name: model(name, seconds[name]) for name in names}
+        made = ways(models, [EqualSet(members=names, groups={2: model("group", 2.2)})])
+        found = search_ways(made, UNITS, limits=Limits(max_lanes=1), sequential_within=0.0)
+        assert found.jct_s == pytest.approx(4.2)
+
+
+def test_the_bound_holds_whoever_of_nearly_equal_sub_models_is_grouped() -> None:
+    """Their curves cross: which two are best grouped is not known before it is tried."""
+    for seed in range(60):
+        drawn = random.Random(seed)
+        seconds = [drawn.uniform(0.5, 4.0) for _ in range(3)]
+        curves = {name: [s * drawn.uniform(0.97, 1.03) for s in seconds] for name in "abc"}
+        models = {name: fit_points(name, dict(enumerate(curve, 1)), 3) for name, curve in curves.items()}
+        pair = fit_points("group", {share: drawn.uniform(0.5, 4.0) for share in (1, 2, 3)}, 3)
+        made = make_ways(models, [EqualSet(members=tuple("abc"), groups={2: pair})], [], Limits())
+        found = search_ways(made, 3, sequential_within=0.0)
+        grouped = [brute_jct_s({"group": pair.latency_s, name: models[name].latency_s}, 3) for name in "abc"]
+        best = min(brute_jct_s({name: model.latency_s for name, model in models.items()}, 3), *grouped)
+        assert found.bound_s <= best * (1 + 1e-9)
+        assert not found.proven or found.jct_s == pytest.approx(best)

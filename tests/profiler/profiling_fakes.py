@@ -47,6 +47,9 @@ class FakeEnsemble:
     def names(self) -> tuple[str, ...]:
         return tuple(s.name for s in self.submodels)
 
+    def as_run(self, submodel: FakeSubModel) -> FakeSubModel:
+        return submodel  # all have one example
+
 
 @dataclass(frozen=True)
 class FakePlacement:
@@ -128,7 +131,7 @@ class FakeForkServer:
     workers: list[FakeWorker] = field(default_factory=list)
     log: list[tuple[str, str, int]] = field(default_factory=list)
 
-    def worker(self, placement: FakePlacement, *, label: str) -> FakeWorker:
+    def worker(self, placement: FakePlacement, *, label: str, settings: Any = None) -> FakeWorker:
         if placement.units in self.refuses:
             raise self.refuses[placement.units]
         self.workers.append(FakeWorker(self, placement.units))

@@ -66,3 +66,12 @@ def slow_to_build(home: int) -> nn.Module:
     if os.getpid() != home:
         time.sleep(60)
     return nn.Identity()
+
+
+class TakesNoAutocast(nn.Module):
+    """Raises where it is computed under autocast."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if torch.is_autocast_enabled("cpu"):
+            raise ValueError("under autocast")
+        return x

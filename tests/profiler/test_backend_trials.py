@@ -41,6 +41,12 @@ def test_what_is_clearly_behind_at_one_share_is_tried_at_no_other() -> None:
     assert made.to_try(1) == ("openvino", "inductor")
 
 
+def test_what_compiles_for_long_is_tried_at_other_shares_only_where_it_may_be_the_best() -> None:
+    made = trials(openvino=0.008, onnxruntime=0.0096, inductor=0.0096)
+    assert made.contenders() == ("openvino", "onnxruntime")
+    assert trials(openvino=0.008, inductor=0.009).to_try(1) == ("openvino", "onnxruntime", "inductor")
+
+
 def test_being_behind_eager_counts_too() -> None:
     assert trials(openvino=0.014).contenders() == ("onnxruntime", "inductor")
 

@@ -600,6 +600,12 @@ def test_a_device_that_shrinks_while_it_is_measured_gives_no_further_points(
     assert "cores 0-1 of 0-3 are left." in profile.failures[0].message
 
 
+def test_where_the_device_is_at_fault_nobody_is_told_to_mend_a_sub_model(start: Start) -> None:
+    with pytest.raises(DeviceError, match="cores that this process may use") as problem:
+        start(device=Shrunken(gone=["cores 0-1 of 0-3 are left."])).result(WAIT_S)
+    assert "sub-model" not in str(problem.value)
+
+
 # --- a busy machine ---------------------------------------------------------------------------------------------------
 
 
@@ -611,8 +617,8 @@ class Busy(FakeForkServer):
         self.loads = list(loads)
         self.asked: list[bool] = []
 
-    def worker(self, placement: Any, *, label: str) -> Any:
-        worker = super().worker(placement, label=label)
+    def worker(self, placement: Any, *, label: str, settings: Any = None) -> Any:
+        worker = super().worker(placement, label=label, settings=settings)
 
         def call(function: str, name: str, *, load: bool, **_: Any) -> Timing:
             self.asked.append(load)

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 import torch
-from profiling_models import Fills, Misbehaves, Naps
+from profiling_models import Fills, Misbehaves, Naps, TakesNoAutocast
 from torch import nn
+from waiting import gone
 
 from esen_lab.devices import CpuDevice
 from esen_lab.ensemble import Ensemble, SubModel, make_combine, make_submodel
@@ -70,14 +71,6 @@ def until_measuring(job: ProfileJob, what: str) -> None:
         assert time.monotonic() < deadline
         assert not job.done
         time.sleep(0.005)
-
-
-def gone(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    return False
 
 
 def names(profile: Profile) -> list[tuple[str, int]]:
@@ -237,3 +230,18 @@ def test_two_processes_share_one_store_and_measure_each_point_once(tmp_path: Pat
     assert [len(result) for result in results] == [2, 2]  # no notes
     assert [result[0] for result in results] == ["5", "5"]
     assert sum(int(result[1]) for result in results) == 5
+
+
+def test_what_is_set_while_a_job_runs_does_not_change_what_its_points_are_of(
+    start: Start, real_fork_server: ForkServer, store: ProfileStore
+) -> None:
+    real_fork_server.look_at_session()
+    two = make_submodel("strict", TakesNoAutocast(), X), mlp()
+    job = start(*two, shares=[1])
+    with torch.autocast("cpu", torch.bfloat16):
+        real_fork_server.look_at_session()  # as a run of the notebook does between two points
+    try:
+        assert job.result(WAIT_S).failures == ()
+    finally:
+        real_fork_server.look_at_session()
+    assert [point.reused for point in start(*two, shares=[1]).result(WAIT_S).points] == [True, True]

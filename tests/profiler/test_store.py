@@ -14,11 +14,12 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from esen_lab.devices import DeviceIdentity
-from esen_lab.errors import StoreError
+from esen_lab.errors import StoreError, UsageError
 from esen_lab.profiler.records import Point
 from esen_lab.profiler.store import (
     PointKey,
@@ -108,6 +109,22 @@ def test_a_second_measurement_replaces_the_first(store: ProfileStore) -> None:
     found = store.get(KEY)
     assert found is not None
     assert found.median_s == 0.2
+
+
+def test_a_store_stays_the_same_file_wherever_the_process_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    store = ProfileStore("profiles.sqlite3")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    store.put(KEY, POINT)
+    assert (tmp_path / "profiles.sqlite3").exists()
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+@pytest.mark.parametrize("path", [5, b"profiles", "", "a\0b"])
+def test_a_store_that_cannot_be_a_file_is_refused_at_once(path: Any) -> None:
+    with pytest.raises(UsageError, match="file"):
+        ProfileStore(path)
 
 
 def test_asking_an_absent_store_makes_no_file(store: ProfileStore) -> None:
@@ -233,10 +250,11 @@ def test_processes_that_find_the_damage_together_move_it_aside_once(store: Profi
     assert None not in [store.get(replace(KEY, fingerprint=name)) for name in "abcd"]
 
 
-def test_a_point_with_impossible_figures_is_not_believed(store: ProfileStore) -> None:
+@pytest.mark.parametrize("spoilt", ["median_s = -1", "readings = 'nonsense'"])
+def test_a_point_that_somebody_spoilt_is_not_believed(store: ProfileStore, spoilt: str) -> None:
     store.put(KEY, POINT)
     with closing(sqlite3.connect(store.path)) as connection:
-        connection.execute("UPDATE points SET median_s = -1")
+        connection.execute(f"UPDATE points SET {spoilt}")
         connection.commit()
     assert store.get(KEY) is None
 
@@ -275,14 +293,6 @@ def test_a_store_of_the_version_before_keeps_its_points_and_takes_readings(store
     again.put(KEY, read)
     assert ProfileStore(store.path).get(KEY) == replace(read, reused=True)
     assert again.notes == ()
-
-
-def test_readings_that_somebody_spoilt_are_not_believed(store: ProfileStore) -> None:
-    store.put(KEY, POINT)
-    with closing(sqlite3.connect(store.path)) as connection:
-        connection.execute("UPDATE points SET readings = 'nonsense'")
-        connection.commit()
-    assert store.get(KEY) is None
 
 
 def test_a_database_of_another_program_is_left_alone(tmp_path: Path) -> None:
@@ -391,12 +401,13 @@ def test_equal_devices_have_equal_keys_whatever_the_order_of_their_details() -> 
     assert json.loads(one.key) == one.to_dict()
 
 
-def test_the_versions_name_torch_without_loading_it() -> None:
+def test_the_versions_name_torch_without_loading_it_and_python() -> None:
     code = "import sys; from esen_lab.profiler.store import library_versions as v; print(v(), 'torch' in sys.modules)"
     assert output_of(in_process(code)) == f"{library_versions()} False\n"
     import torch
 
     assert f"torch {torch.__version__}" in library_versions()
+    assert f"Python {sys.version_info.major}.{sys.version_info.minor}," in library_versions()
 
 
 def test_a_user_without_a_home_is_told_what_to_set() -> None:

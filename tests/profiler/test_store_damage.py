@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from test_store import KEY, POINT, ROOT
 
+from esen_lab.errors import UsageError
 from esen_lab.files import database
 from esen_lab.profiler.store import ProfileStore
 
@@ -222,7 +223,9 @@ def in_folder(folder: Path) -> Iterator[None]:
 
 
 def test_a_name_that_no_file_can_have_is_one_note(tmp_path: Path) -> None:
-    for name in ("a\0b", "x" * 300, "\ud800"):
+    with pytest.raises(UsageError, match="none that is zero"):
+        ProfileStore(tmp_path / "a\0b")
+    for name in ("x" * 300, "\ud800"):
         store = ProfileStore(tmp_path / name)
         store.put(KEY, POINT)
         assert store.get(KEY) is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -168,3 +169,21 @@ def test_test_files_have_names_of_their_own() -> None:
     # Folders of tests are no packages: of two files of one name, pytest imports one.
     names = [path.name for path in Path(__file__).parents[1].rglob("test_*.py")]
     assert sorted({name for name in names if names.count(name) > 1}) == []
+
+
+# Whoever begins a thread by itself there does without it where the system gives none, or is a process of its own.
+BEGIN_BY_THEMSELVES = {"common/resources.py", "lanes/fork_server.py", "devices/cpu/interference.py"}
+BEGIN_BY_THEMSELVES |= {"devices/cuda/mps_trial.py", "serving/dispatcher.py"}
+
+
+def test_threads_are_begun_where_an_error_says_that_there_are_no_more() -> None:
+    """By `esen_lab.common.resources`: `begin`, or `aside`."""
+    found = {}
+    for source in SOURCES:
+        tree = ast.parse(source.read_text(encoding="utf-8"))
+        calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+        begun = [ast.unparse(call.value) for call in calls if isinstance(call, ast.Attribute) and call.attr == "start"]
+        threads = [text for text in begun if text.endswith(("thread", "timer")) or re.search(r"(Thread|Timer)\(", text)]
+        if threads:
+            found[str(source.relative_to(PACKAGE))] = threads
+    assert set(found) <= BEGIN_BY_THEMSELVES, found

@@ -58,6 +58,7 @@ def test_files_are_unpickled_nowhere_and_code_is_executed_where_it_is_said() -> 
         "lanes/backends/__init__.py": {"cloudpickle.loads"},
         "lanes/fork_server_main.py": {"pickle.loads"},
         "lanes/orders.py": {"pickle.loads"},
+        "ui/magics/magics.py": {"eval"},  # an expression on a line that the user types in a function, with its names
     }
     words = {"eval", "exec", "pickle.load", "pickle.loads", "cloudpickle.load", "cloudpickle.loads", "torch.load"}
     words |= {

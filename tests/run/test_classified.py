@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from esen_lab.run.classified import classes_of, right_class, same_class
+from esen_lab.errors import UsageError
+from esen_lab.run.classified import check_labels, classes_among, classes_of, right_class, same_class
 
 SCORES = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
 
@@ -50,3 +51,15 @@ def test_whole_numbers_of_rows_are_classes() -> None:
     assert right_class(torch.tensor([1, 0, 0]), [1, 0, 0]) == 1.0
     assert right_class(torch.tensor([1, 0, 0]), [1, 0]) is None
     assert right_class(torch.tensor([1, 0, 0]), None) is None
+
+
+@pytest.mark.parametrize("label", [-1, 2, 99])
+def test_a_label_that_is_no_class_is_refused(label: int) -> None:
+    with pytest.raises(UsageError, match=f"one of the 2 classes that the members tell apart, 0 to 1. Given: {label}"):
+        check_labels([0, 1, label], classes_among(SCORES))
+
+
+def test_labels_of_answers_without_scores_are_not_judged() -> None:
+    check_labels([7, 99], classes_among(torch.tensor([7, 99])))
+    check_labels([7], classes_among(SCORES[:, :1]))
+    check_labels([0, 1], classes_among(SCORES))

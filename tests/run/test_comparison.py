@@ -108,7 +108,7 @@ def test_agreement_tells_equal_close_and_different_apart() -> None:
         lambda name: OTHER_ORDER,
     )
     assert different == Agreement(text="DIFFERS by 1.0e+00 (a)", apart=1.0, agrees=False)
-    assert agreed(nan, nan).text == "bit-equal"
+    assert agreed(nan, nan).text == "bit-equal (NaN in both)"
     assert not agreed(nan, want).agrees
     assert not agreed(torch.ones(4), want).agrees
     assert not agreed(torch.tensor([1]), torch.tensor([2])).agrees
@@ -198,11 +198,11 @@ def test_nothing_stays_running_after_a_comparison(fork_server: ForkServer) -> No
 SEARCHED = replace(plan_of(("a",), ("b",)), jct_s=0.001, searcher="exact")
 
 
-def said(chosen: Plan = SEARCHED, /, **times_s: list[float]) -> str:
+def said(chosen: Plan = SEARCHED, /, own: tuple[str, ...] = (), **times_s: list[float]) -> str:
     """The verdict on these JCTs of each round; "plan" is the chosen one."""
     equal = Agreement(text="bit-equal", apart=0.0, agrees=True)
     rows = [row_of(name, chosen.describe(), [times_s], equal, None) for name in times_s]
-    return verdict(rows, [times_s], chosen, sequential_plan(("a", "b"), chosen.units))
+    return verdict(rows, [times_s], chosen, sequential_plan(("a", "b"), chosen.units), own)
 
 
 def test_a_loss_or_a_gain_of_many_times_is_said_in_times() -> None:
@@ -210,6 +210,37 @@ def test_a_loss_or_a_gain_of_many_times_is_said_in_times() -> None:
     assert "The plan is 47 times faster than the best" in said(sequential=[0.47] * 8, plan=[0.01] * 8)
     assert "The plan is 20.0 % faster" in said(sequential=[0.01] * 8, plan=[0.008] * 8)
     assert "it is 20.0 % slower" in said(sequential=[0.01] * 8, plan=[0.012] * 8)
+
+
+def test_a_loss_says_how_what_won_is_put_in_force_unless_it_is_a_function_of_the_users_own() -> None:
+    times_s = {"sequential": [0.02] * 8, "equal": [0.01] * 8, "plan": [0.012] * 8}
+    assert said(**times_s).endswith("Use equal instead: lab.plan = lab.comparison.plan_of('equal').")
+    assert said(own=("equal",), **times_s).endswith("Use equal instead.")
+
+
+def test_every_strategy_that_ran_by_a_plan_can_be_put_in_force_with_what_was_measured_of_it(
+    fork_server: ForkServer,
+) -> None:
+    nets = {"a": mlp(seed=1), "b": mlp(seed=2)}
+    mine = {"mine": lambda x: torch.stack([net(x).detach() for net in nets.values()]).mean(0)}
+    table = compared(plan_of(("a",), ("b",)), ensemble_of(**nets), fork_server, ways=mine)
+    assert list(table.plans) == ["sequential", "unlimited", "equal", "threads", "vmap", "plan"]
+    for name, plan in table.plans.items():
+        assert table.plan_of(name) is plan
+        assert plan.measured_s == table.row(name).median_s
+        assert plan.describe() == table.row(name).lanes
+        assert not plan.is_fallback, "somebody may choose to run sub-models one after another"
+    with pytest.raises(UsageError, match="a function of your own"):
+        table.plan_of("mine")
+    with pytest.raises(UsageError, match="Did you mean equal"):
+        table.plan_of("equall")
+    wrong = replace(table, rows=tuple(replace(row, agrees=False, agreement="DIFFERS") for row in table.rows))
+    with pytest.raises(UsageError, match="equal: DIFFERS"):
+        wrong.plan_of("equal")
+    failed = replace(table, rows=tuple(replace(row, failed="It raised.") for row in table.rows))
+    with pytest.raises(UsageError, match="equal did not run: It raised"):
+        failed.plan_of("equal")
+    assert "plans" not in table.to_dict()
 
 
 def test_without_a_plan_nothing_wins_or_loses() -> None:

@@ -104,8 +104,15 @@ def test_a_plan_of_another_device_an_old_one_and_an_extrapolated_one_say_so() ->
 
 def test_one_sub_model_alone_far_off_is_named_with_both_times() -> None:
     text = told(0.01, spans=spans(0.0095, 0.0009))
-    assert "only wide took longer (9.50 ms, predicted 1.00 ms)" in text
+    assert "only wide (9.50 ms, predicted 1.00 ms) took longer" in text
     assert "only" not in told(0.01, spans=spans(0.0095, 0.0095)), "all of them did"
+
+
+def test_where_no_lab_ran_it_nothing_of_a_lab_is_advised() -> None:
+    text = told(0.01, 0.01, 0.01, of_lab=False)
+    assert "lab." not in text
+    assert "Measure and search in a notebook on this machine, and export the plan again." in text
+    assert "otherwise measure" in told(0.01, load=0.5, of_lab=False)
 
 
 def test_what_the_run_cost_beside_its_lanes_and_a_lane_that_began_late_are_named() -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import sys
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +12,7 @@ import pytest
 import torch
 from models import mlp
 from runtime_cases import ensemble_of, plan_of
+from threads_seen import in_new_thread, tasks
 from torch import nn
 
 from esen_lab.common.trees import Tree, flatten
@@ -38,30 +37,6 @@ class Twice(nn.Module):
     def forward(self, x: torch.Tensor) -> Any:
         y = (x * 2).to(self.dtype or x.dtype)
         return {"tensor": y, "tuple": (y, y[:1]), "dict": {"y": y.transpose(0, 1)}}[self.form]
-
-
-def in_new_thread(act: Callable[[], object], torch_threads: int = 4) -> None:
-    """Call it in a thread that has no pool of OpenMP yet."""
-    problems: list[BaseException] = []
-
-    def call() -> None:
-        torch.set_num_threads(torch_threads)
-        try:
-            act()
-        except BaseException as problem:
-            problems.append(problem)
-
-    were = torch.get_num_threads()
-    thread = threading.Thread(target=call)
-    thread.start()
-    thread.join()
-    torch.set_num_threads(were)
-    for problem in problems:
-        raise problem
-
-
-def tasks() -> set[str]:
-    return set(os.listdir("/proc/self/task"))
 
 
 def started_since(before: set[str]) -> set[str]:

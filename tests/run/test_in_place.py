@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
+from models import CountsCalls
 from torch import nn
 
 from esen_lab.ensemble import Ensemble, make_combine, make_submodel
@@ -91,3 +93,39 @@ def test_what_a_sub_model_raises_is_said_with_its_name_and_the_lane_goes_on(ense
 
 def test_the_answer_to_the_example_is_known_without_running_anything(ensemble: Ensemble) -> None:
     assert str(answer_spec(ensemble)) == "float32[3, 5, 3]"
+
+
+def test_a_member_that_answers_otherwise_than_where_it_was_exported_is_named(ensemble: Ensemble) -> None:
+    with torch.no_grad():
+        answers = {model.name: model.build()(X) for model in ensemble.submodels}
+    answers["b"], answers["heavy"] = answers["b"] + 1, answers["heavy"] + 1
+    exported = replace(
+        ensemble, submodels=tuple(replace(model, answer=answers[model.name]) for model in ensemble.submodels)
+    )
+    for members, told in ((("a", "b"), ["b"]), (("a+b", "heavy 1/2"), ["b"]), (("a",), [])):
+        lanes = (Lane(units=1, members=members), Lane(units=1, members=_others(members)))
+        lane = LaneInPlace(Plan(lanes=lanes, units=2), exported, 0)
+        try:
+            assert [note.partition(" answers otherwise")[0] for note in lane.notes] == [
+                f"OTHER THAN WHERE IT WAS EXPORTED: {name}" for name in told
+            ]
+        finally:
+            lane.close()
+
+
+def _others(members: tuple[str, ...]) -> tuple[str, ...]:
+    if "heavy 1/2" in members:
+        return ("heavy 2/2",)
+    return tuple(name for name in ("a", "b", "heavy") if name not in members)
+
+
+def test_comparing_leaves_no_trace_in_a_member_that_keeps_state() -> None:
+    steady = make_submodel("a", nn.Linear(8, 8), X)
+    counting = make_submodel("counts", CountsCalls(), X)
+    assert steady.answer is not None
+    pair = Ensemble(submodels=(steady, counting), combine=make_combine("stack"))
+    lane = LaneInPlace(Plan(lanes=(Lane(units=1, members=("a", "counts")),), units=1), pair, 0)
+    try:
+        assert [float(lane.run(X)[1][0, 0]) for _ in range(2)] == [1.0, 2.0]
+    finally:
+        lane.close()

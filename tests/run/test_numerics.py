@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from models import mlp
 from runtime_cases import X, ensemble_of, plan_of
 from torch import nn
 
-from esen_lab.common.answers import Difference
+from esen_lab.common.answers import Difference, difference
 from esen_lab.errors import UsageError
 from esen_lab.run import Executor, ForkServer
 from esen_lab.run.numerics import NumericsVerdict, check_numerics, judge
@@ -41,13 +42,21 @@ def test_one_that_changes_on_the_whole_device_too_is_not_judged_and_does_not_pas
     verdict = NumericsVerdict(rows=(judge("dropout", 0, 1, "", [half(0.5)], repeats=False),))
     assert not verdict.passed
     assert verdict.wrong == ()
-    assert verdict.text == "Not judged, since the answer changes each time, on the whole device too: dropout."
+    why = "the answer changes each time, on the whole device too, or depends on calls of other sub-models"
+    assert verdict.text == f"Not judged, since {why}: dropout."
 
 
 def test_an_exact_verdict_says_equal_and_another_how_far_off() -> None:
     exact, rounded = judge("a", 0, 1, "", [half(0.0)]), judge("b", 0, 1, "", [half(1e-3)])
     assert NumericsVerdict(rows=(exact,)).text == "All answers equal those of the whole device."
     assert "up to rounding; furthest off is b: 1.0e-03" in NumericsVerdict(rows=(exact, rounded)).text
+
+
+def test_a_verdict_says_of_whose_answers_nothing_could_be_judged() -> None:
+    nan = torch.full((4,), float("nan"))
+    verdict = NumericsVerdict(rows=(judge("a", 0, 1, "", [difference(nan, nan.clone())]),))
+    assert verdict.passed
+    assert "NaN in the answers of a (all values)" in verdict.text
 
 
 class RightOnlyAlone(nn.Module):
@@ -132,9 +141,10 @@ def test_what_could_not_be_executed_as_planned_is_said_and_judged_as_what_it_is(
     assert note.startswith("a runs eagerly, not as the plan says (cuda-graph): ")
 
 
-def test_no_run_is_no_check() -> None:
+@pytest.mark.parametrize("runs", [0, 1.5, True, "3"])
+def test_no_run_is_no_check(runs: Any) -> None:
     with pytest.raises(UsageError, match="at least one run"):
-        check_numerics(plan_of(("a",)), ensemble_of(a=mlp()), InProcessDouble(), ForkServer(), runs=0)
+        check_numerics(plan_of(("a",)), ensemble_of(a=mlp()), InProcessDouble(), ForkServer(), runs=runs)
 
 
 def test_what_was_asked_to_compute_in_bfloat16_is_judged_by_that() -> None:

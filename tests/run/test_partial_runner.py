@@ -19,7 +19,8 @@ import torch
 from cuda_doubles import CudaDouble
 from in_process_doubles import InProcessDouble
 from models import Held, KillsItself, Raises, Times, mlp
-from runtime_cases import X, ensemble_of, plan_of
+from runtime_cases import X, ensemble_of, first, missing, plan_of
+from waiting import when_waited_for
 
 from esen_lab.devices import CpuDevice
 from esen_lab.ensemble import Ensemble, make_combine
@@ -29,11 +30,6 @@ from esen_lab.run import Executor, ForkServer, RunOptions, Uncertain
 
 Start = Callable[[Plan, Ensemble], Executor]
 LONG_S = 60.0
-
-
-def first(at_least: int, **more: Any) -> RunOptions:
-    """As soon as so many are done."""
-    return RunOptions(deadline_s=1e-4, otherwise="first", at_least=at_least, **more)
 
 
 @dataclass
@@ -96,10 +92,6 @@ def held(gate: Gate, **members: torch.nn.Module) -> Ensemble:
     return ensemble_of(**members, late=Held(str(gate.path), 100.0, str(gate.calls)))
 
 
-def missing(executor_run: Any) -> dict[str, tuple[str, str]]:
-    return {one.name: (one.why, one.told) for one in executor_run.report.answered.missing}
-
-
 def test_the_answer_is_of_the_members_that_are_done_and_the_report_names_the_others(start: Start, gate: Gate) -> None:
     executor = start(plan_of(("a", "late", "c"), ("b",)), held(gate, a=Times(1.0), b=Times(3.0), c=Times(9.0)))
     gate.close()
@@ -130,26 +122,11 @@ def test_runs_beside_a_late_lane_are_right_and_its_input_is_not_overwritten(star
     torch.testing.assert_close(executor.run(X * 7).output, X * 7 * (1 + 3 + 100) / 3)
 
 
-def open_when_waited_for(executor: Executor, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The gate opens when somebody waits for lanes, not when he only looks."""
-    group = executor._group.stepwise
-    ready = group.ready
-
-    def waiting(until_s: float) -> list[int]:
-        if until_s:
-            gate.open()
-        return ready(until_s)
-
-    monkeypatch.setattr(group, "ready", waiting)
-
-
-def test_a_plain_run_after_it_waits_for_the_late_lane_and_says_so(
-    start: Start, gate: Gate, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_plain_run_after_it_waits_for_the_late_lane_and_says_so(start: Start, gate: Gate) -> None:
     executor = start(plan_of(("late",), ("b",)), held(gate, b=Times(3.0)))
     gate.close()
     executor.run(X, meanwhile=gate.begun, options=first(1))
-    open_when_waited_for(executor, gate, monkeypatch)
+    when_waited_for(executor._group.stepwise, gate.open)
     ran = executor.run(X * 2)
     torch.testing.assert_close(ran.output, X * 2 * (100 + 3) / 2)
     assert any("waited" in note and "late from an earlier call: late" in note for note in ran.report.notes)
@@ -339,13 +316,11 @@ def test_the_time_of_the_whole_call_ends_lanes_as_ever(start: Start, gate: Gate)
     assert executor.broken
 
 
-def test_what_the_lanes_are_asked_beside_runs_waits_for_late_ones(
-    start: Start, gate: Gate, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_the_lanes_are_asked_beside_runs_waits_for_late_ones(start: Start, gate: Gate) -> None:
     executor = start(plan_of(("late",), ("b",)), held(gate, b=Times(3.0)))
     gate.close()
     executor.run(X, meanwhile=gate.begun, options=first(1))
-    open_when_waited_for(executor, gate, monkeypatch)
+    when_waited_for(executor._group.stepwise, gate.open)
     members = executor.run_members(X * 2).members
     torch.testing.assert_close(members["late"], X * 200)
     torch.testing.assert_close(members["b"], X * 6)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -12,9 +14,11 @@ from runtime_cases import X, ensemble_of, plan_of
 from torch import nn
 
 from esen_lab.devices import CpuDevice
-from esen_lab.errors import UsageError
+from esen_lab.errors import UsageError, WorkerDied
+from esen_lab.planner.plan import Plan
 from esen_lab.run import PEERS, Comparison, Executor, ForkServer, compare, peer_of, peers_here
 from esen_lab.run.baselines import NotApplicable
+from esen_lab.run.peer_start import PeerStart
 from esen_lab.run.peers import peer_plans, setting_of
 
 DEVICE = CpuDevice(cores=[(0,), (0,)])
@@ -154,3 +158,38 @@ def test_names_that_are_taken_and_what_is_no_function_are_refused(fork_server: F
         compared(fork_server, TWO, ways={"mine": 3})
     with pytest.raises(UsageError, match=r"A strategy is one of: sequential, .*inductor"):
         compared(fork_server, TWO, peers=["tensorflow"])
+
+
+class Lanes:
+    """Of a setting of a peer: raises in its first run, or not."""
+
+    def __init__(self, plan: Plan, problem: BaseException | None) -> None:
+        self.plan, self.problem = plan, problem
+        self.history = SimpleNamespace(fallen_back={})
+        self.pids: list[int] = []
+        self.closed = False
+
+    def run(self, _: object) -> Any:
+        if self.problem is not None:
+            raise self.problem
+        return SimpleNamespace(report=SimpleNamespace(jct_s=0.001))
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize("problem", [WorkerDied("the lane ended"), KeyboardInterrupt()])
+@onnxruntime
+def test_a_setting_that_fails_while_it_is_tried_leaves_no_lanes(problem: BaseException) -> None:
+    plans = peer_plans("onnxruntime-pool", ensemble_of(**TWO), CpuDevice(cores=[(0,)] * 4))
+    lanes = [Lanes(plan, problem if number == 1 else None) for number, plan in enumerate(plans)]
+    waiting = iter(lanes)
+    start = PeerStart(lambda *_: next(waiting), X, (), None)  # type: ignore[arg-type, return-value]
+    if isinstance(problem, WorkerDied):
+        kept, told = start("onnxruntime-pool", plans)
+        assert (kept, [each.closed for each in lanes]) == (lanes[0], [False, True, False])
+        assert "each with 1 thread" in told
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            start("onnxruntime-pool", plans)
+        assert [each.closed for each in lanes] == [True, True, False]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from esen_lab.devices.cpu.load import LoadSample
 from esen_lab.planner.plan import sequential_plan
-from esen_lab.run.recent_runs import RecentRuns
+from esen_lab.run.run_history import RecentRuns
 
 PLAN = sequential_plan(("a",), 1, jct_s=0.001)
 

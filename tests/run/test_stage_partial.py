@@ -10,11 +10,10 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from runtime_cases import ensemble_of
+from runtime_cases import ensemble_of, first, missing
 from test_stage_runner import NETS, ROWS, X, expected, net, staged
 from torch import nn
 
@@ -72,18 +71,9 @@ def held(gate: Path, seed: int) -> HeldNet:
     return HeldNet(seed, str(gate), str(gate.with_name("calls")))
 
 
-def first(at_least: int, **more: Any) -> RunOptions:
-    """As soon as so many are done."""
-    return RunOptions(deadline_s=1e-4, otherwise="first", at_least=at_least, **more)
-
-
 def of_stage_one(x: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
         return NETS["a"](x).softmax(-1)
-
-
-def missing(run: Any) -> dict[str, tuple[str, str]]:
-    return {one.name: (one.why, one.told) for one in run.report.answered.missing}
 
 
 def test_with_time_enough_the_answer_is_that_of_a_plain_run(start: Start) -> None:

@@ -83,3 +83,15 @@ def test_outputs_that_cannot_be_compared_are_refused() -> None:
     for other in (torch.randn(5, 3), torch.ones(5, 4, dtype=torch.int64), {"logits": SCORES["a"]}):
         with pytest.raises(UsageError, match="one structure and shape"):
             uncertain(None, {"a": SCORES["a"], "b": other}, rule, "ab")
+
+
+@pytest.mark.parametrize("rule", ["mean", "softmax-mean", "majority"])
+def test_numbers_of_8_bits_are_compared_too_whatever_the_default_device_is(rule: str) -> None:
+    scores = {name: tensor.to(torch.float8_e4m3fn) for name, tensor in SCORES.items()}
+    wide = {name: tensor.float() for name, tensor in scores.items()}
+    rule_of = make_combine(rule)
+    with torch.device("meta"):
+        found = uncertain(None, scores, rule_of, "abc")
+    wanted = uncertain(None, wide, rule_of, "abc")
+    assert torch.equal(found.mean, wanted.mean)
+    assert torch.equal(found.variance, wanted.variance)

@@ -23,8 +23,10 @@ def batcher(of: BatchTimes | None = None, **given: object) -> Batcher:
     return Batcher(**{"times": of or times(), "max_rows": 8, "max_waiting": 4, "window_s": 0.0, **given})  # type: ignore[arg-type]
 
 
-def one(came_s: float = 0.0, rows: int = 1, look: object = "look", due_s: float = math.inf) -> Waiting:
-    return Waiting(rows=rows, look=look, came_s=came_s, due_s=due_s)  # type: ignore[arg-type]
+def one(
+    came_s: float = 0.0, rows: int = 1, look: object = "look", due_s: float = math.inf, at_deadline: bool = False
+) -> Waiting:
+    return Waiting(rows=rows, look=look, came_s=came_s, due_s=due_s, at_deadline=at_deadline)  # type: ignore[arg-type]
 
 
 def put(queue: Batcher, *waiting: Waiting) -> None:
@@ -108,6 +110,23 @@ def test_a_window_that_is_given_is_kept_and_ends_early_when_the_batch_is_full() 
     assert len(queue.next(0.05).batch) == 1
     put(queue, one(0.1), one(0.11))
     assert len(queue.next(0.12).batch) == 2
+
+
+def test_a_batch_that_waits_for_more_holds_up_no_other_one() -> None:
+    queue = batcher(times((1, 0.010), (2, 0.015)), window_s=2.0)
+    put(queue, one(0.0, look="patient"), one(0.1, rows=8, look="full"), one(0.2, look="urgent", due_s=0.25))
+    assert [item.look for item in queue.next(0.2).batch] == ["full"]
+    assert queue.next(0.21).look_again_s == pytest.approx(0.235)  # the urgent one's last moment, not the window's end
+    assert [item.look for item in queue.next(0.24).batch] == ["urgent"]
+    assert queue.next(0.25).look_again_s == pytest.approx(2.0)
+
+
+def test_who_is_answered_at_his_deadline_is_not_joined_with_one_whose_deadline_is_far_sooner() -> None:
+    queue = batcher(times((1, 0.010), (4, 0.011)))
+    patient, urgent, like_it = (one(0.0, due_s=due_s, at_deadline=True) for due_s in (3.0, 0.4, 0.5))
+    put(queue, patient, urgent, like_it)
+    assert queue.next(0.0).batch == (urgent, like_it)  # alone the second would have 0.1 s left after the first
+    assert queue.next(0.4).batch == (patient,)
 
 
 def test_no_window_outlasts_a_deadline() -> None:

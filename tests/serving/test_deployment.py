@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import re
 from io import StringIO
@@ -24,6 +25,20 @@ PLAN = Plan(
     units=4,
     device={"kind": "cpu"},
 )
+
+
+def bundle_in(folder: Path, **member: Any) -> Path:
+    """An exported folder, as far as it is read here: a member, and the plan."""
+    folder.mkdir()
+    example = {"file": "example_00.safetensors", "structure": ["tensor"]}
+    output = {"structure": ["tensor"], "tensors": [["float32", [2, 3], False]]}
+    known = {"name": "a", "recipe": {"kind": "file", "form": "onnx"}, "example": example, "output": output}
+    counts = {"parameters": 1, "memory_bytes": 4, "class_name": "X", "fingerprint": "f", "notes": []}
+    submodel = {**known, **counts, "protect_input": False, "kind": "ONNX model", **member}
+    manifest = {"bundle_version": 1, "submodels": [submodel], "combine": {"rule": "mean"}, "files": {}}
+    (folder / "bundle.json").write_text(json.dumps(manifest))
+    PLAN.save(folder / "plan.json")
+    return folder
 
 
 def words_of(dockerfile: str) -> dict[str, list[str]]:
@@ -77,8 +92,7 @@ def test_no_name_becomes_a_command_of_an_image() -> None:
 
 
 def test_files_of_others_stay_and_its_own_are_replaced(tmp_path: Path) -> None:
-    folder = tmp_path / "plan_files"
-    folder.mkdir()
+    folder = bundle_in(tmp_path / "plan_files")
     written = write_deployment(folder, PLAN, "digits")
     assert [path.name for path in written.files] == ["Dockerfile", "inference-service.yaml"]
     write_deployment(folder, PLAN, "other")
@@ -90,13 +104,37 @@ def test_files_of_others_stay_and_its_own_are_replaced(tmp_path: Path) -> None:
 
 
 def test_the_command_writes_them_beside_an_exported_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = tmp_path / "plan_files"
-    folder.mkdir()
-    (folder / "bundle.json").write_text("{}")
-    PLAN.save(folder / "plan.json")
+    folder = bundle_in(tmp_path / "plan_files")
     assert main(["deploy", str(folder)]) == 0
     assert "Dockerfile" in capsys.readouterr().out
     assert "esen-lab" in (tmp_path / "Dockerfile").read_text()
+
+
+def test_the_command_takes_the_folder_that_it_is_started_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(bundle_in(tmp_path / "plan_files"))
+    for name in (".", "plan.json"):
+        assert main(["deploy", name]) == 0
+    assert "COPY --chown=serving plan_files/" in (tmp_path / "Dockerfile").read_text()
+
+
+def test_an_image_has_the_libraries_of_its_members_and_room_for_their_weights(tmp_path: Path) -> None:
+    folder = bundle_in(tmp_path / "plan_files", memory_bytes=10 << 30)
+    write_deployment(folder, PLAN, "digits")
+    assert "esen_lab[serve,onnx,openvino]" in (tmp_path / "Dockerfile").read_text()
+    told = yaml.safe_load((tmp_path / "inference-service.yaml").read_text())
+    (container,) = told["spec"]["predictor"]["containers"]
+    assert container["resources"]["limits"]["memory"] == "32Gi"
+
+
+@pytest.mark.parametrize("name", ["My.Digits", "9lives", "a-", "x" * 64, "A__B"])
+def test_images_and_services_are_called_as_clusters_allow(name: str) -> None:
+    files = deployment_files("plan_files", PLAN, name)
+    told = yaml.safe_load(files["inference-service.yaml"])
+    label = told["metadata"]["name"]
+    assert re.fullmatch(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", label)
+    assert f"docker build -t {label} ." in files["Dockerfile"]
+    (container,) = told["spec"]["predictor"]["containers"]
+    assert container["image"] == f"{label}:latest"
 
 
 def test_a_token_comes_from_a_file_or_the_environment_and_from_no_command_line(tmp_path: Path) -> None:
@@ -117,7 +155,14 @@ def test_a_token_comes_from_a_file_or_the_environment_and_from_no_command_line(t
 
 
 @pytest.mark.parametrize(
-    ("folder", "name"), [("plan_files", "plan"), ("my plan_files", "my-plan"), ("_files", "ensemble"), ("..x", "x")]
+    ("folder", "name"),
+    [
+        ("plan_files", "plan"),
+        ("my plan_files", "my-plan"),
+        ("_files", "ensemble"),
+        ("..x", "x"),
+        ("stats_files", "ensemble"),
+    ],
 )
 def test_a_model_is_called_like_its_folder(folder: str, name: str) -> None:
     assert name_of(Path("/somewhere") / folder) == name

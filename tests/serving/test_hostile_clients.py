@@ -5,25 +5,19 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from served_doubles import FakeServed, Gate, ask, body_of, infer
+from served_doubles import FakeServed, Gate, ask, body_of, infer, serving
 from waiting import until
 
+from esen_lab.serving import http_server
 from esen_lab.serving.bounded_protocol import MOST_HEADER_BYTES
 from esen_lab.serving.server import Server
-from esen_lab.serving.settings import ServeSettings
 
 PATH = "/v2/models/ensemble/infer"
-
-
-@contextlib.contextmanager
-def serving(served: FakeServed | None = None, **settings: Any) -> Iterator[Server]:
-    with Server(ServeSettings(port=0, **settings)).start() as server:
-        server.warm(served or FakeServed())  # type: ignore[arg-type]
-        yield server
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +171,9 @@ def test_an_address_is_the_one_that_there_is_or_none(plain: Server, path: str, s
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE"])
 def test_other_methods_are_refused_by_status(plain: Server, method: str) -> None:
-    assert ask(plain, method, PATH)[0] == 405
+    status, _, headers = ask(plain, method, PATH)
+    assert (status, headers["allow"]) == (405, "POST")
+    assert ask(plain, "POST", "/v2")[2]["allow"].replace(" ", "").split(",") in (["GET", "HEAD"], ["HEAD", "GET"])
 
 
 def test_what_is_no_http_is_refused_in_json_and_cut(plain: Server) -> None:
@@ -296,6 +292,95 @@ def test_a_client_that_left_with_requests_in_its_pipe_costs_no_run_of_theirs() -
         gate.opened.set()
         assert infer(server)[0] == 200
         assert len(served.runs) == 2
+
+
+HEAD = b"Host: 127.0.0.1\r\n"
+UNFINISHED = {
+    "an empty line": (b"GET /v2 HTTP/1.1\r\n" + HEAD + b"\r\n", b"\r\n"),
+    "a body that nobody asked for": (b"GET /v2 HTTP/1.1\r\n" + HEAD + b"Content-Length: 10\r\n\r\n", b"x"),
+    "the body of a refused request": (post(b"", "Inference-Header-Content-Length: x", length=10), b"x"),
+    "a chunk": (post(b"", "Inference-Header-Content-Length: x", "Transfer-Encoding: chunked", length=""), b"a\r\nx"),
+}
+
+
+@pytest.mark.parametrize("kind", list(UNFINISHED))
+def test_what_follows_an_answer_and_comes_to_no_end_keeps_no_connection(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_server, "_KEEP_ALIVE_S", 0.4)
+    request, more = UNFINISHED[kind]
+    with serving(read_timeout_s=0.4) as server, connected(server) as connection:
+        connection.sendall(request)
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 ")
+        connection.sendall(more)
+        assert read_all(connection) == b""  # which ends: the server closes
+
+
+def test_the_body_of_an_answered_request_may_still_come_and_the_next_request_is_served() -> None:
+    with serving(read_timeout_s=30.0) as server, connected(server) as connection:
+        connection.sendall(b"GET /v2 HTTP/1.1\r\n" + HEAD + b"Content-Length: 3\r\n\r\n")
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200")
+        connection.sendall(b"x")
+        (protocol,) = server._http._uvicorn.server_state.connections
+        until(lambda: protocol._waiting is not None)
+        connection.sendall(b"xx")
+        until(lambda: protocol._waiting is None)
+        assert protocol.timeout_keep_alive_task is not None
+        connection.sendall(post(BODY))
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200")
+
+
+UNREAD = {
+    "answers": b"GET /metrics HTTP/1.1\r\n" + HEAD + b"\r\n",
+    "refusals": b"GET /nowhere HTTP/1.1\r\n" + HEAD + b"\r\n",
+    "small answers of the model": post(BODY),
+}
+
+
+@contextlib.contextmanager
+def small_buffer(server: Server) -> Iterator[socket.socket]:
+    """A connection that takes little of what is not read, and which the server knows of."""
+    with socket.socket() as found:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        found.connect((server.host, server.port))
+        until(lambda: server._http._uvicorn.server_state.connections)
+        (protocol,) = server._http._uvicorn.server_state.connections
+        protocol.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        yield found
+
+
+def fill(connection: socket.socket, request: bytes) -> None:
+    """Send it, again and again, until the server reads no more of it: its answers are not read."""
+    connection.settimeout(0.5)
+    with contextlib.suppress(TimeoutError, ConnectionError):
+        for _ in range(40):
+            connection.sendall(request * 50)
+
+
+@pytest.mark.parametrize("kind", list(UNREAD))
+def test_a_client_that_reads_none_of_many_small_answers_is_cut(kind: str) -> None:
+    with serving(write_timeout_s=0.5) as server, small_buffer(server) as connection:
+        fill(connection, UNREAD[kind])
+        until(lambda: not server._http._uvicorn.server_state.connections)
+        assert infer(server)[0] == 200
+
+
+def test_the_end_does_not_wait_for_a_client_that_reads_nothing() -> None:
+    with serving(write_timeout_s=30.0) as server, small_buffer(server) as connection:
+        fill(connection, UNREAD["answers"])
+        assert server._http._uvicorn.server_state.connections
+        began_s = time.monotonic()
+        server.close()
+        assert time.monotonic() - began_s < 10, "not the 30 s that one may take otherwise"
+
+
+def test_a_closed_connection_whose_last_answer_is_not_read_is_cut() -> None:
+    with serving(write_timeout_s=0.5) as server, small_buffer(server):
+        (protocol,) = server._http._uvicorn.server_state.connections
+        protocol.loop.call_soon_threadsafe(protocol.transport.write, b"x" * (8 << 20))
+        protocol.loop.call_soon_threadsafe(protocol.transport.close)
+        until(lambda: not server._http._uvicorn.server_state.connections)
+        assert protocol.transport.slow
 
 
 def test_more_connections_than_may_be_are_answered_503_with_a_time_to_come_again() -> None:

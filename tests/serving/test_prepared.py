@@ -121,7 +121,7 @@ def test_lanes_that_were_started_anew_are_prepared_while_nothing_is_to_do() -> N
 def sizes_of(server: Server) -> set[int]:
     dispatcher = server._service.dispatcher
     assert dispatcher is not None
-    return {len(x) for x in dispatcher._prepared}
+    return set(dispatcher._sizes)
 
 
 @pytest.mark.parametrize("name", ["openvino", "onnxruntime"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -10,8 +11,8 @@ import torch
 
 from esen_lab.errors import UsageError
 from esen_lab.serving.model import DATATYPES, ModelInfo, describe
-from esen_lab.serving.protocol import encode_response, parse_request
-from esen_lab.serving.refusal import RequestRefused
+from esen_lab.serving.protocol import encode_response, header_length, parse_request
+from esen_lab.serving.refusal import RequestRefused, refusal_of
 
 ROW = [float(i) for i in range(8)]
 
@@ -124,7 +125,12 @@ def test_whole_numbers_of_64_bits_stay_what_they_are() -> None:
         ({"data": "AAAA"}, "has its numbers"),
         ({"data": ["a"] * 8}, "numbers that FP32 has"),
         ({"data": [None] * 8}, "numbers that FP32 has"),
-        ({"data": [[1.0], [1.0, 2.0]]}, "no array"),
+        ({"data": [[1.0], [1.0, 2.0]]}, "flat or nested alike"),
+        ({"data": [ROW[:7]]}, "flat or nested alike"),
+        ({"data": [ROW, []]}, "flat or nested alike"),
+        ({"data": [ROW, 1.0]}, "numbers that FP32 has"),
+        ({"data": [[ROW]]}, "flat or nested alike"),
+        ({"data": [True, *ROW[1:]]}, "numbers that FP32 has"),
         ({"data": [True] * 8}, "numbers that FP32 has"),
         ({"data": None, "parameters": {"binary_data_size": 31}}, "has 32 bytes, not 31"),
         ({"data": None, "parameters": {"binary_data_size": 32}}, "ends before the last byte"),
@@ -178,6 +184,78 @@ def test_whole_numbers_out_of_range_and_fractions_are_refused() -> None:
     for data in ([128], [-129], [1.5], [2**70]):
         found = refused(model, {"name": "input", "shape": [1, 1], "datatype": "INT8", "data": data})
         assert found.status == 400
+
+
+def in_json(datatype: str, data: object, shape: tuple[int, ...] = (1, 2), **more: Any) -> Any:
+    model = model_of(torch.zeros(1, *shape[1:], dtype=getattr(torch, DATATYPES[datatype])), **more)
+    look = {"name": "input", "shape": list(shape), "datatype": datatype, "data": data}
+    return parsed(model, look).tensors[0]
+
+
+@pytest.mark.parametrize(
+    ("datatype", "data"),
+    [
+        ("UINT64", [2**64 - 1, 1]),
+        ("UINT64", [2**63, 0]),
+        ("FP64", [10**20, 2**64]),
+        ("FP32", [10**20, 1]),  # as JavaScript writes 1e20
+        ("FP16", [65504, -65504]),
+        ("BF16", [3.3895313892515355e38, 1]),
+        ("BOOL", [True, False]),
+    ],
+)
+def test_numbers_in_json_are_what_their_datatype_has(datatype: str, data: list[Any]) -> None:
+    dtype = getattr(torch, DATATYPES[datatype])
+    for given_so in (data, [data]):
+        assert torch.equal(in_json(datatype, given_so), torch.tensor([data], dtype=dtype))
+
+
+@pytest.mark.parametrize(
+    ("datatype", "data"),
+    [
+        ("UINT64", [2**64, 1]),
+        ("UINT64", [-1, 1]),
+        ("INT64", [2**63, 1]),
+        ("INT64", [int("9" * 4000), 1]),
+        ("INT8", [True, 1]),
+        ("FP32", [1e39, 1]),
+        ("FP32", [True, 1]),
+        ("FP16", [65520, 1]),
+        ("BF16", [3.4e38, 1]),
+        ("BOOL", [1, True]),
+        ("BOOL", [0, 1]),
+    ],
+)
+def test_a_number_in_json_that_its_datatype_has_not_is_refused(datatype: str, data: list[Any]) -> None:
+    with pytest.raises(RequestRefused, match=f"numbers that {datatype} has") as found:
+        in_json(datatype, data)
+    assert found.value.status == 400
+
+
+def test_texts_and_millions_of_lists_are_refused_without_room_for_what_they_might_be() -> None:
+    for data in (["x" * 100_000] + [""] * 2500, [[]] * 100_000):
+        tracemalloc.start()
+        try:
+            with pytest.raises(RequestRefused):
+                in_json("FP32", data)
+            assert tracemalloc.get_traced_memory()[1] < 20 << 20
+        finally:
+            tracemalloc.stop()
+
+
+def test_a_request_that_the_server_has_no_memory_for_may_come_again() -> None:
+    found = refusal_of(MemoryError())
+    assert (found.status, found.retry_after_s) == (503, 1.0)
+
+
+@pytest.mark.parametrize("shape", [(1, 1 << 47, 1 << 47, 0), ((1 << 48) - 1, 1, 1, 0), (1 << 20, 2, 1, 0)])
+def test_an_input_of_no_numbers_is_of_no_size_without_a_bound(shape: tuple[int, ...]) -> None:
+    model = model_of(torch.zeros(1, 1, 1, 1), any_size=True)
+    look = {"name": "input", "shape": list(shape), "datatype": "FP32"}
+    assert "product" in refused(model, {**look, "data": []}).message
+    assert "product" in refused(model, {**look, "parameters": {"binary_data_size": 0}}, binary=b"").message
+    fine = parsed(model, {**look, "shape": [2, 300, 0, 4], "data": []}).tensors[0]
+    assert fine.shape == (2, 300, 0, 4)
 
 
 def test_outputs_are_those_that_are_asked_for_in_that_order() -> None:
@@ -259,3 +337,63 @@ def test_a_dtype_that_the_protocol_has_no_name_for_is_refused_before_anything_is
 def test_two_inputs_of_one_name_are_refused() -> None:
     with pytest.raises(UsageError, match="names of their own"):
         model_of({"a": {"b": torch.zeros(1)}, "a/b": torch.zeros(1)})
+
+
+def test_null_is_as_if_it_were_not_there(model: ModelInfo) -> None:
+    nothing = {"id": None, "parameters": None, "outputs": None}
+    request = parsed(model, given(parameters=None), **nothing)
+    assert (request.id, request.wanted, request.timeout_s) == ("", ((0, False),), None)
+    assert torch.equal(request.tensors[0], torch.tensor([ROW]))
+    named = parsed(model, given(), outputs=[{"name": "output", "parameters": None}])
+    assert named.wanted == ((0, False),)
+
+
+@pytest.mark.parametrize("shape", [[-1, -1], [-1, 1], [1, -1]])
+def test_minus_one_is_any_size_in_metadata_and_none_in_a_request(shape: list[int]) -> None:
+    free = model_of((torch.zeros(2, 3), torch.zeros(2, 3)), any_size=True)
+    names = ("input_0", "input_1")
+    in_json = [{"name": name, "shape": shape, "datatype": "FP32", "data": [1.0]} for name in names]
+    assert "-1 being any size" in refused(free, *in_json).message
+    sizes = [{"binary_data_size": 4 * shape[0] * shape[1]}, {"binary_data_size": 4}]
+    in_bytes = [
+        {"name": name, "shape": look, "datatype": "FP32", "parameters": size}
+        for name, look, size in zip(names, (shape, [-1, -1]), sizes, strict=True)
+    ]
+    assert "-1 being any size" in refused(free, *in_bytes, binary=b"").message
+
+
+def raw(model: ModelInfo, data: bytes) -> Any:
+    return parse_request(bytearray(data), 0, model)
+
+
+def test_a_body_without_json_is_the_one_input_and_is_answered_in_binary(model: ModelInfo) -> None:
+    x = torch.arange(24, dtype=torch.float32).reshape(3, 8)
+    request = raw(model, x.numpy().tobytes())
+    assert torch.equal(request.tensors[0], x)
+    assert (request.rows, request.wanted, request.id) == (3, ((0, True),), "")
+    fixed = model_of(torch.zeros(()))
+    assert raw(fixed, torch.tensor(2.5).numpy().tobytes()).tensors[0].item() == 2.5
+
+
+def test_a_body_without_json_whose_shape_does_not_follow_is_refused(model: ModelInfo) -> None:
+    pair, free = model_of((torch.zeros(2, 3), torch.zeros(2, 3))), model_of(torch.zeros(2, 3), any_size=True)
+    for odd, size, words in (
+        (model, 31, "has 32 bytes or a multiple; the body has 31"),
+        (model_of(torch.zeros(())), 8, "has 4 bytes; the body has 8"),
+        (pair, 24, "2 inputs"),
+        (free, 24, "2 such sizes"),
+    ):
+        with pytest.raises(RequestRefused, match=words) as found:
+            raw(odd, bytes(size))
+        assert found.value.status == 400
+    with pytest.raises(RequestRefused, match="no inference request in JSON"):
+        raw(model, b"")
+
+
+@pytest.mark.parametrize("told", ["x", "", "-1", "1e3", " 1", "\u00b2", "1" * 16])
+def test_a_length_of_the_header_is_digits_and_nothing_else(told: str) -> None:
+    assert header_length("12") == header_length(b"12") == 12
+    assert header_length(None) is None
+    for one in (told, told.encode("latin-1")):
+        with pytest.raises(RequestRefused, match="whole number of bytes"):
+            header_length(one)

@@ -3,35 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import gzip
 import json
 import socket
 import sys
 import threading
+import time
 import zlib
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import uvicorn
-from served_doubles import EXAMPLE, FakeServed, Gate, InBackground, ask, body_of, infer
+from served_doubles import EXAMPLE, FakeServed, Gate, InBackground, ask, body_of, infer, occupied, serving
 from waiting import until
 
 from esen_lab.errors import DeviceError, ModelError, UsageError, WorkerDied, WorkerTimeout
+from esen_lab.serving.http_server import listen
+from esen_lab.serving.served import AskedBatch
 from esen_lab.serving.server import Server
 from esen_lab.serving.settings import ServeSettings
-
-
-@contextlib.contextmanager
-def serving(served: FakeServed | None = None, **settings: Any) -> Iterator[Server]:
-    with Server(ServeSettings(port=0, **settings)).start() as server:
-        found = served or FakeServed()
-        server.warm(found)  # type: ignore[arg-type]
-        found.runs.clear()
-        found.asked.clear()
-        yield server
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +40,9 @@ def plain() -> Iterator[Server]:
 
 def test_it_says_what_it_is_and_what_it_serves(plain: Server) -> None:
     assert ask(plain, "GET", "/v2")[1]["name"] == "esen_lab"
-    assert "binary_tensor_data" in ask(plain, "GET", "/v2")[1]["extensions"]
+    extensions = ask(plain, "GET", "/v2")[1]["extensions"]
+    assert {"binary_tensor_data", "statistics"} <= set(extensions)
+    assert "model_repository" not in extensions, "nothing is loaded or unloaded"
     assert ask(plain, "GET", "/v2/health/live")[0] == 200
     assert ask(plain, "GET", "/v2/health/ready")[0] == 200
     told = ask(plain, "GET", "/v2/models/ensemble/versions/1")[1]
@@ -94,8 +91,29 @@ def test_packed_requests_are_unpacked_and_bombs_are_not(plain: Server) -> None:
     assert infer(plain, b"no gzip", **{"Content-Encoding": "gzip"})[0] == 400
     assert infer(plain, gzip.compress(data)[:-9], **{"Content-Encoding": "gzip"})[0] == 400
     assert infer(plain, data, **{"Content-Encoding": "br"})[0] == 415
+    for nothing in (b"", b"\x00"):
+        assert infer(plain, nothing, **{"Content-Encoding": "gzip"})[0] == 400
     with serving(max_body_bytes=100_000) as small:
         assert infer(small, gzip.compress(b" " * 50_000_000), **{"Content-Encoding": "gzip"})[0] == 413
+
+
+def test_a_body_may_be_several_members_of_gzip_and_nothing_else_may_follow_them(plain: Server) -> None:
+    data = json.dumps(body_of()).encode()
+    halves = gzip.compress(data[:20]) + gzip.compress(b"") + gzip.compress(data[20:])
+    assert infer(plain, halves, **{"Content-Encoding": "gzip"})[0] == 200
+    for encoding, packed in (
+        ("gzip", gzip.compress(data) + b"rubbish"),
+        ("gzip", gzip.compress(data) + bytes(8)),
+        ("gzip", gzip.compress(data) + gzip.compress(b" ")[:-1]),
+        ("deflate", zlib.compress(data) + b"rubbish"),
+        ("deflate", zlib.compress(data[:20]) + zlib.compress(data[20:])),
+    ):
+        assert infer(plain, packed, **{"Content-Encoding": encoding})[0] == 400
+    many = gzip.compress(b"") * 20_000
+    assert infer(plain, many, **{"Content-Encoding": "gzip"})[0] == 400
+    with serving(max_body_bytes=100_000) as small:
+        bombs = gzip.compress(b" " * 60_000) * 2
+        assert infer(small, bombs, **{"Content-Encoding": "gzip"})[0] == 413
 
 
 def test_metrics_are_those_of_what_happened(plain: Server) -> None:
@@ -120,6 +138,24 @@ def test_metrics_are_those_of_what_happened(plain: Server) -> None:
     assert stats["inference_stats"]["success"]["count"] == plain.totals.answered
 
 
+def test_statistics_are_those_of_tritons_extension() -> None:
+    before_ms = time.time() * 1e3
+    with serving() as server:
+        for rows in (1, 3, 3):
+            infer(server, body_of(rows))
+        until(lambda: server.totals.answered == 3 and server.totals.rows == 7)
+        (one,) = ask(server, "GET", "/v2/models/stats")[1]["model_stats"]
+        assert ask(server, "GET", "/v2/models/ensemble/versions/1/stats")[1]["model_stats"] == [one]
+    assert (one["name"], one["version"], one["inference_count"], one["execution_count"]) == ("ensemble", "1", 7, 3)
+    assert before_ms - 1 <= one["last_inference"] <= time.time() * 1e3
+    parts = one["inference_stats"]
+    assert [parts[part]["count"] for part in ("success", "queue", "compute_infer", "fail")] == [3, 3, 3, 0]
+    assert [parts[part]["ns"] for part in ("compute_input", "compute_output")] == [0, 0]
+    assert 0 < parts["compute_infer"]["ns"] <= parts["success"]["ns"]
+    assert [(size["batch_size"], size["compute_infer"]["count"]) for size in one["batch_stats"]] == [(1, 1), (3, 2)]
+    assert sum(size["compute_infer"]["ns"] for size in one["batch_stats"]) > 0
+
+
 # --- who may ask -----------------------------------------------------------------------------------------------------
 
 
@@ -129,8 +165,11 @@ def test_a_token_is_asked_for_everywhere_but_of_probes() -> None:
         for path in ("/v2", "/metrics", "/v2/models/ensemble"):
             assert ask(server, "GET", path)[0] == 401
         assert infer(server)[0] == 401
-        assert infer(server, Authorization="Bearer wrong")[0] == 401
-        assert infer(server, Authorization="Bearer secret")[0] == 200
+        for wrong in ("Bearer wrong", "secret", "Basic secret", "Bearer", "Bearersecret", "Bearer SECRET"):
+            status, _, headers = infer(server, Authorization=wrong)
+            assert (status, headers["www-authenticate"]) == (401, "Bearer")
+        for right in ("Bearer secret", "bearer secret", "BEARER  secret"):
+            assert infer(server, Authorization=right)[0] == 200
         assert "secret" not in f"{server}{server!r}{server.to_dict()}"
 
 
@@ -139,6 +178,20 @@ def test_pages_of_other_places_and_names_that_lead_here_are_refused(plain: Serve
     assert infer(plain, Host=f"evil.example:{plain.port}")[0] == 403
     assert infer(plain, Host=f"localhost:{plain.port}")[0] == 200
     assert infer(plain, **{"Content-Type": "text/plain"})[0] == 415
+
+
+@pytest.mark.parametrize("host", ["nowhere.invalid", "192.0.2.1", "a" * 70, "a..b"])
+def test_an_address_that_is_none_of_this_machine_is_said_and_no_port_is_blamed(host: str) -> None:
+    with pytest.raises(UsageError, match="address or name of this machine") as found:
+        listen(host, 0)
+    assert "port" not in str(found.value)
+    assert "Errno" not in str(found.value)
+
+
+def test_a_port_that_is_taken_is_said() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(UsageError, match="another port") as found:
+        listen("127.0.0.1", taken.getsockname()[1])
+    assert "Errno" not in str(found.value)
 
 
 def test_its_event_loop_is_uvloop_where_that_is_installed_and_pythons_where_not(
@@ -239,9 +292,7 @@ def test_a_client_that_does_not_read_its_answer_is_let_go() -> None:
 def test_requests_that_wait_run_as_one_batch_and_each_gets_its_own_rows() -> None:
     served = FakeServed()
     with serving(served) as server:
-        gate = served.before = Gate()
-        first = InBackground(lambda: infer(server, body_of(1, 0.0)))
-        assert gate.reached.wait(60)
+        gate, first = occupied(served, lambda: infer(server, body_of(1, 0.0)))
         more = [InBackground(lambda n=n: infer(server, body_of(n, float(n)))) for n in (1, 2, 3)]
         until(lambda: server.waiting == 3)
         gate.opened.set()
@@ -360,9 +411,7 @@ def test_one_more_than_may_wait_is_answered_503_with_a_time_to_come_again() -> N
 def test_a_deadline_is_answered_504_when_it_passes_and_what_waited_is_not_run() -> None:
     served = FakeServed()
     with serving(served) as server:
-        gate = served.before = Gate()
-        first = InBackground(lambda: infer(server))
-        assert gate.reached.wait(60)
+        gate, first = occupied(served, lambda: infer(server))
         assert infer(server, body_of(parameters={"timeout": 20_000}))[0] == 504
         gate.opened.set()
         assert first.result()[0] == 200
@@ -376,9 +425,7 @@ def test_a_deadline_is_answered_504_when_it_passes_and_what_waited_is_not_run() 
 def test_what_is_enough_at_a_deadline_reaches_the_run_and_is_joined_with_its_like_alone() -> None:
     served = FakeServed()
     with serving(served) as server:
-        gate = served.before = Gate()
-        first = InBackground(lambda: infer(server))
-        assert gate.reached.wait(60)
+        gate, first = occupied(served, lambda: infer(server))
         enough = {"timeout": 60_000_000, "at_least": 1}
         calls = [InBackground(lambda p=p: infer(server, body_of(parameters=p))) for p in (enough, {}, enough)]
         until(lambda: server.waiting == 3)
@@ -398,9 +445,7 @@ def test_what_is_enough_at_a_deadline_reaches_the_run_and_is_joined_with_its_lik
 def test_a_client_that_left_is_not_run() -> None:
     served = FakeServed()
     with serving(served) as server:
-        gate = served.before = Gate()
-        first = InBackground(lambda: infer(server))
-        assert gate.reached.wait(60)
+        gate, first = occupied(served, lambda: infer(server))
         data = json.dumps(body_of()).encode()
         with socket.create_connection((server.host, server.port)) as client:
             client.sendall(
@@ -415,6 +460,36 @@ def test_a_client_that_left_is_not_run() -> None:
         assert first.result()[0] == 200
         assert len(served.runs) == 1
         assert server.totals.by_reason["left"] == 1
+
+
+def test_an_answer_with_fewer_rows_than_the_joined_batch_is_nobodys_and_each_request_is_run_alone() -> None:
+    class LeavesOut(FakeServed):
+        def run(self, x: torch.Tensor, asked: AskedBatch) -> tuple[torch.Tensor, None]:
+            found, _ = super().run(x, asked)
+            return found[found[:, 0] >= 0], None
+
+    served = LeavesOut()
+    with serving(served) as server:
+        gate = served.before = Gate()
+        calls = [InBackground(lambda: infer(server, body_of(1, 0.0)))]
+        assert gate.reached.wait(60)
+        calls += [InBackground(lambda n=n: infer(server, body_of(1, float(n)))) for n in (-1, 2, -3, 4)]
+        until(lambda: server.waiting == 4)
+        gate.opened.set()
+        found = [call.result()[1]["outputs"][0]["data"] for call in calls]
+        assert found == [[0.0] * 4, [], [4.0] * 4, [], [8.0] * 4]
+        assert ask(server, "GET", "/v2/models/ensemble")[1]["parameters"]["joins_requests"] is False
+
+
+def test_numbers_of_another_datatype_than_the_one_described_are_told_as_what_they_are() -> None:
+    class Rounds(FakeServed):
+        def run(self, x: torch.Tensor, asked: AskedBatch) -> tuple[torch.Tensor, None]:
+            found, _ = super().run(x, asked)
+            return found.round().long() if bool((x == 7).all()) else found, None
+
+    with serving(Rounds()) as server:
+        told = infer(server, body_of(1, 7.0))[1]["outputs"][0]
+        assert (told["datatype"], told["data"]) == ("INT64", [14] * 4)
 
 
 # --- its life --------------------------------------------------------------------------------------------------------
@@ -469,22 +544,59 @@ def test_a_server_that_ends_as_it_begins_is_an_error_and_no_address(monkeypatch:
     assert server.state == "ended"
 
 
+class MayBreak(FakeServed):
+    """Whether its lanes are whole is up to the test."""
+
+    broken = False
+
+    def mend(self) -> bool:
+        if self.broken:
+            raise WorkerDied("no memory for a lane")
+        return False
+
+
 def test_lanes_that_cannot_be_started_anew_make_it_not_ready_until_they_can() -> None:
-    class Breaks(FakeServed):
-        broken = False
-
-        def mend(self) -> bool:
-            if self.broken:
-                raise WorkerDied("no memory for a lane")
-            return False
-
-    served = Breaks()
+    served = MayBreak()
     with serving(served) as server:
         served.broken = True
         until(lambda: ask(server, "GET", "/v2/health/ready")[0] == 503)
         assert "no memory" in server.state
         served.broken = False
         until(lambda: ask(server, "GET", "/v2/health/ready")[0] == 200)
+
+
+def test_a_run_that_succeeds_shows_that_its_lanes_are_warm() -> None:
+    served = MayBreak()
+    with serving(served) as server:
+        served.broken = True
+        until(lambda: server.state != "ready")
+        assert server._service.dispatcher is not None
+        server._service.dispatcher._thread._idle = lambda: None
+        assert infer(server)[0] == 200
+        assert server.state == "ready"
+
+
+def test_its_end_needs_no_thread_that_an_interpreter_at_its_end_does_not_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any) -> None:
+        raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+
+    with serving() as server:
+        monkeypatch.setattr(concurrent.futures.ThreadPoolExecutor, "submit", refused)
+        server.close()
+        assert server._http._problem is None
+
+
+def test_what_cannot_be_started_anew_is_logged_with_its_reason_and_a_next_step(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Breaks(FakeServed):
+        def mend(self) -> bool:
+            if self.mended:
+                raise DeviceError("This device runs nothing")
+            return super().mend()
+
+    with serving(Breaks()):
+        until(lambda: any("runs nothing" in told and "serve(None)" in told for told in caplog.messages))
 
 
 def test_the_end_answers_what_has_come_and_takes_no_more() -> None:
@@ -509,13 +621,12 @@ def test_the_end_answers_what_has_come_and_takes_no_more() -> None:
 def test_the_end_waits_no_longer_than_it_may() -> None:
     served = FakeServed()
     with serving(served, drain_s=0.1) as server:
-        gate = served.before = Gate()
-        first = InBackground(lambda: infer(server))
-        assert gate.reached.wait(60)
+        gate, first = occupied(served, lambda: infer(server))
         second = InBackground(lambda: infer(server))
         until(lambda: server.waiting == 1)
         ending = InBackground(server.close)
-        assert second.result()[0] == 503
+        status, _, headers = second.result()
+        assert (status, headers["retry-after"]) == (503, "1")
         gate.opened.set()  # a batch that is at work is waited for: lanes cannot be left in the middle
         assert first.result()[0] == 200
         ending.result()
@@ -525,12 +636,185 @@ def test_settings_that_are_not_possible_are_refused_by_name() -> None:
     for wrong in (
         {"port": -1},
         {"name": "a/b"},
+        {"name": "stats"},
+        {"name": "versions"},
         {"max_rows": 0},
         {"window_s": -1.0},
         {"deadline_s": 0},
         {"token": " x"},
+        {"token": "a\nb"},
+        {"token": None},
         {"drain_s": float("nan")},
         {"host": ""},
     ):
         with pytest.raises(UsageError):
             ServeSettings(**wrong)  # type: ignore[arg-type]
+
+
+# --- what goes wrong is counted and answered as what it is -----------------------------------------------------------
+
+
+class Reports(FakeServed):
+    """Says that its lane was busy for a quarter of a second; raises at a thirty-three."""
+
+    def run(self, x: torch.Tensor, asked: AskedBatch) -> Any:
+        found, _ = super().run(x, asked)
+        if bool((x == 33).any()):
+            raise ModelError("no thirty-threes, please")
+        return found, SimpleNamespace(
+            answered=None, spans=(), lanes=(SimpleNamespace(members=("a", "b"), busy_s=0.25),)
+        )
+
+
+def test_every_run_is_counted_once_and_what_failed_is_no_inference_and_is_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    served = Reports()
+    with serving(served) as server:
+        gate, first = occupied(served, lambda: infer(server, body_of(1, 0.0)))
+        calls = [InBackground(lambda n=n: infer(server, body_of(n, 11.0 * n))) for n in (1, 2, 3)]
+        until(lambda: server.waiting == 3)
+        gate.opened.set()
+        assert [call.result()[0] for call in (first, *calls)] == [200, 200, 200, 500]
+        until(lambda: server.totals.answered == 3 and server.totals.batches == 5)
+        totals = server.totals
+        (one,) = ask(server, "GET", "/v2/models/stats")[1]["model_stats"]
+        text = server.metrics().decode()
+    assert any(told.startswith("a run failed") and "thirty-threes" in told for told in caplog.messages)
+    # Alone, then six rows together, which failed, then each of the three for itself.
+    assert (totals.batches, totals.rows, totals.lane_busy_s) == (5, 1 + 6 + 6, {0: 0.75})
+    assert (one["inference_count"], one["execution_count"]) == (4, 3)
+    assert [(size["batch_size"], size["compute_infer"]["count"]) for size in one["batch_stats"]] == [(1, 2), (2, 1)]
+    parts = one["inference_stats"]
+    assert [parts[part]["count"] for part in ("success", "queue", "compute_infer", "fail")] == [3, 3, 3, 1]
+    assert parts["queue"]["ns"] + parts["compute_infer"]["ns"] <= parts["success"]["ns"]
+    assert "esen_batch_requests_sum 7.0" in text
+    assert "esen_batch_rows_sum 13.0" in text
+
+
+def test_the_wait_of_a_request_is_counted_with_its_answer_and_not_where_it_got_none() -> None:
+    served = FakeServed()
+    with serving(served) as server:
+        gate, late = occupied(served, lambda: infer(server, body_of(parameters={"timeout": 300_000})))
+        assert late.result()[0] == 504  # its lanes are still at work
+        gate.opened.set()
+        until(lambda: server.totals.batches == 1)
+        totals = server.totals
+        assert (totals.answered, totals.queue_s, totals.request_compute_s) == (0, 0.0, 0.0)
+        assert b"esen_queue_seconds_count 0.0" in server.metrics()
+        assert server.status().queue_s is None
+
+
+def test_a_request_whose_deadline_has_passed_when_it_is_there_is_not_run() -> None:
+    served = FakeServed()
+    with serving(served) as server:
+        for enough in ({}, {"at_least": 1}):
+            assert infer(server, body_of(parameters={"timeout": 1, **enough}))[0] == 504
+        assert served.runs == []
+        assert infer(server)[0] == 200
+
+
+@pytest.mark.parametrize(("problem", "status"), [(RuntimeError("secret"), 500), (MemoryError(), 503)])
+def test_an_answer_that_cannot_be_written_is_an_error_in_json(
+    problem: Exception, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> Any:
+        raise problem
+
+    with serving() as server:
+        with monkeypatch.context() as patched:
+            patched.setattr("esen_lab.serving.app.encode_response", fails)
+            found, told, _ = infer(server)
+        assert (found, "secret" in told["error"]) == (status, False)
+        assert infer(server)[0] == 200
+        assert server._service.held.now == 0
+
+
+def test_numbers_that_torch_keeps_as_the_negative_of_others_are_answered_in_binary_too() -> None:
+    class Negative(FakeServed):
+        def run(self, x: torch.Tensor, asked: AskedBatch) -> tuple[torch.Tensor, None]:
+            return torch._neg_view(super().run(x, asked)[0]), None
+
+    with serving(Negative()) as server:
+        status, told, headers = infer(server, body_of(1, 1.0, parameters={"binary_data_output": True}))
+        assert status == 200
+        head = int(headers["inference-header-content-length"])
+        assert torch.frombuffer(bytearray(told[head:]), dtype=torch.float32).tolist() == [-2.0] * 4
+
+
+def test_what_has_come_whole_and_is_refused_is_answered_without_waiting_for_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("esen_lab.serving.body._DROPPING_S", 1000.0)
+    with serving(max_body_bytes=1000) as server:
+        bomb = gzip.compress(b" " * 50_000)
+        told = f"POST /v2/models/ensemble/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(bomb)}\r\n"
+        with socket.create_connection((server.host, server.port), timeout=10) as client:
+            client.sendall(told.encode() + b"Content-Encoding: gzip\r\n\r\n" + bomb)
+            assert client.recv(100).startswith(b"HTTP/1.1 413")
+
+
+def test_a_kind_of_content_that_is_not_read_is_named() -> None:
+    with serving() as server:
+        form = "application/x-www-form-urlencoded"  # as curl says where nobody tells it
+        status, told, _ = infer(server, **{"Content-Type": form})
+        assert (status, form in told["error"]) == (415, True)
+        status, told, _ = infer(server, **{"Content-Encoding": "br"})
+        assert (status, "'br'" in told["error"]) == (415, True)
+
+
+# --- what is served becomes something else ---------------------------------------------------------------------------
+
+
+def test_a_request_for_what_is_served_by_now_may_come_again_until_that_was_looked_at() -> None:
+    served = FakeServed()
+    with serving(served) as server:
+        gate, first = occupied(served, lambda: infer(server))
+        wide = {"name": "input", "shape": [1, 5], "datatype": "FP32", "data": [1.0] * 5}
+        assert infer(server, {"inputs": [wide]})[0] == 400
+        served.ensemble = SimpleNamespace(names=("a", "b"), example=torch.zeros(2, 5))
+        status, told, headers = infer(server, {"inputs": [wide]})
+        assert (status, headers["retry-after"]) == (503, "1")
+        assert "has changed" in told["error"]
+        gate.opened.set()
+        assert first.result()[0] == 200
+        until(lambda: ask(server, "GET", "/v2/models/ensemble")[1]["inputs"][0]["shape"] == [-1, 5])
+        assert infer(server, {"inputs": [wide]})[0] == 200
+        assert infer(server)[0] == 400
+
+
+def test_another_plan_has_batches_filled_up_where_it_has_engines_and_not_where_it_has_none() -> None:
+    def plan(*, eager: bool) -> Any:
+        return SimpleNamespace(lanes=(SimpleNamespace(all_eager=eager),), jct_s=None)
+
+    def run_at(rows: int) -> int:
+        served.runs.clear()
+        assert infer(server, body_of(rows))[0] == 200
+        return len(served.runs[0])
+
+    served = FakeServed()
+    with serving(served, max_rows=16) as server:
+        dispatcher = server._service.dispatcher
+        assert dispatcher is not None
+        assert run_at(7) == 7
+        served.plan = plan(eager=False)
+        until(lambda: {len(x) for x in served.runs} >= {1, 16})  # prepared while nothing is to do
+        until(lambda: not dispatcher._to_prepare)
+        known = {len(x) for x in served.runs}
+        assert run_at(7) in known - {7}
+        served.plan = plan(eager=True)
+        until(lambda: dispatcher._sizes == ())
+        assert run_at(7) == 7
+
+
+def test_a_member_that_is_seen_to_draw_numbers_or_keep_state_while_it_is_served_is_joined_no_more() -> None:
+    served = FakeServed()
+    with serving(served) as server:
+        gate, first = occupied(served, lambda: infer(server, body_of(1, 0.0)))
+        calls = [InBackground(lambda n=n: infer(server, body_of(1, float(n)))) for n in (1, 2)]
+        until(lambda: server.waiting == 2)
+        served.begins_anew = True  # as the run at work shows
+        gate.opened.set()
+        assert [call.result()[0] for call in (first, *calls)] == [200] * 3
+        assert [len(x) for x in served.runs] == [1, 1, 1]
+        assert "draws random numbers" in ask(server, "GET", "/v2/models/ensemble")[1]["parameters"]["why_alone"]

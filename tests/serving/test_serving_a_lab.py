@@ -8,21 +8,24 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from models import Sleeper, mlp
-from served_doubles import InBackground, X, ask
+from models import CountsCalls, Sleeper, mlp
+from served_doubles import FakeServed, InBackground, X, ask
 from waiting import until
 
 from esen_lab import Lab
 from esen_lab.errors import UsageError
+from esen_lab.lab.stages.serve import ServedLab
 from esen_lab.serving.exported import ExportedFolder
 from esen_lab.serving.served import PLAIN
 from esen_lab.serving.server import Server
+from esen_lab.serving.settings import ServeSettings
 
 triton = pytest.importorskip("tritonclient.http", reason="the client of Triton is not installed")
 from tritonclient.utils import InferenceServerException  # noqa: E402
@@ -225,9 +228,11 @@ def test_an_answer_by_a_deadline_is_made_of_who_is_done_and_names_the_others(tmp
         assert status == 200
         assert "missing" not in told.get("parameters", {})  # both were done long before
         assert torch.allclose(torch.tensor(told["outputs"][0]["data"]), 2 * X.reshape(-1))
-        lab.register("slow", Sleeper(6.0), example=X)
-        parameters = {"timeout": 3_000_000, "at_least": 1}
-        lab.run(X)  # its lanes hold the slow one from now on
+        lab.register("slow", Sleeper(4.0), example=X)
+        parameters = {"timeout": 2_000_000, "at_least": 1}
+        dispatcher = server._service.dispatcher
+        assert dispatcher is not None
+        until(lambda: not dispatcher._described.outdated)  # its lanes hold the slow one from now on
         status, told, _ = ask(server, "POST", "/v2/models/ensemble/infer", {"inputs": [look], "parameters": parameters})
         assert status == 200, told
         assert told["parameters"] == {"missing": "slow"}
@@ -245,5 +250,78 @@ def test_an_exported_folder_starts_its_lanes_anew_where_one_has_ended(lab: Lab, 
         until(before.notice_ended)
         assert torch.equal(served.run(X, PLAIN)[0], wanted)
         assert served._executor is not before
+        assert [served.mend(), served.mend()] == [True, False], "also where the run was sooner than any look"
     finally:
         served.close()
+
+
+HEARD: list[int] = []
+
+
+def hears(outputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The first answer; notes each of its calls."""
+    HEARD.append(len(HEARD))
+    return next(iter(outputs.values()))
+
+
+def test_what_prepares_a_server_leaves_no_trace_in_members_and_rules_that_keep_state(tmp_path: Path) -> None:
+    with Lab(device="cpu", store=tmp_path / "profiles.sqlite", combine=hears) as lab:
+        lab.register("counts", CountsCalls(), example=X)
+        assert lab.run(X)[0, 0].item() == 1.0
+        heard = len(HEARD)
+        torch.manual_seed(0)
+        drawn = torch.rand(1)
+        torch.manual_seed(0)
+        server = lab.serve(0)
+        assert server is not None
+        assert server.model is not None
+        assert not server.model.joins
+        assert len(HEARD) == heard
+        assert torch.equal(torch.rand(1), drawn)
+        look = {"name": "input", "shape": [4, 8], "datatype": "FP32", "data": X.reshape(-1).tolist()}
+        _, told, _ = ask(server, "POST", "/v2/models/ensemble/infer", {"inputs": [look]})
+        assert told["outputs"][0]["data"][0] == 2.0
+
+
+def test_lanes_that_a_request_found_ended_are_counted_as_started_anew(tmp_path: Path) -> None:
+    with Lab(device="cpu", store=tmp_path / "profiles.sqlite") as lab:
+        lab.register("a", mlp(seed=1), example=X)
+        served = ServedLab(lab._runtime)
+        wanted = served.run(X, PLAIN)[0].clone()
+        assert not served.mend()
+        executor = lab.state.executor
+        assert executor is not None
+        os.kill(executor.pids[0], signal.SIGKILL)
+        until(executor.notice_ended)
+        assert torch.equal(served.run(X, PLAIN)[0], wanted)
+        assert [served.mend(), served.mend()] == [True, False]
+
+
+def test_an_input_as_requests_bring_it_may_be_an_array_and_stays_what_it_was(tmp_path: Path) -> None:
+    with Lab(device="cpu", store=tmp_path / "profiles.sqlite") as lab:
+        lab.register("a", mlp(seed=1), example=X)
+        given = X[:2].numpy().copy()
+        server = lab.serve(0, x=given)
+        assert server is not None
+        assert server.state == "ready"
+        dispatcher = server._service.dispatcher
+        assert dispatcher is not None
+        given[:] = 7.0
+        assert torch.equal(dispatcher._described.example, X[:2])
+        with pytest.raises(UsageError, match="tensor"):
+            lab.serve(0, x="nothing")
+        assert server.state == "ready", "it goes on where another one is refused before it begins"
+
+
+def test_the_client_in_the_readme_of_an_application_for_ray_serve_works_when_pasted(lab: Lab, tmp_path: Path) -> None:
+    lab.export(tmp_path / "digits", plan=_plan_of(lab), form="ray-serve")
+    readme = (tmp_path / "digits" / "README.md").read_text()
+    pasted = textwrap.dedent(readme[readme.index("    import numpy") :].partition("\n\n")[0])
+    served = FakeServed({"ids": torch.zeros(2, 3, dtype=torch.int64), "on": torch.ones(2, 3, dtype=torch.bool)})
+    served.run = lambda x, asked: (x["ids"] + 1, None)  # type: ignore[method-assign]
+    with Server(ServeSettings(port=0, name="digits")).start() as server:
+        server.warm(served)  # type: ignore[arg-type]
+        space: dict[str, Any] = {}
+        exec(pasted.replace("127.0.0.1:8000", server.address), space)
+        space["client"].close()
+    assert space["y"].tolist() == [[1, 1, 1]]

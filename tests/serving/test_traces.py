@@ -7,13 +7,14 @@ import time
 import pytest
 
 from esen_lab.serving.dispatcher import Answer
+from esen_lab.serving.model import ModelInfo
 from esen_lab.serving.traces import RequestTraces
 
 export = pytest.importorskip("opentelemetry.sdk.trace.export.in_memory_span_exporter", reason="no OpenTelemetry here")
 trace = pytest.importorskip("opentelemetry.sdk.trace", reason="no OpenTelemetry here")
 
 
-def test_a_request_is_a_span_under_its_callers_with_its_wait_and_its_run_inside() -> None:
+def test_a_request_is_a_span_under_its_callers_with_its_wait_and_its_run_inside(model: ModelInfo) -> None:
     from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
     heard = export.InMemorySpanExporter()
@@ -21,7 +22,7 @@ def test_a_request_is_a_span_under_its_callers_with_its_wait_and_its_run_inside(
     provider.add_span_processor(SimpleSpanProcessor(heard))
     caller, parent = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
     scope = {"headers": [(b"traceparent", f"00-{caller}-{parent}-01".encode())]}
-    answer = Answer(outputs=(), queue_s=0.25, compute_s=0.5, batch_rows=3)
+    answer = Answer(model=model, outputs=(), queue_s=0.25, compute_s=0.5, batch_rows=3)
     RequestTraces(provider.get_tracer("test")).answered(scope, answer, time.monotonic() - 1.0, "ensemble")
     queue, compute, whole = heard.get_finished_spans()
     assert [span.name for span in (queue, compute, whole)] == ["queue", "compute", "infer"]
@@ -35,11 +36,11 @@ def test_a_request_is_a_span_under_its_callers_with_its_wait_and_its_run_inside(
     assert dict(whole.attributes or {}) == {"esen.model": "ensemble", "esen.batch_rows": 3}
 
 
-def test_where_nobody_set_a_tracer_up_no_span_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_nobody_set_a_tracer_up_no_span_is_made(model: ModelInfo, monkeypatch: pytest.MonkeyPatch) -> None:
     from opentelemetry import trace as api
 
     traces = RequestTraces()
-    answer = Answer(outputs=(), queue_s=0.25, compute_s=0.5, batch_rows=3)
+    answer = Answer(model=model, outputs=(), queue_s=0.25, compute_s=0.5, batch_rows=3)
     heard = export.InMemorySpanExporter()
     made: list[str] = []
     monkeypatch.setattr(traces._tracer, "start_span", lambda name, **_: made.append(name), raising=False)

@@ -90,3 +90,10 @@ def test_stages_that_are_given_stay_whatever_they_cost() -> None:
     assert found.expected_s == pytest.approx(2.0)
     assert found.worst_s == pytest.approx(2.0)
     assert found.gain == pytest.approx(-1.0)
+
+
+def test_a_row_that_holds_nan_is_as_unsure_when_it_is_planned_as_when_it_is_run() -> None:
+    nan = float("nan")
+    outputs = {name: np.array([[nan, 0.1], [0.99, 0.01]]) for name in "ab"}
+    reach = still_open(outputs, ["a", "b"], 0.9, lambda some: np.mean(list(some.values()), axis=0))
+    assert reach == (1.0, 0.5)

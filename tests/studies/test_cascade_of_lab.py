@@ -212,3 +212,19 @@ def test_thresholds_are_moved_for_a_cascade_that_was_planned_here(make: Callable
     assert [stage.names for stage in other.stages] != [stage.names for stage in found.stages]
     with pytest.raises(UsageError, match=r"of other stages|one stage"):
         lab.studies.thresholds()
+
+
+def test_neither_a_board_nor_thresholds_are_called_in_force_when_another_plan_is(make: Callable[[], Lab]) -> None:
+    lab = make()
+    lab.search()
+    board = lab.tune()
+    assert board.state.in_force
+    lab.studies.take(lab.studies.cascade(X_VAL, Y_VAL, threshold=0.8, order=THREE))
+    assert not board.state.in_force
+    thresholds = lab.studies.thresholds()
+    assert thresholds.state.in_force
+    told: list[bool] = []
+    thresholds.listen(lambda state: told.append(state.in_force))
+    lab.search()
+    assert told == [False]
+    assert board.state.in_force

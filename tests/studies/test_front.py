@@ -109,3 +109,10 @@ def test_what_cannot_be_an_accuracy_is_refused(latencies: Callable[..., Latencie
         member_front(latencies(2, 4, 1), 4, lambda names: float("nan"))
     with pytest.raises(UsageError, match="2 of 3 for 'a'"):
         accuracy_of({"a": np.zeros((2, 2))}, np.zeros(3), lambda some: some["a"])
+
+
+def test_members_that_no_lanes_can_have_together_are_no_choice_and_the_others_are() -> None:
+    tables: dict[str, list[float | None]] = {"a": [1.0, None], "b": [None, 2.0]}
+    front = member_front(tables, 2, lambda names: 0.5 + 0.1 * len(names) + 0.05 * ("b" in names))
+    assert [choice.names for choice in front.choices] == [("a",), ("b",)]
+    assert front.exact

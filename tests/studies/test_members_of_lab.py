@@ -15,7 +15,7 @@ from torch import nn
 
 from esen_lab import Lab, Plan
 from esen_lab.errors import EsenError, UsageError
-from esen_lab.lab import Action
+from esen_lab.lab import Action, study
 from esen_lab.planner import allocate
 from esen_lab.planner.nodes import NodeLink
 from esen_lab.studies.cascade import Cascade
@@ -142,6 +142,8 @@ def test_weights_are_those_of_the_members_that_stay(make: Callable[..., Lab]) ->
         (X, Y[:-1], "one whole number"),
         (X, Y.float(), "one whole number"),
         (X, Y[:, None], "one whole number"),
+        (X, Y + 77, "one of the 3 classes that the members tell apart, 0 to 2. Given: 77"),
+        (X, Y - 1, "one of the 3 classes that the members tell apart, 0 to 2. Given: -1"),
         (X[:0], Y[:0], "along the first dimension"),
         (torch.tensor(1.0), Y, "along the first dimension"),
         ("no tensor", Y, "tensor"),
@@ -152,6 +154,18 @@ def test_data_and_labels_that_do_not_fit_are_refused(make: Callable[..., Lab], x
     with pytest.raises(UsageError, match=message):
         lab.studies.members(x, y)
     assert lab.plan is None
+
+
+def test_a_batch_of_none_is_refused(make: Callable[..., Lab]) -> None:
+    with pytest.raises(UsageError, match="at least one sample"):
+        three(make).studies.members(X, Y, batch=0)
+
+
+@pytest.mark.parametrize("study", ["members", "front"])
+def test_a_seed_that_is_none_is_refused(make: Callable[..., Lab], study: str) -> None:
+    lab = three(make)
+    with pytest.raises(UsageError, match="A seed is a whole number"):
+        getattr(lab.studies, study)(X, Y, seed=-1)
 
 
 def test_rules_that_are_none_of_a_classifier_are_refused(make: Callable[..., Lab]) -> None:
@@ -246,7 +260,8 @@ def test_replicas_have_plans_of_their_own(make: Callable[..., Lab]) -> None:
 @pytest.mark.parametrize(
     ("devices", "message"),
     [
-        (0, "at least one device"),
+        (0, "over 1 to 4,096 devices"),
+        (10**20, "over 1 to 4,096 devices"),
         ({}, "a number of devices"),
         ("two", "a number of devices"),
         (True, "a number of devices"),
@@ -322,3 +337,75 @@ def test_plans_over_devices_and_stages_are_kept_out_of_running(make: Callable[..
             attempt()
     assert lab.plan is before
     assert np.isfinite(before.jct_s or np.nan)
+
+
+def test_latencies_of_a_device_may_be_arrays(make: Callable[..., Lab]) -> None:
+    lab = three(make)
+    rows = {name: [0.02, 0.01] for name in ("good", "fair", "poor")}
+    arrays = {name: np.array(row) for name, row in rows.items()}
+    assert lab.studies.place({"there": arrays}).jct_s == lab.studies.place({"there": rows}).jct_s
+
+
+# --- members without weight, and arguments that cannot be ---------------------------------------------------------
+
+
+def test_members_without_weight_are_in_no_choice_and_last_in_a_cascade(make: Callable[..., Lab]) -> None:
+    lab = make(
+        {"none": Guesser(0.5, 4), "good": Guesser(0.9, 1), "fair": Guesser(0.8, 2)},
+    )
+    lab.combine("weighted", {"none": 0, "good": 2, "fair": 1})
+    front = lab.studies.members(numbered(), Y)
+    assert front.exact
+    assert all("none" not in choice.names for choice in front.choices)
+    cascade = lab.studies.cascade(numbered(), Y)
+    assert "none" in cascade.stages[-1].names
+    assert cascade.stages[0].names[0] != "none"
+    plan = lab.search(deadline_s=10.0)
+    assert "right" in plan.notes[0]
+    with pytest.raises(UsageError, match=r"begins with a member that has weight.*none, which has none"):
+        lab.studies.cascade(numbered(), Y, order=["none", "good", "fair"])
+    staged = lab.studies.cascade(numbered(), Y, stages=[["none", "good"], ["fair"]])
+    assert set(staged.stages[0].names) == {"none", "good"}
+
+
+def test_a_choice_with_learned_weights_that_is_in_force_is_no_hindrance_to_the_next_study(
+    make: Callable[..., Lab],
+) -> None:
+    lab = three(make)
+    front = lab.studies.front(numbered(), Y, weights="greedy")
+    lab.studies.take(front.choices[0])
+    lab.combine("weighted", {name: float(name in front.choices[0].names) for name in lab.ensemble.names})
+    assert lab.studies.members(numbered(), Y).choices[0].names == front.choices[0].names
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        lambda studies: studies.cascade(numbered(), Y, threshold=2.0),
+        lambda studies: studies.cascade(numbered(), Y, threshold="0.9"),
+        lambda studies: studies.cascade(numbered(), Y, threshold=float("nan")),
+        lambda studies: studies.cascade(numbered(), Y, order=["good"]),
+        lambda studies: studies.cascade(numbered(), Y, order=5),
+        lambda studies: studies.cascade(numbered(), Y, stages=[["good"], 5]),
+        lambda studies: studies.cascade(numbered(), Y, stage_overhead_s=float("nan")),
+        lambda studies: studies.cascade(numbered(), Y, stage_overhead_s=-1.0),
+        lambda studies: studies.cascade(numbered(), Y, deadline_s="soon"),
+        lambda studies: studies.cascade(numbered(), Y[:-1]),
+        lambda studies: studies.members(numbered(), None),
+        lambda studies: studies.front(numbered(), Y, weights="best"),
+        lambda studies: studies.front(numbered(), Y[:-1]),
+        lambda studies: studies.best_within(float("nan"), numbered(), Y),
+        lambda studies: studies.best_within("1", numbered(), Y),
+        lambda studies: studies.fastest_within(1.5, numbered(), Y),
+    ],
+)
+def test_what_a_study_cannot_be_asked_is_said_before_any_member_runs(
+    asked: Callable[[Any], object], make: Callable[..., Lab], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ran(*given: object, **named: object) -> None:
+        raise AssertionError("members ran first")
+
+    lab = three(make)
+    monkeypatch.setattr(study, "answers", ran)
+    with pytest.raises(UsageError):
+        asked(lab.studies)

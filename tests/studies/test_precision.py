@@ -164,6 +164,13 @@ def test_values_agree_where_they_are_within_the_error(monkeypatch: pytest.Monkey
     assert not check(monkeypatch, members, {}, values=True).by_class, "scores that are values"
 
 
+def test_what_is_no_number_is_the_same_answer_only_where_it_is_the_same() -> None:
+    nan, infinite = float("nan"), float("inf")
+    pairs = [(nan, nan), (infinite, infinite), (infinite, -infinite), (nan, infinite), (1.0, infinite), (1.0, 1.001)]
+    y, r = torch.tensor(pairs).unbind(1)
+    assert module._same_rows(y, r, 0.01, len(pairs)).tolist() == [True, True, False, False, False, True]
+
+
 def test_accuracy_is_that_of_before_and_of_the_worst_combination(monkeypatch: pytest.MonkeyPatch) -> None:
     labels = torch.arange(N) % 3
     answers = {("a", "openvino@bf16"): near(0, 1)}
@@ -173,6 +180,8 @@ def test_accuracy_is_that_of_before_and_of_the_worst_combination(monkeypatch: py
     assert table.ensemble_accuracy == (38 / 40, 38 / 40)
     with pytest.raises(UsageError, match="one whole number, the right class"):
         check(monkeypatch, ensemble("a"), answers, y=labels[:3])
+    with pytest.raises(UsageError, match=r"one of the 3 classes .*, 0 to 2. Given: 3"):
+        check(monkeypatch, ensemble("a"), answers, y=labels + 1)
 
 
 def test_classes_that_differ_are_no_error_of_numbers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,6 +67,11 @@ def test_a_rate_that_is_not_held_says_why_and_which_one_is() -> None:
         found(5, 0.005)
 
 
+def test_a_rate_that_is_held_and_is_low_is_not_told_as_none() -> None:
+    with pytest.raises(InfeasibleError, match=r"Up to 1 requests/s are held"):
+        found(5, 0.01005)
+
+
 def test_what_is_shown_names_the_rate_that_the_machine_holds() -> None:
     shown = found(100, 0.08)
     text = str(shown)
@@ -76,8 +81,12 @@ def test_what_is_shown_names_the_rate_that_the_machine_holds() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"rate_per_s": 0}, {"p99_s": -1}, {"rate_per_s": True}, {"batches": (0,)}, {"batches": ()}]
-)
+    "wrong",
+    [
+        {"rate_per_s": 0}, {"p99_s": -1}, {"rate_per_s": True}, {"rate_per_s": "5"}, {"p99_s": float("nan")},
+        {"batches": (0,)}, {"batches": ()}, {"batches": 4}, {"batches": ("4", 1)}, {"batches": [[1]]},
+    ],
+)  # fmt: skip
 def test_impossible_numbers_are_refused_before_anything_runs(wrong: dict[str, Any]) -> None:
     runs = Runs()
     with pytest.raises(UsageError):
@@ -90,3 +99,5 @@ def test_an_input_is_made_larger_and_smaller_by_its_own_rows() -> None:
     assert resized({"x": X, "n": X[:, 0]}, 1)["n"].tolist() == [0]
     with pytest.raises(UsageError, match="rows along dimension 0"):
         resized((X, torch.zeros(4)), 2)
+    with pytest.raises(UsageError, match="0 rows"):
+        resized(X[:0], 2)

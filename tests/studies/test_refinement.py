@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,9 +36,21 @@ class Machine:
     def __init__(self, slower: Mapping[str, float] | None = None, drift: float = 1.0, runs: int = 3) -> None:
         self.slower, self.drift, self.runs = slower or {}, drift, runs
         self.plans: list[Plan] = []
+        self.in_turns: list[tuple[str, str]] = []
+        self.later, self.no_room = 1.0, False  # in turns: how much longer the second takes than before
 
-    def of(self, plan: Plan) -> Generator[RunReport, None, None]:
+    def pairs_s(self, one: Plan, other: Plan) -> Generator[tuple[float, float], None, None]:
+        self.in_turns.append((one.searcher, other.searcher))
+        if self.no_room:
+            raise EsenError("One plan at a time")
+        times_s = [next(self.of(plan)).jct_s for plan in (one, other)]
+        for number in range(12):
+            yield times_s[0], times_s[1] * self.later * (1 + 0.2 * (number % 2))
+
+    def of(self, plan: Plan, *, as_planned: bool = False) -> Generator[RunReport, None, None]:
         self.plans.append(plan)
+        if as_planned and plan.searcher == "refused":
+            raise EsenError("A plan that is tried runs as it says")
         worse = self.drift ** (len(self.plans) - 1)
         for _ in range(self.runs):
             spans, ends = [], [0.0]
@@ -129,6 +142,73 @@ def test_stopping_and_ctrl_c_keep_the_best_measured() -> None:
         refined(Machine(), stop=stop)
 
 
+def at_once(units: int, called: str) -> Plan:
+    """All at once: how long the double lets it take is that of its share."""
+    lane = Lane(units=units, members=("a", "b", "c"), mode="threads")
+    return Plan(lanes=(lane,), units=UNITS, searcher=called, notes=(f"all at once: {called}",))
+
+
+def test_plans_that_nothing_predicts_are_run_at_the_end_and_kept_where_they_are_fastest() -> None:
+    slow = search(MODELS, UNITS, limits=Limits(together=(("a", "b", "c"),), max_units=dict.fromkeys("abc", 1))).plan
+    asked: list[Plan] = []
+    told: list[int] = []
+
+    def others(best: Plan) -> list[Plan]:
+        asked.append(best)
+        return [at_once(1, "one core"), at_once(1, "refused"), at_once(4, "all cores")]
+
+    machine = Machine()
+    found = refined(machine, slow, most_rounds=1, others=others, on_round=lambda rounds: told.append(len(rounds)))
+    assert asked == [slow]
+    assert [plan.searcher for plan in machine.plans[1:4]] == ["one core", "refused", "all cores"]
+    assert found.plan.searcher == "all cores"
+    assert found.plan.measured_s == found.rounds[2].measured_s
+    assert found.rounds[2].decision.startswith("all at once: all cores; in turns it takes 0.")
+    assert found.rounds[2].decision.endswith("times as long as round 1")
+    assert "2 plans with all sub-models at once were run besides" in found.reason
+    assert told == [1, 2, 3, 3]
+
+
+@pytest.mark.parametrize(("later", "kept"), [(0.9, "all cores"), (5.0, "exact"), (30.0, "exact")])
+def test_the_luckiest_of_several_is_run_in_turns_with_the_best_searched_one(later: float, kept: str) -> None:
+    slow = search(MODELS, UNITS, limits=Limits(together=(("a", "b", "c"),), max_units=dict.fromkeys("abc", 1))).plan
+    machine = Machine()
+    machine.later = later
+    found = refined(machine, slow, most_rounds=1, others=lambda best: [at_once(4, "all cores")])
+    assert machine.in_turns == [(slow.searcher, "all cores")]
+    assert (found.plan.searcher == "all cores") == (kept == "all cores")
+    assert found.plan.measured_s == found.rounds[found.best].measured_s
+    assert found.rounds[found.best].runs == 12
+
+
+def test_where_two_plans_have_no_room_at_a_time_the_measured_one_stays() -> None:
+    slow = search(MODELS, UNITS, limits=Limits(together=(("a", "b", "c"),), max_units=dict.fromkeys("abc", 1))).plan
+    machine = Machine()
+    machine.no_room = True
+    found = refined(machine, slow, most_rounds=1, others=lambda best: [at_once(4, "all cores")])
+    assert found.plan.searcher == "all cores"
+    assert found.rounds[1].decision == "all at once: all cores"
+
+
+def test_plans_that_nothing_predicts_are_left_where_they_are_no_faster() -> None:
+    found = refined(Machine(), others=lambda best: [at_once(1, "one core")])
+    assert (found.best, len(found.rounds)) == (0, 2)
+    assert found.plan.lanes == found.rounds[0].plan.lanes
+
+
+def test_a_stop_ends_other_plans_too_and_keeps_the_best_measured() -> None:
+    stop = threading.Event()
+
+    def after_two(rounds: tuple[Round, ...]) -> None:
+        if len(rounds) == 2:
+            stop.set()
+
+    plans = [at_once(1, "first"), at_once(4, "second")]
+    found = refined(Machine(), others=lambda best: plans, stop=stop, on_round=after_two)
+    assert len(found.rounds) == 2
+    assert found.reason.endswith("stopped on request before all others were run")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -178,6 +258,17 @@ def test_the_lab_refines_with_real_lanes_and_takes_the_best(make: Callable[..., 
     assert found.plan.measured_s == min(one.measured_s for one in found.rounds)
     assert set(found.rounds[0].submodel_s) == {"a", "b", "c"}
     assert found.rounds[0].submodel_s["a"] > 0.019
+
+
+def test_two_plans_are_run_in_turns_with_real_lanes_and_who_sleeps_longer_takes_longer(
+    make: Callable[..., Lab],
+) -> None:
+    lab = make(a=Sleeper(0.03), b=Sleeper(0.03))
+    apart = Plan(lanes=(Lane(units=1, members=("a",)), Lane(units=1, members=("b",))), units=lab.device.units)
+    one = Plan(lanes=(Lane(units=1, members=("a", "b")),), units=lab.device.units)
+    with closing(lab._runtime.lane_runs(lab.ensemble, X, 1).pairs_s(apart, one)) as ran:
+        pairs = [next(ran) for _ in range(3)]
+    assert all(apart_s < one_s and one_s > 0.059 for apart_s, one_s in pairs)
 
 
 def test_the_lab_keeps_to_the_limits_of_the_last_search(make: Callable[..., Lab]) -> None:

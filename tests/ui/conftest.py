@@ -13,6 +13,7 @@ from fake_lab import FakeLab
 from real_kernel import Kernel
 
 from esen_lab.common import surroundings
+from esen_lab.planner.editor import PlanEditor
 from esen_lab.ui.colours import COLOURS
 from esen_lab.ui.session import Session
 
@@ -33,7 +34,7 @@ def the_magics_are_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def front() -> FakeFront:
-    return FakeFront(x=[1, 2], wide="a module", stem="mine")
+    return FakeFront(x=[1, 2], x_val=[1, 2], y_val=[0, 1], wide="a module", stem="mine")
 
 
 @pytest.fixture
@@ -48,6 +49,14 @@ def lab(session: Session) -> FakeLab:
     found = session.lab()
     assert isinstance(found, FakeLab)
     return found
+
+
+@pytest.fixture
+def editor(lab: FakeLab) -> PlanEditor:
+    """The lab's editor, with the sub-model `deep` in a lane of its own."""
+    made = lab.tune()
+    made.split("deep")  # 2: wide + slim | 2: deep
+    return made
 
 
 @pytest.fixture

@@ -35,6 +35,7 @@ class FakeFront:
         self.widgets: list[Any] = []
         self.taken_away: list[Any] = []
         self.marked: list[object] = []
+        self.hid: list[object] = []
         self.updates_in_place = True
 
     @property
@@ -65,6 +66,10 @@ class FakeFront:
     def live(self, view: View) -> FakeLive:
         self.lives.append(FakeLive(view))
         return self.lives[-1]
+
+    def hidden(self, result: Any) -> Any:
+        self.hid.append(result)
+        return result
 
     def mark_shown(self, record: object) -> None:
         self.marked.append(record)

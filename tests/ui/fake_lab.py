@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from past import a_profile, an_entry
+from points import a_point as point
 
 from esen_lab.cluster import ClusterNode, ClusterStatus
 from esen_lab.common.answers import Difference
@@ -31,7 +32,7 @@ from esen_lab.planner.plan import Lane, Plan
 from esen_lab.planner.rate import HeldRate, ServiceTimes, latencies
 from esen_lab.profiler.backends import BackendPoint, BackendTable
 from esen_lab.profiler.progress import JobState, ProfileProgress
-from esen_lab.profiler.records import Failure, Point, Profile
+from esen_lab.profiler.records import Failure, Profile
 from esen_lab.run.comparison import Comparison, Row
 from esen_lab.run.numerics import NumericsVerdict, judge
 from esen_lab.run.report import LaneReport, RunReport, Span
@@ -67,24 +68,6 @@ def a_rate_plan() -> RatePlan:
 def a_repository() -> TritonRepository:
     return TritonRepository(
         folder=Path("repo"), name="repo", models=("repo_lane_1", "repo"), files=(Path("repo/start.sh"),), notes=("n",)
-    )
-
-
-def point(name: str = "wide", units: int = 1, median_s: float = 0.004, **known: Any) -> Point:
-    return Point(
-        **{
-            "name": name,
-            "units": units,
-            "median_s": median_s,
-            "spread_s": median_s / 50,
-            "quantile_90_s": median_s * 1.1,
-            "repeats": 20,
-            "warmups": 3,
-            "settled": True,
-            "peak_memory_bytes": 1_000_000,
-            "measured_at": "2026-11-01T12:00:00+00:00",
-            **known,
-        }
     )
 
 
@@ -179,12 +162,19 @@ class FakeSubModel:
 
 
 class FakeMeter:
-    """Gives the same reading again and again."""
+    """Reads what it is told, and 50 where nothing is told.
 
-    channels = (Channel(key="cpu", label="CPU", unit="%", group="utilization"),)
+    Attributes:
+        channels: By default the CPU's utilization alone; more may come.
+        values: By the key of a channel.
+    """
 
-    def read(self) -> dict[str, float]:
-        return {"cpu": 50.0}
+    def __init__(self, *channels: Channel, **values: float | str) -> None:
+        self.channels = list(channels) or [Channel(key="cpu", label="CPU", unit="%", group="utilization")]
+        self.values: dict[str, float | str] = values
+
+    def read(self) -> dict[str, float | str]:
+        return {channel.key: self.values.get(channel.key, 50.0) for channel in self.channels}
 
     def close(self) -> None:
         pass
@@ -492,7 +482,7 @@ class FakeLab:
         self.marks = MarkLog()
         return Sampler(FakeMeter())
 
-    def unwatch(self) -> None:
+    def unwatch(self, sampler: Sampler | None = None) -> None:
         self._asked("unwatch")
 
     def save(self, path: Any) -> Path:
@@ -541,6 +531,7 @@ class FakeLab:
             running=False,
             next_step=NextStep(action=Action.PROFILE, why="nothing is measured"),
             waiting=0,
+            served="",
             nodes=(),
         )
 
@@ -661,4 +652,9 @@ def a_comparison() -> Comparison:
     )
     broken = Row(strategy="vmap", lanes="-", median_s=float("nan"), spread_s=float("nan"), failed="two kinds")
     plan = replace(sequential, strategy="plan", median_s=0.005, ratio_to={"sequential": 0.5}, ratio_to_bound=1.25)
-    return Comparison(rows=(sequential, broken, plan), rounds=20, verdict="The plan is 50.0 % faster.")
+    return Comparison(
+        rows=(sequential, broken, plan),
+        rounds=20,
+        verdict="The plan is 50.0 % faster.",
+        plans={"sequential": a_plan(measured_s=0.010), "plan": a_plan(measured_s=0.005)},
+    )

@@ -46,6 +46,7 @@ class Kernel:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.late: list[dict[str, Any]] = []  # outputs that came between cells, or in another cell's name
 
     def __enter__(self) -> Kernel:
         self.manager = KernelManager(kernel_name="python3", transport="ipc", ip=str(self.folder / "k"))
@@ -65,6 +66,13 @@ class Kernel:
         self.manager.shutdown_kernel(now=False)
         self.manager.cleanup_resources()
 
+    def prepare(self, *codes: str) -> Kernel:
+        """Run cells that all end well."""
+        for code in codes:
+            ran = self.run(code)
+            assert ran.status == "ok", ran.error
+        return self
+
     def run(self, code: str, timeout_s: float = 60, interrupt_when: str = "") -> Ran:
         """Run a cell and gather its outputs; interrupt the kernel when `interrupt_when` is printed."""
         asked = self.client.execute(code)
@@ -72,9 +80,11 @@ class Kernel:
         deadline = time.monotonic() + timeout_s
         while True:
             message = self.client.get_iopub_msg(timeout=max(0.1, deadline - time.monotonic()))
-            if message["parent_header"].get("msg_id") != asked:
-                continue
             kind, content = message["msg_type"], message["content"]
+            if message["parent_header"].get("msg_id") != asked:
+                if kind in ("display_data", "update_display_data"):
+                    self.late.append({"kind": kind, **content})
+                continue
             if kind == "stream":
                 ran.streams += content["text"]
                 if interrupt_when and interrupt_when in content["text"]:

@@ -74,7 +74,7 @@ def test_text_is_unquoted_and_filled_in(session: Session) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "value"), [("2", 2.0), ("0.5s", 0.5), ("250ms", 0.25), ("40µs", 4e-5), ("4us", 4e-6)]
+    ("given", "value"), [("2", 2.0), ("0.5s", 0.5), ("250ms", 0.25), ("40µs", 4e-5), ("4us", 4e-6), ("4\u03bcs", 4e-6)]
 )
 def test_seconds_take_a_unit(session: Session, given: str, value: float) -> None:
     assert arguments.seconds(session, given) == pytest.approx(value)
@@ -92,3 +92,34 @@ def test_numbers_that_are_none_are_named(session: Session) -> None:
         arguments.whole_numbers(session, "1,x")
     with pytest.raises(UsageError, match=r"Given: 2\.5"):
         arguments.whole_number(session, "2.5")
+
+
+@pytest.mark.parametrize(
+    ("given", "value"),
+    [
+        ("a,b", ["a", "b"]),
+        ('"a b",c', ["a b", "c"]),
+        ("'a','b'", ["a", "b"]),
+        ('"a, b"', ["a", "b"]),
+        ("['wide', 'deep']", ["wide", "deep"]),
+        ("[]", []),
+        (" , ", []),
+    ],
+)
+def test_names_may_be_quoted_and_a_list_stands_for_its_names(session: Session, given: str, value: list[str]) -> None:
+    assert arguments.names(session, given) == value
+
+
+def test_quotes_are_taken_from_one_string_alone() -> None:
+    assert [arguments.plain(word) for word in ("'a b'", '"a","b"', "'a", "a")] == ["a b", '"a","b"', "'a", "a"]
+
+
+@pytest.mark.parametrize("given", ["wide=2,deep=4", " wide = 2 , deep=4,", "{'wide': 2, 'deep': 4}"])
+def test_numbers_by_name_are_written_or_come_from_a_dict(session: Session, given: str) -> None:
+    assert arguments.whole_numbers_by_name(session, given) == {"wide": 2, "deep": 4}
+
+
+@pytest.mark.parametrize("given", ["", "{}", "wide", "wide=2,wide=3", "{'wide': 2.5}", "wide:2"])
+def test_what_is_no_number_by_name_is_refused(session: Session, given: str) -> None:
+    with pytest.raises(UsageError, match="Whole numbers by name are needed here"):
+        arguments.whole_numbers_by_name(session, given)

@@ -19,13 +19,6 @@ from esen_lab.ui.widgets.board_view import models_data
 
 
 @pytest.fixture
-def editor() -> PlanEditor:
-    made = FakeLab().tune()
-    made.split("deep")  # 2: wide + slim | 2: deep
-    return made
-
-
-@pytest.fixture
 def board(editor: PlanEditor) -> Iterator[Board]:
     made = Board(editor)
     yield made

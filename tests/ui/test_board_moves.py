@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from esen_lab.common.units import format_units
 from esen_lab.errors import UsageError
 from esen_lab.planner.editor import moves
 from esen_lab.planner.editor.draft import Draft, DraftLane, bound_for, forecast
@@ -137,3 +138,12 @@ def test_page_and_kernel_agree_on_every_move_and_every_number() -> None:
             assert page["promised"][name] == kernel[name], case
         assert page["promised"]["bound_s"] == pytest.approx(kernel["bound_s"], rel=1e-12), case
     assert 20 < refused < 700  # both kinds were asked
+
+
+@needs_node
+def test_page_and_kernel_call_shares_the_same() -> None:
+    asked = [[count, unit] for count in (1, 2) for unit in ("core", "%", "percent", "group of 8 SMs", "unit")]
+    say = 'console.log(JSON.stringify(JSON.parse(require("fs").readFileSync(0)).map((one) => asUnits(...one))));'
+    program = MOVES.read_text(encoding="utf-8") + say
+    ran = subprocess.run(["node", "-e", program], input=json.dumps(asked), capture_output=True, text=True, check=True)
+    assert json.loads(ran.stdout) == [format_units(count, unit) for count, unit in asked]

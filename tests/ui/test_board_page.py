@@ -114,13 +114,6 @@ def lab() -> FakeLab:
 
 
 @pytest.fixture
-def editor(lab: FakeLab) -> PlanEditor:
-    made = lab.tune()
-    made.split("deep")  # 2: wide + slim | 2: deep
-    return made
-
-
-@pytest.fixture
 def shown(page: Any, editor: PlanEditor) -> Iterator[Shown]:
     page.set_viewport_size({"width": 1200, "height": 800})
     board = Board(editor)
@@ -259,6 +252,40 @@ def test_other_views_moves_are_followed_also_during_a_drag(shown: Shown, editor:
     shown.exchange()
     assert [lane.units for lane in editor.state.lanes] == [3, 1]
     assert editor.state.lanes[1].members == ("deep", "slim")
+
+
+def test_a_drop_among_lanes_that_have_changed_meanwhile_moves_nothing_and_says_so(
+    shown: Shown, editor: PlanEditor
+) -> None:
+    shown.drag(shown.middle("step slim"), shown.middle("step deep"), drop=False)
+    editor.merge(1, 2)
+    shown.exchange()
+    shown.page.mouse.up()
+    assert shown.exchange() == []
+    assert "The lanes have changed meanwhile" in shown.text
+    assert len(editor.state.lanes) == 1
+
+
+def test_a_border_that_is_moved_again_by_keys_begins_where_others_have_left_it(
+    shown: Shown, editor: PlanEditor
+) -> None:
+    def now() -> list[int]:
+        return [lane.units for lane in editor.state.lanes]
+
+    editor.split("slim")
+    editor.share({"wide": 2, "slim": 1, "deep": 1})
+    shown.exchange()
+    border = shown.page.locator('[data-key="border wide"]')
+    border.focus()
+    shown.page.keyboard.press("ArrowUp")
+    shown.exchange()
+    assert now() == [1, 2, 1]
+    editor.share({"wide": 1, "slim": 1, "deep": 2})
+    shown.exchange()
+    border.focus()
+    shown.page.keyboard.press("ArrowDown")
+    shown.exchange()
+    assert now() == [1, 1, 2], "there is nothing to take below the border; what others moved stays"
 
 
 def test_measured_times_lie_over_predicted_ones_and_a_late_lane_is_marked(

@@ -21,17 +21,14 @@ ENDLESS = "%esen search --searcher optuna --measure x --runs 2 --trials 1000000"
 
 @pytest.fixture(scope="module")
 def ready(kernel: Kernel) -> Kernel:
-    for code in (
+    return kernel.prepare(
         MODULES,
         "%esen register wide --example x",
         "%esen register slim",
         "%esen register tiny",
         "%esen combine softmax-mean",
         "%esen profile --adaptive --budget 50ms --wait",
-    ):
-        ran = kernel.run(code)
-        assert ran.status == "ok", ran.error
-    return kernel
+    )
 
 
 def value(ready: Kernel, expression: str) -> str:

@@ -236,3 +236,17 @@ def test_a_cascade_is_put_in_force_on_request(session: Session, lab: FakeLab) ->
     found = run_line(session, "cascade x x --deadline 20ms")
     assert lab.calls[-1] == ("cascade", [1, 2], [1, 2], {"deadline_s": 0.02})
     assert found.stages
+
+
+def test_what_a_comparison_measured_is_put_in_force_by_its_name(
+    session: Session, front: FakeFront, lab: FakeLab
+) -> None:
+    with pytest.raises(UsageError, match="after a comparison has measured it"):
+        run_line(session, "use sequential")
+    run_line(session, "compare [1]")
+    assert run_line(session, "use sequential") is lab.plan
+    assert lab.plan is not None
+    assert lab.plan.measured_s == 0.010
+    for name, told in (("vmap", "did not run: two kinds"), ("sequental", "Did you mean sequential")):
+        with pytest.raises(UsageError, match=told):
+            run_line(session, f"use {name}")

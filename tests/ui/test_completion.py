@@ -15,8 +15,6 @@ from esen_lab.ui.magics.completion import complete
 from esen_lab.ui.magics.verbs import VERBS
 from esen_lab.ui.session import Session
 
-PROFILE_WORDS = ("shares", "budget", "timeout", "fresh", "adaptive", "within", "backends", "groups", "parts", "wait")
-
 
 @pytest.fixture(autouse=True)
 def registered(lab: FakeLab, front: FakeFront) -> None:
@@ -74,6 +72,8 @@ def registered(lab: FakeLab, front: FakeFront) -> None:
         ("%esen search --quantile q", ["q90"]),
         ("%esen search --pin wide=2 --pi", None),
         ("%esen compare batch --strategies equal,th", ["threads"]),
+        ("%esen loadtest batch --ways pl", ["plan"]),
+        ("%esen loadtest batch --ways openvino", None),
         ("%esen run ", ["batch", "pair"]),
         ("%esen run b", ["batch"]),
         ("%esen numerics b", ["batch"]),

@@ -81,6 +81,8 @@ def test_propose_apply_measure_save_and_export_are_lines(
         ("share wide=most", "LANE=pin:UNITS"),
         ("share ghost=1", "named by a sub-model in it"),
         ("share wide=9", "between 1 and 4"),
+        ("share wide=3 wide=2", "A lane has one share. Given: 3 and 2 for wide"),
+        ("share wide=pin wide=unpin", "A lane is pinned or freed"),
     ],
 )
 def test_a_mistake_in_a_move_is_one_line(session: Session, lab: FakeLab, line: str, message: str) -> None:

@@ -295,22 +295,13 @@ def test_plots_typeset_nothing_of_a_label() -> None:
 
 
 def test_plots_get_labels_that_are_plain() -> None:
-    from fake_lab import MarkLog, Sampler
+    from fake_lab import FakeMeter, MarkLog, Sampler
 
     from esen_lab.ui.widgets.readings import PlotReadings
 
-    class Meter:
-        channels = (Channel(key="cpu", label=EVIL, unit="%", group=EVIL),)
-
-        def read(self) -> dict[str, float]:
-            return {"cpu": 1.0}
-
-        def close(self) -> None:
-            pass
-
     marks = MarkLog()
     marks.add(EVIL, "begin")
-    found = PlotReadings(Sampler(Meter()), marks).whole()
+    found = PlotReadings(Sampler(FakeMeter(Channel(key="cpu", label=EVIL, unit="%", group=EVIL))), marks).whole()
     for text in (found.channels[0][1], found.channels[0][3], *found.marks["what"], found.said):
         check_text(text)
         assert "$$" not in text

@@ -34,9 +34,7 @@ GONE_WITHIN_S = 2.0
 def running(tmp_path: Path) -> Iterator[Kernel]:
     """A kernel whose lanes are warm."""
     with Kernel(tmp_path) as kernel:
-        ran = kernel.run(SLOW)
-        assert ran.status == "ok", ran.error
-        yield kernel
+        yield kernel.prepare(SLOW)
 
 
 def family(kernel: Kernel) -> list[psutil.Process]:

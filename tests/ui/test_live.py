@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from fake_lab import FakeMeter
 
 from esen_lab.devices.telemetry import Channel, MarkLog, Sampler
 from esen_lab.ui.widgets.feed import REPEATED, THIN, WHOLE, _thinned
@@ -16,22 +17,9 @@ from esen_lab.ui.widgets.live import LivePlots, Publisher
 from esen_lab.ui.widgets.readings import PlotReadings
 
 
-class Meter:
-    """A scripted meter: a test double."""
-
-    def __init__(self) -> None:
-        self.channels = [Channel(key="cpu", label="CPU", unit="%", group="utilization")]
-
-    def read(self) -> dict[str, float]:
-        return {channel.key: 5.0 for channel in self.channels}
-
-    def close(self) -> None:
-        pass
-
-
 class Opened:
     def __init__(self) -> None:
-        self.meter = Meter()
+        self.meter = FakeMeter()
         self.sampler = Sampler(self.meter, interval_s=0.05, history_s=100)
         self.marks = MarkLog()
         self.publisher = Publisher()
@@ -122,7 +110,7 @@ def test_bokehjs_comes_from_the_package_and_is_not_in_the_shown_widget(opened: O
 
 
 def test_one_thread_sends_for_all_plots_and_ends_with_them() -> None:
-    sampler = Sampler(Meter(), interval_s=0.05)
+    sampler = Sampler(FakeMeter(), interval_s=0.05)
     publisher = Publisher()
     readings = PlotReadings(sampler, MarkLog())
     plots: list[LivePlots] = [publisher.open(readings), publisher.open(readings)]
@@ -195,3 +183,10 @@ def test_a_long_history_at_a_high_rate_is_a_document_of_bounded_size() -> None:
     assert all(later > earlier for earlier, later in itertools.pairwise(found["t"]))  # type: ignore[operator]
     assert set(found["cpu"][:100]) == {40.0}
     assert _thinned({"t": [1.0], "cpu": [None]}) == {"t": [1.0], "cpu": [None]}
+
+
+def test_pages_are_told_why_nothing_comes_any_more_also_later_ones(opened: Opened) -> None:
+    assert opened.doc()["over"] == ""
+    opened.plots.over("The lab was closed.")
+    assert opened.sent[-1] == {"kind": "over", "said": "The lab was closed."}
+    assert opened.doc()["over"] == "The lab was closed."

@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,8 +12,11 @@ import pytest
 from fake_lab import FakeLab, a_plan
 
 from esen_lab import load_ipython_extension, unload_ipython_extension
+from esen_lab.common.fitting import width_of
 from esen_lab.errors import ModelError, UsageError, WorkerDied
 from esen_lab.ui import views
+from esen_lab.ui.magics.magics import _TerminalLive
+from esen_lab.ui.views import View
 
 Capture = pytest.CaptureFixture[str]
 
@@ -191,6 +195,21 @@ def test_the_value_of_a_run_is_the_output(magics: SimpleNamespace, capsys: Captu
     assert "Run: JCT" in capsys.readouterr().out
 
 
+def test_a_semicolon_hides_a_result_and_leaves_it_to_whoever_takes_it(magics: SimpleNamespace, capsys: Capture) -> None:
+    run = partial(magics.run, store_history=True)
+    run("x = 1\n%esen run x;")
+    assert "combined" not in capsys.readouterr().out
+    run("y = %esen run x;\ny")
+    assert "combined" in capsys.readouterr().out
+    assert magics.shell.user_ns["y"] == [1, "combined"]
+    run("[1, 'combined']")
+    assert "combined" in capsys.readouterr().out
+    printers = magics.shell.display_formatter.ipython_display_formatter.type_printers
+    assert list in printers
+    unload_ipython_extension(magics.shell)
+    assert list not in printers
+
+
 def test_a_shown_record_is_not_shown_twice_but_is_the_next_time(magics: SimpleNamespace, capsys: Capture) -> None:
     magics.run("%esen search", store_history=True)
     assert capsys.readouterr().out.count("found by") == 1
@@ -239,3 +258,54 @@ def test_waiting_in_a_terminal_overwrites_one_line(magics: SimpleNamespace, caps
 def test_the_terminals_completer_offers_verbs_and_leaves_python_alone(magics: SimpleNamespace) -> None:
     assert magics.shell.complete("", "%esen pro", 9)[1] == ["profile"]
     assert "%timeit" in magics.shell.complete("", "%timei", 6)[1]
+
+
+def test_an_expression_means_the_names_of_the_function_that_the_line_stands_in(magics: SimpleNamespace) -> None:
+    magics.run("x, stem = 'of the notebook', 'notebook'")
+    magics.run("def f(x, stem):\n    y = %esen run [x, z]\n    %esen save {stem}.json\n    return y")
+    magics.run("z = 1\ny = f('of the function', 'function')\nagain = %esen run x")
+    names = magics.shell.user_ns
+    assert names["y"][0] == ["of the function", 1]
+    assert ("save", "function.json") in names["lab"].calls
+    assert names["again"][0] == "of the notebook"
+
+
+def test_a_module_that_a_function_builds_is_registered_under_its_own_name(magics: SimpleNamespace) -> None:
+    magics.run("def f():\n    made = 'a module'\n    %esen register made")
+    assert magics.run("f()").success
+    assert magics.shell.user_ns["lab"].ensemble.names == ("made",)
+    assert "made" not in magics.shell.user_ns
+
+
+def test_what_a_function_does_not_have_either_is_named_with_its_nearest(
+    magics: SimpleNamespace, capsys: Capture
+) -> None:
+    magics.run("def f(batch):\n    return %esen run bacth")
+    magics.run("def f(batch):\n    y = %esen run bacth\n    return y")
+    assert not magics.run("f(1)").success
+    assert "Did you mean batch" in capsys.readouterr().out
+
+
+def test_comprehensions_and_functions_in_an_expression_mean_the_functions_names_too(
+    magics: SimpleNamespace, capsys: Capture
+) -> None:
+    magics.run("x = 'of the notebook'")
+    magics.run("def f(x, n):\n    y = %esen run [x for _ in range(n)] + [(lambda: x)()]\n    return y")
+    magics.run("y = f('of the function', 2)")
+    assert magics.shell.user_ns["y"][0] == ["of the function"] * 3
+    magics.run("def f(x):\n    y = %esen run [1 / x for _ in '1']\n    return y")
+    assert not magics.run("f(0)").success
+    assert "ZeroDivisionError" in capsys.readouterr().out
+
+
+def test_a_line_that_is_overwritten_stays_one_however_narrow_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setattr("esen_lab.ui.html.terminal_columns", lambda: 40)
+    monkeypatch.setenv("COLUMNS", "40")
+    live = _TerminalLive()
+    for words in ("12 of 30 points, about 20 s left, now transformer at 2", "\u6a21\u578b" * 40):
+        live.update(View(blocks=(views.Progress(done=12, total=30, words=words),)))
+        told = capsys.readouterr().out.removeprefix("\r\x1b[K")
+        assert "\n" not in told
+        assert width_of(told) < 40

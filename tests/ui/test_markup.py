@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from esen_lab.ui.markup import ATTRIBUTES, TAGS, Markup, element, joined, text
+from esen_lab.ui.markup import ATTRIBUTES, TAGS, Markup, css_text, element, joined, style, text
 
 PACKAGE = Path(__file__).parents[2] / "esen_lab"
 PAGES = sorted(
@@ -187,3 +187,8 @@ def test_what_is_printed_goes_through_one_door() -> None:
             if prints and name not in talking and "to_text(" not in ast.unparse(node):
                 found.append(f"{name}:{getattr(node, 'lineno', 0)}")
     assert found == []
+
+
+def test_a_text_of_a_rule_is_text_whatever_it_says() -> None:
+    for said in ("url(x)", "@import 'x'", "</style>", "a'b", "}*{"):
+        assert "url(" not in style(f"td::before{{content:{css_text(said)}}}")

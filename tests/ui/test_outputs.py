@@ -113,3 +113,27 @@ def test_no_more_than_the_latest_are_kept_for_later_pages(outputs: Outputs) -> N
     for number in range(MOST_CURRENT + 5):
         outputs.live(View(title=f"job {number}"))
     assert len(laid()) == MOST_CURRENT
+
+
+class KernelPage(Page):
+    """As that of a kernel, which has a way to the page; one without stands for a cell that captures its outputs."""
+
+    pub_socket = object()
+
+
+def test_what_ends_while_another_cell_captures_its_outputs_is_shown_in_its_place() -> None:
+    page, captured = KernelPage(), Page()
+    shell = SimpleNamespace(display_pub=page, user_ns={})
+    outputs = Outputs(shell, clock=lambda: NOON)
+    live = outputs.live(View(title="Profile running"))
+    shown = outputs.widget(Label("a button"), None, "")
+    shell.display_pub = captured
+    live.update(View(title="Profile finished"), last=True)
+    shown.take_away()
+    assert captured.outputs == {}
+    assert page.text().strip() == "Profile finished"
+    assert "<div" not in list(page.outputs.values())[1].get("text/html", "")
+    within = outputs.live(View(title="Comparing"))
+    within.update(View(title="Compared"), last=True)
+    assert captured.text() == "Compared", "what the capturing cell shows itself is captured whole"
+    outputs.close()

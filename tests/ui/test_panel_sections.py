@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from local_nodes import LocalNodes
-from models import mlp
+from models import WrongOnOneThread, mlp
 from torch import nn
 
 from esen_lab import Lab
@@ -22,7 +22,7 @@ from esen_lab.lab.stages import nodes as on_nodes
 from esen_lab.planner.plan import Lane, Plan
 from esen_lab.ui.colours import COLOURS, PALETTE
 from esen_lab.ui.panel.messages import problem, schema
-from esen_lab.ui.panel.sections import NAMES, _nodes, _utilization, running_jobs, sections
+from esen_lab.ui.panel.sections import NAMES, _nodes, _plan, _utilization, running_jobs, sections
 
 
 @pytest.fixture
@@ -86,13 +86,6 @@ def test_every_stage_shows_and_opens_the_next_action(lab: Lab) -> None:
     assert found["comparison"]["rows"][0]["strategy"] == "sequential"
     assert sum(row["best"] for row in found["comparison"]["rows"]) >= 1
     assert found["next_step"]["action"] == "export"
-
-
-class WrongOnOneThread(nn.Module):
-    """A double of a kernel that is wrong at some shares."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x * (1.2 if torch.get_num_threads() == 1 else 1.0)
 
 
 def test_answers_under_the_plan_are_unchecked_then_the_same_or_wrong(tmp_path: Path) -> None:
@@ -304,3 +297,30 @@ def test_of_very_many_nodes_those_at_work_are_listed_and_the_others_counted() ->
     assert len(found["nodes"]) == 200
     assert sum(row["state"] == "ready" for row in found["nodes"]) == 99
     assert found["text"] == "200 of 1000 nodes are listed. A note."
+
+
+def test_lanes_have_their_part_of_their_own_node_and_the_slowest_of_each_stage_limits(lab: Lab) -> None:
+    lanes = (
+        Lane(units=4, members=("a",), device="small"),
+        Lane(units=16, members=("b",), device="large"),
+        Lane(units=64, members=("c",), device="large", stage=1),
+    )
+    plan = Plan(
+        lanes=lanes,
+        units=64,
+        devices={"small": 4, "large": 64},
+        predicted_s={"a": 0.001, "b": 0.002, "c": 0.01},
+        reach=(1.0, 0.5),
+        threshold=0.9,
+    )
+    found = _plan(lab, plan)["lanes"]
+    assert [lane["percent"] for lane in found] == [100.0, 25.0, 100.0]
+    assert [lane["limiting"] for lane in found] == [False, True, False]
+
+
+def test_a_lane_of_which_nothing_is_predicted_has_no_time_and_none_beside_it_is_the_slowest(lab: Lab) -> None:
+    lanes = (Lane(units=1, members=("a", "b"), mode="threads"), Lane(units=1, members=("c",)))
+    plan = Plan(lanes=lanes, units=2, predicted_s={"a": 0.001, "b": 0.001, "c": 0.01})
+    found = _plan(lab, plan)["lanes"]
+    assert [lane["jct_s"] for lane in found] == [None, 0.01]
+    assert [lane["limiting"] for lane in found] == [False, False]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from waiting import until
 
 from esen_lab import Lab, Plan
 from esen_lab.devices import CpuDevice
+from esen_lab.errors import UsageError
 from esen_lab.planner.plan import Lane
 from esen_lab.ui.panel.channel import MOST_PAGES, PROTOCOL
 from esen_lab.ui.panel.targets import Targets
@@ -114,3 +116,67 @@ def shown(comm: Comm) -> int:
     """The share of the first lane that the page was told last."""
     plans = [sent["sections"]["plan"] for sent in comm.sent if sent.get("sections", {}).get("plan")]
     return plans[-1]["lanes"][0]["units"] if plans else 0
+
+
+def test_the_cell_of_the_run_button_never_writes_over_a_variable_of_the_users(targets: Targets) -> None:
+    def line() -> str:
+        (action,) = (each for each in targets.sections()["actions"] if each["id"] == "run")
+        return str(action["line"])
+
+    assert line() == "y = %esen run x"
+    targets._session.front.namespace["y"] = "the right answers"
+    assert line() == "answer = %esen run x"
+
+
+def test_a_monitor_in_a_kernel_without_bokeh_says_what_to_install(
+    targets: Targets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("esen_lab.ui.panel.monitor", "esen_lab.ui.widgets.charts", "esen_lab.ui.widgets.feed"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, "bokeh", None)
+    with pytest.raises(UsageError, match=r"need bokeh.*pip install 'esen_lab\[notebook\]'"):
+        targets.open_monitor(0.5, 60.0)
+
+
+class Walked(list[Any]):
+    """A list that counts who walks it."""
+
+    walks = 0
+
+    def __iter__(self) -> Any:
+        type(self).walks += 1
+        return super().__iter__()
+
+
+class Odd(list[Any]):
+    def __iter__(self) -> Any:
+        raise OSError("it is read from a disk that is gone")
+
+
+def test_variables_that_are_long_or_odd_neither_cost_the_panel_time_nor_silence_it(targets: Targets) -> None:
+    itself: list[Any] = []
+    itself.append(itself)
+    names = targets._session.front.namespace
+    names.update(long=[Walked([0.0] * 60_000), Walked([0] * 60_000)], odd=Odd([1]), itself=itself)
+    x = (torch.ones(2, 4), {"mask": torch.ones(2, 4)})
+    names.update(batch=x, other=(x[0], x[0]))
+    example = SimpleNamespace(ensemble=SimpleNamespace(submodels=[SimpleNamespace(example=x)]))
+    assert targets._input_name(example) == "batch"
+    assert Walked.walks == 0
+
+
+def test_the_cell_of_an_example_never_writes_over_a_variable_of_the_users(targets: Targets) -> None:
+    def example() -> str:
+        return str(targets.sections()["next_step"]["example"])
+
+    names: dict[str, Any] = {}
+    exec(example().partition("%esen")[0], names)
+    assert {"x", "wide", "deep"} <= names.keys()
+    assert names["wide"](names["x"]).shape == names["deep"](names["x"]).shape
+    taken = {"x": 1, "wide": 2, "wide_2": 3, "nn": 4}
+    targets._session.front.namespace.update(taken)
+    ran = dict(taken)
+    exec(example().partition("%esen")[0], ran)
+    assert {name: ran[name] for name in taken} == taken
+    assert "%esen register wide_3 --example x_2" in example()
+    assert "%esen register deep --example x_2" in example()

@@ -3,6 +3,8 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ET
 from base64 import b64decode
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
 
 import pytest
 from fake_lab import IDENTITY, a_comparison, a_plan, a_report, point
@@ -48,7 +50,7 @@ EVERY = {
 
 
 def texts(svg: str) -> list[str]:
-    return ["".join(found.itertext()) for found in ET.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
+    return ["".join(found.itertext()) for found in ET.fromstring(svg).iter(_SVG_TEXT)]
 
 
 @pytest.mark.parametrize("picture", EVERY.values(), ids=EVERY)
@@ -218,18 +220,26 @@ def test_a_lane_that_began_late_is_marked_in_the_picture_and_said_in_words() -> 
     assert any("Began late: lane 2 by 3.40 ms" in note for note in view.notes)
 
 
+_SVG_TEXT = "{http://www.w3.org/2000/svg}text"
+
+
+def check_in_frame(svg: str) -> None:
+    """No text of a picture begins before it, or ends behind it."""
+    for found in ET.fromstring(svg).iter(_SVG_TEXT):
+        wide = text_width("".join(found.itertext()))
+        if found.get("transform"):
+            continue  # upright
+        at = float(found.get("x", "0")) - {"e": wide, "m": wide / 2}.get(found.get("class", ""), 0.0)
+        assert at >= -8, found.text
+        assert at + wide <= WIDTH + 8, found.text
+
+
 def test_texts_fit_at_the_size_that_they_have_in_narrow_pages() -> None:
     report, plan = views.report(a_report()), views.plan(a_plan())
     for block in (*report.blocks, *plan.blocks, *views.comparison(a_comparison()).blocks):
         if isinstance(block, (views.Table, views.Progress, views.Details)):
             continue
-        for found in ET.fromstring(draw(block)).iter("{http://www.w3.org/2000/svg}text"):
-            wide = text_width("".join(found.itertext()))
-            if found.get("transform"):
-                continue  # upright
-            at = float(found.get("x", "0")) - {"e": wide, "m": wide / 2}.get(found.get("class", ""), 0.0)
-            assert at >= -8, found.text
-            assert at + wide <= WIDTH + 8, found.text
+        check_in_frame(draw(block))
 
 
 def test_a_name_that_does_not_fit_into_its_bar_is_shortened_and_never_left_out() -> None:
@@ -239,3 +249,63 @@ def test_a_name_that_does_not_fit_into_its_bar_is_shortened_and_never_left_out()
     short = [word for word in words if word.endswith("\u2026")]
     assert len(short) == 1
     assert long.startswith(short[0][:-1])
+
+
+LONG = ("a_name_of_sixty_four_letters_" * 3)[:64]
+NAMES = {"long": LONG, "wide": "\u6a21" * 64, "right to left": "\u0645" * 64}
+
+
+@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+@pytest.mark.parametrize("kind", [kind for kind in EVERY if kind not in ("front",)])
+def test_no_name_leaves_the_frame(kind: str, name: str) -> None:
+    check_in_frame(draw(_named(EVERY[kind], name)))
+
+
+def _named(value: Any, name: str) -> Any:
+    """The same picture with that name for every hostile one; what a unit or an axis is called stays short."""
+    if isinstance(value, tuple):
+        return tuple(_named(each, name) for each in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        short = {"unit": "core", "x_label": "plans", "until": "now", "title": "Memory (GB)"}
+        given = {field.name: getattr(value, field.name) for field in fields(value)}
+        return replace(value, **{key: short.get(key) or _named(each, name) for key, each in given.items()})
+    return name if value == EVIL else value
+
+
+def test_letters_of_changes_that_stand_close_are_one_label() -> None:
+    shown = tuple(rows.Moment(label=str(number), kind="runs", median_s=0.001) for number in range(1000))
+    marks = tuple((place, "code of a") for place in (10, *range(985, 996)))
+    found = list(ET.fromstring(draw(rows.Moments(moments=shown, marks=marks))).iter(_SVG_TEXT))
+    above = [(text.text, float(text.get("x", "0"))) for text in found if float(text.get("y", "0")) < 20]
+    assert [letters for letters, _ in above] == ["A", "B\u2013L"]
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf"), -1.0, 0.0, 5e-9, 36_000.0])
+@pytest.mark.parametrize("kind", EVERY)
+def test_a_figure_that_cannot_be_keeps_no_picture_from_being_drawn(kind: str, odd: float) -> None:
+    svg = draw(_figured(EVERY[kind], odd))
+    ET.fromstring(svg)
+    drawn = re.sub(r">[^<]*<|aria-label='[^']*'", "", svg)
+    assert not re.search(r"[' ,MHVL](nan|-?inf)\b", drawn)
+
+
+def _figured(value: Any, odd: float) -> Any:
+    """The same picture with that number for every one that is no whole one."""
+    if isinstance(value, tuple):
+        return tuple(_figured(each, odd) for each in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{field.name: _figured(getattr(value, field.name), odd) for field in fields(value)})
+    return odd if isinstance(value, float) else value
+
+
+def test_of_points_that_lie_on_each_other_one_is_named() -> None:
+    points = (("1", 0.001, 0.8), ("2", 0.00101, 0.8001), ("3", 0.002, 0.9))
+    words = texts(draw(rows.Front(points=points, on_front=(True, True, True))))
+    assert {"1", "3"} <= set(words)
+    assert "2" not in words[-3:]
+
+
+def test_hours_are_written_without_powers_of_ten() -> None:
+    segment = rows.Segment(name="a", start_s=0.0, end_s=36_000.0)
+    words = texts(draw(rows.Timeline(lanes=(("lane 1", (segment,)),), total_s=36_000.0)))
+    assert "30000" in words

@@ -6,6 +6,7 @@ import json
 import re
 
 import pytest
+from fake_lab import FakeMeter
 
 from esen_lab.devices.telemetry import Channel, MarkLog, Sampler
 from esen_lab.ui.colours import COLOURS, LEAST_OF_LINES, NEUTRAL, PAGES, PALETTE, contrast, stroke
@@ -14,30 +15,18 @@ from esen_lab.ui.widgets.feed import Feed
 from esen_lab.ui.widgets.readings import PlotReadings, label_of, mark_text, reading_text, strokes_of
 
 
-class Meter:
-    """A scripted meter: a test double."""
-
-    def __init__(self) -> None:
-        self.channels = [
-            Channel(key="cpu", label="CPU", unit="%", group="utilization"),
-            Channel(key="memory", label="memory in use", unit="B", group="memory"),
-        ]
-        self.values: dict[str, float | str] = {"cpu": 12.3456, "memory": 2.5e9}
-
-    def read(self) -> dict[str, float | str]:
-        return dict(self.values)
-
-    def close(self) -> None:
-        pass
+@pytest.fixture
+def meter() -> FakeMeter:
+    return FakeMeter(
+        Channel(key="cpu", label="CPU", unit="%", group="utilization"),
+        Channel(key="memory", label="memory in use", unit="B", group="memory"),
+        cpu=12.3456,
+        memory=2.5e9,
+    )
 
 
 @pytest.fixture
-def meter() -> Meter:
-    return Meter()
-
-
-@pytest.fixture
-def sampler(meter: Meter) -> Sampler:
+def sampler(meter: FakeMeter) -> Sampler:
     return Sampler(meter, interval_s=1, history_s=10, clock=iter(range(100)).__next__)
 
 
@@ -49,7 +38,7 @@ def test_columns_hold_milliseconds_and_short_numbers_and_bytes_as_gb(sampler: Sa
     assert (found.first, found.number) == (1, 1)
 
 
-def test_a_missing_reading_is_a_hole_and_its_reason_is_said(sampler: Sampler, meter: Meter) -> None:
+def test_a_missing_reading_is_a_hole_and_its_reason_is_said(sampler: Sampler, meter: FakeMeter) -> None:
     sampler.take()
     meter.values["cpu"] = "the sensor is gone"
     sampler.take()
@@ -124,7 +113,7 @@ def test_lines_stand_out_in_both_themes() -> None:
     assert min(contrast(line, page) for line in drawn for page in PAGES) >= LEAST_OF_LINES
 
 
-def test_a_plan_put_in_force_lays_the_plots_out_anew(sampler: Sampler, meter: Meter) -> None:
+def test_a_plan_put_in_force_lays_the_plots_out_anew(sampler: Sampler, meter: FakeMeter) -> None:
     meter.channels.append(Channel(key="lane7", label="lane 1, CPU", unit="%", group="lanes"))
     plan = [["wide"]]
     feed = Feed(PlotReadings(sampler, MarkLog(), lambda: plan))

@@ -25,16 +25,13 @@ wide, slim, broken = Net(256), Net(8), Broken()
 @pytest.fixture(scope="module")
 def ready(kernel: Kernel) -> Kernel:
     """A kernel with two sub-models that have been profiled."""
-    for code in (
+    return kernel.prepare(
         MODULES,
         "%esen register wide --example x",
         "%esen register slim",
         "%esen profile --budget 50ms --wait",
         "%esen search",
-    ):
-        ran = kernel.run(code)
-        assert ran.status == "ok", ran.error
-    return kernel
+    )
 
 
 def test_registering_shows_html_and_text(kernel: Kernel) -> None:
@@ -76,16 +73,17 @@ def test_a_mistake_is_one_error_of_one_line_and_stops_run_all(ready: Kernel, cod
 
 def test_profile_returns_at_once_and_updates_one_output(ready: Kernel) -> None:
     begun = ready.run("%esen profile --fresh --budget 50ms")
+    ready.late.clear()
     assert begun.status == "ok"
     assert [output["kind"] for output in begun.outputs][:1] == ["display_data"]
     shown = {output["transient"]["display_id"] for output in begun.outputs}  # the stop button and the progress
     waited = ready.run("lab.job.result(timeout=30) and None")
     assert waited.status == "ok"
-    later = [*waited.outputs, *ready.run("import time; time.sleep(0.6)").outputs]
+    later = [*ready.late, *waited.outputs]
     for _ in range(50):  # the output follows when the machine lets it
         if any("Profile finished" in output["data"].get("text/plain", "") for output in later):
             break
-        later += ready.run("time.sleep(0.2)").outputs
+        later += ready.updates(0.2)
     assert {output["kind"] for output in later} == {"update_display_data"}
     assert {output["transient"]["display_id"] for output in later} <= shown
     last = [output["data"] for output in later if "text/html" in output["data"]][-1]

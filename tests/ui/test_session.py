@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from fake_front import FakeFront
 from fake_lab import FakeLab
 
-from esen_lab.ui.session import Session
+from esen_lab.ui.session import Session, ShownWidget, _Panel
 from esen_lab.ui.views import View
 from esen_lab.ui.widgets.progress import Slow
 
@@ -100,3 +102,25 @@ def test_a_lab_whose_name_the_user_takes_goes_on_under_another(session: Session,
     del front.namespace["esen"]
     assert session.lab() is made
     assert session.open_labs == (made,)
+
+
+def test_closing_waits_for_a_still_form_that_is_drawn_and_not_for_ever(session: Session, lab: FakeLab) -> None:
+    drawing, never = threading.Event(), threading.Event()
+
+    def draw(state: Any) -> View:
+        if not drawing.is_set():
+            drawing.set()
+            never.wait(0.3)  # long enough for the closing to wait for it
+        return View(title="drawn")
+
+    shown = ShownWidget(still=session.front.live(View()), take_away=lambda: None)
+    panel = _Panel((), [shown], lab.tune(), draw)
+    assert panel._still is not None
+    panel._still._interval_s = 0.0
+    session._panels.append(panel)
+    panel._still.changed()
+    assert drawing.wait(5)
+    close = threading.Thread(target=session.close, daemon=True)
+    close.start()
+    close.join(5)
+    assert not close.is_alive(), "what is drawn asked for the lab, and the closing held it"

@@ -20,13 +20,6 @@ from esen_lab.ui.widgets.sliders import SliderPanel
 
 
 @pytest.fixture
-def editor(lab: FakeLab) -> PlanEditor:
-    made = lab.tune()
-    made.split("deep")  # 2: wide + slim | 2: deep
-    return made
-
-
-@pytest.fixture
 def panel(editor: PlanEditor) -> Iterator[SliderPanel]:
     made = SliderPanel(editor)
     yield made
@@ -138,9 +131,8 @@ def test_oversubscription_is_shown(panel: SliderPanel) -> None:
 def test_propose_apply_and_measure_show_what_came_of_them(panel: SliderPanel, editor: PlanEditor, lab: FakeLab) -> None:
     editor.propose()
     deadline = threading.Event()
-    while editor.state.searching is not None:
+    while "Proposed by exact" not in panel.message.value:  # the editor knows it before its views are told
         assert not deadline.wait(0.01)
-    assert "Proposed by exact" in panel.message.value
     editor.apply()
     assert " · in force" in panel.figures.value
     editor.measure()
@@ -234,3 +226,22 @@ def test_a_terminal_and_a_notebook_without_ipywidgets_get_text(
     run_line(session, "tune;")
     assert front.widgets == []
     assert "need anywidget" in front.text
+
+
+def test_a_value_that_was_on_its_way_while_lanes_merged_moves_nothing(panel: SliderPanel, editor: PlanEditor) -> None:
+    first, second = panel._rows
+    editor.merge(1, 2)
+    assert shares(panel) == [4]
+    second.slider.value, first.pin.value = 1, True  # the page had sent it for "deep", as it stood there
+    assert [(lane.units, lane.pinned) for lane in editor.state.lanes] == [(4, False)]
+    editor.undo()
+    assert [row.members for row in panel._rows] == [("wide", "slim"), ("deep",)]
+    panel._rows[1].slider.value = 1
+    assert shares(panel) == [3, 1]
+
+
+def test_a_lane_keeps_its_widgets_as_long_as_it_runs_the_same(panel: SliderPanel, editor: PlanEditor) -> None:
+    before = panel._rows[1]
+    editor.move("slim")  # wide | slim | deep
+    assert panel._rows[2] is before
+    assert before.slider.description == "lane 3"

@@ -10,7 +10,8 @@ from fake_front import FakeFront
 from fake_lab import FakeLab, a_comparison, a_load_table, a_plan, a_rate_plan, a_report, failed_point, progress
 from past import an_entry
 
-from esen_lab.history import Past
+from esen_lab.common.fitting import width_of
+from esen_lab.history import Past, changes
 from esen_lab.ui import views
 from esen_lab.ui.html import to_text
 from esen_lab.ui.magics.lines import run_line
@@ -30,6 +31,12 @@ RECORDS: dict[str, Callable[[], View]] = {
     "profile": lambda: views.progress(progress(failures=(failed_point(),))),
     "status": lambda: views.status(FakeLab().status()),
     "history": lambda: views.past(Past(project="p", entries=tuple(an_entry(number=n) for n in (1, 2, 3)))),
+    "two entries": lambda: views.changes(
+        changes(*(an_entry(number=n, combine=f"by {LONG} {LONG} {LONG}") for n in (1, 2)))
+    ),
+    "a long failure": lambda: View(
+        blocks=(views.failure(replace(failed_point(), message=f"{LONG} {LONG} {LONG} did not answer")),)
+    ),
     "timeline": lambda: View(blocks=(Timeline(lanes=LANES, total_s=1.0),)),
     "bar": lambda: View(
         blocks=(views.Progress(done=3, total=9, words=f"measuring {LONG} at 2 of 4 cores, then {LONG}"),)
@@ -62,3 +69,23 @@ def test_no_help_is_wider_than_the_terminal(
     run_line(session, f"{verb} --help")
     assert front.text.count("example:") == 1
     assert [line for line in front.text.splitlines() if len(line) > 80] == []
+
+
+WIDE = "\u6a21\u578b" * 16
+
+
+@pytest.mark.parametrize("columns", [80, 60])
+def test_letters_that_take_two_columns_are_counted_as_two(columns: int) -> None:
+    plan = a_plan()
+    lanes = tuple(replace(lane, members=tuple(WIDE[:20] + name for name in lane.members)) for lane in plan.lanes)
+    view = views.plan(replace(plan, lanes=lanes, predicted_s={}, combine=f"{WIDE} {WIDE}"))
+    long = Timeline(lanes=((WIDE * 4, (Segment(name=WIDE, start_s=0.0, end_s=1.0),)),), total_s=1.0)
+    told = to_text(replace(view, blocks=(*view.blocks, long), notes=(WIDE * 3,)), columns)
+    assert [line for line in told.splitlines() if width_of(line) > columns] == []
+    assert WIDE[:20] in told
+
+
+def test_columns_stand_below_each_other_whatever_the_script() -> None:
+    rows = (("\u6a21\u578b", "1"), ("abc", "22"))
+    told = to_text(View(blocks=(views.Table(columns=("name", "number"), rows=rows, numbers=("number",)),)))
+    assert {width_of(line) for line in told.splitlines()} == {14}

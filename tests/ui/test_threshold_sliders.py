@@ -69,8 +69,7 @@ def panel(editor: ThresholdEditor) -> Iterator[ThresholdPanel]:
 
 
 def settle(panel: ThresholdPanel) -> None:
-    for thread in panel._threads:
-        thread.join(10)
+    panel._acts.settle(10)
 
 
 def test_a_slider_shows_time_and_accuracy_at_once(panel: ThresholdPanel, editor: ThresholdEditor) -> None:
@@ -112,6 +111,32 @@ def test_what_cannot_be_put_in_force_is_said(panel: ThresholdPanel, editor: Thre
     settle(panel)
     assert "plan in force" in panel.message.value
     assert not editor.state.in_force
+
+
+def test_a_slider_that_is_refused_says_why_and_goes_back(
+    panel: ThresholdPanel, editor: ThresholdEditor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> Any:
+        raise UsageError("A rule that this breaks", given="it")
+
+    monkeypatch.setattr(editor, "set", refuse)
+    panel.sliders[0].value = 0.9
+    assert "A rule that this breaks" in panel.message.value
+    assert panel.sliders[0].value == 0.5
+
+
+def test_a_view_that_raises_is_dropped_and_named_and_the_others_are_told(
+    panel: ThresholdPanel, editor: ThresholdEditor
+) -> None:
+    def broken(_: object) -> None:
+        raise RuntimeError("it is gone")
+
+    editor.listen(broken)
+    told: list[tuple[float, ...]] = []
+    editor.listen(lambda state: told.append(state.thresholds))
+    assert "A view of these thresholds stopped: RuntimeError: it is gone" in editor.set(0.6).message
+    assert editor.set(0.7).message == ""
+    assert told == [(0.6, 0.6), (0.7, 0.7)]
 
 
 class WithThresholds(FakeLab):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -9,8 +11,11 @@ from fake_front import FakeFront
 from fake_lab import FakeJob, FakeLab
 
 from esen_lab.errors import Cancelled, EsenError, UsageError
+from esen_lab.ui import views
+from esen_lab.ui.html import to_text
 from esen_lab.ui.magics.lines import interrupted, run_cell, run_line
 from esen_lab.ui.magics.verbs import CELL_VERBS, VERBS
+from esen_lab.ui.magics.verbs.verb import Verb
 from esen_lab.ui.session import Session
 
 CALLS = [
@@ -158,6 +163,11 @@ def test_forgetting_wrong_answers_says_which_shares_searches_may_use_again(sessi
     assert "Searches may use again: a with 1 or 3 cores." in front.text
 
 
+def test_shares_that_may_be_used_again_are_counted_as_people_do() -> None:
+    assert "a with 1 core." in to_text(views.forgotten({"a": (1,)}, "core"))
+    assert "a with 10 or 30 %." in to_text(views.forgotten({"a": (10, 30)}, "%"))
+
+
 def test_a_cell_registers_its_text_with_the_names_of_the_notebook(
     session: Session, front: FakeFront, lab: FakeLab
 ) -> None:
@@ -177,9 +187,10 @@ def test_other_cells_are_refused(session: Session, line: str) -> None:
     [
         ("profil", "%esen has no verb 'profil'. Did you mean profile"),
         ("xyzzy", "%esen has no verb 'xyzzy'. `%esen help` lists them all."),
-        ("help serch", "Did you mean search or serve or cluster?"),
+        ("help serch", "Did you mean search or serve or use?"),
         ("register", "arguments are required: NAME"),
         ("register widde", "there is no 'widde'. Did you mean wide?"),
+        ("register plan.jsn", "of this notebook or a file, and there is no 'plan.jsn'. Run the cell"),
         ("register wide[0]", "%esen register wide[0] --as NAME"),
         ("model deep", "two %"),
         ("plan", "A plan is shown once there is one. Given: none yet. `%esen profile`"),
@@ -187,17 +198,48 @@ def test_other_cells_are_refused(session: Session, line: str) -> None:
         ("cancel", "A job that is cancelled is running"),
         ("unregister ghost", "knows its own sub-models"),
         ("search --seed one", "A whole number"),
+        ("search --rate 200 --p99 50ms --quantile q90 --seed 0", "takes limits, --measure and --runs besides"),
+        ("search --seed -1", "A seed is a whole number from 0 to 4294967295. Given: -1."),
+        ("members x x --seed 99999999999", "A seed is a whole number"),
+        ("best --within 50ms --on x,x --seed -1", "A seed is a whole number"),
+        ("loadtest --seed -1", "A seed is a whole number"),
         ("numerics --runs few", "A whole number"),
         ("numerics --input x", "%esen numerics has no option --input"),
         ("backends --budget soon", "positive number of seconds"),
         ("backends wide", "unrecognized arguments: wide"),
-        ("precision bf16 --agree much", "A percentage is needed"),
+        ("precision bf16 --agree much", "A percentage above 0, at most 100 is needed"),
+        ("precision bf16 --on x --agree 101", "at most 100 is needed here, such as 2 or 2%. Given: 101."),
+        ("precision bf16 --on x --agree 0", "A percentage above 0"),
+        ("best --accuracy-loss 101 --on x,x", "from 0 to below 100 is needed here, such as 2 or 2%. Given: 101."),
+        ("profile --adaptive --within nan", "A percentage above 0"),
+        ("run x --stop-early 101%", "at most 100 is needed here, such as 2 or 2%. Given: 101%."),
         ("precision bf16 --error small", "A number is needed"),
         ("search --option sampler", "NAME=VALUE"),
+        ("search --deadline 50ms --deadline=60ms", "takes --deadline once. Given: it twice. Leave one of them out."),
+        ("search --apart a,b --apart c,d", "Write all its values behind one --apart."),
+        ("run -x", "As a value it is written (-x); `%esen run -h`"),
+        ("combine weighted --weights -1,1", "As a value it is written --weights=-1,1;"),
+        ("search --memory -4GB", "As a value it is written --memory=-4GB;"),
+        ("profile --within 2", "--within says when an adaptive profile ends. Given: no --adaptive"),
+        ("share 1=101%", "A percentage above 0, at most 100 is needed here, such as 2 or 2%. Given: 101%."),
+        ("share 1=0%", "A percentage above 0"),
+        ("best --within 50ms --on x,x,x", "two expressions with a comma between them. Given: 3: x,x,x."),
         ("device abacus", "A device is one of"),
         ("history 1 2 3", "One entry is shown, or two side by side"),
         ("history 1 --take 2", "one at a time"),
         ("history three", "A whole number"),
+        ("history 3 --last 5", "--last says how many entries are listed"),
+        ("history --forget 3 --last 5", "--last says how many entries are listed"),
+        ("serve --stop --port 8000", "--stop ends the server that runs. Given: other options besides"),
+        ("watch --stop --every 1", "--stop ends the plots. Given: --every or --history besides"),
+        ("profile ,", "by their names, or all of them without one"),
+        ("search --runs 5", "Given: no --measure. Add --measure."),
+        ("history --forget ,", "by their numbers, or all of them by the word 'all'"),
+        ("history --forget []", "by their numbers, or all of them by the word 'all'"),
+        ("cluster auto --leave", "reached or left, one at a time"),
+        ("numerics x --forget wide", "--forget checks nothing"),
+        ("precision --on x", "What is to be checked is a precision"),
+        ("search --rate 200 --p99 50ms --seed 0 --no-parts", "Given: --seed, --no-parts."),
     ],
 )
 def test_a_mistake_is_one_line_that_names_it(session: Session, lab: FakeLab, line: str, message: str) -> None:
@@ -272,8 +314,10 @@ def test_the_history_goes_on_with_another_project(session: Session, front: FakeF
 
 def test_run_returns_the_output_and_a_semicolon_hides_it(session: Session, front: FakeFront, lab: FakeLab) -> None:
     assert run_line(session, "run x") == [[1, 2], "combined"]
-    assert run_line(session, "run x;") is None
-    assert run_line(session, "run x ;") is None
+    assert run_line(session, "run x;") == [[1, 2], "combined"]
+    assert front.hid == [[[1, 2], "combined"]]
+    assert run_line(session, "run x ;") == [[1, 2], "combined"]
+    assert len(front.hid) == 2
     assert front.text.count("Run: JCT 5.00 ms") == 3
 
 
@@ -389,6 +433,41 @@ def test_every_cell_verb_is_in_the_table_for_help() -> None:
     assert set(CELL_VERBS) <= set(VERBS)
 
 
+@pytest.mark.parametrize("line", [*(line for line, _ in CALLS), "show plan", "plan", "status", "measurements"])
+def test_on_a_simulated_device_whatever_shows_a_time_says_that_it_is_simulated(
+    session: Session, front: FakeFront, lab: FakeLab, line: str
+) -> None:
+    lab.device.identity.simulated = True
+    lab.device.notes = ("Simulated: nothing here is measured.",)
+    with contextlib.suppress(UsageError):
+        run_line(session, line)
+    seen = [*map(to_text, front.shown), *(live.text for live in front.lives)]
+    for text in seen:
+        if re.search(r"\d (µs|ms|s)\b", text):
+            assert "simulated" in text.lower(), text
+    assert all(text.lower().count("nothing here is measured") < 2 for text in seen)
+
+
+def test_on_a_real_device_nothing_is_called_simulated(session: Session, front: FakeFront, lab: FakeLab) -> None:
+    run_line(session, "run x")
+    assert "imulated" not in front.text
+
+
+ONLY_LOOK = {"status", "list", "measurements", "fit", "plan", "show", "help"}
+
+
+def test_whatever_changes_something_says_itself_what_ctrl_c_leaves_behind() -> None:
+    default = Verb("", lambda session, given: None).interrupted
+    assert {name for name, verb in VERBS.items() if verb.interrupted == default} == ONLY_LOOK
+    assert all(verb.interrupted != default for verb in CELL_VERBS.values())
+
+
+@pytest.mark.parametrize("line", ["close", "close;", " stop ;", "stop"])
+def test_ctrl_c_while_closing_does_not_say_that_nothing_has_ended(line: str) -> None:
+    assert "may have ended" in interrupted(line)
+    assert "`%esen close` again" in interrupted(line)
+
+
 @pytest.mark.parametrize("verb", ["compare x", "numerics", "backends"])
 def test_ctrl_c_while_it_measures_is_passed_on_and_the_plan_stays(
     session: Session, front: FakeFront, lab: FakeLab, verb: str
@@ -398,3 +477,16 @@ def test_ctrl_c_while_it_measures_is_passed_on_and_the_plan_stays(
         run_line(session, verb)
     assert (front.shown, front.marked, lab.plan) == ([], [], None)
     assert "nothing was" in interrupted(verb)
+
+
+@pytest.mark.parametrize(("written", "numbers"), [("all", None), ("3", [3]), ("[3,4]", [3, 4])])
+def test_only_the_word_all_forgets_all_of_the_history(
+    session: Session, lab: FakeLab, written: str, numbers: list[int] | None
+) -> None:
+    run_line(session, f"history --forget {written}")
+    assert ("history.forget", numbers) in lab.calls
+
+
+def test_the_plan_is_loaded_on_the_nodes_of_the_cluster_that_was_named(session: Session, lab: FakeLab) -> None:
+    run_line(session, "cluster auto --load")
+    assert lab.calls == [("cluster.connect", "auto"), ("cluster.load",)]

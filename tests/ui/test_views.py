@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from fake_lab import (
@@ -25,6 +28,7 @@ from esen_lab.cost_model.model import CostModel
 from esen_lab.planner import allocate, search
 from esen_lab.planner.editor import PlanEditor
 from esen_lab.planner.editor.state import Measurement
+from esen_lab.planner.plan import Lane
 from esen_lab.profiler.progress import JobState
 from esen_lab.profiler.records import Profile
 from esen_lab.run import Answered, Missing, Span
@@ -33,8 +37,9 @@ from esen_lab.studies.cascade import Cascade, Stage
 from esen_lab.studies.front import Choice, ParetoFront
 from esen_lab.ui import views
 from esen_lab.ui.html import to_text
+from esen_lab.ui.pictures import draw
 from esen_lab.ui.pictures.charts import timeline as draw_timeline
-from esen_lab.ui.pictures.rows import Segment, Timeline
+from esen_lab.ui.pictures.rows import Segment, Shares, Timeline
 from esen_lab.ui.views import Details, Progress, Table
 
 
@@ -193,7 +198,7 @@ def test_a_real_allocation_is_shown() -> None:
 
 def test_an_empty_ensemble_says_how_to_begin() -> None:
     empty = SimpleNamespace(submodels=())
-    assert views.ensemble(empty).notes == ("`%esen register NAME` adds a module.",)
+    assert views.ensemble(empty).notes == ("`%esen register NAME --example EXPR` adds a module.",)
 
 
 def test_a_simulated_device_is_labelled() -> None:
@@ -405,3 +410,47 @@ def test_elsewhere_the_next_step_is_python(monkeypatch: pytest.MonkeyPatch) -> N
     assert views.status(FakeLab().status()).notes[-1] == "Next: Measure the sub-models: lab.profile()"
     for view in (views.comparison(a_comparison()), views.plan(a_plan()), views.report(a_report())):
         assert "%esen" not in to_text(view)
+
+
+@pytest.mark.parametrize(
+    ("draw", "command"),
+    [
+        (views.exported, "`python '/my plans/p.py' --input"),
+        (views.repository, "`'/my plans/start.sh'` starts"),
+        (views.application, "`cd '/my plans' && serve run serve.yaml`"),
+    ],
+)
+def test_a_command_that_is_shown_can_be_copied_whatever_the_files_are_called(
+    draw: Callable[[Any], views.View], command: str
+) -> None:
+    record = SimpleNamespace(
+        script=Path("/my plans/p.py"), folder=Path("/my plans"), name="p", models=(), units=1, files=(), notes=()
+    )
+    assert command in draw(record).notes[0]
+
+
+def test_a_plan_over_nodes_says_where_each_lane_is_and_its_share_of_that_node() -> None:
+    lanes = (Lane(units=4, members=("wide",), device="small"), Lane(units=16, members=("deep",), device="large"))
+    plan = a_plan(lanes=lanes, units=64, devices={"small": 4, "large": 64}, predicted_s={"wide": 0.001, "deep": 0.002})
+    told = shown(views.plan(plan))
+    assert "small   4 cores (100 %)" in told
+    assert "large   16 cores (25 %)" in told
+    (picture,) = (block for block in views.plan(plan).blocks if isinstance(block, Shares))
+    words = draw(picture)
+    assert ">small: 4 of 4<" in words
+    assert ">large: 16 of 64<" in words
+    assert " free<" not in words
+    assert "4 of 4" in str(plan)
+
+
+def test_a_plan_in_stages_says_which_lane_is_in_which_and_draws_them_one_after_another() -> None:
+    lanes = (Lane(units=4, members=("wide",)), Lane(units=2, members=("deep",), stage=1))
+    predicted = {"wide": 0.001, "deep": 0.002}
+    plan = a_plan(lanes=lanes, reach=(1.0, 0.5), threshold=0.9, predicted_s=predicted, jct_s=0.002, bound_s=0.0015)
+    (table,) = (block for block in views.plan(plan).blocks if isinstance(block, Table) and block.columns)
+    assert table.columns[:2] == ("lane", "stage")
+    assert [row[:2] for row in table.rows] == [("1", "1"), ("2", "2")]
+    (picture,) = (block for block in views.plan(plan).blocks if isinstance(block, Shares))
+    assert [lane.after_s for lane in picture.lanes] == [0.0, 0.001]
+    assert picture.bound_s is None
+    assert "stages: as if no input left" in draw(picture)

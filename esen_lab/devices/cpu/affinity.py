@@ -7,6 +7,7 @@ runtime remembers the places, and how many CPUs there were before.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import re
@@ -14,6 +15,9 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from esen_lab.common.resources import begin
+from esen_lab.errors import DeviceError
 
 BINDING = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY", "KMP_HW_SUBSET", "KMP_PLACE_THREADS")
 """Environment variables that make an OpenMP runtime bind threads to places."""
@@ -144,8 +148,9 @@ def _most() -> frozenset[int]:
             pass
 
     thread = threading.Thread(target=ask, name="esen_lab cpus")
-    thread.start()
-    thread.join()
+    with contextlib.suppress(DeviceError):  # no thread to be had: then nobody tells
+        begin(thread)
+        thread.join()
     return frozenset(found)
 
 

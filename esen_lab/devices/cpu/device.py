@@ -155,6 +155,8 @@ class CpuDevice(Device):
         self._cores = tuple(core.cpus for core in topology.cores)
         self._packer = Packer(topology)
         self._notes = tuple(notes)
+        # In cores' time: with less than a whole one a lane is stopped now and then, and its points are of that alone.
+        self._granted = self._granted_now()
         self._identity = DeviceIdentity(
             kind="cpu",
             name=_cpu_name(),
@@ -166,6 +168,7 @@ class CpuDevice(Device):
                 "threads_per_core": str(max(len(core) for core in self._cores)),
                 "pinned": "yes" if self._pins else "no",
                 **_details(topology),
+                **({"granted": f"{self._granted:.2g} of a core's time"} if self._granted < 1 else {}),
             },
         )
 
@@ -225,11 +228,16 @@ class CpuDevice(Device):
 
     def _slowed(self) -> str:
         """Which time a control group grants to this process, where it has become less than the device was made of."""
-        quota = _cgroup_cpus() if self._chosen_here else None
-        if quota is None or max(1, math.floor(quota)) >= self.units:
+        now = self._granted_now()
+        if now >= self._granted:
             return ""
-        made_of = format_units(self.units, "core")
-        return f"The device was made of {made_of}; a control group grants {quota:g} cores' time now."
+        made_of = format_units(self.units, "core") if self._granted >= 1 else f"{self._granted:g} cores' time"
+        return f"The device was made of {made_of}; a control group grants {now:g} cores' time now."
+
+    def _granted_now(self) -> float:
+        """How many cores' time lanes may use now, at most all of it."""
+        quota = _cgroup_cpus() if self._chosen_here else None
+        return float(len(self._cores)) if quota is None else min(quota, float(len(self._cores)))
 
     def place(self, shares: Sequence[int]) -> tuple[CpuPlacement, ...]:
         """Give each lane cores of its own while they last, close together where they can be: see `packing.py`.

@@ -23,12 +23,12 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
+from esen_lab.common.units import now
 from esen_lab.devices.cpu.load import busy_part
 from esen_lab.errors import EsenError
 from esen_lab.files import Kind, Text, converted, decode_json, read_bytes, write_file
@@ -173,7 +173,7 @@ def measure_interference(
         together_gb_s=statistics.median(together),
         cores=len(one),
         array_bytes=lanes.lane_bytes,
-        measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        measured_at=now(),
     )
 
 

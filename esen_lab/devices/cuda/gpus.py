@@ -41,6 +41,8 @@ class Gpu:
         mig: Whether it is in MIG mode, or a part of one that is.
         gpm: Whether SM activity can be read from it (GPM), or why not; None where nobody could ask.
         compute_mode: "default", "exclusive process", ...; "" where nobody could ask.
+        processes: How many processes computed on it when it was looked for; None where nobody could ask.
+        used_bytes: How much of its memory was in use then.
         grain: In which groups of SMs the driver divides it for green contexts; None where it does not say.
         fine_grain: The same without co-scheduling.
     """
@@ -54,6 +56,8 @@ class Gpu:
     mig: bool = False
     gpm: bool | str | None = None
     compute_mode: str = ""
+    processes: int | None = None
+    used_bytes: int | None = None
     grain: Grain | None = None
     fine_grain: Grain | None = None
 
@@ -115,6 +119,18 @@ def look_at_machine(
     )
 
 
+def torch_too_new(machine: Machine) -> str:
+    """What this machine lacks for its PyTorch, in words; "" where nothing. Of one major version, any driver does."""
+    built_for = (machine.torch_cuda or "").partition(".")[0]
+    spoken = machine.cuda_driver.partition(".")[0]
+    if not (built_for.isdigit() and spoken.isdigit()) or int(built_for) <= int(spoken):
+        return ""
+    return (
+        f"a driver for CUDA {built_for}, which the installed PyTorch was built for, or a PyTorch for CUDA {spoken}; "
+        f"this driver ({machine.driver}) speaks {machine.cuda_driver}"
+    )
+
+
 def _gpu(index: int, entry: Mapping[str, Any], facts: NvmlFacts) -> Gpu:
     more = facts.gpus.get(entry["uuid"], {})
     return Gpu(
@@ -127,6 +143,8 @@ def _gpu(index: int, entry: Mapping[str, Any], facts: NvmlFacts) -> Gpu:
         mig=bool(more.get("mig")) or entry["uuid"].startswith("MIG-"),
         gpm=more.get("gpm", facts.why_nothing or None),
         compute_mode=more.get("compute_mode", ""),
+        processes=more.get("processes"),
+        used_bytes=more.get("used_bytes"),
         grain=_grain(entry.get("grain")),
         fine_grain=_grain(entry.get("fine_grain")),
     )

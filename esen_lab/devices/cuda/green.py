@@ -22,7 +22,7 @@ from esen_lab.common.locks import Lock
 from esen_lab.common.surroundings import step
 from esen_lab.common.units import check_units
 from esen_lab.devices.base import Device, DeviceIdentity, InForce, Placement
-from esen_lab.devices.cuda.gpus import Gpu, Machine
+from esen_lab.devices.cuda.gpus import Gpu, Machine, torch_too_new
 from esen_lab.devices.cuda.green_core import green_driver
 from esen_lab.devices.cuda.green_driver import GreenDriver, RefusedSetError, Way
 from esen_lab.devices.cuda.green_split import Grain, layers_of
@@ -416,6 +416,8 @@ def missing(machine: Machine, gpu: Gpu) -> tuple[str, ...]:
         found.append(f"a driver for CUDA 12.4 or newer; this one speaks {machine.cuda_driver}")
     if machine.torch_cuda == "":
         found.append("a PyTorch that was built for CUDA")
+    if newer := torch_too_new(machine):
+        found.append(newer)
     if not _has_bindings():
         found.append("the package cuda-bindings")
     if gpu.grain is None and driver >= _LEAST_CUDA:

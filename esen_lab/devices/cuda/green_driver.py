@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from esen_lab.devices.cuda.cuda_errors import advice_on
 from esen_lab.errors import DeviceError
 
 # Each block notes the SM it runs on, and stays for a while so that the next ones must go elsewhere.
@@ -250,7 +251,7 @@ def _checked(call: str, answer: tuple[Any, ...]) -> Any:
     status, *values = answer
     if int(status) != 0:
         refusal = RefusedSetError if int(status) == _INVALID_CONFIGURATION else DeviceError
-        raise refusal(f"The CUDA call {call} succeeds", given=_name_of(status))
+        raise refusal(f"The CUDA call {call} succeeds", given=_name_of(status), hint=advice_on(int(status)))
     return values[0] if len(values) == 1 else tuple(values) or None
 
 

@@ -30,7 +30,8 @@ from esen_lab.common.surroundings import step
 from esen_lab.common.units import check_units
 from esen_lab.devices.base import Device, DeviceIdentity, InForce, Placement
 from esen_lab.devices.cpu.affinity import usable_cpus
-from esen_lab.devices.cuda.gpus import Gpu, Machine
+from esen_lab.devices.cuda.cuda_errors import advice
+from esen_lab.devices.cuda.gpus import Gpu, Machine, torch_too_new
 from esen_lab.devices.cuda.mps_control import MpsDaemon, MpsPrograms, find_programs
 from esen_lab.devices.cuda.mps_protocol import without_mps
 from esen_lab.devices.offer import SharingMode
@@ -100,11 +101,8 @@ class MpsPlacement(Placement):
             cuda.synchronize()  # makes the context: only then is this process a client
             sms = int(cuda.get_device_properties(0).multi_processor_count)
         except Exception as problem:
-            raise DeviceError(
-                "CUDA starts in a lane",
-                given=f"{type(problem).__name__}: {' '.join(str(problem).split())}",
-                hint="A client's fault shuts others out until all of them are gone: see python -m esen_lab doctor.",
-            ) from problem
+            said = f"{type(problem).__name__}: {' '.join(str(problem).split())}"
+            raise DeviceError("CUDA starts in a lane", given=said, hint=advice(said)) from problem
         self.daemon().check_client(os.getpid())
         check_limit(sms, self.percentage, self.sms)
         return InForce(
@@ -387,6 +385,8 @@ def missing(machine: Machine, gpu: Gpu, *, look_for_programs: bool = True) -> tu
         found.append(f"a GPU of compute capability 7.0 or more for limits; this one has {gpu.capability}")
     if machine.torch_cuda == "":
         found.append("a PyTorch that was built for CUDA")
+    if newer := torch_too_new(machine):
+        found.append(newer)
     if look_for_programs:
         try:
             find_programs()

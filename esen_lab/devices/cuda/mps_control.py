@@ -65,7 +65,8 @@ _LOOK_S = 0.05
 _LISTED_WITHIN_S = 1.0
 _COMES_UP_S = 20.0  # a new daemon's, on a busy machine
 _SERVER_LISTED_S = 10.0
-_SERVER_STAYS_S = 0.2  # one that cannot start ends within milliseconds
+_SERVER_STAYS_S = 0.2  # one that finds no driver ends within milliseconds
+_SERVER_STARTS_S = 3.0  # one that is refused the GPU ends while it makes its context
 _TURN_S = 35.0  # a client that is being ended may take half a minute
 _ASK_AGAIN_S = 0.05
 _ANSWERS_S = 2.0
@@ -340,13 +341,16 @@ class MpsDaemon:
         until = self._clock() + _SERVER_LISTED_S
         since: float | None = None
         while not said:
-            if not self.servers():
+            # One that ends between two questions is listed in the first and GONE in the second.
+            found = {self.status(server) for server in self.servers()} - {"GONE"}
+            if not found:
                 since = None
                 if servers_ended(self._words()) - before or self._clock() >= until:
                     break
             else:
                 since = self._clock() if since is None else since
-                if self._clock() - since >= _SERVER_STAYS_S:
+                stays_s = _SERVER_STARTS_S if "INITIALIZING" in found else _SERVER_STAYS_S
+                if self._clock() - since >= stays_s:
                     return
             time.sleep(_LOOK_S)
         raise DeviceError(

@@ -10,30 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from esen_lab.devices.cuda.cuda_errors import MEANINGS
+
 LAST_QUESTION = "get_default_active_thread_percentage"
 _FEW = 8  # lines of its words that an error carries
 _NOISE = ("Accepting connection", "NEW UI", "UI closed", "Cmd:", "Removed Shm file", "To connect CUDA applications")
 _STAMP = re.compile(r"^\[[^\]]*(Control|Server)[^\]]*\]\s*")
 _NUMBER = re.compile(r"\d+(\.\d+)?")
 _LEFT = re.compile(r"(?:exited|left) with status (\d+)")
-# CUresult, as far as a daemon, a server or a client of MPS ends with one.
-_CUDA_ERRORS = {
-    2: "CUDA_ERROR_OUT_OF_MEMORY",
-    3: "CUDA_ERROR_NOT_INITIALIZED",
-    34: "CUDA_ERROR_STUB_LIBRARY: libcuda is a stub, not the driver's",
-    46: "CUDA_ERROR_DEVICE_UNAVAILABLE: another process holds the GPU, or its compute mode forbids MPS",
-    100: "CUDA_ERROR_NO_DEVICE: the daemon sees no GPU",
-    101: "CUDA_ERROR_INVALID_DEVICE: CUDA_VISIBLE_DEVICES names a GPU that is not there",
-    802: "CUDA_ERROR_SYSTEM_NOT_READY: the driver, or the fabric manager of an HGX machine, is not ready",
-    803: "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH: driver and libcuda differ in version",
-    805: "CUDA_ERROR_MPS_CONNECTION_FAILED: no server could be reached or started",
-    806: "CUDA_ERROR_MPS_RPC_FAILURE",
-    807: "CUDA_ERROR_MPS_SERVER_NOT_READY: a client's fault is being cleaned up",
-    808: "CUDA_ERROR_MPS_MAX_CLIENTS_REACHED",
-    809: "CUDA_ERROR_MPS_MAX_CONNECTIONS_REACHED",
-    810: "CUDA_ERROR_MPS_CLIENT_TERMINATED",
-    244: "the daemon found no libcuda.so.1",
-}
 
 
 def without_mps(environment: Mapping[str, str]) -> dict[str, str]:
@@ -58,7 +42,7 @@ def own_words(log: str) -> str:
 
 def explained(words: str) -> str:
     """The words, with the meaning of a status that is an error of CUDA."""
-    meanings = [meaning for code in _LEFT.findall(words) if (meaning := _CUDA_ERRORS.get(int(code)))]
+    meanings = [meaning for code in _LEFT.findall(words) if (meaning := MEANINGS.get(int(code)))]
     return f"{words} ({'; '.join(dict.fromkeys(meanings))})" if meanings else words
 
 

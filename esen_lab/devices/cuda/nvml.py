@@ -32,7 +32,8 @@ class NvmlFacts:
 
     Attributes:
         driver: The driver's version, or "".
-        gpus: By UUID: "mig" (bool), "gpm" (True, or why not), "compute_mode" (words).
+        gpus: By UUID: "mig" (bool), "gpm" (True, or why not), "compute_mode" (words), "processes" (that compute on it
+            now, as far as this container may know) and "used_bytes" of its memory.
         why_nothing: Why NVML says nothing, or "".
     """
 
@@ -83,6 +84,10 @@ def _facts_of(nvml: Any, handle: Any) -> Mapping[str, Any]:
         facts["gpm"] = "this version of nvidia-ml-py does not know GPM"
     with contextlib.suppress(nvml.NVMLError):
         facts["compute_mode"] = _COMPUTE_MODES.get(nvml.nvmlDeviceGetComputeMode(handle), "")
+    with contextlib.suppress(nvml.NVMLError):
+        facts["used_bytes"] = int(nvml.nvmlDeviceGetMemoryInfo(handle).used)
+    with contextlib.suppress(nvml.NVMLError):
+        facts["processes"] = len(nvml.nvmlDeviceGetComputeRunningProcesses(handle))
     return facts
 
 

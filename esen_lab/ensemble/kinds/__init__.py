@@ -21,9 +21,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from esen_lab.common.words import unknown
 from esen_lab.ensemble.origin import is_module
 from esen_lab.errors import UsageError
-from esen_lab.files import PICKLE_SUFFIXES, is_model_file
+from esen_lab.files import PICKLE_SUFFIXES, is_model_file, names_beside
 
 if TYPE_CHECKING:
     from esen_lab.ensemble.kinds.adapted import Adapted
@@ -71,7 +72,7 @@ def _path(source: str | os.PathLike[str]) -> Path:
             hint="If you trust it, load it yourself (joblib.load) and register what that gives.",
         )
     if not path.is_file():
-        raise UsageError("A model's file is there", given=repr(str(path)), hint="Check the spelling and the folder.")
+        raise unknown("A model's file is there", path.name, names_beside(path), given=repr(str(path)))
     return path
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from esen_lab.common.packages import can_import
 from esen_lab.common.tensors import taken_in
 from esen_lab.common.trees import Tree, flatten, map_tensors, unflatten
 from esen_lab.common.words import unknown
@@ -160,7 +160,7 @@ def needs(package: str, group: str, what: str) -> None:
     Raises:
         UsageError: It is; the message names the group that brings it.
     """
-    if importlib.util.find_spec(package) is None:
+    if not can_import(package):
         raise UsageError(
             f"{what} needs the package {package}",
             given="not installed here",

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
-import importlib.util
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -14,6 +11,8 @@ from typing import Any
 
 import torch
 
+from esen_lab.common.packages import can_import, package_version
+from esen_lab.ensemble.fingerprint import bytes_digest
 from esen_lab.ensemble.kinds.adapted import Adapted, Hidden, SourceWatch, array_of, check_options, needs, watched_files
 from esen_lab.ensemble.kinds.engine_model import EngineModel, chosen
 from esen_lab.ensemble.recipes import FileRecipe
@@ -161,8 +160,8 @@ def adapt(source: Any, options: Mapping[str, Any]) -> Adapted | None:
         recipes=[partial(FileRecipe, form="onnx", files={"onnx": data}, options=kept)],
         class_name=_KIND,
         kind=_KIND,
-        structure=f"{structure} {module.outputs} onnxruntime {importlib.metadata.version('onnxruntime')}",
-        values=hashlib.blake2b(data, digest_size=16).hexdigest(),
+        structure=f"{structure} {module.outputs} onnxruntime {package_version('onnxruntime')}",
+        values=bytes_digest(data),
         parameters=numbers,
         memory_bytes=len(data),
         watch=watch,
@@ -177,7 +176,7 @@ def load(files: Mapping[str, bytes], options: Mapping[str, Any]) -> OnnxModel:
 def _whole(path: Path) -> tuple[bytes, Sequence[Path]]:
     """A file's graph in one piece, and the files it is in: weights may lie in others beside it."""
     data = read_bytes(path)
-    if importlib.util.find_spec("onnx") is None:
+    if not can_import("onnx"):
         return data, [path]
     import onnx
     from onnx.external_data_helper import _get_all_tensors, uses_external_data
@@ -215,16 +214,16 @@ def _is_graph(data: bytes) -> bool:
 
 def _structure(data: bytes) -> tuple[str, int]:
     """The operators of a graph and what its tensors look like, and how many numbers these hold."""
-    if importlib.util.find_spec("onnx") is None:
-        return hashlib.blake2b(data, digest_size=16).hexdigest(), 0
+    if not can_import("onnx"):
+        return bytes_digest(data), 0
     import onnx
 
     try:
         graph = onnx.load_model_from_string(data).graph
     except Exception:  # a newer format than this package knows: ONNX Runtime has taken it
-        return hashlib.blake2b(data, digest_size=16).hexdigest(), 0
+        return bytes_digest(data), 0
     held = [(tensor.name, tensor.data_type, list(tensor.dims)) for tensor in graph.initializer]
     numbers = sum(math.prod(tensor.dims) for tensor in graph.initializer)
     del graph.initializer[:]
-    rest = hashlib.blake2b(graph.SerializeToString(deterministic=True), digest_size=16).hexdigest()
+    rest = bytes_digest(graph.SerializeToString(deterministic=True))
     return f"{rest} {held}", numbers

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
 import math
 import os
 import sys
@@ -16,6 +14,8 @@ from typing import Any
 
 import torch
 
+from esen_lab.common.packages import package_version
+from esen_lab.ensemble.fingerprint import bytes_digest
 from esen_lab.ensemble.kinds.adapted import Adapted, Hidden, SourceWatch, array_of, check_options, needs, watched_files
 from esen_lab.ensemble.kinds.engine_model import EngineModel, chosen
 from esen_lab.ensemble.recipes import FileRecipe
@@ -147,14 +147,14 @@ def adapt(source: Any, options: Mapping[str, Any]) -> Adapted | None:
     check_options(options, ("outputs",), f"An {_KIND}")
     module = OpenVinoModel(xml, weights, options.get("outputs"))
     kept = {} if module.outputs == module.all_outputs else {"outputs": list(module.outputs)}
-    digests = [hashlib.blake2b(part, digest_size=16).hexdigest() for part in (xml, weights)]
+    digests = [bytes_digest(part) for part in (xml, weights)]
     constants = [op for op in module.model.get_ops() if op.get_type_name() == "Constant"]
     return Adapted(
         module=module,
         recipes=[partial(FileRecipe, form="openvino", files={"xml": xml, "bin": weights}, options=kept)],
         class_name=_KIND,
         kind=_KIND,
-        structure=f"{digests[0]} {module.outputs} openvino {importlib.metadata.version('openvino')}",
+        structure=f"{digests[0]} {module.outputs} openvino {package_version('openvino')}",
         values=" ".join(digests),
         parameters=sum(math.prod(op.get_output_shape(0)) for op in constants),
         memory_bytes=len(weights),

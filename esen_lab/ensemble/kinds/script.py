@@ -33,6 +33,7 @@ class Script(Adapter):
 
     Args:
         data: What `torch.jit.save` wrote.
+        defaults: Of arguments that an input need not have: a function's own are not in what torch writes.
 
     Raises:
         UsageError: It is no such file.
@@ -41,8 +42,9 @@ class Script(Adapter):
     kind = _KIND
     runs_in = "TorchScript"
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, defaults: Mapping[str, Any] | None = None) -> None:
         super().__init__()
+        self._defaults = dict(defaults or {})
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -67,6 +69,9 @@ class Script(Adapter):
 
     def forward(self, *args: Any, **kwargs: Any) -> Tree:
         """What the script answers."""
+        if self._defaults:
+            names = [argument.name for argument in self._script.value.forward.schema.arguments[1:]]
+            kwargs = {k: v for k, v in self._defaults.items() if k not in names[: len(args)]} | kwargs
         return self._script.value(*args, **kwargs)
 
     @property
@@ -79,6 +84,7 @@ def adapt(source: Any, options: Mapping[str, Any]) -> Adapted | None:
     """A member made of a ScriptModule, a file or bytes; None for anything else."""
     watch: SourceWatch | None = None
     notes: tuple[str, ...] = ()
+    defaults: dict[str, Any] = {}
     if isinstance(source, Path):
         if source.suffix.lower() not in _SUFFIXES:
             return None
@@ -93,22 +99,22 @@ def adapt(source: Any, options: Mapping[str, Any]) -> Adapted | None:
     elif isinstance(source, bytes) and _is_script(source):
         data = source
     elif is_script(source):
-        data = _saved(source)
+        data, defaults = _saved(source), _defaults(source)
         watch = SourceWatch(source, partial(_mark, source), "its parameters or buffers")
         if getattr(source, "training", False):
             notes = ("was in training mode; workers run it in eval mode",)
     else:
         return None
     check_options(options, (), f"A {_KIND}")
-    module = Script(data)
+    module = Script(data, defaults)
     code, values = _digests(data)
     looks = [(name, str(tensor_spec(tensor))) for name, tensor in state_of(module).items()]
     return Adapted(
         module=module,
-        recipes=[partial(FileRecipe, form="torchscript", files={"ts": data})],
+        recipes=[partial(FileRecipe, form="torchscript", files={"ts": data}, options=defaults)],
         class_name=str(getattr(source, "__name__", "") or getattr(module.script, "original_name", "") or _KIND),
         kind=_KIND,
-        structure=f"{code} {looks}",
+        structure=f"{code} {looks}{f' {defaults}' if defaults else ''}",
         values=values,
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         memory_bytes=memory_of(module),
@@ -117,9 +123,18 @@ def adapt(source: Any, options: Mapping[str, Any]) -> Adapted | None:
     )
 
 
-def load(files: Mapping[str, bytes], options: Mapping[str, Any]) -> Script:  # noqa: ARG001  as all kinds
+def load(files: Mapping[str, bytes], options: Mapping[str, Any]) -> Script:
     """The module of a script that was kept."""
-    return Script(files["ts"])
+    return Script(files["ts"], options)
+
+
+def _defaults(script: Any) -> dict[str, Any]:
+    """The plain defaults of a scripted function; a module's are in what torch writes."""
+    if not isinstance(script, torch.jit.ScriptFunction):
+        return {}
+    schema: Any = script.schema  # a property, which its types say is a method
+    found = {arg.name: arg.default_value for arg in schema.arguments if arg.has_default_value()}
+    return {name: value for name, value in found.items() if isinstance(value, bool | int | float | str | None)}
 
 
 def _saved(script: Any) -> bytes:

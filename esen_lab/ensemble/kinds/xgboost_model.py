@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from esen_lab.ensemble.fingerprint import bytes_digest
 from esen_lab.ensemble.kinds.adapted import Adapted, check_options, needs, watched_files
 from esen_lab.ensemble.kinds.estimator import Estimator, adapted_estimator, check_fitted, method_of
 from esen_lab.ensemble.recipes import FileRecipe
@@ -63,7 +63,7 @@ def adapt(source: Any, options: Mapping[str, Any]) -> Adapted | None:
         plain = {name: value for name, value in plain.items() if value == value and value is not None}  # noqa: PLR0124
         kept = {"class": type(source).__name__, "method": method, "parameters": plain}
         recipes = [partial(FileRecipe, form="xgboost", files={"ubj": raw}, options=kept)]
-    return adapted_estimator(source, options, recipes, values=_digest(raw), size=len(raw), make=XGBoost)
+    return adapted_estimator(source, options, recipes, values=bytes_digest(raw), size=len(raw), make=XGBoost)
 
 
 def load(files: Mapping[str, bytes], options: Mapping[str, Any]) -> XGBoost:
@@ -105,11 +105,7 @@ def _adapted_booster(booster: Any, options: Mapping[str, Any]) -> Adapted:
         options,
         [partial(FileRecipe, form="xgboost", files={"ubj": raw}, options=kept)],
         params=f"{booster.num_boosted_rounds()} rounds of {booster.num_features()} features",
-        values=_digest(raw),
+        values=bytes_digest(raw),
         size=len(raw),
         make=XGBoost,
     )
-
-
-def _digest(raw: bytes) -> str:
-    return hashlib.blake2b(raw, digest_size=16).hexdigest()

@@ -14,6 +14,8 @@ from esen_lab.ensemble.fingerprint import text_digest
 from esen_lab.errors import StoreError
 
 _LAST = "__esen_lab_last_value__"
+SOURCE = "esen_lab_source_"
+"""How the names of modules begin that source is run in."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +83,7 @@ def run_closure(closure: Closure, filename: str) -> dict[str, Any]:
 
 def module_name(*texts: str) -> str:
     """A module name for source, the same wherever it runs."""
-    return f"esen_lab_source_{text_digest(*texts)[:12]}"
+    return f"{SOURCE}{text_digest(*texts)[:12]}"
 
 
 def remember_lines(filename: str, text: str) -> None:

@@ -14,10 +14,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from esen_lab.ensemble.origin import asked, is_a
 from esen_lab.ensemble.source.names import bound_by
 
 FUTURE = "from __future__ import annotations"
 _FUTURE_FLAG = 0x1000000  # __future__.annotations.compiler_flag
+_MOST_AROUND = 100  # decorators around a function; some objects answer to every name, without end
 _Node = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -38,17 +40,19 @@ class Definition:
 
 def functions_in(value: Any) -> Iterator[types.FunctionType]:
     """The functions that a class attribute or decorated function was written as."""
-    if isinstance(value, (staticmethod, classmethod)):
+    if is_a(value, (staticmethod, classmethod)):
         value = value.__func__
-    if isinstance(value, property):
+    if is_a(value, property):
         for part in (value.fget, value.fset, value.fdel):
             yield from functions_in(part)
         return
-    if isinstance(value, functools.cached_property):
+    if is_a(value, functools.cached_property):
         value = value.func
-    while hasattr(value, "__wrapped__") and not isinstance(value, type):
-        value = value.__wrapped__
-    if isinstance(value, types.FunctionType):
+    for _ in range(_MOST_AROUND):
+        if is_a(value, type) or (wrapped := asked(value, "__wrapped__")) is None:
+            break
+        value = wrapped
+    if is_a(value, types.FunctionType):
         yield value
 
 

@@ -15,7 +15,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from esen_lab.common.inputs import as_input
+from esen_lab.common.tensors import aligned
 from esen_lab.common.trees import Tree, flatten
+from esen_lab.common.units import check_count
 from esen_lab.errors import EsenError, UsageError, first_line
 from esen_lab.export.triton.ports import Port, Ports, read
 
@@ -53,7 +55,8 @@ class _Exchange:
         import torch
         from torch.utils.dlpack import from_dlpack
 
-        tensor: torch.Tensor = from_dlpack(found.to_dlpack())
+        # Triton puts tensors at any address, so the same numbers would give other last bits than in the notebook.
+        tensor = aligned(from_dlpack(found.to_dlpack()))
         if port.data_type == "TYPE_BOOL":
             tensor = tensor.view(torch.bool) if tensor.element_size() == 1 else tensor
         return tensor.reshape(()) if port.scalar else tensor
@@ -208,9 +211,7 @@ def _deadline_s(request: Any) -> float:
     told = json.loads(request.parameters() or "{}").get(DEADLINE)
     if told is None:
         return math.inf
-    if isinstance(told, bool) or not isinstance(told, int) or told <= 0:
-        raise UsageError(f"The parameter {DEADLINE!r} is a whole number of microseconds above 0", given=repr(told))
-    return told / 1e6
+    return check_count(told, f"The parameter {DEADLINE!r} is a whole number of microseconds above 0") / 1e6
 
 
 def _rows_of(tensors: Mapping[str, torch.Tensor]) -> int:

@@ -134,15 +134,20 @@ def plan_ports(plan: Plan, ensemble: Ensemble, steps: Ensemble, output: TreeSpec
         part = _part(example, [steps.get(name).input_keys for name in lane.members])
         own = tree_spec(part)
         lane_inputs.append(_ports(own, [by_name[path] for path in _paths(own)], batch, an_input=True))
+    # One model over all has each tensor once by its name, whoever gives or takes it.
+    outputs = _names(output, "OUTPUT", names)
+    step = "STEP"
+    while any(name.startswith(f"{step}_") for name in (*names, *outputs)):
+        step += "_"
     numbered = [
-        _ports(answer, [f"STEP_{number}_{leaf}" for leaf in range(len(answer.tensors))], batch)
+        _ports(answer, [f"{step}_{number}_{leaf}" for leaf in range(len(answer.tensors))], batch)
         for number, answer in enumerate(steps.get(name).output_spec for name in plan.steps)
     ]
     return PlanPorts(
         input=_ports(spec, names, batch, an_input=True),
         lane_inputs=tuple(lane_inputs),
         steps=tuple(numbered),
-        output=_ports(output, _names(output, "OUTPUT"), batch),
+        output=_ports(output, outputs, batch),
     )
 
 
@@ -183,14 +188,14 @@ def _paths(spec: TreeSpec) -> list[str]:
     return list(paths(spec.structure, ""))
 
 
-def _names(spec: TreeSpec, alone: str) -> list[str]:
-    """A name for each tensor, unlike all others: by its keys where it has any."""
+def _names(spec: TreeSpec, alone: str, taken: Sequence[str] = ()) -> list[str]:
+    """A name for each tensor, unlike all others and those that are taken: by its keys where it has any."""
     found: list[str] = []
     for path in _paths(spec):
         words = _NOT_IN_NAMES.sub("_", path).strip("_")
         name = words if words and not words[0].isdigit() else f"{alone}_{words}" if words else alone
         same, number = name, 1
-        while same in found:
+        while same in found or same in taken:
             number += 1
             same = f"{name}_{number}"
         found.append(same)

@@ -105,8 +105,15 @@ _START = """\
 # It listens on 127.0.0.1 only. To be reached from elsewhere, add --http-address=0.0.0.0 (and put something in front
 # that asks who it is).
 set -euo pipefail
-cd "$(dirname "${{BASH_SOURCE[0]}}")"
-exec "${{TRITONSERVER:-tritonserver}}" --model-repository="$PWD/models" \\
+here="$(CDPATH= cd -- "$(dirname -- "${{BASH_SOURCE[0]}}")" && pwd -P)"
+case "$here" in
+*[!A-Za-z0-9_./@%+=:,-]*)
+    # Its Python backend puts the path into a line of a shell, as it is.
+    echo "start.sh: Triton serves from a path of letters, digits and _ . / - only: move this folder from '$here'" >&2
+    exit 2
+    ;;
+esac
+exec "${{TRITONSERVER:-tritonserver}}" --model-repository="$here/models" \\
     --http-address=127.0.0.1 --grpc-address=127.0.0.1 --metrics-address=127.0.0.1 \\
 {policies}    "$@"
 """

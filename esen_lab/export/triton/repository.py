@@ -12,14 +12,18 @@ start.sh, README.md           how it is started and asked
 from __future__ import annotations
 
 import os
+import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from esen_lab.common.display import Shown
+from esen_lab.common.surroundings import step
 from esen_lab.common.trees import TreeSpec
 from esen_lab.ensemble import Ensemble
+from esen_lab.errors import UsageError
 from esen_lab.export.bundle_files import Graph
 from esen_lab.export.elsewhere import notes_on_own_modules, notes_on_switches
 from esen_lab.export.server_folders import ServerFolder, bundle_inside, check_for_cpu, name_from
@@ -27,10 +31,11 @@ from esen_lab.export.triton.config import ensemble_model, python_model
 from esen_lab.export.triton.ports import PlanPorts, plan_ports, written
 from esen_lab.export.triton.programs import MARK, LaneCores, combine_program, lane_program, staged_program, start_script
 from esen_lab.export.triton.readme import readme
-from esen_lab.files import write_folder
+from esen_lab.files import as_path, write_folder
 from esen_lab.planner.fits import check_runnable
 from esen_lab.planner.plan import Plan
 
+_SERVED_FROM = re.compile(r"[A-Za-z0-9_./@%+=:,-]*")
 _FOLDER = ServerFolder(server="Triton", marked="start.sh", mark=MARK, names=frozenset({"models"}))
 
 
@@ -55,7 +60,8 @@ class TritonRepository(Shown):
     def __str__(self) -> str:
         """What there is, and how it is started."""
         said = (
-            f"{len(self.models)} models in {self.folder}; {self.folder / 'start.sh'} starts them, {self.name!r} answers"
+            f"{len(self.models)} models in {self.folder}; {shlex.quote(str(self.folder / 'start.sh'))} starts them, "
+            f"{self.name!r} answers"
         )
         return "\n".join([said, *self.notes])
 
@@ -90,9 +96,16 @@ def export_triton(
             cannot be saved, or the folder holds something else.
         StoreError: It cannot be written; what was there is as it was.
     """
-    path = Path(folder)
+    path = as_path(folder)
     check_runnable(plan)
     check_for_cpu(plan, "A repository for Triton is of a plan for a CPU, whose lanes get cores by host policies")
+    if len(cores) != len(plan.lanes):
+        first = step("lab.use_device('cpu')", "%esen device cpu")
+        raise UsageError(
+            "A repository for Triton is exported where the lanes have cores: by a lab on the CPU",
+            given=f"cores for {len(cores)} of {len(plan.lanes)} lanes",
+            hint=f"Choose that device first: {first}.",
+        )
     _FOLDER.check_free(path)
     name = name_from(path)
     ports = plan_ports(plan, ensemble, steps, output)
@@ -103,6 +116,10 @@ def export_triton(
         for number, found in enumerate(lanes, start=1)
         if found is None
     )
+    if not _SERVED_FROM.fullmatch(str(path.absolute())):
+        notes += (
+            "Triton serves from a path of letters, digits and _ . / - only: move the folder before it is started.",
+        )
     notes += (*notes_on_own_modules(bundle), *notes_on_switches(switches or {}, set_there=False))
     models = model_files(plan, ports, name, lanes, digest)
     files = {

@@ -8,27 +8,32 @@ from dataclasses import replace
 from typing import Any
 
 from esen_lab.common.inputs import as_input
+from esen_lab.common.surroundings import step
 from esen_lab.common.trees import Tree, tree_spec
-from esen_lab.common.units import BACKENDS, check_backend
+from esen_lab.common.units import BACKENDS, check_backend, format_seconds, now
 from esen_lab.common.words import listed, unknown
 from esen_lab.devices import Device
+from esen_lab.ensemble import SubModel
 from esen_lab.errors import UsageError
 from esen_lab.lab.backend_choice import possible
 from esen_lab.lab.knowledge import Knowledge
 from esen_lab.lab.plan_checks import members_run_by, origin
 from esen_lab.lab.precision import refused, variants
 from esen_lab.lab.runtime import Runtime
+from esen_lab.lab.stages.members import follow
 from esen_lab.lab.stages.plans import with_plan
 from esen_lab.lab.stages.profile import with_measured
 from esen_lab.lab.stages.run import ready_lanes
 from esen_lab.lab.stages.search import models
 from esen_lab.lab.state import LabState
+from esen_lab.lanes.settings import Settings
 from esen_lab.planner import allocate
 from esen_lab.planner.fits import check_fits
 from esen_lab.planner.plan import Plan
 from esen_lab.planner.steps import is_plain
-from esen_lab.profiler import Point, Profile
+from esen_lab.profiler import Point, Profile, ProfileStore
 from esen_lab.profiler.backends import BackendTable, measure_backends
+from esen_lab.profiler.records import with_switches
 from esen_lab.profiler.store import library_versions, point_key
 from esen_lab.run import PEERS, Comparison, peer_of, peers_here
 from esen_lab.run import compare as compare_plans
@@ -88,9 +93,19 @@ def compare(
             chosen=executor,
             on_progress=on_progress,
         )
-    found = replace(found, notes=(*notes, *found.notes))
+    here = {**origin(executor.ensemble, runtime.state.device), "left_out": executor.plan.left_out, "created_at": now()}
+    taken = {name: _to_take(name, ran_by, here) for name, ran_by in found.plans.items()}
+    found = replace(found, notes=(*notes, *found.notes), plans=taken)
     runtime.set(comparison=found)
     return found
+
+
+def _to_take(name: str, plan: Plan, here: Mapping[str, Any]) -> Plan:
+    """The plan that a strategy ran by, as one that may be put in force: it says where it comes from."""
+    if plan.fingerprints:  # a plan in its own right
+        return plan
+    told = f"{name}, taken from a comparison: measured {format_seconds(plan.measured_s)}"
+    return plan.with_origin(notes=(told,), **here)
 
 
 def full_plan(runtime: Runtime, plan: Plan) -> Plan | None:
@@ -116,6 +131,9 @@ def _peers(asked: str | Sequence[str] | None, strategies: Sequence[str] | None, 
         return ()
     if names in (["soon"], ["all"]):
         return peers_here(device)
+    alone = [name for name in ("soon", "all", "none") if name in names]
+    if alone:
+        raise UsageError(f"The word {alone[0]} stands for peers on its own", given=", ".join(map(str, names)))
     strange = [name for name in names if not isinstance(name, str) or not peer_of(name)]
     if strange:
         rule = f"Peers are soon, all, none, or some of: {', '.join(PEERS)}"
@@ -162,6 +180,8 @@ def choose_backends(
     runtime: Runtime, *, backends: Sequence[str] | None, budget_s: float, on_progress: OnProgress | None
 ) -> BackendTable:
     """See `esen_lab.lab.lanes.Lanes.choose_backends`."""
+    follow(runtime)
+    settings = runtime.fork_server.session_here()
     state = runtime.state
     plan = state.need_plan("execute in other ways")
     fingerprints = state.ensemble.fingerprints
@@ -171,30 +191,33 @@ def choose_backends(
         raise UsageError(
             "Sub-models that run alone are executed in other ways",
             given=f"a plan of groups and parts alone: {plan.describe()}",
-            hint="Search with groups=False and parts=False.",
+            hint=f"Search with {step('groups=False and parts=False', '--no-groups --no-parts')}.",
         )
     # What the lab was asked for, unless ways are named: then those alone, as far as the check allows them.
     more = {name: variants(state, name) if backends is None else () for name, _ in shares}
     with runtime.turns.turn("a choice of backends"), runtime.marks.around("backends"):
-        device = runtime.state.device
+        device, ensemble = runtime.state.device, runtime.state.ensemble
+        members = {name: ensemble.as_run(ensemble.get(name)) for name, _ in shares}
         found = measure_backends(
-            [(runtime.state.ensemble.get(name), units) for name, units in shares],
+            [(members[name], units) for name, units in shares],
             device,
             runtime.fork_server,
             backends=BACKENDS if backends is None else backends,
             more=more,
             refused={name: refused(state, name) for name, _ in shares},
             budget_s=budget_s,
+            settings=settings,
             on_progress=on_progress,
         )
-    _store(runtime, found.measured)
+    _store(runtime.store(), device, settings, members, found.measured)
+    measured = [with_switches(point, settings.unusual) for point in found.measured]
     points = Profile(
         device=device.identity.to_dict(),
         units=device.units,
-        points=tuple(point for point in found.measured if point.backend == "eager"),
-        examples={name: str(tree_spec(state.ensemble.get(name).example)) for name, _ in shares},
+        points=tuple(point for point in measured if point.backend == "eager"),
+        examples={name: str(tree_spec(member.example)) for name, member in members.items()},
         fingerprints={name: fingerprints[name] for name, _ in shares},
-        backend_points=tuple(point for point in found.measured if point.backend != "eager"),
+        backend_points=tuple(point for point in measured if point.backend != "eager"),
     )
 
     def change(state: LabState) -> LabState:
@@ -209,15 +232,11 @@ def choose_backends(
     return found
 
 
-def _store(runtime: Runtime, points: Sequence[Point]) -> None:
+def _store(
+    store: ProfileStore, device: Device, settings: Settings, members: Mapping[str, SubModel], points: Sequence[Point]
+) -> None:
     """Keep points for later sessions, but for those that a busy machine spoilt."""
-    state, store = runtime.state, runtime.store()
     for point in points:
         if not point.loaded:
-            key = point_key(
-                state.ensemble.get(point.name),
-                state.device.identity.key,
-                library_versions(runtime.fork_server.settings, point.backend),
-                point.units,
-            )
-            store.put(key, point)
+            versions = library_versions(settings, point.backend)
+            store.put(point_key(members[point.name], device.identity.key, versions, point.units), point)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from esen_lab.common.units import now
 from esen_lab.errors import UsageError
-from esen_lab.lab.plan_checks import now, origin
+from esen_lab.lab.plan_checks import origin
 from esen_lab.lab.runtime import Runtime
 from esen_lab.lab.stages.members import combine
 from esen_lab.lab.stages.plans import put_in_force

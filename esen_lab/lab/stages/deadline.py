@@ -13,7 +13,7 @@ from esen_lab.planner import Limits
 from esen_lab.planner.allocation import under_models
 from esen_lab.planner.by_deadline import DeadlineSearch
 from esen_lab.planner.plan import Plan
-from esen_lab.run.options import check_rule
+from esen_lab.run.options import check_rule, weightless
 from esen_lab.studies.members import tables_of
 
 
@@ -41,7 +41,11 @@ def for_deadline(
             hint=f"Ask for it first: {step('lab.studies.members(x_val, y_val)', '%esen members x_val y_val')}.",
         )
 
+    no_weight = weightless(ensemble.combine, ensemble.names)
+
     def accuracy(names: Sequence[str]) -> float:
+        if no_weight.issuperset(names):  # no answer can be made of them
+            return 0.0
         value = found.accuracy(names, ensemble)
         if value is None:
             raise UsageError("Members that are planned by accuracy answer with classes", given=", ".join(names))

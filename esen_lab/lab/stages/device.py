@@ -42,6 +42,7 @@ def use_device(runtime: Runtime, device: str | Device | None) -> DeviceChange:
     profiled = {name: 0 if measured is None else len(measured.of(name)) for name in after.ensemble.names}
     same = before.identity == chosen.identity
     put_away = None if same else left
+    meaning = meaning_of_change(profiled, put_away, after.plan, same=same)
     return DeviceChange(
         before=before.identity.to_dict(),
         after=chosen.identity.to_dict(),
@@ -49,7 +50,23 @@ def use_device(runtime: Runtime, device: str | Device | None) -> DeviceChange:
         profiled=profiled,
         plan=after.plan,
         put_away=put_away,
-        notes=(*meaning_of_change(profiled, put_away, after.plan, same=same), *_on_precision(state, after)),
+        notes=(
+            *meaning,
+            *_on_precision(state, after),
+            *_on_server(after),
+        ),
+    )
+
+
+def _on_server(after: LabState) -> Iterator[str]:
+    """What a change of the device means for what is served."""
+    server = after.server
+    if server is None:
+        return
+    stop = step("lab.serve(None)", "%esen serve --stop")
+    yield (
+        f"{server.settings.name} is served at {server.url}: where its lanes cannot be started here, it is not ready "
+        f"and requests are answered 503. {stop} ends it."
     )
 
 
@@ -70,9 +87,8 @@ def _stored(runtime: Runtime, chosen: Device) -> Profile | None:
     known = state.known.get(chosen.identity.key)
     if not state.ensemble.submodels or (known is not None and known.measured(state.ensemble) is not None):
         return None
-    return stored_profile(
-        state.ensemble, chosen, runtime.store(), runtime.fork_server.settings, allowed(replace(state, device=chosen))
-    )
+    session = runtime.fork_server.session_here()  # points are told apart by it, and no lane need have been told of it
+    return stored_profile(state.ensemble, chosen, runtime.store(), session, allowed(replace(state, device=chosen)))
 
 
 def _moved(state: LabState, chosen: Device, stored: Profile | None) -> LabState:

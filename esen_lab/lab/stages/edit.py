@@ -23,6 +23,7 @@ from esen_lab.planner.editor import LastRun, Offered, PlanEditor
 from esen_lab.planner.plan import Plan
 from esen_lab.planner.steps import members_of
 from esen_lab.run import RunOptions
+from esen_lab.studies.thresholds import ThresholdEditor
 
 if TYPE_CHECKING:
     from esen_lab.export import Exported
@@ -79,7 +80,9 @@ class _Following:
         if state.editor is not self._editor:
             self._runtime.followers.drop(self)
             return
-        if state.plan is not None and not state.plan.staged:  # of that it could show neither time nor lanes
+        if state.plan is None or state.plan.staged:  # of a cascade it could show neither time nor lanes
+            self._editor.follow(None)
+        else:
             moved = self._editor.moved
             self._editor.follow(state.plan)
             if not moved and set(members_of(state.plan.steps)) == set(members_of(self._editor.models)):
@@ -99,6 +102,21 @@ class _Following:
         with suppress(UsageError):  # they were not measured here: the editor keeps to what it had
             known = models_of(self._runtime, plan.steps)
             self._editor.renew({name: known[name] for name in plan.steps})
+
+
+class FollowingThresholds:
+    """Tells the editor of a cascade's thresholds that another plan is in force, as long as it is the lab's."""
+
+    def __init__(self, runtime: Runtime, editor: ThresholdEditor) -> None:
+        self._runtime = runtime
+        self._editor = editor
+
+    def __call__(self, state: LabState) -> None:  # noqa: ARG002  another thread's change may have overtaken this one
+        """Called with each new state."""
+        if self._runtime.state.thresholds is not self._editor:
+            self._runtime.followers.drop(self)
+        else:
+            self._editor.follow()
 
 
 class _Bench:

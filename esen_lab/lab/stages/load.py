@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 from esen_lab.common.trees import Tree
+from esen_lab.common.units import check_count, check_number, check_seed
 from esen_lab.common.words import unknown
 from esen_lab.errors import UsageError
 from esen_lab.lab.plan_checks import members_run_by
 from esen_lab.lab.runtime import Runtime
+from esen_lab.lab.stages.members import follow
 from esen_lab.planner.plan import Plan
 from esen_lab.planner.rate import ServiceTimes, latencies
 from esen_lab.run import STRATEGIES, Executor
@@ -42,18 +45,24 @@ def load_test(
     on_row: Callable[[LoadTable], object] | None = None,
 ) -> LoadTable:
     """See `Lab.load_test`."""
-    from esen_lab.load import LoadRow, LoadTable, arrivals_s, drive, row_of
+    from esen_lab.load import LoadRow, LoadTable, arrivals_s, check_load, drive, row_of
+    from esen_lab.serving.prepared import sizes_of_engines
     from esen_lab.studies.rate import resized
 
     runtime.state.need_submodels("load")
+    follow(runtime)
+    settings = runtime.fork_server.session_here()
     plan = runtime.state.need_plan("load")
     ensemble = members_run_by(plan, runtime.state.ensemble)
     runtime.together.check(ensemble)
-    if isinstance(most_rows, bool) or not isinstance(most_rows, int) or not 1 <= most_rows <= 1024:
-        raise UsageError("The largest batch is a whole number from 1 to 1024", given=repr(most_rows))
+    check_count(most_rows, "The largest batch is a whole number from 1 to 1024", most=1024)
+    check_seed(seed)
+    check_number(p99_s, "The deadline of a load is a number of seconds above 0", above=0.0, below=math.inf)
+    rates = None if rates is None else _given(rates)
+    for rate in rates or (1.0,):  # before anything is started
+        check_load(rate, duration_s)
     inputs = [resized(ensemble.example if x is None else x, rows) for rows in range(1, most_rows + 1)]
     plans = _plans(ways, plan, lambda name: STRATEGIES[name](ensemble, runtime.state.device.units))
-    runtime.fork_server.look_at_session()
     found: list[LoadRow] = []
 
     def table() -> LoadTable:
@@ -69,12 +78,16 @@ def load_test(
         )
 
     with runtime.turns.turn("a load test", refused=False), contextlib.ExitStack() as closing:
+        closing.enter_context(runtime.fork_server.under(settings))
+        closing.enter_context(ensemble.combine.kept())  # the load is no call of anybody's
         answers: dict[str, Callable[[int], object]] = {}
         for name, one in plans.items():
             executor = Executor.start(one, ensemble, runtime.state.device, runtime.fork_server)
             closing.callback(executor.close)
-            answers[name] = partial(_answer, executor, inputs)
-            for rows in sorted({1, 2, (most_rows + 1) // 2, most_rows}):  # memory is touched for the first time
+            sizes = sizes_of_engines(one, ensemble.example, most_rows)  # as a server runs them; none: each at its own
+            answers[name] = partial(_answer, executor, inputs, sizes)
+            # Memory is touched for the first time, and engines prepare themselves, for each size.
+            for rows in sizes or sorted({1, 2, (most_rows + 1) // 2, most_rows}):
                 answers[name](min(rows, most_rows))
         rates = _rates(answers["plan"] if "plan" in answers else next(iter(answers.values())), most_rows, rates)
         every = len(rates) * len(answers)
@@ -99,8 +112,9 @@ def load_test(
     return table()
 
 
-def _answer(executor: Executor, inputs: Sequence[Tree], rows: int) -> None:
-    executor.run(inputs[rows - 1])
+def _answer(executor: Executor, inputs: Sequence[Tree], sizes: Sequence[int], rows: int) -> None:
+    size = next((size for size in sizes if size >= rows), rows)
+    executor.run(inputs[size - 1])
 
 
 def _plans(ways: Sequence[str], plan: Plan, strategy: Callable[[str], Plan]) -> Mapping[str, Plan]:
@@ -115,8 +129,6 @@ def _plans(ways: Sequence[str], plan: Plan, strategy: Callable[[str], Plan]) -> 
 def _rates(answer: Callable[[int], object], most_rows: int, rates: Sequence[float] | None) -> tuple[float, ...]:
     """Those that were asked for, or parts of what a few full batches come to."""
     if rates is not None:
-        if not rates:
-            raise UsageError("A load test has at least one rate", given="none")
         return tuple(rates)
     took = []
     for _ in range(5):
@@ -125,6 +137,16 @@ def _rates(answer: Callable[[int], object], most_rows: int, rates: Sequence[floa
         took.append(time.perf_counter() - begin)
     capacity = most_rows / sorted(took)[len(took) // 2]
     return tuple(float(f"{part * capacity:.2g}") for part in _FRACTIONS)
+
+
+def _given(rates: Sequence[float]) -> tuple[float, ...]:
+    try:
+        found = tuple(rates)
+    except TypeError as problem:
+        raise UsageError("The rates of a load test are a list of numbers", given=repr(rates)) from problem
+    if not found:
+        raise UsageError("A load test has at least one rate", given="none")
+    return found
 
 
 def _predicted_s(answered: Sequence[Replies], rate: float, most_rows: int) -> float | None:

@@ -8,10 +8,10 @@ from functools import partial
 from typing import Any
 
 from esen_lab.common.surroundings import step
-from esen_lab.common.trees import Tree, tree_spec
+from esen_lab.common.trees import Tree, flatten, tree_spec
 from esen_lab.ensemble import Combine, Ensemble, Registered, SubModel, check_combine, check_member, make_combine
 from esen_lab.ensemble import register as make_submodel
-from esen_lab.errors import UsageError
+from esen_lab.errors import EsenError, UsageError
 from esen_lab.lab.live_modules import Originals
 from esen_lab.lab.plan_checks import same_code, with_values_changed
 from esen_lab.lab.precision import in_other_precision, in_own_precision
@@ -36,11 +36,17 @@ def register(
             raise UsageError(
                 "The first sub-model needs an example input",
                 given=f"none for {name!r}",
-                hint="Pass example=..., a tensor, or a tuple or dict of tensors.",
+                hint=f"Pass {step('example=...', '--example x')}, a tensor, or a tuple or dict of tensors.",
             )
         example = ensemble.submodels[0].example
     registered = make_submodel(name, source, example, args=args, kwargs=kwargs, namespace=namespace)
     submodel = registered.submodel
+    tensors = flatten(submodel.example)[0]
+    if tensors and not any(leaf.numel() for leaf in tensors):
+        raise UsageError(
+            "An example has at least one sample: latencies are measured with it",
+            given=f"one of shape {tuple(tensors[0].shape)} for {name!r}",
+        )
     if name not in ensemble.names:  # one that is replaced may come first of several that change together
         check_member(ensemble.with_submodel(submodel), name)
 
@@ -50,12 +56,12 @@ def register(
         return make_submodel(name, held, submodel.example, kwargs=options)
 
     runtime.change(lambda state: _with(state, registered, again))
-    runtime.own_answers.keep(submodel, runtime.fork_server.look_at_session())
+    runtime.own_answers.keep(submodel, runtime.fork_server.session_here())
     runtime.fork_server.warm()  # imports torch in the background while the user goes on
     return runtime.state.ensemble.get(name)
 
 
-def _with(state: LabState, registered: Registered, again: Callable[[Any], Registered]) -> LabState:
+def _with(state: LabState, registered: Registered, again: Callable[[Any], Registered] | None) -> LabState:
     submodel = registered.submodel
     name = submodel.name
     if name in state.ensemble.names:
@@ -69,10 +75,11 @@ def _with(state: LabState, registered: Registered, again: Callable[[Any], Regist
 
 
 def _of(state: LabState, ensemble: Ensemble, originals: Originals) -> LabState:
-    """With other members, each of which says with whom it shares state."""
-    sharing = originals.sharing()
+    """With other members, each of which says with whom it shares state, and whether its example is another batch."""
+    sharing, inputs = originals.sharing(), ensemble.inputs
     for submodel in ensemble.submodels:
-        ensemble = ensemble.with_submodel(submodel.sharing(sharing.get(submodel.name, ())))
+        name = submodel.name
+        ensemble = ensemble.with_submodel(submodel.sharing(sharing.get(name, ())).run_on(inputs[name]))
     return replace(state, ensemble=ensemble, originals=originals)
 
 
@@ -93,20 +100,41 @@ def combine(runtime: Runtime, rule: str | Callable[..., Any], weights: Any) -> C
     chosen = make_combine(rule, weights=weights)
 
     def change(state: LabState) -> LabState:
-        ensemble = state.ensemble.with_combine(chosen)
+        ensemble = state.ensemble.with_combine(chosen.named(state.ensemble.names))
         check_combine(ensemble)
         return replace(state, ensemble=ensemble)
 
-    runtime.change(change)
-    return chosen
+    return runtime.change(change).ensemble.combine
 
 
-def follow_changes(runtime: Runtime, *, whole: bool = False) -> tuple[str, ...]:
+def follow(runtime: Runtime, *, whole: bool = True) -> None:
+    """Have sub-models be what the networks are now, for a caller that has no turn and looks at what is registered.
+
+    Args:
+        runtime: The lab's.
+        whole: See `Watch.changed`.
+
+    Raises:
+        EsenError: See `follow_changes`.
+    """
+    if not runtime.turns.locked:  # whoever has the turn has looked for himself, and lanes have what he has set
+        with runtime.turns.turn("a look at the session", refused=False):
+            runtime.fork_server.look_at_session()
+    state = runtime.state
+    if state.originals.those_changed(state.ensemble.names, whole=whole):
+        with runtime.turns.turn("a look at changed sub-models"):
+            follow_changes(runtime, whole=whole)
+
+
+def follow_changes(
+    runtime: Runtime, *, whole: bool = False, failed: dict[str, EsenError] | None = None
+) -> tuple[str, ...]:
     """Register again the networks that have changed since they were registered. The caller has the turn.
 
     Args:
         runtime: The lab's.
         whole: See `Watch.changed`.
+        failed: Takes networks that cannot be registered any more, and why; None: that is an error.
 
     Returns:
         What a report says of it.
@@ -121,15 +149,24 @@ def follow_changes(runtime: Runtime, *, whole: bool = False) -> tuple[str, ...]:
         what = ", ".join(original.watch.what())
         before = state.ensemble.get(name)
         module, again = original.watch.module, original.again
-        if again is None:
-            raise UsageError(
-                f"The code that sub-model {name!r} is made by is what it was when it was registered",
-                given=f"something else now: {what}",
-                hint="Register it again: it is then built by the code as it is now.",
-            )
-        if module is None:  # nobody holds it any more: what was registered is what there is
+        make = original.rebuilt
+        if make is None:
+            if again is None:
+                raise UsageError(
+                    f"The code that sub-model {name!r} is made by is what it was when it was registered",
+                    given=f"something else now: {what}",
+                    hint="Register it again: it is then built by the code as it is now.",
+                )
+            if module is None:  # nobody holds it any more: what was registered is what there is
+                continue
+            make = partial(again, module)
+        try:
+            registered = make()
+        except EsenError as problem:
+            if failed is None:
+                raise
+            failed[name] = problem
             continue
-        registered = again(module)
         submodel = registered.submodel
         if submodel.same_as(before):
             original.watch.renew()  # the same again, such as a cell that ran twice
@@ -138,7 +175,7 @@ def follow_changes(runtime: Runtime, *, whole: bool = False) -> tuple[str, ...]:
         lower = plan is not None and name in in_other_precision(plan)
         runtime.change(partial(_changed, before=before, registered=registered, again=again))
         runtime.own_answers.keep(submodel, runtime.fork_server.look_at_session())
-        told.append(f"{name} has changed since it was registered ({what}): its lane was given what it is now.")
+        told.append(f"{name} has changed since it was registered ({what}); it was registered again as it is now.")
         if lower:
             check = step("lab.lanes.choose_precision(...)", "%esen precision")
             told.append(f"{name} computes in its own precision until {check} has checked it as it is now.")
@@ -146,7 +183,7 @@ def follow_changes(runtime: Runtime, *, whole: bool = False) -> tuple[str, ...]:
 
 
 def _changed(
-    state: LabState, *, before: SubModel, registered: Registered, again: Callable[[Any], Registered]
+    state: LabState, *, before: SubModel, registered: Registered, again: Callable[[Any], Registered] | None
 ) -> LabState:
     """With a network as it is now: points and plan stay where its values alone have changed."""
     after = registered.submodel

@@ -16,24 +16,29 @@ from esen_lab.cluster import (
     profile_kinds,
     sizes,
 )
+from esen_lab.common.surroundings import step
 from esen_lab.common.trees import Tree
+from esen_lab.common.units import check_count
 from esen_lab.errors import UsageError
-from esen_lab.lab.plan_checks import members_run_by
+from esen_lab.lab.plan_checks import made_before_changes, members_run_by
 from esen_lab.lab.runtime import Runtime
 from esen_lab.lab.stages.members import follow_changes
 from esen_lab.lab.stages.run_call import RunCall
 from esen_lab.lab.state import LabState
-from esen_lab.planner.fits import changed_since, check_fits, check_members
+from esen_lab.planner.fits import check_fits, check_members
 from esen_lab.planner.nodes import NodeLink
 from esen_lab.planner.plan import Lane, Plan
 from esen_lab.profiler import Profile
 from esen_lab.run import Deadline, Run
 from esen_lab.run.deadline import NEVER
+from esen_lab.run.start import silent
 
 Progress = Callable[[int, int, str], object]
-_CONNECT = "Reach them with lab.cluster.connect()."
 _MOVED = "Members of node {node} were moved to the others, without a search."
-_CHANGED = "The plan was made before {names} changed: profile and search again."
+
+
+def _reach_them() -> str:
+    return f"Reach them: {step('lab.cluster.connect()', '%esen cluster auto')}."
 
 
 def check_plan(state: LabState, plan: Plan) -> None:
@@ -105,12 +110,11 @@ def get_ready(
     state = runtime.state
     plan, reach = state.need_plan("run"), state.reach
     if reach is None:
-        raise UsageError("A plan for nodes runs once they are reached", given="no cluster", hint=_CONNECT)
+        raise UsageError("A plan for nodes runs once they are reached", given="no cluster", hint=_reach_them())
     check_members(plan, state.ensemble)
     ensemble = members_run_by(plan, state.ensemble)
     runtime.together.check(ensemble)
-    changed = changed_since(plan, ensemble)
-    notes = (*followed, *([_CHANGED.format(names=", ".join(changed))] if changed else []))
+    notes = (*followed, *made_before_changes(plan, ensemble))
     current = state.on_nodes
     if current is not None and current.holds(plan, reach):
         current.keep_to(plan, ensemble)
@@ -135,21 +139,20 @@ def run_once(runtime: Runtime, call: RunCall) -> tuple[Run, tuple[str, ...]]:
 def profile(runtime: Runtime, on_progress: Progress | None, asked: Mapping[str, Any]) -> dict[str, Profile]:
     """See `LabCluster.profile`."""
     reach = _need_reach(runtime.state)
-    settings = runtime.fork_server.look_at_session()
+    settings = runtime.fork_server.session_here()
     own = NodeSettings(process=settings.process, thread=settings.thread)
     with runtime.turns.turn("a profile of nodes"):
         follow_changes(runtime, whole=True)
         ensemble = runtime.state.ensemble
         runtime.together.check(ensemble)
         _end(runtime)
-        return profile_kinds(reach, ensemble, own, asked, on_progress or _silent)
+        return profile_kinds(reach, ensemble, own, asked, on_progress or silent)
 
 
 def transfers(runtime: Runtime, x: Tree, repeats: int) -> dict[str, NodeLink]:
     """See `LabCluster.transfers`."""
     reach = _need_reach(runtime.state)
-    if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1:
-        raise UsageError("The number of calls that are timed is a whole one above 0", given=repeats)
+    check_count(repeats, "The number of calls that are timed is a whole one above 0")
     with runtime.turns.turn("nodes that are measured"):
         _end(runtime)
         return measure_transfers(reach, runtime.state.ensemble.example if x is None else x, repeats)
@@ -158,7 +161,7 @@ def transfers(runtime: Runtime, x: Tree, repeats: int) -> dict[str, NodeLink]:
 def _need_reach(state: LabState) -> NodeReach:
     state.need_submodels("measure on nodes")
     if state.reach is None:
-        raise UsageError("Nodes are measured once they are reached", given="no cluster", hint=_CONNECT)
+        raise UsageError("Nodes are measured once they are reached", given="no cluster", hint=_reach_them())
     return state.reach
 
 
@@ -170,14 +173,11 @@ def _end(runtime: Runtime) -> None:
         on_nodes.close()
 
 
-def _silent(*_: object) -> None:
-    """Progress that nobody watches."""
-
-
 def without_node(plan: Plan, node: str) -> Plan:
     """A plan whose lanes of one node are on the others, each at the end of the lane that has least to do there.
 
-    Lanes are those of the same stage; where no other node has one, the lane goes to the largest node as it is.
+    Lanes are those of the same stage; where no other node has one, the lanes go to the largest node as they are, as far
+    as their shares fit there.
 
     Raises:
         UsageError: The plan has no other node.
@@ -186,12 +186,15 @@ def without_node(plan: Plan, node: str) -> Plan:
     others = {name: units for name, units in plan.devices.items() if name != node}
     if not others:
         raise UsageError("A plan goes on with the nodes that are left", given=f"{node!r} is its only one")
+    staying = {lane.stage for lane in left}
     for lane in plan.lanes:
         if lane.device != node:
             continue
         beside = [place for place, own in enumerate(left) if own.stage == lane.stage]
-        if not beside:
-            left.append(_moved(lane, others))
+        moved = _moved(lane, others)
+        taken = sum(left[place].units for place in beside)
+        if not beside or (lane.stage not in staying and taken + moved.units <= others[moved.device]):
+            left.append(moved)
             continue
         for member, backend in zip(lane.members, lane.backends, strict=True):
             number = min(beside, key=lambda place: _load(plan, left[place]))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from esen_lab.common.words import unknown
 from esen_lab.devices.cpu.device import CpuPlacement
@@ -13,13 +14,14 @@ from esen_lab.errors import UsageError
 from esen_lab.lab.plan_checks import differences, members_run_by
 from esen_lab.lab.precision import as_checked
 from esen_lab.lab.runtime import Runtime
+from esen_lab.lab.stages.members import follow
 from esen_lab.lab.stages.nodes import check_plan
 from esen_lab.lab.stages.run import get_ready
 from esen_lab.lab.state import LabState
 from esen_lab.lanes.settings import switches_between
 from esen_lab.planner import SearchJob
 from esen_lab.planner.fits import check_fits
-from esen_lab.planner.plan import Plan
+from esen_lab.planner.plan import Plan, backends_of
 from esen_lab.planner.steps import is_plain
 from esen_lab.run.in_place import answer_spec
 from esen_lab.run.lane_steps import steps_of
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from esen_lab.export import Exported, Graph
     from esen_lab.export.ray_serve import RayServeApplication
     from esen_lab.export.triton import TritonRepository
+
+_Export = TypeVar("_Export", "Exported", "TritonRepository", "RayServeApplication")
 
 
 def put_in_force(runtime: Runtime, plan: Plan) -> None:
@@ -96,41 +100,34 @@ def export(runtime: Runtime, path: str | os.PathLike[str], plan: Plan | None) ->
     """As a script: see `Lab.export`."""
     from esen_lab.export import export_plan
 
-    plan, ensemble, graphs = _to_export(runtime, plan)
-    switches, notes = _session(runtime)
-    written = export_plan(plan, ensemble, path, graphs=graphs, switches=switches)
-    return replace(written, notes=(*written.notes, *notes))
+    return _written(runtime, plan, partial(export_plan, path=path))
 
 
 def export_triton(runtime: Runtime, folder: str | os.PathLike[str], plan: Plan | None) -> TritonRepository:
     """See `Lab.export`, form "triton"."""
     from esen_lab.export.triton import export_triton as write
 
-    plan, ensemble, graphs = _to_export(runtime, plan)
-    device = runtime.state.device
-    places = places_of(plan, device) if device.identity.kind == "cpu" else ()
-    switches, notes = _session(runtime)
-    written = write(
-        plan,
-        ensemble,
-        folder,
-        steps=steps_of(plan, ensemble),
-        output=answer_spec(ensemble),
-        cores=[place.cores for place in places if isinstance(place, CpuPlacement)],
-        graphs=graphs,
-        switches=switches,
-    )
-    return replace(written, notes=(*written.notes, *notes))
+    def write_here(plan: Plan, ensemble: Ensemble, **known: Any) -> TritonRepository:
+        device = runtime.state.device
+        places = places_of(plan, device) if device.identity.kind == "cpu" else ()
+        return write(
+            plan,
+            ensemble,
+            folder,
+            steps=steps_of(plan, ensemble),
+            output=answer_spec(ensemble),
+            cores=[place.cores for place in places if isinstance(place, CpuPlacement)],
+            **known,
+        )
+
+    return _written(runtime, plan, write_here)
 
 
 def export_ray_serve(runtime: Runtime, folder: str | os.PathLike[str], plan: Plan | None) -> RayServeApplication:
     """See `Lab.export`, form "ray-serve"."""
     from esen_lab.export.ray_serve import export_ray_serve as write
 
-    plan, ensemble, graphs = _to_export(runtime, plan)
-    switches, notes = _session(runtime)
-    written = write(plan, ensemble, folder, graphs=graphs, switches=switches)
-    return replace(written, notes=(*written.notes, *notes))
+    return _written(runtime, plan, partial(write, folder=folder))
 
 
 _FORMS: Mapping[
@@ -142,10 +139,19 @@ _FORMS: Mapping[
 }
 
 
+def _written(runtime: Runtime, plan: Plan | None, write: Callable[..., _Export]) -> _Export:
+    """What `write` makes of a plan, its members, what engines have made of these, and the session's switches."""
+    session: tuple[dict[str, Any], tuple[str, ...]] = _session(runtime)
+    exported: tuple[Plan, Ensemble, list[Graph]] = _to_export(runtime, plan)
+    whole, ensemble, graphs = exported
+    written: _Export = write(whole, ensemble, graphs=graphs, switches=session[0])
+    return replace(written, notes=(*written.notes, *session[1]))
+
+
 def _session(runtime: Runtime) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The switches that an export is to have, and what was set otherwise when lanes were last told."""
+    """The switches that an export is to have, and what was set otherwise when lanes were last told: ask it first."""
     last = runtime.fork_server.settings
-    now = runtime.fork_server.look_at_session()
+    now = runtime.fork_server.session_here()
     if last is None or last.named == now.named:
         return now.named, ()
     changed = switches_between(last, now)
@@ -157,18 +163,18 @@ def _to_export(runtime: Runtime, plan: Plan | None) -> tuple[Plan, Ensemble, lis
     from esen_lab.export import Graph
     from esen_lab.lanes.backends import kept_graph
 
+    follow(runtime)
     state = runtime.state
     plan = state.need_plan("export") if plan is None else plan
     check_fits(plan, state.ensemble, state.device)
     ensemble = members_run_by(plan, state.ensemble)
     runtime.together.check(ensemble)
     graphs = []
-    for lane in plan.lanes:
-        for name, how in zip(lane.members, lane.backends, strict=True):
-            if not is_plain(name):  # groups and parts are eager
-                continue
-            submodel = ensemble.get(name)
-            kept = kept_graph(how, submodel.fingerprint, submodel.example)
-            if kept is not None:
-                graphs.append(Graph(member=name, backend=how, name=kept[0], content=kept[1]))
+    for name, how in backends_of(plan).items():
+        if not is_plain(name):  # groups and parts are eager
+            continue
+        submodel = ensemble.get(name)
+        kept = kept_graph(how, submodel.fingerprint, submodel.example)
+        if kept is not None:
+            graphs.append(Graph(member=name, backend=how, name=kept[0], content=kept[1]))
     return plan, ensemble, graphs

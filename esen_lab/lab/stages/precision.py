@@ -16,6 +16,7 @@ from esen_lab.ensemble import Ensemble
 from esen_lab.errors import UsageError
 from esen_lab.lab.precision import in_other_precision, in_own_precision, is_allowed
 from esen_lab.lab.runtime import Runtime
+from esen_lab.lab.stages.members import follow
 from esen_lab.lab.state import LabState
 from esen_lab.lanes.backends import why_not
 from esen_lab.studies import PrecisionTable, check_precision, samples_of
@@ -44,11 +45,17 @@ def choose_precision(
         return None
     x, y = _data_and_labels(on)
     _check(precision, x, agree, error)
+    runtime.state.need_submodels(f"check {precision} on")
+    follow(runtime)
     state = runtime.state
-    state.need_submodels(f"check {precision} on")
     runtime.together.check(state.ensemble)
     ways, notes = _variants(precision, state.device.identity.kind, backends)
-    with runtime.turns.turn("a choice of precision"), runtime.marks.around("precision"):
+    settings = runtime.fork_server.session_here()
+    with (
+        runtime.turns.turn("a choice of precision"),
+        runtime.marks.around("precision"),
+        runtime.fork_server.under(settings),
+    ):
         state = runtime.state
         ensemble = _calibrated(state.ensemble, x) if precision == "int8" else state.ensemble
         if state.warm is not None and in_other_precision(state.warm.plan):

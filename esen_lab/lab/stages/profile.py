@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -17,10 +17,11 @@ from esen_lab.errors import UsageError
 from esen_lab.lab.backend_choice import allowed
 from esen_lab.lab.knowledge import Knowledge
 from esen_lab.lab.runtime import Runtime
-from esen_lab.lab.stages.members import follow_changes
+from esen_lab.lab.stages.members import follow
 from esen_lab.lab.state import LabState
 from esen_lab.planner import Limits
 from esen_lab.profiler import Profile, ProfileJob, default_shares, start_profile
+from esen_lab.profiler.job import check_times
 from esen_lab.studies import AdaptiveProfileJob, candidates
 
 
@@ -40,11 +41,11 @@ def profile(
     """See `Lab.profile`; `each` is what holds for each point."""
     runtime.state.need_submodels("profile")
     backends = None if backends is None else [check_backend(name) for name in listed(backends)]
-    runtime.fork_server.look_at_session()
-    state = runtime.state
-    if state.originals.those_changed(state.ensemble.names, whole=True):
-        with runtime.turns.turn("a look at changed sub-models"):
-            follow_changes(runtime, whole=True)
+    names = None if names is None else _several("names", [names] if isinstance(names, str) else names)
+    shares = None if shares is None else _several("shares", [shares] if isinstance(shares, int) else shares)
+    check_times(**{what: each[what] for what in ("budget_s", "point_timeout_s") if what in each})
+    follow(runtime)
+    settings = runtime.fork_server.session_here()
     derived = _candidates(runtime, names, groups=groups, parts=parts, adaptive=adaptive)
     with runtime.lock:
         state = runtime.state
@@ -68,6 +69,7 @@ def profile(
                 shares=shares,
                 backends=allowed(state) if backends is None else dict.fromkeys(ensemble.names, tuple(backends)),
                 device_lock=lambda: runtime.turns.turn("a point of a profile", refused=False),
+                settings=settings,
                 **each,
             )
 
@@ -75,19 +77,29 @@ def profile(
         if adaptive:
             job = AdaptiveProfileJob(
                 lambda names, share: start(names, [share]),
-                ensemble.names if names is None else [ensemble.get(name).name for name in names],
+                ensemble.names if names is None else tuple(dict.fromkeys(ensemble.get(name).name for name in names)),
                 device.units,
                 shares,
                 within=within,
                 limits=limits,
             )
         else:
-            chosen = names if names is None else [*([names] if isinstance(names, str) else names)]
-            job = start(chosen if chosen is None else [*chosen, *(one.name for one in derived)], shares)
+            job = start(None if names is None else [*names, *(one.name for one in derived)], shares)
         called = tuple(one.name for one in derived)
         job.listen(lambda job: _heard(runtime, device, job, called))  # waits for the lock, until it is in the state
         runtime.set(profile_job=job)
     return job
+
+
+def _several(what: str, given: Any) -> list[Any]:
+    """What was given as a list.
+
+    Raises:
+        UsageError: It is none.
+    """
+    if not isinstance(given, Iterable):
+        raise UsageError(f"{what} of a profile are a list", given=repr(given))
+    return list(given)
 
 
 def _candidates(
@@ -110,7 +122,7 @@ def _candidates(
     if state.profiling:  # said below
         return ()
     runtime.together.check(state.ensemble)
-    ensemble = state.ensemble if names is None else state.ensemble.only([names] if isinstance(names, str) else names)
+    ensemble = state.ensemble if names is None else state.ensemble.only(names)
     found = candidates(ensemble, state.device.units, groups=groups, parts=parts, measured=state.measured)
     if not found.submodels:
         raise UsageError(

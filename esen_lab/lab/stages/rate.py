@@ -13,6 +13,7 @@ from esen_lab.lab.runtime import Runtime
 from esen_lab.lab.search_binding import SearchAsked
 from esen_lab.lab.stages.plans import put_in_force
 from esen_lab.lab.stages.search import by_fastest_backends, search
+from esen_lab.lab.state import LabState
 from esen_lab.planner.plan import Plan
 from esen_lab.run import STRATEGIES
 from esen_lab.studies.rate import BATCHES, RatePlan, check_wanted, plan_for_rate
@@ -38,10 +39,17 @@ def search_for_rate(
         )
     if asked.objective != "predicted":
         raise UsageError("A plan for a rate is chosen by runs already", given=f"objective={asked.objective!r}")
+    if asked.deadline_s is not None:
+        raise UsageError(
+            "A plan for a rate is chosen by its 99th percentile, and has no deadline beside it",
+            given=f"deadline_s={asked.deadline_s!r}",
+            hint="Leave one of the two out.",
+        )
     check_wanted(rate_per_s, p99_s, batches)
     state = runtime.state
     before = state.plan
     shortest = search(runtime, asked)
+    searched = runtime.state.plan
     try:
         ensemble = members_run_by(shortest, runtime.state.ensemble)
         x = ensemble.example if asked.x is None else asked.x
@@ -63,9 +71,13 @@ def search_for_rate(
             candidates, run, x, rate_per_s=rate_per_s, p99_s=p99_s, batches=batches, on_progress=on_progress
         )
     except BaseException:  # an interrupt too
-        if before is not None:
-            put_in_force(runtime, before)
+        runtime.change(lambda now: _as_before(now, state) if now.plan is searched else now)
         raise
     found = replace(found, plan=found.plan.with_origin(notes=(found.describe(),)))
     put_in_force(runtime, found.plan)
     return found
+
+
+def _as_before(now: LabState, before: LabState) -> LabState:
+    """With the plan that was in force, and the limits by which it is refined."""
+    return replace(now, plan=before.plan, limits=before.limits, quantile=before.quantile)

@@ -14,12 +14,14 @@ from esen_lab.lab.backend_choice import allowed
 from esen_lab.lab.runtime import Runtime
 from esen_lab.lab.search_binding import SearchAsked, bind_search
 from esen_lab.lab.stages.deadline import for_deadline
+from esen_lab.lab.stages.members import follow
 from esen_lab.lab.stages.plans import with_plan
 from esen_lab.lab.state import LabState
 from esen_lab.planner import Limits, SearchJob
 from esen_lab.planner.fits import fits
 from esen_lab.planner.plan import Plan
 from esen_lab.planner.steps import members_of
+from esen_lab.profiler.records import under_other_switches
 
 BACKGROUND_SEARCH_S = 60.0
 """For how long the exact searcher improves and proves in the background."""
@@ -34,7 +36,7 @@ def fit(runtime: Runtime, quantile: Quantile) -> dict[str, CostModel]:
     missing = [name for name in state.ensemble.names if name not in measured]
     if profile is None or missing:
         raise UsageError(
-            "Every sub-model is profiled before a plan is searched",
+            "Every sub-model is profiled before latencies are fitted and a plan is searched",
             given=f"no finished measurement of {', '.join(missing)}",
             hint="Profiling is still running: wait for it."
             if state.profiling
@@ -120,6 +122,7 @@ def start_search(runtime: Runtime, asked: SearchAsked) -> SearchJob[Plan]:
 
 def _bound(runtime: Runtime, asked: SearchAsked) -> tuple[dict[str, CostModel], Callable[..., Plan]]:
     """The search with everything bound, and the cost models that it plans with."""
+    follow(runtime, whole=False)  # code counts: latencies do not depend on values
     found = models(runtime, asked.quantile)
     finish: Callable[[Plan], Plan] | None = None
     if asked.deadline_s is not None:
@@ -130,8 +133,25 @@ def _bound(runtime: Runtime, asked: SearchAsked) -> tuple[dict[str, CostModel], 
     derived = partial(
         state.here.derived_model, ensemble=state.ensemble, units=state.device.units, quantile=asked.quantile
     )
-    run = bind_search(asked, found, state.ensemble, state.device, state.measured, runtime.lane_runs, derived)
+    run = bind_search(
+        asked,
+        found,
+        state.ensemble,
+        state.device,
+        state.measured,
+        runtime.lane_runs,
+        derived,
+        _of_other_switches(runtime, state),
+    )
     return found, run if finish is None else partial(_finished, run, finish)
+
+
+def _of_other_switches(runtime: Runtime, state: LabState) -> tuple[str, ...]:
+    """That what plans are made from was measured while other switches were set than now."""
+    measured, settings = state.measured, runtime.fork_server.session_here()
+    if measured is None or state.device.identity.simulated:
+        return ()
+    return under_other_switches((*measured.points, *measured.backend_points), settings.unusual)
 
 
 def _finished(run: Callable[..., Plan], finish: Callable[[Plan], Plan], on_better: Any = None, **watched: Any) -> Plan:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
+from esen_lab.common.inputs import own_example
 from esen_lab.common.trees import Tree
 from esen_lab.common.words import unknown
 from esen_lab.errors import EsenError
@@ -32,11 +33,18 @@ class ServedLab:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
+        self._anew = False  # lanes were started anew, and nobody was told yet
 
     @property
     def ensemble(self) -> Ensemble:
         """Its sub-models and combine rule."""
         return self._runtime.state.ensemble
+
+    @property
+    def stands_for(self) -> tuple[object, ...]:
+        """What they are now, and the plan in force: a change puts others in their place."""
+        state = self._runtime.state
+        return (state.ensemble, state.plan, state.device)
 
     @property
     def plan(self) -> Plan:
@@ -59,21 +67,25 @@ class ServedLab:
 
     def run(self, x: Tree, asked: AskedBatch) -> tuple[Tree, RunReport | None]:
         """One run in its turn."""
-        self.mend()
+        self._have_lanes()
         call = RunCall.of(self._runtime.state, x, RUN_TIMEOUT_S, asked.options)
-        return run.reported(
-            self._runtime, call, self._runtime.turns.turn("a batch of requests", call.until, refused=False)
-        )
+        turn = self._runtime.turns.turn("a batch of requests", call.until, refused=False)
+        return run.reported(self._runtime, call, turn, kept=not asked.trial)
 
     def mend(self) -> bool:
         """Start anew what has ended, unless another call has the lanes: that one sees to it."""
+        self._have_lanes()
+        anew, self._anew = self._anew, False
+        return anew
+
+    def _have_lanes(self) -> None:
         runtime = self._runtime
         executor = runtime.state.executor
         if executor is not None and (runtime.turns.locked or not executor.notice_ended()):
-            return False
+            return
         with runtime.turns.turn("lanes that are started for requests", Deadline(RUN_TIMEOUT_S), refused=False):
             run.ready_lanes(runtime)
-        return executor is not None
+        self._anew = self._anew or executor is not None
 
     def close(self) -> None:
         """The lanes are the lab's own."""
@@ -84,12 +96,13 @@ def serve(runtime: Runtime, settings: ServeSettings, x: Tree) -> Server:
     check_installed()
     from esen_lab.serving.server import begin
 
+    example = None if x is None else own_example(x)
     stop(runtime)
     runtime.state.need_submodels("serve")
-    session = runtime.fork_server.look_at_session()
+    session = runtime.fork_server.session_here()
     try:
         server = begin(settings, lambda server: _keep(runtime, server))
-        server.warm(ServedLab(runtime), with_threads_own(session), x)
+        server.warm(ServedLab(runtime), with_threads_own(session), example)
     except BaseException as problem:
         stop(runtime)
         if isinstance(problem, EsenError):

@@ -10,8 +10,10 @@ A name is that of a backend (`esen_lab.common.units.BACKENDS`), and with a preci
 
 from __future__ import annotations
 
+import errno
 import importlib
 import importlib.metadata
+import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
@@ -20,7 +22,7 @@ from esen_lab.common.trees import Tree, call_with, flatten
 from esen_lab.common.units import backend_parts
 from esen_lab.ensemble.fingerprint import tensor_digest, text_digest
 from esen_lab.ensemble.traits import Traits
-from esen_lab.errors import DeviceError, EsenError
+from esen_lab.errors import DeviceError, EsenError, WorkerDied
 from esen_lab.lanes.backends._protocol import CAN_EXECUTE
 
 if TYPE_CHECKING:
@@ -28,7 +30,23 @@ if TYPE_CHECKING:
 
     from esen_lab.ensemble import SubModel
     from esen_lab.lanes.backends._cache import Cache
+    from esen_lab.lanes.backends._findings import Findings
     from esen_lab.lanes.backends._protocol import Backend
+
+_OF_THE_MACHINE = (
+    *(os.strerror(number) for number in (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EMFILE, errno.ENFILE)),
+    *(os.strerror(number) for number in (errno.ENOMEM, errno.EAGAIN, errno.EACCES)),
+    *(
+        "allocate memory",
+        "out of memory",
+        "MemoryError",
+        "bad_alloc",
+        "bad alloc",
+        "ImportError",
+        "ModuleNotFoundError",
+    ),
+)
+"""Words of systems and engines."""
 
 
 def backend(name: str) -> type[Backend]:
@@ -63,24 +81,32 @@ def engine_version(name: str) -> str:
         return ""
 
 
-def refused_before(name: str, fingerprint: str, example: str) -> str:
+def refused_before(name: str, fingerprint: str, example: str, where: str = "") -> str:
     """Why a backend did not take a sub-model in an earlier session with the same versions; "" where nobody knows.
 
     Args:
         name: The backend.
         fingerprint: Of the sub-model.
         example: What its input looks like.
+        where: On which GPU, "" on this machine's processor: what one refuses the other may take.
     """
     cache = _refusals(name, fingerprint)
-    kept = None if cache is None else cache.take(f"refused {example}")
+    kept = None if cache is None else cache.take(_refused(example, where))
     return "" if kept is None else kept.decode(errors="replace")
 
 
-def remember_refusal(name: str, fingerprint: str, example: str, why: str) -> None:
-    """Keep why a backend did not take a sub-model, so that no later session tries in vain; see `refused_before`."""
+def remember_refusal(name: str, fingerprint: str, example: str, why: str, where: str = "") -> None:
+    """Keep why a backend did not take a sub-model, so that no later session tries in vain; see `refused_before`.
+
+    What lies in the machine at that moment is not kept: on a GPU a lack of memory may be another program's doing.
+    """
     cache = _refusals(name, fingerprint)
-    if cache is not None:
-        cache.keep(f"refused {example}", why.encode())
+    if cache is not None and not is_passing(why):
+        cache.keep(_refused(example, where), why.encode())
+
+
+def _refused(example: str, where: str) -> str:
+    return f"refused {example} on {where}" if where else f"refused {example}"
 
 
 def _refusals(name: str, fingerprint: str) -> Cache | None:
@@ -99,6 +125,11 @@ def refusal(problem: EsenError) -> str:
     return f"{said}. Given: {problem.given}" if problem.given else said
 
 
+def is_passing(why: str) -> bool:
+    """Whether what hindered a backend lies in the machine at that moment (memory, disk), and not in the sub-model."""
+    return any(words.lower() in why.lower() for words in _OF_THE_MACHINE)
+
+
 def kept_graph(name: str, fingerprint: str, example: Tree) -> tuple[str, bytes] | None:
     """The graph that a backend has made of a sub-model, where it is kept, and its name: see `wrapped`.
 
@@ -107,17 +138,76 @@ def kept_graph(name: str, fingerprint: str, example: Tree) -> tuple[str, bytes] 
         fingerprint: The sub-model's.
         example: What the graph is for.
     """
-    from esen_lab.lanes.backends._cache import cache_for
-    from esen_lab.lanes.backends._protocol import form_of
-
     if name == "eager" or why_not(name):  # it was chosen elsewhere, where its engine is installed
         return None
-    cache = cache_for(fingerprint, name, backend(name).version())
+    cache = _cache_of(name, fingerprint)
     if cache is None:
         return None
-    form = form_of(*call_with(lambda *args, **kwargs: flatten((list(args), kwargs)), example))
+    form = _form(example)
     graph = cache.take_graph(form)
     return None if graph is None else (cache.graph_name(form), graph)
+
+
+def remember_crash(submodel: SubModel, name: str) -> str:
+    """Keep that a backend ended its process while it was tried, so that it is not tried again; what is kept, in words.
+
+    Args:
+        submodel: What it was to execute.
+        name: The backend.
+    """
+    from esen_lab.lanes.backends._findings import CRASHED, Finding
+
+    findings = _findings_of(submodel, name)
+    findings.keep(Finding(refused=CRASHED))
+    findings.forget_trial()
+    return CRASHED
+
+
+def note_end(submodel: SubModel, name: str, problem: BaseException) -> None:
+    """Whoever tried a backend of a sub-model in a process got a problem: keep that it crashed, if it did."""
+    if isinstance(problem, WorkerDied) and problem.crashed:
+        remember_crash(submodel, name)
+    else:
+        forget_trial(submodel, name)
+
+
+def forget_trial(submodel: SubModel, name: str) -> None:
+    """A process that may have been trying a backend was ended, and not by it: see `_findings.py`."""
+    if name != "eager":
+        _findings_of(submodel, name).forget_trial()
+
+
+def end_trials(pid: int) -> None:
+    """A process was ended by somebody: no engine that it was trying is at fault."""
+    from esen_lab.lanes.backends import _findings
+
+    _findings.end_trials(pid)
+
+
+def _findings_of(submodel: SubModel, name: str) -> Findings:
+    from esen_lab.lanes.backends._findings import Findings
+
+    inputs = submodel.calibration if backend_parts(name)[1] == "int8" else None
+    return Findings(cache=_cache_of(name, submodel.fingerprint, inputs), form=_form(submodel.example))
+
+
+def _form(example: Tree) -> str:
+    from esen_lab.lanes.backends._protocol import form_of
+
+    return form_of(*call_with(lambda *args, **kwargs: flatten((list(args), kwargs)), example))
+
+
+def _cache_of(
+    name: str, fingerprint: str, calibration: Tree = None, graphs: Mapping[str, bytes] | None = None
+) -> Cache | None:
+    """What is kept of a sub-model with a backend; other calibration data makes another int8 network."""
+    from esen_lab.lanes.backends._cache import cache_for
+    from esen_lab.lanes.backends._protocol import Calibration
+
+    if not fingerprint:
+        return None
+    by = "" if calibration is None else text_digest(*map(tensor_digest, Calibration.of(calibration).leaves))
+    return cache_for(fingerprint, name, engine_version(name) + by, graphs)
 
 
 def wrapped_submodel(
@@ -185,6 +275,13 @@ def inside(module: nn.Module) -> nn.Module:
     return module.module if isinstance(module, Executed) else module
 
 
+def writes(module: nn.Module) -> bool:
+    """Whether a sub-model was seen to write into its input, where what `wrapped` has put around it hides that."""
+    from esen_lab.lanes.backends._executed import Executed
+
+    return isinstance(module, Executed) and module.writes
+
+
 def begin(module: nn.Module, x: Tree) -> Callable[[], Tree] | None:
     """Have the engine of a sub-model begin on an input, while this thread does something else.
 
@@ -208,7 +305,6 @@ def _build(
     import cloudpickle
 
     from esen_lab.ensemble.kinds.adapted import Adapter
-    from esen_lab.lanes.backends._cache import cache_for
     from esen_lab.lanes.backends._executed import Executed
     from esen_lab.lanes.backends._protocol import BackendSettings, Calibration
 
@@ -217,11 +313,12 @@ def _build(
         raise DeviceError(f"A sub-model that {name} executes answers each call as the last one", given=why)
     kind = backend(name)
     precision = backend_parts(name)[1]
-    calibration = None if inputs is None else Calibration.of(inputs)
-    # Other calibration data makes another int8 network.
-    by = "" if calibration is None else text_digest(*map(tensor_digest, calibration.leaves))
-    cache = cache_for(fingerprint, name, kind.version() + by, graphs) if fingerprint else None
-    settings = BackendSettings(precision=precision, calibration=calibration, own_threads=own_threads, cache=cache)
+    settings = BackendSettings(
+        precision=precision,
+        calibration=None if inputs is None else Calibration.of(inputs),
+        own_threads=own_threads,
+        cache=_cache_of(name, fingerprint, inputs, graphs),
+    )
     module = cloudpickle.loads(payload)()
     if isinstance(module, Adapter) and not module.convertible and module.kind not in kind.reads:
         raise DeviceError(

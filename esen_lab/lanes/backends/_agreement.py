@@ -15,8 +15,6 @@ asked how far it is off itself when its input moves by about as much as rounding
 
 from __future__ import annotations
 
-import contextlib
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +24,7 @@ import torch
 
 from esen_lab.common.answers import WHERE_NAN, difference
 from esen_lab.common.trees import Tree, flatten
-from esen_lab.lanes.backends._guards import NOT_ZERO, Check, Guards, Range
+from esen_lab.lanes.backends._guards import NOT_ZERO, Check, Guards, Range, is_finite
 from esen_lab.lanes.backends._probes import all_of, float_probes, is_whole, own_range, whole_probes, wider
 from esen_lab.lanes.backends._protocol import Refused
 from esen_lab.lanes.backends._reads import files_read
@@ -180,12 +178,15 @@ def _ask_floats(questions: Questions, guards: Guards, *, huge: bool) -> None:
     for count, probe in enumerate(float_probes(questions.example, huge=huge)):
         if count > 0 and not questions.has_time(probe.words):
             continue
-        if not guards.pass_on(probe.leaves):
+        leaves = _passed_on(probe.leaves, questions.example, guards)
+        if leaves is None or not is_finite(leaves):  # what is not finite never gets to an engine
             continue
-        wanted = None
-        with contextlib.suppress(Exception):  # PyTorch itself takes no such input
-            wanted = questions.network(probe.leaves)
-        if wanted is not None and (why := questions.differ(probe.leaves, wanted)):
+        try:
+            wanted = questions.network(leaves)
+        except Exception as problem:  # an engine would answer, or read what is not its own: it is not even asked
+            kind = type(problem).__name__
+            raise Refused(f"for {probe.words} PyTorch raises {kind}, where an engine may answer") from problem
+        if why := questions.differ(leaves, wanted):
             raise Refused(f"for {probe.words} it differs from PyTorch: {why}")
 
 
@@ -259,26 +260,3 @@ def _passed_on(
         if guards.pass_on(tried):
             changed, found = tried, True
     return changed if found else None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """What probes have shown, kept for other processes.
-
-    Attributes:
-        ranges: As in `Guards`.
-        computes: Whether there are checks besides, for which the network is traced.
-    """
-
-    ranges: Mapping[int, Range]
-    computes: bool
-
-    def to_bytes(self) -> bytes:
-        """As JSON."""
-        return json.dumps({"ranges": sorted(self.ranges.items()), "computes": self.computes}).encode()
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> Finding:
-        """What `to_bytes` made."""
-        plain = json.loads(data)
-        return cls(ranges={index: (low, high) for index, (low, high) in plain["ranges"]}, computes=plain["computes"])

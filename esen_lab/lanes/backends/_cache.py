@@ -60,6 +60,15 @@ class Cache:
         """What was kept under a look, or None."""
         return self._take(text_digest(self.owner, look))
 
+    def peek(self, look: str) -> bytes | None:
+        """What was kept under a look, or None; it stays where what was taken is forgotten."""
+        return self._read(text_digest(self.owner, look))
+
+    def forget(self, look: str) -> None:
+        """Remove what was kept under a look."""
+        if self.folder is not None:
+            remove(self.folder / text_digest(self.owner, look))
+
     def keep(self, look: str, data: bytes) -> None:
         """Keep something under a look, if it can be written. What comes of brought graphs is not kept.
 
@@ -89,7 +98,7 @@ class Cache:
         """Remove what was taken; whether there was anything."""
         for name in self._taken:
             if self.folder is not None:
-                _remove(self.folder / name)
+                remove(self.folder / name)
         found = bool(self._taken) or self._by_brought
         self._taken.clear()
         self._by_brought = False
@@ -97,15 +106,30 @@ class Cache:
 
     def folder_for(self, engine: str) -> Path | None:
         """A folder for what an engine keeps by itself, pruned to the bound; None where nothing can be kept."""
-        if self.folder is None:
+        if self.working_folder is None:
             return None
-        folder = self.folder / engine
-        folder.mkdir(mode=0o700, exist_ok=True)
-        until = time.time() - _AT_WORK_S
-        prune((file for file in folder.rglob("*") if file.is_file()), self.most_bytes, until)
-        return folder
+        folder = self.working_folder / engine
+        try:
+            folder.mkdir(mode=0o700, exist_ok=True)
+        except OSError:
+            return None
+        with contextlib.suppress(OSError):  # other processes take folders away while they are listed
+            until = time.time() - _AT_WORK_S
+            prune((file for file in folder.rglob("*") if file.is_file()), self.most_bytes, until)
+        return folder if os.access(folder, os.W_OK | os.X_OK) else None
+
+    @property
+    def working_folder(self) -> Path | None:
+        """The folder of all entries, where files can be made in it."""
+        return self.folder if self.folder is not None and os.access(self.folder, os.W_OK | os.X_OK) else None
 
     def _take(self, name: str) -> bytes | None:
+        data = self._read(name)
+        if data is not None:
+            self._taken.add(name)
+        return data
+
+    def _read(self, name: str) -> bytes | None:
         if self.folder is None:
             return None
         path = self.folder / name
@@ -115,11 +139,10 @@ class Cache:
             return None
         data = content[_DIGEST_BYTES:]
         if hashlib.blake2b(data, digest_size=_DIGEST_BYTES).digest() != content[:_DIGEST_BYTES]:
-            _remove(path)
+            remove(path)
             return None
         with contextlib.suppress(OSError):
             os.utime(path)  # the time of its last use
-        self._taken.add(name)
         return data
 
     def _keep(self, name: str, data: bytes) -> None:
@@ -151,19 +174,22 @@ def cache_for(fingerprint: str, backend: str, version: str, brought: Mapping[str
     """
     import torch
 
-    folder: Path | None
-    try:
-        folder = user_folder() / _FORM
-    except StoreError:
-        folder = None
-    if folder is not None and not _is_private(folder):
-        folder = None
+    folder = own_folder()
     if folder is None and not brought:
         return None
     every = (fingerprint, backend, version, torch.__version__)
     owner = text_digest(*every, platform.machine(), _processor())
     network = text_digest(*every, "graph")
     return Cache(folder=folder, owner=owner, network=network, brought=dict(brought or {}))
+
+
+def own_folder(*, make: bool = True) -> Path | None:
+    """The folder of all entries, made where it is not there; None where there is none that is this user's alone."""
+    try:
+        folder = user_folder() / _FORM
+    except StoreError:
+        return None
+    return folder if (make or folder.is_dir()) and _is_private(folder) else None
 
 
 def _is_private(folder: Path) -> bool:
@@ -201,10 +227,20 @@ def prune(files: Iterator[Path], most_bytes: int, used_before: float = float("in
     for used, size, file in known:
         if total <= most_bytes or used >= used_before:
             return
-        _remove(file)
+        remove(file)
         total -= size
 
 
-def _remove(path: Path) -> None:
+def small_entries(folder: Path, most_bytes: int) -> Iterator[tuple[Path, bytes]]:
+    """The entries whose data is no longer than that, and their data."""
+    with contextlib.suppress(OSError):
+        for path in list(folder.iterdir()):
+            with contextlib.suppress(OSError):
+                if path.is_file() and path.stat().st_size <= most_bytes + _DIGEST_BYTES:
+                    yield path, path.read_bytes()[_DIGEST_BYTES:]
+
+
+def remove(path: Path) -> None:
+    """Remove a file, if it is there and can be."""
     with contextlib.suppress(OSError):
         path.unlink()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,10 +21,13 @@ from torch import nn
 from esen_lab.common.trees import Structure, Tree, flatten, unflatten
 from esen_lab.ensemble.kinds.engine_model import EngineModel
 from esen_lab.lanes.backends._executed import said
+from esen_lab.lanes.backends._guards import Range
 from esen_lab.lanes.backends._protocol import Example, Refused
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
+
+_NOT_BROADCAST = 2
 
 
 class _Flat(nn.Module):
@@ -44,23 +48,26 @@ class Trace:
     Attributes:
         program: The graph, a function of tensors that gives tensors.
         example: What it was traced with.
-        free: For each tensor of the input whether its first dimension may have another size.
+        free: For each tensor of the input between which sizes its first dimension may have others; None where not.
     """
 
     program: ExportedProgram
     example: Example
-    free: tuple[bool, ...]
+    free: tuple[Range | None, ...]
 
     def serves(self, other: Example) -> bool:
         """Whether it may be used for inputs that look like another example, with other sizes put in."""
-        if (other.structure, other.answer_structure) != (self.example.structure, self.example.answer_structure):
+        mine, others = ((of.structure, of.answer_structure, of.switches) for of in (self.example, other))
+        if mine != others:
             return False
         pairs = zip(self.example.leaves, other.leaves, self.free, strict=True)
         return all(a.dtype == b.dtype and _alike(a.shape, b.shape, free=free) for a, b, free in pairs)
 
 
-def _alike(one: torch.Size, other: torch.Size, *, free: bool) -> bool:
-    return one == other or (free and len(one) == len(other) and one[1:] == other[1:])
+def _alike(one: torch.Size, other: torch.Size, *, free: Range | None) -> bool:
+    if one == other or free is None:
+        return one == other
+    return len(one) == len(other) and one[1:] == other[1:] and free[0] <= other[0] <= free[1]
 
 
 def traced(module: nn.Module, example: Example) -> Trace:
@@ -83,10 +90,29 @@ def traced(module: nn.Module, example: Example) -> Trace:
                 program = torch.export.export(flat, leaves)
             except Exception as problem:
                 raise Refused(f"torch.export cannot trace it: {said(problem)}") from problem
+    return Trace(program=program, example=example, free=_open_sizes(program))
+
+
+def _open_sizes(program: ExportedProgram) -> tuple[Range | None, ...]:
+    """See `Trace.free`: a network that asks for its batch may be traced for that one alone, or for larger ones."""
     names = set(program.graph_signature.user_inputs)
-    inputs = [node.meta["val"] for node in program.graph.nodes if node.name in names]
-    free = tuple(value.dim() > 0 and isinstance(value.shape[0], torch.SymInt) for value in inputs)
-    return Trace(program=program, example=example, free=free)
+    found: list[Range | None] = []
+    for node in program.graph.nodes:
+        if node.name in names:
+            value = node.meta["val"]
+            size: Any = value.shape[0] if value.dim() else 0
+            is_open = isinstance(size, torch.SymInt) and size.node.maybe_as_int() is None
+            found.append(_within(program.range_constraints.get(size.node.expr)) if is_open else None)
+    return tuple(found)
+
+
+def _within(bounds: Any) -> Range:
+    """The sizes of a constraint. Where that begins at 2, it is only said that 1 may be broadcast: see above."""
+    if bounds is None:
+        return (0, sys.maxsize)
+    least = int(bounds.lower)
+    most = int(bounds.upper) if bounds.upper < sys.maxsize else sys.maxsize  # torch has an infinity of its own
+    return (least if least > _NOT_BROADCAST else 0, most)
 
 
 class Traces:
@@ -112,12 +138,9 @@ class Traces:
         """One that there is already, or None."""
         return next((trace for trace in self._made if trace.serves(example)), None)
 
-    def program(self, example: Example, *, anew: bool) -> ExportedProgram | None:
+    def program(self, example: Example) -> ExportedProgram | None:
         """See `Backend.program`."""
-        if isinstance(self._module, EngineModel):
-            return None
-        found = self.of(example) if anew else self.made(example)
-        return None if found is None else found.program
+        return None if isinstance(self._module, EngineModel) else self.of(example).program
 
 
 @contextlib.contextmanager

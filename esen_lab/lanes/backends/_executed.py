@@ -7,27 +7,30 @@ import time
 import warnings
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from esen_lab.common.answers import IN_PRECISION, Difference, difference
+from esen_lab.common.tensors import same_bytes
 from esen_lab.common.trees import Tree, flatten, unflatten
 from esen_lab.ensemble.kinds.engine_model import EngineModel
 from esen_lab.errors import DeviceError
-from esen_lab.lanes.backends._agreement import Finding, Questions, agreement, unbound, until
-from esen_lab.lanes.backends._guards import IN_32_BITS, Check, Guards, Range, guarded
+from esen_lab.lanes.backends._agreement import Questions, agreement, unbound, until
+from esen_lab.lanes.backends._findings import Finding, Findings
+from esen_lab.lanes.backends._guards import IN_32_BITS, Guards, Range, guarded, is_finite
 from esen_lab.lanes.backends._indices import casts_to_integers, checks_of
-from esen_lab.lanes.backends._probes import is_whole
-from esen_lab.lanes.backends._protocol import CAN_EXECUTE, Call, Example, Refused
+from esen_lab.lanes.backends._protocol import CAN_EXECUTE, Call, Example, Refused, switches_now
 from esen_lab.lanes.capturing import CAPTURING
 
 if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
     from esen_lab.lanes.backends._protocol import Backend, BackendSettings
 
 LOOKS_KEPT = 8
-PROBED = "probed 1: "  # what a finding is kept under; another number where other probes are asked
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _LONGEST = 300  # characters of what an engine said
 _ONE_TENSOR = flatten(([torch.empty(0)], {}))[1]
@@ -44,6 +47,9 @@ class Executed(nn.Module):
         name: The backend's, for messages.
         kind: The backend.
         settings: How it is to execute.
+
+    Attributes:
+        writes: Whether the module was seen to write into an input.
     """
 
     def __init__(self, module: nn.Module, name: str, kind: type[Backend], settings: BackendSettings) -> None:
@@ -56,6 +62,7 @@ class Executed(nn.Module):
         self._calls: OrderedDict[object, Call] = OrderedDict()
         self._met: Counter[object] = Counter()
         self._patience = 2
+        self.writes = False
 
     def forward(self, *args: Any, **kwargs: Any) -> Tree:
         """The module's answer.
@@ -67,12 +74,15 @@ class Executed(nn.Module):
             leaves, structure = list(args), _ONE_TENSOR
         else:
             leaves, structure = flatten((list(args), kwargs))
-        look = (structure, *((leaf.shape, leaf.dtype, leaf.device) for leaf in leaves))
-        if not (self._kind.as_torch or _is_finite(leaves)):
+        look = _look_of(leaves, structure)
+        if not (self._kind.as_torch or is_finite(leaves)):
             return self.module(*args, **kwargs)
         call = self._calls.get(look)
         if call is not None:
-            return call(leaves, args, kwargs)
+            try:
+                return call(leaves, args, kwargs)
+            except Exception as problem:
+                return self._without(look, problem, args, kwargs)
         if not self._is_worth_it(look):
             return self.module(*args, **kwargs)
         with CAPTURING:
@@ -82,11 +92,36 @@ class Executed(nn.Module):
     def begin(self, *args: Any, **kwargs: Any) -> Callable[[], Tree] | None:
         """Have the backend begin on an input and return what waits for the answer; None where it has to be called."""
         leaves, structure = flatten((list(args), kwargs))
-        call = self._calls.get((structure, *((leaf.shape, leaf.dtype, leaf.device) for leaf in leaves)))
-        begin = getattr(call, "begin", None)
-        if begin is None or not (self._kind.as_torch or _is_finite(leaves)):
+        look = _look_of(leaves, structure)
+        begin = getattr(self._calls.get(look), "begin", None)
+        if begin is None or not (self._kind.as_torch or is_finite(leaves)):
             return None
-        return begin(leaves)  # type: ignore[no-any-return]
+        try:
+            wait: Callable[[], Tree] | None = begin(leaves)
+        except Exception:
+            return None  # it is called, and raises again where it can be met
+        return None if wait is None else partial(self._waited, wait, look, args, kwargs)
+
+    def _waited(self, wait: Callable[[], Tree], look: object, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tree:
+        try:
+            return wait()
+        except Exception as problem:
+            return self._without(look, problem, args, kwargs)
+
+    def _without(self, look: object, problem: Exception, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tree:
+        """The network's own answer to an input at which the engine raised, or what it raises itself at that.
+
+        Where it answers, the engine is at fault, and is asked no more for inputs of this look.
+        """
+        if self.writes:
+            raise problem  # the input may be half written over by now
+        try:
+            answer = self.module(*args, **kwargs)
+        except Exception as own:
+            raise own from None
+        self._calls[look] = self._eagerly
+        warnings.warn(f"{self.name} leaves an input to eager: {self._problem(problem)}", stacklevel=3)
+        return answer
 
     def _is_worth_it(self, look: object) -> bool:
         if len(self._calls) < LOOKS_KEPT:
@@ -128,13 +163,21 @@ class Executed(nn.Module):
 
     def _eager(self, leaves: Sequence[torch.Tensor], structure: Any) -> Tree:
         # Copies: a module that overwrites its input must not be compared on what it made of it.
-        args, kwargs = unflatten(structure, [leaf.clone() for leaf in leaves])
-        return self.module(*args, **kwargs)
+        copies = [leaf.clone() for leaf in leaves]
+        args, kwargs = unflatten(structure, copies)
+        answer = self.module(*args, **kwargs)
+        self.writes = self.writes or not all(map(same_bytes, copies, leaves))
+        return answer
 
     def _eagerly(self, _: Sequence[torch.Tensor], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tree:
         return self.module(*args, **kwargs)
 
     def _checked(self, leaves: Sequence[torch.Tensor], structure: Any, wanted: Tree) -> tuple[Tree, Call]:
+        """The engine's first answer for a look and what is called from then on, where it may be used.
+
+        Raises:
+            DeviceError: It may not.
+        """
         answers, answer_structure = flatten(wanted)
         example = Example(
             leaves=leaves,
@@ -142,28 +185,46 @@ class Executed(nn.Module):
             answer=answers,
             answer_structure=answer_structure,
             threads=torch.get_num_threads(),
+            switches=switches_now(),
         )
+        findings = Findings(cache=self._settings.cache, form=example.form)
+        finding = findings.known()
+        if finding is not None and finding.refused:
+            raise self._problem(Refused(finding.refused))
+        try:
+            with findings.trying() as executing:
+                return self._tried(example, wanted, findings, executing)
+        except Refused as problem:
+            raise self._problem(problem) from problem
+
+    def _tried(
+        self, example: Example, wanted: Tree, findings: Findings, executing: Callable[[], None]
+    ) -> tuple[Tree, Call]:
         cache = self._settings.cache
         while True:
             begun = time.monotonic()
-            finding = self._finding(example)
             try:
                 call = self._attempt(example)
+                executing()
                 answer, found = self._compared(call, example, wanted)
                 preparing_s = time.monotonic() - begun
             except DeviceError:
                 if cache is None or not cache.forget_taken():
                     raise
                 self._backend = None  # what was kept may be what cannot be used
+                findings.forget()
                 continue
             if found.agrees:
                 if self._kind.as_torch:
                     return answer, call
-                call = self._within_guards(call, example, finding, preparing_s)
-                return self._called(call, leaves, structure), call  # probes were written over the first answer
+                call = self._within_guards(call, example, findings, preparing_s)
+                return self._called(
+                    call, example.leaves, example.structure
+                ), call  # probes were written over the first answer
             if cache is None or not cache.forget_taken():
                 raise DeviceError(f"A sub-model that {self.name} executes answers as it does eagerly", given=str(found))
             self._backend = None  # what was kept is of another network: made anew
+            findings.forget()
 
     def _attempt(self, example: Example) -> Call:
         try:
@@ -191,35 +252,34 @@ class Executed(nn.Module):
         )
         return self._called(call, example.leaves, example.structure), found
 
-    def _finding(self, example: Example) -> Finding | None:
-        """What an earlier process has found out on probes."""
-        cache = self._settings.cache
-        kept = None if cache is None or self._kind.as_torch else cache.take(PROBED + example.form)
-        return None if kept is None else Finding.from_bytes(kept)
-
-    def _within_guards(self, call: Call, example: Example, finding: Finding | None, preparing_s: float) -> Call:
+    def _within_guards(self, call: Call, example: Example, findings: Findings, preparing_s: float) -> Call:
         """A call that the engine executes where it is known to answer as the network.
 
         Raises:
             DeviceError: It answers otherwise, where no guard can tell.
         """
         try:
-            guards = self._guards(call, example, finding, preparing_s)
+            guards = self._known_guards(example, findings.known()) or self._probed(call, example, findings, preparing_s)
         except Exception as problem:
             raise self._problem(problem) from problem
         return guarded(call, guards, self.module)
 
-    def _guards(self, call: Call, example: Example, finding: Finding | None, preparing_s: float) -> Guards:
+    def _known_guards(self, example: Example, finding: Finding | None) -> Guards | None:
+        """Those that an earlier process has found out; None where nobody has."""
+        if finding is None:
+            return None
+        self._tell(finding.left)
+        program = self._program(example) if finding.computes else None
+        return Guards(ranges=finding.ranges, checks=() if program is None else unbound(checks_of(program)))
+
+    def _program(self, example: Example) -> ExportedProgram | None:
         assert self._backend is not None
-        checks: Sequence[Check] = ()
-        huge = False
-        if finding is None or finding.computes:
-            whole = any(map(is_whole, example.leaves))
-            program = self._backend.program(example, anew=whole or finding is not None)
-            if program is not None:
-                checks, huge = checks_of(program), casts_to_integers(program)
-        if finding is not None:
-            return Guards(ranges=finding.ranges, checks=unbound(checks))
+        return self._backend.program(example)
+
+    def _probed(self, call: Call, example: Example, findings: Findings, preparing_s: float) -> Guards:
+        program = self._program(example)
+        checks = () if program is None else checks_of(program)
+        huge = program is not None and casts_to_integers(program)
         questions = Questions(
             network=lambda leaves: self._eager(leaves, example.structure),
             engine=lambda leaves: self._called(call, leaves, example.structure),
@@ -228,11 +288,13 @@ class Executed(nn.Module):
             allowed=IN_PRECISION[self._settings.precision],
             until=until(preparing_s),
         )
-        guards = agreement(questions, checks, huge=huge, known=self._known(example))
+        try:
+            guards = agreement(questions, checks, huge=huge, known=self._known(example))
+        except Refused as problem:
+            findings.keep(Finding(refused=str(problem)))
+            raise
         self._tell(questions.left)
-        if self._settings.cache is not None:
-            found = Finding(ranges=guards.ranges, computes=bool(guards.checks))
-            self._settings.cache.keep(PROBED + example.form, found.to_bytes())
+        findings.keep(Finding(ranges=guards.ranges, computes=bool(guards.checks), left=questions.left))
         return guards
 
     def _known(self, example: Example) -> dict[int, Range] | None:
@@ -264,13 +326,10 @@ class Executed(nn.Module):
         return DeviceError(f"{self.name} {CAN_EXECUTE}", given=given)
 
 
-def _is_finite(leaves: Sequence[torch.Tensor]) -> bool:
-    """Whether floating-point tensors hold neither NaN nor infinities, nor sums that are none any more."""
-    return all(
-        bool((leaf.sum() if leaf.dtype in (torch.float32, torch.float64) else leaf.float().sum()).isfinite())
-        for leaf in leaves
-        if leaf.is_floating_point()
-    )
+def _look_of(leaves: Sequence[torch.Tensor], structure: Any) -> object:
+    """What inputs have in common for which one preparing is enough, while one thing is set under which they come."""
+    cast = torch.is_autocast_enabled("cpu") and switches_now()  # with GPUs torch itself computes
+    return (structure, cast, *((leaf.shape, leaf.dtype, leaf.device) for leaf in leaves))
 
 
 def said(problem: BaseException) -> str:

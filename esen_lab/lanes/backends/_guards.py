@@ -28,6 +28,15 @@ NOT_ZERO: Range = (1, 0)
 IN_32_BITS: Range = (-(2**31), 2**31 - 1)
 
 
+def is_finite(leaves: Sequence[torch.Tensor]) -> bool:
+    """Whether floating-point tensors hold neither NaN nor infinities, nor sums that are none any more."""
+    return all(
+        bool((leaf.sum() if leaf.dtype in (torch.float32, torch.float64) else leaf.float().sum()).isfinite())
+        for leaf in leaves
+        if leaf.is_floating_point()
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
     """Numbers that a graph computes of its inputs, and that must be indices or divisors.

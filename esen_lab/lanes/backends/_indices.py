@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _MOST_OPERATORS = 8  # computed anew at each call, for one check
 Interval: TypeAlias = tuple[float, float]
-_MOVING = frozenset({"select", "slice", "cumsum"})  # cheap, and not all of the values
+_MOVING = frozenset({"select", "slice", "cumsum", "sum", "mean", "amax", "amin"})  # cheap, and not all of the values
 _SAME_VALUES = frozenset(
     {
         *("view", "reshape", "flatten", "unflatten", "_unsafe_view", "view_as", "squeeze", "unsqueeze"),
@@ -39,9 +39,11 @@ _POINT = frozenset(
     {"gather", "scatter", "scatter_add", "scatter_reduce", "index_select", "index_add", "index_copy", "index_fill"}
 )
 _DIVIDES = frozenset({"floor_divide", "div", "remainder", "fmod"})
-_PAIRS = frozenset({"sort", "topk", "max", "min", "kthvalue"})
-_PLACES = frozenset({"argmax", "argmin", "argsort", "bucketize", "searchsorted"})
-"""What gives places within a tensor: they point into what they were found in."""
+_PLACES = frozenset({"argmax", "argmin", "argsort"})
+_PAIRS = {"sort": 1, "topk": 2, "max": 1, "min": 1, "kthvalue": 2}
+"""What gives values and their places, and which argument says in which dimension."""
+_BOUNDARIES = {"bucketize": 1, "searchsorted": 0}
+"""What gives places between boundaries, and which argument these are."""
 
 
 def checks_of(program: ExportedProgram) -> list[Check]:
@@ -59,12 +61,13 @@ def checks_of(program: ExportedProgram) -> list[Check]:
 
 def casts_to_integers(program: ExportedProgram) -> bool:
     """Whether a graph makes whole numbers of 64 bits out of floats, of which one may be too large for 32."""
-    for node in program.graph.nodes:
-        if node.op == "call_function" and _name(node) in {"to", "_to_copy"}:
-            before, after = _dtype(node.args[0]), _dtype(node)
-            if after is torch.int64 and before is not None and before.is_floating_point:
-                return True
-    return False
+    return any(
+        node.op == "call_function"
+        and _dtype(node) is torch.int64
+        and _places(node) is None
+        and any((dtype := _dtype(before)) is not None and dtype.is_floating_point for before in node.all_input_nodes)
+        for node in program.graph.nodes
+    )
 
 
 def _needs(program: ExportedProgram) -> Iterator[tuple[fx.Node, Range]]:
@@ -81,6 +84,9 @@ def _needs_of(node: fx.Node, name: str, args: Sequence[Any]) -> Iterator[tuple[A
         yield args[1], _rows(args[0], 0)
     elif name in _POINT:
         yield args[2], _rows(args[0], args[1])
+    elif name == "take":
+        size = _size(args[0], None)
+        yield args[1], (-size, size - 1) if isinstance(size, int) else None
     elif name == "one_hot":
         yield args[0], (0, args[1] - 1)
     elif name in {"index", "index_put", "_unsafe_index"}:
@@ -205,8 +211,8 @@ class _Graph:
 
     def _computed_interval(self, node: fx.Node) -> Interval | None:
         name, args = _name(node), node.args
-        if name in _PLACES or _is_place(node):
-            return (0, 0)
+        if (places := _places(node)) is not None:
+            return (0, places - 1) if isinstance(places, int) else None
         if name in _SAME_VALUES:
             return _of(args[0], self._intervals)
         make = _RULES.get(name)
@@ -215,10 +221,31 @@ class _Graph:
         return make(node, *(_of(arg, self._intervals) for arg in args))
 
 
-def _is_place(node: fx.Node) -> bool:
-    """Whether a node takes the places out of what sorts, or finds the largest."""
-    before = node.args[0] if node.target is operator.getitem else None
-    return isinstance(before, fx.Node) and _name(before) in _PAIRS and bool(node.args[1] == 1)
+def _places(node: fx.Node) -> Any:
+    """Among how many places a node finds some; a symbol where that was left open, None where it finds none."""
+    name, args = _name(node), node.args
+    if name in _PLACES:
+        return _size(args[0], _argument(node, 1, "dim", -1 if name == "argsort" else None))
+    if name in _BOUNDARIES:
+        ends = _size(args[_BOUNDARIES[name]], None if name == "bucketize" else -1)
+        return ends + 1 if isinstance(ends, int) else ends
+    before = args[0] if node.target is operator.getitem else None
+    if isinstance(before, fx.Node) and _name(before) in _PAIRS and args[1] == 1:
+        position = _PAIRS[_name(before)]
+        return _size(before.args[0], _argument(before, position, "dim", -1))
+    return None
+
+
+def _argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
+    return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
+
+
+def _size(node: Any, dim: Any) -> Any:
+    """How many numbers a tensor has in a dimension; in all where that is None."""
+    value = node.meta["val"]
+    if dim is None:
+        return value.numel()
+    return value.shape[dim] if value.dim() else 1
 
 
 def _is_cheap(node: fx.Node) -> bool:

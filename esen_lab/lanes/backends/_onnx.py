@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 
 import torch
 
+from esen_lab.common.packages import can_import
 from esen_lab.lanes.backends._conversion import Trace, Traces, quiet
 from esen_lab.lanes.backends._protocol import BackendSettings, Example, Refused
 
@@ -18,7 +18,7 @@ _MOST_BYTES = 2**31 - 1  # of a protocol buffer
 
 def missing_for_onnx() -> str:
     """Which packages are missing, as a sentence without its end; "" where all are there."""
-    missing = [name for name in NEEDS if importlib.util.find_spec(name) is None]
+    missing = [name for name in NEEDS if not can_import(name)]
     if not missing:
         return ""
     are = "are" if len(missing) > 1 else "is"
@@ -81,7 +81,8 @@ class OnnxGraphs:
         from esen_lab.lanes.backends._int8 import quantised
 
         cache = self._settings.cache
-        return quantised(graph, self._settings.calibration.like(example), None if cache is None else cache.folder)
+        folder = None if cache is None else cache.working_folder
+        return quantised(graph, self._settings.calibration.like(example), folder)
 
 
 def exported(trace: Trace) -> bytes:

@@ -44,6 +44,8 @@ def float_probes(leaves: Sequence[torch.Tensor], *, huge: bool = False) -> Itera
     """
     chance = torch.Generator().manual_seed(0)
 
+    telling = [_telling(leaf, chance) for leaf in leaves]
+
     def sign(leaf: torch.Tensor) -> torch.Tensor:
         return (torch.randint(0, 2, leaf.shape, generator=chance) * 2 - 1).to(leaf)
 
@@ -62,9 +64,16 @@ def float_probes(leaves: Sequence[torch.Tensor], *, huge: bool = False) -> Itera
         changes["huge inputs (1e12 times the example)"] = lambda leaf: leaf * HUGE
     if any(leaf.is_floating_point() for leaf in leaves):
         for words, change in changes.items():
-            yield Probe(words=words, leaves=[change(leaf) if leaf.is_floating_point() else leaf for leaf in leaves])
+            yield Probe(words=words, leaves=[change(leaf) if leaf.is_floating_point() else leaf for leaf in telling])
     if any(leaf.dtype is torch.bool for leaf in leaves):
         yield from _truths(leaves, order)
+
+
+def _telling(leaf: torch.Tensor, chance: torch.Generator) -> torch.Tensor:
+    """The example's floats; where all of them are 0, as any probe made of them would be, some around it instead."""
+    if not leaf.is_floating_point() or bool(leaf.any()):
+        return leaf
+    return torch.randn(leaf.shape, generator=chance).to(leaf)
 
 
 def _truths(leaves: Sequence[torch.Tensor], order: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[Probe]:

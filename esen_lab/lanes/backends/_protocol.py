@@ -95,6 +95,7 @@ class Example:
         answer: The tensors of the answer.
         answer_structure: What is left of that.
         threads: How many the lane computes with.
+        switches: What else a trace depends on: see `switches_now`.
     """
 
     leaves: Sequence[torch.Tensor]
@@ -102,22 +103,34 @@ class Example:
     answer: Sequence[torch.Tensor]
     answer_structure: Structure
     threads: int
+    switches: str = ""
 
     @property
     def form(self) -> str:
         """The input without its values, as a text that is the same in every process."""
-        return form_of(self.leaves, self.structure)
+        return form_of(self.leaves, self.structure) + self.switches
 
     @property
     def look(self) -> str:
         """All of it but the values, as a text that is the same in every process."""
         tensors = [(str(leaf.dtype), tuple(leaf.shape)) for leaf in (*self.leaves, *self.answer)]
-        return repr((self.structure, self.answer_structure, tensors, self.threads))
+        return repr((self.structure, self.answer_structure, tensors, self.threads)) + self.switches
 
 
 def form_of(leaves: Sequence[torch.Tensor], structure: Structure) -> str:
     """See `Example.form`."""
     return repr((structure, [(str(leaf.dtype), tuple(leaf.shape)) for leaf in leaves]))
+
+
+def switches_now() -> str:
+    """What this thread has set of torch that a trace of a network keeps; "" where all is as usual."""
+    import torch
+
+    cast = [
+        f"{kind} in {torch.get_autocast_dtype(kind)}" for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)
+    ]
+    usual = torch.get_default_dtype() is torch.float32
+    return "".join([*(f"; autocast on {one}" for one in cast), "" if usual else f"; {torch.get_default_dtype()}"])
 
 
 class Backend(Protocol):
@@ -152,15 +165,19 @@ class Backend(Protocol):
     def version() -> str:
         """Of the engine; "" where torch itself is it."""
 
-    def program(self, example: Example, *, anew: bool) -> ExportedProgram | None:
-        """The graph of operators that it was traced as; asked only where torch does not compute (`as_torch`).
+    def program(self, example: Example) -> ExportedProgram | None:
+        """The graph of operators that it is traced as; asked only where torch does not compute (`as_torch`).
+
+        It is traced for this where that was not done, since what was kept was enough.
 
         Args:
             example: The look.
-            anew: Whether to trace where that was not done, since what was kept was enough.
 
         Returns:
-            None where it was not traced, or cannot be: it is no network.
+            None where there is none: it is no network.
+
+        Raises:
+            Refused: It cannot be traced.
         """
 
     def prepare(self, example: Example) -> Call:

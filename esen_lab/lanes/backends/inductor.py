@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from esen_lab.common.trees import Tree
+from esen_lab.common.trees import Tree, unflatten
 from esen_lab.lanes.backends._protocol import BackendSettings, Call, Example, Refused
 from esen_lab.lanes.backends.eager import autocast, no_autocast
 
@@ -57,21 +57,26 @@ class Inductor:
         return ""
 
     def prepare(self, example: Example) -> Call:
-        """What `torch.compile` gives; it compiles in its first call."""
+        """Compile, which `torch.compile` does in its first call."""
         compiled = self._compiled
         folder = None if self._settings.cache is None else self._settings.cache.folder_for("inductor")
-        first = [True]
 
         def call(_: Sequence[torch.Tensor], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tree:
             # It compiles anew for every mode that it is called in: always the same one.
             with torch.inference_mode(mode=False), torch.no_grad():
-                if first and folder is not None:
-                    first.clear()
-                    with _temporary_files_in(folder):
-                        return compiled(*args, **kwargs)
                 return compiled(*args, **kwargs)
 
-        return autocast(call, example, self._settings)
+        made = autocast(call, example, self._settings)
+        leaves = [_copied(leaf) for leaf in example.leaves]  # it may write into them
+        with contextlib.nullcontext() if folder is None else _temporary_files_in(folder):
+            made(leaves, *unflatten(example.structure, leaves))
+        return made
+
+
+def _copied(leaf: torch.Tensor) -> torch.Tensor:
+    """A copy of the same kind: what is compiled for tensors of inference mode is compiled anew for others."""
+    with torch.inference_mode(mode=leaf.is_inference()):
+        return leaf.clone()
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import re
 from typing import Any, ClassVar
 
@@ -10,6 +9,7 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
+from esen_lab.common.packages import package_version
 from esen_lab.ensemble.kinds.onnx_model import TYPES, OnnxModel, session
 from esen_lab.lanes.backends._conversion import Bound, Traces, no_dtype, ports_of
 from esen_lab.lanes.backends._onnx import NEEDS, OnnxGraphs, missing_for_onnx, size_name
@@ -47,11 +47,11 @@ class OnnxRuntime:
     @staticmethod
     def version() -> str:
         """Of the packages that export and execute."""
-        return " ".join(importlib.metadata.version(name) for name in NEEDS)
+        return " ".join(package_version(name) for name in NEEDS)
 
-    def program(self, example: Example, *, anew: bool) -> ExportedProgram | None:
+    def program(self, example: Example) -> ExportedProgram | None:
         """As it was traced."""
-        return self._traces.program(example, anew=anew)
+        return self._traces.program(example)
 
     def prepare(self, example: Example) -> Call:
         """Make a session, of what an earlier process has exported where there is that."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.metadata
-import importlib.util
 import io
 import re
 from pathlib import Path
@@ -15,6 +13,7 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
+from esen_lab.common.packages import can_import, package_version
 from esen_lab.ensemble.kinds.engine_model import EngineModel
 from esen_lab.ensemble.kinds.onnx_model import OnnxModel
 from esen_lab.ensemble.kinds.openvino_model import TYPES, OpenVinoModel, imported, properties
@@ -52,10 +51,11 @@ class OpenVino:
         """A GPU, no OpenVINO of 2026, or for int8 none of the packages that quantise."""
         if torch_device != "cpu":
             return "OpenVINO computes on the CPU here"
-        if importlib.util.find_spec("openvino") is None:
+        if not can_import("openvino"):
             return "OpenVINO is not installed (pip install 'esen_lab[openvino]')"
         found = OpenVino.version()
-        if int(found.partition(".")[0] or 0) < _LEAST:
+        year = re.match(r"\d+", found)  # versions that somebody has built are called otherwise
+        if year is not None and int(year[0]) < _LEAST:
             return f"OpenVINO {_LEAST} or newer is needed, and {found} is installed"
         if precision == "fp16":
             return "float16 is for GPUs, and CPUs compute in bfloat16"
@@ -64,11 +64,11 @@ class OpenVino:
     @staticmethod
     def version() -> str:
         """Of the package."""
-        return importlib.metadata.version("openvino")
+        return package_version("openvino")
 
-    def program(self, example: Example, *, anew: bool) -> ExportedProgram | None:
+    def program(self, example: Example) -> ExportedProgram | None:
         """As it was traced."""
-        return self._traces.program(example, anew=anew)
+        return self._traces.program(example)
 
     def prepare(self, example: Example) -> Call:
         """Compile for the example's sizes, or take what an earlier process has compiled."""
@@ -128,9 +128,9 @@ class OpenVino:
                 f"{len(example.leaves)} and {len(example.answer)}"
             )
         self._converted.append((trace, model))
-        if cache is not None and cache.folder is not None:
-            with contextlib.suppress(OSError):
-                cache.keep_graph(example.form, self._written(model, cache.folder))
+        if cache is not None and cache.working_folder is not None:
+            with contextlib.suppress(OSError, RuntimeError):  # a full disk, in words of Python or of the engine
+                cache.keep_graph(example.form, self._written(model, cache.working_folder))
         return self._sized(model, example)
 
     def _written(self, model: Any, beside: Path) -> bytes:

@@ -5,8 +5,6 @@ https://docs.pytorch.org/TensorRT/py_api/dynamo.html
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -14,6 +12,7 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
+from esen_lab.common.packages import can_import, package_version
 from esen_lab.common.trees import Tree, unflatten
 from esen_lab.lanes.backends._conversion import Traces, quiet
 from esen_lab.lanes.backends._protocol import BackendSettings, Call, Example, Refused
@@ -40,7 +39,7 @@ class TensorRt:
         """No NVIDIA GPU, no torch_tensorrt, or int8."""
         if not torch_device.startswith("cuda"):
             return "TensorRT computes on NVIDIA GPUs only"
-        if importlib.util.find_spec("torch_tensorrt") is None:
+        if not can_import("torch_tensorrt"):
             return "torch_tensorrt is not installed"
         if precision == "int8":
             return "TensorRT does not quantise here"
@@ -49,11 +48,11 @@ class TensorRt:
     @staticmethod
     def version() -> str:
         """Of the package."""
-        return importlib.metadata.version("torch_tensorrt")
+        return package_version("torch_tensorrt")
 
-    def program(self, example: Example, *, anew: bool) -> ExportedProgram | None:
+    def program(self, example: Example) -> ExportedProgram | None:
         """As it was traced."""
-        return self._traces.program(example, anew=anew)
+        return self._traces.program(example)
 
     def prepare(self, example: Example) -> Call:
         """Compile for the example's sizes."""

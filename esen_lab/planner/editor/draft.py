@@ -66,7 +66,7 @@ class Draft:
         if isinstance(key, int) and not isinstance(key, bool):
             if 1 <= key <= len(self.lanes):
                 return key - 1
-            raise UsageError(f"There are lanes 1 to {len(self.lanes)}", given=f"lane {key}")
+            raise UsageError(f"A lane has a number: {self._numbers}", given=f"lane {key}")
         for index, lane in enumerate(self.lanes):
             if key in lane.members:
                 return index
@@ -78,8 +78,12 @@ class Draft:
             key,
             self.names,
             given=f"{key!r}",
-            hint=f"There are {', '.join(self.names)}, and lanes 1 to {len(self.lanes)}.",
+            hint=f"Sub-models: {', '.join(self.names)}; lanes: {self._numbers}.",
         )
+
+    @property
+    def _numbers(self) -> str:
+        return "1" if len(self.lanes) == 1 else f"1 to {len(self.lanes)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,13 +6,16 @@ The lock is held for a move (well under a millisecond), never while listeners ar
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from numbers import Integral
 from typing import Any
 
 from esen_lab.common.bell import Listeners
 from esen_lab.common.display import Shown
 from esen_lab.common.locks import Lock
 from esen_lab.common.units import format_seconds
+from esen_lab.common.words import listed
 from esen_lab.cost_model import CostModel
+from esen_lab.errors import UsageError
 from esen_lab.planner.editor import moves
 from esen_lab.planner.editor.draft import Draft, LaneKey
 from esen_lab.planner.editor.history import History
@@ -119,8 +122,8 @@ class DraftEditor(Shown):
         self,
         shares: Mapping[LaneKey, int] | None = None,
         *,
-        pin: Iterable[LaneKey] = (),
-        unpin: Iterable[LaneKey] = (),
+        pin: Iterable[LaneKey] | LaneKey = (),
+        unpin: Iterable[LaneKey] | LaneKey = (),
         gesture: object = None,
     ) -> EditorState:
         """Set lanes' shares, fix (`pin`) or free (`unpin`) some. Lanes are named by a sub-model or a number from 1.
@@ -129,16 +132,16 @@ class DraftEditor(Shown):
 
         Args:
             shares: Units by lane.
-            pin: Lanes whose share the search and other moves must keep.
+            pin: Lanes whose share the search and other moves must keep; one may stand for a list of itself.
             unpin: Lanes whose share is free again.
             gesture: Moves with the same gesture in a row are one step of undo, and each starts from where the first
                 one started: a slider that is dragged forth and back changes nothing.
 
         Raises:
-            UsageError: An unknown lane, a share outside of the device, or no room. Nothing has changed.
+            UsageError: An unknown lane, a share outside of the device, one lane pinned and freed, or no room. Nothing
+                has changed.
         """
-        pin, unpin = tuple(pin), tuple(unpin)
-        given = dict(shares or {})
+        pin, unpin, given = _keys(pin), _keys(unpin), _shares(shares)
         return self._move(
             lambda d: moves.set_shares(d, self._predictions.tables, given, pin=pin, unpin=unpin), gesture=gesture
         )
@@ -164,7 +167,13 @@ class DraftEditor(Shown):
         return self._move(lambda draft: moves.merge(draft, self._predictions.tables, lanes))
 
     def oversubscribe(self, allowed: bool = True) -> EditorState:
-        """Whether shares may sum to more than the device."""
+        """Whether shares may sum to more than the device.
+
+        Raises:
+            UsageError: `allowed` is neither True nor False, or pinned shares alone are too much.
+        """
+        if not isinstance(allowed, bool):
+            raise UsageError("Shares may sum to more than the device, or not: True or False", given=repr(allowed))
         return self._move(lambda draft: moves.allow_oversubscription(draft, self._predictions.tables, allowed))
 
     def reset(self) -> EditorState:
@@ -222,8 +231,15 @@ class DraftEditor(Shown):
             self._say("The cost models are new." if same else "The sub-models are others: begun anew.")
         self._tell()
 
-    def follow(self, plan: Plan) -> None:
-        """Another plan is in force now. The draft follows, unless somebody has moved it away from the old plan."""
+    def follow(self, plan: Plan | None) -> None:
+        """Another plan is in force now. The draft follows, unless somebody has moved it away from the old plan.
+
+        Args:
+            plan: The plan; None: none that could be moved here (there is none, or it is a cascade). The draft stays.
+        """
+        if plan is None:
+            self._without_plan()
+            return
         with self._lock:
             if plan is self._in_force:
                 return
@@ -232,6 +248,15 @@ class DraftEditor(Shown):
             if not moved and set(plan.steps) == set(self._predictions.models) and not self._is_in_force():
                 self._origin = self._predictions.draft_of(plan)
                 self._history.move(lambda _: self._origin)
+        self._tell()
+
+    def _without_plan(self) -> None:
+        with self._lock:
+            if self._in_force is None:
+                return
+            if self._is_in_force():
+                self._origin = self._history.draft
+            self._in_force = None
         self._tell()
 
     def proved(self, models: Mapping[str, CostModel], bound_s: float) -> None:
@@ -249,3 +274,25 @@ class DraftEditor(Shown):
     def __repr__(self) -> str:
         state = self.state
         return f"<{type(self).__name__} {state.describe()}, predicted {format_seconds(state.jct_s)}>"
+
+
+def _keys(lanes: object) -> tuple[LaneKey, ...]:
+    """Lanes as they were named, where one may stand for a list of itself."""
+    if isinstance(lanes, (str, int)):
+        return tuple(listed(lanes)) if isinstance(lanes, str) else (lanes,)
+    if isinstance(lanes, Iterable):
+        return tuple(lanes)
+    raise UsageError("Lanes are named by a sub-model in each, or by their number", given=repr(lanes))
+
+
+def _shares(shares: object) -> dict[LaneKey, int]:
+    """Shares by lane; whole numbers of NumPy become Python's."""
+    try:
+        given = {} if shares is None else dict(shares)  # type: ignore[call-overload]
+    except (TypeError, ValueError):
+        raise UsageError("Shares are given by lane, such as {'wide': 2}", given=repr(shares)) from None
+    return {lane: _plain(units) for lane, units in given.items()}
+
+
+def _plain(units: Any) -> Any:
+    return units if isinstance(units, bool) or not isinstance(units, Integral) else int(units)

@@ -15,15 +15,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from esen_lab.common.jobs import JobState
-from esen_lab.common.units import format_percent, format_seconds
+from esen_lab.common.surroundings import step
+from esen_lab.common.units import check_count, format_percent, format_seconds, now
 from esen_lab.cost_model import CostModel
-from esen_lab.errors import EsenError, UsageError
+from esen_lab.errors import EsenError, UsageError, first_line
 from esen_lab.planner import Allocation, Limits, SearchJob, search
 from esen_lab.planner.editor.bench import Bench
 from esen_lab.planner.editor.beside import Lanes, LastRun, Offered, PastPlan
@@ -98,9 +98,9 @@ class PlanEditor(DraftEditor):
 
     # --- beside the draft ----------------------------------------------------------------------------------------
 
-    def follow(self, plan: Plan) -> None:
-        """Another plan is in force now. The draft follows, unless somebody has moved it away from the old plan."""
-        if plan is not self._in_force and self._bench is not None:
+    def follow(self, plan: Plan | None) -> None:
+        """As `DraftEditor.follow`; the plan is remembered, and what the one before it took."""
+        if plan is not None and plan is not self._in_force and self._bench is not None:
             self.ran()  # what the plan before it took
             with self._lock:
                 self._remember(plan)
@@ -267,7 +267,7 @@ class PlanEditor(DraftEditor):
         facts = self._facts()
         return plan.with_origin(
             left_out=tuple(name for name in facts.get("fingerprints", ()) if name not in plan.names),
-            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            created_at=now(),
             **facts,
         )
 
@@ -290,7 +290,7 @@ class PlanEditor(DraftEditor):
             with self._lock:
                 self._in_force = before
                 kept = "No plan is in force." if before is None else f"In force stays {before.describe()}."
-                self._say(f"Could not apply {plan.describe()}: {_first_line(problem)} {kept}", failed=True)
+                self._say(f"Could not apply {plan.describe()}: {first_line(problem)} {kept}", failed=True)
             raise
         with self._lock:
             self._in_force = plan
@@ -308,8 +308,7 @@ class PlanEditor(DraftEditor):
             UsageError: There is no device, or something is being applied or measured.
             EsenError: Applying or running failed.
         """
-        if repeats < 2:
-            raise UsageError("A measurement takes two or more runs", given=repeats)
+        check_count(repeats, "A measurement takes two or more runs", least=2)
         with self._busy("measuring") as bench:
             with self._lock:
                 plan = self._in_force if self._is_in_force() else None
@@ -319,7 +318,7 @@ class PlanEditor(DraftEditor):
                 times = list(bench.measure(repeats + 2))[2:]
             except BaseException as problem:
                 with self._lock:
-                    self._say(f"Could not measure: {_first_line(problem)}", failed=True)
+                    self._say(f"Could not measure: {first_line(problem)}", failed=True)
                 raise
             quarters = statistics.quantiles(times, n=4, method="inclusive")
             with self._lock:
@@ -359,7 +358,7 @@ class PlanEditor(DraftEditor):
             made = act()
         except EsenError as problem:
             with self._lock:
-                self._say(_first_line(problem), failed=True)
+                self._say(first_line(problem), failed=True)
             self._tell()
             raise
         with self._lock:
@@ -372,7 +371,7 @@ class PlanEditor(DraftEditor):
             raise UsageError(
                 f"A plan is {what} by a lab on its device",
                 given="a plan editor of stored cost models, without a lab",
-                hint="Save the plan, and load it there: lab.load(path).",
+                hint=f"Save the plan, and load it there: {step('lab.load(path)', '%esen load PATH')}.",
             )
         return self._bench
 
@@ -398,6 +397,7 @@ def _limits(draft: Draft) -> Limits:
     return Limits(
         pinned={name: lane.units for lane in pinned for name in lane.members},
         together=[lane.members for lane in pinned if len(lane.members) > 1],
+        apart=[[lane.members[0] for lane in pinned]],  # two of one share stay two
         oversubscription=max(1.0, draft.total_units / draft.units) if draft.oversubscribe else 1.0,
     )
 
@@ -413,8 +413,3 @@ def _proposed(draft: Draft, plan: Plan) -> Draft:
 
 def _lanes(plan: Plan) -> Lanes:
     return tuple((lane.units, lane.members) for lane in plan.lanes)
-
-
-def _first_line(problem: BaseException) -> str:
-    lines = str(problem).splitlines() or [type(problem).__name__]
-    return lines[0]

@@ -43,11 +43,13 @@ class History:
         moved = change(base)
         if not goes_on and moved != base:
             self._remember(base)
+        elif goes_on and moved == base:  # back where it began: there is nothing that undo could take back
+            self._past = self._past[:-1]
         if moved != self.draft:
             self._future.clear()
         self.draft = moved
         # A move that changed nothing begins no gesture: there is no step of undo that it could go on with.
-        self._gesture = gesture if goes_on or moved != base else None
+        self._gesture = gesture if moved != base else None
 
     def undo(self) -> None:
         """Take the last move back.

@@ -41,7 +41,8 @@ def set_shares(
     """Give lanes these shares, then fix or free some. Lanes named here keep what they are given; others make room.
 
     Raises:
-        UsageError: An unknown lane, a share outside of the device, two shares for one lane, or no room.
+        UsageError: An unknown lane, a share outside of the device, two shares for one lane, one that is pinned and
+            freed, or no room.
     """
     wanted: dict[int, int] = {}
     for key, units in shares.items():
@@ -53,6 +54,8 @@ def set_shares(
             )
         wanted[index] = units
     pinned, freed = {draft.find(key) for key in pin}, {draft.find(key) for key in unpin}
+    if both := pinned & freed:
+        raise UsageError("A lane is pinned or freed", given=f"both for {_called(draft.lanes[min(both)])}")
     lanes = [
         replace(
             lane,

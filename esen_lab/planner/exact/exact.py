@@ -14,11 +14,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from esen_lab.common.units import format_percent
+from esen_lab.common.units import check_count, check_number, check_seed, format_percent
 from esen_lab.errors import UsageError
 from esen_lab.planner.exact import direct
 from esen_lab.planner.exact.cover import MOST_ITEMS, Cover, CutShort, cost
 from esen_lab.planner.exact.tabu import improve, starts
+from esen_lab.planner.exact.within_limits import Undecided, lanes_within, with_the_rest
 from esen_lab.planner.problem import SearchProblem
 from esen_lab.planner.search_state import EXACTLY, Groups, SearchWatch
 from esen_lab.planner.shares import best_shares
@@ -27,6 +28,8 @@ _NUMBERS_PER_SECOND = 4e8
 """How many numbers a cover test gets through per second, cautiously: decides whether a proof is begun at all."""
 _FAST_S = 2.0
 """The time limit for which the number of steps was chosen; what may take longer may take more of them."""
+_MOST_TIMES = 1000.0
+"""So many times as many steps at most, however long the search may take: an endless time limit ends too."""
 _DIRECT = 4e5
 """A direct solution that touches so few numbers takes a few ms: less than a first deadline and its neighbours."""
 _CHEAP = 1e7
@@ -55,12 +58,13 @@ class Exact:
 
     def __post_init__(self) -> None:
         """Check the options."""
-        if not self.time_limit_s > 0:
-            raise UsageError("A time limit is a positive number of seconds", given=f"{self.time_limit_s!r}")
-        if not 0 <= self.sequential_within < 1:
-            raise UsageError("sequential_within is a fraction from 0 up to 1", given=f"{self.sequential_within!r}")
-        if self.steps is not None and self.steps < 0:
-            raise UsageError("A number of steps is at least 0", given=f"{self.steps!r}")
+        check_seed(self.seed)
+        check_number(self.time_limit_s, "A time limit is a positive number of seconds", above=0.0)
+        check_number(self.sequential_within, "sequential_within is a fraction from 0 up to 1", least=0.0, below=1.0)
+        if not isinstance(self.proof, bool):
+            raise UsageError("Whether to prove is true or false", given=f"proof={self.proof!r}")
+        if self.steps is not None:
+            check_count(self.steps, "A number of steps is a whole one, at least 0", least=0)
 
     def __call__(self, problem: SearchProblem, watch: SearchWatch) -> None:
         """See `Searcher`."""
@@ -70,7 +74,7 @@ class Exact:
         sequential = None if problem.conflicts.any() else best_shares(problem, together)
         if sequential is not None:
             watch.offer(together, *sequential)
-            if self._is_as_good(sequential[1], watch.bound_s):
+            if self._is_as_good(sequential[1], watch.bound_s, watch):
                 watch.notes.append(self._verdict(sequential[1], watch.bound_s, "the lower bound"))
                 return
         if problem.one_each:
@@ -78,7 +82,7 @@ class Exact:
             return
         self._search(problem, watch)
         several = watch.best is not None and len(watch.best.groups) > 1
-        if sequential is not None and several and self._is_as_good(sequential[1], watch.jct_s):
+        if sequential is not None and several and self._is_as_good(sequential[1], watch.jct_s, watch):
             watch.notes.append(self._verdict(sequential[1], watch.jct_s, "the best plan found"))
             watch.prefer(together, *sequential)
 
@@ -109,7 +113,7 @@ class Exact:
             if solution is not None:
                 watch.offer(groups, *solution)
         provable = self.proof and self._is_provable(problem, watch)
-        if watch.best is None and len(problem.items) <= MOST_ITEMS:
+        if watch.best is None:
             _keep_the_limits(problem, watch)
         if not (provable and cost(problem) < _CHEAP):
             watch.report("improving by moves and swaps")
@@ -122,10 +126,11 @@ class Exact:
             return self.steps
         if provable:
             return 100 + 10 * n
-        return int((100 + 40 * n) * max(1.0, self.time_limit_s / _FAST_S))
+        return int((100 + 40 * n) * min(max(1.0, self.time_limit_s / _FAST_S), _MOST_TIMES))
 
-    def _is_as_good(self, sequential_s: float, other_s: float) -> bool:
-        return sequential_s <= other_s * (1 + max(self.sequential_within, EXACTLY))
+    def _is_as_good(self, sequential_s: float, other_s: float, watch: SearchWatch) -> bool:
+        within = sequential_s <= other_s * (1 + max(self.sequential_within, EXACTLY))
+        return within and sequential_s <= watch.slowest_s
 
     def _verdict(self, sequential_s: float, other_s: float, other: str) -> str:
         loss = format_percent(max(0.0, sequential_s / other_s - 1))
@@ -171,7 +176,12 @@ class Exact:
 
 def _keep_the_limits(problem: SearchProblem, watch: SearchWatch) -> None:
     """Offer a plan that keeps the limits, however slow, if there is one."""
-    groups = Cover(problem).plan(float("inf"))
-    solution = None if groups is None else best_shares(problem, groups)
-    if groups is not None and solution is not None:
+    try:
+        few = lanes_within(problem)
+    except Undecided:
+        return
+    if few is not None:
+        groups = with_the_rest(problem, few)
+        solution = best_shares(problem, groups)
+        assert solution is not None  # they keep the limits
         watch.offer(groups, *solution)

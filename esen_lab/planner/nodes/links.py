@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
+from esen_lab.common.units import check_number
 from esen_lab.errors import UsageError
 
 
@@ -43,8 +44,8 @@ class NodeLink:
         Raises:
             UsageError: A figure is not possible.
         """
-        if not bytes_per_s > 0:
-            raise UsageError("A bandwidth is above 0 bytes a second", given=bytes_per_s)
+        check_number(bytes_per_s, "A bandwidth is above 0 bytes a second", above=0.0)
+        check_number(input_bytes, "An input has a number of bytes, at least 0", least=0.0)
         return cls(input_s=latency_s + input_bytes / bytes_per_s, latency_s=latency_s, byte_s=1 / bytes_per_s)
 
     @property

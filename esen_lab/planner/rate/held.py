@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from esen_lab.planner.rate.queue import Latencies, latencies
 from esen_lab.planner.rate.service import ServiceTimes
 
-_STEPS = 9
+_STEPS = 8  # of halving, from the first rate on that is held
+_LEAST_PART = 2.0**-18
+"""Of the capacity: lower rates are not looked at. At them, requests hardly ever meet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,7 +18,7 @@ class HeldRate:
     """The largest rate that one plan holds.
 
     Attributes:
-        rate_per_s: Requests a second; 0 where not even single ones are in time.
+        rate_per_s: Requests a second; 0 where not even rare single ones are in time.
         at: The latencies there; None where it is 0.
     """
 
@@ -42,18 +44,22 @@ def most_rate_per_s(service: ServiceTimes, p99_s: float, most_rows: int) -> Held
         p99_s: The limit.
         most_rows: The largest batch that may be.
     """
-    if service.at_s(1) * max(factor for factor, _ in service.factors) > p99_s:
+    batches = batches_up_to(most_rows)
+    high = service.capacity_per_s(most_rows)
+    low = high * _LEAST_PART
+    late = service.at_s(1) * max(factor for factor, _ in service.factors) > p99_s
+    found = None if late else _first_within(service, low, p99_s, batches)
+    if found is None:
         return HeldRate(rate_per_s=0.0, at=None)
-    low, high = 0.0, service.capacity_per_s(most_rows)
-    found: Latencies | None = None
-    for _ in range(_STEPS):
+    # A rate that is held may be a small part of the capacity: what counts is how near the next one is that is not.
+    while high - low > low * 2.0**-_STEPS:
         middle = (low + high) / 2
-        tried = _first_within(service, middle, p99_s, batches_up_to(most_rows))
+        tried = _first_within(service, middle, p99_s, batches)
         if tried is None:
             high = middle
         else:
             low, found = middle, tried
-    return HeldRate(rate_per_s=low if found else 0.0, at=found)
+    return HeldRate(rate_per_s=low, at=found)
 
 
 def _first_within(service: ServiceTimes, rate: float, p99_s: float, batches: Sequence[int]) -> Latencies | None:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from esen_lab.common.units import check_count, check_number
 from esen_lab.planner.rate.service import ServiceTimes
 
 Array = NDArray[np.float64]
@@ -71,7 +72,12 @@ def latencies(service: ServiceTimes, rate_per_s: float, most_rows: int) -> Laten
         service: Times of batches.
         rate_per_s: Requests of one row a second, at random.
         most_rows: The largest batch, at least 1.
+
+    Raises:
+        UsageError: A number is not possible.
     """
+    check_number(rate_per_s, "A rate is a number of requests a second above 0", above=0.0, below=math.inf)
+    check_count(most_rows, "The largest batch is a whole number of rows above 0")
     lam, b = rate_per_s, most_rows
     times = np.array([service.at_s(k) for k in range(1, b + 1)])
     waiting = None
@@ -111,8 +117,9 @@ def latencies(service: ServiceTimes, rate_per_s: float, most_rows: int) -> Laten
 
 def _waiting(times: Array, factors: tuple[tuple[float, float], ...], lam: float, b: int) -> Array | None:
     """The stationary distribution of n; None where it has no end that matters."""
-    states = max(_LEAST_STATES, 4 * b)
-    while states <= _MOST_STATES:
+    most = max(_MOST_STATES, 2 * b)  # more than one full batch may wait
+    states = min(max(_LEAST_STATES, 4 * b), most)
+    while states <= most:
         arrivals = np.zeros((b, states))
         for factor, weight in factors:
             for k in range(1, b + 1):

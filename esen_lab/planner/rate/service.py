@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ class ServiceTimes:
     def __post_init__(self) -> None:
         """Check the figures."""
         rows = [rows for rows, _ in self.by_rows]
-        if not rows or rows != sorted(set(rows)) or rows[0] < 1 or any(s <= 0 for _, s in self.by_rows):
+        if not rows or rows != sorted(set(rows)) or rows[0] < 1 or not all(0 < s < math.inf for _, s in self.by_rows):
             raise UsageError("Times of batches are of ascending numbers of rows, each above 0", given=self.by_rows)
 
     @classmethod

@@ -8,6 +8,7 @@ const LEAST = 34; // px of one lane
 const MOST_RAN = 3; // times the predicted JCT: a run that took longer is cut off, or nothing else could be seen
 const FAR = 4; // px that a pointer moves before it drags
 const LATE_S = 0.0003; // a lane that begins later than this, and than 5 % of the JCT, is marked: see run/report.py
+const CHANGED = "The lanes have changed meanwhile: nothing was moved.";
 const HELP = "Drag a sub-model to another lane, or into the dashed space for a lane of its own; drag a border to move a share; click a lane's head to pin its share. Keys: ↑ ↓ move what has the focus (a sub-model, a border), N gives a lane of its own, P pins, Z takes back.";
 
 function h(tag, given = {}, ...children) {
@@ -135,6 +136,13 @@ class Board {
     this.render();
   }
 
+  // Whether lanes still run what they ran when something was grabbed: places in the page are told by their number.
+  stands(base) {
+    const lanes = this.draft.lanes;
+    const runs = (lane, other) => lane.members.length === other.members.length && lane.members.every((name, k) => name === other.members[k]);
+    return lanes.length === base.lanes.length && lanes.every((lane, at) => runs(lane, base.lanes[at]));
+  }
+
   // Try a move here first: a refusal is said at its place, and nothing is sent.
   attempt(change) {
     const draft = this.draft;
@@ -191,6 +199,7 @@ class Board {
     const where = base.lanes[at].members[0];
     if (tried.refused) return this.refuse(where, tried.refused);
     const shares = Object.fromEntries(tried.wanted.map(([lane, share]) => [base.lanes[lane].members[0], share]));
+    if (this.gesture?.id === gesture) this.gesture.made = tried.after;
     this.ask({ kind: "share", shares, gesture }, where, tried.after);
     this.focus(`border ${where}`);
   }
@@ -252,7 +261,9 @@ class Board {
       const to = { ArrowUp: now - 1, ArrowDown: now + 1, PageUp: now - wide, PageDown: now + wide, Home: 1, End: this.units }[key];
       if (to === undefined) return;
       done();
-      if (this.gesture?.key !== held) this.gesture = { key: held, id: `keys ${this.number}`, base: this.draft };
+      // One gesture, as long as nothing else has changed shares in between.
+      const goesOn = this.gesture?.key === held && sameLanes(this.gesture.made.lanes, this.draft.lanes);
+      if (!goesOn) this.gesture = { key: held, id: `keys ${this.number}`, base: this.draft, made: this.draft };
       this.border(this.gesture.base, at, to, this.gesture.id);
     }
   }
@@ -261,6 +272,7 @@ class Board {
 
   grabStep(event, name) {
     if (event.button > 0) return;
+    const base = this.draft;
     this.startDrag(event, event.currentTarget, {
       moved: (x, y, el, begun) => {
         el.classList.add("dragged");
@@ -269,7 +281,7 @@ class Board {
         this.drag.to = to;
         this.mark(to, "");
         if (to === undefined) return this.hint(x, y, "Drop it on a lane, or into the dashed space.");
-        const tried = this.tryMove(name, to);
+        const tried = this.stands(base) ? this.tryMove(name, to) : { refused: CHANGED };
         this.mark(to, tried.refused ? "forbidden" : "over");
         if (tried.refused) {
           this.tell(this.forecast(this.draft), this.draft);
@@ -283,6 +295,7 @@ class Board {
         const to = this.drag.to;
         this.drag = null;
         if (to === undefined) return this.render();
+        if (!this.stands(base)) return this.refuse("bar", CHANGED);
         this.move(name, to);
       },
     });
@@ -306,6 +319,7 @@ class Board {
       },
       dropped: () => {
         this.drag = null;
+        if (!this.stands(base)) return this.refuse("bar", CHANGED);
         if (units !== base.lanes[at].units) this.border(base, at, units, gesture);
         else this.render();
       },
@@ -418,7 +432,7 @@ class Board {
   lane(draft, lane, at, promised, ran) {
     const key = lane.members[0];
     const share = `${asUnits(lane.units, this.unit)} (${Math.round((100 * lane.units) / draft.units)} %)`;
-    const short = this.unit.endsWith("%") ? asUnits(lane.units, this.unit) : share;
+    const short = isMeasure(this.unit) ? asUnits(lane.units, this.unit) : share;
     const head = h(
       "button",
       {

@@ -6,7 +6,9 @@
 
 class Refused extends Error {}
 
-const asUnits = (count, unit) => `${count} ${count === 1 || unit.endsWith("%") ? unit : unit + "s"}`;
+const isMeasure = (unit) => unit.endsWith("%") || unit === "percent"; // it has no plural
+const plural = (unit) => (isMeasure(unit) ? unit : unit.replace(/^(.*?)( of |$)/, "$1s$2"));
+const asUnits = (count, unit) => `${count} ${count === 1 ? unit : plural(unit)}`;
 
 // The sum without rounding errors, rounded once, as Python's math.fsum: ties between lanes are decided by the last bit.
 function exactSum(numbers) {

@@ -99,18 +99,30 @@ function feedOf(model) {
 
 // All samples that the page keeps, by column, and the marks.
 function begin(feed, doc) {
-  const rows = Object.entries(doc.rows).map(([key, values]) => [key, values.map(number)]);
-  const marks = { t: [...doc.noted.t], what: [...doc.noted.what] };
-  Object.assign(feed, { doc, number: doc.number, rows: Object.fromEntries(rows), marks, marked: doc.marks });
+  feed.ahead = -60000 * new Date().getTimezoneOffset();
+  const rows = Object.entries(doc.rows).map(([key, values]) => [key, plotted(feed, key, values)]);
+  const marks = { t: plotted(feed, "t", doc.noted.t), what: [...doc.noted.what] };
+  Object.assign(feed, { doc, number: doc.number, rows: Object.fromEntries(rows), marks, marked: doc.marks, over: doc.over ?? "" });
 }
 
 const number = (value) => (value === null ? NaN : value);
+
+// Times as BokehJS is to be given them: it writes them as those of Greenwich, and people look at their own clock. All by
+// one difference, so that they rise, also where the clocks change meanwhile.
+function plotted(feed, key, values) {
+  return key === "t" ? values.map((at) => at + feed.ahead) : values.map(number);
+}
 
 function hear(model, feed, message) {
   feed.heard = Date.now();
   if (message.kind === "doc") {
     begin(feed, message.doc);
     for (const view of feed.views) view.rebuild();
+    return;
+  }
+  if (message.kind === "over") { // nothing comes any more, and the kernel lives
+    feed.over = message.said;
+    for (const view of feed.views) view.say();
     return;
   }
   if (message.generation !== feed.doc.generation) return; // of a document that is on its way
@@ -120,13 +132,13 @@ function hear(model, feed, message) {
   }
   if (message.number > feed.number) {
     const known = feed.number - (message.first - 1);
-    for (const [key, kept] of Object.entries(feed.rows)) kept.push(...message.rows[key].slice(known).map(number));
+    for (const [key, kept] of Object.entries(feed.rows)) kept.push(...plotted(feed, key, message.rows[key].slice(known)));
     trim(feed);
     feed.number = message.number;
   }
   if (message.marks && message.marks_to > feed.marked) {
     for (const key of ["t", "what"]) {
-      feed.marks[key].push(...message.marks[key]);
+      feed.marks[key].push(...(key === "t" ? plotted(feed, key, message.marks[key]) : message.marks[key]));
       feed.marks[key].splice(0, feed.marks[key].length - MOST_MARKS);
     }
     feed.marked = message.marks_to;
@@ -351,12 +363,13 @@ class View {
   }
 
   say() {
+    const { over } = this.feed;
     const stale = this.stale();
-    this.el.classList.toggle("esen-stale", stale);
+    this.el.classList.toggle("esen-stale", Boolean(over) || stale);
     const seconds = Math.round((Date.now() - this.feed.heard) / 1000);
-    this.said.textContent = stale
+    this.said.textContent = over || (stale
       ? `Stale: nothing heard for ${seconds} s. The kernel was restarted, stopped or lost; what you see is the past.`
-      : [this.paused ? "Held; samples go on." : "", this.feed.said].filter(Boolean).join(" ");
+      : [this.paused ? "Held; samples go on." : "", this.feed.said].filter(Boolean).join(" "));
   }
 
   drop() {

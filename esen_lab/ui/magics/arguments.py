@@ -7,13 +7,15 @@ A line is parted at spaces that are outside of quotes and brackets, so that expr
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import shutil
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from esen_lab.common.units import check_seed
 from esen_lab.common.words import unknown
 from esen_lab.errors import UsageError
 
@@ -21,8 +23,9 @@ if TYPE_CHECKING:
     from esen_lab.ui.session import Session
 
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
+_STRING = re.compile(r""""(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'""", re.DOTALL)
 # A whole string, a run of spaces, or one other letter (a lone quotation mark among them).
-_PIECES = re.compile(r""""(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*'|\s+|.""", re.DOTALL)
+_PIECES = re.compile(rf"""{_STRING.pattern}|\s+|.""", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,7 @@ class Argument:
         count: As in argparse: None (exactly one), "?", "*" or "+".
         joined: Several words make one value: an expression with spaces in it. With `count` "*" it may be left out.
         key: Its name among the values; "" for `name` without its dashes.
+        option: What the lab calls it, where that is not `key`: errors that name it are worded by it (`flags.py`).
         suggest: What the tab key offers for it; None leaves the choice to the notebook's own completers.
     """
 
@@ -48,6 +52,7 @@ class Argument:
     count: str | None = None
     joined: bool = False
     key: str = ""
+    option: str = ""
     suggest: Callable[[Session], Iterable[str]] | None = None
 
     def __post_init__(self) -> None:
@@ -97,10 +102,8 @@ def _left_open(line: str, closing: str) -> UsageError:
 
 
 def plain(word: str) -> str:
-    """A word without the quotes around it."""
-    if len(word) >= 2 and word[0] == word[-1] and word[0] in "\"'":
-        return word[1:-1]
-    return word
+    """A word without the quotes around it; of several strings one after another each keeps its own."""
+    return word[1:-1] if _STRING.fullmatch(word) else word
 
 
 class _Parser(argparse.ArgumentParser):
@@ -114,7 +117,8 @@ def parser(prog: str, summary: str, arguments: Sequence[Argument], *, epilog: st
     """The argparse parser for a verb; values stay words."""
     verb_parser = _Parser(
         prog=prog,
-        description=textwrap.fill(summary, shutil.get_terminal_size().columns - 2),  # as argparse has the rest
+        # As argparse has the rest, whose lines are never shorter either.
+        description=textwrap.fill(summary, max(shutil.get_terminal_size().columns - 2, 11)),
         epilog=epilog or None,
         add_help=False,
         allow_abbrev=False,
@@ -150,6 +154,7 @@ def parse(
         name = word.split("=", 1)[0]
         if name.startswith("--") and name not in options:
             raise unknown(f"{prog} has no option {name}", name, options, hint=f"`{prog} -h` lists its options.")
+    _check_written(prog, words, {argument.name: argument for argument in arguments if argument.is_option})
     given = parser(prog, summary, arguments).parse_intermixed_args(list(words))
     for argument in arguments:
         raw = getattr(given, argument.key)
@@ -166,6 +171,34 @@ def parse(
     return given
 
 
+# What argparse takes for a negative number, and so for a value.
+_NUMBER = re.compile(r"-\d+\Z|-\d*\.\d+\Z")
+
+
+def _check_written(prog: str, words: Sequence[str], options: Mapping[str, Argument]) -> None:
+    """Refuse what argparse would drop, or refuse without a way out: options given twice, values that begin with -.
+
+    Raises:
+        UsageError: There is such a word.
+    """
+    seen: set[str] = set()
+    for before, word in zip(("", *words), words, strict=False):
+        name = word.split("=", 1)[0]
+        if name in options and name in seen:
+            several = options[name].count is not None
+            hint = f"Write all its values behind one {name}." if several else "Leave one of them out."
+            raise UsageError(f"{prog} takes {name} once", given="it twice", hint=hint)
+        seen.add(name)
+        if word.startswith("-") and name not in options and word not in ("-", "--") and not _NUMBER.match(word):
+            behind = before in options and options[before].read is not None
+            raise UsageError(
+                f"{prog}: a word that begins with - is an option",
+                given=word,
+                hint=f"As a value it is written {f'{before}={word}' if behind else f'({word})'}; "
+                f"`{prog} -h` shows what there is.",
+            )
+
+
 def word(session: Session, word: str) -> str:  # noqa: ARG001  one signature for all readers
     """A word just as it is written."""
     return word
@@ -173,7 +206,7 @@ def word(session: Session, word: str) -> str:  # noqa: ARG001  one signature for
 
 def text(session: Session, word: str) -> str:
     """A word as it is, quotes removed, with `$name` and `{name}` of the notebook filled in."""
-    return plain(session.front.expand(word))
+    return session.front.expand(plain(word))
 
 
 def whole_number(session: Session, word: str) -> int:
@@ -184,7 +217,7 @@ def whole_number(session: Session, word: str) -> int:
         raise UsageError("A whole number is needed here", given=word) from None
 
 
-_SECONDS = {"ms": 1e-3, "us": 1e-6, "µs": 1e-6, "s": 1.0}
+_SECONDS = {"ms": 1e-3, "us": 1e-6, "\u00b5s": 1e-6, "\u03bcs": 1e-6, "s": 1.0}  # both signs of micro
 
 
 def seconds(session: Session, word: str) -> float:
@@ -200,12 +233,34 @@ def seconds(session: Session, word: str) -> float:
     return value
 
 
-def percent(session: Session, word: str) -> float:
-    """A percentage as a fraction; "2" and "2%" are 0.02."""
-    try:
-        return float(text(session, word).strip().removesuffix("%")) / 100
-    except ValueError:
-        raise UsageError("A percentage is needed here, such as 2 or 2%", given=word) from None
+def percentage(*, zero: bool = False, hundred: bool = True) -> Callable[[Session, str], float]:
+    """The reader of a percentage, which is a fraction then; "2" and "2%" are 0.02.
+
+    Whoever is given the fraction checks it too, but would name fractions: nobody typed one.
+
+    Args:
+        zero: Whether 0 is one of them.
+        hundred: Whether 100 is.
+    """
+    bounds = f"{'from 0' if zero else 'above 0'}{' to' if zero else ', at most' if hundred else ','}"
+    rule = f"A percentage {bounds} {'' if hundred else 'below '}100 is needed here, such as 2 or 2%"
+
+    def read(session: Session, word: str) -> float:
+        try:
+            value = float(text(session, word).strip().removesuffix("%"))
+        except ValueError:
+            value = math.nan
+        inside = 0 < value < 100 or (zero and value == 0) or (hundred and value == 100)
+        if not inside:
+            raise UsageError(rule, given=word)
+        return value / 100
+
+    return read
+
+
+def seed(session: Session, word: str) -> int:
+    """A seed of random numbers."""
+    return check_seed(whole_number(session, word))
 
 
 def whole_numbers(session: Session, word: str) -> list[int]:
@@ -217,10 +272,13 @@ def whole_numbers(session: Session, word: str) -> list[int]:
 
 
 def whole_numbers_by_name(session: Session, word: str) -> dict[str, int]:
-    """Integers by name, such as "wide=2,deep=4"."""
-    pairs = [part.partition("=") for part in text(session, word).split(",") if part.strip()]
+    """Integers by name, such as "wide=2,deep=4"; a dict of the notebook's stands for them."""
+    written = text(session, word).strip()
+    is_dict = written[:1] + written[-1:] == "{}"
+    parts = split_at_commas(written[1:-1] if is_dict else written)
+    pairs = [part.partition(":" if is_dict else "=") for part in parts]
     try:
-        numbers = {name.strip(): int(number) for name, _, number in pairs}
+        numbers = {plain(name.strip()): int(number) for name, _, number in pairs}
     except ValueError:
         numbers = {}
     if not numbers or len(numbers) < len(pairs):
@@ -240,8 +298,11 @@ def size(session: Session, word: str) -> int:
 
 
 def names(session: Session, word: str) -> list[str]:
-    """Names separated by commas."""
-    return [part.strip() for part in text(session, word).split(",") if part.strip()]
+    """Names separated by commas, each in quotes or not; a list of the notebook's stands for its names."""
+    written = text(session, word).strip()
+    if written[:1] + written[-1:] in ("[]", "()", "{}"):
+        written = written[1:-1]
+    return [name for part in split_at_commas(written) if (name := plain(part).strip())]
 
 
 def split_at_commas(written: str) -> list[str]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from esen_lab.common.words import unknown
-from esen_lab.errors import UsageError
+from esen_lab.errors import EsenError, UsageError
 from esen_lab.ui.magics.arguments import parse, split
+from esen_lab.ui.magics.flags import in_flags
 from esen_lab.ui.magics.verbs import CELL_VERBS, RENAMED, VERBS
 from esen_lab.ui.magics.verbs.help import verb_help
 from esen_lab.ui.magics.verbs.verb import Verb
@@ -38,8 +40,8 @@ def run_cell(session: Session, line: str, cell: str) -> Any:
 
 def interrupted(line: str) -> str:
     """What to tell when Ctrl-C ended that line."""
-    verb = VERBS.get((line.split() or ["status"])[0])
-    return (verb or VERBS["status"]).interrupted
+    name = line.strip().rstrip(";").split(maxsplit=1)[:1] or ["status"]
+    return VERBS.get(name[0], VERBS["status"]).interrupted
 
 
 def _run(session: Session, magic: str, table: Mapping[str, Verb], words: list[str], cell: str | None = None) -> Any:
@@ -62,5 +64,11 @@ def _run(session: Session, magic: str, table: Mapping[str, Verb], words: list[st
     given = parse(session, prog, verb.summary, verb.arguments, rest)
     given.cell = cell
     session.learn_colours()
-    result = verb.act(session, given)
-    return None if quiet else result
+    try:
+        result = verb.act(session, given)
+    except EsenError as error:
+        error.reword(partial(in_flags, arguments=verb.arguments))
+        raise
+    if quiet and result is not None:  # not shown, but `y = %esen run x;` has it all the same
+        return session.front.hidden(result)
+    return result

@@ -6,19 +6,26 @@ keeps no state.
 
 from __future__ import annotations
 
+import ast
 import atexit
 import os
 import shutil
 import sys
 import traceback
-from collections.abc import Callable, MutableMapping
+from collections import ChainMap
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Any
 
 from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMatcherResult, context_matcher
-from IPython.core.magic import no_var_expand
+from IPython.core.magic import needs_local_scope, no_var_expand
+from IPython.utils.dir2 import get_real_method
+from IPython.utils.text import DollarFormatter
 
 import esen_lab
+from esen_lab.common.fitting import beginning
 from esen_lab.common.words import unknown
 from esen_lab.errors import EsenError, ModelError, UsageError, WorkerError
 from esen_lab.terminal import visible_line
@@ -79,6 +86,7 @@ class _Extension:
             home, _, kind = name.rpartition(".")
             self.shell.display_formatter.ipython_display_formatter.for_type_by_name(home, kind, self.front.skip_shown)
         self._prompt.install()
+        self.shell.events.register("pre_run_cell", self.front.cell_begins)
         self._panel.install(self.shell)
         atexit.register(self._close)
 
@@ -93,6 +101,9 @@ class _Extension:
         self._prompt.uninstall()
         for name in views.RECORDS:
             self.shell.display_formatter.ipython_display_formatter.pop(name, None)
+        self.front.show_again()
+        with suppress(ValueError):
+            self.shell.events.unregister("pre_run_cell", self.front.cell_begins)
         # Only what was put there: other extensions' matchers stay.
         matchers = self.shell.Completer.custom_matchers
         matchers[:] = [matcher for matcher in matchers if matcher is not self._matcher]
@@ -104,11 +115,13 @@ class _Extension:
         self.session.close()
         self.front.outputs.close()
 
+    @needs_local_scope
     @no_var_expand
-    def esen(self, line: str, cell: str | None = None) -> Any:
+    def esen(self, line: str, cell: str | None = None, local_ns: Mapping[str, Any] | None = None) -> Any:
         """Share one device between the sub-models of an ensemble: `%esen help` lists the verbs."""
         try:
-            return run_line(self.session, line) if cell is None else run_cell(self.session, line, cell)
+            with self.front.inside(local_ns):
+                return run_line(self.session, line) if cell is None else run_cell(self.session, line, cell)
         except EsenError as error:
             details = _details(error)
             if details is not None:
@@ -147,11 +160,31 @@ class _IPythonFront:
         self._shell = shell
         self.outputs = Outputs(shell)
         self._shown: list[tuple[int, object]] = []  # (execution, record): already on the screen
+        self._hidden: list[type] = []  # whose results were hidden: asked about each time one is shown
+        self._cell = ""  # the text of the running cell
+        # The names of the function that a line stands in; of each thread and task its own.
+        self._local: ContextVar[Mapping[str, Any] | None] = ContextVar("esen_local", default=None)
+
+    @contextmanager
+    def inside(self, local: Mapping[str, Any] | None) -> Iterator[None]:
+        """Let expressions mean the names of the function that the line stands in, where it stands in one."""
+        before = self._local.get()
+        self._local.set(None if local is self._shell.user_ns else local)
+        try:
+            yield
+        finally:
+            self._local.set(before)
 
     @property
     def namespace(self) -> MutableMapping[str, Any]:
         names: MutableMapping[str, Any] = self._shell.user_ns
         return names
+
+    @property
+    def names(self) -> Mapping[str, Any]:
+        local = self._local.get()
+        # Only read: a chain's first mapping is the one that is written to.
+        return self.namespace if local is None else ChainMap(dict(local), self.namespace)
 
     @property
     def updates_in_place(self) -> bool:
@@ -168,17 +201,28 @@ class _IPythonFront:
                 given=expression,
                 hint=f"Python says: {getattr(error, 'msg', error)}. Names and numbers go as they are, text in quotes.",
             ) from None
+        local = self._local.get()
         try:
-            return self._shell.ev(code)
+            return self._shell.ev(code) if local is None else self._in_function(expression, name, local)
         except Exception as error:
             if isinstance(error, NameError) and self._frames(error)[-1] == name:
                 raise self._no_such(str(error.name)) from None
             _show_as(error, *self._users_traceback(error, name))
             raise
 
+    def _in_function(self, expression: str, name: str, local: Mapping[str, Any]) -> Any:
+        """The value of an expression in a function of the notebook; comprehensions in it see its names, too."""
+        body = ast.parse(expression, name, "eval").body
+        named = {node.id for node in ast.walk(body) if isinstance(node, ast.Name)}
+        used = {key: value for key, value in local.items() if key in named}
+        # As parameters: what is only the mapping of `eval` is not seen by functions and comprehensions inside.
+        given = ast.arguments([], [ast.arg(key) for key in used], None, [], [], None, [])
+        function = ast.fix_missing_locations(ast.Expression(ast.Lambda(given, body)))
+        return eval(compile(function, name, "eval"), self._shell.user_global_ns)(**used)  # noqa: S307
+
     def _no_such(self, name: str) -> UsageError:
         hidden = self._shell.user_ns_hidden
-        known = [other for other in self.namespace if other not in hidden and not other.startswith("_")]
+        known = [other for other in self.names if other not in hidden and not other.startswith("_")]
         rule = f"A verb takes variables of this notebook, and there is no {name!r}"
         return unknown(rule, name, known, hint="Run the cell that defines it first.")
 
@@ -197,7 +241,12 @@ class _IPythonFront:
         return lines
 
     def expand(self, text: str) -> str:
-        return _expand(self._shell, text)
+        # As `var_expand` of the shell, which looks at its caller's local names: here there are none a user could mean.
+        try:
+            filled: str = DollarFormatter().vformat(text, [], dict(self.names))
+        except Exception:  # what cannot be filled in stays as it is
+            return text
+        return filled
 
     def show(self, view: View) -> None:
         self._shell.display_pub.publish(data=bundle(view))
@@ -208,6 +257,32 @@ class _IPythonFront:
     def live(self, view: View) -> Live:
         return self.outputs.live(view) if self.updates_in_place else _TerminalLive()
 
+    def hidden(self, result: Any) -> Any:
+        formatter, kind = self._shell.display_formatter.ipython_display_formatter, type(result)
+        if formatter.type_printers.get(kind, self.skip_shown) != self.skip_shown:
+            return None  # the user's own way to show these
+        if kind not in formatter.type_printers:
+            formatter.for_type(kind, self.skip_shown)
+            self._hidden.append(kind)
+        if self._ends_in_semicolon():
+            self.mark_shown(result)
+        return result
+
+    def _ends_in_semicolon(self) -> bool:
+        """Whether the running cell does: a result that is not its last expression is none that it shows."""
+        last = self._cell.rstrip().rpartition("\n")[2]
+        return any(part.rstrip().endswith(";") for part in (last, last.partition(" #")[0]))
+
+    def cell_begins(self, info: Any) -> None:
+        """Heard from the shell: `info` has the cell's text."""
+        self._cell = str(info.raw_cell)
+
+    def show_again(self) -> None:
+        """Undo what `hidden` has done to the shell."""
+        kinds, self._hidden = self._hidden, []
+        for kind in kinds:
+            self._shell.display_formatter.ipython_display_formatter.pop(kind, None)
+
     def mark_shown(self, record: object) -> None:
         self._shown = [(self._shell.execution_count, record)]
 
@@ -217,7 +292,13 @@ class _IPythonFront:
         if any(count == now and shown is record for count, shown in self._shown):
             self._shown.clear()
             return
-        raise NotImplementedError  # IPython's sign for "not me": the other formatters get it
+        own = get_real_method(record, "_ipython_display_")
+        if own is None:
+            raise NotImplementedError  # IPython's sign for "not me": the other formatters get it
+        own()
+
+
+_ONE_LINE = 10_000  # columns: nothing wraps
 
 
 class _TerminalLive:
@@ -229,14 +310,8 @@ class _TerminalLive:
             sys.stdout.write(f"\r\x1b[K{to_text(view)}\n")
         elif bars:
             room = shutil.get_terminal_size().columns - 1  # a longer line would scroll, and could not be overwritten
-            sys.stdout.write(f"\r\x1b[K{to_text(View(blocks=(bars[0],)))[:room]}")
+            sys.stdout.write(f"\r\x1b[K{beginning(to_text(View(blocks=(bars[0],)), _ONE_LINE), room)}")
         sys.stdout.flush()
-
-
-def _expand(_shell: Any, _text: str) -> str:
-    # `var_expand` also looks at the caller's local names: here there are none a user could mean.
-    expanded: str = _shell.var_expand(_text)
-    return expanded
 
 
 def _one_line(error: EsenError) -> str:

@@ -58,10 +58,11 @@ class Outputs:
             made = widget._repr_mimebundle_()
             data = dict(made[0] if isinstance(made, tuple) else made or {})  # anywidget gives a pair
         place = {"display_id": f"esen-{key}"}
-        self._shell.display_pub.publish(data={**data, "text/plain": ""}, transient=place)
+        shown_by = self._shell.display_pub
+        shown_by.publish(data={**data, "text/plain": ""}, transient=place)
 
         def take_away() -> None:
-            self._shell.display_pub.publish(data={"text/plain": ""}, transient=place, update=True)
+            _for_updates(self._shell, shown_by).publish(data={"text/plain": ""}, transient=place, update=True)
             if laid is not None:
                 laid.close()
 
@@ -102,6 +103,7 @@ class Output:
         self._key = _new_key()
         self._marks = f"esen-{hidden_as}-still" if hidden_as else ""
         self._number = 1
+        self._shown_by = shell.display_pub
         self._later: Any = None
         if current:
             with contextlib.suppress(ImportError):  # without widgets there is nothing to lay over
@@ -130,12 +132,18 @@ class Output:
         if self._later is not None:
             marks = f"esen-{self._key} esen-n{self._number}"
         place = {"display_id": f"esen-{self._key}"}
-        self._shell.display_pub.publish(data=bundle(view, marks), transient=place, update=update)
+        by = _for_updates(self._shell, self._shown_by) if update else self._shown_by
+        by.publish(data=bundle(view, marks), transient=place, update=update)
 
     def _dated(self, view: View) -> View:
         at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self._clock()))
         note = f"As of {at}, when {self._then}."
         return View(title=view.title, blocks=view.blocks, notes=(*view.notes, note))
+
+
+def _for_updates(shell: Any, shown_by: Any) -> Any:
+    """What updates an output: on a page what has shown it, also while the running cell captures what is shown."""
+    return shown_by if hasattr(shown_by, "pub_socket") else shell.display_pub
 
 
 def _new_key() -> str:

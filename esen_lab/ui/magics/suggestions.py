@@ -74,6 +74,17 @@ def strategies(session: Session) -> tuple[str, ...]:  # noqa: ARG001
     return (*STRATEGIES, *PEERS)
 
 
+def compared(session: Session) -> tuple[str, ...]:
+    """What ran by a plan in the last comparison."""
+    found = session.lab().comparison
+    return () if found is None else tuple(found.plans)
+
+
+def ways(session: Session) -> tuple[str, ...]:  # noqa: ARG001
+    """What a load test can be answered by."""
+    return ("plan", *STRATEGIES)
+
+
 def peers(session: Session) -> tuple[str, ...]:  # noqa: ARG001
     """What executes an ensemble elsewhere."""
     return ("soon", "all", "none", *PEERS)

@@ -23,7 +23,8 @@ from uuid import uuid4
 
 from esen_lab import __version__
 from esen_lab.common.locks import Lock
-from esen_lab.errors import EsenError
+from esen_lab.common.resources import begin
+from esen_lab.errors import DeviceError, EsenError
 from esen_lab.ui.panel.messages import plain, problem, problem_of_command, schema
 
 PROTOCOL = 2
@@ -209,8 +210,10 @@ class Talk:
         with self._lock:
             if self._pages and not self._closing and not _lives(self._thread):
                 # A daemon, so that a kernel that is told to exit never waits for it.
-                self._thread = threading.Thread(target=self._run, name="esen-panel", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="esen-panel", daemon=True)
+                with contextlib.suppress(DeviceError):  # the system gives no more threads: the next word tries again
+                    begin(thread)
+                    self._thread = thread
         self._news.set()
 
     @property

@@ -9,6 +9,8 @@ from esen_lab.ui.widgets.charts import bokeh_source
 from esen_lab.ui.widgets.feed import Feed
 from esen_lab.ui.widgets.readings import PlotReadings
 
+MOST_SILENT = 40  # looks, some ten seconds: a change of device ends the readings first, and is then at work
+
 
 class LabMonitor:
     """One more viewer of a lab's sampler.
@@ -24,11 +26,17 @@ class LabMonitor:
 
     def __init__(self, lab: Any, interval_s: float, history_s: float) -> None:
         self._lab = lab
-        self._sampler = _watch(lab, interval_s, history_s)
-        self._readings = PlotReadings.of(lab, self._sampler)
+        self._wanted = (interval_s, history_s)
+        self._bokeh: tuple[str, str] | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self._device = self._lab.device
+        self._sampler = _watch(self._lab, *self._wanted)
+        self._readings = PlotReadings.of(self._lab, self._sampler)
         self._feed = Feed(self._readings)
         self._told = 0
-        self._bokeh: tuple[str, str] | None = None
+        self._silent = 0
 
     def bokeh(self) -> tuple[str, str]:
         """BokehJS and its version."""
@@ -43,16 +51,33 @@ class LabMonitor:
         return found
 
     def fresh(self) -> dict[str, Any] | None:
-        """What came since the last message, or None."""
+        """What came since the last message, or None.
+
+        Raises:
+            UsageError: The lab was closed: nothing comes any more.
+            EsenError: The lab has another device, at which nothing can be read.
+        """
+        if not self._sampler.running:
+            return self._on_another_device()
         number = self._readings.number
         if number == self._told:
             return None
         self._told = number
         return self._feed.fresh()
 
+    def _on_another_device(self) -> dict[str, Any] | None:
+        if self._lab.device is not self._device:
+            self._begin()
+            return {"kind": "doc", "doc": self.document()}
+        self._silent += 1
+        if self._silent < MOST_SILENT:
+            return None
+        hint = "Close this tab and open it again to go on."
+        raise UsageError("What is watched is a lab that was not closed", given="one that was", hint=hint)
+
     def close(self) -> None:
         """One viewer less."""
-        self._lab.readings.unwatch()
+        self._lab.readings.unwatch(self._sampler)
 
 
 def _watch(lab: Any, interval_s: float, history_s: float) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 from esen_lab.common.units import format_percent, format_seconds
 from esen_lab.ui.colours import COLOURS
 from esen_lab.ui.next_steps import in_words
+from esen_lab.ui.views.planned import total_s
 
 Section = Any  # JSON
 NAMES = ("device", "ensemble", "nodes", "jobs", "plan", "comparison", "actions", "next_step", "busy")
@@ -20,13 +21,17 @@ _MOST_NODES = 200  # a page lists no more, and is told how many there are
 _MOST_NAMED = 5  # in a sentence
 
 
-def sections(lab: Any, *, cell_busy: bool, input_name: str = "") -> dict[str, Section]:
+def sections(
+    lab: Any, *, cell_busy: bool, input_name: str = "", output_name: str = "y", example: str = ""
+) -> dict[str, Section]:
     """All sections of a lab; of None, those that need no lab.
 
     Args:
         lab: The notebook's `Lab`, or None.
         cell_busy: Whether a cell is running.
         input_name: What the notebook calls an input that fits the sub-models, or "".
+        output_name: What it may call an answer: no variable of the user's own.
+        example: A cell that registers two sub-models, for a notebook without any.
     """
     jobs = [] if lab is None else _jobs(lab)
     status = None if lab is None else lab.status()
@@ -38,8 +43,8 @@ def sections(lab: Any, *, cell_busy: bool, input_name: str = "") -> dict[str, Se
         "jobs": jobs,
         "plan": None if lab is None or lab.plan is None else _plan(lab, lab.plan),
         "comparison": None if lab is None or lab.comparison is None else _comparison(lab.comparison),
-        "actions": _actions(lab, status, input_name),
-        "next_step": _next_step(status),
+        "actions": _actions(lab, status, input_name, output_name),
+        "next_step": _next_step(status, example),
         "busy": {"cell": cell_busy},
     }
 
@@ -225,14 +230,16 @@ def _plan(lab: Any, plan: Any) -> Section:
         lanes.append(
             {
                 "units": lane.units,
-                "percent": _PERCENT * lane.units / plan.units,
-                "jct_s": sum(member["predicted_s"] or 0.0 for member in members),
+                "percent": _PERCENT * lane.units / plan.devices.get(lane.device, plan.units),
+                "jct_s": total_s(plan.predicted_s, lane),
                 "submodels": members,
             }
         )
-    slowest = max(lane["jct_s"] for lane in lanes)
-    for lane in lanes:
-        lane["limiting"] = len(lanes) > 1 and slowest > 0 and lane["jct_s"] == slowest
+    for stage in plan.stages:  # each waits for the slowest lane of the one before
+        beside = [lanes[number] for number in stage]
+        known = [lane["jct_s"] for lane in beside if lane["jct_s"] is not None]
+        for lane in beside:  # of some nobody knows what they take: then none is known to be the slowest
+            lane["limiting"] = len(beside) > 1 and len(known) == len(beside) and lane["jct_s"] == max(known)
     measured = lab.state.measured_s
     return {
         "searcher": plan.searcher,
@@ -294,14 +301,15 @@ def _comparison(comparison: Any) -> Section:
     return {"at": "", "rows": rows, "text": comparison.verdict}
 
 
-def _next_step(status: Any) -> Section:
+def _next_step(status: Any, example: str) -> Section:
     if status is None:
-        return {"text": "Register a sub-model.", "action": "register"}
+        return {"text": "Register a sub-model.", "action": "register", "example": example}
     step = status.next_step
-    return {"text": in_words(step), "action": None if step.action == "wait" else str(step.action)}
+    action = None if step.action == "wait" else str(step.action)
+    return {"text": in_words(step), "action": action, "example": "" if status.submodels else example}
 
 
-def _actions(lab: Any, status: Any, input_name: str) -> list[Section]:
+def _actions(lab: Any, status: Any, input_name: str, output_name: str) -> list[Section]:
     members = bool(status and status.submodels)
     measured = members and all(status.profiled.get(row["name"]) for row in status.submodels)
     plan = lab is not None and lab.plan is not None
@@ -318,7 +326,7 @@ def _actions(lab: Any, status: Any, input_name: str) -> list[Section]:
         ("profile", "Profile", "%esen profile", need_members or ("A profile is running." if profiling else "")),
         ("search", "Search", "%esen search", need_points),
         ("tune", "Tune", "%esen tune", need_points),
-        ("run", "Run", f"y = %esen run {given}", need_input),
+        ("run", "Run", f"{output_name} = %esen run {given}", need_input),
         ("compare", "Compare", f"%esen compare {given}", need_plan or need_input),
         ("numerics", "Check answers", "%esen numerics", need_plan),
         ("export", "Export", "%esen export plan.py", need_plan),

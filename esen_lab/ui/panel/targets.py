@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
-from esen_lab.common.trees import tree_spec
-from esen_lab.errors import EsenError, UsageError
+from esen_lab.common.trees import TreeSpec, tree_spec
+from esen_lab.errors import UsageError
 from esen_lab.ui.panel.channel import MOST_PAGES, Monitor, Talk
 from esen_lab.ui.panel.messages import problem, schema
 from esen_lab.ui.panel.sections import running_jobs, sections
@@ -16,7 +16,17 @@ from esen_lab.ui.widgets import control
 
 STATE_TARGET = "esen_lab.panel"
 COMMANDS_TARGET = "esen_lab.panel.commands"
-_MOST_PARTS = 16  # of an input that is a tuple, a list or a dict
+_OUTPUTS = ("y", "answer")  # what an answer is called: the first that is free
+_EXAMPLE = """\
+import torch
+
+{x} = torch.randn(16, 64)
+{wide} = torch.nn.Sequential(torch.nn.Linear(64, 512), torch.nn.ReLU(), torch.nn.Linear(512, 10))
+{deep} = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 64), torch.nn.ReLU(),
+                             torch.nn.Linear(64, 10))
+%esen register {wide} --example {x}
+%esen register {deep} --example {x}"""
+_MOST_PARTS = 32  # of an input that is a tuple, a list or a dict, and four more for each tensor of the example
 
 
 class Targets:
@@ -95,7 +105,16 @@ class Targets:
         """All sections of the notebook's lab as it is now."""
         lab = self._session.known_lab()
         self._followed.follow(lab)
-        return sections(lab, cell_busy=self._cell_busy, input_name=self._input_name(lab))
+        # Often "y" is what the user calls the right answers: a button never writes over that.
+        taken = self._session.front.namespace
+        output_name = next((name for name in _OUTPUTS if name not in taken), _OUTPUTS[-1])
+        return sections(
+            lab,
+            cell_busy=self._cell_busy,
+            input_name=self._input_name(lab),
+            output_name=output_name,
+            example=_EXAMPLE.format(**{name: _free(name, taken) for name in ("x", "wide", "deep")}),
+        )
 
     def listen(self, stirred: Callable[[], None]) -> Callable[[], None]:
         """Call `stirred` whenever the bell rings of the lab that the last look has found in the notebook."""
@@ -123,8 +142,11 @@ class Targets:
             UsageError: There is no lab yet.
             EsenError: Nothing can be read.
         """
-        from esen_lab.ui.panel.monitor import LabMonitor
-
+        try:
+            from esen_lab.ui.panel.monitor import LabMonitor
+        except ImportError as problem:
+            hint = "Where the kernel runs: pip install 'esen_lab[notebook]', then restart the kernel."
+            raise UsageError("Live plots need bokeh", given=str(problem), hint=hint) from problem
         lab = self._session.known_lab()
         if lab is None:
             raise UsageError("What is watched is the device of a lab", given="no lab yet", hint="Register a sub-model.")
@@ -138,9 +160,15 @@ class Targets:
         found = [
             name
             for name, value in list(self._session.front.namespace.items())
-            if name[:1] != "_" and _may_be_input(value) and _looks_like(value, wanted)
+            if name[:1] != "_" and _looks_like(value, wanted)
         ]
         return min(found, key=lambda name: (len(name), name), default="")
+
+
+def _free(name: str, taken: Container[str]) -> str:
+    """`name`, with a number behind it where it is a variable of the user's own."""
+    numbered = (name, *(f"{name}_{number}" for number in range(2, 100)))
+    return next((each for each in numbered if each not in taken), f"{name}_of_the_example")
 
 
 class _Followed:
@@ -172,18 +200,31 @@ class _Followed:
             deaf()
 
 
-def _may_be_input(value: object) -> bool:
-    """Whether it is worth a closer look: this is asked of every variable, several times a second."""
-    if isinstance(value, (tuple, list, dict)):
-        return 0 < len(value) <= _MOST_PARTS
-    return type(value).__name__ in ("Tensor", "Parameter")
-
-
-def _looks_like(value: Any, wanted: object) -> bool:
+def _looks_like(value: Any, wanted: TreeSpec) -> bool:
+    """Whether a variable does. This is asked of every one, several times a second: large ones are never walked."""
     try:
-        return tree_spec(value) == wanted
-    except EsenError:
+        may_be = _is_tensor(value) or isinstance(value, (tuple, list, dict))
+        return may_be and _left_of(_MOST_PARTS + 4 * len(wanted.tensors), value) >= 0 and tree_spec(value) == wanted
+    except Exception:  # what a class of the user's does when it is looked at is not the panel's business
         return False
+
+
+def _left_of(most: int, value: Any) -> int:
+    """How many of so many parts are left beside those of a tree; below 0 where it has more."""
+    most -= 1
+    if _is_tensor(value) or not isinstance(value, (tuple, list, dict)):
+        return most
+    if len(value) > most:
+        return -1
+    for part in value.values() if isinstance(value, dict) else value:
+        most = _left_of(most, part)
+        if most < 0:
+            break
+    return most
+
+
+def _is_tensor(value: object) -> bool:
+    return type(value).__name__ in ("Tensor", "Parameter")
 
 
 def _close(comm: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 
-from esen_lab.common.units import format_seconds
+from esen_lab.common.units import format_seconds, plural
 from esen_lab.ui.colours import COLOURS, PALETTE, colour
 from esen_lab.ui.markup import Markup
 from esen_lab.ui.pictures import rows
@@ -17,12 +17,14 @@ from esen_lab.ui.pictures.drawing import (
     Drawing,
     frame,
     left_ticks,
+    shortened,
     text_width,
     time_format,
 )
 
 _LEFT, _RIGHT = 62.0, WIDTH - 14.0
 _LATE = "#D55E00"
+_LETTER_PX = 14.0  # how tall a line of text is at the most
 _PLANE = 220.0  # height of a picture with two axes, without its legend
 
 
@@ -40,7 +42,7 @@ def curves(picture: rows.Curves) -> Markup:
         drawing,
         x,
         y,
-        f"share ({picture.unit if picture.unit.endswith('%') else picture.unit + 's'})",
+        f"share ({plural(picture.unit)})",
         f"latency ({unit})",
         x_format=lambda tick: f"{tick:g}",
         whole=True,
@@ -79,7 +81,7 @@ def timeline(picture: rows.Timeline) -> Markup:
     height = 18.0
     for place, (label, segments) in enumerate(picture.lanes):
         top = 4 + place * row
-        drawing.text(left - 6, top + 13, label, anchor="end")
+        drawing.text(left - 6, top + 13, shortened(label, left - 6), anchor="end")
         drawing.rect(left, top, x(picture.total_s) - left, height, fill=FAINT)
         for segment in segments:
             begin, end = x(segment.start_s), x(segment.end_s)
@@ -135,7 +137,7 @@ def bars(picture: rows.Bars) -> Markup:
     ends: list[tuple[float, float, float, float]] = []
     for place, bar in enumerate(picture.bars):
         top = 4 + row * place
-        drawing.text(left - 6, top + 13, bar.label, anchor="end")
+        drawing.text(left - 6, top + 13, shortened(bar.label, left - 6), anchor="end")
         drawing.rect(left, top + 1, x(bar.median_s) - left, 16, fill=PALETTE[1] if bar.chosen else PALETTE[0])
         low, high = x(bar.median_s - bar.spread_s / 2), x(bar.median_s + bar.spread_s / 2)
         middles.append((low, top + 9, high, top + 9))
@@ -231,11 +233,15 @@ def front(picture: rows.Front) -> Markup:
     best = sorted(p[1:] for p, on in zip(picture.points, picture.on_front, strict=True) if on)
     drawing.path([(x(s), y(rate)) for s, rate in best], stroke=PALETTE[1])
     told = picture.told or ("",) * len(picture.points)
+    named: list[tuple[float, float]] = []  # where labels stand
     for (label, seconds, rate), on, says in zip(picture.points, picture.on_front, told, strict=True):
         if on:
             drawing.says(f"{label} {100 * rate:.4g} % in {format_seconds(seconds)}")
         drawing.dot(x(seconds), y(rate), fill=PALETTE[1] if on else PALETTE[0], radius=4 if on else 2.5, title=says)
-        if on:
+        at = x(seconds), y(rate)
+        close = any(abs(at[0] - left) < text_width(label) and abs(at[1] - top) < _LETTER_PX for left, top in named)
+        if on and not close:  # of points that lie on each other the first is named; the table below has all
+            named.append(at)
             end = "end" if x(seconds) + text_width(label) > _RIGHT else "start"
             drawing.text(x(seconds) + (6 if end == "start" else -6), y(rate) - 6, label, anchor=end)
     return drawing.svg()
@@ -244,21 +250,22 @@ def front(picture: rows.Front) -> Markup:
 def shares(picture: rows.Shares) -> Markup:
     """A plan as an area: a lane's height is its share, its length its predicted time; grey is unused."""
     total = sum(lane.units for lane in picture.lanes)
-    labels = [f"{lane.units} of {picture.units}" for lane in picture.lanes]
+    labels = [_share_label(lane, picture.units) for lane in picture.lanes]
     left, tall = _left_for(labels), 150.0
     least = 20.0
     heights = [max(least, tall * lane.units / max(total, picture.units)) for lane in picture.lanes]
-    free = picture.units - total
+    apart = any(lane.place for lane in picture.lanes)  # then what is free is so here or there, now or then
+    free = 0 if apart else picture.units - total
     spare = max(12.0, tall * free / picture.units) if free > 0 else 0.0
     drawing = Drawing(sum(heights) + 3 * len(heights) + spare + 46, "the plan: shares by predicted time")
-    ends = [sum(seconds or 0.0 for _, seconds in lane.members) for lane in picture.lanes]
+    ends = [lane.after_s + sum(seconds or 0.0 for _, seconds in lane.members) for lane in picture.lanes]
     known = all(seconds is not None for lane in picture.lanes for _, seconds in lane.members)
     x = Axis(0, max(*ends, picture.bound_s or 0.0, 1e-9) if known else 1, left, _RIGHT)
     top = 4.0
     for lane, height, label in zip(picture.lanes, heights, labels, strict=True):
-        drawing.text(left - 6, top + height / 2 + 4, label, anchor="end")
+        drawing.text(left - 6, top + height / 2 + 4, shortened(label, left - 6), anchor="end")
         drawing.rect(left, top, _RIGHT - left, height, fill=FAINT)
-        at = 0.0
+        at = lane.after_s if known else 0.0
         marks = lane.unmeasured or ("",) * len(lane.members)
         for (name, seconds), mark in zip(lane.members, marks, strict=True):
             end = at + (seconds or 0.0) if known else at + 1 / len(lane.members)
@@ -274,8 +281,7 @@ def shares(picture: rows.Shares) -> Markup:
         drawing.text(left - 6, top + spare / 2 + 4, f"{free} free", anchor="end")
         drawing.rect(left, top, _RIGHT - left, spare, fill="none", stroke=FAINT)
         top += spare + 3
-    plural = picture.unit if picture.unit.endswith("%") else f"{picture.unit}s"
-    said, beside = f"height: share in {plural}", 0.0
+    said, beside = f"height: share in {plural(picture.unit)}", 0.0
     if known:
         unit = _time_axis(drawing, x, top)
         drawing.text(_RIGHT, top + 31, f"predicted time ({unit})", anchor="end")
@@ -286,10 +292,17 @@ def shares(picture: rows.Shares) -> Markup:
             said += f", dashed: proven bound {format_seconds(picture.bound_s)}"
     else:
         drawing.line(left, top, _RIGHT, top)
+    if known and any(lane.after_s for lane in picture.lanes):
+        said += ", stages: as if no input left"
     if any(any(lane.unmeasured) for lane in picture.lanes):
         said += ", ?: extrapolated"
     drawing.height = drawing.caption(6, top + 31, said, beside=beside) - 7
     return drawing.svg()
+
+
+def _share_label(lane: rows.Share, units: int) -> str:
+    share = f"{lane.units} of {lane.of_units or units}"
+    return f"{lane.place}: {share}" if lane.place else share
 
 
 def _time_axis(drawing: Drawing, x: Axis, base: float) -> str:

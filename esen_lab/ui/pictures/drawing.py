@@ -9,11 +9,11 @@ own light paper, on which text does; fills are from `ui/colours.py`.
 from __future__ import annotations
 
 import math
-import textwrap
 from base64 import b64encode
 from collections.abc import Callable, Sequence
 from html import unescape
 
+from esen_lab.common.fitting import beginning, width_of, wrap
 from esen_lab.terminal import visible_line
 from esen_lab.ui.colours import ink_on
 from esen_lab.ui.markup import Markup, element
@@ -37,7 +37,12 @@ _LETTER = 8.0  # mean width of a letter at 14 px: what fits in a narrow page fit
 
 def text_width(text: str) -> float:
     """About how wide a text is at its largest."""
-    return _LETTER * len(text)
+    return _LETTER * width_of(text)
+
+
+def shortened(text: str, room: float) -> str:
+    """The text, or how it begins where it is wider than so many pixels."""
+    return text if text_width(text) <= room else beginning(text, int(room / _LETTER) - 1) + "…"
 
 
 def _px(value: float) -> str:
@@ -152,16 +157,16 @@ class Drawing:
     def label_in(self, x: float, y: float, width: float, choices: Sequence[str], fill: str) -> None:
         """The first of the texts that fits into a bar of that colour, black or white; else how the last one begins."""
         fitting = next((text for text in choices if text_width(text) + 6 < width), "")
-        letters = int((width - 6) / _LETTER) - 1
-        if not fitting and letters >= _LEAST_LETTERS:
-            fitting = f"{choices[-1][:letters]}…"
+        if not fitting and int((width - 6) / _LETTER) > _LEAST_LETTERS:
+            fitting = shortened(choices[-1], width - 6)
         if fitting:
             self.text(x + 4, y, fitting, fill=ink_on(fill))
 
     def legend(self, y: float, left: float, entries: Sequence[tuple[str, str]]) -> float:
         """Coloured squares with names, in rows; returns the y below them."""
         x = left
-        for fill, name in entries:
+        room = self.width - left - 28
+        for fill, name in ((fill, shortened(whole, room)) for fill, whole in entries):
             needed = 18 + text_width(name) + 10
             if x > left and x + needed > self.width:
                 x, y = left, y + 16
@@ -173,9 +178,9 @@ class Drawing:
     def caption(self, x: float, y: float, text: str, beside: float = 0.0) -> float:
         """A text in as many lines as it takes, the first one with `beside` less room; returns the y below them."""
         room = int((self.width - x) / _LETTER)
-        if beside and len(text) > room - beside / _LETTER - 2:
+        if beside and width_of(text) > room - beside / _LETTER - 2:
             y += 16
-        for line in textwrap.wrap(text, room) or [""]:
+        for line in wrap(text, room) or [""]:
             self.text(x, y, line)
             y += 16
         return y
@@ -234,6 +239,8 @@ class Axis:
     """
 
     def __init__(self, low: float, high: float, start: float, end: float, *, log: bool = False) -> None:
+        # A figure that is no number, or endless, must not keep the others from being drawn.
+        low, high = (edge if math.isfinite(edge) else 0.0 for edge in (low, high))
         if log:
             low, high = max(low, 1e-12), max(high, 1e-12)
         if not high > low:
@@ -241,7 +248,9 @@ class Axis:
         self.low, self.high, self.start, self.end, self.log = low, high, start, end, log
 
     def __call__(self, number: float) -> float:
-        """The pixel of a number; numbers outside are held at the edge."""
+        """The pixel of a number; numbers outside are held at the edge, and what is none at the lower one."""
+        if math.isnan(number):
+            return self.start
         held = min(max(number, self.low), self.high)
         if self.log:
             part = math.log(held / self.low) / math.log(self.high / self.low)
@@ -273,7 +282,8 @@ def _round_step(rough: float) -> float:
 def time_format(largest_s: float) -> tuple[str, Callable[[float], str]]:
     """The unit in which times up to `largest_s` read well, and how a number of seconds is written in it."""
     unit, scale = ("s", 1.0) if largest_s >= 1 else ("ms", 1e3) if largest_s >= 1e-3 else ("µs", 1e6)
-    return unit, lambda seconds: f"{seconds * scale:.4g}"
+    digits = ".0f" if largest_s * scale >= 10_000 else ".4g"  # hours: no powers of ten
+    return unit, lambda seconds: f"{seconds * scale:{digits}}"
 
 
 def frame(

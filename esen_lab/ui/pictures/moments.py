@@ -8,10 +8,21 @@ import string
 from esen_lab.ui.colours import PALETTE
 from esen_lab.ui.markup import Markup
 from esen_lab.ui.pictures import rows
-from esen_lab.ui.pictures.drawing import FAINT, INK, WIDTH, Axis, Drawing, left_ticks, text_width, time_format
+from esen_lab.ui.pictures.drawing import (
+    FAINT,
+    INK,
+    WIDTH,
+    Axis,
+    Drawing,
+    left_ticks,
+    shortened,
+    text_width,
+    time_format,
+)
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62.0, WIDTH - 14.0, 26.0, 190.0
 _MOST_NAMED = 12
+_APART = 20.0  # px between two letters
 _COLOURS = {"comparison": PALETTE[0], "runs": PALETTE[2]}
 _BOUND = "#D55E00"
 
@@ -30,17 +41,31 @@ def moments(picture: rows.Moments) -> Markup:
     drawing.text(12, (y.start + y.end) / 2, f"JCT ({unit})", anchor="middle", turn=True)
     drawing.line(x.start, y.start, x.end, y.start)
     named = picture.marks[-_MOST_NAMED:]
-    for letter, (place, _) in zip(string.ascii_uppercase, named, strict=False):
+    for place, _ in named:
         drawing.line(x(place - 0.5), _TOP - 8, x(place - 0.5), y.start, stroke=INK, dash="3 3")
-        drawing.text(x(place - 0.5), _TOP - 12, letter, anchor="middle")
+    for first, last, letters in _lettered([x(place - 0.5) for place, _ in named]):
+        drawing.text((first + last) / 2, _TOP - 12, letters, anchor="middle")
     _dots(drawing, x, y, picture.moments)
-    every = 1 + len(picture.moments) * 30 // int(_RIGHT - _LEFT)
+    widest = max(text_width(moment.label) for moment in picture.moments) + 6
+    every = 1 + int(len(picture.moments) * widest / (_RIGHT - _LEFT))
     for place, moment in enumerate(picture.moments):
         if place % every == 0:
             drawing.text(x(place), y.start + 14, moment.label, anchor="middle")
     drawing.text((x.start + x.end) / 2, y.start + 29, "number in the history", anchor="middle")
     drawing.height = _below(drawing, picture, named)
     return drawing.svg()
+
+
+def _lettered(places: list[float]) -> list[tuple[float, float, str]]:
+    """(first place, last place, letters): of lines that stand closer than letters can, "A–C" over all of them."""
+    found: list[tuple[float, float, str]] = []
+    for place, letter in zip(places, string.ascii_uppercase, strict=False):
+        if found and place - found[-1][1] < _APART:
+            first, _, letters = found[-1]
+            found[-1] = (first, place, f"{letters[0]}–{letter}")
+        else:
+            found.append((place, place, letter))
+    return found
 
 
 def _dots(drawing: Drawing, x: Axis, y: Axis, shown: tuple[rows.Moment, ...]) -> None:
@@ -66,7 +91,6 @@ def _below(drawing: Drawing, picture: rows.Moments, named: tuple[tuple[int, str]
     base += 16
     for letter, (place, words) in zip(string.ascii_uppercase, named, strict=False):
         told = f"{letter}, before {picture.moments[place].label}: {words}"
-        most = int((WIDTH - 12) / text_width("x"))
-        drawing.text(6, base, told if len(told) <= most else f"{told[: most - 1]}…")
+        drawing.text(6, base, shortened(told, WIDTH - 12))
         base += 15
     return base + 2

@@ -113,12 +113,17 @@ class Front:
 class Share:
     """One lane of a plan: units, members with their predicted seconds (None: unknown).
 
-    `unmeasured` says of each member what that is called where it rests on no measurement nearby ("extrapolated").
+    `unmeasured` says of each member what that is called where it rests on no measurement nearby ("extrapolated"),
+    `of_units` how many units there are where it runs (0: as many as the plan has), `place` where or when that is ("a
+    node, stage 2"; "": all lanes run side by side), `after_s` when it begins.
     """
 
     units: int
     members: tuple[tuple[str, float | None], ...]
     unmeasured: tuple[str, ...] = ()
+    of_units: int = 0
+    place: str = ""
+    after_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -52,11 +52,19 @@ Block: TypeAlias = Table | Picture | Progress | Details
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """Everything shown for one thing: a heading, blocks, remarks."""
+    """Everything shown for one thing.
+
+    Attributes:
+        title: A heading.
+        blocks: Tables, pictures and such, in order.
+        notes: Remarks.
+        figures: Whether there may be times among it, which a simulated device makes up; help has none.
+    """
 
     title: str = ""
     blocks: tuple[Block, ...] = ()
     notes: tuple[str, ...] = ()
+    figures: bool = True
 
 
 def facts(*pairs: tuple[str, str]) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -154,7 +155,7 @@ def progress(record: Any, models: Mapping[str, Any] | None = None, unit: str = "
     for number, what in ((record.reused, "reused"), (record.failed, "failed"), (record.skipped, "skipped")):
         if number:
             words.append(f"{number} {what}")
-    if not record.state.over and record.eta_s is not None:
+    if not record.state.over and record.eta_s is not None and math.isfinite(record.eta_s):
         words.append(f"about {_rough(record.eta_s)} left")
     if not record.state.over and record.current:
         words.append(f"now {record.current}")

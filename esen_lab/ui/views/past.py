@@ -39,11 +39,13 @@ def past(record: Any) -> View:
     )
     notes = [record.verdict]
     best = record.best
-    if best is not None and best is not measured[-1]:
-        pair = (best.number, measured[-1].number)
+    if best is not None and best is not record.last:
+        pair = (best.number, record.last.number)
         compare = step(f"lab.history.compare{pair}", f"%esen history {pair[0]} {pair[1]}")
         take = step(f"lab.history.take({best.number})", f"%esen history --take {best.number}")
-        notes.append(f"`{compare}` says what changed, `{take}` puts that plan in force.")
+        taking = "" if best.plan is None else f", `{take}` puts that plan in force"
+        notes.append(f"`{compare}` says what changed{taking}.")
+    notes.append(record.simulated)
     if not record.entries:
         notes.append("Nothing yet: comparisons, plans, finished profiles and runs come here by themselves.")
     if record.others:
@@ -51,7 +53,7 @@ def past(record: Any) -> View:
         go_on = step("lab.history.project = NAME", "%esen history --project NAME")
         notes.append(f"Other projects: {', '.join(others)}. `{go_on}` goes on with one of them.")
     return View(
-        title=f"History of {record.project}: {_count(len(record.entries))}",
+        title=f"History of {record.project}: {record.size}",
         blocks=(*([picture] if measured else []), *([table] if record.entries else [])),
         notes=(*(one_line(note) for note in notes if note), *record.notes),
     )
@@ -150,7 +152,3 @@ def when(at: str) -> str:
 
 def _short(text: str) -> str:
     return text if len(text) <= _MOST_WORDS else f"{text[: _MOST_WORDS - 1]}…"
-
-
-def _count(entries: int) -> str:
-    return "1 entry" if entries == 1 else f"{entries} entries"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,14 +16,16 @@ def plan(record: Any) -> View:
     """A `Plan`."""
     unit = str(record.device.get("unit", "unit"))
     predicted = record.predicted_s
+    where = tuple(name for name, has in (("stage", record.staged), ("device", bool(record.devices))) if has)
     lanes = Table(
-        columns=("lane", "share", "sub-models, in order", "predicted"),
+        columns=("lane", *where, "share", "sub-models, in order", "predicted"),
         rows=tuple(
             (
                 str(number),
-                share(lane.units, record.units, unit),
+                *({"stage": str(lane.stage + 1), "device": lane.device}[name] for name in where),
+                share(lane.units, _units_at(record, lane), unit),
                 _members(lane, record.unmeasured),
-                marked(format_seconds(_total(predicted, lane)), _of_lane(record, lane)),
+                marked(format_seconds(total_s(predicted, lane)), _of_lane(record, lane)),
             )
             for number, lane in enumerate(record.lanes, 1)
         ),
@@ -50,11 +53,19 @@ def plan(record: Any) -> View:
     return View(title=title, blocks=(lanes, _shares(record, unit), known), notes=notes)
 
 
+def _units_at(record: Any, lane: Any) -> int:
+    """The units that a lane has its share of: those of its own device, where the plan has several."""
+    return int(record.devices.get(lane.device, record.units))
+
+
 def _shares(record: Any, unit: str) -> Shares:
     return Shares(
         lanes=tuple(
             Share(
                 units=lane.units,
+                of_units=_units_at(record, lane),
+                place=_place(record, lane),
+                after_s=_after_s(record, lane),
                 members=tuple(
                     (name, record.predicted_s.get(name) if lane.mode == "serial" else None) for name in lane.members
                 ),
@@ -64,8 +75,20 @@ def _shares(record: Any, unit: str) -> Shares:
         ),
         units=record.units,
         unit=unit,
-        bound_s=record.bound_s,
+        bound_s=None
+        if record.staged
+        else record.bound_s,  # of a cascade it bounds what is expected, not the worst case
     )
+
+
+def _place(record: Any, lane: Any) -> str:
+    """What lanes share a device's units with at one time, in words; "" where all lanes do."""
+    return ", ".join(filter(None, [lane.device, f"stage {lane.stage + 1}" if record.staged else ""]))
+
+
+def _after_s(record: Any, lane: Any) -> float:
+    """When a lane begins at the latest: after the stages before, on the whole batch."""
+    return sum(record.stage_s(stage) or 0.0 for stage in range(lane.stage))
 
 
 def _of_lane(record: Any, lane: Any) -> dict[str, str]:
@@ -82,7 +105,8 @@ def _members(lane: Any, unmeasured: Mapping[str, str]) -> str:
     return how.join(parts) + ("" if lane.mode == "serial" else f" ({lane.mode})")
 
 
-def _total(predicted: Mapping[str, float], lane: Any) -> float | None:
+def total_s(predicted: Mapping[str, float], lane: Any) -> float | None:
+    """What a lane is predicted to take, in seconds; None where nobody knows, or its sub-models run side by side."""
     if lane.mode != "serial" or any(name not in predicted for name in lane.members):
         return None
     return float(sum(predicted[name] for name in lane.members))
@@ -175,6 +199,7 @@ def editor_notes(record: Any) -> tuple[str, ...]:
 
 def repository(record: Any) -> View:
     """A `TritonRepository`."""
+    start = shlex.quote(f"{record.folder}/start.sh")
     return View(
         title=f"Exported for Triton to {record.folder}",
         blocks=(
@@ -184,12 +209,16 @@ def repository(record: Any) -> View:
                 ("files", str(len(record.files))),
             ),
         ),
-        notes=(f"`{record.folder}/start.sh` starts the server, where `tritonserver` is on PATH.", *record.notes),
+        notes=(
+            f"`{start}` starts the server, where `tritonserver` is on PATH.",
+            *record.notes,
+        ),
     )
 
 
 def application(record: Any) -> View:
     """A `RayServeApplication`."""
+    folder = shlex.quote(str(record.folder))
     return View(
         title=f"Exported for Ray Serve to {record.folder}",
         blocks=(
@@ -199,12 +228,16 @@ def application(record: Any) -> View:
                 ("files", str(len(record.files))),
             ),
         ),
-        notes=(f"`cd {record.folder} && serve run serve.yaml` starts it, where Ray is installed.", *record.notes),
+        notes=(
+            f"`cd {folder} && serve run serve.yaml` starts it, where Ray is installed.",
+            *record.notes,
+        ),
     )
 
 
 def exported(record: Any) -> View:
     """An `Exported`."""
+    script = shlex.quote(str(record.script))
     return View(
         title=f"Exported to {record.script}",
         blocks=(
@@ -215,7 +248,7 @@ def exported(record: Any) -> View:
             ),
         ),
         notes=(
-            f"`python {record.script} --input x.npy --output y.npy --repeat 100` runs it without Jupyter.",
+            f"`python {script} --input x.npy --output y.npy --repeat 100` runs it without Jupyter.",
             *record.notes,
         ),
     )

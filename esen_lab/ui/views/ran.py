@@ -195,7 +195,10 @@ def numerics(record: Any) -> View:
 
 def forgotten(shares: Mapping[str, Sequence[int]], unit: str) -> View:
     """What `forget_wrong` lifted."""
-    told = [f"{name} with {' or '.join(map(str, units))} {unit}s" for name, units in shares.items()]
+    told = [
+        f"{name} with {' or '.join([*map(str, units[:-1]), format_units(units[-1], unit)])}"
+        for name, units in shares.items()
+    ]
     if not told:
         return View(notes=("No check had found wrong answers there.",))
     then = f"Next: `{step('lab.search()', '%esen search')}`, then `{step(*_CHECK)}`."

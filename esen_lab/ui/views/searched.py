@@ -6,12 +6,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from esen_lab.common.surroundings import step
-from esen_lab.common.units import format_percent, format_seconds, format_units, marked
+from esen_lab.common.units import format_count, format_percent, format_rate, format_seconds, format_units, marked
 from esen_lab.ui.pictures.rows import Front, SearchHistory
 from esen_lab.ui.views.blocks import Block, Table, View, facts, given_s, one_line
 from esen_lab.ui.views.planned import plan
 
 _TAKE = "lab.studies.take(front.choices[1])"
+_TAKEN = "What was asked for is in force below: from now on only its members run. Another limit takes another point."
 _TAKE_OF_BEST = "lab.studies.take(lab.studies.last_front.choices[1])"
 
 
@@ -28,7 +29,10 @@ def allocation(record: Any) -> View:
         ("bound for any schedule", format_seconds(record.schedule_bound_s)),
         ("gap to the bound", format_percent(record.gap)),
         ("proven optimal", "yes" if record.proven else "no"),
-        ("found by", f"{record.plan.searcher}, {record.evaluations:,} plans in {format_seconds(record.elapsed_s)}"),
+        (
+            "found by",
+            f"{record.plan.searcher}, {format_count(record.evaluations, 'plan')} in {format_seconds(record.elapsed_s)}",
+        ),
     )
     return View(title="Allocation", blocks=(lanes, known, *history(record)), notes=record.plan.notes)
 
@@ -44,7 +48,7 @@ def rate_plan(record: Any) -> View:
                 str(row.at.most_rows),
                 format_seconds(row.at.p99_s),
                 format_percent(row.at.busy),
-                f"{row.most.rate_per_s:.0f}/s",
+                f"{format_rate(row.most.rate_per_s)}/s",
             )
             for row in record.rows
         ),
@@ -119,8 +123,8 @@ def refined(record: Any) -> View:
     return View(title=title, blocks=(rounds, *shown.blocks), notes=(*shown.notes, f"It ended: {record.reason}."))
 
 
-def front(record: Any) -> View:
-    """A `ParetoFront`: which members are worth having."""
+def front(record: Any, *, taken: bool = False) -> View:
+    """A `ParetoFront`: which members are worth having; `taken` where one of them was just put in force."""
     rows = tuple(
         (
             str(number),
@@ -140,9 +144,10 @@ def front(record: Any) -> View:
         title=f"Members: {format_units(len(record.choices), 'point')} worth having",
         blocks=(front_picture(record), Table(columns=columns, rows=rows, numbers=("point", "accuracy", "JCT"))),
         notes=(
-            f"{how}; {record.evaluations:,} subsets evaluated on the validation data.",
+            f"{how}; {format_count(record.evaluations, 'subset')} evaluated on the validation data.",
             *judged,
-            *(_taking(more) if len(record.choices) > 1 else ()),
+            *(() if len(record.choices) < 2 or taken else _taking(more)),
+            *((_TAKEN,) if taken else ()),
         ),
     )
 
@@ -185,7 +190,7 @@ def placement(record: Any) -> View:
         ("proven bound", format_seconds(record.bound_s)),
         ("gap to the bound", format_percent(record.gap)),
         ("proven optimal", "yes" if record.proven else "no"),
-        ("found by", f"{record.evaluations:,} placements in {format_seconds(record.elapsed_s)}"),
+        ("found by", f"{format_count(record.evaluations, 'placement')} in {format_seconds(record.elapsed_s)}"),
         ("inputs and outputs on the way", format_seconds(travel_s) if travel_s else ""),
     )
     keep = step("lab.studies.plan_of(placement).save('plan.json')", "--save plan.json")

@@ -34,6 +34,7 @@ def status(record: Any) -> View:
             ("predicted JCT", "" if record.plan is None else record.plan.predicted_text()),
             ("lanes", "warm" if record.running else ""),
             ("nodes", "; ".join(record.nodes)),
+            ("served", one_line(record.served)),
             ("calls that wait for their turn", str(record.waiting) if record.waiting else ""),
         )
     ]
@@ -113,19 +114,21 @@ def left_gpu(moved: Sequence[str]) -> View:
 def ensemble(record: Any) -> View:
     """An `Ensemble`."""
     if not record.submodels:
-        add = step("lab.register('NAME', module, example=x)", "%esen register NAME")
+        add = step("lab.register('NAME', module, example=x)", "%esen register NAME --example EXPR")
         return View(title="No sub-models yet", notes=(f"`{add}` adds a module.",))
     size = format_units(len(record.submodels), "sub-model")
     return View(
         title=f"Ensemble of {size}, combined by {record.combine.describe()}",
         blocks=(_submodels(record.submodels),),
+        figures=False,
         notes=tuple(f"{s.name}: {note}" for s in record.submodels for note in s.notes),
     )
 
 
 def submodel(record: Any) -> View:
     """A `SubModel`."""
-    return View(title=f"Sub-model {record.name}", blocks=(_submodels([record]),), notes=tuple(record.notes))
+    table = _submodels([record])
+    return View(title=f"Sub-model {record.name}", blocks=(table,), notes=tuple(record.notes), figures=False)
 
 
 def _submodels(records: Sequence[Any]) -> Table:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from esen_lab.common.locks import Lock
+from esen_lab.common.resources import begin
 from esen_lab.errors import EsenError
 
 
@@ -34,9 +35,12 @@ class Acts:
     def beside(self, act: Callable[[], Any], where: Any = None) -> None:
         """Do it in a thread of its own: callbacks of widgets must not take time."""
         thread = threading.Thread(target=self.now, args=(act, where), name="esen-tune", daemon=True)
-        with self._lock:
-            self._threads = [*(t for t in self._threads if t.is_alive()), thread]
-            thread.start()
+        try:
+            with self._lock:
+                begin(thread)
+                self._threads = [*(t for t in self._threads if t.is_alive()), thread]
+        except EsenError as problem:  # the system gives no more threads
+            self._refused(problem, where)
 
     def settle(self, timeout_s: float = 2.0) -> None:
         """Wait for what goes on beside, a little."""

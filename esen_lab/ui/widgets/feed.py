@@ -23,6 +23,7 @@ class Feed:
     def __init__(self, readings: PlotReadings) -> None:
         self._readings = readings
         self.lock = Lock()  # held over making and sending: messages leave in the order they were made
+        self.over = ""  # why nothing comes any more
         self._generation = 0
         self._layout: tuple[object, ...] = ()
         self._sent = 0
@@ -45,6 +46,7 @@ class Feed:
                 "generation": self._generation,
                 "interval_s": self._readings.interval_s,
                 "rollover": self._readings.most,
+                "over": self.over,
             }
 
     def fresh(self) -> dict[str, Any]:

@@ -24,6 +24,7 @@ import traitlets
 from ipywidgets import widget_serialization
 
 from esen_lab.common.locks import Lock
+from esen_lab.common.resources import begin
 from esen_lab.ui.widgets.charts import bokeh_source
 from esen_lab.ui.widgets.commands import SEND, Commands
 from esen_lab.ui.widgets.feed import Feed
@@ -93,6 +94,12 @@ class LivePlots(anywidget.AnyWidget):
         with self._feed.lock:
             self.send(self._feed.fresh())
 
+    def over(self, said: str) -> None:
+        """Nothing comes any more: pages say why, also those that are loaded later."""
+        with self._feed.lock:
+            self._feed.over = said
+            self.send({"kind": "over", "said": said})
+
     def close(self) -> None:
         """Take the plots from the page."""
         if self.comm is not None:  # a widget's end comes here too where it never began
@@ -111,11 +118,19 @@ class Publisher:
     Args:
         changed: Called after each.
         over: Asked once a second at least: whether there is nothing to come any more.
+        ended: Called when that is so, in the publisher's thread.
     """
 
-    def __init__(self, changed: Callable[[], None] = lambda: None, *, over: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self,
+        changed: Callable[[], None] = lambda: None,
+        *,
+        over: Callable[[], bool] = lambda: False,
+        ended: Callable[[], None] = lambda: None,
+    ) -> None:
         self._changed = changed
         self._over = over
+        self._ended = ended
         self._source: BokehSource | None = None
         self._open: list[LivePlots] = []
         self._lock = Lock()
@@ -123,16 +138,21 @@ class Publisher:
         self._closing = threading.Event()
 
     def open(self, readings: PlotReadings) -> LivePlots:
-        """New plots of `readings`, kept current until `close`."""
+        """New plots of `readings`, kept current until `close`.
+
+        Raises:
+            DeviceError: The system gives no thread for it.
+        """
         with self._lock:
+            if self._thread is None or not self._thread.is_alive():
+                self._closing.clear()
+                thread = threading.Thread(target=self._run, args=(readings,), name="esen-publisher", daemon=True)
+                begin(thread)
+                self._thread = thread
             if self._source is None:
                 self._source = BokehSource()
             plots = LivePlots(readings, self._source)
             self._open.append(plots)
-            if self._thread is None or not self._thread.is_alive():
-                self._closing.clear()
-                self._thread = threading.Thread(target=self._run, args=(readings,), name="esen-publisher", daemon=True)
-                self._thread.start()
             return plots
 
     @property
@@ -155,6 +175,8 @@ class Publisher:
                 with contextlib.suppress(Exception):  # a page or a kernel that is going away: nobody is left to tell
                     plots.publish(time.monotonic())
             self._changed()
+        if not self._closing.is_set():
+            self._ended()
 
     def close(self) -> None:
         """End the thread and every plot. May be called again."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from esen_lab.common.locks import Lock
+from esen_lab.common.resources import begin
 from esen_lab.ui.views import Progress, View
 
 INTERVAL_S = 0.25  # between two updates: quick enough to look alive, slow enough to cost nothing
@@ -62,16 +63,24 @@ class Follower:
 
         Returns:
             An event that is set when the last state has been drawn, or nobody follows any more.
+
+        Raises:
+            DeviceError: The system gives no thread for it: nobody follows.
         """
-        followed = _Followed(job=job, live=live, draw=draw, shown=shown)
-        followed.deaf = job.listen(self._hear)
-        with self._lock:
-            self._followed.append(followed)
-            if self._thread is None:
-                self._closing = False
-                # A daemon, so that a kernel that is told to exit never waits for a job to end.
-                self._thread = threading.Thread(target=self._run, name="esen-progress", daemon=True)
-                self._thread.start()
+        deaf: Callable[[], None] = job.listen(self._hear)
+        followed = _Followed(job=job, live=live, draw=draw, shown=shown, deaf=deaf)
+        try:
+            with self._lock:
+                if self._thread is None:
+                    self._closing = False
+                    # A daemon, so that a kernel that is told to exit never waits for a job to end.
+                    thread = threading.Thread(target=self._run, name="esen-progress", daemon=True)
+                    begin(thread)
+                    self._thread = thread
+                self._followed.append(followed)
+        except BaseException:
+            deaf()
+            raise
         self._news.set()
         return followed.ended
 

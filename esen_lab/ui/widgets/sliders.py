@@ -8,6 +8,8 @@ Panels know nothing of each other and stay in step through the editor. What bite
        and written under the panel's lock.
     3. The editor is never called with the panel's lock held: it tells all panels, each of which takes its own.
     4. States may overtake each other on their way here: an older one than is shown is dropped.
+    5. What a user moved may be on its way while lanes merge or part. So a row of widgets is of the same sub-models as
+       long as it lives: a value that comes for lanes that are no more moves nothing.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ class Shows(widgets.HTML):  # type: ignore[misc]  # ipywidgets publishes no type
 class _LaneRow:
     """One lane: its slider, its pin, its members and their time, and why it could not be moved."""
 
-    def __init__(self, units: int) -> None:
+    def __init__(self, members: tuple[str, ...], units: int) -> None:
         wide = widgets.Layout(width="270px")
         self.slider = widgets.IntSlider(value=1, min=1, max=units, tooltip=_SHARE, layout=wide)
         self.pin = widgets.ToggleButton(
@@ -56,7 +58,7 @@ class _LaneRow:
         # In a narrow page what a lane runs stands below its slider.
         row = widgets.Layout(flex_flow="row wrap")
         self.box = widgets.VBox([widgets.HBox([self.slider, self.pin, self.words], layout=row), self.why])
-        self.members: tuple[str, ...] = ()
+        self.members = members
         self.most_units = units
         self.told = ""
 
@@ -119,11 +121,11 @@ class SliderPanel:
         for name, act in slow.items():
             self.buttons[name].on_click(lambda _, act=act: self._acts.beside(act))
 
-    def _add_row(self) -> None:
-        row = _LaneRow(self._units)
+    def _row(self, members: tuple[str, ...]) -> _LaneRow:
+        row = _LaneRow(members, self._units)
         row.slider.observe(lambda change: self._moved(row, change["new"]), names="value")
         row.pin.observe(lambda change: self._pinned(row, change["new"]), names="value")
-        self._rows.append(row)
+        return row
 
     def _moved(self, row: _LaneRow, units: int) -> None:
         members, most = row.members, row.most_units
@@ -141,6 +143,8 @@ class SliderPanel:
         """Do what a user asked for; what cannot be is said beside it, and the widgets show again what is."""
         with self._lock:
             if self._showing:  # an echo, in the thread that shows: nobody else gets in here meanwhile
+                return
+            if row is not None and row not in self._rows:  # its lane is no more
                 return
             for each in self._rows:
                 each.told = ""
@@ -176,11 +180,13 @@ class SliderPanel:
 
     def _draw(self, state: EditorState) -> None:
         self.figures.show(_figures(state))  # first: it is what whoever moves a slider looks at
-        while len(self._rows) < len(state.lanes):
-            self._add_row()
-        for number, (row, lane) in enumerate(zip(self._rows, state.lanes, strict=False), 1):
+        known = {row.members: row for row in self._rows}
+        self._rows = [
+            known.pop(lane.members) if lane.members in known else self._row(lane.members) for lane in state.lanes
+        ]
+        for number, (row, lane) in enumerate(zip(self._rows, state.lanes, strict=True), 1):
             share = views.share(lane.units, state.units, state.unit)
-            row.members, row.most_units = lane.members, lane.most_units
+            row.most_units = lane.most_units
             row.slider.description = f"lane {number}"
             row.slider.value = lane.units
             row.slider.disabled = lane.pinned or bool(state.stuck)
@@ -190,9 +196,11 @@ class SliderPanel:
             members = element("b", " → ".join(lane.members))
             row.words.show(joined([f"{share}: ", members, f" {lane.predicted_text}{limits}"]))
             row.why.show(_red(row.told) if row.told else "")
-        shown = tuple(row.box for row in self._rows[: len(state.lanes)])
+        shown = tuple(row.box for row in self._rows)
         if self._lanes.children != shown:
             self._lanes.children = shown
+        for gone in known.values():
+            _close(gone.box)
         self.over.value = state.oversubscribe
         self.why.show(_red(self._told) if self._told else "")
         notes = [*views.editor_notes(state), *([state.stuck] if state.stuck else [])]
@@ -203,8 +211,6 @@ class SliderPanel:
         """Stop following, and take the widgets away. What a button started is waited for, a little. Idempotent."""
         self._stop()
         self._acts.settle(timeout_s)
-        for row in self._rows:  # those of lanes that were merged away are not in the box
-            _close(row.box)
         _close(self.box)
 
 

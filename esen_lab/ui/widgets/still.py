@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 
 from esen_lab.common.locks import Lock
+from esen_lab.common.resources import begin
+from esen_lab.errors import DeviceError
 from esen_lab.ui.views import View
 from esen_lab.ui.widgets.progress import Live
 
@@ -37,9 +39,11 @@ class Still:
         with self._lock:
             if self._timer is not None or self._closed:
                 return
-            self._timer = threading.Timer(max(self._interval_s, REST * self._took_s), self._redraw)
-            self._timer.name, self._timer.daemon = "esen-still", True
-            self._timer.start()
+            timer = threading.Timer(max(self._interval_s, REST * self._took_s), self._redraw)
+            timer.name, timer.daemon = "esen-still", True
+            with contextlib.suppress(DeviceError):  # the system gives no more threads: the next change tries again
+                begin(timer)
+                self._timer = timer
 
     def _redraw(self) -> None:
         with self._lock:

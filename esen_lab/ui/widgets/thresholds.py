@@ -7,7 +7,6 @@ shown is dropped.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +15,7 @@ import ipywidgets as widgets
 from esen_lab.common.locks import Lock
 from esen_lab.errors import EsenError
 from esen_lab.ui.markup import element, joined
+from esen_lab.ui.widgets.acts import Acts
 from esen_lab.ui.widgets.sliders import Shows
 
 
@@ -31,7 +31,7 @@ class ThresholdPanel:
         self._lock = Lock()
         self._showing = False
         self._revision = -1
-        self._threads: list[threading.Thread] = []
+        self._acts = Acts(self._refused)
         wide = widgets.Layout(width="330px")
         self.sliders = [
             widgets.FloatSlider(
@@ -57,7 +57,7 @@ class ThresholdPanel:
         self.box = widgets.VBox([self.figures, *rows, widgets.HBox([self.apply, self.reset]), self.message])
         for number, slider in enumerate(self.sliders, 1):
             slider.observe(lambda change, stage=number: self._moved(change["new"], stage), names="value")
-        self.apply.on_click(lambda _: self._beside(editor.apply))
+        self.apply.on_click(lambda _: self._acts.beside(editor.apply))
         self.reset.on_click(lambda _: self._users(editor.reset))
         self._stop = editor.listen(self._show)
         self._show(editor.state)
@@ -69,17 +69,12 @@ class ThresholdPanel:
         with self._lock:
             if self._showing:
                 return
-        try:
-            act()
-        except EsenError as problem:
-            with self._lock:
-                self.message.show(element("span", str(problem), style="color:#D55E00"))
+        self._acts.now(act)
 
-    def _beside(self, act: Callable[[], Any]) -> None:
-        thread = threading.Thread(target=self._users, args=(act,), name="esen-tune", daemon=True)
+    def _refused(self, problem: EsenError, _where: object) -> None:
+        self._show(self._editor.state)  # a slider goes back to what is
         with self._lock:
-            self._threads = [*(t for t in self._threads if t.is_alive()), thread]
-            thread.start()
+            self.message.show(element("span", str(problem), style="color:#D55E00"))
 
     def _show(self, state: Any) -> None:
         with self._lock:
@@ -106,11 +101,7 @@ class ThresholdPanel:
     def close(self, timeout_s: float = 2.0) -> None:
         """Stop following, and take the widgets away. What a button started is waited for, a little. Idempotent."""
         self._stop()
-        with self._lock:
-            threads, self._threads = self._threads, []
-        for thread in threads:
-            if thread is not threading.current_thread():
-                thread.join(timeout_s)
+        self._acts.settle(timeout_s)
         _close(self.box)
 
 

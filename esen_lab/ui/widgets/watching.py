@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from esen_lab.common.locks import Lock
+from esen_lab.common.surroundings import step
+from esen_lab.common.units import format_count
 from esen_lab.ui.pictures.rows import Line, Plot, ReadingTraces
 from esen_lab.ui.views import Table, View
 from esen_lab.ui.widgets.readings import (
@@ -43,6 +47,8 @@ class Watching:
         self.lab = lab
         self._sampler = lab.readings.watch(interval_s=interval_s, history_s=history_s)
         self._began = 0 if self._sampler.last is None else self._sampler.last.number
+        self._lock = Lock()  # held while what there is to end is taken, by whoever ends it
+        self._watched = True
         self._publisher: Any = None
         self._still: Still | None = None
         self._take_away: Callable[[], None] | None = None
@@ -55,7 +61,9 @@ class Watching:
         """
         from esen_lab.ui.widgets.live import Publisher
 
-        self._publisher = Publisher(self._changed)
+        # Where the lab is closed, or goes on with another device, nothing comes any more: then this has ended too.
+        began = self._sampler.running
+        self._publisher = Publisher(self._changed, over=lambda: began and not self._sampler.running, ended=self._ended)
         return self._publisher.open(PlotReadings.of(self.lab, self._sampler))
 
     def keep(self, shown: ShownWidget) -> None:
@@ -94,16 +102,27 @@ class Watching:
         samples = self._sampler.samples(after=self._began)
         return summary_of(self._sampler.channels, samples, members_in(self.lab))
 
-    def close(self) -> None:
-        """End the plots, leave the summary. May be called again."""
-        publisher, self._publisher = self._publisher, None
-        still, self._still = self._still, None
-        take_away, self._take_away = self._take_away, None
+    def _with(self, note: str) -> View:
+        summary = self.summary()
+        return replace(summary, notes=(*summary.notes, note))
+
+    def _ended(self) -> None:
+        again = step("lab.readings.watch()", "%esen watch")
+        self.close(f"It ended with the lab, or with a change of its device: `{again}` begins again.")
+
+    def close(self, note: str = "") -> None:
+        """End the plots, leave the summary, with a note. May be called again, from any thread."""
+        with self._lock:
+            publisher, self._publisher = self._publisher, None
+            still, self._still = self._still, None
+            take_away, self._take_away = self._take_away, None
+            watched, self._watched = self._watched, False
         if publisher is not None:
             publisher.close()
-            self.lab.readings.unwatch()
+        if watched:
+            self.lab.readings.unwatch(self._sampler)
         if still is not None:
-            still.close()
+            still.close(self._with(note) if note else None)
         if take_away is not None:
             take_away()
 
@@ -120,7 +139,7 @@ def summary_of(channels: Sequence[Any], samples: Sequence[Any], members: Members
     seconds = samples[-1].at_s - samples[0].at_s if samples else 0.0
     table = Table(columns=("reading", *figures_of), rows=tuple(rows), numbers=figures_of)
     return View(
-        title=f"Watched for {seconds:.0f} s, {len(samples)} samples",
+        title=f"Watched for {seconds:.0f} s, {format_count(len(samples), 'sample')}",
         blocks=(traces_of(channels, samples, members), table) if rows else (),
         notes=() if rows else ("Nothing was read.",),
     )

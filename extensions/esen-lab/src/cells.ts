@@ -2,14 +2,17 @@
 
 import { NotebookActions, NotebookPanel } from "@jupyterlab/notebook";
 
-/** Whether a line stands as it is: words in capitals (NAME, YOUR_INPUT) are for the user to fill in. */
+/** The words that are for the user to fill in; any other word in capitals may be a variable, such as X_TEST. */
+const PLACEHOLDER = /(^|[\s=])(NAME|EXPR|YOUR_[A-Z_]+)(?=$|[\s=])/m;
+
+/** Whether a line stands as it is. */
 export function isComplete(source: string): boolean {
-  return !/(^|[\s=])[A-Z][A-Z_]+(?=$|[\s=])/m.test(source);
+  return !PLACEHOLDER.test(source);
 }
 
 /** Where in a line the first word to fill in is: [first, end), or null. */
 export function placeholderOf(source: string): [number, number] | null {
-  const found = /(^|[\s=])([A-Z][A-Z_]+)(?=$|[\s=])/m.exec(source);
+  const found = PLACEHOLDER.exec(source);
   return found ? [found.index + found[1].length, found.index + found[0].length] : null;
 }
 

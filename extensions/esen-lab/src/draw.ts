@@ -229,7 +229,7 @@ export function drawJobs(jobs: JobRow[]): HTMLElement | null {
 
 /** Lanes as bars: as wide as their share, with what they take beside them. */
 export function drawPlan(plan: PlanSection): HTMLElement {
-  const slowest = Math.max(...plan.lanes.map((lane) => lane.jct_s), 1e-12);
+  const slowest = Math.max(...plan.lanes.map((lane) => lane.jct_s ?? 0), 1e-12);
   const whole = Math.max(plan.units, plan.total_units);
   return section(
     "plan",
@@ -260,7 +260,7 @@ export function drawPlan(plan: PlanSection): HTMLElement {
       {
         role: "img",
         "aria-label": plan.lanes
-          .map((lane, i) => `lane ${i + 1}: ${Math.round(lane.percent)} %, ${seconds(lane.jct_s)}`)
+          .map((lane, i) => `lane ${i + 1}: ${Math.round(lane.percent)} %${taking(lane.jct_s)}`)
           .join("; "),
       },
       ...plan.lanes.map((lane, index) =>
@@ -269,7 +269,7 @@ export function drawPlan(plan: PlanSection): HTMLElement {
           {
             style: `flex-grow:${Math.max(lane.units, whole / 20)}`,
             title:
-              `lane ${index + 1}: ${lane.units} of ${plan.units}, ${seconds(lane.jct_s)}` +
+              `lane ${index + 1}: ${Math.round(lane.percent)} %${taking(lane.jct_s)}` +
               (lane.limiting ? ", the slowest" : ""),
           },
           h(
@@ -283,7 +283,7 @@ export function drawPlan(plan: PlanSection): HTMLElement {
                     `flex-grow:${Math.max((member.predicted_s ?? 0) / slowest, 0.02).toFixed(3)}` +
                     (isColour(member.colour) ? `;--esen-colour:${member.colour}` : ""),
                   title: [
-                    `${member.name}: ${seconds(member.predicted_s)}`,
+                    `${member.name}${taking(member.predicted_s, ": ")}`,
                     executed(member.backend),
                   ]
                     .filter(Boolean)
@@ -294,7 +294,7 @@ export function drawPlan(plan: PlanSection): HTMLElement {
               ),
             ),
             h("div.esen-lane-idle", {
-              style: `flex-grow:${Math.max(1 - lane.jct_s / slowest, 0).toFixed(3)}`,
+              style: `flex-grow:${Math.max(1 - (lane.jct_s ?? slowest) / slowest, 0).toFixed(3)}`,
             }),
           ),
           h("div.esen-lane-share", {}, `${Math.round(lane.percent)} %`),
@@ -304,6 +304,11 @@ export function drawPlan(plan: PlanSection): HTMLElement {
     drawAnswers(plan.answers),
     plan.text ? h("div.esen-faint", {}, plan.text) : null,
   );
+}
+
+/** What something is predicted to take, after a comma or what else stands before it; "" where nobody knows. */
+function taking(predicted_s: number | null, before = ", "): string {
+  return predicted_s === null ? "" : `${before}${seconds(predicted_s)}`;
 }
 
 /** How a sub-model is executed, where that is not the usual way. */

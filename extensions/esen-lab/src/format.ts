@@ -1,12 +1,18 @@
 /** Numbers as people read them. */
 
+/** Three significant digits, never with an exponent: 999.6 is "1000". */
+function digits(value: number): string {
+  const written = value.toPrecision(3);
+  return written.includes("e") ? String(Math.round(value)) : written;
+}
+
 export function seconds(value: number | null | undefined): string {
   if (value === null || value === undefined || !Number.isFinite(value)) return "–";
   const magnitude = Math.abs(value);
   if (magnitude >= 100) return `${Math.round(value)} s`;
-  if (magnitude >= 1) return `${value.toPrecision(3)} s`;
-  if (magnitude >= 1e-3) return `${(value * 1e3).toPrecision(3)} ms`;
-  return `${(value * 1e6).toPrecision(3)} µs`;
+  if (magnitude >= 1) return `${digits(value)} s`;
+  if (magnitude >= 1e-3) return `${digits(value * 1e3)} ms`;
+  return `${digits(value * 1e6)} µs`;
 }
 
 export function bytes(value: number | null | undefined): string {
@@ -18,13 +24,13 @@ export function bytes(value: number | null | undefined): string {
     size /= 1000;
     at += 1;
   }
-  return `${at === 0 ? size : size.toPrecision(3)} ${units[at]}`;
+  return `${at === 0 ? size : digits(size)} ${units[at]}`;
 }
 
 export function count(value: number): string {
-  if (value >= 1e9) return `${(value / 1e9).toPrecision(3)} G`;
-  if (value >= 1e6) return `${(value / 1e6).toPrecision(3)} M`;
-  if (value >= 1e4) return `${(value / 1e3).toPrecision(3)} k`;
+  if (value >= 1e9) return `${digits(value / 1e9)} G`;
+  if (value >= 1e6) return `${digits(value / 1e6)} M`;
+  if (value >= 1e4) return `${digits(value / 1e3)} k`;
   return String(value);
 }
 
@@ -34,8 +40,10 @@ export function percent(fraction: number | null | undefined): string {
   return `${Math.abs(value) < 10 ? value.toFixed(1) : Math.round(value)} %`;
 }
 
-/** "3 cores", "1 core"; a unit that is a measure ("percent") has no plural. */
+/** "3 cores", "1 core", "2 groups of 8 SMs"; a unit that is a measure ("percent") has no plural. */
 export function shares(units: number, unit: string): string {
   if (unit === "percent" || unit === "%") return `${units} %`;
-  return `${units} ${unit}${units === 1 || unit.endsWith("s") ? "" : "s"}`;
+  if (units === 1) return `1 ${unit}`;
+  const [what, ...rest] = unit.split(" of ");
+  return [`${units} ${what}${what.endsWith("s") ? "" : "s"}`, ...rest].join(" of ");
 }

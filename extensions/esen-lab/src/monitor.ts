@@ -112,6 +112,7 @@ export class Monitor extends Widget {
         restarted: connection?.restarted ?? false,
         text: connection?.text ?? "",
         submodels: null,
+        example: "",
       });
       if (connection !== this.shown || connection === null) {
         this.clear();

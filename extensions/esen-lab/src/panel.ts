@@ -89,6 +89,7 @@ export class Panel extends Widget {
       restarted: connection?.restarted ?? false,
       text: connection?.text ?? "",
       submodels: connection?.sections.ensemble?.submodels.length ?? 0,
+      example: connection?.sections.next_step?.example ?? "",
     });
     const drawn: HTMLElement[] = [];
     if (this.empty) {

@@ -16,15 +16,6 @@ export interface Empty {
   cure?: Cure;
 }
 
-export const EXAMPLE_CELL = `import torch
-from torch import nn
-
-x = torch.randn(16, 64)
-wide = nn.Sequential(nn.Linear(64, 512), nn.ReLU(), nn.Linear(512, 10))
-deep = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
-%esen register wide --example x
-%esen register deep --example x`;
-
 export interface Seen {
   notebook: boolean;
   kernel: boolean;
@@ -32,6 +23,8 @@ export interface Seen {
   restarted: boolean;
   text: string;
   submodels: number | null;
+  /** The cell that registers two sub-models, or "". */
+  example: string;
 }
 
 /** What to say, or null where there is something to show. */
@@ -82,7 +75,7 @@ export function emptyState(seen: Seen): Empty | null {
       return seen.submodels === 0
         ? {
             cause: "No sub-models yet.",
-            cure: { label: "Insert an example", line: EXAMPLE_CELL },
+            cure: seen.example ? { label: "Insert an example", line: seen.example } : undefined,
           }
         : null;
   }

@@ -29,17 +29,12 @@ pytestmark = [
 ]
 CORES = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else []
 
-CLIENT = """
+READY = """
 import json, sys, time
 import numpy as np
 import tritonclient.http as http
-from google.protobuf import text_format
-from tritonclient.grpc import model_config_pb2
 
-address, configs = sys.argv[1:]
-for config in configs.split(":"):
-    text_format.Parse(open(config).read(), model_config_pb2.ModelConfig())  # a field that there is not is an error
-client = http.InferenceServerClient(address)
+client = http.InferenceServerClient(sys.argv[1])
 until = time.monotonic() + 240
 while True:
     try:
@@ -51,11 +46,20 @@ while True:
         sys.exit("not ready")
     time.sleep(0.5)
 
-def ask(array):
+def ask(array, **told):
     x = http.InferInput("INPUT", list(array.shape), "FP32").set_data_from_numpy(array)
-    return client.infer("repo", [x]).as_numpy("OUTPUT")
+    return client.infer("repo", [x], parameters=told or None).as_numpy("OUTPUT")
 
 inputs = np.load("x.npz")
+"""
+CLIENT = (
+    READY
+    + """
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+for config in sys.argv[2].split(":"):
+    text_format.Parse(open(config).read(), model_config_pb2.ModelConfig())  # a field that there is not is an error
 np.savez("y.npz", **{name: ask(inputs[name]) for name in inputs})
 metadata = client.get_model_metadata("repo")
 try:
@@ -65,6 +69,7 @@ except Exception as problem:
     refused = str(problem)
 print(json.dumps({"metadata": metadata, "refused": refused}))
 """
+)
 
 
 def free_port() -> int:
@@ -112,6 +117,20 @@ def triton_of(folder: Path, beside: Path) -> Iterator[tuple[int, int]]:
                 time.sleep(0.1)  # its models end when they see that it has ended
 
 
+def said_by(client: str, folder: Path, *arguments: str) -> str:
+    """What a program prints that asks the server; it reads x.npz in the folder, and writes y.npz."""
+    asked = subprocess.run(
+        [ENV / "bin" / "python", "-c", client, *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert asked.returncode == 0, asked.stderr + (folder / "log").read_text()[-4000:]
+    return asked.stdout
+
+
 @pytest.mark.skipif(len(CORES) < 2, reason="two lanes want two cores")
 def test_a_real_triton_answers_as_the_lab_does_on_the_cores_of_the_plan(tmp_path: Path) -> None:
     torch.manual_seed(0)
@@ -132,16 +151,7 @@ def test_a_real_triton_answers_as_the_lab_does_on_the_cores_of_the_plan(tmp_path
     np.savez(tmp_path / "x.npz", **inputs)
     with triton_of(made.folder, tmp_path) as (port, server):
         configs = ":".join(str(path) for path in made.files if path.name == "config.pbtxt")
-        asked = subprocess.run(
-            [ENV / "bin" / "python", "-c", CLIENT, f"127.0.0.1:{port}", configs],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=400,
-            check=False,
-        )
-        assert asked.returncode == 0, asked.stderr + (tmp_path / "log").read_text()[-4000:]
-        told = json.loads(asked.stdout.splitlines()[-1])
+        told = json.loads(said_by(CLIENT, tmp_path, f"127.0.0.1:{port}", configs).splitlines()[-1])
         answers = np.load(tmp_path / "y.npz")
         for name, array in expected.items():
             assert np.array_equal(answers[name], array), name
@@ -152,28 +162,9 @@ def test_a_real_triton_answers_as_the_lab_does_on_the_cores_of_the_plan(tmp_path
             assert cpus[f"repo_lane_{number}"] == str(place.cores[0][0])
 
 
-CASCADE_CLIENT = """
-import sys, time
-import numpy as np
-import tritonclient.http as http
-
-client = http.InferenceServerClient(sys.argv[1])
-until = time.monotonic() + 240
-while True:
-    try:
-        if client.is_server_ready():
-            break
-    except Exception:
-        pass
-    if time.monotonic() > until:
-        sys.exit("not ready")
-    time.sleep(0.5)
-
-def ask(array, **told):
-    x = http.InferInput("INPUT", list(array.shape), "FP32").set_data_from_numpy(array)
-    return client.infer("repo", [x], parameters=told or None).as_numpy("OUTPUT")
-
-inputs = np.load("x.npz")
+CASCADE_CLIENT = (
+    READY
+    + """
 answers = {name: ask(inputs[name]) for name in inputs}
 answers["early"] = ask(inputs["example"], deadline_us=60_000_000)
 try:
@@ -183,6 +174,7 @@ except Exception as problem:
     assert "deadline_us" in str(problem), problem
 np.savez("y.npz", **answers)
 """
+)
 
 
 def test_a_cascade_in_a_real_triton_answers_as_the_lab_does_and_keeps_a_deadline(tmp_path: Path) -> None:
@@ -208,15 +200,7 @@ def test_a_cascade_in_a_real_triton_answers_as_the_lab_does_and_keeps_a_deadline
         expected = {name: lab.run(torch.from_numpy(array)).numpy() for name, array in inputs.items()}
     np.savez(tmp_path / "x.npz", **inputs)
     with triton_of(made.folder, tmp_path) as (port, _):
-        asked = subprocess.run(
-            [ENV / "bin" / "python", "-c", CASCADE_CLIENT, f"127.0.0.1:{port}"],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=400,
-            check=False,
-        )
-    assert asked.returncode == 0, asked.stderr + (tmp_path / "log").read_text()[-4000:]
+        said_by(CASCADE_CLIENT, tmp_path, f"127.0.0.1:{port}")
     answers = np.load(tmp_path / "y.npz")
     for name, array in expected.items():
         assert np.array_equal(answers[name], array), name

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
+import triton_python_backend_utils as triton
 from torch import nn
 
 from esen_lab.common.trees import tree_spec
 from esen_lab.ensemble import Ensemble, make_submodel
 from esen_lab.errors import UsageError
 from esen_lab.export.triton import PlanPorts, plan_ports
+from esen_lab.export.triton.answering import ModelAnswers
 from esen_lab.export.triton.ports import read, written
 from esen_lab.planner.plan import Lane, Plan
 
@@ -75,3 +78,28 @@ def test_what_triton_has_no_type_for_is_refused_by_name() -> None:
 def test_ports_come_back_from_the_text_that_a_model_carries() -> None:
     ports = ports_of(("a", Takes2(), (torch.randn(2, 3), {"z": torch.tensor(1.0)})))
     assert read(written([ports.input], ports.steps)) == ((ports.input,), ports.steps)
+
+
+def test_a_model_computes_with_numbers_where_torch_would_have_put_them() -> None:
+    """Some kernels choose their last bits by the address; the server puts tensors anywhere."""
+    x = torch.randn(3, 8)
+    ports = ports_of(("a", nn.Linear(8, 3), x), output=x)
+    places: list[int] = []
+
+    def echo(trees: Sequence[Any]) -> Sequence[Any]:
+        places.extend(tree.data_ptr() % 64 for tree in trees)
+        return trees
+
+    model = ModelAnswers(triton, written([ports.input], [ports.output]), echo)
+    response = model.answer(triton.Request({"INPUT": x}))
+    assert places == [0]
+    assert torch.equal(response.tensors[0].value, x)
+
+
+def test_a_tensor_of_the_answer_is_called_unlike_every_input_and_every_step() -> None:
+    x = torch.randn(2, 3)
+    ports = ports_of(("a", Takes("logits", "STEP_0_0"), {"logits": x, "STEP_0_0": x}), output={"logits": x, "y": x})
+    sides = (ports.input.ports, ports.steps[0].ports, ports.output.ports)
+    names = [port.name for side in sides for port in side]
+    assert len(set(names)) == len(names)
+    assert [port.name for port in ports.output.ports] == ["logits_2", "y"]

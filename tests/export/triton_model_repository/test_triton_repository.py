@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -79,36 +80,27 @@ class Served:
 def test_its_models_answer_as_the_lab_does(lab: Lab, tmp_path: Path) -> None:
     made = lab.export(tmp_path / "repo", form="triton")
     assert made.models == ("repo_lane_1", "repo_lane_2", "repo_combine", "repo")
-    served = Served(tmp_path / "repo", "repo", 2)
-    try:
+    with closing(Served(tmp_path / "repo", "repo", 2)) as served:
         assert torch.equal(served.ask(INPUT=X)["OUTPUT"], lab.run(X))
         other = torch.randn(9, 8)
         assert torch.equal(served.ask(INPUT=other)["OUTPUT"], lab.run(other))
-    finally:
-        served.close()
 
 
 def test_two_requests_at_once_have_answers_of_their_own(lab: Lab, tmp_path: Path) -> None:
     lab.export(tmp_path / "repo", form="triton")
-    served = Served(tmp_path / "repo", "repo", 2)
-    try:
+    with closing(Served(tmp_path / "repo", "repo", 2)) as served:
         one, other = served.models[0].execute([triton.Request({"INPUT": X}), triton.Request({"INPUT": -X})])
         assert not torch.equal(one.tensors[0].value, other.tensors[0].value)
-    finally:
-        served.close()
 
 
 def test_what_a_request_lacks_or_a_model_refuses_is_said_and_the_next_one_is_answered(lab: Lab, tmp_path: Path) -> None:
     lab.export(tmp_path / "repo", form="triton")
-    served = Served(tmp_path / "repo", "repo", 2)
-    try:
+    with closing(Served(tmp_path / "repo", "repo", 2)) as served:
         with pytest.raises(triton.TritonError, match="none called INPUT"):
             served.ask(x=X)
         with pytest.raises(triton.TritonError, match="ub-model 'a'"):
             served.ask(INPUT=torch.randn(4, 9))
         assert served.ask(INPUT=X)["OUTPUT"].shape == (4, 5)
-    finally:
-        served.close()
 
 
 def test_a_bundle_that_was_changed_is_not_run(lab: Lab, tmp_path: Path) -> None:
@@ -137,6 +129,35 @@ def test_the_script_gives_each_lane_its_cores_and_listens_on_this_machine_only(l
     assert "--host-policy=lane_2,cpu-cores=5-6" in told
     assert told[-1] == "--http-port=1"
     assert [word for word in told if word.endswith("-address=127.0.0.1")] == told[1:4]
+
+
+def test_the_script_is_started_from_anywhere_with_a_server_that_is_named_from_there(lab: Lab, tmp_path: Path) -> None:
+    made = lab.export(tmp_path / "repo", form="triton")
+    server = tmp_path / "server"
+    server.write_text('#!/usr/bin/env bash\nprintf "%s\\n" "$@"\n')
+    server.chmod(0o755)
+    (tmp_path / "elsewhere" / "repo").mkdir(parents=True)
+    told = subprocess.run(
+        ["bash", "repo/start.sh"],
+        env={"TRITONSERVER": "./server", "CDPATH": str(tmp_path / "elsewhere"), "PATH": "/usr/bin:/bin"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    assert told[0] == f"--model-repository={made.folder / 'models'}"
+
+
+def test_a_path_that_triton_does_not_serve_from_is_said_at_the_export_and_at_the_start(
+    lab: Lab, tmp_path: Path
+) -> None:
+    made = lab.export(tmp_path / "my repo", form="triton")
+    assert any("move the folder before" in note for note in made.notes)
+    started = subprocess.run(
+        [made.folder / "start.sh"], env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=False
+    )
+    assert started.returncode == 2
+    assert "move this folder" in started.stderr
 
 
 def test_an_export_replaces_an_export_and_nothing_else(lab: Lab, tmp_path: Path) -> None:
@@ -208,8 +229,7 @@ def test_a_cascade_answers_as_in_the_lab_and_asks_later_lanes_only_about_open_ro
     assert not (made.folder / "models" / "repo_combine").exists()
     lab.plan = plan
     inputs = (X, torch.linspace(-3, 3, 16 * 8).reshape(16, 8))
-    served = ServedCascade(tmp_path / "repo", "repo", 3)
-    try:
+    with closing(ServedCascade(tmp_path / "repo", "repo", 3)) as served:
         for x in inputs:
             wanted = lab.run(x)
             report = lab.report
@@ -220,15 +240,12 @@ def test_a_cascade_answers_as_in_the_lab_and_asks_later_lanes_only_about_open_ro
             assert sizes[:2] == [("repo_lane_1", len(x)), ("repo_lane_2", len(x))]
             ran = report.stages[1].ran
             assert sizes[2:] == ([("repo_lane_3", ran)] if ran else [])
-    finally:
-        served.close()
 
 
 def test_a_deadline_that_a_stage_would_miss_is_answered_by_those_before_it(lab: Lab, tmp_path: Path) -> None:
     plan = cascade_of(lab, threshold=1.0, predicted_s={"a": 0.001, "b": 0.001, "c": 3600.0})
     lab.export(tmp_path / "repo", plan, form="triton")
-    served = ServedCascade(tmp_path / "repo", "repo", 3)
-    try:
+    with closing(ServedCascade(tmp_path / "repo", "repo", 3)) as served:
         whole = served.ask(X)
         early = served.ask(X, '{"deadline_us": 60000000}')
         assert [model for model, _ in triton.ASKED[-2:]] == ["repo_lane_1", "repo_lane_2"]
@@ -237,21 +254,16 @@ def test_a_deadline_that_a_stage_would_miss_is_answered_by_those_before_it(lab: 
             with pytest.raises(triton.TritonError, match="deadline_us"):
                 served.ask(X, told)
         assert torch.equal(served.ask(X), whole)
-    finally:
-        served.close()
 
 
 def test_a_lane_that_refuses_is_said_by_the_cascade_and_the_next_request_is_answered(lab: Lab, tmp_path: Path) -> None:
     lab.export(tmp_path / "repo", cascade_of(lab, threshold=0.9), form="triton")
-    served = ServedCascade(tmp_path / "repo", "repo", 3)
-    try:
+    with closing(ServedCascade(tmp_path / "repo", "repo", 3)) as served:
         with pytest.raises(triton.TritonError, match="repo_lane_1"):
             served.ask(torch.randn(4, 9))
         with pytest.raises(triton.TritonError, match="at least one"):
             served.ask(torch.randn(0, 8))
         assert served.ask(X).shape == (4, 5)
-    finally:
-        served.close()
 
 
 def test_a_name_of_a_folder_becomes_a_name_that_triton_takes(lab: Lab, tmp_path: Path) -> None:

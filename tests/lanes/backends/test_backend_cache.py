@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,7 +15,8 @@ from backend_nets import executed, lacking
 from models import mlp
 
 from esen_lab.ensemble.fingerprint import text_digest
-from esen_lab.lanes.backends import _cache, backend, kept_graph
+from esen_lab.errors import DeviceError
+from esen_lab.lanes.backends import _cache, backend, kept_graph, refused_before, remember_refusal
 from esen_lab.lanes.backends._cache import Cache, cache_for, prune
 
 ENGINES = [pytest.param(name, marks=lacking(name)) for name in ("openvino", "onnxruntime")]
@@ -42,6 +45,21 @@ def test_what_is_kept_is_found_again_under_the_same_key_only(folder: Path) -> No
     assert made().take("another look") is None
     assert made(fingerprint="g").take("look") is None
     assert made(version="2").take("look") is None
+
+
+def test_what_one_gpu_refuses_another_one_is_asked_and_a_lack_of_memory_is_forgotten(folder: Path) -> None:
+    remember_refusal("inductor", "f", "a look", "it does not compile", "NVIDIA H200, 580")
+    assert refused_before("inductor", "f", "a look", "NVIDIA H200, 580") == "it does not compile"
+    assert refused_before("inductor", "f", "a look", "NVIDIA H200, 590") == ""
+    assert refused_before("inductor", "f", "a look") == ""
+    remember_refusal("inductor", "f", "a look", "it answers otherwise")
+    assert refused_before("inductor", "f", "a look") == "it answers otherwise"
+    for why in (
+        "OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB",
+        "DefaultCPUAllocator: can't allocate memory",
+    ):
+        remember_refusal("cuda-graph", "f", "a look", why, "NVIDIA H200, 580")
+        assert refused_before("cuda-graph", "f", "a look", "NVIDIA H200, 580") == ""
 
 
 def test_the_folder_is_closed_to_others_and_that_of_others_is_not_used(
@@ -104,6 +122,27 @@ def test_a_folder_that_cannot_be_written_is_done_without(folder: Path) -> None:
     folder.parent.mkdir(parents=True)
     folder.write_text("a file")
     assert cache_for("f", "openvino", "1") is None
+
+
+def test_a_folder_that_torch_cannot_have_is_done_without(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = made()
+    (folder / "inductor").write_text("a file")
+    assert cache.folder_for("inductor") is None
+    (folder / "inductor").unlink()
+    monkeypatch.setattr(os, "access", lambda path, how: False)  # as on a disk that is read-only
+    assert cache.folder_for("inductor") is None
+    assert cache.working_folder is None
+
+
+def test_folders_that_other_processes_take_away_meanwhile_are_passed_over(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(_: Path, __: str) -> Iterator[Path]:
+        yield folder / "nothing"
+        raise FileNotFoundError("a folder that was there")
+
+    monkeypatch.setattr(Path, "rglob", gone)
+    assert made().folder_for("inductor") == folder / "inductor"
 
 
 @pytest.mark.parametrize("name", ENGINES)
@@ -180,10 +219,36 @@ def test_a_graph_that_was_brought_along_is_used_and_nothing_of_it_is_kept(
     name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     brought = graph_of(name, folder)
-    monkeypatch.setattr(torch.export, "export", None)
+    monkeypatch.setattr(torch.onnx, "export", None)
+    monkeypatch.setattr("openvino.convert_model", None)
     with torch.no_grad():
         torch.testing.assert_close(executed(mlp(), name, of_engine(name, brought))(X), mlp()(X))
     assert entries(folder) == [], "what another has made would execute this user's own networks"
+
+
+class Rows(torch.nn.Module):
+    """Finds rows by floats."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = torch.nn.Parameter(torch.arange(10.0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.w[x.long()]
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_brought_graph_is_kept_from_indices_that_are_not_there(name: str, folder: Path) -> None:
+    with torch.no_grad():
+        executed(Rows(), name, of_engine(name))(X.abs())
+        kept = kept_graph(name, "f", X)
+        assert kept is not None
+        for path in entries(folder):
+            path.unlink()
+        elsewhere = executed(Rows(), name, of_engine(name, dict([kept])))
+        elsewhere(X.abs())
+        with pytest.raises(IndexError):
+            elsewhere(X.abs() + 100)
 
 
 @pytest.mark.parametrize("name", ENGINES)
@@ -191,3 +256,26 @@ def test_a_brought_graph_of_another_network_or_a_damaged_one_is_made_anew(name: 
     brought = graph_of(name, folder)
     with torch.no_grad():
         torch.testing.assert_close(executed(mlp(seed=2), name, of_engine(name, brought))(X), mlp(seed=2)(X))
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_graph_that_was_traced_under_autocast_serves_no_session_without_it(name: str, folder: Path) -> None:
+    wide = torch.randn(8, 64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        net = Back()
+        wanted, fast = net(wide), executed(net, name, made())
+        with torch.autocast("cpu", dtype=torch.bfloat16), contextlib.suppress(DeviceError):
+            fast(wide)  # or it is refused, since it rounds otherwise; its graph is kept in any case
+        for later in (executed(net, name, made()), fast):
+            assert (later(wide) - wanted).abs().max() < 1e-5 * wanted.abs().max()
+
+
+class Back(torch.nn.Module):
+    """Answers in float32 whatever it computed in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside = torch.nn.Linear(64, 64)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inside(x).float()

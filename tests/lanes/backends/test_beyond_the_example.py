@@ -14,19 +14,22 @@ from backend_nets import ORDINARY, executed, lacking
 from torch import nn
 
 from esen_lab.common.answers import difference
+from esen_lab.common.trees import flatten
 from esen_lab.errors import DeviceError
-from esen_lab.lanes.backends import backend
+from esen_lab.lanes.backends import _executed, backend
 from esen_lab.lanes.backends._agreement import Questions, agreement
 from esen_lab.lanes.backends._cache import cache_for
 from esen_lab.lanes.backends._executed import Executed
+from esen_lab.lanes.backends._findings import Finding, Findings
 from esen_lab.lanes.backends._guards import NOT_ZERO, Guarded
 from esen_lab.lanes.backends._indices import checks_of
-from esen_lab.lanes.backends._protocol import BackendSettings, Refused
+from esen_lab.lanes.backends._protocol import BackendSettings, Refused, form_of
 
 ENGINES = [pytest.param(name, marks=lacking(name)) for name in ("openvino", "onnxruntime")]
 P = torch.rand(4, 8, generator=torch.Generator().manual_seed(0)) + 0.5
 NEGATIVE = torch.cat([-P[:, :4], P[:, 4:]], 1)
 I = torch.arange(32).reshape(4, 8)  # noqa: E741  whole numbers
+WIDE = torch.arange(1.0, 21.0).repeat(4, 1)
 BYTES = I.to(torch.uint8)
 TINY = I.to(torch.int8)
 TABLE = nn.Embedding(10, 4)
@@ -58,6 +61,22 @@ LATER: dict[str, tuple[Callable[..., Any], tuple[torch.Tensor, ...], tuple[torch
     "a row before the first": (TABLE, (I % 10,), (I % 10 - 1,)),
     "a computed row": (lambda x: TABLE(x + OFFSETS), (I % 3,), (I % 8,)),
     "a row found by a float": (lambda x: TABLE((x * 3).long()), (P,), (P * 10,)),
+    "a row found among more places than there are rows": (lambda x: TABLE(x.argmax(1)), (WIDE.flip(1),), (WIDE,)),
+    "a row found between more ends than there are rows": (
+        lambda x: TABLE(torch.bucketize(x, WIDE[0] / 10)),
+        (P / 10,),
+        (P,),
+    ),
+    "a row found by a layer": (lambda x: TABLE((x @ torch.ones(8, 3) / 8).long()), (P,), (P * 10,)),
+    "a logarithm beside a row": (
+        lambda x: TABLE(x[:, :2].long()).sum() + F.relu(torch.log(x[:, 2:])),
+        (P,),
+        (torch.cat([P[:, :2], -P[:, 2:]], 1),),
+    ),
+    "a logarithm, the example being zeros": (lambda x: F.relu(torch.log(x)), (P * 0,), (NEGATIVE,)),
+    "whole numbers like another tensor's": (lambda x, i: (x * 10).type_as(i), (P, I), (P * 1e10, I)),
+    "a mean of ids in floats": (lambda x: TABLE(x.mean(1).long()), (P,), (P * 10,)),
+    "a place in all of a table": (lambda x: torch.take(TABLE.weight, (x * 3).long()), (P,), (P * 100,)),
     "a column that is not there": (lambda x, i: x[:, i], (P, torch.tensor([0, 1])), (P, torch.tensor([7, 9]))),
     "a column from the end": (lambda x, i: x[:, i], (P, torch.tensor([0, 1])), (P, torch.tensor([-1, -8]))),
     "gather from before the first": (lambda x, i: torch.gather(x, 1, i), (P, I % 8), (P, I % 8 - 1)),
@@ -228,6 +247,46 @@ def test_what_probes_have_shown_is_kept_and_guards_as_before(
         assert counted[1] <= 2 < counted[0]  # the first answer, and tracing where a check computes
 
 
+@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("kind", ["floats to whole numbers", "a row found by a float", "logsigmoid"])
+def test_a_later_session_answers_or_refuses_as_the_first_did_whatever_of_the_engine_is_kept(
+    name: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ESEN_LAB_HOME", str(tmp_path))
+    function, example, later = LATER[kind]
+
+    def session() -> Any:
+        fast = executed(Function(function), name, cache_for(kind, name, "1"))
+        with torch.no_grad():
+            try:
+                fast(*example)
+            except DeviceError as problem:
+                return str(problem)
+            return outcome(lambda: fast(*later).tolist())
+
+    first = session()
+    assert [session(), session()] == [first, first]
+    with torch.no_grad():
+        assert isinstance(first, str) or str(first) == str(outcome(lambda: function(*later).tolist()))
+    for findings in tmp_path.glob("backends-1/*"):  # as if the engine had been kept and what probes show had not
+        if findings.stat().st_size < 1000 and b"refused" in findings.read_bytes():
+            findings.unlink()
+    assert session() == first
+
+
+def test_a_kept_refusal_is_read_before_anything_is_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ESEN_LAB_HOME", str(tmp_path))
+    cache = cache_for("f", "openvino", "1")
+    assert cache is not None
+    leaves, structure = flatten(([P], {}))
+    Findings(cache=cache, form=form_of(leaves, structure)).keep(Finding(refused="it was seen to be wrong"))
+    fast = Executed(Function(torch.neg), "openvino", backend("openvino"), BackendSettings(cache=cache))
+    monkeypatch.setattr(backend("openvino"), "prepare", None)
+    for _ in range(2):
+        with torch.no_grad(), pytest.raises(DeviceError, match="Given: it was seen to be wrong"):
+            fast(P)
+
+
 def questions(engine: Callable[[torch.Tensor], Any], example: torch.Tensor, **more: Any) -> Questions:
     given: dict[str, Any] = {"network": lambda leaves: leaves[0] * 2, "precision": "", "allowed": {"float32": 1e-3}}
     return Questions(
@@ -270,6 +329,15 @@ def test_where_the_time_is_up_it_is_said_what_was_not_compared() -> None:
     assert asked.left == []
 
 
+@lacking("openvino")
+def test_what_was_not_compared_is_said_in_every_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ESEN_LAB_HOME", str(tmp_path))
+    monkeypatch.setattr(_executed, "until", lambda _: time.monotonic())
+    for _ in range(2):
+        with torch.no_grad(), pytest.warns(UserWarning, match="was not compared with PyTorch for large inputs"):
+            executed(Function(torch.neg), "openvino", cache_for("f", "openvino", "1"))(P)
+
+
 def test_without_time_whole_numbers_keep_to_what_was_compared() -> None:
     def engine(x: torch.Tensor) -> torch.Tensor:
         return (x.int() * 2).long()  # 32 bits
@@ -293,3 +361,24 @@ def test_guards_cost_less_than_ten_microseconds_a_call() -> None:
             call._guards.pass_on(x)
             times.append(time.perf_counter() - begun)
     assert min(times) < 10e-6
+
+
+def test_an_input_at_which_pytorch_raises_is_none_for_an_engine_that_nothing_keeps_from_it() -> None:
+    def network(leaves: Any) -> torch.Tensor:
+        if leaves[0].max() > 100:
+            raise IndexError("there is no such row")
+        return leaves[0] * 2
+
+    with pytest.raises(Refused, match=r"for large inputs of both signs .* PyTorch raises IndexError"):
+        agreement(questions(lambda x: x * 2, P, network=network), (), huge=False)
+
+
+def test_floats_that_overflow_in_a_probe_are_not_asked_for() -> None:
+    asked: list[bool] = []
+
+    def engine(x: torch.Tensor) -> torch.Tensor:
+        asked.append(bool(x.isfinite().all()))
+        return x * 2
+
+    agreement(questions(engine, (P * 100).half(), allowed={"float16": 1e-2}), (), huge=True)
+    assert all(asked)

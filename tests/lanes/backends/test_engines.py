@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import os
 import subprocess
@@ -161,7 +160,7 @@ def test_what_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_old_openvino_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: object())
-    monkeypatch.setattr(importlib.metadata, "version", lambda _: "2025.4.1")
+    monkeypatch.setattr("esen_lab.lanes.backends.openvino.package_version", lambda _: "2025.4.1")
     assert why_not("openvino") == "OpenVINO 2026 or newer is needed, and 2025.4.1 is installed"
 
 
@@ -197,3 +196,26 @@ def test_engines_report_to_nobody(tmp_path: Path) -> None:
     )
     assert done.stdout.split() == ["openvino.tools.ovc.telemetry_stub", "False"]
     assert list(tmp_path.iterdir()) == []  # what reports leaves an identity behind
+
+
+class ByBatch(nn.Module):
+    """Does one thing for small batches, and another for larger ones; divides by their size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.layer(x)
+        return y * 2 if x.shape[0] > 3 else y / int(x.shape[0])
+
+
+@lacking("openvino")
+def test_what_a_network_makes_of_the_size_of_a_batch_is_traced_for_each(recwarn: pytest.WarningsRecorder) -> None:
+    module = ByBatch().eval()
+    fast = executed(module, "openvino")
+    with torch.no_grad():
+        for size in (4, 6, 2, 3, 1):
+            x = torch.randn(size, 8)
+            torch.testing.assert_close(fast(x).clone(), module(x))
+    assert not [warning for warning in recwarn if "leaves an input to eager" in str(warning.message)]

@@ -15,7 +15,7 @@ from torch import nn
 from esen_lab.common.units import BACKENDS, check_backend
 from esen_lab.ensemble.traits import Traits
 from esen_lab.errors import DeviceError, UsageError
-from esen_lab.lanes.backends import backend, executed_by, why_not, wrapped
+from esen_lab.lanes.backends import backend, executed_by, why_not, wrapped, writes
 from esen_lab.lanes.backends._executed import LOOKS_KEPT, Executed
 from esen_lab.lanes.backends._protocol import BackendSettings, Example, Refused
 
@@ -70,6 +70,67 @@ def test_a_later_look_that_is_refused_runs_eagerly_and_says_so_once() -> None:
     assert prepared == [4]
 
 
+def breaks() -> Any:
+    raise RuntimeError("the engine broke")
+
+
+def test_an_engine_that_raises_at_a_later_input_leaves_that_look_to_eager_and_says_so_once() -> None:
+    broken: list[bool] = []
+    module, _ = scripted(lambda y: breaks() if broken else y)
+    wanted = module(X)
+    broken.append(True)
+    with pytest.warns(UserWarning, match="leaves an input to eager: .*the engine broke"):
+        torch.testing.assert_close(module(X), wanted)
+    torch.testing.assert_close(module(X), wanted)
+    broken.clear()
+    assert module(X[:2]).shape == (2, 3)  # of another look
+
+
+def test_what_the_network_raises_itself_is_raised_and_the_engine_stays() -> None:
+    kind = type("Kind", (Scripted,), {"prepared": [], "change": staticmethod(lambda y: y + 1e-6)})
+    module = Executed(Refuses(), "scripted", kind, BackendSettings())
+    module(X)
+    with pytest.raises(ValueError, match="too large"):
+        module(X + 1000)
+    assert not torch.equal(module(X), module.module(X))
+
+
+class Refuses(nn.Module):
+    """Raises at large inputs."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.max() > 100:
+            raise ValueError("too large")
+        return x
+
+
+class Awaited(Scripted):
+    """A backend that begins, whose answers never come."""
+
+    def prepare(self, example: Example) -> Any:
+        class Begun:
+            def __call__(self, leaves: Any, _: Any, __: Any) -> torch.Tensor:
+                return leaves[0]  # type: ignore[no-any-return]
+
+            def begin(self, leaves: Any) -> Callable[[], torch.Tensor]:
+                if leaves[0].max() > 10:
+                    raise RuntimeError("no memory")
+                return breaks
+
+        return Begun()
+
+
+def test_an_engine_that_does_not_begin_is_called_and_one_that_breaks_while_it_is_awaited_leaves_it_to_eager() -> None:
+    module = Executed(nn.Identity(), "scripted", Awaited, BackendSettings())
+    module(X)
+    assert module.begin(X + 100) is None
+    wait = module.begin(X - 100)
+    assert wait is not None
+    with pytest.warns(UserWarning, match="leaves an input to eager: .*the engine broke"):
+        assert torch.equal(wait(), X - 100)
+    assert module.begin(X) is None, "it is asked no more"
+
+
 def test_ever_new_looks_are_prepared_less_and_less_often() -> None:
     module, prepared = scripted()
     sizes = [size for size in range(1, 60) if size not in (13, 14)]
@@ -86,6 +147,14 @@ def test_one_that_overwrites_its_input_is_compared_on_copies() -> None:
     assert torch.equal(
         Executed(OverwritesInput(), "scripted", kind, BackendSettings())(x), OverwritesInput()(X.clone())
     )
+
+
+def test_one_that_writes_into_its_input_is_known_for_it_though_its_first_answer_is_to_a_copy() -> None:
+    kind = type("Kind", (Scripted,), {"prepared": [], "change": staticmethod(lambda y: y)})
+    for module in (OverwritesInput(), mlp()):
+        wrapping = Executed(module, "scripted", kind, BackendSettings())
+        wrapping(X.clone())
+        assert writes(wrapping) == isinstance(module, OverwritesInput)
 
 
 @pytest.mark.parametrize(

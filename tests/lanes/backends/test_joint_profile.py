@@ -85,3 +85,29 @@ def test_eager_is_put_back_for_all_plans(lab: Lab) -> None:
     assert lab.plan is not None
     assert lab.plan.lanes[0].all_eager
     assert lab.search().lanes[0].all_eager
+
+
+def test_what_won_a_comparison_and_what_a_refinement_keeps_can_be_run_and_answer_as_the_notebook(lab: Lab) -> None:
+    nets = {"a": depthwise(0), "b": depthwise(1)}
+    for name, net in nets.items():
+        lab.register(name, net, example=X)
+    lab.profile(shares=[1, 2], budget_s=0.05).result(timeout=120)
+    lab.search()
+    with torch.no_grad():
+        wanted = torch.stack([net(X) for net in nets.values()]).mean(0)
+    table = lab.compare(X, rounds=2, strategies=["openvino-async", "onnxruntime-pool"])
+    for name in ("openvino-async", "onnxruntime-pool"):
+        lab.plan = table.plan_of(name)
+        assert difference(lab.run(X), wanted, TOLERANCE).agrees
+        assert lab.plan.measured_s == table.row(name).median_s
+        assert lab.plan.notes[0].startswith(f"{name}, taken from a comparison: measured")
+    lab.search()
+    refined = lab.studies.refine(X, rounds=1, runs=2)
+    tried = [one.plan.searcher for one in refined.rounds[1:]]
+    assert tried == ["openvino-async"] * 2 + ["onnxruntime-pool"] * 2
+    assert refined.plan.measured_s == min(one.measured_s for one in refined.rounds)
+    assert difference(lab.run(X), wanted, TOLERANCE).agrees
+    lab.lanes.choose_backends(backends=["eager"], budget_s=0.05)
+    lab.search()
+    assert len(lab.studies.refine(X, rounds=1, runs=2).rounds) == 1, "eager alone is asked for"
+    assert len(lab.studies.refine(X, rounds=1, runs=2, limits={"max_lanes": 2}).rounds) == 1, "limits are kept"

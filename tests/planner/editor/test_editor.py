@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from editor_bench import UNITS, FakeBench, models
 
@@ -115,6 +117,36 @@ def test_a_refused_move_changes_nothing(editor: PlanEditor) -> None:
     before = editor.state
     with pytest.raises(UsageError):
         editor.share({"a": 9})
+    assert editor.state == before
+
+
+def test_one_lane_may_stand_for_a_list_and_numbers_may_be_numpys(editor: PlanEditor) -> None:
+    editor.split("b", "c")
+    state = editor.share({"a": np.int64(2)}, pin="a")
+    assert lanes(state)[0] == (2, "a")
+    assert type(state.lanes[0].units) is int
+    assert [lane.pinned for lane in state.lanes] == [True, False]
+    assert [lane.pinned for lane in editor.share(pin=2, unpin=["a"]).lanes] == [False, True]
+    assert [lane.pinned for lane in editor.share(pin="a,c").lanes] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda e: e.share(5), r"Shares are given by lane, such as \{'wide': 2\}. Given: 5"),
+        (lambda e: e.share("a"), "Shares are given by lane"),
+        (lambda e: e.share(pin=2.5), "Lanes are named by a sub-model in each"),
+        (lambda e: e.share(pin="ab"), "named by a sub-model in it"),
+        (lambda e: e.share(pin=["a"], unpin=["b"]), "A lane is pinned or freed. Given: both for the lane of a"),
+        (lambda e: e.oversubscribe("off"), "True or False. Given: 'off'"),
+    ],
+)
+def test_what_names_no_lanes_or_shares_is_refused_by_its_rule(
+    editor: PlanEditor, change: Callable[[PlanEditor], object], message: str
+) -> None:
+    before = editor.state
+    with pytest.raises(UsageError, match=message):
+        change(editor)
     assert editor.state == before
 
 
@@ -420,3 +452,29 @@ def test_a_lane_knows_the_most_that_it_can_have(editor: PlanEditor) -> None:
     assert editor.state.lanes[0].most_units == UNITS - 3 - (len(state.lanes) - 2)
     editor.oversubscribe()
     assert editor.state.lanes[0].most_units == UNITS
+
+
+def test_where_no_plan_of_lanes_is_in_force_no_draft_is_called_so(editor: PlanEditor) -> None:
+    told: list[bool] = []
+    editor.follow(TWO)
+    editor.listen(lambda state: told.append(state.in_force))
+    lanes = editor.state.describe()
+    editor.follow(None)
+    editor.follow(None)
+    assert told == [False]
+    assert editor.state.describe() == lanes
+    assert not editor.moved
+    editor.follow(TWO)
+    assert editor.state.in_force
+    assert [past.in_force for past in editor.past] == [True]
+
+
+def test_pinned_lanes_of_one_share_stay_two_when_a_search_fills_in_the_rest(bench: FakeBench) -> None:
+    editor = PlanEditor(models(a=0.01, b=0.01, c=0.8), UNITS, bench=bench)
+    editor.split("a")
+    editor.split("b")
+    editor.share({"a": 3, "b": 3}, pin=["a", "b"])
+    editor.propose().result(timeout=20)
+    pinned = [lane for lane in editor.state.lanes if lane.pinned]
+    assert [lane.units for lane in pinned] == [3, 3]
+    assert [{"a", "b"} & {*lane.members} for lane in pinned] in ([{"a"}, {"b"}], [{"b"}, {"a"}]), "others may join"

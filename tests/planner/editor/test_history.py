@@ -60,6 +60,20 @@ def test_a_gesture_is_one_step_and_each_of_its_moves_starts_where_it_began() -> 
     assert (history.draft, history.can_undo) == (draft(1), False)
 
 
+def test_a_gesture_that_ends_where_it_began_is_no_step() -> None:
+    history = History(draft(1))
+    history.move(to(2))
+    for units in (5, 2):
+        history.move(to(units), gesture="slider")
+    history.undo()
+    assert (history.draft, history.can_undo) == (draft(1), False)
+    history.redo()
+    for units in (5, 2, 7):
+        history.move(to(units), gesture="slider")
+    history.undo()
+    assert history.draft == draft(2)
+
+
 def test_what_cannot_be_changes_nothing_and_what_changes_nothing_is_no_step() -> None:
     history = History(draft(1))
 

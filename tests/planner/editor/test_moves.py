@@ -112,11 +112,11 @@ def test_a_merge_takes_all_units_and_keeps_the_order_named() -> None:
 @pytest.mark.parametrize(
     ("move", "message"),
     [
-        (lambda d: moves.set_shares(d, TABLES, {"x": 1}), "There are a, c, b, and lanes 1 to 2"),
+        (lambda d: moves.set_shares(d, TABLES, {"x": 1}), "Sub-models: a, c, b; lanes: 1 to 2"),
         (lambda d: moves.set_shares(d, TABLES, {"a": 9}), "between 1 and 8"),
         (lambda d: moves.set_shares(d, TABLES, {"a": 1.5}), "whole number"),
         (lambda d: moves.set_shares(d, TABLES, {"a": 1, "c": 2}), "A lane has one share"),
-        (lambda d: moves.set_shares(d, TABLES, {3: 1}), "lanes 1 to 2"),
+        (lambda d: moves.set_shares(d, TABLES, {3: 1}), "A lane has a number: 1 to 2"),
         (lambda d: moves.move_member(d, TABLES, "x", "a"), "named as in the lanes"),
         (lambda d: moves.split(d, TABLES, ["a", "b"]), "sub-models of one lane"),
         (lambda d: moves.split(d, TABLES, ["a", "c"]), "leaves something"),

@@ -68,6 +68,7 @@ VERBS: Mapping[str, Verb] = {
     "tune": edit.TUNE,
     "run": run.RUN,
     "compare": run.COMPARE,
+    "use": run.USE,
     "loadtest": run.LOAD_TEST,
     "numerics": run.NUMERICS,
     "show": keep.SHOW,

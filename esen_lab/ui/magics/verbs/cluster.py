@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from esen_lab.errors import UsageError
 from esen_lab.ui import views
 from esen_lab.ui.magics.arguments import Argument, text
 from esen_lab.ui.magics.verbs.verb import Given, Verb, show
@@ -13,13 +14,16 @@ from esen_lab.ui.views import View
 
 def _cluster(session: Session, given: Given) -> Any:
     lab = session.lab()
+    if given.leave and (given.load or given.address):
+        raise UsageError("A cluster is reached or left, one at a time", given="both", hint="Leave --leave out.")
     if given.leave:
         lab.cluster.leave()
         session.front.show(View(title="No cluster is connected."))
         return None
+    reached = lab.cluster.connect(given.address) if given.address else None
     if given.load:
         return session.attend("Loading nodes", lambda tell: lab.cluster.load(on_progress=tell), views.cluster)
-    status = lab.cluster.connect(given.address) if given.address else lab.cluster.status()
+    status = lab.cluster.status() if reached is None else reached
     if status is None:
         note = "`%esen cluster auto` reaches the one that runs on this machine, `%esen cluster HOST:6379` another."
         session.front.show(View(title="No cluster is connected.", notes=(note,)))
@@ -36,5 +40,5 @@ CLUSTER = Verb(
         Argument("--leave", "end what runs on the nodes, and leave the cluster"),
     ),
     example="%esen cluster auto",
-    interrupted="Interrupted. The lab is as it was before.",
+    interrupted="Interrupted: nodes may have been reached, loaded or left; %esen cluster shows them.",
 )

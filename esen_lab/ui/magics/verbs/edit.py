@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from esen_lab.common.units import format_count
 from esen_lab.common.words import unknown
 from esen_lab.errors import UsageError
 from esen_lab.ui import views
 from esen_lab.ui.magics import suggestions
-from esen_lab.ui.magics.arguments import Argument, text
+from esen_lab.ui.magics.arguments import Argument, percentage, text
 from esen_lab.ui.magics.verbs.thresholds import tune_thresholds
 from esen_lab.ui.magics.verbs.verb import Given, Verb, show
 from esen_lab.ui.session import Session
@@ -28,19 +29,36 @@ def _read_share(session: Session, word: str) -> tuple[str, str, bool | None]:
         raise UsageError(
             "A share is written LANE=UNITS, LANE=PERCENT%, LANE=pin:UNITS, LANE=pin or LANE=unpin", given=word
         )
+    units = written["units"] or written["pinned"] or ""
+    if units.endswith("%"):
+        percentage()(session, units)
     pinned = True if written["pin"] else False if written["unpin"] else None
-    return written["lane"], written["units"] or written["pinned"] or "", pinned
+    return written["lane"], units, pinned
 
 
 def _share(session: Session, given: Given) -> Any:
     editor = session.lab().tune()
     of_units = editor.state.units
     state = editor.share(
-        {lane: _units(written, of_units) for lane, written, _ in given.shares if written},
+        _wanted(given.shares, of_units),
         pin=[lane for lane, _, pinned in given.shares if pinned],
         unpin=[lane for lane, _, pinned in given.shares if pinned is False],
     )
     return show(session, state, views.editor(state))
+
+
+def _wanted(shares: Sequence[tuple[str, str, bool | None]], of_units: int) -> dict[str, int]:
+    """Units by lane.
+
+    Raises:
+        UsageError: A lane is given two shares: neither is dropped.
+    """
+    wanted: dict[str, int] = {}
+    for lane, written, _ in shares:
+        units = _units(written, of_units) if written else 0
+        if written and wanted.setdefault(lane, units) != units:
+            raise UsageError("A lane has one share", given=f"{wanted[lane]} and {units} for {lane}")
+    return wanted
 
 
 def _units(written: str, of_units: int) -> int:
@@ -63,6 +81,7 @@ SHARE = Verb(
         ),
     ),
     example="%esen share wide=pin:3",
+    interrupted="Interrupted: %esen tune shows the draft. The plan in force stays.",
 )
 
 
@@ -102,7 +121,7 @@ def _take_step(editor: Any, words: Sequence[str]) -> None:
 def _count(least: int, most: int) -> str:
     if least == most:
         return f"{least or 'no'} word{'' if least == 1 else 's'}"
-    return f"{least} words or more" if most >= _MANY else f"{least} to {most} words"
+    return f"{format_count(least, 'word')} or more" if most >= _MANY else f"{least} to {most} words"
 
 
 def _propose(editor: Any, words: Sequence[str]) -> None:

@@ -73,7 +73,8 @@ def _save(session: Session, given: Given) -> None:
     session.front.show(View(title=f"Plan saved to {session.lab().save(given.path)}"))
 
 
-SAVE = Verb("write the plan as JSON", _save, (PLAN_FILE,), example="%esen save plan.json")
+_FILE = "Interrupted: the file is whole, as it was before or as it was to be."
+SAVE = Verb("write the plan as JSON", _save, (PLAN_FILE,), example="%esen save plan.json", interrupted=_FILE)
 
 
 def _load(session: Session, given: Given) -> Any:
@@ -86,7 +87,13 @@ def _load(session: Session, given: Given) -> Any:
     return show(session, plan, view)
 
 
-LOAD = Verb("read a plan; it is put in force", _load, (PLAN_FILE,), example="%esen load plan.json")
+LOAD = Verb(
+    "read a plan; it is put in force",
+    _load,
+    (PLAN_FILE,),
+    example="%esen load plan.json",
+    interrupted="Interrupted: `%esen plan` shows the plan in force, the one before or the one of the file.",
+)
 
 
 def _record(session: Session, given: Given) -> None:
@@ -101,6 +108,7 @@ RECORD = Verb(
     _record,
     (Argument("path", "the file, such as h100.json", text, "PATH"),),
     example="%esen record h100.json",
+    interrupted=_FILE,
 )
 
 
@@ -129,6 +137,7 @@ EXPORT = Verb(
         ),
     ),
     example="%esen export plan.py",
+    interrupted="Interrupted: what was being written may not be there; export again.",
 )
 
 
@@ -141,5 +150,10 @@ def _close(session: Session, given: Given) -> None:
     session.front.show(View(title="Every worker and job has ended." if labs else "Nothing is open.", notes=notes))
 
 
-CLOSE = Verb("end every worker and job; sub-models and plan are kept", _close, example="%esen close")
+CLOSE = Verb(
+    "end every worker and job; sub-models and plan are kept",
+    _close,
+    example="%esen close",
+    interrupted="Interrupted while closing: some workers and jobs may have ended; `%esen close` again ends the rest.",
+)
 STOP = replace(CLOSE, summary="the same as close", example="%esen stop")

@@ -5,12 +5,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from esen_lab.errors import UsageError
 from esen_lab.ui import views
 from esen_lab.ui.magics import suggestions
-from esen_lab.ui.magics.arguments import Argument, names, percent, seconds, whole_numbers
+from esen_lab.ui.magics.arguments import Argument, names, percentage, seconds, whole_numbers
 from esen_lab.ui.magics.verbs.verb import Given, Verb, options, show
 from esen_lab.ui.session import Session
 from esen_lab.ui.views import View
@@ -18,8 +19,12 @@ from esen_lab.ui.widgets.watching import APART_S, SECOND_S, Watching
 
 
 def _profile(session: Session, given: Given) -> Any:
+    if given.within is not None and not given.adaptive:
+        raise UsageError("--within says when an adaptive profile ends", given="no --adaptive", hint="Add --adaptive.")
     lab = session.lab()
     chosen = [name for part in given.names for name in part]
+    if given.names and not chosen:  # an empty list of the notebook is no wish to measure all
+        raise UsageError("Sub-models are measured by their names, or all of them without one", given="no name")
     job = lab.profile(
         chosen or None,
         **options(
@@ -60,11 +65,11 @@ PROFILE = Verb(
     (
         Argument("names", "which sub-models (default: all)", names, "NAME", count="*", suggest=suggestions.submodels),
         Argument("--shares", "at how many units", whole_numbers, "1,2,4"),
-        Argument("--budget", "seconds for each point after its warm-up", seconds, "S"),
-        Argument("--timeout", "give a point up after so many seconds", seconds, "S"),
+        Argument("--budget", "seconds for each point after its warm-up", seconds, "S", option="budget_s"),
+        Argument("--timeout", "give a point up after so many seconds", seconds, "S", option="point_timeout_s"),
         Argument("--fresh", "measure again what is stored"),
         Argument("--adaptive", "measure only what the plan rests on, until no other point can change it much"),
-        Argument("--within", "with --adaptive: by how much (default: 2%)", percent, "PERCENT"),
+        Argument("--within", "with --adaptive: by how much (default: 2%)", percentage(), "PERCENT"),
         Argument(
             "--backends",
             "which to try besides eager: of openvino, onnxruntime, ...; eager for no other (default: all)",
@@ -77,7 +82,7 @@ PROFILE = Verb(
         Argument("--wait", "stay in the cell until it is done"),
     ),
     example="%esen profile --shares 1,2,4 --wait",
-    interrupted="Interrupted: no longer waiting. The profile goes on in the background; %esen cancel stops it.",
+    interrupted="Interrupted: no longer waiting. What began goes on in the background; `%esen cancel` stops it.",
 )
 
 
@@ -101,7 +106,10 @@ def _cancel(session: Session, given: Given) -> None:
 
 
 CANCEL = Verb(
-    "stop the profile and the search that are running; what they have found is kept", _cancel, example="%esen cancel"
+    "stop the profile and the search that are running; what they have found is kept",
+    _cancel,
+    example="%esen cancel",
+    interrupted="Interrupted: no longer waiting. What was told to stop ends by itself; `%esen` shows what still runs.",
 )
 
 
@@ -139,6 +147,8 @@ FIT = Verb("the cost models: latency against share, with their error", _fit, exa
 
 
 def _watch(session: Session, given: Given) -> None:
+    if given.stop and (given.every is not None or given.history is not None):
+        raise UsageError("--stop ends the plots", given="--every or --history besides", hint="Leave them out.")
     was_on = session.stop_watching()
     if given.stop:
         if not was_on:
@@ -147,13 +157,24 @@ def _watch(session: Session, given: Given) -> None:
     plotted = session.front.updates_in_place
     every_s = given.every or 0.5
     watching = Watching(session.lab(), every_s if plotted else min(every_s, APART_S), given.history or 1800.0)
-    if not plotted:
-        session.front.show(watching.table(SECOND_S))
-        watching.lab.readings.unwatch()
-        return
-    plots = watching.open_plots()
-    session.watching = watching
-    watching.keep(session.front.show_widget(plots, watching.table(), "the device was being watched"))
+    session.watching = watching  # from here on whoever interrupts finds it
+    try:
+        if plotted:
+            plots = watching.open_plots()
+            watching.keep(session.front.show_widget(plots, watching.table(), "the device was being watched"))
+            return
+        now = watching.table(SECOND_S)
+    except ImportError:
+        now = watching.table(SECOND_S)
+        now = replace(now, notes=(*now.notes, _NO_PLOTS))
+    except BaseException:
+        session.stop_watching()
+        raise
+    session.stop_watching()
+    session.front.show(now)
+
+
+_NO_PLOTS = "Live plots need anywidget and bokeh: `pip install 'esen_lab[notebook]'`, then restart the kernel."
 
 
 WATCH = Verb(
@@ -165,5 +186,5 @@ WATCH = Verb(
         Argument("--stop", "end the plots; a summary stays"),
     ),
     example="%esen watch --every 250ms",
-    interrupted="Interrupted. Nothing is being watched.",
+    interrupted="Interrupted: plots that had begun may go on; `%esen watch --stop` ends them.",
 )

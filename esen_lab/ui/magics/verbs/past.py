@@ -11,6 +11,7 @@ from esen_lab.ui.magics.verbs.verb import Given, Verb, show
 from esen_lab.ui.session import Session
 
 _LAST = 20
+_ALL = "all"
 
 
 def _history(session: Session, given: Given) -> Any:
@@ -21,13 +22,18 @@ def _history(session: Session, given: Given) -> Any:
             "The history is shown, or a plan taken from it, or something forgotten: one at a time",
             hint="Such as `%esen history 3 7`, `%esen history --take 3`, `%esen history --forget 3,4`.",
         )
+    if given.last is not None and any(one is not None for one in asked):
+        raise UsageError(
+            "--last says how many entries are listed", given="something else besides", hint="Leave it out."
+        )
     if given.project is not None:
         history.project = given.project
     if given.take is not None:
         plan = history.take(given.take)
         return show(session, plan, views.plan(plan))
     if given.forget is not None:
-        session.front.show(views.forgotten_entries(history.forget(given.forget or None), history.project))
+        numbers = None if given.forget == _ALL else given.forget
+        session.front.show(views.forgotten_entries(history.forget(numbers), history.project))
         return None
     if len(given.numbers) > 2:
         raise UsageError("One entry is shown, or two side by side", given=f"{len(given.numbers)} numbers")
@@ -41,8 +47,13 @@ def _history(session: Session, given: Given) -> Any:
     return show(session, past, views.past(past))
 
 
-def _numbers_or_all(session: Session, word: str) -> list[int]:
-    return [] if text(session, word).strip() == "all" else whole_numbers(session, word)
+def _numbers_or_all(session: Session, word: str) -> list[int] | str:
+    if text(session, word).strip() == _ALL:
+        return _ALL
+    numbers = whole_numbers(session, word)
+    if not numbers:  # an empty list of the notebook is no wish to forget everything
+        raise UsageError("Entries are forgotten by their numbers, or all of them by the word 'all'", given=word)
+    return numbers
 
 
 HISTORY = Verb(
@@ -61,4 +72,5 @@ HISTORY = Verb(
         ),
     ),
     example="%esen history 3 7",
+    interrupted="Interrupted: `%esen history` shows what there is, `%esen plan` the plan in force.",
 )

@@ -16,8 +16,9 @@ from esen_lab.ui.magics.arguments import (
     Argument,
     expression,
     names,
-    percent,
+    percentage,
     seconds,
+    seed,
     size,
     split_at_commas,
     text,
@@ -36,19 +37,9 @@ FIRST_ANSWER_S = 2.0
 
 def _limits(given: Given) -> dict[str, Any] | None:
     """The limits that a line asks for, as `esen_lab.planner.Limits` takes them; None: it asks for none."""
-    limits = options(
-        min_units=given.min,
-        max_units=given.max,
-        pinned=given.pin,
-        together=given.together,
-        apart=given.apart,
-        one_each=given.one_each or None,
-        max_lanes=given.lanes,
-        oversubscription=given.oversubscribe,
-        memory_limit_bytes=given.memory,
-        lane_bytes=given.lane_memory,
-        target_s=given.target,
-    )
+    limits = options(**{limit.option or limit.key: getattr(given, limit.key) for limit in _LIMITS})
+    if not given.one_each:
+        del limits["one_each"]  # a switch that is off asks for nothing
     return limits or None
 
 
@@ -74,8 +65,8 @@ def _number(session: Session, word: str) -> float:
         raise UsageError("A number is needed here, such as 200", given=word) from None
 
 
-def _by_name(name: str, what: str) -> Argument:
-    return Argument(name, what, whole_numbers_by_name, "A=2,B=4", suggest=suggestions.submodels)
+def _by_name(name: str, what: str, *, option: str) -> Argument:
+    return Argument(name, what, whole_numbers_by_name, "A=2,B=4", option=option, suggest=suggestions.submodels)
 
 
 def _groups(name: str, what: str) -> Argument:
@@ -83,27 +74,31 @@ def _groups(name: str, what: str) -> Argument:
 
 
 _LIMITS: tuple[Argument, ...] = (
-    _by_name("--pin", "the share that a sub-model's lane must have"),
-    _by_name("--min", "the smallest share that a sub-model's lane may have"),
-    _by_name("--max", "the largest share that a sub-model's lane may have"),
+    _by_name("--pin", "the share that a sub-model's lane must have", option="pinned"),
+    _by_name("--min", "the smallest share that a sub-model's lane may have", option="min_units"),
+    _by_name("--max", "the largest share that a sub-model's lane may have", option="max_units"),
     _groups("--together", "sub-models that must share a lane; several groups are allowed"),
     _groups("--apart", "sub-models no two of which may share a lane"),
     Argument("--one-each", "a lane of its own for every sub-model"),
-    Argument("--lanes", "at most so many lanes", whole_number, "N"),
+    Argument("--lanes", "at most so many lanes", whole_number, "N", option="max_lanes"),
     Argument(
         "--oversubscribe",
         "shares may sum to so many times the device: 1, 1.25, 1.5, 2, ..., unlimited",
         _factor,
         "FACTOR",
         suggest=suggestions.factors,
+        option="oversubscription",
     ),
-    Argument("--memory", "all of it takes at most so much memory, such as 4GB", size, "SIZE"),
-    Argument("--lane-memory", "what each lane takes besides, such as 550MB", size, "SIZE"),
+    Argument(
+        "--memory", "all of it takes at most so much memory, such as 4GB", size, "SIZE", option="memory_limit_bytes"
+    ),
+    Argument("--lane-memory", "what each lane takes besides, such as 550MB", size, "SIZE", option="lane_bytes"),
     Argument(
         "--target",
         "a JCT that is short enough, such as 5ms: the fewest units that reach it, the rest stays free",
         seconds,
         "S",
+        option="target_s",
     ),
 )
 
@@ -116,7 +111,7 @@ def _searchers_own(given: Given) -> dict[str, Any]:
         return {}
     from esen_lab.planner import searcher_options  # not before: it brings numpy, and the extension loads without
 
-    searcher = given.searcher or "exact"
+    searcher = "exact" if given.searcher is None else given.searcher
     known = searcher_options(searcher)
     for name, value in given.option:
         if name not in known:
@@ -128,20 +123,36 @@ def _searchers_own(given: Given) -> dict[str, Any]:
 def _search(session: Session, given: Given) -> Any:
     chosen = options(n_trials=given.trials, seed=given.seed, time_limit_s=given.time_limit)
     chosen |= _searchers_own(given)
-    chosen |= options(limits=_limits(given), quantile=given.quantile or None)
+    chosen |= options(limits=_limits(given), quantile=given.quantile)
     if given.measure is not None:
         chosen |= {"objective": "measured", "x": given.measure}
     chosen |= options(runs=given.runs, deadline_s=given.deadline)
     if given.rate is not None or given.p99 is not None:
         return _search_for_rate(session, given)
+    if given.runs is not None and given.measure is None:
+        raise UsageError("--runs says how often each candidate is run", given="no --measure", hint="Add --measure.")
     chosen |= {name: False for name, off in (("groups", given.no_groups), ("parts", given.no_parts)) if off}
-    job = session.lab().start_search(given.searcher or "exact", **chosen)
+    job = session.lab().start_search("exact" if given.searcher is None else given.searcher, **chosen)
     return _follow(session, job, wait=given.wait)
+
+
+_NOT_FOR_RATES = (
+    *("searcher", "quantile", "trials", "seed", "time_limit", "deadline", "option"),
+    *("no_groups", "no_parts"),
+)
 
 
 def _search_for_rate(session: Session, given: Given) -> Any:
     if given.rate is None or given.p99 is None:
-        raise UsageError("A plan for a rate has both", hint="`%esen search --rate 200 --p99 50ms`.")
+        raise UsageError("A plan for a rate takes --rate and --p99", hint="`%esen search --rate 200 --p99 50ms`.")
+    known = {name: getattr(given, name) for name in _NOT_FOR_RATES}
+    others = [name for name, value in known.items() if value is not None and value is not False]
+    if others:
+        raise UsageError(
+            "A plan for a rate is found from measured batches, and takes limits, --measure and --runs besides",
+            given=", ".join(f"--{name.replace('_', '-')}" for name in others),
+            hint="Leave it out, or search without --rate.",
+        )
     asked = options(limits=_limits(given), x=given.measure, runs=given.runs)
     found = session.lab().studies.rate(given.rate, given.p99, **asked)
     return show(session, found, views.rate_plan(found))
@@ -227,9 +238,9 @@ SEARCH = Verb(
             suggest=suggestions.tensors,
         ),
         Argument("--runs", "with --measure: runs of each candidate", whole_number, "N"),
-        Argument("--trials", "how many plans a random searcher tries", whole_number, "N"),
-        Argument("--seed", "of a random searcher", whole_number, "N"),
-        Argument("--time-limit", "stop searching after so many seconds", seconds, "S"),
+        Argument("--trials", "how many plans a random searcher tries", whole_number, "N", option="n_trials"),
+        Argument("--seed", "of a random searcher", seed, "N"),
+        Argument("--time-limit", "stop searching after so many seconds", seconds, "S", option="time_limit_s"),
         Argument("--no-groups", "no equal networks as one, though %esen profile --groups measured them"),
         Argument("--no-parts", "no batch over several lanes, though %esen profile --parts measured it"),
         Argument(
@@ -237,11 +248,24 @@ SEARCH = Verb(
             "who is expected to be ready by then, such as 50ms, is to be the most accurate set (after %esen members)",
             seconds,
             "S",
+            option="deadline_s",
         ),
         Argument("--option", "other options of the searcher", _option, "NAME=EXPR", count="*"),
         Argument("--wait", "stay in the cell until the proof is done"),
-        Argument("--rate", "plan for so many requests a second that come at random; needs --p99", _number, "N"),
-        Argument("--p99", "with --rate: within what 99 % of them are to be answered, such as 50ms", seconds, "S"),
+        Argument(
+            "--rate",
+            "plan for so many requests a second that come at random; needs --p99",
+            _number,
+            "N",
+            option="rate_per_s",
+        ),
+        Argument(
+            "--p99",
+            "with --rate: within what 99 % of them are to be answered, such as 50ms",
+            seconds,
+            "S",
+            option="p99_s",
+        ),
     ),
     example="%esen search --pin wide=2 --apart wide,deep --lanes 3",
     interrupted="Interrupted: the search has ended before it had a plan. The plan in force stays.",
@@ -258,14 +282,14 @@ def _refine(session: Session, given: Given) -> Any:
     def work(tell: Callable[[int, int, str], None]) -> Any:
         tell(0, most, "running the plan in force")
         return lab.studies.refine(
-            given.input, on_round=lambda rounds: tell(len(rounds), most, rounds[-1].decision), **chosen
+            given.input, on_round=lambda rounds: tell(min(len(rounds), most), most, rounds[-1].decision), **chosen
         )
 
     return session.attend("Refining", work, views.refined)
 
 
 REFINE = Verb(
-    "run the plan, correct its predictions by what it took, search again; up to four times",
+    "run the plan, correct its predictions by what it took, search again; then try all sub-models at once",
     _refine,
     (
         Argument(
@@ -276,7 +300,7 @@ REFINE = Verb(
             joined=True,
             suggest=suggestions.tensors,
         ),
-        Argument("--rounds", "run at most so many plans (default: 4)", whole_number, "N"),
+        Argument("--rounds", "run at most so many searched plans (default: 4)", whole_number, "N"),
         Argument("--runs", "runs of each plan (default: 9)", whole_number, "N"),
         *_LIMITS,
     ),
@@ -304,9 +328,14 @@ CHOOSE_BACKENDS = Verb(
             names,
             "A,B",
             suggest=suggestions.backends,
+            option="backends",
         ),
         Argument(
-            "--budget", "seconds of repeats for each backend (default: 500ms); preparing comes on top", seconds, "S"
+            "--budget",
+            "seconds of repeats for each backend (default: 500ms); preparing comes on top",
+            seconds,
+            "S",
+            option="budget_s",
         ),
     ),
     example="%esen backends --only inductor,openvino",
@@ -317,6 +346,11 @@ CHOOSE_BACKENDS = Verb(
 def _precision(session: Session, given: Given) -> Any:
     lab = session.lab()
     if given.precision is None:
+        asked = (given.on, given.agree, given.error, given.only, given.values or None)
+        if any(one is not None for one in asked):
+            raise UsageError(
+                "What is to be checked is a precision", given="none", hint="Such as `%esen precision bf16 --on x`."
+            )
         return show(session, lab.lanes.precision, views.precision(lab.lanes.precision))
     chosen = options(
         on=given.on, agree=given.agree, error=given.error, backends=given.only, values=given.values or None
@@ -330,8 +364,14 @@ def _precision(session: Session, given: Given) -> Any:
 
 def _data(session: Session, word: str) -> Any:
     """One expression, the data, or two with a comma between them: data and labels."""
-    found = expression(session, word)
-    return found if isinstance(found, tuple) and len(split_at_commas(word)) == 2 else (found, None)
+    found, parts = expression(session, word), len(split_at_commas(word))
+    if isinstance(found, tuple) and parts > 2:
+        raise UsageError(
+            "Data and its labels are two expressions with a comma between them",
+            given=f"{parts}: {word}",
+            hint="An input of several tensors goes in brackets: (ids,mask),labels.",
+        )
+    return found if isinstance(found, tuple) and parts == 2 else (found, None)
 
 
 PRECISION = Verb(
@@ -358,7 +398,7 @@ PRECISION = Verb(
             "--agree",
             "for how much of the data the likeliest class must stay, for each sub-model and for the ensemble "
             "(default: 99.9)",
-            percent,
+            percentage(),
             "PERCENT",
         ),
         Argument(
@@ -375,6 +415,7 @@ PRECISION = Verb(
             names,
             "A,B",
             suggest=suggestions.backends,
+            option="backends",
         ),
     ),
     example="%esen precision bf16 --agree 99.9 --on x",
@@ -420,9 +461,10 @@ MEMBERS = Verb(
         ),
         Argument("--take", "put point N of the front in force", whole_number, "N"),
         _BATCH,
-        Argument("--seed", "beyond 12 members: of NSGA-II", whole_number, "N"),
+        Argument("--seed", "beyond 12 members: of NSGA-II", seed, "N"),
     ),
-    example="%esen members x x --take 1",
+    example="%esen members x_val y_val --take 1",
+    interrupted="Interrupted before it was done: `%esen plan` shows the plan in force. The lab stays usable.",
 )
 
 
@@ -453,6 +495,7 @@ PLACE = Verb(
         _SAVE,
     ),
     example="%esen place 2",
+    interrupted="Interrupted: the plan in force stays. A file that was to be written is whole, or is not there.",
 )
 
 
@@ -488,12 +531,13 @@ CASCADE = Verb(
             "A,B",
             suggest=suggestions.submodels,
         ),
-        Argument("--deadline", "say how many answers are expected later than this", seconds, "S"),
+        Argument("--deadline", "say how many answers are expected later than this", seconds, "S", option="deadline_s"),
         Argument("--take", "put it in force"),
         _BATCH,
         _SAVE,
     ),
-    example="%esen cascade x x --threshold 0.9",
+    example="%esen cascade x_val y_val --threshold 0.9",
+    interrupted="Interrupted before it was done: `%esen plan` shows the plan in force. The lab stays usable.",
 )
 
 
@@ -520,7 +564,7 @@ def _best(session: Session, given: Given) -> Any:
     else:
         plan = lab.studies.fastest_within(given.loss, data, labels, **asked)
     front = lab.studies.last_front
-    session.front.show(views.front(front))
+    session.front.show(views.front(front, taken=True))
     return show(session, plan, views.plan(plan))
 
 
@@ -528,11 +572,13 @@ BEST = Verb(
     "the most accurate plan within a time, or the fastest within a loss of accuracy; it is put in force",
     _best,
     (
-        Argument("--within", "the expected JCT of a batch like the example, such as 50ms", seconds, "S"),
+        Argument(
+            "--within", "the expected JCT of a batch like the example, such as 50ms", seconds, "S", option="within_s"
+        ),
         Argument(
             "--accuracy-loss",
             "so much below the accuracy of all members, such as 0.5 (of a hundred samples)",
-            percent,
+            percentage(zero=True, hundred=False),
             "PERCENT",
             key="loss",
         ),
@@ -544,11 +590,16 @@ BEST = Verb(
             suggest=suggestions.tensors,
         ),
         Argument("--cascade", "try cascades too"),
-        Argument("--greedy", "learn weights by greedy selection on one half of the data, judge on the other"),
+        Argument(
+            "--greedy",
+            "learn weights by greedy selection on one half of the data, judge on the other",
+            option="weights",
+        ),
         _BATCH,
-        Argument("--seed", "of the halves", whole_number, "N"),
+        Argument("--seed", "of the halves", seed, "N"),
     ),
-    example="%esen best --within 50ms --on x,x",
+    example="%esen best --within 50ms --on x_val,y_val",
+    interrupted="Interrupted before it was done: `%esen plan` shows the plan in force. The lab stays usable.",
 )
 
 

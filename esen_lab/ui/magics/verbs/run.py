@@ -9,8 +9,18 @@ from typing import Any
 from esen_lab.errors import UsageError
 from esen_lab.ui import views
 from esen_lab.ui.magics import suggestions
-from esen_lab.ui.magics.arguments import Argument, expression, names, numbers, seconds, text, whole_number
-from esen_lab.ui.magics.verbs.verb import INPUT, Given, Verb, options
+from esen_lab.ui.magics.arguments import (
+    Argument,
+    expression,
+    names,
+    numbers,
+    percentage,
+    seconds,
+    seed,
+    text,
+    whole_number,
+)
+from esen_lab.ui.magics.verbs.verb import INPUT, Given, Verb, options, show
 from esen_lab.ui.session import Session
 from esen_lab.ui.views import View
 
@@ -36,8 +46,10 @@ def _sure(session: Session, word: str) -> str | float:
     given = text(session, word).strip()
     if given == "decided":
         return given
+    if given.endswith("%"):
+        return percentage()(session, word)
     try:
-        return float(given[:-1]) / 100 if given.endswith("%") else float(given)
+        return float(given)
     except ValueError:
         raise UsageError("A run stops early when it is decided, or at a probability such as 0.95", given=word) from None
 
@@ -47,8 +59,14 @@ RUN = Verb(
     _run,
     (
         INPUT,
-        Argument("--timeout", "give up after so many seconds", seconds, "S"),
-        Argument("--deadline", "answer after so long, such as 50ms, with the members that are done", seconds, "S"),
+        Argument("--timeout", "give up after so many seconds", seconds, "S", option="timeout_s"),
+        Argument(
+            "--deadline",
+            "answer after so long, such as 50ms, with the members that are done",
+            seconds,
+            "S",
+            option="deadline_s",
+        ),
         Argument("--at-least", "the fewest members that an answer is made of (default: 1)", whole_number, "N"),
         Argument(
             "--otherwise",
@@ -57,7 +75,7 @@ RUN = Verb(
             "WHAT",
             suggest=suggestions.otherwise,
         ),
-        Argument("--leave-out", "leave out members that raise or whose lanes end"),
+        Argument("--leave-out", "leave out members that raise or whose lanes end", option="on_failure"),
         Argument(
             "--stop-early",
             "decided: when no missing member can change the vote; or a probability, such as 0.95 or 95%",
@@ -117,6 +135,27 @@ COMPARE = Verb(
 )
 
 
+def _use(session: Session, given: Given) -> Any:
+    lab = session.lab()
+    if lab.comparison is None:
+        raise UsageError(
+            "A strategy is put in force after a comparison has measured it",
+            given="none yet",
+            hint="`%esen compare x` compares.",
+        )
+    lab.plan = lab.comparison.plan_of(given.strategy)
+    return show(session, lab.plan, views.plan(lab.plan))
+
+
+USE = Verb(
+    "run the ensemble as a strategy of the last comparison did",
+    _use,
+    (Argument("strategy", "its name in the comparison", text, "STRATEGY", joined=True, suggest=suggestions.compared),),
+    example="%esen use sequential",
+    interrupted="Interrupted: `%esen plan` shows the plan in force, the one before or the one that was asked for.",
+)
+
+
 def _load_test(session: Session, given: Given) -> Any:
     lab = session.lab()
     asked = options(p99_s=given.p99, duration_s=given.seconds, most_rows=given.batch, ways=given.ways, seed=given.seed)
@@ -142,19 +181,35 @@ LOAD_TEST = Verb(
         Argument(
             "--rates", "requests a second, one test each (default: 30, 60 and 90 % of the plan's best)", numbers, "A,B"
         ),
-        Argument("--p99", "the deadline that goodput is counted under, such as 50ms (default: 100ms)", seconds, "S"),
         Argument(
-            "--seconds", "for how long requests are due, at each rate and for each way (default: 5s)", seconds, "S"
+            "--p99",
+            "the deadline that goodput is counted under, such as 50ms (default: 100ms)",
+            seconds,
+            "S",
+            option="p99_s",
         ),
-        Argument("--batch", "the largest batch that requests are joined to (default: 16)", whole_number, "N"),
+        Argument(
+            "--seconds",
+            "for how long requests are due, at each rate and for each way (default: 5s)",
+            seconds,
+            "S",
+            option="duration_s",
+        ),
+        Argument(
+            "--batch",
+            "the largest batch that requests are joined to (default: 16)",
+            whole_number,
+            "N",
+            option="most_rows",
+        ),
         Argument(
             "--ways",
             f"which of plan, {', '.join(suggestions.STRATEGIES)} (default: plan,sequential,unlimited)",
             names,
             "A,B",
-            suggest=suggestions.strategies,
+            suggest=suggestions.ways,
         ),
-        Argument("--seed", "of the random times", whole_number, "N"),
+        Argument("--seed", "of the random times", seed, "N"),
     ),
     example="%esen loadtest --rates 50,100,200 --p99 50ms",
     interrupted="Interrupted: there is no table. The lab stays usable.",
@@ -164,6 +219,8 @@ LOAD_TEST = Verb(
 def _numerics(session: Session, given: Given) -> Any:
     lab = session.lab()
     if given.forget is not None:
+        if given.input is not None or given.runs is not None:
+            raise UsageError("--forget checks nothing", given="an input or --runs besides", hint="Leave them out.")
         session.front.show(views.forgotten(lab.points.forget_wrong(given.forget), lab.device.identity.unit))
         return None
     asked = options(runs=given.runs)

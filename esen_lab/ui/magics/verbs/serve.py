@@ -16,6 +16,10 @@ _MOST_TOKEN_BYTES = 4096
 
 
 def _serve(session: Session, given: Given) -> Any:
+    if given.stop:
+        besides = (given.port, given.host, given.name, given.token_file, given.window, given.max_rows, given.deadline)
+        if any(one is not None for one in besides):
+            raise UsageError("--stop ends the server that runs", given="other options besides", hint="Leave them out.")
     lab = session.lab()
     if given.stop:
         ended = lab.serve(port=None)
@@ -51,17 +55,20 @@ SERVE = Verb(
         Argument("--port", "where (default: 8000; 0 takes a free one)", whole_number, "N"),
         Argument("--host", "the address to listen at (default: 127.0.0.1, this machine alone)", text, "HOST"),
         Argument("--name", "the model's name in addresses (default: ensemble)", text, "NAME"),
-        Argument("--token-file", "clients must send what is in this file", text, "FILE"),
+        Argument("--token-file", "clients must send what is in this file", text, "FILE", option="token"),
         Argument(
             "--window",
             "how long a batch waits for one more request (default: as long as that pays)",
             seconds,
             "S",
+            option="window_s",
         ),
         Argument("--max-rows", "the largest batch that requests are joined to (default: 64)", whole_number, "N"),
-        Argument("--deadline", "of requests that name none (default: they have none)", seconds, "S"),
+        Argument(
+            "--deadline", "of requests that name none (default: they have none)", seconds, "S", option="deadline_s"
+        ),
         Argument("--stop", "end the server that runs; what has come is answered first"),
     ),
     example="%esen serve --port 8000",
-    interrupted="Interrupted: nothing is served. The lab stays usable.",
+    interrupted="Interrupted: the server may run, or be ending; %esen serve --stop ends it. The lab stays usable.",
 )

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import builtins
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from esen_lab.ui.session import Session
 from esen_lab.ui.views import View
 
 _IMPORT_PATH = re.compile(r"[\w.]+:[\w.]+\Z")
+_FILE_NAME = re.compile(r"[\w./~-]+\.\w+\Z")
 _EXAMPLE = Argument(
     "--example",
     "an input it takes: a tensor, a tuple by position, a dict by keyword (default: the first sub-model's)",
@@ -57,8 +59,8 @@ def _register(session: Session, given: Given) -> Any:
         )
     else:
         source, own = _variable(session, plain(written)), written if written.isidentifier() else ""
-    name = given.as_name or own
-    if not name:
+    name = own if given.as_name is None else given.as_name
+    if not name and given.as_name is None:
         raise UsageError(
             "A sub-model that is not a plain variable is given a name",
             given=written,
@@ -72,13 +74,13 @@ def _register(session: Session, given: Given) -> Any:
 def _names_a_file(session: Session, written: str) -> bool:
     """Whether a word with a model file's suffix is a path, and no attribute of a variable."""
     root = re.split(r"[^\w]", written, maxsplit=1)[0]
-    return plain(written) != written or Path(written).expanduser().exists() or root not in session.front.namespace
+    return plain(written) != written or Path(written).expanduser().exists() or root not in session.front.names
 
 
 def _is_another_file(session: Session, written: str) -> bool:
     """Whether a word is a file's name and no expression of the notebook: such as "weights.safetensors"."""
     root = re.split(r"[^\w]", written, maxsplit=1)[0]
-    return bool(Path(written).suffix) and root not in session.front.namespace and Path(written).expanduser().is_file()
+    return bool(Path(written).suffix) and root not in session.front.names and Path(written).expanduser().is_file()
 
 
 def _names(session: Session, written: str) -> list[str]:
@@ -86,12 +88,22 @@ def _names(session: Session, written: str) -> list[str]:
 
 
 def _variable(session: Session, name: str) -> Any:
-    known = session.front.namespace
+    from esen_lab.files import names_beside
+
+    known = session.front.names
     if name.isidentifier() and name not in known and not hasattr(builtins, name):
         raise unknown(
             f"%esen register takes a variable of this notebook, and there is no {name!r}",
             name,
             [other for other in known if not other.startswith("_")],
+            hint="Run the cell that defines it first.",
+        )
+    root = re.split(r"[^\w]", name, maxsplit=1)[0]
+    if _FILE_NAME.match(name) and root not in known and not hasattr(builtins, root):
+        raise unknown(
+            f"%esen register takes a variable of this notebook or a file, and there is no {name!r}",
+            Path(name).name,
+            [*(other for other in known if not other.startswith("_")), *names_beside(Path(name).expanduser())],
             hint="Run the cell that defines it first.",
         )
     return session.front.evaluate(name)
@@ -125,6 +137,7 @@ REGISTER = Verb(
         ),
     ),
     example="%esen register wide --example x",
+    interrupted="Interrupted: the sub-model may be registered or not; %esen list shows who is.",
 )
 
 
@@ -138,6 +151,7 @@ MODEL = Verb(
     _model,
     (Argument("name", "what to call it", text, "NAME"), _EXAMPLE),
     example="%%esen model wide --example x",
+    interrupted="Interrupted: the sub-model may be registered or not; %esen list shows who is.",
 )
 
 
@@ -148,7 +162,7 @@ def _model_on_a_line(session: Session, given: Given) -> None:
     )
 
 
-MODEL_ON_A_LINE = Verb(MODEL.summary, _model_on_a_line, MODEL.arguments, example=MODEL.example)
+MODEL_ON_A_LINE = replace(MODEL, act=_model_on_a_line)
 
 
 def _unregister(session: Session, given: Given) -> None:
@@ -162,6 +176,7 @@ UNREGISTER = Verb(
     _unregister,
     (Argument("name", "the sub-model", text, "NAME", suggest=suggestions.submodels),),
     example="%esen unregister wide",
+    interrupted="Interrupted: the sub-model may be gone or not; %esen list shows who is there.",
 )
 
 
@@ -180,7 +195,7 @@ def _combine(session: Session, given: Given) -> None:
 def _rule(session: Session, written: str) -> Any:
     # A rule's name, an import path, or the user's own function; a wrong name is for the lab to refuse.
     named = plain(written)
-    looks_like_a_name = named.replace("-", "_").isidentifier() and named not in session.front.namespace
+    looks_like_a_name = named.replace("-", "_").isidentifier() and named not in session.front.names
     if named in suggestions.RULES or _IMPORT_PATH.match(named) or looks_like_a_name:
         return named
     return session.front.evaluate(written)
@@ -205,6 +220,7 @@ COMBINE = Verb(
         ),
     ),
     example="%esen combine weighted --weights 0.5,0.3,0.2",
+    interrupted="Interrupted: `%esen` shows by which rule the outputs are combined now.",
 )
 
 
@@ -242,4 +258,5 @@ DEVICE = Verb(
         ),
     ),
     example="%esen device cuda:0 mps",
+    interrupted="Interrupted: lanes may have ended; %esen device shows which one is in use.",
 )

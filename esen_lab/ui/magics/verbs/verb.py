@@ -25,7 +25,8 @@ class Verb:
         act: Does it; what it returns is the value of the magic.
         arguments: What it takes.
         example: A line that works.
-        interrupted: What Ctrl-C leaves behind, in one line.
+        interrupted: What Ctrl-C leaves behind, in one line, true at whatever moment it came. The default is for verbs
+            that only look: each that changes something says its own.
     """
 
     summary: str
@@ -33,7 +34,7 @@ class Verb:
     arguments: tuple[Argument, ...] = ()
     _: KW_ONLY
     example: str = ""
-    interrupted: str = "Interrupted. The lab is as it was before; nothing else was lost."
+    interrupted: str = "Interrupted. Nothing was changed."
 
 
 def show(session: Session, record: Any, view: View) -> Any:

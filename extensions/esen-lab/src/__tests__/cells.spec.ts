@@ -6,6 +6,7 @@ describe("lines that a button inserts", () => {
   it.each([
     "%esen profile",
     "y = %esen run X",
+    "y = %esen run X_TEST",
     "%esen compare x",
     "%esen export plan.py",
     "%load_ext esen_lab",
@@ -14,7 +15,7 @@ describe("lines that a button inserts", () => {
     expect(placeholderOf(line)).toBeNull();
   });
 
-  it("has its first word in capitals filled in before it runs", () => {
+  it("has its placeholder filled in before it runs", () => {
     const line = "%esen register NAME --example x";
     expect(isComplete(line)).toBe(false);
     const [first, end] = placeholderOf(line)!;

@@ -42,6 +42,15 @@ const PLAN: PlanSection = {
   ],
 };
 
+test("a lane of which nothing is predicted says no time", () => {
+  const [first, second] = PLAN.lanes;
+  const unknown = { ...first, jct_s: null, submodels: [{ name: "a", predicted_s: null }] };
+  const lanes = drawPlan({ ...PLAN, lanes: [unknown, second] }).querySelector(".esen-lanes")!;
+  expect(lanes.getAttribute("aria-label")).toBe("lane 1: 25 %; lane 2: 75 %, 20.0 ms");
+  expect(lanes.querySelector(".esen-lane")!.getAttribute("title")).toBe("lane 1: 25 %");
+  expect(lanes.querySelector(".esen-lane-member")!.getAttribute("title")).toBe("a");
+});
+
 test("numbers read as people write them", () => {
   expect([seconds(0.0123), seconds(12.34), seconds(1.5e-5), seconds(250), seconds(null)]).toEqual([
     "12.3 ms",
@@ -63,6 +72,17 @@ test("numbers read as people write them", () => {
     "3 cores",
     "30 %",
   ]);
+  expect(shares(2, "group of 8 SMs")).toBe("2 groups of 8 SMs");
+});
+
+test("a number that is rounded up to the next power has no exponent", () => {
+  expect([seconds(0.9999), seconds(999.6e-6), seconds(99.99), seconds(0)]).toEqual([
+    "1000 ms",
+    "1000 µs",
+    "100 s",
+    "0.00 µs",
+  ]);
+  expect([bytes(999_960), count(999_960)]).toEqual(["1000 kB", "1000 k"]);
 });
 
 test("names of a notebook are text, never HTML", () => {
@@ -315,6 +335,7 @@ const SEEN: Seen = {
   restarted: false,
   text: "",
   submodels: 2,
+  example: "%esen register wide_2 --example x",
 };
 
 test.each<[string, Partial<Seen>, RegExp, string | undefined]>([
@@ -336,7 +357,8 @@ test.each<[string, Partial<Seen>, RegExp, string | undefined]>([
 });
 
 test("without sub-models a cell is offered that registers two", () => {
-  expect(emptyState({ ...SEEN, submodels: 0 })?.cure?.line).toContain("%esen register");
+  expect(emptyState({ ...SEEN, submodels: 0 })?.cure?.line).toBe(SEEN.example);
+  expect(emptyState({ ...SEEN, submodels: 0, example: "" })?.cure).toBeUndefined();
   expect(emptyState(SEEN)).toBeNull();
 });
 

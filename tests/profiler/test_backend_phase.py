@@ -1,0 +1,155 @@
+"""The half of a profile that tries other backends, against a bench on which time passes as it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from points import POINT
+from profiling_fakes import FakeClock, FakeDevice, FakeSubModel
+
+from esen_lab.errors import EsenError, ModelError, WorkerTimeout
+from esen_lab.profiler import backend_phase
+from esen_lab.profiler.backend_phase import BackendPhase
+from esen_lab.profiler.backend_trials import PREPARE_S, Trials
+from esen_lab.profiler.records import Point, Refusal
+from esen_lab.profiler.store import PointKey, ProfileStore
+from esen_lab.profiler.timing import Timing
+
+UNITS = (2, 1)
+EAGER = [replace(POINT, name="a", units=units, median_s=0.02 / units) for units in UNITS]
+
+
+@dataclass
+class Bench:
+    """Takes `preparing_s` to prepare (backend, share), a second where nothing is said, and finds `medians`."""
+
+    clock: FakeClock = field(default_factory=FakeClock)
+    preparing_s: dict[tuple[str, int], float] = field(default_factory=dict)
+    medians: dict[tuple[str, int], float] = field(default_factory=dict)
+    raises: dict[str, EsenError] = field(default_factory=dict)
+    prepared: list[tuple[str, int]] = field(default_factory=list)
+
+    def check(self) -> None:
+        pass
+
+    def share(self, units: int) -> str:
+        return f"{units} of 2 cores"
+
+    @contextmanager
+    def alone(self, _: str) -> Iterator[None]:
+        yield
+
+    def load(self, _: Any, label: str, __: bytes, worker: Any, timeout_s: float) -> None:
+        backend = label.partition(" by ")[2]
+        self.prepared.append((backend, worker.units))
+        if backend in self.raises:
+            raise self.raises[backend]
+        took_s = self.preparing_s.get((backend, worker.units), 1.0)
+        self.clock.sleep(min(took_s, timeout_s))
+        if took_s > timeout_s:
+            raise WorkerTimeout("the lane did not answer")
+
+    def timed(self, label: str, worker: Any, _: float, __: float) -> Timing:
+        seconds = self.medians.get((label.partition(" by ")[2], worker.units), 0.008)
+        figures = {**POINT.figures(), "median_s": seconds, "settled": True}
+        return Timing(**figures, growth_bytes=None)
+
+    timing = timed
+
+
+@dataclass
+class Told:
+    """What a job would be told, and what is kept for later ones."""
+
+    points: list[Point] = field(default_factory=list)
+    refusals: list[Refusal] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    remembered: list[str] = field(default_factory=list)
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Told:
+    made = Told()
+    level = contextmanager(lambda _, __, units, ___: iter([SimpleNamespace(worker=lambda: at(units), forget=str)]))
+    monkeypatch.setattr(backend_phase, "Level", level)
+    for name in ("note_end", "forget_trial"):
+        monkeypatch.setattr(backend_phase, name, lambda *_: None)
+    for name in ("why_not", "refused_before"):
+        monkeypatch.setattr(backend_phase, name, lambda *_: "")
+    monkeypatch.setattr(backend_phase, "packed", lambda *_: b"")
+    monkeypatch.setattr(backend_phase, "remember_refusal", lambda backend, *_: made.remembered.append(backend))
+    return made
+
+
+def at(units: int) -> Any:
+    return SimpleNamespace(units=units, in_force=SimpleNamespace(torch_device="cpu"))
+
+
+def tried(bench: Bench, told: Told, store: ProfileStore, *asked: str, point_timeout_s: float = 60.0) -> Trials:
+    """What is known once both shares have been tried."""
+    trials = Trials(asked=asked)
+    phase = BackendPhase(
+        submodels=(FakeSubModel(name="a", fingerprint="f"),),  # type: ignore[arg-type]
+        trials={"a": trials},
+        device=FakeDevice(units=2),
+        fork_server=None,  # type: ignore[arg-type]
+        settings=None,
+        store=store,
+        levels=UNITS,
+        budget_s=1.0,
+        point_timeout_s=point_timeout_s,
+        fresh=True,
+        examples={"a": "float32[4]"},
+        bench=bench,  # type: ignore[arg-type]
+        key=lambda _, units, backend: PointKey(fingerprint="f", example="", device="", versions=backend, units=units),
+        keep=told.points.append,
+        refuse=told.refusals.append,
+        note=told.notes.append,
+    )
+    for units in UNITS:
+        phase.try_at(units, EAGER)
+    return trials
+
+
+def test_what_had_all_the_time_there_is_and_was_not_ready_is_refused_for_good(told: Told, store: ProfileStore) -> None:
+    bench = Bench(preparing_s={("openvino", 2): 1000.0})
+    tried(bench, told, store, "openvino")
+    assert told.remembered == ["openvino"]
+    assert [refusal.why for refusal in told.refusals] == ["it was not ready within 40.0 s"]
+
+
+def test_what_had_only_the_time_that_was_left_is_not_refused_for_good(told: Told, store: ProfileStore) -> None:
+    bench = Bench(preparing_s={("openvino", 2): PREPARE_S - 5, ("onnxruntime", 2): 10.0})
+    tried(bench, told, store, "openvino", "onnxruntime")
+    assert told.remembered == []
+    assert [(refusal.backend, refusal.why) for refusal in told.refusals] == [
+        ("onnxruntime", "it was not ready within 5.00 s")
+    ]
+    told.refusals.clear()
+    tried(Bench(preparing_s={("openvino", 2): 1000.0}), told, store, "openvino", point_timeout_s=3.0)
+    assert told.remembered == [], "somebody asked for less time"
+
+
+def test_what_was_measured_at_one_share_and_not_ready_at_another_is_not_refused(
+    told: Told, store: ProfileStore
+) -> None:
+    bench = Bench(preparing_s={("openvino", 2): PREPARE_S - 5, ("openvino", 1): 10.0})
+    trials = tried(bench, told, store, "openvino")
+    assert (told.refusals, told.remembered) == ([], [])
+    assert trials.contenders() == ("openvino",)
+    assert told.notes == [
+        "a: openvino is not tried with 1 of 2 cores, since it was not ready within the 5.00 s that were left."
+    ]
+
+
+def test_what_a_full_disk_hindered_is_tried_again_in_another_session(told: Told, store: ProfileStore) -> None:
+    rule, passing = "Sub-model 'a': openvino can execute the sub-model", "OSError: [Errno 28] No space left on device"
+    for given, remembered in ((passing, []), ("it has no rule for aten::fft_rfft", ["openvino"])):
+        tried(Bench(raises={"openvino": ModelError(rule, given=given)}), told, store, "openvino")
+        assert told.remembered == remembered
+    assert [refusal.why for refusal in told.refusals] == [passing, "it has no rule for aten::fft_rfft"]
