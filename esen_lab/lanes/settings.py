@@ -90,23 +90,27 @@ class Settings:
 
         Then variables of the environment that do.
         """
-        usual = _at_start()
-        switched = (
-            f"{name} {format_switch(value)}"
-            for name, value in self.values.items()
-            if name in usual and value is not None and value != usual[name]
-        )
+        switched = (f"{name} {format_switch(value)}" for name, value in self._switched.items())
         return (*switched, *self.of_speed)
 
     @property
     def named(self) -> dict[str, Any]:
         """Switches that change what a network answers, where they are not as a new process has them, as plain data."""
+        return {name: _as_plain(value) for name, value in self._switched.items()}
+
+    @property
+    def _switched(self) -> dict[str, Any]:
         at_start = _at_start()
-        return {
-            name: _as_plain(value)
+        found = {
+            name: value
             for name, value in self.values.items()
             if name in at_start and value is not None and value != at_start[name]
         }
+        if any(found.get(_precision_name(*pair)) in _LOW for pair in _PRECISIONS if pair[1] == "all"):
+            return found
+        # torch.set_float32_matmul_precision("highest") writes this where a new process says nothing, which is the same
+        # as long as no name above it asks for less.
+        return {name: value for name, value in found.items() if (value, at_start[name]) != ("ieee", "none")}
 
     @property
     def rounds_more(self) -> bool:

@@ -1,4 +1,4 @@
-"""What a test may leave behind: nothing. Snapshots of processes, threads, files and descriptors, and their difference.
+"""What a test may leave behind: nothing. Snapshots of processes, threads, files, descriptors and switches of torch.
 
 A snapshot takes well under a millisecond. Only when two differ is it worth waiting for what is about to end.
 """
@@ -12,8 +12,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -38,6 +39,7 @@ class Snapshot:
     files: Mapping[str, str]
     descriptors: Mapping[int, str]
     cuda: bool = False  # whether CUDA has been started in this process
+    switches: Mapping[str, Any] = field(default_factory=dict)  # of torch, Python and NumPy; empty where none is loaded
 
 
 def take() -> Snapshot:
@@ -52,6 +54,7 @@ def take() -> Snapshot:
         files={**_listed(Path(tempfile.gettempdir())), **_listed(SHARED)},
         descriptors=_descriptors(),
         cuda=_cuda_started(),
+        switches=_switches(),
     )
 
 
@@ -82,7 +85,21 @@ def _difference(before: Snapshot, after: Snapshot) -> list[str]:
     allowed = MORE_DESCRIPTORS + (CUDAS_DESCRIPTORS if after.cuda and not before.cuda else 0)
     if len(after.descriptors) - len(before.descriptors) > allowed:
         found += [f"open descriptor {key}: {name or _target(key)}" for key, name in sorted(opened.items())]
+    found += [
+        f"switch: {name} is {after.switches[name]!r}, was {was!r}"
+        for name, was in before.switches.items()
+        if name in after.switches and after.switches[name] != was
+    ]
     return found
+
+
+def _switches() -> Mapping[str, Any]:
+    """What later tests would compute with, in this process and thread."""
+    if "torch" not in sys.modules:
+        return {}
+    from esen_lab.lanes.settings import SessionSettings
+
+    return SessionSettings().now().values
 
 
 def orphans(mark: str) -> list[str]:

@@ -293,9 +293,19 @@ def test_the_time_zone_that_was_taken_over_travels(monkeypatch: pytest.MonkeyPat
 def test_points_are_told_apart_by_every_switch_that_changes_answers() -> None:
     session = SessionSettings()
     assert session.now().unusual == ()
-    torch.backends.mkldnn.matmul.fp32_precision = "ieee"  # type: ignore[attr-defined]
-    assert session.now().unusual == ("the precision of mkldnn matmul ieee",)
-    put(SessionSettings().now())
+    torch.backends.mkldnn.matmul.fp32_precision = "bf16"  # type: ignore[attr-defined]
+    assert session.now().unusual == ("the precision of mkldnn matmul bf16",)
+
+
+def test_full_precision_is_usual_whether_it_was_asked_for_or_not() -> None:
+    session = SessionSettings()
+    torch.set_float32_matmul_precision("high")
+    assert session.now().unusual
+    torch.set_float32_matmul_precision("highest")
+    assert session.now().unusual == ()
+    assert session.now().named == {}
+    torch.backends.mkldnn.fp32_precision = "bf16"  # type: ignore[attr-defined]
+    assert session.now().named["the precision of mkldnn matmul"] == "ieee", "what is above it asks for less now"
 
 
 def test_what_autocast_has_cast_for_another_call_is_not_kept() -> None:

@@ -6,6 +6,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from esen_lab.devices import CpuDevice
 from esen_lab.ensemble import Combine, Ensemble, make_combine
 from esen_lab.lanes.openmp import CallersThreads
 from esen_lab.planner.plan import Plan
-from esen_lab.run import Executor, ForkServer, compare, side_by_side
+from esen_lab.run import Executor, ForkServer, compare
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="threads are counted in /proc")
 Start = Callable[[Plan, Ensemble], Executor]
@@ -129,7 +130,7 @@ def test_a_comparison_waits_for_the_lanes_of_all_strategies_before_each(
     fork_server: ForkServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waited: list[set[int]] = []
-    monkeypatch.setattr(side_by_side, "wait_until_still", lambda pids: waited.append(set(pids)))
+    monkeypatch.setattr(import_module("esen_lab.run.in_pairs"), "wait_until_still", lambda pids: waited.append(set(pids)))
     device = CpuDevice(cores=[(0,), (0,)])
     compare(
         torch.randn(4, 8),
