@@ -20,7 +20,7 @@ from esen_lab.ensemble import Combine, Ensemble, SubModel, make_combine
 from esen_lab.lab.properties import LabProperties
 from esen_lab.lab.records import DeviceChange
 from esen_lab.lab.runtime import Runtime
-from esen_lab.lab.search_binding import SearchAsked
+from esen_lab.lab.search_binding import SearchRequest
 from esen_lab.lab.stages import checks, edit, load, members, plans, profile, rate, run, search, serve
 from esen_lab.lab.stages import device as device_stage
 from esen_lab.lab.stages.run_call import RunCall
@@ -244,7 +244,7 @@ class Lab(LabProperties):
             InfeasibleError: No plan keeps every limit, or holds the rate; the message says which fails, by how much.
             KeyboardInterrupt: It came before there was any plan; later, the best so far is returned, and says so.
         """
-        asked = SearchAsked(
+        asked = SearchRequest(
             searcher=searcher,
             limits=limits,
             quantile=quantile,
@@ -283,7 +283,7 @@ class Lab(LabProperties):
         Returns:
             The job: `snapshot()`, `best`, `result(timeout=...)`, `cancel()`. An `InfeasibleError` comes with `result`.
         """
-        asked = SearchAsked(
+        asked = SearchRequest(
             searcher=searcher,
             limits=limits,
             quantile=quantile,

@@ -44,7 +44,7 @@ class Original:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Originals:
-    """What sub-models were made from, by name. Networks are not held; what is none is."""
+    """What sub-models were made from, by name. Networks may be freed all the same; anything else is kept alive."""
 
     known: Mapping[str, Original] = field(default_factory=dict)
 

@@ -76,7 +76,7 @@ def holds(executor: Executor, plan: Plan, ensemble: Ensemble) -> bool:
 
 
 def same_code(before: SubModel, after: SubModel) -> bool:
-    """Whether two pictures of a network differ in the values of its tensors only."""
+    """Whether a network, registered twice, has the same code: at most the values of its tensors differ."""
     return before.code_fingerprint == after.code_fingerprint
 
 

@@ -27,11 +27,11 @@ class QuietMoments:
         self._ran_s = self._clock()
 
     def hurry(self) -> None:
-        """Nobody waits any more until `rest`, nor does who waits now."""
+        """End the wait that is under way, and let none begin until `rest`."""
         self._hurry.set()
 
     def rest(self) -> None:
-        """Waiting is as it was."""
+        """Let work wait again."""
         self._hurry.clear()
 
     def wait(self) -> None:

@@ -70,9 +70,9 @@ class Recorder:
         self._seen: tuple[object, object, object, object] = (None, None, None, None)
         self._profile_open = False
         self._plan_open: tuple[LabState, str] | None = None  # put in force, and perhaps improved yet
-        self._planned: _Made | None = None  # of the last plan that was written
+        self._planned: _PlanIdentity | None = None  # of the last plan that was written
         self._runs: dict[str, _Runs] = {}
-        self._ran: _Made | None = None  # what those ran
+        self._ran: _PlanIdentity | None = None  # what those ran
 
     @property
     def book(self) -> Book:
@@ -171,7 +171,7 @@ class Recorder:
         state, at = pending
         if state.plan is None:
             return
-        made = _Made(state.plan.lanes, state.ensemble)
+        made = _PlanIdentity(state.plan.lanes, state.ensemble)
         if made == self._planned:
             return
         self._planned = made
@@ -183,7 +183,7 @@ class Recorder:
             return
         plan = executor.plan
         if self._ran is None or not self._ran.is_still(plan.lanes, executor.ensemble):
-            made = _Made(plan.lanes, executor.ensemble)
+            made = _PlanIdentity(plan.lanes, executor.ensemble)
             if made != self._ran:
                 for runs in self._runs.values():
                     self._write(partial(self._write_runs, runs))
@@ -201,7 +201,7 @@ class Recorder:
             self._write(partial(self._write_runs, known))
 
     def _write(self, work: Callable[[], None]) -> None:
-        """Have the thread do it, in its turn."""
+        """Have the recorder's thread do it, after what it was given before."""
         if self._work is None:
             self._quiet.rest()
             self._work = Bell()
@@ -226,7 +226,7 @@ class Recorder:
         self._put(runs.slot, runs.entry)
 
 
-class _Made:
+class _PlanIdentity:
     """Lanes, and the code of what they run. Equal for the same, whatever the weights."""
 
     __slots__ = ("code", "ensemble", "lanes")
@@ -240,7 +240,7 @@ class _Made:
         return lanes is self.lanes and ensemble is self.ensemble
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Made) and (self.lanes, self.code) == (other.lanes, other.code)
+        return isinstance(other, _PlanIdentity) and (self.lanes, self.code) == (other.lanes, other.code)
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -285,7 +285,7 @@ class _Runs:
             self._load = load_between(self._began[1], sample)
 
     def entry(self) -> Entry | None:
-        """What it came to; None where that is written already."""
+        """These runs as an entry of the history; None where no run came since the last one."""
         with self._lock:
             times, of, count = list(self._times_s), self._of, self._count
             if of is None or count == self._written:

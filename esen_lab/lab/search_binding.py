@@ -21,7 +21,7 @@ from esen_lab.studies import LaneRuns, measured_defaults, measured_sets, measure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SearchAsked:
+class SearchRequest:
     """What a search was asked for: the arguments of `Lab.search`."""
 
     searcher: str = "exact"
@@ -42,7 +42,7 @@ class SearchAsked:
 
 
 def bind_search(
-    asked: SearchAsked,
+    asked: SearchRequest,
     models: Mapping[str, CostModel],
     ensemble: Ensemble,
     device: Device,
@@ -108,7 +108,7 @@ def bind_search(
 
 
 def _ways(
-    asked: SearchAsked,
+    asked: SearchRequest,
     models: Mapping[str, CostModel],
     ensemble: Ensemble,
     limits: Limits,

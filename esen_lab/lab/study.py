@@ -16,7 +16,7 @@ from esen_lab.errors import UsageError
 from esen_lab.lab.backend_choice import allowed
 from esen_lab.lab.plan_checks import members_run_by, origin
 from esen_lab.lab.runtime import Runtime
-from esen_lab.lab.search_binding import SearchAsked
+from esen_lab.lab.search_binding import SearchRequest
 from esen_lab.lab.stages.choices import plan_of, take
 from esen_lab.lab.stages.edit import FollowingThresholds
 from esen_lab.lab.stages.members import follow
@@ -122,7 +122,7 @@ class Studies:
         held, notes = with_memory(asked, ensemble, state.measured)
         held.check(ensemble.names, state.device.units)
         lanes = runtime.lane_runs(ensemble, x, runs)
-        first = state.plan or search(runtime, SearchAsked(limits=asked, quantile=state.quantile))
+        first = state.plan or search(runtime, SearchRequest(limits=asked, quantile=state.quantile))
         check_fits(first, state.ensemble, state.device)
         # The rounds keep to the groups and parts that the plan has.
         steps = first.steps if first.names != first.steps else ensemble.names
@@ -193,7 +193,7 @@ class Studies:
             InfeasibleError: The rate is not held; the message says why, and which one is. The plan in force stays.
             EsenError: A candidate could not be run.
         """
-        asked = SearchAsked(limits=limits, x=x, runs=runs)
+        asked = SearchRequest(limits=limits, x=x, runs=runs)
         return search_for_rate(
             self._runtime, asked, rate_per_s=rate_per_s, p99_s=p99_s, batches=batches, on_progress=on_progress
         )

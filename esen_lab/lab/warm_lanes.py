@@ -44,8 +44,8 @@ class Owner(Protocol):
         """See `Runtime.set`."""
 
 
-class _Checked(NamedTuple):
-    """What is to run, looked at once: of the very same objects nothing else can be found."""
+class _ToRun(NamedTuple):
+    """What is to run, as checks found it; it holds while the state has these very objects (`of`)."""
 
     of: tuple[object, ...]
     plan: Plan
@@ -59,7 +59,7 @@ class WarmLanes:
     def __init__(self, runtime: Owner) -> None:
         self._runtime = runtime
         self._to_end: deque[Executor] = deque()  # lanes that others have replaced
-        self._checked: _Checked | None = None
+        self._checked: _ToRun | None = None
         self._warned: set[str] = set()  # what lanes were said to answer otherwise, so that it is said once
         self.starting: LaneStart | None = None
         """Lanes that start, or started when nobody waited any more."""
@@ -79,7 +79,7 @@ class WarmLanes:
         return executor, notes
 
     def warn_of(self, executor: Executor) -> None:
-        """Warn of lanes that answer otherwise than the notebook, once: a run may find it after what was set since."""
+        """Warn of lanes that answer otherwise than the notebook, each once; a later run may find more of them."""
         if not executor.unlike and not self._warned:
             return
         told = {note for item in executor.unlike.values() if item.loud for note in [str(item)]}
@@ -113,8 +113,8 @@ class WarmLanes:
         self._put_in_force(started)
         return started, (*notes, *started.history.take_news())
 
-    def _to_run(self, state: LabState) -> _Checked:
-        """What is to run, checked; at a run like the last one that is known."""
+    def _to_run(self, state: LabState) -> _ToRun:
+        """What is to run, checked; where nothing has changed since the last run, as it was found then."""
         plan, known, checked = state.plan, state.ensemble, self._checked
         if checked is not None:
             of = checked.of
@@ -123,7 +123,7 @@ class WarmLanes:
         self._checked = None
         to_run, ensemble, notes = _to_run(state)
         self._runtime.together.check(ensemble)
-        self._checked = _Checked((plan, known, state.device, state.known), to_run, ensemble, notes)
+        self._checked = _ToRun((plan, known, state.device, state.known), to_run, ensemble, notes)
         return self._checked
 
     def _doubts(self, plan: Plan) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from esen_lab.lanes.stream import Compute
 
 
 def engine_for(placement: Placement, in_force: InForce) -> Engine:
-    """The engine of a lane that has applied its place."""
+    """The engine of a lane whose share is in force."""
     if in_force.torch_device == "cpu":
         return Engine(placement)
     more = placement.another_stream

@@ -60,7 +60,7 @@ class OwnAnswers(Protocol):
         """
 
     def again(self, submodel: Any, x: Tree, settings: Settings | None) -> Tree | None:
-        """The same of one sub-model, asked now whatever is known; None where it does not answer the same twice."""
+        """One sub-model's answer, asked for anew even where one is kept; None where two calls give different ones."""
 
 
 class ForkServer:

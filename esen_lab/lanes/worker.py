@@ -248,7 +248,7 @@ class Worker(ABC):
 
     @abstractmethod
     def take_step(self) -> StepTold:
-        """Take one thing that a run step by step has told, and `fileno` announced; of whichever run it is.
+        """Take one message of a stepwise run, which `fileno` announced; it may belong to an earlier run.
 
         Raises:
             WorkerDied: It is gone.

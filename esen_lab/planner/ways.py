@@ -151,7 +151,7 @@ def _products(choices: Sequence[Sequence[Way]]) -> Iterator[tuple[int, Way | Non
 
 
 def _slowest_first(one: EqualSet, models: Way, named: Collection[str]) -> tuple[str, ...]:
-    """The members of a set that may be in groups, as they are taken into them.
+    """The members of a set that may be in groups, in the order in which groups take them.
 
     Equal networks differ by what measuring scatters. A group takes as long whoever is in it, so the fastest stay alone.
     """

@@ -61,7 +61,7 @@ def at_once(plan: Plan, ensemble: Ensemble, device: Device, allowed: Mapping[str
 
 
 def _by(engine: str, submodel: SubModel, way: str, allowed: Collection[str]) -> str:
-    """What executes a sub-model where an engine is asked for: that, in the precision it has, if it takes it."""
+    """What is to execute a sub-model: the engine, in the sub-model's precision, if it takes it; else what does now."""
     precision = backend_parts(way)[1]
     wanted = f"{engine}@{precision}" if precision else engine
     if wanted not in allowed:

@@ -70,7 +70,7 @@ class Deadline:
 
     @contextmanager
     def ending(self, end: Callable[[], object], waited_for: str) -> Iterator[None]:
-        """Around requests that know no deadline of their own: `end` is called from a thread when this one passes.
+        """Put a deadline on requests that have none of their own: when it passes, a thread calls `end`.
 
         Args:
             end: Makes the requests fail, such as by ending the lanes that do not answer.

@@ -57,7 +57,7 @@ class CombineTrial:
             times.append(jct_s)
 
     def refuse(self, why: str) -> None:
-        """It cannot be had, or answers differently: never on the GPU for this shape."""
+        """Never combine on the GPU for this shape: it failed there, or answered differently."""
         self.refused = why
 
 
@@ -170,7 +170,7 @@ class WhereToCombine:
         return self._there is not None
 
     def _key(self, ensemble: Ensemble) -> tuple[Combine, tuple[str, ...], list[int]]:
-        """What a trial is of: another rule, order or look of an output makes it another."""
+        """What a trial holds for: the rule, the order of the sub-models, and what their outputs look like."""
         return ensemble.combine, ensemble.names, [worker.looks for worker in self._workers]
 
     def combined(self, ensemble: Ensemble, on_cpu: Callable[[], Tree], timeout_s: float) -> Tree | None:

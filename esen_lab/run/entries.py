@@ -65,7 +65,7 @@ def entries_of(
     ensemble: Ensemble,
     device: Device,
 ) -> Entries:
-    """What `compare` is asked for; see there.
+    """All that `compare` is to run, made from its arguments of the same names.
 
     Raises:
         UsageError: A strategy is unknown, or what is the user's own has a name that is taken.

@@ -243,7 +243,7 @@ class Executor:
 
     @property
     def runs_once(self) -> bool:
-        """Whether a run must not be made twice: none is as the one before, or the user's own rule would be told."""
+        """Whether a run must not be repeated: it would answer differently, or call the user's own rule once more."""
         return self.begins_anew or self.ensemble.combine.function is not None
 
     @property
@@ -422,7 +422,7 @@ class Executor:
         return self._in_lanes(work, x, deadline)
 
     def _in_lanes(self, work: Callable[[Tree, Deadline], _Done], x: Tree, deadline: Deadline) -> _Done:
-        """Do something with the lanes that nobody else does meanwhile, and that makes ordinary tensors."""
+        """Do something with the lanes, alone, outside of `torch.inference_mode`: the tensors made are ordinary ones."""
         if self._in_inference_mode():
             with ordinary_tensors():
                 return self._in_lanes(work, x, deadline)
@@ -541,7 +541,7 @@ class Executor:
                 self._tell_of_members()
 
     def at_rest(self, deadline: Deadline) -> None:
-        """Nobody measures now: what a measurement left that was interrupted at its very end is put back."""
+        """Put back what a measurement that was interrupted at its very end has left; nobody measures now."""
         if self._state.measuring:
             self._all_at_rest(deadline)
             with self._lock, deadline.ending(self._group.end, "lanes that get back the state that they had"):

@@ -19,7 +19,7 @@ _Result = TypeVar("_Result")
 
 
 def rested(run: Callable[[], _Result], pids: Collection[int]) -> _Result:
-    """What the second of two runs gives, when the lanes of whoever ran before are at rest.
+    """Run twice, once the lanes that ran before are at rest; returns what the second run gives.
 
     Args:
         run: Runs once.
@@ -41,7 +41,7 @@ def in_pairs(
     timeout_s: float,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[tuple[float, float]]:
-    """The JCTs of both, in seconds, again and again; who begins changes from pair to pair.
+    """Run two plans in turns: the JCTs of both, in seconds, pair by pair. Which one begins changes each time.
 
     Args:
         one: Runs a plan.

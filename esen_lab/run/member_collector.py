@@ -233,7 +233,7 @@ class MemberCollector:
 
 
 class CombineTime:
-    """How long making an answer takes, as it was lately: so much time is kept for it before it is due."""
+    """How long combining took lately: so much time before the deadline is kept for it."""
 
     _MOST_OF_IT = 0.5  # of the time to a deadline is kept, at most
     _LEAST_S = 0.0003  # is kept at least
@@ -245,7 +245,7 @@ class CombineTime:
         self._of_bytes = 0
 
     def took(self, seconds: float, of_bytes: int) -> None:
-        """One took so long, for an input of so many bytes."""
+        """Note how long combining took, in seconds, for an input of so many bytes."""
         self._took_s = max(seconds, self._FORGETS * self._took_s)
         self._of_bytes = of_bytes
 

@@ -160,7 +160,7 @@ def judge(
     backend: str = "eager",
     repeats: bool = True,
 ) -> CheckedAnswers:
-    """What several runs of one sub-model come to.
+    """The verdict on one sub-model, from several runs.
 
     Args:
         name: The sub-model.

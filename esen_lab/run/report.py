@@ -141,7 +141,7 @@ class RunReport(Shown):
         remark: Callable[[RunReport], tuple[str, ...]] | None = None,
         **known: Any,
     ) -> RunReport:
-        """A report whose spans and lanes are made when somebody looks at them: most runs' nobody does.
+        """A report that makes its spans and lanes when they are first read: those of most runs never are.
 
         Args:
             make: Makes both, once.
@@ -160,7 +160,7 @@ class RunReport(Shown):
         return report
 
     def __getattr__(self, name: str) -> Any:
-        """Called for what is not there yet."""
+        """Make what `late` has put off; Python calls this for attributes that are not there."""
         if name in ("notes", "far"):
             pending = self._remark
             if pending is not None:  # else another thread has just made them

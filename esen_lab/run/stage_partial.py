@@ -145,6 +145,6 @@ def _never() -> Ended | None:
 
 
 def _rows_of(x: Tree) -> int:
-    """How many rows an input seems to have; 0 where it has no batch axis, which whoever runs it refuses."""
+    """How many rows an input seems to have; 0 where it has no batch axis: the run will refuse it."""
     leaves, _ = take_in(x)
     return int(leaves[0].shape[0]) if leaves and leaves[0].dim() else 0

@@ -346,7 +346,7 @@ class StageRunner:
         return self._prepared.lacks(rows)
 
     def prepare(self, ensemble: Ensemble, rows: int, deadline: Deadline, seed: int | None) -> bool:
-        """Once for a size of the batch: see that rows are independent, have engines prepared. Whether lanes ran."""
+        """See that rows are independent and have engines prepared, once per batch size; returns whether lanes ran."""
         if not self._prepared.lacks(rows):
             return False
         if self._prepared.has_to_look(rows):

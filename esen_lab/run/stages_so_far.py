@@ -121,7 +121,7 @@ class StagesSoFar:
         return len(self._kept.keys() - self.weightless)
 
     def asks(self, number: int) -> bool:
-        """Whether a stage is asked. One that is not is told of here."""
+        """Whether a stage is to run; one that is not is noted in `told`, and its members as missing."""
         if number and not len(self.opened):
             self._skip(number, Missing(name="", why="not needed", told="no row was left for its stage"))
         elif self.ended != "all":

@@ -229,7 +229,7 @@ class _Filling:
                 self.loading.fallen_back[name] = _runs_eagerly(name, how, remember_crash(self._ensemble.get(name), how))
 
     def _crashed(self, index: int, names: Sequence[str], before: Collection[str]) -> str:
-        """Load; the name of the one that crashed its lane, of which another may be started, or ""."""
+        """Load them; the name of one that crashed its lane, where the lane may be started anew, or ""."""
         lane = self._plan.lanes[index]
         for name, active, how in zip(lane.members, lane.active_units, lane.backends, strict=True):
             if name not in names:
@@ -337,7 +337,7 @@ def load_as_planned(
 
 @contextlib.contextmanager
 def from_the_system() -> Iterator[None]:
-    """Around what takes descriptors, memory and processes from the system, which may refuse them.
+    """Turn a refusal of the system (no descriptors, memory or processes left) into a `DeviceError`.
 
     Raises:
         DeviceError: It did.

@@ -80,10 +80,10 @@ class Turns:
         return sum(not turn.beside for turn in self.live()[1:])
 
     def live(self, *, look: bool = False) -> list[Turn]:
-        """Those in the queue that have not gone, in order; the others are taken out.
+        """The turns in the queue, in order; those whose callers have gone are taken out.
 
         Args:
-            look: Whether it is looked where other threads are that have a turn: who waits for long does.
+            look: Whether to look where the other threads with a turn are; a call that waits for long does.
         """
         found = []
         me = _this_thread()
@@ -105,7 +105,7 @@ class Turns:
 
 
 class _Ends:
-    """What a `with` statement calls at its end lies in the object, and is found as if it were a method."""
+    """Holds `__exit__` in the object itself, where a `with` statement finds it as if it were a method."""
 
     __slots__ = ("__exit__",)
     __exit__: Callable[..., None]
@@ -201,7 +201,7 @@ class Turn(_Ends):
         return True
 
     def wait(self, given_up: Callable[[], bool]) -> bool:
-        """Wait for the turn of one that was placed, until somebody has given it up; whether it has come.
+        """Wait for a turn that has its place; returns whether it came, False once `given_up` says so.
 
         Raises:
             WorkerTimeout: The deadline passed. It has left the queue.

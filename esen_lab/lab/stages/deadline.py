@@ -8,7 +8,7 @@ from esen_lab.common.surroundings import step
 from esen_lab.cost_model import CostModel
 from esen_lab.errors import UsageError
 from esen_lab.lab.runtime import Runtime
-from esen_lab.lab.search_binding import SearchAsked
+from esen_lab.lab.search_binding import SearchRequest
 from esen_lab.planner import Limits
 from esen_lab.planner.allocation import under_models
 from esen_lab.planner.by_deadline import DeadlineSearch
@@ -18,7 +18,7 @@ from esen_lab.studies.members import tables_of
 
 
 def for_deadline(
-    runtime: Runtime, asked: SearchAsked, models: Mapping[str, CostModel], deadline_s: float
+    runtime: Runtime, asked: SearchRequest, models: Mapping[str, CostModel], deadline_s: float
 ) -> Callable[[Plan], Plan]:
     """What makes of a plan one whose members that are ready by a deadline are the most accurate together.
 

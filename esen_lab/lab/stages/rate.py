@@ -10,7 +10,7 @@ from esen_lab.common.trees import Tree
 from esen_lab.errors import UsageError
 from esen_lab.lab.plan_checks import members_run_by
 from esen_lab.lab.runtime import Runtime
-from esen_lab.lab.search_binding import SearchAsked
+from esen_lab.lab.search_binding import SearchRequest
 from esen_lab.lab.stages.plans import put_in_force
 from esen_lab.lab.stages.search import by_fastest_backends, search
 from esen_lab.lab.state import LabState
@@ -23,7 +23,7 @@ _USUAL = ("sequential", "equal")
 
 def search_for_rate(
     runtime: Runtime,
-    asked: SearchAsked,
+    asked: SearchRequest,
     *,
     rate_per_s: float | None,
     p99_s: float | None,

@@ -63,7 +63,7 @@ def reported(runtime: Runtime, call: RunCall, turn: Turn, *, kept: bool = True) 
 
 
 def _in_time(call: RunCall) -> contextlib.AbstractContextManager[None]:
-    """Around a call that ends so soon that all of it is its last moments."""
+    """`prompt` for the whole of a call whose deadline is so near that it counts from its beginning."""
     return prompt() if call.until is call.due and call.until.allowed_s <= _SOON_S else contextlib.nullcontext()
 
 
@@ -125,7 +125,7 @@ def _once(call: RunCall, executor: Executor, **more: Any) -> Run:
 
 
 def _tried(runtime: Runtime, call: RunCall) -> tuple[Run, tuple[str, ...]]:
-    """One run that counts for nobody, in its turn."""
+    """One run that leaves no trace, in its turn."""
     if runtime.state.runs_on_nodes(runtime.state.plan):
         return nodes.run_once(runtime, call)
     executor, notes = ready_lanes(runtime, deadline=call.until)

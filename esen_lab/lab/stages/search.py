@@ -12,7 +12,7 @@ from esen_lab.cost_model import CostModel, Quantile
 from esen_lab.errors import UsageError
 from esen_lab.lab.backend_choice import allowed
 from esen_lab.lab.runtime import Runtime
-from esen_lab.lab.search_binding import SearchAsked, bind_search
+from esen_lab.lab.search_binding import SearchRequest, bind_search
 from esen_lab.lab.stages.deadline import for_deadline
 from esen_lab.lab.stages.members import follow
 from esen_lab.lab.stages.plans import with_plan
@@ -96,7 +96,7 @@ def models_of(runtime: Runtime, steps: Sequence[str], quantile: Quantile = "medi
     return found
 
 
-def search(runtime: Runtime, asked: SearchAsked, **watched: Any) -> Plan:
+def search(runtime: Runtime, asked: SearchRequest, **watched: Any) -> Plan:
     """See `Lab.search`."""
     models, run = _bound(runtime, asked)
     plan = run(**watched)
@@ -104,7 +104,7 @@ def search(runtime: Runtime, asked: SearchAsked, **watched: Any) -> Plan:
     return plan
 
 
-def start_search(runtime: Runtime, asked: SearchAsked) -> SearchJob[Plan]:
+def start_search(runtime: Runtime, asked: SearchRequest) -> SearchJob[Plan]:
     """See `Lab.start_search`."""
     if asked.searcher == "exact":
         asked = replace(asked, options={"time_limit_s": BACKGROUND_SEARCH_S, **asked.options})
@@ -120,7 +120,7 @@ def start_search(runtime: Runtime, asked: SearchAsked) -> SearchJob[Plan]:
     return job
 
 
-def _bound(runtime: Runtime, asked: SearchAsked) -> tuple[dict[str, CostModel], Callable[..., Plan]]:
+def _bound(runtime: Runtime, asked: SearchRequest) -> tuple[dict[str, CostModel], Callable[..., Plan]]:
     """The search with everything bound, and the cost models that it plans with."""
     follow(runtime, whole=False)  # code counts: latencies do not depend on values
     found = models(runtime, asked.quantile)
@@ -147,7 +147,7 @@ def _bound(runtime: Runtime, asked: SearchAsked) -> tuple[dict[str, CostModel], 
 
 
 def _of_other_switches(runtime: Runtime, state: LabState) -> tuple[str, ...]:
-    """That what plans are made from was measured while other switches were set than now."""
+    """A remark where the points that plans are made from were measured while other switches were set than now."""
     measured, settings = state.measured, runtime.fork_server.session_here()
     if measured is None or state.device.identity.simulated:
         return ()
@@ -163,7 +163,7 @@ def _finished(run: Callable[..., Plan], finish: Callable[[Plan], Plan], on_bette
 class _Improving:
     """Listens to a search: its best plan is in force, unless somebody has set another one meanwhile."""
 
-    def __init__(self, runtime: Runtime, asked: SearchAsked, models: Mapping[str, CostModel]) -> None:
+    def __init__(self, runtime: Runtime, asked: SearchRequest, models: Mapping[str, CostModel]) -> None:
         self._runtime = runtime
         self._asked = asked
         self._models = models
@@ -188,10 +188,10 @@ class _Improving:
         self._runtime.stir()
 
 
-def _asked_for(state: LabState, asked: SearchAsked) -> LabState:
+def _asked_for(state: LabState, asked: SearchRequest) -> LabState:
     return replace(state, limits=Limits.of(asked.limits), quantile=asked.quantile)
 
 
-def _proven(state: LabState, plan: Plan, asked: SearchAsked, models: Mapping[str, CostModel]) -> LabState:
+def _proven(state: LabState, plan: Plan, asked: SearchRequest, models: Mapping[str, CostModel]) -> LabState:
     """With what a search proved of all plans, for the sliders."""
     return replace(state, proof=(models, plan.bound_s)) if asked.free and plan.bound_s is not None else state

@@ -11,7 +11,7 @@ from esen_lab.planner.plan import Plan
 
 
 class Bench(Protocol):
-    """Where a tuned plan is put to use. Its methods may take seconds; they are called without any lock held."""
+    """Where the plan of a draft is put to use. Its methods may take seconds, and are called without a lock held."""
 
     def in_force(self) -> Plan | None:
         """The plan in force."""

@@ -33,7 +33,7 @@ class DraftLane:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
-    """Lanes that are being tuned.
+    """Lanes that are being edited.
 
     Attributes:
         lanes: At least one; every sub-model is in exactly one.

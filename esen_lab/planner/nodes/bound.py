@@ -88,7 +88,7 @@ def _alone_s(kind: NodeKind) -> Array:
 
 
 def least_load(loads: Array, weights: Array, *, above: float = float("inf")) -> tuple[float, Array]:
-    """No deal of sub-models to kinds of nodes, in fractions even, loads the most loaded kind less than this: proven.
+    """A proven bound: however sub-models are dealt to kinds of nodes, even in fractions, some kind has this load.
 
     Args:
         loads: What each sub-model loads each kind with, shape (K, n), finite.

@@ -87,7 +87,7 @@ class LaneBound:
 
 
 class _NodeWorth:
-    """What the lanes of one node can be worth by a deadline.
+    """The most that the lanes of one node can be worth by a deadline.
 
     Args:
         table: Seconds of each sub-model by share, outputs included, shape (n, U); never rising with the share.
