@@ -242,7 +242,7 @@ def _version(package: str) -> str | None:
 def _limits(missing: list[str]) -> Iterator[tuple[str, str]]:
     """CPU time and memory that this process may use, and where lanes share their inputs and outputs."""
     from esen_lab.devices.cpu.affinity import allowed_cpus
-    from esen_lab.devices.cpu.control_groups import ControlGroups
+    from esen_lab.common.control_groups import ControlGroups
 
     allowed = len(allowed_cpus().cpus) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     yield "logical CPUs", f"{allowed} allowed of {os.cpu_count()}"
@@ -261,7 +261,7 @@ def _limits(missing: list[str]) -> Iterator[tuple[str, str]]:
 
 
 def _available() -> str:
-    from esen_lab.devices.cpu.device import available_bytes
+    from esen_lab.common.free_memory import available_bytes
 
     found = available_bytes()
     return "an unknown amount" if found is None else format_bytes(found)

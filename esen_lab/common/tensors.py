@@ -14,9 +14,9 @@ as quantized, a tensor ends the process without a word; so nothing is copied any
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from esen_lab.common.free_memory import available_bytes
 from esen_lab.common.units import format_bytes
 from esen_lab.errors import UsageError, first_line
 
@@ -343,20 +343,6 @@ def _bounds(array: Any) -> tuple[int, int]:
         elif size:
             high += (size - 1) * stride
     return low, high + array.itemsize
-
-
-def available_bytes() -> int | None:
-    """Memory that can still be had here, of the machine or of the container, or None where it cannot be told."""
-    found = []
-    try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-        group = Path("/sys/fs/cgroup")
-        if (most := (group / "memory.max").read_text(encoding="ascii").strip()) != "max":
-            found.append(int(most) - int((group / "memory.current").read_text(encoding="ascii")))
-    except (OSError, ValueError, IndexError):
-        pass  # another system, or no such group
-    return max(min(found), 0) if found else None
 
 
 def sharing(tensors: Sequence[torch.Tensor]) -> tuple[int, int] | None:

@@ -17,11 +17,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from esen_lab.common.free_memory import available_bytes
 from esen_lab.common.resources import above_standard, duplicate, no_descriptors, standard_kept
 from esen_lab.common.tensors import (
     ALIGNMENT,
     MEMORY_FORMATS,
-    available_bytes,
     has_its_memory,
     is_channels_last,
     is_dense,

@@ -30,7 +30,7 @@ def test_the_device_has_the_cores_this_process_may_use() -> None:
 
 def test_hardware_threads_of_one_core_are_one_unit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
-    monkeypatch.setattr(topology, "_siblings", lambda number, root: {number % 2, number % 2 + 2})
+    monkeypatch.setattr(topology, "siblings", lambda number, root: {number % 2, number % 2 + 2})
     monkeypatch.setattr(cpu, "_cgroup_cpus", lambda *paths: None)
     assert CpuDevice().units == 2
     assert cores(CpuDevice(), 1, 1) == [((0, 2),), ((1, 3),)]
@@ -61,7 +61,7 @@ def test_a_control_groups_quota_limits_the_cores_and_is_said(tmp_path: Path, mon
     membership.write_text("0::/a/b\n")
     assert cpu._cgroup_cpus(membership, tmp_path) == 1.5
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
-    monkeypatch.setattr(topology, "_siblings", lambda number, root: {number})
+    monkeypatch.setattr(topology, "siblings", lambda number, root: {number})
     monkeypatch.setattr(cpu, "_cgroup_cpus", lambda *paths: 1.5)
     device = CpuDevice()
     assert device.units == 1
@@ -71,7 +71,7 @@ def test_a_control_groups_quota_limits_the_cores_and_is_said(tmp_path: Path, mon
 def test_cores_that_are_taken_away_later_are_noticed_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
     mask = {0, 1, 2}
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(mask))
-    monkeypatch.setattr(topology, "_siblings", lambda number, root: {number})
+    monkeypatch.setattr(topology, "siblings", lambda number, root: {number})
     monkeypatch.setattr(cpu, "_cgroup_cpus", lambda *paths: None)
     device = CpuDevice()
     assert device.lost() == ""
@@ -88,7 +88,7 @@ def test_cores_that_are_taken_away_later_are_noticed_and_said(monkeypatch: pytes
 def test_a_quota_that_shrinks_later_is_noticed_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
     quotas = [3.5]
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
-    monkeypatch.setattr(topology, "_siblings", lambda number, root: {number})
+    monkeypatch.setattr(topology, "siblings", lambda number, root: {number})
     monkeypatch.setattr(cpu, "_cgroup_cpus", lambda *paths: quotas[0])
     device = CpuDevice()
     assert device.place([3])
@@ -102,7 +102,7 @@ def test_a_quota_that_shrinks_later_is_noticed_and_said(monkeypatch: pytest.Monk
 def test_points_of_less_than_a_cores_time_are_of_that_grant_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     quotas = [0.5]
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
-    monkeypatch.setattr(topology, "_siblings", lambda number, root: {number})
+    monkeypatch.setattr(topology, "siblings", lambda number, root: {number})
     monkeypatch.setattr(cpu, "_cgroup_cpus", lambda *paths: quotas[0])
     half = CpuDevice()
     assert half.place([1])

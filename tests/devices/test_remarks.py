@@ -62,7 +62,7 @@ def test_what_a_process_hands_down_to_its_lanes_is_said(act: str, word: str) -> 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux")
 def test_a_limit_of_address_space_limits_free_memory() -> None:
     code = (
-        "import resource; from esen_lab.devices.cpu.device import available_bytes; "
+        "import resource; from esen_lab.common.free_memory import available_bytes; "
         "resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30)); print(available_bytes() <= 1 << 30)"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -7,7 +7,6 @@ Units are alike: where a machine has fast and slow cores, one table of latencies
 slow ones are left out unless they are asked for.
 
     affinity.py         which CPUs this process may use, whatever OpenMP has bound it to
-    control_groups.py   what control groups leave of time and memory
     topology.py         caches and nodes that cores have in common; fast and slow ones
     packing.py          which cores each lane gets
     memory_policy.py    on which nodes a lane's memory lies
@@ -29,12 +28,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from esen_lab.common.control_groups import ControlGroups
+from esen_lab.common.free_memory import available_bytes
 from esen_lab.common.surroundings import step
 from esen_lab.common.units import check_units, format_units
 from esen_lab.devices.base import Device, DeviceIdentity, InForce, Placement
 from esen_lab.devices.cpu.affinity import allowed_cpus, allowed_now
 from esen_lab.devices.cpu.affinity import ranges as _ranges
-from esen_lab.devices.cpu.control_groups import ControlGroups
 from esen_lab.devices.cpu.interference import (
     Interference,
     keep_interference,
@@ -44,7 +44,7 @@ from esen_lab.devices.cpu.interference import (
 )
 from esen_lab.devices.cpu.memory_policy import prefer_nodes
 from esen_lab.devices.cpu.packing import Packer, Packing
-from esen_lab.devices.cpu.remarks import address_space_bytes, remarks_on_cores, remarks_on_process
+from esen_lab.devices.cpu.remarks import remarks_on_cores, remarks_on_process
 from esen_lab.devices.cpu.topology import Core, Topology, described, read_topology
 from esen_lab.errors import DeviceError, UsageError
 
@@ -403,25 +403,3 @@ def _cpu_name() -> str:
         return platform.processor() or platform.machine()
     match = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     return match[1].strip() if match else platform.machine()
-
-
-def available_bytes(groups: ControlGroups | None = None, meminfo: Path = Path("/proc/meminfo")) -> int | None:
-    """Memory that a new process could have now, or None where the system does not say (Linux does).
-
-    The least of what the machine has left, what the control groups of this process leave, and this process's own
-    limits, which its children inherit.
-
-    Args:
-        groups: The control groups; by default this process's.
-        meminfo: The kernel's file about the machine's memory.
-    """
-    limits = (_machine_bytes(meminfo), (groups or ControlGroups()).available_bytes(), address_space_bytes())
-    return min((limit for limit in limits if limit is not None), default=None)
-
-
-def _machine_bytes(meminfo: Path) -> int | None:
-    try:
-        with meminfo.open(encoding="ascii") as lines:
-            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        return None

@@ -7,9 +7,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from esen_lab.common.free_memory import address_space_bytes
 from esen_lab.common.units import format_bytes
 from esen_lab.devices.cpu.affinity import ranges
-from esen_lab.devices.cpu.topology import DEVICES_FOLDER, read_cpus
+from esen_lab.devices.cpu.topology import DEVICES_FOLDER, read_cpus, siblings
 
 
 def remarks_on_cores(cores: Sequence[tuple[int, ...]], system: Path = DEVICES_FOLDER) -> Iterator[str]:
@@ -26,7 +27,7 @@ def remarks_on_cores(cores: Sequence[tuple[int, ...]], system: Path = DEVICES_FO
             f"CPUs {ranges(isolated)} are isolated (isolcpus): the kernel does not spread a lane's threads over them. "
             "Lanes of more than one core are slower there than they should be."
         )
-    halves = {cpu for core in cores for cpu in core if not _siblings(cpu, system) <= set(core)}
+    halves = {cpu for core in cores for cpu in core if not siblings(cpu, system) <= set(core)}
     if halves:
         yield (
             f"Of the hardware threads on the cores of CPUs {ranges(halves)}, others belong to other programs, which "
@@ -58,17 +59,3 @@ def remarks_on_process() -> Iterator[str]:
         space = address_space_bytes()
         if space is not None:
             yield f"A limit (ulimit -v) leaves every lane {format_bytes(space)} of address space, libraries included."
-
-
-def address_space_bytes() -> int | None:
-    """The most memory that one process may have by its own limits (ulimit -v, -d), or None: no limit."""
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    limits = [resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
-    return min((limit for limit in limits if limit != resource.RLIM_INFINITY), default=None)
-
-
-def _siblings(cpu: int, system: Path) -> set[int]:
-    return read_cpus(system / "system" / "cpu" / f"cpu{cpu}" / "topology" / "thread_siblings_list")

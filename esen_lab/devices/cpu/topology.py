@@ -151,9 +151,9 @@ def read_topology(cpus: Collection[int], root: Path = DEVICES_FOLDER) -> Topolog
     seen: set[int] = set()
     for cpu in sorted(cpus):
         if cpu not in seen:
-            siblings = tuple(sorted(_siblings(cpu, root) & set(cpus) - seen | {cpu}))
-            seen.update(siblings)
-            cores[siblings] = None
+            core = tuple(sorted(siblings(cpu, root) & set(cpus) - seen | {cpu}))
+            seen.update(core)
+            cores[core] = None
     return described(tuple(cores), root)
 
 
@@ -182,7 +182,7 @@ def _cpu(cpu: int, root: Path) -> Path:
     return root / "system" / "cpu" / f"cpu{cpu}"
 
 
-def _siblings(cpu: int, root: Path) -> set[int]:
+def siblings(cpu: int, root: Path) -> set[int]:
     """The logical CPUs on the core of `cpu`; just itself where the kernel does not tell."""
     return read_cpus(_cpu(cpu, root) / "topology" / "thread_siblings_list") | {cpu}
 
@@ -200,7 +200,7 @@ def _l3_domains(cpus: Sequence[int], root: Path) -> dict[int, tuple[int, int | N
     for cpu in cpus:
         if cpu not in found:
             domain, size = _l3_of(cpu, root)
-            shared = shared or not domain <= _siblings(cpu, root)
+            shared = shared or not domain <= siblings(cpu, root)
             found.update(dict.fromkeys(domain, (min(domain), size)))
     return found if shared else {}
 

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from esen_lab.common import free_memory
+from esen_lab.common.control_groups import ControlGroups
+from esen_lab.common.tensors import check_size
 from esen_lab.devices.cpu import device as cpu
 from esen_lab.devices.cpu import topology
-from esen_lab.devices.cpu.control_groups import ControlGroups
+from esen_lab.errors import UsageError
 
 NONE_V1 = "9223372036854771712"
 GIB = 1 << 30
@@ -144,13 +147,24 @@ def test_free_memory_is_the_least_of_the_machines_and_the_groups(tmp_path: Path)
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemTotal: 30000000 kB\nMemAvailable: 22800000 kB\n")
     limited = groups(tmp_path, "4:memory:/a\n", {"memory/a/memory.limit_in_bytes": GIB})
-    assert cpu.available_bytes(limited, meminfo) == GIB
+    assert free_memory.available_bytes(limited, meminfo) == GIB
     limited = groups(tmp_path, "4:memory:/a\n", {"memory/a/memory.limit_in_bytes": 100 * GIB})
-    assert cpu.available_bytes(limited, meminfo) == 22800000 * 1024
+    assert free_memory.available_bytes(limited, meminfo) == 22800000 * 1024
 
 
 def test_free_memory_is_absent_where_nobody_tells(tmp_path: Path) -> None:
-    assert cpu.available_bytes(groups(tmp_path, "", {}), tmp_path / "nothing") is None
+    assert free_memory.available_bytes(groups(tmp_path, "", {}), tmp_path / "nothing") is None
+
+
+def test_tensors_of_a_call_may_take_what_file_pages_that_nobody_needs_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {"a/memory.max": GIB, "a/memory.current": GIB, "a/memory.stat": f"inactive_file {600 << 20}"}
+    limited = groups(tmp_path, "0::/a\n", files)
+    monkeypatch.setattr(free_memory, "ControlGroups", lambda: limited)
+    check_size(500 << 20, "the input")
+    with pytest.raises(UsageError, match="fit into memory, of which 629 MB"):
+        check_size(700 << 20, "the input")
 
 
 def test_a_quota_of_version_1_limits_the_device_and_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +172,7 @@ def test_a_quota_of_version_1_limits_the_device_and_is_said(tmp_path: Path, monk
     limited = groups(tmp_path, "4:cpu:/a\n", files)
     monkeypatch.setattr(cpu, "ControlGroups", lambda: limited)
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1})
-    monkeypatch.setattr(topology, "_siblings", lambda number, root: {number})
+    monkeypatch.setattr(topology, "siblings", lambda number, root: {number})
     device = cpu.CpuDevice()
     assert device.units == 1
     assert "0.5 of 2 cores' time" in device.notes[0]
