@@ -63,11 +63,7 @@ class NodesCall:
             self._notes.append(told_of(self._there, self._held.all))
             return combined_there(self._there, self._held, ensemble.combine, names, asked.deadline)
         outputs = {name: unpack(nodes.answers.outputs[name]) for name in names}
-        rule = (
-            ensemble.combine
-            if len(names) == len(nodes.answers.names)
-            else ensemble.combine.for_members(names, ensemble.names)
-        )
+        rule = ensemble.combine.for_members(names, ensemble.names)
         with torch.no_grad():
             output = rule(outputs)
             if asked.options is not None and asked.options.uncertainty:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import NamedTuple
 
@@ -11,6 +11,21 @@ from esen_lab.ensemble import Combine, Ensemble, Reserved, SmallMean
 from esen_lab.lanes import Worker
 from esen_lab.lanes.openmp import CallersThreads
 from esen_lab.run.lane_group import LaneGroup
+
+
+def combined(rule: Combine, outputs: Mapping[str, Tree], threads: CallersThreads) -> Tree:
+    """What a rule makes of some members' outputs, which lie on the host: new memory, in the thread that calls.
+
+    Args:
+        rule: For just these members.
+        outputs: By member, in the order of the ensemble.
+        threads: Those of the calling process, which are quiet meanwhile.
+    """
+    import torch
+
+    # A function of the user's own computes as it would outside.
+    with torch.no_grad(), nullcontext() if rule.function is not None else threads.alone():
+        return rule(outputs)
 
 
 class Prepared(NamedTuple):
@@ -47,12 +62,7 @@ class HostCombine:
         """
         if prepared is not None and self._ahead(ensemble) is prepared.rule:
             return prepared.rule.into(prepared.memory)
-        import torch
-
-        rule = ensemble.combine
-        # A function of the user's own computes as it would outside.
-        with torch.no_grad(), nullcontext() if rule.function is not None else self._threads.alone():
-            return rule(self._group.outputs(ensemble.names))
+        return combined(ensemble.combine, self._group.outputs(ensemble.names), self._threads)
 
     def prepare(self, ensemble: Ensemble) -> None:
         """Have memory for the next answer, now that nobody waits: while lanes run, their cores are theirs."""

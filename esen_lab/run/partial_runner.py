@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+
 
 from esen_lab.common.trees import Tree
 from esen_lab.ensemble import Ensemble
 from esen_lab.run.answered import Answered, Ended
 from esen_lab.run.asked import Asked
 from esen_lab.run.early import Confidence, confidence, decided
+from esen_lab.run.host_combine import combined
 from esen_lab.run.lane_group import LaneGroup
 from esen_lab.run.lane_runner import LaneRunner
 from esen_lab.run.member_collector import CombineTime, MemberCollector
@@ -147,8 +148,4 @@ class PartialRunner:
 
     def _made(self, ensemble: Ensemble, names: Sequence[str], outputs: Mapping[str, Tree]) -> Tree:
         """The answer of these members, the caller's own."""
-        import torch
-
-        rule = ensemble.combine.for_members(names, ensemble.names)
-        with torch.no_grad(), nullcontext() if rule.function is not None else self._lanes.threads.alone():
-            return rule(outputs)
+        return combined(ensemble.combine.for_members(names, ensemble.names), outputs, self._lanes.threads)

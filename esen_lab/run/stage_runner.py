@@ -12,17 +12,18 @@ at a time. The answer is what the rule made of a row in the stage that it left i
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from esen_lab.common.trees import Tree, map_tensors
-from esen_lab.ensemble import Combine, Ensemble
+from esen_lab.ensemble import Ensemble
 from esen_lab.lanes import ForkServer, Worker
 from esen_lab.lanes.openmp import CallersThreads
 from esen_lab.planner.plan import Lane, Plan
-from esen_lab.run.asked import Asked
+from esen_lab.run.asked import PLAIN, Asked
 from esen_lab.run.deadline import Deadline
 from esen_lab.run.device_combine import WhereToCombine
 from esen_lab.run.lane_group import LaneGroup
@@ -31,7 +32,6 @@ from esen_lab.run.lane_runner import LaneRunner, times_of
 from esen_lab.run.outcome import MemberRun, Run
 from esen_lab.run.run_history import RunHistory
 from esen_lab.run.stage_checks import StagesPrepared, check_rows
-from esen_lab.run.stage_report import StageReport
 from esen_lab.run.stage_rows import (
     SIZES_OF_ENGINES,
     first_rows,
@@ -40,10 +40,9 @@ from esen_lab.run.stage_rows import (
     size_for,
     sizes_for,
     sizes_of,
-    taken,
     with_other_rows,
 )
-from esen_lab.run.stages_so_far import Told, asleep, combined, names_in, put_rows, unsure
+from esen_lab.run.stages_so_far import StageAnswers, StagesSoFar, combined_scores, names_in
 
 if TYPE_CHECKING:
     import torch
@@ -109,7 +108,6 @@ class StageRunner:
             for stage, numbers in zip(self.stages, plan.stages, strict=True)
             for place, number in enumerate(numbers)
         }
-        self._rules: tuple[Combine | None, list[Combine]] = (None, [])
         self.decided_s = 0.0
         self._prepared = StagesPrepared(has_engines=any(stage.sizes == SIZES_OF_ENGINES for stage in self.stages[1:]))
 
@@ -181,7 +179,6 @@ class StageRunner:
 
     def forget(self) -> None:
         """Sub-models or the combine rule are other ones: nothing that was prepared or found out holds."""
-        self._rules = (None, [])
         self._prepared.forget()
         for stage in self.stages:
             stage.runner.forget()
@@ -207,8 +204,8 @@ class StageRunner:
             asked = replace(asked, begin_ns=time.perf_counter_ns())
             first.runner.write(asked.ensemble, asked.x, asked.deadline)
         begin_ns, copied_ns = asked.begin_ns, time.perf_counter_ns()
-        told = Told()
-        output = self._through(asked, rows, told)
+        so_far = self._through(asked, rows)
+        told = so_far.told
         jct_s = (time.perf_counter_ns() - begin_ns) / 1e9
         for stage in self.stages:
             own = [[told.at_s[name] for name in lane.members if name in told.at_s] for lane in stage.lanes]
@@ -222,87 +219,37 @@ class StageRunner:
             str(self.input.spec),
             jct_s=jct_s,
             copy_s=(copied_ns - begin_ns) / 1e9,
-            combine_s=sum(stage.decide_s for stage in told.stages),
+            combine_s=so_far.decided_s,
             notes=self.told_caught_up(),
             stages=tuple(told.stages),
         )
-        return Run(output=output, report=report)
+        return Run(output=so_far.output, report=report)
 
-    def _through(self, asked: Asked, rows: int, told: Told) -> Tree:
-        """The stages, one after the other, while rows are open; the combined answer, the caller's own."""
-        import torch
-
-        plan, ensemble, begin_ns = asked.plan, asked.ensemble, asked.begin_ns
-        rules, thresholds = self._rules_for(ensemble), plan.thresholds
-        begun_ns = time.perf_counter_ns()
-        opened = torch.arange(rows, device="cpu")
-        kept: dict[str, Tree] = {}
-        output: torch.Tensor | None = None
+    def _through(self, asked: Asked, rows: int) -> StagesSoFar:
+        """Run the stages, one after the other, while rows are open; returns what they came to."""
+        so_far = StagesSoFar(asked.plan, asked.ensemble, PLAIN, None, asked.begin_ns, self.threads)
+        so_far.begin(rows, math.inf)
         for number, stage in enumerate(self.stages):
-            last = number == len(self.stages) - 1
-            count = len(opened)
-            if number and not count:
-                told.stages.append(asleep(plan, number, rows, begun_ns, begin_ns))
+            begun_ns = time.perf_counter_ns()
+            if not so_far.asks(number):
                 continue
-            ran = rows if not number else size_for(count, rows, stage.sizes)
+            count = len(so_far.opened)
+            ran = size_for(count, rows, stage.sizes) if number else rows
             if number:
-                stage.runner.write_rows(self.input, padded(opened, ran), asked.deadline)
+                stage.runner.write_rows(self.input, padded(so_far.opened, ran), asked.deadline)
             woken_ns = time.perf_counter_ns()
             stage.runner.wake(asked.seed)
             if asked.meanwhile is not None and not number:
                 stage.group.meanwhile(asked.meanwhile)
             timings = stage.group.collect(asked.deadline, _nothing)
-            done_ns = time.perf_counter_ns()
-            stage.group.lasted_s = (done_ns - woken_ns) / 1e9
-            times = times_of(stage.lanes, timings, begin_ns)
+            stage.group.lasted_s = (time.perf_counter_ns() - woken_ns) / 1e9
+            times = times_of(stage.lanes, timings, asked.begin_ns)
             stage.group.drew.update(times.drew)
-            told.at_s.update(times.at_s)
-            told.nan += times.nan
-            answers = kept | first_rows(stage.group.outputs(stage.names), count, ran)
-            scores = combined(ensemble, rules[number], answers, count, self.threads)
-            if output is None:
-                output = scores
-            else:
-                put_rows(output, opened, scores, ensemble)
-            # Whoever stays open is answered again: what stands there then is of the stage that he leaves in.
-            left = count
-            if not last:
-                stay = unsure(scores, thresholds[number], self.threads)
-                with self.threads.alone():
-                    left = count - len(stay)
-                    kept = taken(answers, stay) if len(stay) else {}
-                    opened = opened[stay]
-            end_ns = time.perf_counter_ns()
-            told.stages.append(
-                StageReport.of_plan(
-                    plan,
-                    number,
-                    names=stage.names,
-                    rows=count,
-                    left=left,
-                    of=rows,
-                    ran=ran,
-                    start_s=(begun_ns - begin_ns) / 1e9,
-                    end_s=(end_ns - begin_ns) / 1e9,
-                    decide_s=(end_ns - done_ns) / 1e9,
-                )
-            )
-            begun_ns = end_ns
-            if last:
-                break
-        return output
-
-    def _rules_for(self, ensemble: Ensemble) -> list[Combine]:
-        """For each stage the combine rule for all members that are asked by its end."""
-        if self._rules[0] is not ensemble.combine:
-            asked: set[str] = set()
-            rules = []
-            for stage in self.stages:
-                asked |= set(stage.names)
-                names = [name for name in ensemble.names if name in asked]
-                rules.append(ensemble.combine.for_members(names, ensemble.names))
-            self._rules = (ensemble.combine, rules)
-        return self._rules[1]
+            so_far.told.at_s.update(times.at_s)
+            so_far.told.nan += times.nan
+            outputs = first_rows(stage.group.outputs(stage.names), count, ran)
+            so_far.take(number, StageAnswers(outputs=outputs, ran=ran, begun_ns=begun_ns))
+        return so_far
 
     # --- every member on every row -------------------------------------------------------------------------------
 
@@ -314,7 +261,7 @@ class StageRunner:
         rows = rows_in(self.input.spec)
         members = self._answers(torch.arange(rows, device="cpu"), deadline, seed, first=True)
         members = {name: members[name] for name in ensemble.names if name in members}
-        output = combined(ensemble, ensemble.combine, members, rows, self.threads)
+        output = combined_scores(ensemble, members, rows, self.threads)
         return MemberRun(output=output, members=members)
 
     def _answers(self, index: torch.Tensor, deadline: Deadline, seed: int | None, *, first: bool) -> dict[str, Tree]:

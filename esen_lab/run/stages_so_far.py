@@ -9,19 +9,19 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from esen_lab.common.trees import Tree
-from esen_lab.ensemble import Combine, Ensemble
+from esen_lab.ensemble import Ensemble
 from esen_lab.ensemble.confidence import scores_of, sure_rows
 from esen_lab.errors import UsageError
 from esen_lab.lanes.openmp import CallersThreads
 from esen_lab.planner.plan import Plan
 from esen_lab.planner.steps import members_of
-from esen_lab.run.answered import Answered, Ended, Missing
+from esen_lab.run.answered import Answered, Ended, Missing, Why
 from esen_lab.run.deadline import Deadline
+from esen_lab.run.host_combine import combined
 from esen_lab.run.options import RunOptions, weightless
 from esen_lab.run.stage_report import StageReport
 from esen_lab.run.stage_rows import taken
@@ -123,17 +123,37 @@ class StagesSoFar:
     def asks(self, number: int) -> bool:
         """Whether a stage is to run; one that is not is noted in `told`, and its members as missing."""
         if number and not len(self.opened):
-            self._skip(number, Missing(name="", why="not needed", told="no row was left for its stage"))
+            self._skip(number, "not needed", "no row was left for its stage")
         elif self.ended != "all":
-            self._skip(number, Missing(name="", why="late", told="its stage had not begun"))
+            self._skip(number, "late", "its stage had not begun")
         else:
             return True
         return False
 
-    def _skip(self, number: int, why: Missing) -> None:
-        self.told.stages.append(asleep(self._plan, number, self.rows, time.perf_counter_ns(), self._begin_ns))
+    def _skip(self, number: int, why: Why, told: str) -> None:
+        now_ns = time.perf_counter_ns()
+        self._report(number, rows=0, left=0, ran=0, start_ns=now_ns, done_ns=now_ns, end_ns=now_ns)
         for name in names_in(self._plan, number):
-            self._missing[name] = Missing(name=name, why=why.why, told=why.told)
+            self._missing[name] = Missing(name=name, why=why, told=told)
+
+    def _report(
+        self, number: int, *, rows: int, left: int, ran: int, start_ns: int, done_ns: int, end_ns: int
+    ) -> None:
+        """Note what happened in a stage; `done_ns` is when its members had answered."""
+        self.told.stages.append(
+            StageReport.of_plan(
+                self._plan,
+                number,
+                names=names_in(self._plan, number),
+                rows=rows,
+                left=left,
+                of=self.rows,
+                ran=ran,
+                start_s=(start_ns - self._begin_ns) / 1e9,
+                end_s=(end_ns - self._begin_ns) / 1e9,
+                decide_s=(end_ns - done_ns) / 1e9,
+            )
+        )
 
     def take(self, number: int, came: StageAnswers) -> None:
         """Combine what a stage has come to, and decide who leaves.
@@ -157,33 +177,31 @@ class StagesSoFar:
             self.ended, self.cut = "deadline" if came.ended == "all" else came.ended, len(stay)
         left = count if last or self.cut else count - len(stay)
         if not self.cut:
-            self._kept = taken(answers, stay) if len(stay) else {}
-            self.opened = self.opened[stay]
+            with self._threads.alone():
+                self._kept = taken(answers, stay) if len(stay) else {}
+                self.opened = self.opened[stay]
         end_ns = time.perf_counter_ns()
-        self.told.stages.append(
-            StageReport.of_plan(
-                self._plan,
-                number,
-                names=names_in(self._plan, number),
-                rows=count,
-                left=left,
-                of=self.rows,
-                ran=came.ran,
-                start_s=(came.begun_ns - self._begin_ns) / 1e9,
-                end_s=(end_ns - self._begin_ns) / 1e9,
-                decide_s=(end_ns - done_ns) / 1e9,
-            )
+        self._report(
+            number, rows=count, left=left, ran=came.ran, start_ns=came.begun_ns, done_ns=done_ns, end_ns=end_ns
         )
 
     def _scores(self, answers: Mapping[str, Tree], count: int) -> torch.Tensor:
-        """What the members of some rows answer together, put where these rows belong."""
-        names = [name for name in self._ensemble.names if name in answers]
-        rule = self._ensemble.combine.for_members(names, self._ensemble.names)
-        scores = combined(self._ensemble, rule, answers, count, self._threads)
+        """What the members of some rows answer together, put where these rows belong.
+
+        A row that stays open is answered again: what stands there in the end is of the stage that it leaves in.
+        """
+        scores = combined_scores(self._ensemble, answers, count, self._threads)
         if self.output is None:
             self.output = scores
-        else:
-            put_rows(self.output, self.opened, scores, self._ensemble)
+            return scores
+        output = self.output
+        if scores.shape[1:] != output.shape[1:] or scores.dtype != output.dtype:
+            raise UsageError(
+                "Every stage answers with scores of the same classes",
+                given=f"{scores.dtype}{list(scores.shape[1:])} after {output.dtype}{list(output.shape[1:])} by "
+                f"{self._ensemble.combine.describe()}",
+            )
+        output.index_copy_(0, self.opened, scores)
         return scores
 
     def _unsure(self, scores: torch.Tensor | None, threshold: float, count: int) -> torch.Tensor:
@@ -192,7 +210,8 @@ class StagesSoFar:
 
         if scores is None:
             return torch.arange(count, device="cpu")
-        return unsure(scores, threshold, self._threads)
+        with self._threads.alone():
+            return (~sure_rows(scores, threshold)).nonzero().squeeze(1)
 
     def _is_due(self, ended: Ended, members: int) -> bool:
         """Whether nobody waits for another stage, though the one at hand is whole."""
@@ -227,53 +246,16 @@ def names_in(plan: Plan, number: int) -> tuple[str, ...]:
     return members_of([step for lane in plan.stages[number] for step in plan.lanes[lane].members])
 
 
-def asleep(plan: Plan, number: int, rows: int, at_ns: int, begin_ns: int) -> StageReport:
-    """Of a stage that nobody was left for."""
-    at_s = (at_ns - begin_ns) / 1e9
-    return StageReport.of_plan(
-        plan,
-        number,
-        names=names_in(plan, number),
-        rows=0,
-        left=0,
-        of=rows,
-        ran=0,
-        start_s=at_s,
-        end_s=at_s,
-        decide_s=0.0,
-    )
-
-
-def combined(
-    ensemble: Ensemble, rule: Combine, answers: Mapping[str, Tree], rows: int, threads: CallersThreads
+def combined_scores(
+    ensemble: Ensemble, answers: Mapping[str, Tree], rows: int, threads: CallersThreads
 ) -> torch.Tensor:
-    """The combined answer of some members to some rows: new memory, shape (rows, classes)."""
-    import torch
-
-    # A function of the user's own computes as it would outside.
-    with torch.no_grad(), nullcontext() if rule.function is not None else threads.alone():
-        made = rule({name: answers[name] for name in ensemble.names if name in answers})
-        scores = scores_of(made, rows, rule.describe())
-        # Rows of later stages are written into it: the function may have kept it, or given one row for all.
-        return scores.clone() if rule.function is not None else scores
-
-
-def unsure(scores: torch.Tensor, threshold: float, threads: CallersThreads) -> torch.Tensor:
-    """Which rows stay open: those whose scores, of shape (rows, classes), are below the threshold."""
-    with threads.alone():
-        return (~sure_rows(scores, threshold)).nonzero().squeeze(1)
-
-
-def put_rows(output: torch.Tensor, rows: torch.Tensor, scores: torch.Tensor, ensemble: Ensemble) -> None:
-    """Put the scores of some rows where they belong.
+    """The combined answer of some members to some rows: new memory, shape (rows, classes).
 
     Raises:
-        UsageError: They are not of the kind that the first stage gave.
+        UsageError: It has no scores.
     """
-    if scores.shape[1:] != output.shape[1:] or scores.dtype != output.dtype:
-        raise UsageError(
-            "Every stage answers with scores of the same classes",
-            given=f"{scores.dtype}{list(scores.shape[1:])} after {output.dtype}{list(output.shape[1:])} by "
-            f"{ensemble.combine.describe()}",
-        )
-    output.index_copy_(0, rows, scores)
+    names = [name for name in ensemble.names if name in answers]
+    rule = ensemble.combine.for_members(names, ensemble.names)
+    scores = scores_of(combined(rule, {name: answers[name] for name in names}, threads), rows, rule.describe())
+    # Rows of later stages are written into it: the function may have kept it, or given one row for all.
+    return scores.clone() if rule.function is not None else scores
