@@ -83,6 +83,11 @@ def is_plain(name: str) -> bool:
     return "+" not in name and " " not in name
 
 
+def derived_of(steps: Iterable[str]) -> dict[str, Step]:
+    """Those of some steps that are groups and parts, by name."""
+    return {name: Step.of(name) for name in steps if not is_plain(name)}
+
+
 def members_of(steps: Iterable[str]) -> tuple[str, ...]:
     """The sub-models that steps answer for, each once, in the order in which they are met.
 

@@ -7,7 +7,7 @@ each lane run `LaneInPlace`, and one run `CombineInPlace`; the answers are those
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ from esen_lab.lanes.dispatch import engine_for
 from esen_lab.lanes.engine import InSubModel
 from esen_lab.lanes.problems import described, error_from
 from esen_lab.planner.plan import Lane, Plan
-from esen_lab.planner.steps import Step, is_plain
+from esen_lab.planner.steps import Step, derived_of
 from esen_lab.run.fidelity import unlike_export
 from esen_lab.run.lane_steps import answers_of_members, steps_of
 from esen_lab.run.start import load_as_planned
@@ -94,7 +94,7 @@ class LaneInPlace:
             self._engine.put_state("aside")
             try:
                 answers = dict(zip(lane.members, self.run(ensemble.example), strict=True))
-                found = answers_of_members({step: answers[step] for step in members}, _derived(members))
+                found = answers_of_members({step: answers[step] for step in members}, derived_of(members))
                 unlike = [unlike_export(name, found[name], wanted[name], precisions[name]) for name in wanted]
             except EsenError:  # the first request will hear it
                 unlike = []
@@ -143,7 +143,7 @@ class CombineInPlace:
 
         torch.set_num_threads(1)
         self._steps = plan.steps
-        self._derived = _derived(plan.steps)
+        self._derived = derived_of(plan.steps)
         self._ensemble = ensemble
 
     def run(self, answers: Sequence[Tree]) -> Tree:
@@ -186,11 +186,6 @@ def answer_spec(ensemble: Ensemble) -> TreeSpec:
     }
     with torch.no_grad(), ensemble.combine.kept():
         return tree_spec(ensemble.combine(answers), "the answer")
-
-
-def _derived(steps: Iterable[str]) -> Mapping[str, Step]:
-    """Those that are groups and parts."""
-    return {name: Step.of(name) for name in steps if not is_plain(name)}
 
 
 def _cpus_here() -> set[int] | None:

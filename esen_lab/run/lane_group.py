@@ -20,7 +20,7 @@ from esen_lab.errors import EsenError, WorkerDied, WorkerTimeout
 from esen_lab.lanes import ForkServer, Worker
 from esen_lab.lanes.waking import WakingOrder
 from esen_lab.planner.plan import Lane
-from esen_lab.planner.steps import Step, is_plain
+from esen_lab.planner.steps import derived_of
 from esen_lab.run.deadline import Deadline
 from esen_lab.run.lane_steps import answers_of_members
 from esen_lab.run.lane_watch import LaneWatch
@@ -66,7 +66,7 @@ class LaneGroup:
         self._lanes = lanes
         self._watch = LaneWatch(workers, lanes, fork_server)
         self.stepwise = StepwiseLanes(self._watch, lambda: self._waking.of(self._slowest_first))
-        self._derived = {n: Step.of(n) for lane in lanes for n in lane.members if not is_plain(n)}
+        self._derived = derived_of(name for lane in lanes for name in lane.members)
         self.derived = bool(self._derived)
         self._core_to_spare = core_to_spare
         self.lasted_s = 0.0

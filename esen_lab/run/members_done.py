@@ -8,7 +8,7 @@ from esen_lab.common.trees import Tree
 from esen_lab.errors import DeadlineMissed, EsenError, WorkerDied, first_line
 from esen_lab.lanes import StepTold
 from esen_lab.planner.plan import Lane
-from esen_lab.planner.steps import Step, is_plain, members_of
+from esen_lab.planner.steps import derived_of, members_of
 from esen_lab.run.answered import Ended, Missing, asked_for_more, too_few_in_time
 from esen_lab.run.deadline import Deadline
 from esen_lab.run.lane_steps import answers_of_members
@@ -36,7 +36,7 @@ class MembersDone:
         self._lanes = [lane.members for lane in lanes]
         self._names = tuple(names)
         steps = [name for members in self._lanes for name in members]
-        self._derived = {name: Step.of(name) for name in steps if not is_plain(name)}
+        self._derived = derived_of(steps)
         self._steps: dict[str, set[str]] = {}  # for each member the steps that make it
         for step in steps:
             for member in self.members_of(step):

@@ -16,7 +16,7 @@ from esen_lab.common.trees import Tree
 from esen_lab.ensemble import Combine, Ensemble
 from esen_lab.ensemble.confidence import scores_of, sure_rows
 from esen_lab.planner.plan import Plan
-from esen_lab.planner.steps import Step, is_plain, members_of
+from esen_lab.planner.steps import derived_of, members_of
 from esen_lab.run.lane_steps import answers_of_members
 from esen_lab.run.stage_rows import first_rows, padded, size_for, sizes_for, taken
 
@@ -50,7 +50,7 @@ class StagesInPlace:
         torch.set_num_threads(1)
         self._ensemble = ensemble
         self._lanes = plan.lanes
-        self._derived: Mapping[str, Step] = {name: Step.of(name) for name in plan.steps if not is_plain(name)}
+        self._derived = derived_of(plan.steps)
         self._stages: list[_AskedStage] = []
         asked: set[str] = set()
         for number, lanes in enumerate(plan.stages):
