@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import importlib.util
+from pathlib import Path
 
 
 def can_import(package: str) -> bool:
@@ -13,6 +14,20 @@ def can_import(package: str) -> bool:
         return importlib.util.find_spec(package) is not None
     except (ImportError, ValueError):  # somebody's finder forbids it, or a stand-in has no spec
         return False
+
+
+def torch_versions() -> str:
+    """The text of the file in which torch says what it is, read without the seconds that importing torch takes.
+
+    "" where there is no torch, or none with that file.
+    """
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return ""
+    try:
+        return Path(spec.origin).with_name("version.py").read_text(encoding="utf-8")
+    except OSError:
+        return ""
 
 
 @functools.cache  # no error is kept: what is missing may be installed meanwhile

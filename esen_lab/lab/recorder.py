@@ -22,6 +22,7 @@ import platform
 import threading
 from array import array
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -398,18 +399,12 @@ def _versions(plan: Plan | None) -> dict[str, str]:
     from esen_lab.lanes.backends import engine_version
 
     found = {"esen_lab": __version__, "python": platform.python_version()}
-    for package in ("torch",):
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+    with suppress(importlib.metadata.PackageNotFoundError):
+        found["torch"] = importlib.metadata.version("torch")
     for lane in plan.lanes if plan is not None else ():
         for how in lane.backends:
             name = backend_parts(how)[0]
-            try:
-                version = engine_version(name)
-            except EsenError:
-                continue
-            if version:
-                found[name] = version
+            with suppress(EsenError):
+                if version := engine_version(name):
+                    found[name] = version
     return found

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import importlib.util
 import json
 import math
 import os
@@ -28,6 +27,7 @@ import msgspec
 from msgspec import Meta
 
 from esen_lab.common.locks import Lock
+from esen_lab.common.packages import torch_versions
 from esen_lab.common.trees import tree_spec
 from esen_lab.common.units import MOST_UNITS
 from esen_lab.errors import StoreError
@@ -88,15 +88,11 @@ def library_versions(settings: Settings | None = None, backend: str = "eager") -
     """
     try:
         torch = importlib.metadata.version("torch")
-        # A wheel called 2.13.0 may hold 2.13.0+cu130. Read, since importing takes seconds.
-        where = importlib.util.find_spec("torch")
-        text = Path(where.origin).with_name("version.py").read_text(encoding="utf-8") if where and where.origin else ""
-        said = re.search(r"^__version__ = ['\"]([^'\"]+)", text, re.MULTILINE)
+        # A wheel called 2.13.0 may hold 2.13.0+cu130. Where no file says so, the wheel's name stands.
+        said = re.search(r"^__version__ = ['\"]([^'\"]+)", torch_versions(), re.MULTILINE)
         torch = said[1] if said else torch
     except importlib.metadata.PackageNotFoundError:
         torch = "unknown"
-    except OSError:
-        pass  # a torch without that file: its own name for itself stands
     unusual = () if settings is None else settings.unusual
     engine = [] if backend == "eager" else [f"by {backend} {engine_version(backend)}".rstrip()]
     python = f"Python {sys.version_info.major}.{sys.version_info.minor}"

@@ -7,7 +7,6 @@ process's environment, in the same order; that is what "cuda:0" means. Both are 
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from esen_lab.common.children import child_environment
+from esen_lab.common.packages import torch_versions
 from esen_lab.devices.cuda.green_split import Grain
 from esen_lab.devices.cuda.mps_protocol import without_mps
 from esen_lab.devices.cuda.nvml import NvmlFacts, nvml_facts
@@ -186,12 +186,5 @@ def _driver_of(path: Path) -> str:
 
 
 def _torch_cuda() -> str | None:
-    spec = importlib.util.find_spec("torch")
-    if spec is None or spec.origin is None:
-        return None
-    try:
-        text = Path(spec.origin).with_name("version.py").read_text()
-    except OSError:
-        return None
-    found = re.search(r"^cuda\b[^=\n]*=\s*(None|'([^']*)'|\"([^\"]*)\")", text, re.MULTILINE)
+    found = re.search(r"^cuda\b[^=\n]*=\s*(None|'([^']*)'|\"([^\"]*)\")", torch_versions(), re.MULTILINE)
     return (found[2] or found[3] or "") if found else None

@@ -11,7 +11,6 @@ let go by `close`, in this order: streams, green contexts, the hold on the prima
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from functools import partial
 from typing import Any
 
 from esen_lab.common.locks import Lock
+from esen_lab.common.packages import can_import
 from esen_lab.common.surroundings import step
 from esen_lab.common.units import check_units
 from esen_lab.devices.base import Device, DeviceIdentity, InForce, Placement
@@ -418,20 +418,11 @@ def missing(machine: Machine, gpu: Gpu) -> tuple[str, ...]:
         found.append("a PyTorch that was built for CUDA")
     if newer := torch_too_new(machine):
         found.append(newer)
-    if not _has_bindings():
+    if "cuda.bindings" not in sys.modules and not can_import("cuda.bindings"):
         found.append("the package cuda-bindings")
     if gpu.grain is None and driver >= _LEAST_CUDA:
         found.append("an answer of the driver to how it divides this GPU into groups of SMs")
     return tuple(found)
-
-
-def _has_bindings() -> bool:
-    if "cuda.bindings" in sys.modules:
-        return True
-    try:
-        return importlib.util.find_spec("cuda.bindings") is not None
-    except (ImportError, ValueError):
-        return False
 
 
 def open_green(machine: Machine, gpu: Gpu, option: str) -> GreenDevice:
@@ -461,11 +452,6 @@ def open_green(machine: Machine, gpu: Gpu, option: str) -> GreenDevice:
     )
 
 
-def try_green(device: Any) -> str:
-    """`self_test` of a device of this kind."""
-    return self_test(device)
-
-
 GREEN = SharingMode(
     word="green",
     unit="group of SMs",
@@ -474,5 +460,5 @@ GREEN = SharingMode(
     missing=missing,
     units=lambda gpu: gpu.grain.groups if gpu.grain else None,
     open=open_green,
-    test=try_green,
+    test=self_test,
 )

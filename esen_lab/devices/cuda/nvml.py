@@ -11,9 +11,11 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from esen_lab.devices.telemetry import Channel, Value
+
+_Told = TypeVar("_Told")
 
 _GPM_LEAST_S = 0.1
 _COMPUTE_MODES = {0: "default", 1: "exclusive thread", 2: "prohibited", 3: "exclusive process"}  # nvmlComputeMode_t
@@ -48,24 +50,32 @@ def nvml_facts(nvml: Any = None) -> NvmlFacts:
     Args:
         nvml: The module `pynvml`, or a double of it in tests; None imports it.
     """
+    told = _read_once(nvml, lambda nvml: (_text(nvml.nvmlSystemGetDriverVersion()), _of_each_gpu(nvml, _facts_of)))
+    return NvmlFacts(why_nothing=told) if isinstance(told, str) else NvmlFacts(driver=told[0], gpus=told[1])
+
+
+def _of_each_gpu(nvml: Any, read: Callable[[Any, Any], _Told]) -> dict[str, _Told]:
+    """What is read of each GPU, given its handle, by UUID."""
+    handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+    return {_text(nvml.nvmlDeviceGetUUID(handle)): read(nvml, handle) for handle in handles}
+
+
+def _read_once(nvml: Any, read: Callable[[Any], _Told]) -> _Told | str:
+    """What `read` gives while NVML is initialised, which is let go of again; or why nothing can be read."""
     if nvml is None:
         try:
             import pynvml
         except ImportError:
-            return NvmlFacts(why_nothing="nvidia-ml-py is not installed")
+            return "nvidia-ml-py is not installed"
         nvml = pynvml
     try:
         nvml.nvmlInit()
     except nvml.NVMLError as problem:
-        return NvmlFacts(why_nothing=str(problem))
+        return str(problem)
     try:
-        handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
-        return NvmlFacts(
-            driver=_text(nvml.nvmlSystemGetDriverVersion()),
-            gpus={_text(nvml.nvmlDeviceGetUUID(handle)): _facts_of(nvml, handle) for handle in handles},
-        )
+        return read(nvml)
     except nvml.NVMLError as problem:
-        return NvmlFacts(why_nothing=str(problem))
+        return str(problem)
     finally:
         with contextlib.suppress(Exception):  # the driver may be gone
             nvml.nvmlShutdown()
@@ -100,24 +110,7 @@ def nvml_states(nvml: Any = None) -> Mapping[str, Mapping[str, Value | list[str]
     Args:
         nvml: The module `pynvml`, or a double of it in tests; None imports it.
     """
-    if nvml is None:
-        try:
-            import pynvml
-        except ImportError:
-            return "nvidia-ml-py is not installed"
-        nvml = pynvml
-    try:
-        nvml.nvmlInit()
-    except nvml.NVMLError as problem:
-        return str(problem)
-    try:
-        handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
-        return {_text(nvml.nvmlDeviceGetUUID(handle)): _state_of(nvml, handle) for handle in handles}
-    except nvml.NVMLError as problem:
-        return str(problem)
-    finally:
-        with contextlib.suppress(Exception):  # the driver may be gone
-            nvml.nvmlShutdown()
+    return _read_once(nvml, lambda nvml: _of_each_gpu(nvml, _state_of))
 
 
 def _state_of(nvml: Any, handle: Any) -> Mapping[str, Value | list[str]]:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from esen_lab.common.jobs import JobState
+from esen_lab.common.statistics import spread
 from esen_lab.common.surroundings import step
 from esen_lab.common.units import check_count, format_percent, format_seconds, now
 from esen_lab.cost_model import CostModel
@@ -320,11 +321,10 @@ class PlanEditor(DraftEditor):
                 with self._lock:
                     self._say(f"Could not measure: {first_line(problem)}", failed=True)
                 raise
-            quarters = statistics.quantiles(times, n=4, method="inclusive")
             with self._lock:
                 measured = Measurement(
                     median_s=statistics.median(times),
-                    spread_s=quarters[2] - quarters[0],
+                    spread_s=spread(times),
                     repeats=len(times),
                     predicted_s=plan.jct_s or 0.0,
                     lanes=plan.describe(),

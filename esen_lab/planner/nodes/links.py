@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass, fields
 
 from esen_lab.common.units import check_number
-from esen_lab.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,13 +28,9 @@ class NodeLink:
     def __post_init__(self) -> None:
         """Check the figures."""
         for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-                raise UsageError(
-                    f"{field.name} of a node's link is a number of seconds, at least 0",
-                    given=repr(value),
-                    hint="Measure it; a node without a way has 0.",
-                )
+            rule = f"{field.name} of a node's link is a number of seconds, at least 0"
+            hint = "Measure it; a node without a way has 0."
+            check_number(getattr(self, field.name), rule, least=0.0, below=math.inf, hint=hint)
 
     @classmethod
     def of(cls, *, latency_s: float, bytes_per_s: float, input_bytes: int) -> NodeLink:
