@@ -19,7 +19,7 @@ from typing import Any
 import nbformat
 
 sys.path.append(str(Path(__file__).parents[1] / "tools"))
-from real_lab import LabServer, browser_path
+from real_lab import LabServer, chromium
 from screenshots import open_and_run
 
 PARTS = 3
@@ -63,19 +63,11 @@ def main() -> int:
     words.add_argument("--minutes", type=float, default=3.0, help="that time goes on, at each rate")
     words.add_argument("--every", default="50ms,100ms,500ms,5s", help="the rates")
     given = words.parse_args()
-    chromium = browser_path()
-    if chromium is None:
-        print("No Chromium or Chrome is on the path: install Debian's package chromium.", file=sys.stderr)
-        return 1
-    from playwright.sync_api import sync_playwright
-
-    print(HEAD)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+    with chromium() as browser:
+        print(HEAD)
         for every in given.every.split(","):
             with tempfile.TemporaryDirectory() as folder:
                 rate(browser, Path(folder), every, 60_000 * given.minutes / PARTS)
-        browser.close()
     return 0
 
 

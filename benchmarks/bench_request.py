@@ -55,6 +55,18 @@ def main() -> int:
     return 0
 
 
+def register_three(lab: Any, rows: int) -> Any:
+    """Register the members that requests are answered by; returns their example, shape (rows, ROW)."""
+    import torch
+    from torch import nn
+
+    x = torch.randn(rows, ROW)
+    for seed, name in enumerate("abc"):
+        torch.manual_seed(seed)
+        lab.register(name, nn.Sequential(nn.Linear(ROW, 256), nn.ReLU(), nn.Linear(256, 10)), example=x)
+    return x
+
+
 class Nothing:
     """A served model whose run costs nothing: what is left is the server's."""
 
@@ -97,16 +109,10 @@ def of_nothing(given: argparse.Namespace) -> dict[str, Any]:
 
 def of_lab(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """A lab behind it, and what its runs cost without a server."""
-    import torch
-    from torch import nn
-
     from esen_lab import Lab
 
-    x = torch.randn(given.rows, ROW)
     with Lab(device="cpu", store=folder / "profiles.sqlite") as lab:
-        for seed, name in enumerate("abc"):
-            torch.manual_seed(seed)
-            lab.register(name, nn.Sequential(nn.Linear(ROW, 256), nn.ReLU(), nn.Linear(256, 10)), example=x)
+        x = register_three(lab, given.rows)
         server = lab.serve(0)
         found = measure("three members in lanes", server, given)
         rounds = []

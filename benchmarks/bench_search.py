@@ -14,7 +14,6 @@ written by hand; plots are SVG, drawn here. Every ensemble is a function of its 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import math
 import os
@@ -29,16 +28,17 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "tests" / "doubles")]
 
 import measured_on
+from latencies import make_latencies, recorded_curves
+from marked_page import Marks
 
 from esen_lab.cost_model import fit_points
 from esen_lab.planner import allocate
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
-RECORDED = ROOT / "tests" / "data" / "muxserve_a100_mps.csv"
 OPTUNA_TRIALS = (100, 500, 2000)
 SIZES = (
     *((3, 16), (4, 16), (6, 16), (8, 16), (12, 16), (16, 16), (24, 16), (32, 16)),
@@ -46,7 +46,7 @@ SIZES = (
 )
 QUICK_SIZES = ((4, 16), (8, 16))
 PACKAGES = ("esen-lab", "numpy", "optuna", "cmaes", "scipy")
-BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
+MARKS = Marks(name="figures", title="Searchers compared")
 EXACT = "exact"
 
 Tables = dict[str, list[float]]
@@ -69,27 +69,13 @@ class Task:
 
 
 def made_up(n: int, units: int, seed: int) -> Tables:
-    """Latencies between 1 and 10 ms, knees from a quarter of the device up, 3 % noise: tables are not monotone."""
-    random = np.random.default_rng([n, units, seed])
-    shares = np.arange(1, units + 1)
-    tables = {}
-    for i in range(n):
-        base_s = np.exp(random.uniform(np.log(1e-3), np.log(1e-2)))
-        knee = random.uniform(max(1, units / 4), 1.5 * units)
-        fixed = random.uniform(0.02, 0.4)
-        table = base_s * (fixed + (1 - fixed) * np.maximum(1, knee / shares))
-        tables[f"m{i}"] = (table * np.exp(random.normal(0, 0.03, units))).tolist()
-    return tables
+    """Latencies with 3 % noise: tables are not monotone."""
+    return make_latencies(n, units, [n, units, seed], noise=0.03)
 
 
 def recorded(n: int, seed: int) -> Tables:
     """`n` of the recorded A100 curves, interpolated to each percent, in seconds."""
-    curves: dict[tuple[str, ...], dict[int, float]] = defaultdict(dict)
-    with RECORDED.open(encoding="utf-8") as file:
-        for row in csv.DictReader(line for line in file if not line.startswith("#")):
-            key = (row["phase"], row["model"], row["n_gpus"], row["batch_size"], row["seq_len"])
-            curves[key][int(row["share_pct"])] = float(row["latency_ms"]) / 1e3
-    whole = [curve for _, curve in sorted(curves.items()) if len(curve) == 8]
+    whole = [curve for _, curve in sorted(recorded_curves().items())]
     chosen = np.random.default_rng(seed).choice(len(whole), size=n, replace=False)
     return {f"m{k}": list(fit_points(f"m{k}", whole[i], 100).latency_s) for k, i in enumerate(chosen)}
 
@@ -401,18 +387,8 @@ def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.2f} %"
 
 
-def around_figures(page: Path) -> tuple[str, str]:
-    """What stands before and after the figures on a page, or on a new one."""
-    text = page.read_text(encoding="utf-8") if page.exists() else f"# Searchers compared\n\n{BEGIN}\n{END}\n"
-    if BEGIN not in text or END not in text:
-        raise SystemExit(f"{page} has no marks to put the figures between: {BEGIN} and {END}")
-    before, _, rest = text.partition(BEGIN)
-    return before, rest.partition(END)[2]
-
-
 def write_page(report: Mapping[str, Any], rows: Sequence[Record], page: Path) -> None:
     """Put the figures between the marks of the page, which is made where there is none, and the plots beside it."""
-    before, after = around_figures(page)
     searchers = report["summary"]["searchers"]
     plots = {
         "quality": bars(
@@ -423,7 +399,7 @@ def write_page(report: Mapping[str, Any], rows: Sequence[Record], page: Path) ->
     }
     for name, picture in plots.items():
         page.with_name(f"{report['stem']}_{name}.svg").write_text(picture, encoding="utf-8")
-    page.write_text(f"{before}{BEGIN}\n{figures(report)}\n{END}{after}", encoding="utf-8")
+    MARKS.write(page, figures(report))
 
 
 # --- the run ------------------------------------------------------------------------------------------------------
@@ -438,7 +414,7 @@ def write_json(path: Path, records: Sequence[Record], about: Mapping[str, Any]) 
 
 def run(asked: argparse.Namespace) -> dict[str, Any]:
     """Do what is not done yet, then write figures and page."""
-    around_figures(asked.page)  # now, not after an hour
+    MARKS.around(asked.page)  # now, not after an hour
     commit = measured_on.commit()
     records: list[Record] = []
     if asked.json.exists() and not asked.fresh:

@@ -64,17 +64,13 @@ def whose(given: argparse.Namespace) -> int:
 
 
 def measure(given: argparse.Namespace, folder: Path) -> int:
-    import torch
-    from torch import nn
+    from bench_request import register_three
 
     from esen_lab import Lab
 
     print(f"load of the machine before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores", flush=True)
-    x = torch.randn(given.rows, ROW)
     with Lab(device="cpu", store=folder / "profiles.sqlite") as lab:
-        for seed, name in enumerate("abc"):
-            torch.manual_seed(seed)
-            lab.register(name, nn.Sequential(nn.Linear(ROW, 256), nn.ReLU(), nn.Linear(256, 10)), example=x)
+        x = register_three(lab, given.rows)
         server = lab.serve(0)
         assert server is not None
         pairs(lab, server, x, given.pairs)

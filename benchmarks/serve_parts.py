@@ -25,7 +25,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench_request import ROW, Nothing
+from bench_request import ROW, Nothing, register_three
 
 _FIRST = 3  # of a block: they find cold caches
 _PAUSE_S = 0.0004  # about what passes between two runs of one client's
@@ -180,16 +180,10 @@ def _nothing(rows: int) -> None:
 
 
 def _lab(rows: int) -> None:
-    import torch
-    from torch import nn
-
     from esen_lab import Lab
 
-    x = torch.randn(rows, ROW)
     with tempfile.TemporaryDirectory() as folder, Lab(device="cpu", store=Path(folder) / "profiles.sqlite") as lab:
-        for seed, name in enumerate("abc"):
-            torch.manual_seed(seed)
-            lab.register(name, nn.Sequential(nn.Linear(ROW, 256), nn.ReLU(), nn.Linear(256, 10)), example=x)
+        x = register_three(lab, rows)
         print(lab.serve(0).port, flush=True)
         for line in sys.stdin:
             count, pause_s = line.split()

@@ -29,11 +29,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "benchmarks"))
+
+from marked_page import Marks  # noqa: E402
+
 MARK = "ESEN_LAB_CHAOS"
 SILENT_S = 90.0  # without an event for so long, it hangs
 LIFE_S = 20.0
 FAULTS = ("wrong", "broken", "escaped", "lost", "hung", "orphans", "files")
-BEGIN, END = "<!-- chaos: begin -->", "<!-- chaos: end -->"
+MARKS = Marks(name="chaos", title="Reliability")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -338,13 +342,6 @@ def table(tallies: list[Tally]) -> str:
     return "\n".join(rows)
 
 
-def put_table(path: Path, text: str) -> None:
-    """Put the table between the marks of a document."""
-    before, _, rest = path.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
-    path.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
-
-
 def chaos(names: list[str], seed: int, seconds: float, *, lives: int = 0, life_s: float = LIFE_S) -> list[Tally]:
     """Live through the scenarios in turn, for so long or so many lives each."""
     tallies = {name: Tally(scenario=name) for name in names}
@@ -395,7 +392,7 @@ def main() -> int:
         ]
         given.json.write_text(json.dumps({"seed": given.seed, "scenarios": found}, indent=1), encoding="utf-8")
     if given.write:
-        put_table(given.write, text)
+        MARKS.write(given.write, text)
     return 1 if any(tally.faults for tally in tallies) else 0
 
 

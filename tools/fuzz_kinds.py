@@ -42,6 +42,20 @@ class Kind(Protocol):
         """
 
 
+def into_one_file(database: Path) -> None:
+    """Have all that SQLite keeps beside a database in the file itself."""
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        connection.execute("PRAGMA journal_mode = DELETE")
+
+
+def copy_anew(original: Path, path: Path) -> None:
+    """Put a copy into a folder that holds nothing else."""
+    shutil.rmtree(path.parent, ignore_errors=True)
+    path.parent.mkdir()
+    shutil.copy(original, path)
+
+
 def shown(record: Any) -> None:
     """Show a record in all forms."""
     from esen_lab.ui.html import html_of, text_of
@@ -235,8 +249,7 @@ class Stores:
         from esen_lab.profiler.records import Point, Profile
         from esen_lab.profiler.store import PointKey, ProfileStore
 
-        self.folder, self.original = folder / "store", folder / "original.sqlite3"
-        self.path = self.folder / "profiles.sqlite3"
+        self.path, self.original = folder / "store" / "profiles.sqlite3", folder / "original.sqlite3"
         self.point = Point(
             name="a", units=1, median_s=0.1, spread_s=0.01, quantile_90_s=0.12, repeats=12, warmups=6, settled=True,
             peak_memory_bytes=1000, measured_at="2026-01-02T03:04:05+00:00", budget_s=1.0, readings={"sm_percent": 5.0},
@@ -248,14 +261,10 @@ class Stores:
         with contextlib.closing(ProfileStore(self.original)) as store:
             for units in range(1, 13):
                 store.put(replace(self.key, units=units), replace(self.point, units=units, median_s=1 / units))
-        with closing(sqlite3.connect(self.original)) as connection:
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            connection.execute("PRAGMA journal_mode = DELETE")
+        into_one_file(self.original)
 
     def spoil(self, rng: random.Random) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir()
-        shutil.copy(self.original, self.path)
+        copy_anew(self.original, self.path)
         self._spoil(self.path, rng)
 
     def use(self, rng: random.Random) -> None:
@@ -381,8 +390,7 @@ class Histories:
         from esen_lab.history import Book, Entry, EntryKind, Member, Slot, Strategy
         from esen_lab.planner.plan import Lane, Plan
 
-        self.folder, self.original = folder / "history", folder / "original.sqlite3"
-        self.path = self.folder / "history.sqlite3"
+        self.path, self.original = folder / "history" / "history.sqlite3", folder / "original.sqlite3"
         plan = Plan(
             lanes=(Lane(units=1, members=("a",)), Lane(units=2, members=("b",))), units=4, jct_s=0.003, bound_s=0.002
         )
@@ -399,14 +407,10 @@ class Histories:
         book = Book(self.original)
         for entry in (self.entry, profile, self.entry, self.entry):
             book.put(Slot("p"), entry)
-        with closing(sqlite3.connect(self.original)) as connection:
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            connection.execute("PRAGMA journal_mode = DELETE")
+        into_one_file(self.original)
 
     def spoil(self, rng: random.Random) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir()
-        shutil.copy(self.original, self.path)
+        copy_anew(self.original, self.path)
         match rng.randrange(8):
             case 0:
                 something_else(self.path, rng)

@@ -10,9 +10,11 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
@@ -24,6 +26,24 @@ def browser_path() -> str | None:
     """The browser to use: ESEN_LAB_BROWSER, else the first of `BROWSERS` that is on PATH."""
     given = os.environ.get("ESEN_LAB_BROWSER")
     return given or next((path for name in BROWSERS if (path := shutil.which(name))), None)
+
+
+@contextmanager
+def chromium(*flags: str) -> Iterator[Any]:
+    """A headless browser, as playwright has it; it ends with the block.
+
+    Raises:
+        SystemExit: There is none.
+    """
+    path = browser_path()
+    if path is None:
+        raise SystemExit("No Chromium or Chrome is on the path: install Debian's package chromium.")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu", *flags])
+        yield browser
+        browser.close()
 
 
 class LabServer:

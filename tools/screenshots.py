@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from real_lab import ROOT, LabServer, browser_path
+from real_lab import ROOT, LabServer, chromium
 
 IMAGES = ROOT / "docs" / "images"
 THEMES = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}
@@ -26,18 +26,11 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=IMAGES, help="where they go (default: docs/images)")
     parser.add_argument("--timeout", type=float, default=240.0, metavar="S", help="for one run of the notebook")
     given = parser.parse_args()
-    chromium = browser_path()
-    if chromium is None:
-        print("No Chromium or Chrome is on the path: install Debian's package chromium.", file=sys.stderr)
-        return 1
-    from playwright.sync_api import sync_playwright
-
-    given.out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+    with tempfile.TemporaryDirectory() as folder, chromium() as browser:
+        given.out.mkdir(parents=True, exist_ok=True)
         notebooks = Path(folder) / "notebooks"
         notebooks.mkdir()
         shutil.copy(ROOT / "notebooks" / "tuning.ipynb", notebooks / "tuning.ipynb")
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         for theme, name in THEMES.items():
             settings = {
                 "apputils-extension/themes": {"theme": name},
@@ -47,7 +40,6 @@ def main() -> int:
                 page = browser.new_page(viewport={"width": 1200, "height": 1400})
                 photograph(page, server.url, theme, given.out, given.timeout)
                 page.close()
-        browser.close()
     too_large = [path.name for path in given.out.glob("*.png") if path.stat().st_size > MOST_BYTES]
     if too_large:
         print(f"Larger than {MOST_BYTES} bytes: {', '.join(too_large)}", file=sys.stderr)

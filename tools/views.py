@@ -21,7 +21,7 @@ from time import sleep
 from typing import Any
 
 import nbformat
-from real_lab import ROOT, LabServer, browser_path
+from real_lab import ROOT, LabServer, chromium
 from screenshots import THEMES, open_and_run
 
 WIDTHS = (600, 900, 1400)
@@ -83,22 +83,14 @@ def main() -> int:
     words.add_argument("out", type=Path, metavar="OUT")
     words.add_argument("--only", choices=("lab", "notebook", "html", "marimo"), help="one place alone")
     given = words.parse_args()
-    chromium = browser_path()
-    if chromium is None:
-        print("No Chromium or Chrome is on the path: install Debian's package chromium.", file=sys.stderr)
-        return 1
-    from playwright.sync_api import sync_playwright
-
-    given.out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+    with tempfile.TemporaryDirectory() as folder, chromium() as browser:
+        given.out.mkdir(parents=True, exist_ok=True)
         if given.only in (None, "lab", "html"):
             in_lab(browser, Path(folder), given.out)
         if given.only in (None, "notebook"):
             in_notebook_7(browser, Path(folder), given.out)
         if given.only in (None, "marimo"):
             in_marimo(browser, Path(folder), given.out)
-        browser.close()
     return 0
 
 

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from load_generator import finite
+from marked_page import Marks
 
 from esen_lab.common.units import format_seconds
 from esen_lab.load import LoadRow
 from esen_lab.planner.rate.queue import latencies
 from esen_lab.planner.rate.service import ServiceTimes
 
-BEGIN, END = "<!-- rivals: begin -->", "<!-- rivals: end -->"
+MARKS = Marks(name="rivals", title="Servers under the same load")
 OURS = "esen_lab"
 _GOAL_RATE, _GOAL_P99, _GOAL_ADDED_S = 1.3, 2.0, 0.0005
 _APART = 1.03  # what is nearer is the scatter of measurements
@@ -42,16 +43,8 @@ def reasons(path: Path) -> dict[str, str]:
 
 
 def write_page(found: Found, page: Path, words: Mapping[str, str]) -> None:
-    """Put the tables between the marks of the page.
-
-    Raises:
-        SystemExit: The page has no marks.
-    """
-    text = page.read_text(encoding="utf-8")
-    if BEGIN not in text or END not in text:
-        raise SystemExit(f"{page} has no marks to put the tables between: {BEGIN} and {END}")
-    before, _, rest = text.partition(BEGIN)
-    page.write_text(f"{before}{BEGIN}\n{text_of(found, words)}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+    """Put the tables between the marks of the page."""
+    MARKS.write(page, text_of(found, words))
 
 
 def text_of(found: Found, words: Mapping[str, str]) -> str:

@@ -33,7 +33,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from measured_on import write_whole  # noqa: E402
 from peer_ensembles import ENSEMBLES, missing  # noqa: E402
-from peer_page import around_figures, reasons, write_page  # noqa: E402
+from peer_page import MARKS, reasons, write_page  # noqa: E402
 from peer_rows import PLAN, Row  # noqa: E402
 
 BATCHES = (1, 4, 32)
@@ -146,7 +146,7 @@ def main(words: Sequence[str] | None = None) -> None:
     asked.json = asked.json or (ROOT / "out" if asked.quick else ROOT / "benchmarks" / "results") / "peers.json"
     asked.page = asked.page or (ROOT / "out" if asked.quick else ROOT / "docs") / "benchmarks.md"
     asked.page.parent.mkdir(parents=True, exist_ok=True)
-    around_figures(asked.page)  # now, not after an hour
+    MARKS.around(asked.page)  # now, not after an hour
     rows = records(asked.json) if asked.table else run(asked)
     if not rows:
         raise SystemExit(f"{asked.json} holds no rows: run without --table first")

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from marked_page import Marks
 from peer_rows import BF16, EAGER, OURS, PLAN
 
 from esen_lab.common.units import format_percent, format_seconds
@@ -16,7 +17,7 @@ from esen_lab.ui.pictures.drawing import FAINT, Axis, Drawing
 
 Row = Mapping[str, Any]
 
-BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
+MARKS = Marks(name="figures", title="Benchmarks against peers")
 LOSES = 1.03  # times the best alternative
 SEQUENTIAL = "sequential"
 _GOAL_ENGINE, _GOAL_SEQUENTIAL, _GOAL_BOUND = 1.15, 2.0, 1.10
@@ -40,22 +41,8 @@ def reasons(path: Path) -> dict[tuple[str, int], str]:
     return found
 
 
-def around_figures(page: Path) -> tuple[str, str]:
-    """What stands before and after the figures on a page, or on a new one.
-
-    Raises:
-        SystemExit: The page has no marks.
-    """
-    text = page.read_text(encoding="utf-8") if page.exists() else f"# Benchmarks against peers\n\n{BEGIN}\n{END}\n"
-    if BEGIN not in text or END not in text:
-        raise SystemExit(f"{page} has no marks to put the figures between: {BEGIN} and {END}")
-    before, _, rest = text.partition(BEGIN)
-    return before, rest.partition(END)[2]
-
-
 def write_page(rows: Sequence[Row], page: Path, words: Mapping[tuple[str, int], str]) -> None:
     """Put the figures between the marks of the page, which is made where there is none, and the plots beside it."""
-    before, after = around_figures(page)
     batches = sorted({row["batch"] for row in rows})
     plots = []
     for batch in batches:
@@ -74,7 +61,7 @@ def write_page(rows: Sequence[Row], page: Path, words: Mapping[tuple[str, int], 
         *(strategies(row) for row in rows),
     ]
     figures = "\n\n".join(part for part in parts if part)
-    page.write_text(f"{before}{BEGIN}\n{figures}\n{END}{after}", encoding="utf-8")
+    MARKS.write(page, figures)
 
 
 def _origins(rows: Sequence[Row]) -> str:

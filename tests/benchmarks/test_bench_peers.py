@@ -17,7 +17,7 @@ sys.path.insert(0, str(FOLDER))
 
 import bench_peers  # noqa: E402
 from peer_ensembles import ENSEMBLES, ensemble, missing  # noqa: E402
-from peer_page import BEGIN, END, reasons, write_page  # noqa: E402
+from peer_page import MARKS, reasons, write_page  # noqa: E402
 from peer_rows import EAGER, PLAN, paired  # noqa: E402
 
 from esen_lab.common.trees import call_with, select  # noqa: E402
@@ -115,7 +115,7 @@ def test_the_page_is_made_of_the_file_alone_and_what_is_written_by_hand_stays(
     monkeypatch.setattr(bench_peers, "row_in_process", None)
     (tmp_path / "p.json").write_text(json.dumps({"rows": [row(batch=1), row(batch=4)]}))
     page = tmp_path / "b.md"
-    page.write_text(f"# By hand\n\n{BEGIN}\nold\n{END}\n\nalso by hand\n")
+    page.write_text(f"# By hand\n\n{MARKS.begin}\nold\n{MARKS.end}\n\nalso by hand\n")
     bench_peers.main(["--table", "--json", str(tmp_path / "p.json"), "--page", str(page)])
     text = page.read_text()
     assert text.startswith("# By hand")

@@ -22,7 +22,7 @@ import bench_rivals  # noqa: E402
 from load_generator import load  # noqa: E402
 from load_models import RIVALS, WIDTH, Mean, example, member  # noqa: E402
 from load_process import marked, serving  # noqa: E402
-from rival_page import BEGIN, END, reasons, write_page  # noqa: E402
+from rival_page import MARKS, reasons, write_page  # noqa: E402
 from rival_servers import rows_of  # noqa: E402
 from rival_triton import write_repository  # noqa: E402
 from rival_ways import OURS, Setting, Way, check, shares  # noqa: E402
@@ -205,7 +205,7 @@ def test_the_page_says_who_holds_which_rate_and_where_ours_loses(tmp_path: Path)
     words = tmp_path / "reasons.txt"
     words.write_text("# a remark\nFastAPI: it waits for nobody.\n")
     page = tmp_path / "load.md"
-    page.write_text(f"by hand\n{BEGIN}\nold\n{END}\nalso by hand\n")
+    page.write_text(f"by hand\n{MARKS.begin}\nold\n{MARKS.end}\nalso by hand\n")
     write_page(found(*rounds, missing={"LitServe": "not installed"}), page, reasons(words))
     text = page.read_text()
     assert text.startswith("by hand\n")
@@ -231,7 +231,7 @@ def test_the_page_says_what_no_server_could_do_better(tmp_path: Path) -> None:
         wait_s.append(free_s - due)
     wanted = np.quantile(wait_s, 0.99) / 0.004
     page = tmp_path / "load.md"
-    page.write_text(f"{BEGIN}\n{END}\n")
+    page.write_text(f"{MARKS.begin}\n{MARKS.end}\n")
     write_page(found(measured(OURS, 200.0), batches_s={"1": [0.004] * 9}), page, {})
     (line,) = [line for line in page.read_text().splitlines() if "takes no time itself" in line]
     assert float(line.split("|")[2].split()[0]) == pytest.approx(wanted, abs=0.15)

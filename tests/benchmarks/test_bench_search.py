@@ -51,7 +51,7 @@ def test_a_quick_run_writes_figures_page_and_plots_and_goes_on_where_it_ended(
 ) -> None:
     pytest.importorskip("optuna")
     json_path, page = tmp_path / "results" / "search.json", tmp_path / "search.md"
-    page.write_text(f"# By hand\n\n{bench.BEGIN}\nold figures\n{bench.END}\n\n## Tried\n", encoding="utf-8")
+    page.write_text(f"# By hand\n\n{bench.MARKS.begin}\nold figures\n{bench.MARKS.end}\n\n## Tried\n", encoding="utf-8")
     words = ["--quick", "--json", str(json_path), "--page", str(page)]
     whole = bench.tasks(True)
     monkeypatch.setattr(bench, "tasks", lambda quick: whole[: len(whole) // 2])
@@ -117,13 +117,10 @@ def test_a_page_without_marks_and_a_bad_number_of_minutes_are_refused(bench: Mod
     page = tmp_path / "search.md"
     page.write_text("# All by hand\n")
     with pytest.raises(SystemExit, match="no marks"):
-        bench.write_page({"stem": "search", "summary": {"searchers": {"exact": ROW}}}, [], page)
+        bench.main(["--quick", "--json", str(tmp_path / "search.json"), "--page", str(page)])
     assert page.read_text() == "# All by hand\n"
     with pytest.raises(SystemExit):
         bench.main(["--minutes", "0"])
-
-
-ROW = {"mean_over_best": 0.0, "median_elapsed_s": 0.1}
 
 
 def test_ensembles_are_functions_of_their_seeds(bench: ModuleType) -> None:

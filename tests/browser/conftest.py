@@ -19,10 +19,29 @@ import nbformat
 import pytest
 
 sys.path.append(str(Path(__file__).parents[2] / "tools"))
-from real_lab import BROWSERS, LabServer, browser_path
+from real_lab import BROWSERS, LabServer, browser_path, chromium
 
 # The notebook of a path, whatever else is in front.
 _FIND = """(path) => [...(window.jupyterapp?.shell.widgets("main") ?? [])].find((w) => w.context?.path === path)"""
+
+
+def slow_networks(count: int) -> str:
+    """A cell that makes a lab of so many networks whose points take seconds each."""
+    return f"""%load_ext esen_lab
+import time
+import torch
+from torch import nn
+from esen_lab import Lab
+class Slow(nn.Module):  # a point takes seconds on any machine
+    def forward(self, x):
+        time.sleep(0.2)
+        return x
+x = torch.randn(4, 8)
+lab = Lab()
+for i in range({count}):
+    lab.register(f"net{{i}}", Slow(), example=x)
+lab.run(x);  # the first import of torch in a new environment takes its time; what is asked about comes after
+"""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -208,13 +227,8 @@ def server(tmp_path_factory: pytest.TempPathFactory, ipykernel_version: str) -> 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage"]
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=browser_path(), args=flags)
+    with chromium("--disable-background-networking", "--disable-dev-shm-usage") as launched:
         yield launched
-        launched.close()
 
 
 @contextlib.contextmanager

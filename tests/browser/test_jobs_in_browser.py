@@ -4,23 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from conftest import until
+from conftest import slow_networks, until
 
-SLOW = """%load_ext esen_lab
-import time
-import torch
-from torch import nn
-from esen_lab import Lab
-class Slow(nn.Module):  # a point takes seconds on any machine
-    def forward(self, x):
-        time.sleep(0.2)
-        return x
-x = torch.randn(4, 8)
-lab = Lab()
-for i in range(8):
-    lab.register(f"net{i}", Slow(), example=x)
-lab.run(x);  # the first import of torch in a new environment takes its time; what is asked about comes after
-"""
+SLOW = slow_networks(8)
 
 
 def test_a_profile_shows_its_points_as_they_come_and_stops_by_its_button_while_a_cell_is_busy(

@@ -10,25 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Notebook, Server, opened_for_a_module, until
+from conftest import Notebook, Server, opened_for_a_module, slow_networks, until
 
-LOAD = """%load_ext esen_lab
-import time
-import torch
-from torch import nn
-from esen_lab import Lab
-class Slow(nn.Module):  # a point takes seconds on any machine
-    def forward(self, x):
-        time.sleep(0.2)
-        return x
-x = torch.randn(4, 8)
-lab = Lab()
-for i in range(4):
-    lab.register(f"net{i}", Slow(), example=x)
-lab.run(x);
-"""
-
-
+LOAD = slow_networks(4)
 CHANGES = """import json
 changed = []
 for number in range(30):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ Latencies = dict[str, list[float]]
 _RECORDED = Path(__file__).parents[1] / "data" / "muxserve_a100_mps.csv"
 
 
-def make_latencies(n: int, units: int, seed: int, *, noise: float = 0.0) -> Latencies:
+def make_latencies(n: int, units: int, seed: int | Sequence[int], *, noise: float = 0.0) -> Latencies:
     """Latencies between 1 and 10 ms with a part that no share shortens, knees from a quarter of the device up.
 
     With noise, tables are not monotone.

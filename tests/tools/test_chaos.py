@@ -26,9 +26,9 @@ def test_a_life_leaves_nothing_broken_wrong_lost_or_behind(scenario: str) -> Non
 
 def test_the_table_is_put_between_its_marks(tmp_path: Path) -> None:
     document = tmp_path / "reliability.md"
-    document.write_text(f"before\n{chaos.BEGIN}\nold\n{chaos.END}\nafter\n")
+    document.write_text(f"before\n{chaos.MARKS.begin}\nold\n{chaos.MARKS.end}\nafter\n")
     text = chaos.table([chaos.Tally(scenario="disk"), chaos.Tally(scenario="closed", skipped="no reason")])
-    chaos.put_table(document, text)
+    chaos.MARKS.write(document, text)
     written = document.read_text()
     assert written.startswith("before\n")
     assert written.endswith("\nafter\n")

@@ -18,7 +18,7 @@ from esen_lab.planner.editor import LastRun, Offered, PlanEditor
 from esen_lab.ui.widgets.board import Board
 
 sys.path.append(str(Path(__file__).parents[2] / "tools"))
-from real_lab import BROWSERS, browser_path
+from real_lab import BROWSERS, browser_path, chromium
 
 NO_BROWSER = f"no browser here: none of {', '.join(BROWSERS)} on PATH"
 pytestmark = pytest.mark.skipif(browser_path() is None, reason=NO_BROWSER)
@@ -90,13 +90,8 @@ class Shown:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage"]
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=browser_path(), args=flags)
+    with chromium("--disable-background-networking", "--disable-dev-shm-usage") as launched:
         yield launched
-        launched.close()
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from esen_lab.ui.html import to_html
 from esen_lab.ui.views import Table, View
 
 sys.path.append(str(Path(__file__).parents[2] / "tools"))
-from real_lab import BROWSERS, browser_path
+from real_lab import BROWSERS, browser_path, chromium
 
 NO_BROWSER = f"no browser here: none of {', '.join(BROWSERS)} on PATH"
 pytestmark = pytest.mark.skipif(browser_path() is None, reason=NO_BROWSER)
@@ -69,12 +69,8 @@ VIEWS = {
 
 @pytest.fixture(scope="module")
 def page() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=browser_path(), args=["--no-sandbox", "--disable-gpu"])
+    with chromium() as browser:
         yield browser.new_page()
-        browser.close()
 
 
 def show(page: Any, view: View, room: int) -> Any:
