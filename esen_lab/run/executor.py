@@ -122,20 +122,21 @@ class Executor:
         )
         spare = core_to_spare(plan, device)
         self.lanes: LaneRunner | StageRunner
-        self._group: LaneGroup | StageRunner
+        self._groups: tuple[LaneGroup, ...]  # one, or one for each stage
         self._graph: GraphRunner | None = None
         self._partial: PartialRunner | StagePartialRunner
         if plan.staged:
-            self._group = self.lanes = stages = StageRunner(
-                workers, plan, fork_server, self.history, core_to_spare=spare
-            )
+            self.lanes = stages = StageRunner(workers, plan, fork_server, self.history, core_to_spare=spare)
+            self._groups = tuple(stage.group for stage in stages.stages)
             self._partial = StagePartialRunner(stages, self.history)
         else:
-            self._group = group = LaneGroup(workers, plan.lanes, fork_server, core_to_spare=spare)
+            group = LaneGroup(workers, plan.lanes, fork_server, core_to_spare=spare)
+            self._groups = (group,)
             self.lanes = lanes = LaneRunner(workers, group, self.history, core_to_spare=spare)
             captured = graphs_of(workers)
-            self._graph = None if captured is None else GraphRunner(captured, group, lanes, self.history)
+            self._graph = None if captured is None else GraphRunner(captured, group.watch, lanes, self.history)
             self._partial = PartialRunner(group, lanes, self.history)
+        self._watches = tuple(group.watch for group in self._groups)
         self._runner = self._graph or self.lanes
         self._state = MemberState(workers, plan.lanes)
         self._state.look(steps_of(plan, ensemble))
@@ -152,7 +153,7 @@ class Executor:
     def let_go_in_child(self) -> None:
         """See `Forked`."""
         self._turns, self._lock = Turns(), Lock()
-        self._group.give_up("it belongs to the process that this one was forked from")
+        self._give_up("it belongs to the process that this one was forked from")
 
     @classmethod
     def start(
@@ -259,7 +260,22 @@ class Executor:
     @property
     def broken(self) -> str:
         """Why it cannot run any more, or ""."""
-        return self._group.broken
+        return next((why for watch in self._watches if (why := watch.broken)), "")
+
+    def _give_up(self, why: str) -> None:
+        """All lanes are broken from now on; the first reason stays."""
+        for watch in self._watches:
+            watch.give_up(why)
+
+    def _end_lanes(self) -> None:
+        """A deadline has passed: end all lanes, without waiting for their ends."""
+        for watch in self._watches:
+            watch.end()
+
+    @property
+    def _late(self) -> bool:
+        """Whether a lane is still at work for a run that nobody waits for any more."""
+        return any(watch.late for watch in self._watches)
 
     def notice_ended(self) -> bool:
         """Look whether a lane's process has ended while nobody asked it; whether the executor is `broken`."""
@@ -271,8 +287,8 @@ class Executor:
             ended = poller.poll(0)
             for fd, _ in ended:
                 watched[fd].close(timeout_s=0)
-            if ended:
-                self._group.only_the_living()
+            for watch in self._watches if ended else ():
+                watch.only_the_living()
         return bool(self.broken)
 
     @property
@@ -283,8 +299,9 @@ class Executor:
         """
         ended = [not worker.alive for worker in self._workers]
         alone = all(worker.own_process and worker.in_force.torch_device == "cpu" for worker in self._workers)
-        given_up = self._group.given_up or self._state.measuring or self._fork_server.elsewhere
-        return alone and any(ended) and not all(ended) and not given_up and bool(self._places)
+        given_up = any(watch.given_up for watch in self._watches) or self._state.measuring
+        usable = not given_up and not self._fork_server.elsewhere and bool(self._places)
+        return alone and any(ended) and not all(ended) and usable
 
     def revive(self, given_up: GivenUp, *, load_timeout_s: float = 300.0) -> None:
         """Start the lanes that have ended anew, in their places; the others stay as they are.
@@ -342,12 +359,13 @@ class Executor:
             WorkerTimeout: They are still at work, and all lanes are ended.
         """
         deadline = Deadline(_LATE_S)
-        while self._group.late:
+        while self._late:
             if not deadline.left_s:
-                self._group.end()
+                self._end_lanes()
                 raise deadline.passed("lanes that are late, beside others that have ended")
             time.sleep(_LOOK_S)
-            self._group.look_at_late()
+            for group in self._groups:
+                group.stepwise.look_at_late()
 
     # --- runs ----------------------------------------------------------------------------------------------------
 
@@ -416,7 +434,7 @@ class Executor:
         self.seed = None  # of this call; that of an earlier one would repeat its numbers
         if self.fidelity.outdated:
             self._all_at_rest(deadline)
-            with self._lock, deadline.ending(self._group.end, "lanes that take the session's settings"):
+            with self._lock, deadline.ending(self._end_lanes, "lanes that take the session's settings"):
                 self.fidelity.take_settings()
             self._compare_with_notebook(deadline)
         return self._in_lanes(work, x, deadline)
@@ -466,7 +484,7 @@ class Executor:
             failed=failed or {},
         )
         run = runner.run(asked)
-        if not self._state.draws(self._group.take_drew()):
+        if not self._state.draws(self._take_drew()):
             return run
         self._tell_of_members()
         if due is not None or self.keeping or self.ensemble.combine.function is not None:
@@ -474,8 +492,12 @@ class Executor:
         # Made again, so that the seed of the session repeats this one too; what was drawn once is not drawn again.
         seed = self._drawn(seed) if asked.seed is None else asked.seed
         run = runner.run(replace(asked, seed=seed, begin_ns=time.perf_counter_ns(), meanwhile=None))
-        self._group.take_drew()  # it is known: a lane that is loaded anew has still to show it
+        self._take_drew()  # it is known: a lane that is loaded anew has still to show it
         return run
+
+    def _take_drew(self) -> set[str]:
+        """Steps that were seen to draw random numbers since this was asked last."""
+        return {step for group in self._groups for step in group.take_drew()}
 
     def _drawn(self, seed: int | None) -> int | None:
         """What a run's random numbers are made of; None where no member draws any."""
@@ -484,15 +506,17 @@ class Executor:
 
     def _all_at_rest(self, deadline: Deadline) -> None:
         """Wait for lanes that are late from an earlier run: nothing can be asked of them before."""
-        if self._group.late:
+        if self._late:
             with self._lock:
-                self._group.check(deadline)
+                for group in self._groups:
+                    group.check(deadline)
 
     def look_at_late(self) -> None:
         """Notice what has become of lanes that were late; the caller has the turn."""
-        if self._group.late:
+        if self._late:
             with self._lock:
-                self._group.look_at_late()
+                for group in self._groups:
+                    group.stepwise.look_at_late()
 
     def run_members(self, x: Tree, *, timeout_s: float = DEFAULT_TIMEOUT_S, combined: bool = False) -> MemberRun:
         """Run once and answer for each sub-model too; raises as `run` does.
@@ -544,7 +568,7 @@ class Executor:
         """Put back what a measurement that was interrupted at its very end has left; nobody measures now."""
         if self._state.measuring:
             self._all_at_rest(deadline)
-            with self._lock, deadline.ending(self._group.end, "lanes that get back the state that they had"):
+            with self._lock, deadline.ending(self._end_lanes, "lanes that get back the state that they had"):
                 self._state.end_all()
             self._tell_of_members()
 
@@ -578,7 +602,7 @@ class Executor:
         self._all_at_rest(deadline)
         with self._lock:
             try:
-                with from_the_system(), deadline.ending(self._group.end, words):
+                with from_the_system(), deadline.ending(self._end_lanes, words):
                     self.lanes.where.stop()
                     steps = steps_of(plan, ensemble)
                     loading = load_lanes(
@@ -586,7 +610,7 @@ class Executor:
                     )
             except BaseException:
                 # Some of them may be the old ones, and some the new ones: nobody runs that.
-                self._group.give_up("a sub-model that had changed could not be loaded")
+                self._give_up("a sub-model that had changed could not be loaded")
                 raise
             self.history.loaded_anew(anew, loading.fallen_back)
             self.fidelity.loaded_anew(members_of(anew), loading.other_code)
@@ -595,7 +619,7 @@ class Executor:
             self.lanes.forget()
         self._compare_with_notebook(deadline)
         if self.unlike.keys() & set(changed):
-            self._group.give_up("its lanes hold what was imported before a sub-model changed")
+            self._give_up("its lanes hold what was imported before a sub-model changed")
             raise DeviceError("Lanes hold what the notebook holds", given=f"older code of {', '.join(changed)}")
 
     def _renewed(self, index: int) -> Worker:
@@ -621,7 +645,7 @@ class Executor:
         ensemble = self.ensemble if combines else self._uncombined
         ran = Deadline(DEFAULT_TIMEOUT_S) if deadline is NEVER else deadline
         words = "lanes that are compared with the notebook"
-        with self._lock, deadline.ending(self._group.end, words), self.measuring():
+        with self._lock, deadline.ending(self._end_lanes, words), self.measuring():
             self.fidelity.take_settings()
             # As later runs are: what is made for a first one is made now.
             self._in_lanes(partial(self._run, self._runner, PLAIN, None, PROOF_SEED, None, ensemble=ensemble), x, ran)
@@ -637,7 +661,7 @@ class Executor:
 
     def close(self) -> None:
         """End the lanes. May be called again."""
-        self._group.give_up("it was closed")
+        self._give_up("it was closed")
         if self._graph is not None:
             self._graph.close()  # before the streams that they were captured on
         for worker in self._workers:

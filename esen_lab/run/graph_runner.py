@@ -10,9 +10,8 @@ from esen_lab.common.inputs import as_input
 from esen_lab.errors import DeviceError, WorkerTimeout
 from esen_lab.lanes import Worker
 from esen_lab.run.asked import Asked
-from esen_lab.run.lane_group import LaneGroup
 from esen_lab.run.lane_runner import LaneRunner
-from esen_lab.run.lane_watch import SETTLE_S
+from esen_lab.run.lane_watch import SETTLE_S, LaneWatch
 from esen_lab.run.outcome import Run
 from esen_lab.run.plan_graph import PlanGraph, PlanGraphs
 from esen_lab.run.run_history import RunHistory
@@ -25,14 +24,14 @@ class GraphRunner:
 
     Args:
         graphs: Of the plan.
-        group: Its lanes, which are broken with their graph.
+        watch: Of its lanes, which are broken with their graph.
         lanes: Runs lane by lane.
         history: Makes the reports.
     """
 
-    def __init__(self, graphs: PlanGraphs, group: LaneGroup, lanes: LaneRunner, history: RunHistory) -> None:
+    def __init__(self, graphs: PlanGraphs, watch: LaneWatch, lanes: LaneRunner, history: RunHistory) -> None:
         self.graphs = graphs
-        self._group = group
+        self._watch = watch
         self._lanes = lanes
         self._history = history
 
@@ -46,7 +45,7 @@ class GraphRunner:
         if not self.graphs.knows(asked.ensemble, asked.x):
             asked = replace(asked, x=as_input(asked.x))
         graph = self.graphs.find(asked.ensemble, asked.x)
-        if isinstance(graph, PlanGraph) and not self._group.broken:
+        if isinstance(graph, PlanGraph) and not self._watch.broken:
             return self._replay(graph, asked)
         run = self._lanes.run(asked)
         if graph is None:
@@ -64,14 +63,14 @@ class GraphRunner:
             end = time.perf_counter_ns()
             spans_s = graph.spans_s()  # now: the next run overwrites them
         except DeviceError:
-            self._group.give_up("its graph failed on the GPU")
+            self._watch.give_up("its graph failed on the GPU")
             raise
         except WorkerTimeout:
-            self._group.give_up("its graph did not answer in time")
+            self._watch.give_up("its graph did not answer in time")
             raise
         except BaseException:  # an interrupt: nothing new is queued behind what may hang
             if not graph.settled(SETTLE_S):
-                self._group.give_up("it was interrupted, and its graph did not end")
+                self._watch.give_up("it was interrupted, and its graph did not end")
             raise
         copy_s, done_s = (ran.copied_ns - begin_ns) / 1e9, (ran.done_ns - begin_ns) / 1e9
         report = self._history.report(

@@ -2,9 +2,8 @@
 
     wake      each lane gets a few bytes, and starts at once
     collect   waits for the answer of every lane
-    settle    what comes in the place of `collect` after an interrupt: lanes finish, or are ended
     stepwise  what comes in the place of all that where an answer does not wait for every lane (`stepwise.py`)
-    end       what a deadline does: lanes that have not answered are ended
+    watch     who is alive, at work and late; lets lanes finish after an interrupt, and ends them (`lane_watch.py`)
 
 Where the lanes leave a core free, this process is awake for the last moments before the answer is due. One that sleeps
 until then pays several times what its part of the work costs, for cold caches and for waking.
@@ -39,7 +38,7 @@ class DiedLate(WorkerDied):
 
 
 class LaneGroup:
-    """The workers of one plan. Used by one thread at a time, but for `end` and `give_up`.
+    """The workers of one plan, or of one of its stages. Used by one thread at a time.
 
     Args:
         workers: One per lane, loaded; the list is shared by all that use these lanes.
@@ -52,6 +51,7 @@ class LaneGroup:
         drew: Steps that were seen to draw random numbers, which their examples did not show.
         derived: Whether a lane runs groups of sub-models, or parts of a batch.
         stepwise: The same lanes for runs that do not wait for all of them.
+        watch: Who of them is alive, at work and late.
     """
 
     def __init__(
@@ -64,8 +64,8 @@ class LaneGroup:
     ) -> None:
         self._workers = workers
         self._lanes = lanes
-        self._watch = LaneWatch(workers, lanes, fork_server)
-        self.stepwise = StepwiseLanes(self._watch, lambda: self._waking.of(self._slowest_first))
+        self.watch = LaneWatch(workers, lanes, fork_server)
+        self.stepwise = StepwiseLanes(self.watch, lambda: self._waking.of(self._slowest_first))
         self._derived = derived_of(name for lane in lanes for name in lane.members)
         self.derived = bool(self._derived)
         self._core_to_spare = core_to_spare
@@ -74,42 +74,15 @@ class LaneGroup:
         self._slowest_first = list(range(len(workers)))
         self._waking = WakingOrder([worker.pid for worker in workers])
 
-    @property
-    def broken(self) -> str:
-        """Why the lanes cannot run any more, or ""."""
-        return self._watch.broken
-
-    @property
-    def given_up(self) -> str:
-        """Why no lane can run any more, whoever lives, or ""."""
-        return self._watch.given_up
-
-    def give_up(self, why: str) -> None:
-        """They are broken from now on; the first reason stays."""
-        self._watch.give_up(why)
-
-    def only_the_living(self) -> None:
-        """Lanes have ended: nobody looks at their descriptors any more."""
-        self._watch.only_the_living()
-
     def replace(self, index: int, worker: Worker) -> None:
         """Another process is this lane from now on, loaded, in the place of one that has ended."""
-        self._watch.replace(index, worker)
+        self.watch.replace(index, worker)
         self._waking = WakingOrder([worker.pid for worker in self._workers])
 
     def take_drew(self) -> Collection[str]:
         """Steps that were seen to draw since this was asked last: see `drew`."""
         drew, self.drew = self.drew, set()
         return drew
-
-    @property
-    def late(self) -> dict[int, int]:
-        """See `LaneWatch.late`."""
-        return self._watch.late
-
-    def look_at_late(self) -> None:
-        """See `StepwiseLanes.look_at_late`."""
-        self.stepwise.look_at_late()
 
     def check(self, deadline: Deadline) -> None:
         """Go on only where all lanes can run and none is at work; late ones are waited for.
@@ -118,16 +91,17 @@ class LaneGroup:
             WorkerDied: They cannot.
             WorkerTimeout: See `catch_up`.
         """
-        if self.late and not self.broken:
+        watch = self.watch
+        if watch.late and not watch.broken:
             self.stepwise.catch_up(deadline)
-            if self.broken:
-                raise DiedLate(f"A lane ended while it was at an earlier run: {self.broken}", hint="Run again.")
-        if self.broken:
-            raise WorkerDied(f"This plan's lanes cannot run: {self.broken}", hint="Start the plan again.")
-        if self._watch.pending:  # an interrupt came where nothing could settle them: they may still read the input
-            self.settle()
-            if self.broken:
-                raise WorkerDied(f"This plan's lanes cannot run: {self.broken}", hint="Run again: they start anew.")
+            if watch.broken:
+                raise DiedLate(f"A lane ended while it was at an earlier run: {watch.broken}", hint="Run again.")
+        if watch.broken:
+            raise WorkerDied(f"This plan's lanes cannot run: {watch.broken}", hint="Start the plan again.")
+        if watch.pending:  # an interrupt came where nothing could settle them: they may still read the input
+            watch.settle()
+            if watch.broken:
+                raise WorkerDied(f"This plan's lanes cannot run: {watch.broken}", hint="Run again: they start anew.")
 
     def check_but_for_dead(self, *, allowed: bool) -> None:
         """Go on where lanes can run; where it is allowed, some of them may have ended.
@@ -135,18 +109,18 @@ class LaneGroup:
         Raises:
             WorkerDied: They cannot.
         """
-        if self._watch.given_up:
-            raise WorkerDied(f"This plan's lanes cannot run: {self._watch.given_up}", hint="Start the plan again.")
-        if self.broken and not (allowed and any(worker.alive for worker in self._workers)):
-            raise DiedLate(f"This plan's lanes cannot run: {self.broken}", hint="Start the plan again.")
+        if self.watch.given_up:
+            raise WorkerDied(f"This plan's lanes cannot run: {self.watch.given_up}", hint="Start the plan again.")
+        if self.watch.broken and not (allowed and any(worker.alive for worker in self._workers)):
+            raise DiedLate(f"This plan's lanes cannot run: {self.watch.broken}", hint="Start the plan again.")
 
     def wake(self, seed: int | None) -> None:
-        """Have every lane run; `collect` or `settle` follows.
+        """Have every lane run; `collect` follows, or `LaneWatch.settle` after an interrupt.
 
         Args:
             seed: Of the run's random numbers; None where no sub-model draws any.
         """
-        run, pending = self._watch.begin(stepwise=False), self._watch.pending
+        run, pending = self.watch.begin(stepwise=False), self.watch.pending
         try:
             # Each wake-up takes a moment: the one that matters goes first.
             for index in self._waking.of(self._slowest_first):
@@ -157,8 +131,8 @@ class LaneGroup:
         except BaseException:
             # One that had ended when it was to be woken answers nothing.
             pending.intersection_update([index for index in pending if self._workers[index].alive])
-            self._watch.only_the_living()
-            self.settle()
+            self.watch.only_the_living()
+            self.watch.settle()
             raise
 
     def meanwhile(self, act: Callable[[], object]) -> None:
@@ -166,7 +140,7 @@ class LaneGroup:
         try:
             act()
         except BaseException:
-            self.settle()
+            self.watch.settle()
             raise
 
     def collect(
@@ -187,7 +161,7 @@ class LaneGroup:
             EsenError: A sub-model raised, or a lane has ended.
         """
         timings: dict[int, bytes] = {}
-        pending = self._watch.pending
+        pending = self.watch.pending
         problem: EsenError | None = None
         try:
             # 1. With a core to spare: asleep for most of the time, awake and warm at its end.
@@ -201,12 +175,12 @@ class LaneGroup:
                     one_is_done = None
         except WorkerTimeout:
             # 2. Nobody waits any longer for them, also not for their ends.
-            self.end(pending)
+            self.watch.end(pending)
             raise
         except BaseException:
             # 3. An interrupt, between any two of the lines above: `pending` says who may still be at work. One that has
             # answered and is still noted is ended, which costs a start; one too few would cost a right answer.
-            self.settle()
+            self.watch.settle()
             raise
         if problem is not None:
             raise problem
@@ -214,7 +188,7 @@ class LaneGroup:
 
     def _take(self, answered: Sequence[int], timings: dict[int, bytes]) -> EsenError | None:
         """Take what these lanes have answered; returns the first failure of one."""
-        watch, pending = self._watch, self._watch.pending
+        watch, pending = self.watch, self.watch.pending
         problem: EsenError | None = None
         for index in answered:
             # 1. Twice in one answer of the poller: its socket, and its process, which has ended.
@@ -239,29 +213,21 @@ class LaneGroup:
         margin = min(max(expected_s * _LOOK_PART, _LOOK_LEAST_S), _LOOK_MOST_S)
         due = time.perf_counter() + expected_s
         while (left := due - margin - time.perf_counter()) > 0.001:
-            if self._watch.heard(int(min(left, _SLICE_S) * 1000)):
+            if self.watch.heard(int(min(left, _SLICE_S) * 1000)):
                 return
         rehearse()
-        while not self._watch.heard(0) and time.perf_counter() < due + margin:
+        while not self.watch.heard(0) and time.perf_counter() < due + margin:
             pass
 
     def _answered(self, deadline: Deadline) -> list[int]:
         """Lanes that have an answer to take; waits for a moment at most, so maybe none yet."""
         left_s = deadline.at_s - time.monotonic()
         # In slices: an interrupt may reach another thread, and a longer wait here would not notice it.
-        ready = self._watch.heard(max(0.0, min(left_s, _SLICE_S)) * 1000)
+        ready = self.watch.heard(max(0.0, min(left_s, _SLICE_S)) * 1000)
         if not ready and left_s <= _SLICE_S:
-            late = [name for index in sorted(self._watch.pending) for name in self._lanes[index].members]
+            late = [name for index in sorted(self.watch.pending) for name in self._lanes[index].members]
             raise deadline.passed(f"the lane of {', '.join(late)}")
-        return [index for index in ready if index in self._watch.pending]
-
-    def end(self, late: Collection[int] | None = None) -> None:
-        """A deadline has passed: end these lanes, or all, without waiting for their ends."""
-        self._watch.end(late)
-
-    def settle(self) -> None:
-        """After an interrupt: let lanes finish what they are at for a moment, and end those that do not."""
-        self._watch.settle()
+        return [index for index in ready if index in self.watch.pending]
 
     def steps_of_lane(self, index: int) -> tuple[str, ...]:
         """What a lane runs."""

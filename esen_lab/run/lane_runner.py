@@ -74,7 +74,8 @@ class LaneRunner:
         """
         ensemble, deadline, begin_ns, meanwhile = asked.ensemble, asked.deadline, asked.begin_ns, asked.meanwhile
         # 1. Before the lanes wake: copying, in this thread alone.
-        spec = self._hand_over(ensemble, asked.x, deadline, asked.seed)
+        self.write(ensemble, asked.x, deadline)
+        self._group.wake(asked.seed)
         copied = time.perf_counter_ns()
         # 2. While they work, their cores are theirs: here is only what must be done at this very time, and nothing that
         # writes to the input or reads an output. Where there is no other core, it waits for one that a lane is done
@@ -99,7 +100,7 @@ class LaneRunner:
             asked.plan,
             times.at_s,
             times.nan,
-            self._in_words(spec),
+            self._in_words(self.input.spec),
             jct_s=jct_s,
             copy_s=(copied - begin_ns) / 1e9,
             combine_s=(end - done) / 1e9,
@@ -131,7 +132,8 @@ class LaneRunner:
 
     def run_members(self, ensemble: Ensemble, x: Tree, deadline: Deadline, *, seed: int | None) -> MemberRun:
         """Run once, and answer for every sub-model; raises as `run` does."""
-        self._hand_over(ensemble, x, deadline, seed)
+        self.write(ensemble, x, deadline)
+        self._group.wake(seed)
         self._group.collect(deadline, self._host.rehearse)
         members = self.members(ensemble)
         return MemberRun(output=self._host.combined(ensemble), members=members)
@@ -142,12 +144,6 @@ class LaneRunner:
         outputs = self._group.outputs(ensemble.names)
         with self.threads.alone():
             return {name: map_tensors(lambda tensor: tensor.clone(), tree) for name, tree in outputs.items()}
-
-    def _hand_over(self, ensemble: Ensemble, x: Tree, deadline: Deadline, seed: int | None) -> TreeSpec:
-        """Copy the input where the lanes read it, and wake them."""
-        self.write(ensemble, x, deadline)
-        self._group.wake(seed)
-        return self.input.spec
 
     def write(self, ensemble: Ensemble, x: Tree, deadline: Deadline) -> None:
         """Copy the input where the lanes read it; none of them is at work. `wake` follows."""
@@ -225,7 +221,7 @@ class LaneRunner:
                 self.look_different()
                 self.input.announce(spec, late, at_once=False)
             return
-        with from_the_system(), deadline.ending(self._group.end, "lanes that take an input of another shape"):
+        with from_the_system(), deadline.ending(self._group.watch.end, "lanes that take an input of another shape"):
             self.look_different()
             self.input.announce(spec, late)
 

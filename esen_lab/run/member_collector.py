@@ -117,7 +117,7 @@ class MemberCollector:
             raise
         except BaseException:
             lanes.stop()  # they need not begin what nobody waits for
-            self._group.settle()
+            self._group.watch.settle()
             raise
         lanes.leave()
         return found
@@ -228,7 +228,7 @@ class MemberCollector:
         """The time of the whole call is over: lanes that are at work are ended, as those of a plain run are."""
         late = {*self._lanes.at_work, *self._lanes.late}
         names = [name for index in sorted(late) for name in self._group.steps_of_lane(index)]
-        self._group.end(late)
+        self._group.watch.end(late)
         return deadline.passed(f"the lane of {', '.join(names)}")
 
 

@@ -77,16 +77,17 @@ class StagePartialRunner:
             )
             begun_ns = asked.begin_ns if not number else time.perf_counter_ns()
             collector.begin()
+            late = stage.group.watch.late
             if not number:
-                stage.runner.hand_over(asked.ensemble, asked.x, asked.deadline, late=stage.group.late, at_once=False)
+                stage.runner.hand_over(asked.ensemble, asked.x, asked.deadline, late=late, at_once=False)
                 copied_ns = time.perf_counter_ns()
                 ran = rows_in(lane_input.spec)
                 so_far.begin(ran, self._due_s(asked))
             else:
                 ran = size_for(len(so_far.opened), so_far.rows, stage.sizes)
                 rows = padded(so_far.opened, ran)
-                stage.runner.write_rows(lane_input, rows, asked.deadline, late=stage.group.late)
-            so_far.busy += [name for index in sorted(stage.group.late) for name in members.of_lane(index)]
+                stage.runner.write_rows(lane_input, rows, asked.deadline, late=late)
+            so_far.busy += [name for index in sorted(late) for name in members.of_lane(index)]
             stage.runner.threads.quieten()
             meanwhile = None if number else asked.meanwhile
             ended: Ended = collector.collect(asked.deadline, so_far.due_s, _never, meanwhile)

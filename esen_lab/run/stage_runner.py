@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -60,10 +60,7 @@ class StageLanes:
 
 
 class StageRunner:
-    """Runs one input at a time through the stages of a plan. Under the executor's lock.
-
-    It stands in the place of a `LaneRunner`, and of the `LaneGroup` of all lanes where they are ended or asked whether
-    they can run.
+    """Runs one input at a time through the stages of a plan, in the place of a `LaneRunner`. Under the executor's lock.
 
     Args:
         workers: The lanes of the plan.
@@ -111,46 +108,7 @@ class StageRunner:
         self.decided_s = 0.0
         self._prepared = StagesPrepared(has_engines=any(stage.sizes == SIZES_OF_ENGINES for stage in self.stages[1:]))
 
-    # --- all lanes as one ----------------------------------------------------------------------------------------
-
-    @property
-    def broken(self) -> str:
-        """Why the lanes cannot run any more, or ""."""
-        return next((stage.group.broken for stage in self.stages if stage.group.broken), "")
-
-    @property
-    def given_up(self) -> str:
-        """See `LaneGroup.given_up`."""
-        return next((stage.group.given_up for stage in self.stages if stage.group.given_up), "")
-
-    @property
-    def late(self) -> Collection[int]:
-        """In how many stages lanes are late, as the numbers of these."""
-        return [number for number, stage in enumerate(self.stages) if stage.group.late]
-
-    def take_drew(self) -> Collection[str]:
-        """See `LaneGroup.take_drew`."""
-        return {name for stage in self.stages for name in stage.group.take_drew()}
-
-    def look_at_late(self) -> None:
-        """See `LaneGroup.look_at_late`."""
-        for stage in self.stages:
-            stage.group.look_at_late()
-
-    def check(self, deadline: Deadline) -> None:
-        """Go on only where the lanes of every stage can run; raises as `LaneGroup.check` does."""
-        for stage in self.stages:
-            stage.group.check(deadline)
-
-    def give_up(self, why: str) -> None:
-        """They are broken from now on."""
-        for stage in self.stages:
-            stage.group.give_up(why)
-
-    def end(self) -> None:
-        """A deadline has passed: end all lanes, without waiting for their ends."""
-        for stage in self.stages:
-            stage.group.end()
+    # --- in the place of a `LaneRunner` --------------------------------------------------------------------------
 
     @property
     def where(self) -> WhereToCombine:
@@ -161,11 +119,6 @@ class StageRunner:
     def input(self) -> LaneInput:
         """Where the lanes of the first stage read the whole batch."""
         return self.stages[0].runner.input
-
-    def only_the_living(self) -> None:
-        """See `LaneGroup.only_the_living`."""
-        for stage in self.stages:
-            stage.group.only_the_living()
 
     def replace(self, index: int, worker: Worker) -> None:
         """Another process is this lane of the plan from now on, loaded, in the place of one that has ended."""

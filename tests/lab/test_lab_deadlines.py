@@ -140,7 +140,7 @@ def test_a_lane_that_dies_at_an_earlier_run_is_started_anew_for_the_next_one(tmp
         while len(calls.read_text().splitlines()) == begun:  # a lane that is stopped before it begins is at rest
             lab.run(-x, deadline_s=0.3, otherwise="first")
         survivor = executor.pids[0]
-        when_waited_for(executor._group.stepwise, gate.touch)
+        when_waited_for(executor._groups[0].stepwise, gate.touch)
         torch.testing.assert_close(lab.run(x), x * 2)
         assert lab.state.executor is executor
         assert executor.pids[0] == survivor

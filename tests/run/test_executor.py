@@ -111,7 +111,7 @@ def test_what_is_done_meanwhile_takes_a_core_that_is_free_or_that_a_lane_is_done
     executor.run(X)
     done.unlink()
     begun = time.monotonic()
-    first = executor._group._watch.pending
+    first = executor._groups[0].watch.pending
 
     def meanwhile() -> None:
         seen.append(len(first))
@@ -132,7 +132,7 @@ def test_an_error_meanwhile_leaves_no_lane_at_work(start: Start) -> None:
         expected = executor.run(X).output
         with pytest.raises(RuntimeError, match="meanwhile"):
             executor.run(X, meanwhile=fails)
-        assert not executor._group._watch.pending
+        assert not executor._groups[0].watch.pending
         torch.testing.assert_close(executor.run(X).output, expected)
 
 

@@ -126,7 +126,7 @@ def test_a_plain_run_after_it_waits_for_the_late_lane_and_says_so(start: Start, 
     executor = start(plan_of(("late",), ("b",)), held(gate, b=Times(3.0)))
     gate.close()
     executor.run(X, meanwhile=gate.begun, options=first(1))
-    when_waited_for(executor._group.stepwise, gate.open)
+    when_waited_for(executor._groups[0].stepwise, gate.open)
     ran = executor.run(X * 2)
     torch.testing.assert_close(ran.output, X * 2 * (100 + 3) / 2)
     assert any("waited" in note and "late from an earlier call: late" in note for note in ran.report.notes)
@@ -320,7 +320,7 @@ def test_what_the_lanes_are_asked_beside_runs_waits_for_late_ones(start: Start, 
     executor = start(plan_of(("late",), ("b",)), held(gate, b=Times(3.0)))
     gate.close()
     executor.run(X, meanwhile=gate.begun, options=first(1))
-    when_waited_for(executor._group.stepwise, gate.open)
+    when_waited_for(executor._groups[0].stepwise, gate.open)
     members = executor.run_members(X * 2).members
     torch.testing.assert_close(members["late"], X * 200)
     torch.testing.assert_close(members["b"], X * 6)
