@@ -241,8 +241,8 @@ def _version(package: str) -> str | None:
 
 def _limits(missing: list[str]) -> Iterator[tuple[str, str]]:
     """CPU time and memory that this process may use, and where lanes share their inputs and outputs."""
-    from esen_lab.devices.cpu.affinity import allowed_cpus
     from esen_lab.common.control_groups import ControlGroups
+    from esen_lab.devices.cpu.affinity import allowed_cpus
 
     allowed = len(allowed_cpus().cpus) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     yield "logical CPUs", f"{allowed} allowed of {os.cpu_count()}"

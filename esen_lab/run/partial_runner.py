@@ -15,7 +15,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
-
 from esen_lab.common.trees import Tree
 from esen_lab.ensemble import Ensemble
 from esen_lab.run.answered import Answered, Ended

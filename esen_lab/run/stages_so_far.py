@@ -136,9 +136,7 @@ class StagesSoFar:
         for name in names_in(self._plan, number):
             self._missing[name] = Missing(name=name, why=why, told=told)
 
-    def _report(
-        self, number: int, *, rows: int, left: int, ran: int, start_ns: int, done_ns: int, end_ns: int
-    ) -> None:
+    def _report(self, number: int, *, rows: int, left: int, ran: int, start_ns: int, done_ns: int, end_ns: int) -> None:
         """Note what happened in a stage; `done_ns` is when its members had answered."""
         self.told.stages.append(
             StageReport.of_plan(
