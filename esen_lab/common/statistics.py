@@ -46,12 +46,12 @@ def median_interval(values: Sequence[float]) -> tuple[float, float]:
     return ordered[rank - 1], ordered[-rank]
 
 
-def interval_rank(count: int, confidence: float = CONFIDENCE) -> int:
+def interval_rank(count: int) -> int:
     """The rank r (see the notation above) for `count` values; 0 where they are too few for an interval.
 
     Exact up to 500 values; above, the normal approximation of the binomial, rounded outwards.
     """
-    tail = (1 - confidence) / 2
+    tail = (1 - CONFIDENCE) / 2
     if count > 500:
         deviations = statistics.NormalDist().inv_cdf(1 - tail)
         return int((count - deviations * math.sqrt(count)) // 2)

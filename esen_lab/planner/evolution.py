@@ -18,7 +18,6 @@ def evolved_subsets(
     values: Callable[[int], tuple[float, float]],
     *,
     seed: int,
-    stop: Callable[[], bool] = lambda: False,
 ) -> list[int]:
     """Subsets of `names`, as bit masks, that none of those tried beats in both values.
 
@@ -26,7 +25,6 @@ def evolved_subsets(
         names: What to choose from.
         values: For a subset that is not empty, what should be large and what should be small; asked once for each.
         seed: Of the evolution.
-        stop: Asked before each subset; when it returns True, the best so far are returned.
 
     Raises:
         UsageError: Optuna is not installed.
@@ -42,10 +40,6 @@ def evolved_subsets(
             tried[mask] = values(mask)
         return tried[mask]
 
-    def end(study: Any, _: object) -> None:
-        if stop():
-            study.stop()
-
     with quiet(optuna):
         study = optuna.create_study(
             directions=("maximize", "minimize"),
@@ -54,8 +48,7 @@ def evolved_subsets(
         # The ends of the front are known to matter: each alone, and all of them.
         for chosen in (*((name,) for name in names), tuple(names)):
             study.enqueue_trial({name: int(name in chosen) for name in names})
-        if not stop():
-            study.optimize(objective, n_trials=POPULATION * GENERATIONS, callbacks=[end])
+        study.optimize(objective, n_trials=POPULATION * GENERATIONS)
     return [mask for mask, own in tried.items() if not any(_beats(other, own) for other in tried.values())]
 
 

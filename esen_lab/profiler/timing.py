@@ -271,8 +271,8 @@ def _next_check(count: int) -> int:
     return max(count + 1, count * 5 // 4)
 
 
-def median_is_known(samples: Sequence[float], accuracy: float = ACCURACY) -> bool:
-    """Whether the 95 % interval of the median lies within `accuracy` (relative) of the median of `samples`."""
+def median_is_known(samples: Sequence[float]) -> bool:
+    """Whether the 95 % interval of the median lies within `ACCURACY` (relative) of the median of `samples`."""
     low, high = median_interval(samples)
     middle = statistics.median(samples)
-    return max(middle - low, high - middle) <= accuracy * middle
+    return max(middle - low, high - middle) <= ACCURACY * middle

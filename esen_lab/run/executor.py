@@ -69,6 +69,7 @@ from esen_lab.run.start import (
 from esen_lab.run.turns import Turns
 
 DEFAULT_TIMEOUT_S = 600.0
+_LOAD_S = 300.0  # may loading one sub-model take
 _LATE_S = 10.0  # is waited for late lanes before others are started beside them
 _LOOK_S = 0.005
 _Done = TypeVar("_Done")
@@ -164,7 +165,6 @@ class Executor:
         fork_server: ForkServer,
         *,
         on_progress: Callable[[int, int], object] = silent,
-        load_timeout_s: float = 300.0,
         given_up: GivenUp | None = None,
         graphs: Graphs | None = None,
         exported_under: Mapping[str, Any] | None = None,
@@ -177,7 +177,6 @@ class Executor:
             device: Gives each lane its place.
             fork_server: Starts the workers.
             on_progress: Called with (sub-models loaded, all), from the threads that load, one at a time.
-            load_timeout_s: Deadline for loading one sub-model.
             given_up: Lets another thread end the start.
             graphs: For each sub-model what engines have made of it where it was exported, by name.
             exported_under: The switches of torch that were set where it was exported: lanes are compared with what the
@@ -203,7 +202,7 @@ class Executor:
                     workers,
                     plan,
                     steps,
-                    timeout_s=load_timeout_s,
+                    timeout_s=_LOAD_S,
                     tell=on_progress,
                     graphs=graphs,
                     renew=renewing(workers, places, fork_server, given_up),
@@ -303,14 +302,13 @@ class Executor:
         usable = not given_up and not self._fork_server.elsewhere and bool(self._places)
         return alone and any(ended) and not all(ended) and usable
 
-    def revive(self, given_up: GivenUp, *, load_timeout_s: float = 300.0) -> None:
+    def revive(self, given_up: GivenUp) -> None:
         """Start the lanes that have ended anew, in their places; the others stay as they are.
 
         Their members begin as they were registered. Reports of the next run name them.
 
         Args:
             given_up: Lets another thread end the start.
-            load_timeout_s: Deadline for loading one sub-model.
 
         Raises:
             Cancelled: It was given up.
@@ -331,7 +329,7 @@ class Executor:
                         workers,
                         self.plan,
                         steps,
-                        timeout_s=load_timeout_s,
+                        timeout_s=_LOAD_S,
                         only=names,
                         graphs=self._graphs,
                         renew=renewing(workers, self._places, self._fork_server, given_up),
@@ -347,7 +345,7 @@ class Executor:
             self.history.loaded_anew(names, loading.fallen_back)
             self.fidelity.loaded_anew(members_of(names), loading.other_code)
             self._state.look(steps, names)
-        self._compare_with_notebook(Deadline(load_timeout_s))
+        self._compare_with_notebook(Deadline(_LOAD_S))
         self.history.forget()
         self.history.news = f"The lane of {', '.join(names)} had ended and was started anew; the others stayed warm."
         given_up.check()
@@ -574,15 +572,12 @@ class Executor:
 
     # --- other sub-models, and the end ---------------------------------------------------------------------------
 
-    def keep_to(
-        self, plan: Plan, ensemble: Ensemble, *, load_timeout_s: float = 300.0, deadline: Deadline = NEVER
-    ) -> None:
+    def keep_to(self, plan: Plan, ensemble: Ensemble, *, deadline: Deadline = NEVER) -> None:
         """Go on with a plan of the same lanes; sub-models that are not what the lanes hold are loaded anew.
 
         Args:
             plan: Its lanes are those of now.
             ensemble: Its sub-models, and the combine rule from now on.
-            load_timeout_s: Deadline for loading one sub-model.
             deadline: Of all of it.
 
         Raises:
@@ -605,9 +600,7 @@ class Executor:
                 with from_the_system(), deadline.ending(self._end_lanes, words):
                     self.lanes.where.stop()
                     steps = steps_of(plan, ensemble)
-                    loading = load_lanes(
-                        self._workers, plan, steps, timeout_s=load_timeout_s, only=anew, renew=self._renewed
-                    )
+                    loading = load_lanes(self._workers, plan, steps, timeout_s=_LOAD_S, only=anew, renew=self._renewed)
             except BaseException:
                 # Some of them may be the old ones, and some the new ones: nobody runs that.
                 self._give_up("a sub-model that had changed could not be loaded")

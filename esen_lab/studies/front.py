@@ -105,7 +105,6 @@ def member_front(
     accuracy: Accuracy,
     *,
     seed: int = 0,
-    stop: Callable[[], bool] = lambda: False,
 ) -> ParetoFront:
     """The front of accuracy (more is better) against predicted JCT over all non-empty subsets of the members.
 
@@ -115,7 +114,6 @@ def member_front(
         accuracy: The accuracy of an ensemble of these members (in the order of `latencies`) on validation data, 0..1.
             See `accuracy_of`.
         seed: Of NSGA-II.
-        stop: Asked between steps; when it returns True, the front found so far is returned, marked as not exact.
 
     Raises:
         UsageError: Bad latencies, an accuracy that is not a number, or more than `MOST_EXACT` members without the
@@ -152,10 +150,9 @@ def member_front(
         return quick_plan(mask, proof=False, steps=10).jct_s
 
     if exact:
-        masks, complete = _exact_front(latencies, units, accuracy_of_mask, plan, stop)
+        masks = _exact_front(latencies, units, accuracy_of_mask, plan)
     else:
-        masks = evolved_subsets(names, lambda mask: _values(mask, accuracy_of_mask, quick_s), seed=seed, stop=stop)
-        complete = False
+        masks = evolved_subsets(names, lambda mask: _values(mask, accuracy_of_mask, quick_s), seed=seed)
     choices = undominated(
         Choice(
             names=tuple(name for i, name in enumerate(names) if mask >> i & 1),
@@ -164,7 +161,7 @@ def member_front(
         )
         for mask in masks
     )
-    return ParetoFront(choices=choices, exact=complete, evaluations=len(accuracies))
+    return ParetoFront(choices=choices, exact=exact, evaluations=len(accuracies))
 
 
 def _values(mask: int, accuracy: Callable[[int], float], quick_s: Callable[[int], float]) -> tuple[float, float]:
@@ -211,19 +208,12 @@ def _exact_front(
     units: int,
     accuracy: Callable[[int], float],
     plan: Callable[[int], Allocation],
-    stop: Callable[[], bool],
-) -> tuple[list[int], bool]:
+) -> list[int]:
     n = len(latencies)
     problem = make_problem(latencies, units)
     cover = SubsetCover(problem)
     place = [problem.items.index((i,)) for i in range(n)]  # member i is the cover's bit place[i]
-    masks = range(1, 1 << n)
-    ranked = []
-    for mask in masks:
-        if stop():
-            return [], False
-        ranked.append((-accuracy(mask), mask.bit_count(), mask))
-    ranked.sort()
+    ranked = sorted((-accuracy(mask), mask.bit_count(), mask) for mask in range(1, 1 << n))
     order = np.array([mask for _, _, mask in ranked])
     in_cover = np.zeros_like(order)
     for i, bit in enumerate(place):
@@ -231,15 +221,13 @@ def _exact_front(
     front: list[int] = []
     faster = cover.within(math.inf)[in_cover]  # where shares are ruled out, no lanes may be left for some
     while faster.any():
-        if stop():
-            return front, False
         next_best = int(faster.argmax())
         mask = int(order[next_best])
         front.append(mask)
         deadline_s = plan(mask).jct_s * (1 - EXACTLY)
         faster = cover.within(deadline_s)[in_cover]
         faster[: next_best + 1] = False  # ruled out before; without a proof of its plan, this one might come again
-    return front, True
+    return front
 
 
 def undominated(choices: Iterable[Choice]) -> tuple[Choice, ...]:

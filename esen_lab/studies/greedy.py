@@ -19,6 +19,7 @@ from esen_lab.errors import UsageError
 from esen_lab.studies.validation import Floats
 
 STEPS = 40
+"""So often a member is taken at most."""
 _LEAST_SAMPLES = 4
 
 
@@ -46,20 +47,19 @@ class Halves:
         return cls(selection=np.sort(drawn[:half]), report=np.sort(drawn[half:]))
 
 
-def greedy_weights(outputs: Mapping[str, Floats], labels: NDArray[np.int64], *, steps: int = STEPS) -> dict[str, float]:
+def greedy_weights(outputs: Mapping[str, Floats], labels: NDArray[np.int64]) -> dict[str, float]:
     """Weights of members that add up to 1; some may be 0.
 
     Args:
         outputs: For each member its scores on the samples to select on, shape (n, C).
         labels: Their right classes, shape (n,).
-        steps: How often a member is taken at most.
     """
     names = list(outputs)
     stacked = np.stack([outputs[name] for name in names]).astype(np.float64)
     counts = np.zeros(len(names), dtype=np.int64)
     total = np.zeros_like(stacked[0])
     best_accuracy, best = -1.0, counts.copy()
-    for _ in range(steps):
+    for _ in range(STEPS):
         tried = total + stacked  # the sum decides as the mean does: the largest stays the largest
         accuracies = (tried.argmax(axis=-1) == labels).mean(axis=-1)
         # Of equal ones the member that was taken least, so that weights do not pile up on the first.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -52,7 +52,6 @@ def front_of_members(
     labels: NDArray[np.int64],
     *,
     seed: int = 0,
-    stop: Callable[[], bool] = lambda: False,
 ) -> ParetoFront:
     """The front of accuracy on the validation data against predicted JCT, over all subsets of the members.
 
@@ -60,7 +59,7 @@ def front_of_members(
     """
     accuracy, no_weight = accuracy_of(answers.outputs, labels, answers.combined), answers.weightless
     counted = {name: model for name, model in models.items() if name not in no_weight}
-    front = member_front(tables_of(counted), units, accuracy, seed=seed, stop=stop)
+    front = member_front(tables_of(counted), units, accuracy, seed=seed)
     choices = (replace(one, allocation=one.allocation.under(models)) for one in front.choices)
     return replace(front, choices=tuple(choices))
 

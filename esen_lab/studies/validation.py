@@ -34,6 +34,7 @@ from esen_lab.studies.batch_times import RowTimes
 Floats = NDArray[Any]
 LEAST_BATCH = 64
 _ROW_RUNS = 5
+_ROWS_S = 2.0  # after so many seconds no further round of them begins
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -197,17 +198,16 @@ def answers(
     return Answers(ensemble=ensemble, outputs=outputs, rows=rows)
 
 
-def measure_rows(executor: Executor, x: Tree, *, budget_s: float = 2.0) -> RowTimes:
+def measure_rows(executor: Executor, x: Tree) -> RowTimes:
     """How much faster each member of a plan's lanes is with fewer rows.
 
     Args:
         executor: Warm lanes, in which one member runs at a time.
         x: A whole batch.
-        budget_s: After so many seconds no further round begins.
     """
     rows = samples_of(x)
     sizes = sizes_of(rows)
-    until = time.perf_counter() + budget_s
+    until = time.perf_counter() + _ROWS_S
     took: dict[int, dict[str, float]] = {}
     # In rounds over all sizes, the least of each: whatever else the machine does makes a run longer, never shorter, and
     # what it does for a while then meets all sizes alike.

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from esen_lab.common.control_groups import ControlGroups
 from esen_lab.devices import CpuDevice, open_device
 from esen_lab.devices.cpu import device as cpu
 from esen_lab.devices.cpu import topology
@@ -31,7 +32,7 @@ def test_the_device_has_the_cores_this_process_may_use() -> None:
 def test_hardware_threads_of_one_core_are_one_unit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
     monkeypatch.setattr(topology, "siblings", lambda number, root: {number % 2, number % 2 + 2})
-    monkeypatch.setattr(cpu, "_cgroup_cpus", lambda *paths: None)
+    monkeypatch.setattr(ControlGroups, "cpus", lambda groups: None)
     assert CpuDevice().units == 2
     assert cores(CpuDevice(), 1, 1) == [((0, 2),), ((1, 3),)]
 
@@ -59,10 +60,10 @@ def test_a_control_groups_quota_limits_the_cores_and_is_said(tmp_path: Path, mon
     (tmp_path / "a" / "b" / "cpu.max").write_text("max 100000\n")
     membership = tmp_path / "cgroup"
     membership.write_text("0::/a/b\n")
-    assert cpu._cgroup_cpus(membership, tmp_path) == 1.5
+    assert ControlGroups(membership=membership, mounts=None, root=tmp_path).cpus() == 1.5
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
     monkeypatch.setattr(topology, "siblings", lambda number, root: {number})
-    monkeypatch.setattr(cpu, "_cgroup_cpus", lambda *paths: 1.5)
+    monkeypatch.setattr(ControlGroups, "cpus", lambda groups: 1.5)
     device = CpuDevice()
     assert device.units == 1
     assert "1.5 of 2 cores' time" in device.notes[0]
@@ -72,7 +73,7 @@ def test_cores_that_are_taken_away_later_are_noticed_and_said(monkeypatch: pytes
     mask = {0, 1, 2}
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(mask))
     monkeypatch.setattr(topology, "siblings", lambda number, root: {number})
-    monkeypatch.setattr(cpu, "_cgroup_cpus", lambda *paths: None)
+    monkeypatch.setattr(ControlGroups, "cpus", lambda groups: None)
     device = CpuDevice()
     assert device.lost() == ""
     mask.discard(2)
@@ -89,7 +90,7 @@ def test_a_quota_that_shrinks_later_is_noticed_and_said(monkeypatch: pytest.Monk
     quotas = [3.5]
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
     monkeypatch.setattr(topology, "siblings", lambda number, root: {number})
-    monkeypatch.setattr(cpu, "_cgroup_cpus", lambda *paths: quotas[0])
+    monkeypatch.setattr(ControlGroups, "cpus", lambda groups: quotas[0])
     device = CpuDevice()
     assert device.place([3])
     quotas[0] = 1.5
@@ -103,7 +104,7 @@ def test_points_of_less_than_a_cores_time_are_of_that_grant_alone(monkeypatch: p
     quotas = [0.5]
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
     monkeypatch.setattr(topology, "siblings", lambda number, root: {number})
-    monkeypatch.setattr(cpu, "_cgroup_cpus", lambda *paths: quotas[0])
+    monkeypatch.setattr(ControlGroups, "cpus", lambda groups: quotas[0])
     half = CpuDevice()
     assert half.place([1])
     quotas[0] = 0.25

@@ -12,6 +12,7 @@ from pathlib import Path
 import machine_doubles as machines
 import pytest
 
+from esen_lab.common.control_groups import ControlGroups
 from esen_lab.devices import CpuDevice
 from esen_lab.devices.cpu import device as cpu
 from esen_lab.devices.cpu.packing import Packer
@@ -259,7 +260,7 @@ def test_a_kind_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 def test_a_quota_takes_cores_that_are_close_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = machines.epyc_7763(tmp_path)
-    monkeypatch.setattr(cpu, "_cgroup_cpus", lambda *_: 3.5)
+    monkeypatch.setattr(ControlGroups, "cpus", lambda groups: 3.5)
     monkeypatch.setattr(cpu, "read_topology", lambda cpus: read_topology(cpus, root))
     monkeypatch.setattr(cpu, "remarks_on_cores", lambda _: [])
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {6, 7, 8, 9, 10, 70, 71, 72, 73, 74})

@@ -46,13 +46,6 @@ def test_it_is_a_function_of_its_seed_and_asks_once_for_each() -> None:
     assert evolved_subsets(NAMES, worth, seed=3) == first
 
 
-def test_it_stops_when_asked() -> None:
-    pytest.importorskip("optuna")
-    asked = Asked()
-    assert evolved_subsets(NAMES, asked, seed=0, stop=lambda: len(asked.masks) >= 5)
-    assert len(asked.masks) == 5
-
-
 def test_without_optuna_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(UsageError, match=r"needs the package optuna.*pip install optuna"):

@@ -87,13 +87,6 @@ def test_beyond_twelve_members_it_says_at_once_that_optuna_is_needed(
         member_front(latencies(13, 4, 1), 4, never)
 
 
-def test_it_stops_when_asked(latencies: Callable[..., Latencies]) -> None:
-    asked = itertools.count()
-    front = member_front(latencies(5, 8, 1), 8, made_up_accuracy(5, 1), stop=lambda: next(asked) > 32)
-    assert not front.exact
-    assert len(front.choices) >= 1
-
-
 def test_accuracy_is_that_of_the_combined_output() -> None:
     outputs = {"a": np.array([[0.9, 0.1], [0.6, 0.4]]), "b": np.array([[0.2, 0.8], [0.1, 0.9]])}
     accuracy = accuracy_of(outputs, np.array([0, 1]), lambda some: np.mean(list(some.values()), axis=0))

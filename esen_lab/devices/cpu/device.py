@@ -236,7 +236,7 @@ class CpuDevice(Device):
 
     def _granted_now(self) -> float:
         """How many cores' time lanes may use now, at most all of it."""
-        quota = _cgroup_cpus() if self._chosen_here else None
+        quota = ControlGroups().cpus() if self._chosen_here else None
         return float(len(self._cores)) if quota is None else min(quota, float(len(self._cores)))
 
     def place(self, shares: Sequence[int]) -> tuple[CpuPlacement, ...]:
@@ -361,7 +361,7 @@ def _of_kind(topology: Topology, wanted: Wanted) -> tuple[Topology, str]:
 
 def _granted(topology: Topology) -> tuple[Topology, list[str]]:
     """As many cores as a control group grants time for, close together."""
-    quota = _cgroup_cpus()
+    quota = ControlGroups().cpus()
     count = len(topology.cores)
     if quota is None or quota >= count:
         return topology, []
@@ -382,18 +382,6 @@ def _details(topology: Topology) -> dict[str, str]:
         if len(sizes) > 1:
             found[name] = " + ".join(f"{count} x {size}" for size, count in Counter(sizes).items())
     return found
-
-
-def _cgroup_cpus(membership: Path | None = None, root: Path | None = None) -> float | None:
-    """CPUs' worth of time that the tightest control group above this process grants; None: no limit.
-
-    Args:
-        membership: Another file for /proc/self/cgroup, with
-        root: the folder where its groups are.
-    """
-    if membership is None or root is None:
-        return ControlGroups().cpus()
-    return ControlGroups(membership=membership, mounts=None, root=root).cpus()
 
 
 def _cpu_name() -> str:
