@@ -452,6 +452,11 @@ def open_green(machine: Machine, gpu: Gpu, option: str) -> GreenDevice:
     )
 
 
+def try_green(device: Any) -> str:
+    """`self_test` of a device of this kind."""
+    return self_test(device)
+
+
 GREEN = SharingMode(
     word="green",
     unit="group of SMs",
@@ -460,5 +465,5 @@ GREEN = SharingMode(
     missing=missing,
     units=lambda gpu: gpu.grain.groups if gpu.grain else None,
     open=open_green,
-    test=self_test,
+    test=try_green,
 )
