@@ -56,7 +56,7 @@ def combine_trees(outputs: dict[str, Tree], rule: Rule, where: str) -> Tree:
         ]
         return like_tuple(trees[0], children)
     if not any(isinstance(tree, (torch.Tensor, Mapping, tuple, list)) for tree in trees) and all(
-        type(tree) is type(trees[0]) and tree == trees[0] for tree in trees
+        _same_constant(tree, trees[0]) for tree in trees
     ):
         return trees[0]
     kinds = ", ".join(f"{name} {_kind(tree)}" for name, tree in outputs.items())
@@ -83,6 +83,12 @@ def _combine_dicts(outputs: dict[str, Tree], rule: Rule, where: str) -> Tree:
             hint=_OWN,
         )
     return result
+
+
+def _same_constant(one: Any, other: Any) -> bool:
+    if type(one) is float and math.isnan(one):
+        return type(other) is float and math.isnan(other)
+    return type(one) is type(other) and bool(one == other)
 
 
 def _kind(tree: Tree) -> str:

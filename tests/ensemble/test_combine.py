@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import collections
 import json
+import math
 from typing import Any
 
 import pytest
@@ -126,6 +127,14 @@ def test_trees_are_combined_leaf_by_leaf() -> None:
     assert isinstance(found[1], list)
     assert torch.equal(found[0], (A + B) / 2)
     assert found[1][1] is None
+
+
+def test_constants_that_are_no_number_are_the_same_in_all_members() -> None:
+    found = make_combine("mean")({"a": (A, float("nan")), "b": (B, float("nan"))})
+    assert torch.equal(found[0], (A + B) / 2)
+    assert math.isnan(found[1])
+    with pytest.raises(UsageError, match="one structure"):
+        make_combine("mean")({"a": (A, float("nan")), "b": (B, 0.0)})
 
 
 def test_of_dicts_the_common_keys_that_fit_are_combined() -> None:
