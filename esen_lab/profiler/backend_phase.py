@@ -141,12 +141,13 @@ class BackendPhase:
         whole = trials.has_whole_time(backend) and trials.prepare_s[is_slow(backend)] <= self.point_timeout_s
         slow = is_slow(backend)
         trial_s = min(TRIAL_S, self.budget_s / 4)
-        label = f"{submodel.name} by {backend}"
+        label, where = f"{submodel.name} by {backend}", "cpu"
         began = self.bench.clock()
         try:
             with self.bench.alone(f"{label}, at {self.bench.share(units)}"):
                 worker = level.worker()
-                if why := why_not(backend, worker.in_force.torch_device):
+                where = worker.in_force.torch_device
+                if why := why_not(backend, where):
                     self._refuse(submodel, trials, backend, why, remember=False)
                     return
                 payload = packed(submodel, backend)
@@ -156,10 +157,10 @@ class BackendPhase:
                 trials.prepare_s[slow] -= prepare_s
                 found = self.bench.timed(label, worker, trial_s, self.bench.clock() + self.point_timeout_s)
         except Cancelled:
-            forget_trial(submodel, backend)
+            forget_trial(submodel, backend, where)
             raise
         except EsenError as problem:
-            note_end(submodel, backend, problem)
+            note_end(submodel, backend, problem, where)
             self.bench.check()
             trials.prepare_s[slow] -= self.bench.clock() - began
             if isinstance(problem, WorkerTimeout):

@@ -231,7 +231,7 @@ def _measured(
     except (ModelError, WorkerDied, WorkerTimeout) as problem:
         if way == "eager":
             raise
-        note_end(submodel, way, problem)
+        note_end(submodel, way, problem, where)
         return replace(point, why=refusal(problem))
     figures.append(as_point(found, submodel, units, budget_s, way))
     return replace(point, median_s=found.median_s, spread_s=found.spread_s, prepare_s=prepare_s)

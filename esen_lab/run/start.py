@@ -225,8 +225,10 @@ class _Filling:
         if crashed:  # only now: what crashes when it is computed eagerly too is no fault of the engine
             from esen_lab.lanes.backends import remember_crash
 
+            where = self._workers[index].in_force.torch_device
             for name, how in crashed.items():
-                self.loading.fallen_back[name] = _runs_eagerly(name, how, remember_crash(self._ensemble.get(name), how))
+                why = remember_crash(self._ensemble.get(name), how, where)
+                self.loading.fallen_back[name] = _runs_eagerly(name, how, why)
 
     def _crashed(self, index: int, names: Sequence[str], before: Collection[str]) -> str:
         """Load them; the name of one that crashed its lane, where the lane may be started anew, or ""."""
@@ -263,7 +265,7 @@ class _Filling:
         for index in indices:
             for name, how in zip(self._plan.lanes[index].members, self._plan.lanes[index].backends, strict=True):
                 if how != "eager":
-                    forget_trial(self._ensemble.get(name), how)
+                    forget_trial(self._ensemble.get(name), how, self._workers[index].in_force.torch_device)
 
 
 def renewing(

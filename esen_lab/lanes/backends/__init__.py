@@ -148,33 +148,34 @@ def kept_graph(name: str, fingerprint: str, example: Tree) -> tuple[str, bytes] 
     return None if graph is None else (cache.graph_name(form), graph)
 
 
-def remember_crash(submodel: SubModel, name: str) -> str:
+def remember_crash(submodel: SubModel, name: str, torch_device: str) -> str:
     """Keep that a backend ended its process while it was tried, so that it is not tried again; what is kept, in words.
 
     Args:
         submodel: What it was to execute.
         name: The backend.
+        torch_device: Where, as torch calls it: it may well work elsewhere.
     """
     from esen_lab.lanes.backends._findings import CRASHED, Finding
 
-    findings = _findings_of(submodel, name)
+    findings = _findings_of(submodel, name, torch_device)
     findings.keep(Finding(refused=CRASHED))
     findings.forget_trial()
     return CRASHED
 
 
-def note_end(submodel: SubModel, name: str, problem: BaseException) -> None:
+def note_end(submodel: SubModel, name: str, problem: BaseException, torch_device: str) -> None:
     """Whoever tried a backend of a sub-model in a process got a problem: keep that it crashed, if it did."""
     if isinstance(problem, WorkerDied) and problem.crashed:
-        remember_crash(submodel, name)
+        remember_crash(submodel, name, torch_device)
     else:
-        forget_trial(submodel, name)
+        forget_trial(submodel, name, torch_device)
 
 
-def forget_trial(submodel: SubModel, name: str) -> None:
+def forget_trial(submodel: SubModel, name: str, torch_device: str) -> None:
     """A process that may have been trying a backend was ended, and not by it: see `_findings.py`."""
     if name != "eager":
-        _findings_of(submodel, name).forget_trial()
+        _findings_of(submodel, name, torch_device).forget_trial()
 
 
 def end_trials(pid: int) -> None:
@@ -184,11 +185,12 @@ def end_trials(pid: int) -> None:
     _findings.end_trials(pid)
 
 
-def _findings_of(submodel: SubModel, name: str) -> Findings:
-    from esen_lab.lanes.backends._findings import Findings
+def _findings_of(submodel: SubModel, name: str, torch_device: str) -> Findings:
+    from esen_lab.lanes.backends._findings import Findings, on_device
 
     inputs = submodel.calibration if backend_parts(name)[1] == "int8" else None
-    return Findings(cache=_cache_of(name, submodel.fingerprint, inputs), form=_form(submodel.example))
+    form = on_device(_form(submodel.example), torch_device)
+    return Findings(cache=_cache_of(name, submodel.fingerprint, inputs), form=form)
 
 
 def _form(example: Tree) -> str:

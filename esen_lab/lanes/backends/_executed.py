@@ -19,7 +19,7 @@ from esen_lab.common.trees import Tree, flatten, unflatten
 from esen_lab.ensemble.kinds.engine_model import EngineModel
 from esen_lab.errors import DeviceError
 from esen_lab.lanes.backends._agreement import Questions, agreement, unbound, until
-from esen_lab.lanes.backends._findings import Finding, Findings
+from esen_lab.lanes.backends._findings import Finding, Findings, on_device
 from esen_lab.lanes.backends._guards import IN_32_BITS, Guards, Range, guarded, is_finite
 from esen_lab.lanes.backends._indices import casts_to_integers, checks_of
 from esen_lab.lanes.backends._protocol import CAN_EXECUTE, Call, Example, Refused, switches_now
@@ -187,7 +187,8 @@ class Executed(nn.Module):
             threads=torch.get_num_threads(),
             switches=switches_now(),
         )
-        findings = Findings(cache=self._settings.cache, form=example.form)
+        device = next((leaf.device.type for leaf in (*leaves, *answers)), "cpu")
+        findings = Findings(cache=self._settings.cache, form=on_device(example.form, device))
         finding = findings.known()
         if finding is not None and finding.refused:
             raise self._problem(Refused(finding.refused))

@@ -66,7 +66,7 @@ class Findings:
 
     Attributes:
         cache: Where; None: nowhere.
-        form: See `Example.form`.
+        form: See `on_device`.
     """
 
     cache: Cache | None
@@ -125,6 +125,12 @@ class Findings:
         assert self.cache is not None
         mark = {"pid": os.getpid(), "began": began(os.getpid()), "deaths_left": deaths_left}
         self.cache.keep(_TRYING + self.form, json.dumps(mark).encode())
+
+
+def on_device(form: str, torch_device: str) -> str:
+    """Of inputs of a form (see `Example.form`) on a kind of device: what ends a process on a GPU may not on the CPU."""
+    kind = torch_device.partition(":")[0]
+    return form if kind == "cpu" else f"{form} on {kind}"
 
 
 def end_trials(pid: int) -> None:

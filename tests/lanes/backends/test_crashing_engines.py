@@ -16,8 +16,9 @@ from waiting import until
 
 from esen_lab import Lab
 from esen_lab.common.trees import flatten
+from esen_lab.ensemble import make_submodel
 from esen_lab.errors import EsenError, WorkerDied
-from esen_lab.lanes.backends import _findings, backend, why_not
+from esen_lab.lanes.backends import _findings, _findings_of, backend, remember_crash, why_not
 from esen_lab.lanes.backends._cache import cache_for
 from esen_lab.lanes.backends._findings import CRASHED, Findings
 from esen_lab.lanes.backends._protocol import BackendSettings, Example, Refused
@@ -174,3 +175,12 @@ def test_a_trial_in_another_process_at_the_same_time_is_left_alone(monkeypatch: 
     with findings().trying():
         pass
     assert findings().known() is None
+
+
+def test_what_ended_a_process_on_a_gpu_may_be_tried_on_the_cpu() -> None:
+    submodel = make_submodel("a", nn.Linear(6, 2), X)
+    assert remember_crash(submodel, "inductor", "cuda:0") == CRASHED
+    known = _findings_of(submodel, "inductor", "cuda:1").known()
+    assert known is not None
+    assert known.refused == CRASHED
+    assert _findings_of(submodel, "inductor", "cpu").known() is None
