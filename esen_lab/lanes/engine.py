@@ -19,7 +19,7 @@ from esen_lab.common.trees import Structure, Tree, call_with, flatten, select, s
 from esen_lab.devices import Placement
 from esen_lab.ensemble.as_it_was import AsItWas, reached_by
 from esen_lab.ensemble.chance import drawn_since, seed_for, seed_generators, states
-from esen_lab.ensemble.reach import Reach, reach_of
+from esen_lab.ensemble.reach import Reach, other_code, reach_of
 from esen_lab.ensemble.traits import Traits
 from esen_lab.errors import UsageError
 from esen_lab.lanes.arena import Block, Layout, TreeArena
@@ -193,8 +193,7 @@ class Engine:
         )
         if not traits.code:
             return ()
-        here = reach_of(inside(module)).comparable
-        return tuple(sorted(key for key, digest in traits.code.items() if here.get(key, digest) != digest))
+        return other_code(traits.code, reach_of(inside(module)).comparable)
 
     def _built(self, payload: memoryview | bytes) -> nn.Module:
         import cloudpickle

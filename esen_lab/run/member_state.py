@@ -27,7 +27,7 @@ class MemberState:
         self._lanes = lanes
         self._depth = 0  # measurements under way, one inside the other
         self._known: tuple[str, ...] = ()
-        self._shared: list[str] = []
+        self._shared: list[tuple[str, ...]] = []
         self._found: dict[str, tuple[str, ...]] = {}  # what has changed in others, which their examples did not show
         self._drawing: set[str] = set()  # others that draw random numbers, which their examples did not show
         self.keeping: tuple[str, ...] = ()
@@ -69,11 +69,16 @@ class MemberState:
             for name, what in self._found.items()
         ]
         told += [
-            f"State is shared by {names} in the notebook; here each has its own, and answers are not those of calls "
-            "in turn."
+            f"State is shared by {' and '.join(names)} in the notebook; here each has its own{self._but_for(names)}, "
+            "and answers are not those of calls in turn."
             for names in self._shared
         ]
         return tuple(told)
+
+    def _but_for(self, names: Sequence[str]) -> str:
+        """What those of these have in common that lie in one lane, whose process has one of every module."""
+        together = any(len(set(names).intersection(members_of(lane.members))) > 1 for lane in self._lanes)
+        return " (but for what modules hold that one lane imports for several)" if together else ""
 
     @property
     def measuring(self) -> bool:
@@ -107,7 +112,7 @@ class MemberState:
         self.keeping = (*self._known, *(name for name in self._found if name not in self._known))
 
 
-def _groups(shares: Mapping[str, Sequence[str]]) -> list[str]:
+def _groups(shares: Mapping[str, Sequence[str]]) -> list[tuple[str, ...]]:
     """Those of these that share state, each group once."""
-    groups = [[name for name in shares if name == one or name in others] for one, others in shares.items()]
-    return list(dict.fromkeys(" and ".join(names) for names in groups if len(names) > 1))
+    groups = [tuple(name for name in shares if name == one or name in others) for one, others in shares.items()]
+    return list(dict.fromkeys(names for names in groups if len(names) > 1))

@@ -1191,6 +1191,10 @@ def test_networks_that_share_state_say_with_whom_when_registered_and_in_reports(
     lab.run(X)
     assert lab.report is not None
     assert any("shared by a and b" in note and "each has its own" in note for note in lab.report.notes)
+    lab.plan = ONE
+    lab.run(X)
+    told = [note for note in lab.report.notes if "shared by a and b" in note]
+    assert [("but for what modules hold that one lane imports for several" in note) for note in told] == [True]
     lab.register("b", mlp(seed=7))
     lab.plan = TWO
     lab.run(X)
