@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import contextvars
 import copy
 import enum
 import functools
@@ -22,7 +23,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from esen_lab.ensemble.fingerprint import same_bits
-from esen_lab.ensemble.origin import RAISED, home_of, installed_folders, is_module, is_tensor
+from esen_lab.ensemble.origin import RAISED, held_in, home_of, installed_folders, is_module, is_tensor
 from esen_lab.ensemble.reach import NOT_ATTRIBUTES, Cell, Reach, name_in, reach_of
 from esen_lab.ensemble.watched import DEEPEST, PLAIN, TABLES, slots_of
 
@@ -102,10 +103,11 @@ class AsItWas:
 
     def _reached(self, reach: Reach) -> None:
         for space, name, _ in reach.names:
+            label = name_in(space, name)
             if name not in space:
+                self._no_name(space, name, label)
                 continue
             value = space[name]
-            label = name_in(space, name)
             self._name(space, name, value, label)
             self._add(value, label, DEEPEST)
         for thing in reach.objects:
@@ -131,6 +133,12 @@ class AsItWas:
 
         held = id(space.cell) if isinstance(space, Cell) else id(space)
         self._kept.append(_kept((held, name), label, lambda: not _is_same(space.get(name, _GONE), value), restore))
+
+    def _no_name(self, space: Mapping[str, Any], name: str, label: str) -> None:
+        """A name that a module of the user's does not have yet."""
+        if isinstance(space, dict) and not _is_of_installed(space):
+            taken = functools.partial(space.pop, name, None)
+            self._kept.append(_kept((id(space), name), label, lambda: name in space, taken))
 
     def _class(self, cls: type) -> None:
         was = {key: value for key, value in vars(cls).items() if not key.startswith("__")}
@@ -215,7 +223,11 @@ class AsItWas:
             self._slots(value, label, depth)
 
     def _of_values(self, value: Any, label: str) -> Kept | None:
-        """Of a tensor, an array or a generator of random numbers; None for everything else."""
+        """Of a tensor, an array, a generator of random numbers or a context variable; None for everything else."""
+        if isinstance(value, contextvars.ContextVar):
+            held = held_in(value)
+            self._items(held, label, DEEPEST)
+            return _variable_kept(value, held, label)
         if is_tensor(value):
             return self._tensor(value, label)
         numpy = sys.modules.get("numpy")
@@ -420,6 +432,16 @@ def _filled(thing: Any, items: Any) -> None:
         thing.update(items)
     else:
         thing.extend(items)
+
+
+def _variable_kept(variable: contextvars.ContextVar[Any], was: tuple[Any, ...], label: str) -> Kept:
+    """Of a variable that each context sets; one that held nothing cannot be made to again."""
+
+    def restore() -> None:
+        if was:
+            variable.set(*was)
+
+    return _kept(id(variable), label, lambda: not _is_same(held_in(variable), was), restore)
 
 
 def _slots_kept(thing: Any, was: Mapping[str, Any], label: str) -> Kept:

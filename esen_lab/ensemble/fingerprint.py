@@ -6,6 +6,7 @@ keep them: a change of what is digested here makes everything that was measured 
 
 from __future__ import annotations
 
+import contextvars
 import enum
 import functools
 import hashlib
@@ -17,7 +18,7 @@ import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from esen_lab.ensemble.origin import RAISED, asked, home_of, is_a, is_installed, is_module, is_tensor
+from esen_lab.ensemble.origin import RAISED, asked, held_in, home_of, is_a, is_installed, is_module, is_tensor
 
 if TYPE_CHECKING:
     import torch
@@ -247,6 +248,9 @@ class _Walk:
         elif isinstance(value, functools.partial):
             self._say("partial")
             self.add((value.func, value.args, value.keywords), len(self._open))
+        elif isinstance(value, contextvars.ContextVar):
+            self._say("context variable", value.name)
+            self.add(held_in(value), len(self._open))
         else:
             return False
         return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import importlib.metadata
 import sys
@@ -10,7 +11,7 @@ import types
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import esen_lab
 from esen_lab.common.packages import installed_version
@@ -149,6 +150,20 @@ def is_a(value: Any, kinds: type | tuple[type, ...]) -> bool:
         return isinstance(value, kinds)
     except RAISED:
         return False
+
+
+class InContext(NamedTuple):
+    """What a context variable holds in the session, on its way to another process."""
+
+    value: Any
+
+
+def held_in(variable: contextvars.ContextVar[Any]) -> tuple[Any, ...]:
+    """What a context variable holds for whoever calls now, as a row of one; of none where it holds nothing."""
+    try:
+        return (variable.get(),)
+    except LookupError:
+        return ()
 
 
 # --- tensors and networks ---------------------------------------------------------------------------------------------

@@ -4,8 +4,11 @@ From the module, everything that its calls can get to is followed:
 
     a part of the module      its class and those above it; functions and objects kept in it (hooks, a `forward`)
     a class or function       the functions in it; global names that their code reads; cells, defaults, decorators
-    a global name             what it holds now: followed in turn, or a plain value that counts itself
-    something installed       not followed: the version of its package stands for it
+    a global name             what it holds now: followed in turn, or a plain value that counts itself; one that is not
+                              there may be later, and is Python's own until then, which may be replaced too
+    a module as a value       all that it holds, where it is the user's: which names are read, nobody can see
+    something installed       not followed: the version of its package stands for it; but names that it calls may hold
+                              somebody else's function, now or later
 
 Two pictures are made of it. `Reach.digest` is the same in every process that has the same code and values, and becomes
 part of the fingerprint. `Reach.names`, `classes` and `functions` are the objects themselves, to look at again later.
@@ -13,6 +16,8 @@ part of the fingerprint. `Reach.names`, `classes` and `functions` are the object
 
 from __future__ import annotations
 
+import builtins
+import contextvars
 import functools
 import pickle
 import sys
@@ -24,7 +29,9 @@ from typing import TYPE_CHECKING, Any
 from esen_lab.ensemble.fingerprint import code_digest, text_digest, value_digest
 from esen_lab.ensemble.origin import (
     RAISED,
+    InContext,
     asked,
+    held_in,
     home_of,
     installed_folders,
     is_a,
@@ -45,7 +52,8 @@ _MOST = 20_000  # things followed, so that a network that reaches a whole progra
 _MOST_ITEMS = 1_000  # of one container
 _LARGEST_CARRIED = 1 << 20
 _NOT_IMPORTED = ("__main__", "esen_lab_source_")
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+HOOKS = ("_forward_hooks", "_forward_pre_hooks")
+"""The tables of hooks of a module that calls of it run."""
 NOT_ATTRIBUTES = frozenset(
     {
         "training",
@@ -146,7 +154,7 @@ def reach_of(module: nn.Module, *, digests: bool = True) -> Reach:
     for path, part in module.named_modules():
         walk.add(type(part))
         for name, value in vars(part).items():
-            if name in _HOOKS:  # by numbers that are others in every process
+            if name in HOOKS:  # by numbers that are others in every process
                 walk.add(list(value.values()))
                 walk.value(f"self:{path}.{name}", list(value.values()))
             elif name not in NOT_ATTRIBUTES:
@@ -154,6 +162,19 @@ def reach_of(module: nn.Module, *, digests: bool = True) -> Reach:
                 walk.value(f"self:{path}.{name}", value)
     walk.run()
     return walk.reach
+
+
+def other_code(there: Mapping[str, str], here: Mapping[str, str]) -> tuple[str, ...]:
+    """What is other code here: functions, and names that hold another function or class, or one at all.
+
+    Args:
+        there: What `Reach.of_files` gave in the session.
+        here: What `Reach.comparable` gives in another process, which may have imported more.
+    """
+    differ = [key for key, digest in there.items() if here.get(key, digest) != digest]
+    # Of a class that both know, the session may have taken a function away.
+    more = [key for key in here.keys() - there.keys() if f"{key.rpartition('.')[0]}.__bases__" in there]
+    return tuple(sorted((*differ, *more)))
 
 
 class _Walk:
@@ -165,6 +186,7 @@ class _Walk:
         self._seen: set[int] = set()
         self._named: set[tuple[int, str]] = set()
         self._bases: set[int] = set()
+        self._met: set[int] = set()  # functions of packages
         self._kept: list[Any] = []  # what was seen stays alive, or another thing could have its identity
         self._waiting: list[Any] = []
 
@@ -196,13 +218,21 @@ class _Walk:
         elif isinstance(thing, types.BuiltinFunctionType):
             self._package(str(getattr(thing, "__module__", "") or ""))
         elif isinstance(thing, types.ModuleType):
-            pass  # what is read of it is followed where it is read
+            self._module(thing)
         elif is_tensor(thing):
             self.reach.tensors.append(thing)
         elif (inner := _inner_of(thing)) is not None:
             self._items(inner, len(inner))
         else:
             self._object(thing)
+
+    def _module(self, module: types.ModuleType) -> None:
+        """A module that is handed on as a value, as to `getattr`; of the others, names are followed that are read."""
+        if module.__name__ == "__main__" or _is_of_package(module.__name__):
+            return
+        for name, value in list(vars(module).items()):
+            if not name.startswith("__"):
+                self._name(vars(module), name, module.__name__, follow=not is_a(value, types.ModuleType))
 
     def _items(self, items: Any, count: int) -> None:
         if count > _MOST_ITEMS:
@@ -230,6 +260,7 @@ class _Walk:
                 if base is not object and id(base) not in self._bases:
                     self._bases.add(id(base))
                     self._installed(base)
+            self._called_by(cls)
             return
         self.reach.classes.append(cls)
         bases = [f"{home_of(base)}:{base.__qualname__}" for base in cls.__bases__]
@@ -254,6 +285,35 @@ class _Walk:
                 own = is_installed(value) or value.__module__ == cls.__module__
                 if not own or name in ("forward", "__call__"):
                     self._name(vars(cls), name, f"{cls.__module__}.{cls.__qualname__}", follow=not own)
+
+    def _called_by(self, cls: type) -> None:
+        """Functions that calls of an installed class get to by their names: somebody may put others there."""
+        if home_of(cls) in ("builtins", *_NOT_LOOKED_AT):
+            return
+        methods = {name: value for base in reversed(cls.__mro__) for name, value in vars(base).items()}
+        waiting = [methods.get("forward"), methods.get("__call__")]
+        while waiting:
+            function = waiting.pop()
+            if not is_a(function, types.FunctionType) or id(function) in self._met:
+                continue
+            self._met.add(id(function))
+            waiting.append(asked(function, "__wrapped__"))
+            home = str(function.__globals__.get("__name__", ""))
+            if home == home_of(cls) or home.startswith("torch.nn."):
+                waiting += [methods.get(name) for name in function.__code__.co_names]
+                waiting += [self._called(function.__globals__, chain) for chain in names_in_code(function.__code__)]
+
+    def _called(self, namespace: Mapping[str, Any], chain: tuple[str, ...]) -> Any:
+        """The function that installed code reads by a name, or as an attribute of a module; None where it is none."""
+        for name in chain:
+            value = namespace.get(name)
+            if is_a(value, _FUNCTIONS):
+                self._name(namespace, name, str(namespace.get("__name__", "")), follow=not is_installed(value))
+                return value
+            if not is_a(value, types.ModuleType):
+                return None
+            namespace = vars(value)
+        return None
 
     def _function(self, function: types.FunctionType) -> None:
         if is_installed(function):
@@ -280,6 +340,25 @@ class _Walk:
         modules, names = imports_in_code(function.__code__, str(function.__globals__.get("__package__") or ""))
         for name in sorted(modules & sys.modules.keys()):
             self._imported(sys.modules[name], names)
+        self._by_text(function, names, modules)
+
+    def _by_text(self, function: types.FunctionType, names: frozenset[str], modules: frozenset[str]) -> None:
+        """What a function asks for by texts, as far as they stand in its code.
+
+        Args:
+            function: A function of the user's.
+            names: All that its code names.
+            modules: What it imports while it runs.
+        """
+        texts = {constant for constant in _constants_of(function.__code__) if isinstance(constant, str)}
+        if "globals" in names:
+            for text in sorted(texts & function.__globals__.keys()):
+                self._chain(function.__globals__, (text,), home_of(function))
+        whole = modules if not names.isdisjoint(("getattr", "vars", "__dict__")) else frozenset()
+        if not names.isdisjoint(("modules", "import_module", "__import__")):
+            whole |= texts
+        for name in sorted(whole & sys.modules.keys()):
+            self.add(sys.modules[name])
 
     def _imported(self, module: types.ModuleType, names: frozenset[str]) -> None:
         """A module that a function imports while it runs, and which of these names it has."""
@@ -288,19 +367,25 @@ class _Walk:
         self._named.add((id(module), ""))
         self._package(module.__name__)
         for name in sorted(names & vars(module).keys()):
-            self._name(vars(module), name, module.__name__, follow=True)
             value = vars(module)[name]
-            if is_a(value, types.ModuleType):
+            inner = is_a(value, types.ModuleType)
+            self._name(vars(module), name, module.__name__, follow=not inner)
+            if inner:
                 self._imported(value, names)
 
     def _chain(self, namespace: Mapping[str, Any], chain: tuple[str, ...], home: str) -> None:
         """A global name, and the attributes that are read of it as long as it is a module or a class."""
+        first, last = chain[0], chain[-1]
+        if first not in namespace:
+            self._not_there(namespace, first)
+            namespace, home = vars(builtins), "builtins"
         for name in chain:
             if name not in namespace:
+                if isinstance(namespace, dict) and not _is_of_package(home):  # some packages import when asked
+                    self._not_there(namespace, name)
                 return
             value = namespace[name]
-            if namespace.get("__name__") != "builtins":
-                self._name(namespace, name, home, follow=True)
+            self._name(namespace, name, home, follow=name is last or not is_a(value, types.ModuleType))
             if is_a(value, types.ModuleType):
                 namespace, home = vars(value), value.__name__
                 self._package(home)
@@ -308,6 +393,12 @@ class _Walk:
                 namespace, home = vars(value), f"{home_of(value)}:{value.__qualname__}"
             else:
                 return
+
+    def _not_there(self, namespace: Mapping[str, Any], name: str) -> None:
+        """A name that is read and that nothing has: it is there later, perhaps."""
+        if (id(namespace), name) not in self._named:
+            self._named.add((id(namespace), name))
+            self.reach.names.append((namespace, name, None))
 
     def _name(self, namespace: Mapping[str, Any], name: str, home: str, *, follow: bool) -> None:
         value = namespace[name]
@@ -361,7 +452,16 @@ class _Walk:
 
 # What nobody can put anything into, and the class that all networks share: the session's settings look at that.
 _NOT_LOOKED_AT = ("builtins", "torch.nn.modules.module")
+_FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType)
 _OURS = ("esen_lab", "__main__", "torch", "builtins")  # torch's version is told with every measured point
+
+
+def _constants_of(code: types.CodeType) -> Iterator[Any]:
+    """The constants of code, and of the functions in it."""
+    for constant in code.co_consts:
+        yield constant
+        if isinstance(constant, types.CodeType):
+            yield from _constants_of(constant)
 
 
 def _inner_of(thing: Any) -> Sequence[Any] | None:
@@ -372,6 +472,8 @@ def _inner_of(thing: Any) -> Sequence[Any] | None:
         return [thing.__func__, thing.__self__]
     if isinstance(thing, functools.partial):
         return [thing.func, *thing.args, *thing.keywords.values()]
+    if isinstance(thing, contextvars.ContextVar):
+        return held_in(thing)
     if isinstance(thing, (tuple, list, set, frozenset)):
         return list(thing)
     return list(thing.values()) if isinstance(thing, Mapping) else None
@@ -426,6 +528,8 @@ def _carried(value: Any, module: str) -> bytes | None:
     try:
         if is_a(value, types.FunctionType):
             data = None if home_of(value) == module or is_installed(value) else _function_bytes(value)
+        elif isinstance(value, contextvars.ContextVar):
+            data = pickle.dumps(InContext(*held)) if (held := held_in(value)) else None
         elif is_a(value, (type, types.ModuleType)) or callable(value) or is_module(value):
             data = None
         else:

@@ -27,7 +27,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from esen_lab.common.words import unknown
-from esen_lab.ensemble.origin import is_module
+from esen_lab.ensemble.origin import InContext, is_module
 from esen_lab.ensemble.source.closure import Closure, execute, module_name, remember_lines
 from esen_lab.errors import UsageError
 
@@ -301,8 +301,13 @@ def _set_in_module(module: str, path: str, name: str, value: bytes) -> None:
         owner: Any = import_module(module)
         for part in filter(None, path.split(".")):
             owner = getattr(owner, part)
-        if name not in vars(owner) or not _is_pickled_as(vars(owner)[name], value):
-            setattr(owner, name, pickle.loads(value))  # noqa: S301  from the session, with the network itself
+        if name in vars(owner) and _is_pickled_as(vars(owner)[name], value):
+            return
+        held = pickle.loads(value)  # noqa: S301  from the session, with the network itself
+        if isinstance(held, InContext):
+            vars(owner)[name].set(held.value)
+        else:
+            setattr(owner, name, held)
 
 
 def _is_pickled_as(held: Any, value: bytes) -> bool:

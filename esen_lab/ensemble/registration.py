@@ -31,7 +31,7 @@ from esen_lab.ensemble.proof import (
     twin_of,
     user_code,
 )
-from esen_lab.ensemble.reach import Reach, reach_of
+from esen_lab.ensemble.reach import HOOKS, Reach, reach_of
 from esen_lab.ensemble.recipes import (
     CellSource,
     ImportRecipe,
@@ -234,8 +234,9 @@ def _prove_live(name: str, source: Any, module: nn.Module, example: Tree) -> Reg
 
     notes: list[str] = []
     module = getattr(module, "_orig_mod", module)  # what torch.compile wraps; a worker runs the module itself
-    if module is not source and is_module(source):
-        _check_hooks(source)
+    outer = source if module is not source and is_module(source) else None
+    if outer is not None:
+        _check_hooks(outer)
         notes.append("was compiled; workers run it uncompiled")
     _check_kind(module)
     if module.training:
@@ -244,7 +245,10 @@ def _prove_live(name: str, source: Any, module: nn.Module, example: Tree) -> Reg
         module = _with_shapes(name, module, example)
         notes.append("its lazy parameters took their shapes from the example, and chance values")
     recipe = LiveRecipe(class_name=_class_name(module), snapshot=b"")  # its picture is taken later
-    return _prove(name, recipe, module, example, notes)
+    found = _prove(name, recipe, module, example, notes)
+    if outer is not None and isinstance(found.watch, Watch):
+        found.watch.within(outer)
+    return found
 
 
 def _prove_adapted(name: str, found: Adapted, example: Tree, options: Mapping[str, Any]) -> Registered:
@@ -430,7 +434,7 @@ def _named_classes(example: Tree) -> Iterator[tuple[str, str, str, bytes]]:
 
 def _check_hooks(compiled: nn.Module) -> None:
     """Refuse what torch.compile made where it has hooks of its own: what lanes run is inside of it."""
-    count = sum(len(vars(compiled).get(table, ())) for table in ("_forward_hooks", "_forward_pre_hooks"))
+    count = sum(len(vars(compiled).get(table, ())) for table in HOOKS)
     if count:
         raise UsageError(
             "Hooks of a compiled network are on the network itself, which lanes run uncompiled",

@@ -19,10 +19,10 @@ import collections
 import itertools
 import operator
 import weakref
-from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from esen_lab.ensemble.reach import Reach, name_in, reach_of
+from esen_lab.ensemble.reach import HOOKS, Reach, name_in, reach_of
 from esen_lab.ensemble.spans import address_of, addressing, array_bytes, form_of, pieces, samples, tensor_bytes
 from esen_lab.ensemble.watched import DEEPEST, TABLES, Opaque, Watched
 from esen_lab.ensemble.weights import state_of
@@ -57,6 +57,8 @@ class Watch:
 
     def __init__(self, module: nn.Module, reach: Reach | None = None, *, state_only: bool = False) -> None:
         self._module = weakref.ref(module, self._let_go)
+        self._outer: Callable[[], nn.Module | None] = lambda: None
+        self._outer_hooks: list[dict[int, Any]] = []
         self._state_only = state_only
         self._state: frozenset[Hashable] = frozenset()
         self._moving: frozenset[str] = frozenset()
@@ -67,6 +69,17 @@ class Watch:
     def module(self) -> nn.Module | None:
         """The network; None once nobody else holds it."""
         return self._module()
+
+    @property
+    def registered(self) -> nn.Module | None:
+        """What the user registered and still holds: the network, or what torch.compile has put around it."""
+        outer = self._outer()
+        return self.module if outer is None else outer
+
+    def within(self, outer: nn.Module) -> None:
+        """Hooks of `outer` count too: the user calls the network through it, and it has none now."""
+        self._outer = weakref.ref(outer)
+        self._outer_hooks = [vars(outer)[table] for table in HOOKS if table in vars(outer)]
 
     def _let_go(self, _: object = None) -> None:
         self._reach.tensors = []
@@ -119,9 +132,9 @@ class Watch:
         self._forms = list(map(form_of, seen.arrays))
         self._look_at([*self._tensors], seen)
         self._globals = [(space, name, space.get(name, _GONE)) for space, name, _ in self._reach.names]
-        there = [entry for entry in self._globals if entry[2] is not _GONE]
+        there, gone = ([entry for entry in self._globals if (entry[2] is _GONE) is none] for none in (False, True))
         self._spaces, self._names, self._held = ([entry[i] for entry in there] for i in range(3))
-        self._not_there = [(space, name) for space, name, value in self._globals if value is _GONE]
+        self._spaces_without, self._not_there = ([entry[i] for entry in gone] for i in range(2))
         self._functions = self._reach.functions
         self._codes = list(map(_code, self._functions))
         self._defaults = list(map(_default, self._functions))
@@ -192,6 +205,7 @@ class Watch:
             and list(map(form_of, self._arrays)) == self._forms
             and b"".join(self._samples) == self._bytes
             and not any(self._empty)
+            and not any(self._outer_hooks)
             and list(map(len, self._ordered)) == self._key_counts
             and list(_chained(self._ordered)) == self._keys
             and all(map(operator.is_, _chained(map(_values, self._own_tables)), self._own_values))
@@ -209,7 +223,7 @@ class Watch:
             and all(map(operator.is_, _chained(map(_values, self._classes)), self._class_values))
             and all(map(operator.is_, map(_order, self._own_classes), self._orders))
             and all(map(operator.is_, map(operator.getitem, self._spaces, self._names), self._held))
-            and not any(name in space for space, name in self._not_there)
+            and not any(map(operator.contains, self._spaces_without, self._not_there))
             and list(map(_picture, self._opaque)) == self._opaque_was
         )
 
@@ -247,6 +261,8 @@ class Watch:
         if module is not None:
             yield from self._of_tensors(module)
             yield from self._of_attributes()
+            if any(self._outer_hooks):
+                yield "the hooks of what torch.compile has made of it"
         yield from self._of_code()
 
     def _of_tensors(self, module: nn.Module) -> Iterator[str]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import collections
+import contextvars
 import enum
 import functools
 import itertools
@@ -13,7 +14,7 @@ import types
 from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from esen_lab.ensemble.origin import RAISED, asked, is_a, is_installed, is_module, is_tensor
+from esen_lab.ensemble.origin import RAISED, asked, held_in, is_a, is_installed, is_module, is_tensor
 from esen_lab.ensemble.reach import NOT_ATTRIBUTES
 from esen_lab.ensemble.spans import (
     LARGEST_OPAQUE,
@@ -41,6 +42,7 @@ _SEQUENCES = (list, collections.deque)
 PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes, range, slice, type(...)})
 """Classes whose objects cannot be changed, and hold nothing that can."""
 _NAMED = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, enum.Enum)
+_AROUND = (functools.partial, types.MethodType, types.MappingProxyType, contextvars.ContextVar)
 _DESCRIPTORS = (staticmethod, classmethod, property, functools.cached_property, types.MemberDescriptorType)
 _BARE_SIZE = type("_Bare", (), {}).__basicsize__
 
@@ -169,7 +171,7 @@ class Watched:
             self.opaque.append(Opaque(value, buffer_picture, name))
             self.pieces += buffer_pieces(value)
             self._attributes(value, name, depth)
-        elif depth > 0 and isinstance(value, (functools.partial, types.MethodType, types.MappingProxyType)):
+        elif depth > 0 and isinstance(value, _AROUND):
             self._around(value, name, depth)
         else:
             self._object(value, name, depth)
@@ -195,11 +197,13 @@ class Watched:
             self.add(item, name, depth - 1)
 
     def _around(self, value: Any, name: str, depth: int) -> None:
-        """What is around a function, or around a table that others can change."""
+        """What is around a function or a table that others can change, or in a variable that each context sets."""
         if isinstance(value, types.MethodType):
             self.add(value.__self__, name, depth - 1)
         elif isinstance(value, functools.partial):
             self._row(lambda: (value.func, value.args, value.keywords), name, depth)
+        elif isinstance(value, contextvars.ContextVar):
+            self._row(lambda: held_in(value), name, depth)
         else:
             self._row(lambda: [*value.keys(), *value.values()], name, depth)
         self._attributes(value, name, depth)

@@ -1,7 +1,7 @@
 """Runs that asyncio waits for: they queue with all other calls, and one thread of the lab makes them, one at a time.
 
     event loop      `run`: looks at the caller's settings, takes a place in the queue, waits without blocking
-    the thread      waits for the place to be first, puts the settings, runs, hands the answer back
+    the thread      waits for the place to be first, puts the settings, runs as the caller, hands the answer back
 
 A task that is cancelled while it waits leaves the queue at once. One that is cancelled while its lanes work lets them
 finish: the answer is dropped, and the lanes stay warm.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import math
 import threading
 from collections import deque
@@ -53,6 +54,7 @@ class _Asked:
     settings: Settings
     turn: Turn
     answer: Future[Any]
+    context: contextvars.Context
 
 
 class AwaitedRuns:
@@ -81,7 +83,7 @@ class AwaitedRuns:
         """
         turn.check_not_inside()  # whoever runs this event loop has the turn for as long as it runs
         answer: Future[Any] = Future()
-        asked = _Asked(call=call, settings=settings, turn=turn, answer=answer)
+        asked = _Asked(call=call, settings=settings, turn=turn, answer=answer, context=contextvars.copy_context())
         answer.add_done_callback(lambda done: turn.leave() if done.cancelled() else None)
         try:
             self._put(asked)
@@ -145,7 +147,7 @@ class AwaitedRuns:
     def _make(self, asked: _Asked) -> None:
         try:
             with with_threads_own(asked.settings):
-                found = self._run(asked.call, asked.turn)
+                found = asked.context.run(self._run, asked.call, asked.turn)
         except BaseException as problem:  # the caller's to see
             asked.answer.set_exception(problem)
         else:

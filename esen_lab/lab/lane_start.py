@@ -6,6 +6,7 @@ when that call has given up waiting.
 
 from __future__ import annotations
 
+import contextvars
 import math
 import threading
 import time
@@ -34,7 +35,9 @@ class LaneStart:
         self._over = threading.Event()
         self._executor: Executor | None = None
         self._problem: BaseException | None = None
-        self._thread = threading.Thread(target=self._work, name="esen_lab start of lanes", daemon=True)
+        # What a network reads of context variables is what the call has set, when lanes are compared with it.
+        work = contextvars.copy_context().run
+        self._thread = threading.Thread(target=work, args=(self._work,), name="esen_lab start of lanes", daemon=True)
 
     def begin(self) -> None:
         """Start the thread.

@@ -56,7 +56,8 @@ class OwnAnswers(Protocol):
             anew: Ask them now, whatever is known of an earlier answer.
 
         Returns:
-            Answers on the CPU, by name. A sub-model that never answers the same, or cannot be asked, is left out.
+            Answers on the CPU, by name; of one that raises, its `ModelError`. A sub-model that never answers the same,
+            or cannot be asked, is left out.
         """
 
     def again(self, submodel: Any, x: Tree, settings: Settings | None) -> Tree | None:

@@ -18,11 +18,13 @@ import contextlib
 import functools
 import itertools
 import locale
+import operator
 import os
 import re
 import sys
 import threading
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -50,6 +52,7 @@ _PRECISIONS = (
     *((backend, work) for backend in ("mkldnn", "cuda") for work in ("all", "matmul", "conv", "rnn")),
 )
 _LOW = ("bf16", "tf32")
+_action = operator.itemgetter(0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -392,7 +395,31 @@ def _of_process() -> Iterator[Switch]:
             functools.partial(setattr, backends.opt_einsum, name),
         )
     yield Switch("the quantized engine", c._get_qengine, c._set_qengine)
+    yield Switch("filters that make errors of warnings", _warnings_that_raise, _cannot_be_set)
     yield from _of_torch_itself()
+
+
+def _warnings_that_raise() -> tuple[tuple[Any, ...], ...]:
+    """The filters that make errors of Python's own kinds of warnings, and those before them, which may keep some out.
+
+    Lanes do not have them, as these would end what loads and executes networks there: answers are compared again.
+    """
+    if "error" not in map(_action, warnings.filters):
+        return ()
+    rows: list[tuple[Any, ...]] = []
+    for action, message, category, module, line in warnings.filters:
+        if category.__module__ == "builtins" and category is not ResourceWarning:  # which nobody can be sent
+            rows.append((action, _text_of(message), category.__name__, _text_of(module), line))
+        if category is Warning and not (message or module or line):
+            break  # none that comes after is asked
+    while rows and rows[-1][0] != "error":
+        rows.pop()
+    return tuple(rows)
+
+
+def _text_of(pattern: Any) -> Any:
+    """The text of a pattern; Python's own filters have bare texts, or none."""
+    return getattr(pattern, "pattern", pattern)
 
 
 def _of_torch_itself() -> Iterator[Switch]:
@@ -404,6 +431,7 @@ def _of_torch_itself() -> Iterator[Switch]:
     for name, place in (
         ("functions put into torch.nn.functional", vars(torch.nn.functional)),
         ("methods put into torch.nn.Module", vars(torch.nn.Module)),
+        ("methods put into torch.Tensor", vars(torch.Tensor)),
     ):
         yield Switch(name, functools.partial(_put_into, place, dict(place)), _cannot_be_set)
     hooks = [table for name, table in vars(shared).items() if name.startswith("_global_") and isinstance(table, dict)]
@@ -411,9 +439,11 @@ def _of_torch_itself() -> Iterator[Switch]:
     yield Switch("modes of torch", _modes, _cannot_be_set)
 
 
-def _put_into(place: Mapping[str, Any], was: Mapping[str, Any]) -> tuple[str, ...]:
+def _put_into(place: Mapping[str, Any], was: dict[str, Any]) -> tuple[str, ...]:
     if place == was:
         return ()
+    if "__slotnames__" in place:  # written into a class by whoever copies one of its objects
+        was["__slotnames__"] = place["__slotnames__"]
     changed = sorted(name for name in place.keys() | was.keys() if place.get(name) is not was.get(name))
     return tuple(f"{name} (object {_number_of(place.get(name))})" for name in changed)
 
@@ -461,6 +491,27 @@ def _numbered() -> tuple[dict[int, tuple[weakref.ref[Any], int]], Iterator[int]]
 
 def _cannot_be_set(_: Any) -> None:
     """It is the session's own."""
+
+
+def _of_decimals() -> Iterator[Switch]:
+    import decimal
+
+    names = ("prec", "rounding", "Emin", "Emax", "capitals", "clamp")
+    own = operator.attrgetter(*names)
+    signals = list(decimal.getcontext().traps)
+
+    def read() -> tuple[Any, ...]:
+        context = decimal.getcontext()
+        return (*own(context), *map(context.traps.__getitem__, signals))
+
+    def write(value: tuple[Any, ...]) -> None:
+        context = decimal.getcontext()
+        for name, one in zip(names, value, strict=False):
+            setattr(context, name, one)
+        for signal, trapped in zip(signals, value[len(names) :], strict=True):
+            context.traps[signal] = trapped
+
+    yield Switch("the context of decimals", read, write)
 
 
 def _of_numpy() -> Iterator[Switch]:
@@ -551,6 +602,7 @@ def _of_thread() -> Iterator[Switch]:
     yield Switch("recording of gradients", torch.is_grad_enabled, torch._C._set_grad_enabled)
     yield Switch("inference mode", torch.is_inference_mode_enabled, _cannot_be_set)
     yield from _of_numpy()
+    yield from _of_decimals()
 
 
 def flushes_denormals() -> bool:

@@ -6,6 +6,7 @@ anew, so all of them may be wrong in the same way.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from esen_lab.common.answers import (
 from esen_lab.common.trees import Tree
 from esen_lab.common.units import backend_parts
 from esen_lab.common.words import some_of
+from esen_lab.errors import ModelError, first_line
 from esen_lab.lanes import ForkServer, Worker
 from esen_lab.lanes.settings import Settings
 from esen_lab.run.reference_answers import ExportedAnswers
@@ -137,6 +139,13 @@ def unlike_export(name: str, answer: Tree, exported: Tree, precision: str) -> Un
     return None if found.agrees else Unlike(name=name, found=found, exported=True)
 
 
+def _raised_here(problem: ModelError) -> Difference:
+    """How the answer of a lane compares with what this process raises."""
+    return Difference(
+        dtype="", error=math.inf, apart=math.inf, why=f"here it raises {problem.given or first_line(problem)}"
+    )
+
+
 def own_answers(ensemble: Ensemble, x: Tree, fork_server: ForkServer, *, anew: bool = False) -> dict[str, Tree]:
     """What the notebook's own process answers; empty where nobody can be asked.
 
@@ -227,20 +236,20 @@ class Fidelity:
         """The sub-models whose lanes are not what the notebook is.
 
         Args:
-            own: What its process answers; whoever is not there is not compared.
+            own: What its process answers, or raises; whoever is not there is not compared.
             answers: Of the lanes, by name.
             ensemble: The sub-models.
             x: The input.
         """
         found = self._unlike(answers, own, ensemble)
-        suspects = [name for name, item in found.items() if item.wrong]
+        suspects = [name for name, item in found.items() if item.wrong and not isinstance(own[name], ModelError)]
         ask = self._fork_server.own_answers
         if not suspects or ask is None:
             return found
         # What the notebook answered before may not be what it answers now: a file that it reads has changed.
         asked = {name: ask.again(ensemble.get(name), x, self._settings) for name in suspects}
         now = {name: answer for name, answer in asked.items() if answer is not None}
-        others = {name: item for name, item in found.items() if not item.wrong}
+        others = {name: item for name, item in found.items() if name not in suspects}
         return others | self._unlike({name: answers[name] for name in suspects}, now, ensemble)
 
     def _moved_by_others(self, ensemble: Ensemble) -> frozenset[str]:
@@ -261,7 +270,12 @@ class Fidelity:
             apart = name in moved or (self._on_gpu and ensemble.get(name).traits.random)
             compares = name in own and not apart and backend_parts(executed[name])[1] != "int8"
             compare = difference_of_tensors if self._exported else difference
-            compared = compare(answer, own[name], self.allowed(name)) if compares else None
+            if not compares:
+                compared = None
+            elif isinstance(own[name], ModelError):
+                compared = _raised_here(own[name])
+            else:
+                compared = compare(answer, own[name], self.allowed(name))
             code = self._other_code.get(name, ())
             if code or (compared is not None and not compared.agrees):
                 replaced = ensemble.get(name).traits.replaced

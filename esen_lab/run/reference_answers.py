@@ -12,7 +12,7 @@ from esen_lab.common.locks import Lock
 from esen_lab.common.trees import Tree, flatten, select
 from esen_lab.ensemble import Ensemble, SubModel, answer_here
 from esen_lab.ensemble.fingerprint import same_bits
-from esen_lab.errors import EsenError
+from esen_lab.errors import EsenError, ModelError
 from esen_lab.lanes.settings import Settings, with_threads_own
 
 if TYPE_CHECKING:
@@ -70,8 +70,11 @@ class NotebookAnswers:
             if known is None:
                 try:
                     known = self._ask(submodel, own, settings)
+                except ModelError as problem:  # its lane raises too, or is told apart by it
+                    found[submodel.name] = problem
+                    continue
                 except EsenError:
-                    continue  # it does not take this input: its lane says so
+                    continue
                 if as_registered and on_example:
                     self._keep(key, known)
             found[submodel.name] = known

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -44,11 +45,14 @@ OTHER: dict[str, Any] = {
     "the preferred library of products": None,
     "sums of float16 products": (False, False),
     "sums of bfloat16 products": (False, False),
+    "the context of decimals": (10, "ROUND_UP", -99, 99, 0, 1, *[False] * 9),
     "NumPy's handling of errors": (("divide", "raise"), ("over", "warn"), ("under", "raise"), ("invalid", "ignore")),
 }
 ONLY_LOOKED_AT = (
     "functions put into torch.nn.functional",
     "methods put into torch.nn.Module",
+    "methods put into torch.Tensor",
+    "filters that make errors of warnings",
     "hooks of all networks",
     "modes of torch",
     "inference mode",
@@ -97,7 +101,12 @@ def test_what_was_put_into_torch_is_noticed_and_so_is_its_end(monkeypatch: pytes
     before = session.now()
     linear, call = torch.nn.functional.linear, torch.nn.Module.register_buffer
     seen = []
-    for name, place, value in (("linear", torch.nn.functional, linear), ("register_buffer", torch.nn.Module, call)):
+    places = (
+        ("linear", torch.nn.functional, linear),
+        ("register_buffer", torch.nn.Module, call),
+        ("relu", torch.Tensor, torch.Tensor.relu),
+    )
+    for name, place, value in places:
         with monkeypatch.context() as patch:
             patch.setattr(place, name, lambda *given, value=value: value(*given))
             seen.append(session.now())
@@ -316,3 +325,16 @@ def test_what_autocast_has_cast_for_another_call_is_not_kept() -> None:
         with with_threads_own(taken):
             assert (torch.ones(1, 2) @ weight)[0, 0].item() == wanted
         weight.data.mul_(2)
+
+
+def test_filters_that_make_errors_of_warnings_are_noticed_and_others_are_not() -> None:
+    session = SessionSettings()
+    before = session.now()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.simplefilter("error", ResourceWarning)
+        assert session.now() == before
+        warnings.filterwarnings("error", "odd")
+        assert any("filters that make errors of warnings" in told for told in differences(before, session.now()))
+        warnings.simplefilter("ignore")
+        assert session.now() == before

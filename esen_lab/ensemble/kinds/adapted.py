@@ -107,7 +107,7 @@ class SourceWatch:
     """
 
     def __init__(self, source: Any, mark: Callable[[], Sequence[Any] | None], what: str) -> None:
-        self.module = source
+        self.registered = source
         self._mark = mark
         self._what = what
         self.renew()

@@ -148,7 +148,7 @@ def follow_changes(
     for name, original in state.originals.those_changed(state.ensemble.names, whole=whole).items():
         what = ", ".join(original.watch.what())
         before = state.ensemble.get(name)
-        module, again = original.watch.module, original.again
+        source, again = original.watch.registered, original.again
         make = original.rebuilt
         if make is None:
             if again is None:
@@ -157,9 +157,9 @@ def follow_changes(
                     given=f"something else now: {what}",
                     hint="Register it again: it is then built by the code as it is now.",
                 )
-            if module is None:  # nobody holds it any more: what was registered is what there is
+            if source is None:  # nobody holds it any more: what was registered is what there is
                 continue
-            make = partial(again, module)
+            make = partial(again, source)
         try:
             registered = make()
         except EsenError as problem:

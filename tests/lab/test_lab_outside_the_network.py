@@ -1,0 +1,372 @@
+"""What a network reads outside of itself, in any way, is followed when it changes, or a run says that it is not."""
+
+from __future__ import annotations
+
+import builtins
+import contextvars
+import decimal
+import importlib
+import math
+import os
+import sys
+import types
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from esen_lab import Lab, Plan
+from esen_lab.ensemble import origin
+from esen_lab.errors import UsageError
+from esen_lab.planner.plan import Lane
+from esen_lab.run.fidelity import AnswersDiffer
+
+X = torch.rand(16, 8, generator=torch.Generator().manual_seed(0)) + 0.1
+ONE = Plan(lanes=(Lane(units=1, members=("a",)),), units=1)
+
+SOURCE = """
+import contextvars
+import importlib
+import sys
+
+import torch
+from torch import nn
+
+GAIN = contextvars.ContextVar("gain", default=1.0)
+SCALE = 1.0
+
+
+class Base(nn.Module):
+    def forward(self, x):
+        return self.turned(x[:, :3])
+
+    def turned(self, x):
+        return x + 1
+
+
+class Turned(Base):
+    def turned(self, x):
+        return x + 2 if len(x) < 99 else x
+
+
+class Alike(Base):
+    def turned(self, x):
+        return x + 1 if len(x) < 99 else x
+
+
+class OfAModule(nn.Module):
+    def forward(self, x):
+        import users_own_too
+
+        return x[:, :3] * getattr(users_own_too, "SCALE")
+
+
+class OfGlobals(nn.Module):
+    def forward(self, x):
+        return x[:, :3] * globals()["SCALE"]
+
+
+class OfAllModules(nn.Module):
+    def forward(self, x):
+        return x[:, :3] * sys.modules["users_own_too"].SCALE
+
+
+class OfAnother(nn.Module):
+    def forward(self, x):
+        return x[:, :3] * importlib.import_module("users_own_too").SCALE
+
+
+class Varies(nn.Module):
+    def forward(self, x):
+        return x[:, :3] * GAIN.get()
+"""
+
+
+@pytest.fixture
+def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[types.ModuleType]:
+    """A module of the user's in a file, imported."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    (tmp_path / "users_own_too.py").write_text(SOURCE)
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.invalidate_caches()
+    yield importlib.import_module("users_own_too")
+    del sys.modules["users_own_too"]
+
+
+class Reads(nn.Module):
+    """Three columns times what a function reads of the world."""
+
+    def __init__(self, read: Callable[[torch.Tensor], Any]) -> None:
+        super().__init__()
+        self.read = read
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, :3] * self.read(x)
+
+
+def _found(_: torch.Tensor) -> float:
+    try:
+        return ESEN_NOT_THERE_YET  # type: ignore[name-defined,no-any-return]
+    except NameError:
+        return 1.0
+
+
+def _third(_: torch.Tensor) -> float:
+    return float(decimal.Decimal(1) / decimal.Decimal(3))
+
+
+def _put(monkeypatch: pytest.MonkeyPatch, place: Any, name: str, factor: float) -> None:
+    """What is called `name` there gives so much more from now on."""
+    own = getattr(place, name)
+    monkeypatch.setattr(place, name, lambda *given: own(*given) * factor)
+
+
+def _bare(text: str) -> Callable[..., str]:
+    return lambda _: text
+
+
+Change = Callable[[pytest.MonkeyPatch, nn.Module], object]
+OUTSIDE: dict[str, tuple[Callable[[], nn.Module], Change]] = {
+    "a function of Python's": (
+        lambda: Reads(lambda _: len(bin(4))),
+        lambda patch, _: patch.setattr(builtins, "bin", _bare("0b10000000")),
+    ),
+    "a name that hides one of Python's": (
+        lambda: Reads(lambda _: len(oct(8))),
+        lambda patch, _: patch.setitem(globals(), "oct", _bare("0o1111111")),
+    ),
+    "a name that was not there": (
+        lambda: Reads(_found),
+        lambda patch, _: patch.setitem(globals(), "ESEN_NOT_THERE_YET", 5.0),
+    ),
+    "a function of torch that a layer calls": (nn.ReLU, lambda patch, _: _put(patch, torch, "relu", 3)),
+    "a function of torch": (
+        lambda: Reads(lambda x: torch.sigmoid(x[:, :3])),
+        lambda patch, _: _put(patch, torch, "sigmoid", 3),
+    ),
+    "a method of tensors": (
+        lambda: Reads(lambda x: x[:, :3].sigmoid()),
+        lambda patch, _: _put(patch, torch.Tensor, "sigmoid", 3),
+    ),
+    "a function of math": (
+        lambda: Reads(lambda _: math.sqrt(4)),
+        lambda patch, _: patch.setattr(math, "sqrt", lambda _: 9.0),
+    ),
+    "a function of NumPy": (
+        lambda: Reads(lambda _: float(np.hypot(3, 4))),
+        lambda patch, _: patch.setattr(np, "hypot", lambda *_: 9.0),
+    ),
+    "an attribute that is taken away": (
+        lambda: ReadsOrNot(torch.sum),
+        lambda _, module: delattr(module, "read"),
+    ),
+}
+
+
+class ReadsOrNot(Reads):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, :3] * (2.0 if hasattr(self, "read") else 5.0)
+
+
+class ReadsItsModule(nn.Module):
+    def __init__(self, own: types.ModuleType) -> None:
+        super().__init__()
+        self.own = own
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, :3] * self.own.SCALE  # type: ignore[no-any-return]
+
+
+HERE: contextvars.ContextVar[float] = contextvars.ContextVar("here", default=1.0)
+
+
+class CountsInItsContext(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        HERE.set(HERE.get() + 1)
+        return x[:, :3] * HERE.get()
+
+
+@pytest.fixture(autouse=True)
+def _no_warning() -> Iterator[None]:
+    """Answers that differ fail a test, unless it expects them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", AnswersDiffer)
+        yield
+
+
+def here(module: nn.Module, x: torch.Tensor = X) -> torch.Tensor:
+    """What this process answers."""
+    with torch.no_grad():
+        return module.eval()(x).detach()  # type: ignore[no-any-return]
+
+
+def alone(lab: Lab, module: nn.Module, inside: nn.Module | None = None) -> None:
+    lab.combine(lambda outputs: outputs["a"])
+    lab.register("a", module, example=X)
+    lab.plan = ONE
+    torch.testing.assert_close(lab.run(X), here(module if inside is None else inside))
+
+
+def said_or_followed(lab: Lab, module: nn.Module) -> None:
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", AnswersDiffer)
+        got = lab.run(X)
+    told = [str(warning.message) for warning in said if warning.category is AnswersDiffer]
+    assert told or torch.allclose(got, here(module))
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_whatever_a_network_reads_outside_of_itself_is_followed_or_said(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    make, change = OUTSIDE[name]
+    module = make()
+    alone(lab, module)
+    before = here(module)
+    with monkeypatch.context() as patch:
+        change(patch, module)
+        assert not torch.allclose(here(module), before), "the change shows here"
+        said_or_followed(lab, module)
+    torch.testing.assert_close(lab.run(X), here(module))
+
+
+def test_the_context_of_decimals_is_what_lanes_have(lab: Lab) -> None:
+    module = Reads(_third)
+    alone(lab, module)
+    with decimal.localcontext(decimal.Context(prec=2)):
+        torch.testing.assert_close(lab.run(X), here(module))
+    torch.testing.assert_close(lab.run(X), here(module))
+
+
+@pytest.mark.parametrize("kind", ["OfAModule", "OfGlobals", "OfAllModules", "OfAnother"])
+def test_what_a_module_of_the_users_holds_is_followed_where_it_is_asked_for_by_a_text(
+    lab: Lab, user: types.ModuleType, kind: str
+) -> None:
+    module = getattr(user, kind)()
+    alone(lab, module)
+    user.SCALE = 4.0  # type: ignore[attr-defined]
+    torch.testing.assert_close(lab.run(X), here(module))
+
+
+def test_a_module_that_a_network_keeps_is_followed(lab: Lab, user: types.ModuleType) -> None:
+    module = ReadsItsModule(user)
+    alone(lab, module)
+    user.SCALE = 4.0  # type: ignore[attr-defined]
+    torch.testing.assert_close(lab.run(X), here(module))
+
+
+def test_what_a_context_variable_holds_travels_to_lanes_at_their_start_and_later(
+    lab: Lab, user: types.ModuleType
+) -> None:
+    module = user.Varies()
+    token = user.GAIN.set(3.0)
+    alone(lab, module)
+    user.GAIN.set(5.0)
+    torch.testing.assert_close(lab.run(X), here(module))
+    user.GAIN.reset(token)
+    torch.testing.assert_close(lab.run(X), here(module))
+
+
+def test_a_call_that_sets_a_context_variable_keeps_state_and_registering_leaves_it(lab: Lab) -> None:
+    token = HERE.set(1.0)
+    registered = lab.register("a", CountsInItsContext(), example=X)
+    assert HERE.get() == 1.0
+    assert registered.traits.keeps_state
+    HERE.reset(token)
+
+
+@pytest.mark.parametrize("kind", ["Turned", "Alike"])
+def test_a_method_that_is_taken_from_a_class_of_a_file_is_said(lab: Lab, user: types.ModuleType, kind: str) -> None:
+    """Lanes import the file, and have it still; the example may not show it."""
+    cls = getattr(user, kind)
+    module = cls()
+    alone(lab, module)
+    del cls.turned
+    with pytest.warns(AnswersDiffer, match=rf"users_own_too\.{kind}\.turned"):
+        lab.run(X)
+
+
+def test_hooks_on_what_torch_compile_made_are_refused_after_registering_too(lab: Lab) -> None:
+    network = nn.Linear(8, 3)
+    compiled: Any = torch.compile(network, backend="eager")
+    alone(lab, compiled, network)
+    handle = compiled.register_forward_hook(lambda _module, _given, answer: answer * 2)
+    with pytest.raises(UsageError, match="Hooks of a compiled network are on the network itself"):
+        lab.run(X)
+    handle.remove()
+    torch.testing.assert_close(lab.run(X), here(network))
+    with torch.no_grad():
+        network.bias.add_(100)
+    torch.testing.assert_close(lab.run(X), here(network))
+
+
+def test_a_network_that_raises_here_and_answers_in_its_lane_is_said(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    def raises(_: torch.Tensor) -> float:
+        return 1.0 / getattr(math, "esen_test_divisor", 1.0)
+
+    alone(lab, Reads(raises))
+    monkeypatch.setattr(math, "esen_test_divisor", 0.0, raising=False)  # nobody can see that
+    monkeypatch.setitem(os.environ, "ESEN_TEST_ANY", "1")  # but what is set has changed
+    with pytest.warns(AnswersDiffer, match=r"a answers otherwise.*here it raises ZeroDivisionError"):
+        lab.run(X)
+
+
+INSTALLED = """
+from torch import nn
+
+
+def scaled(x):
+    return x * 2
+
+
+def turned(x):
+    return scaled(x)
+
+
+class Layer(nn.Module):
+    def forward(self, x):
+        return self.inner(x[:, :3])
+
+    def inner(self, x):
+        return turned(x)
+"""
+
+
+@pytest.mark.parametrize("name", ["turned", "scaled"])
+def test_a_function_that_is_put_into_a_package_is_said(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    folder = tmp_path / "site-packages"
+    folder.mkdir()
+    (folder / "a_package_of_layers.py").write_text(INSTALLED)
+    monkeypatch.syspath_prepend(folder)
+    origin.installed_folders.cache_clear()
+    try:
+        package = importlib.import_module("a_package_of_layers")
+        module = package.Layer()
+        assert origin.is_installed(type(module))
+        alone(lab, module)
+        _put(monkeypatch, package, name, 4)
+        said_or_followed(lab, module)
+    finally:
+        origin.installed_folders.cache_clear()
+        sys.modules.pop("a_package_of_layers", None)
+
+
+class Warns(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        warnings.warn("odd", RuntimeWarning, stacklevel=1)
+        return x[:, :3] + 0.0
+
+
+@pytest.mark.filterwarnings("ignore:odd")
+def test_a_warning_that_is_made_an_error_here_and_not_in_lanes_is_said(lab: Lab) -> None:
+    alone(lab, Warns())
+    warnings.simplefilter("error", RuntimeWarning)
+    with pytest.raises(AnswersDiffer, match="here it raises RuntimeWarning: odd"):
+        lab.run(X)
