@@ -2,7 +2,8 @@
 
 Members of an ensemble draw independent numbers, the same whatever lane they are in: before a member runs, its process's
 generators are seeded with a number made of the run's seed and the member's name. The run's seed is drawn from the
-session's own generator, so `torch.manual_seed(0)` before a run repeats it.
+session's own generator, so `torch.manual_seed(0)` before a run repeats it. Lanes that are threads of the session's
+process seed the session's own generators for as long as a member is called.
 """
 
 from __future__ import annotations
@@ -10,12 +11,15 @@ from __future__ import annotations
 import hashlib
 import random
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 PROOF_SEED = 20_240_128
 """Answers that are compared are drawn with this one."""
+DRAWING = threading.Lock()
+"""Held by a thread that seeds generators and draws from them: all threads of a process share them."""
 
 
 def draw_seed() -> int:

@@ -212,6 +212,11 @@ class DeviceEngine(Engine):
     def _chance(self) -> tuple[Any, ...]:
         return (*super()._chance(), self.compute.chance())
 
+    @contextlib.contextmanager
+    def _seeded(self, number: int) -> Iterator[None]:
+        with super()._seeded(number), contextlib.nullcontext() if self.own_process else self.compute.seeded(number):
+            yield
+
     def _send_back(self, index: int, leaves: list[torch.Tensor], structure: Any, kept: list[Kept | None]) -> None:
         if not self._arena.fits(index, leaves, structure):
             spec_of_leaves(

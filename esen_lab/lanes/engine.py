@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from esen_lab.common.tensors import same_bytes
 from esen_lab.common.trees import Structure, Tree, call_with, flatten, select, spec_of_leaves, unflatten
 from esen_lab.devices import Placement
 from esen_lab.ensemble.as_it_was import AsItWas, reached_by
-from esen_lab.ensemble.chance import drawn_since, seed_for, seed_generators, states
+from esen_lab.ensemble.chance import DRAWING, drawn_since, generators_kept, seed_for, seed_generators, states
 from esen_lab.ensemble.reach import Reach, other_code, reach_of
 from esen_lab.ensemble.traits import Traits
 from esen_lab.errors import UsageError
@@ -134,7 +133,6 @@ class Engine:
         self.number = 0  # of the run that is asked for
         self.seed: int | None = None  # of that run, where a member draws random numbers
         self._put_away: dict[str, PutAway] = {}
-        self._drawing = threading.Lock()  # members in threads share the generators that are seeded for each
         self._loaded: dict[str, Loaded] = {}
         self._arrangement: tuple[Loaded, ...] = ()
         self._mode = "serial"
@@ -479,9 +477,19 @@ class Engine:
 
     def _drawn(self, member: Loaded, given: Tree, seed: int) -> Tree:
         """The answer of a member that draws random numbers: those of this run, whatever else the process has drawn."""
-        with self._drawing:
-            seed_generators(seed_for(seed, member.name), gpus=True)
+        with DRAWING, self._seeded(seed_for(seed, member.name)):
             return call_with(member.module, given)
+
+    @contextlib.contextmanager
+    def _seeded(self, number: int) -> Iterator[None]:
+        """Have the generators begin at a number; those of the session, where this is its process, go on afterwards."""
+        if self.own_process:
+            seed_generators(number, gpus=True)
+            yield
+            return
+        with generators_kept():
+            seed_generators(number)
+            yield
 
     def _given(self, index: int) -> Tree:
         """What a member is called with: the input, or a copy of it for one that writes into it.

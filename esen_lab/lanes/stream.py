@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +85,16 @@ class Compute:
         """Where the GPU's generator of random numbers is: the same as long as nothing was drawn."""
         state: torch.Tensor = self._cuda.get_rng_state(self._device)  # kept by the host: nothing is waited for
         return state.numpy().tobytes()
+
+    @contextlib.contextmanager
+    def seeded(self, number: int) -> Iterator[None]:
+        """Inside, the GPU's generator begins at a number; what is queued there keeps where it was then."""
+        before = self._cuda.get_rng_state(self._device)
+        self._cuda.manual_seed(number)  # of the GPU whose stream this thread is in
+        try:
+            yield
+        finally:
+            self._cuda.set_rng_state(before, self._device)
 
     def memory_bytes(self) -> int:
         """Memory of the GPU that tensors of this process hold."""

@@ -164,10 +164,15 @@ class ThreadWorker(Worker):
 
     def start_run(self, number: int, seed: int | None = None, *, stepwise: bool = False) -> None:
         """See `Worker.start_run`."""
-        del seed  # seeding them here would take the session's random numbers from under it
         self._check_alive("run")
         run = self._run_stepwise if stepwise else self._run
-        self._tasks.put(lambda: run(number))
+
+        def task() -> None:
+            assert self._engine is not None
+            self._engine.seed = seed
+            run(number)
+
+        self._tasks.put(task)
 
     def stop_run(self, number: int) -> None:
         """See `Worker.stop_run`."""

@@ -227,7 +227,7 @@ class Worker(ABC):
 
         Args:
             number: Of the run.
-            seed: Where sub-models draw random numbers: what those are made of. Lanes of this process ignore it.
+            seed: Where sub-models draw random numbers: what those are made of.
             stepwise: Whether it tells each step as it is done: `take_step` takes what it tells, not `take_run`.
 
         Raises:

@@ -142,6 +142,12 @@ class CudaDouble:
     def get_rng_state(self, device: Any) -> torch.Tensor:
         return torch.get_rng_state()  # where lanes compute there are no generators but the CPU's
 
+    def set_rng_state(self, state: torch.Tensor, device: Any) -> None:
+        torch.set_rng_state(state)
+
+    def manual_seed(self, number: int) -> None:
+        torch.default_generator.manual_seed(number)
+
     def memory_allocated(self, device: Any) -> int:
         return self.held
 

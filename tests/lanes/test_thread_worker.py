@@ -5,13 +5,14 @@ from __future__ import annotations
 import select
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
 from arenas import arena_of
 from cuda_doubles import CudaDouble
 from in_process_doubles import InProcessDouble
-from models import MakesNan, Raises, Sleeper, mlp
+from models import Draws, MakesNan, Raises, Sleeper, mlp
 
 from esen_lab.ensemble import Ensemble, make_combine, make_submodel
 from esen_lab.errors import Cancelled, DeviceError, ModelError, UsageError, WorkerDied, WorkerTimeout
@@ -193,3 +194,22 @@ def test_a_deadline_and_a_cancellation_give_the_lane_up(device: InProcessDouble)
         stopped.call("esen_lab.profiler.timing:measure", "a", timeout_s=60, cancelled=cancelled, budget_s=0.02)
     stopped.close()
     assert len(device.released) == 2
+
+
+def test_members_that_draw_have_the_numbers_of_their_run_and_the_session_goes_on_with_its_own(
+    helper: ForkServer, device: InProcessDouble
+) -> None:
+    members = ensemble(a=Draws(), b=Draws())
+    executor = Executor.start(plan(("a",), ("b",)), replace(members, combine=make_combine("stack")), device, helper)
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            first, after = executor.run(X).output, torch.rand(3)
+            torch.manual_seed(1)
+            again = executor.run(X).output
+            assert torch.equal(again, first)
+            assert torch.equal(torch.rand(3), after)
+            assert not torch.equal(*first), "each draws its own"
+            assert not torch.equal(executor.run(X).output, first)
+    finally:
+        executor.close()
