@@ -291,7 +291,7 @@ class _Walk:
         if home_of(cls) in ("builtins", *_NOT_LOOKED_AT):
             return
         methods = {name: value for base in reversed(cls.__mro__) for name, value in vars(base).items()}
-        waiting = [methods.get("forward"), methods.get("__call__")]
+        waiting: list[Any] = [methods.get("forward"), methods.get("__call__")]
         while waiting:
             function = waiting.pop()
             if not is_a(function, types.FunctionType) or id(function) in self._met:

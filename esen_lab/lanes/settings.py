@@ -407,7 +407,8 @@ def _warnings_that_raise() -> tuple[tuple[Any, ...], ...]:
     if "error" not in map(_action, warnings.filters):
         return ()
     rows: list[tuple[Any, ...]] = []
-    for action, message, category, module, line in warnings.filters:
+    filters: Sequence[Any] = warnings.filters
+    for action, message, category, module, line in filters:
         if category.__module__ == "builtins" and category is not ResourceWarning:  # which nobody can be sent
             rows.append((action, _text_of(message), category.__name__, _text_of(module), line))
         if category is Warning and not (message or module or line):

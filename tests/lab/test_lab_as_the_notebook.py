@@ -38,6 +38,7 @@ from waiting import until
 
 from esen_lab import Lab, Plan
 from esen_lab.errors import ModelError, UsageError
+from esen_lab.lanes.settings import SessionSettings, put
 from esen_lab.planner.plan import Lane
 from esen_lab.run.fidelity import AnswersDiffer
 
@@ -167,7 +168,7 @@ def default_float64() -> Iterator[None]:
 
 @contextlib.contextmanager
 def everything() -> Iterator[None]:
-    limit, precision = sys.getrecursionlimit(), torch.get_float32_matmul_precision()
+    before = SessionSettings().now()
     torch.use_deterministic_algorithms(True)
     torch.backends.mha.set_fastpath_enabled(False)
     torch.backends.cuda.enable_flash_sdp(False)
@@ -179,13 +180,7 @@ def everything() -> Iterator[None]:
         with torch.backends.mkldnn.flags(enabled=False):
             yield
     finally:
-        torch.utils.deterministic.fill_uninitialized_memory = True
-        torch.backends.cudnn.deterministic = False
-        torch.set_float32_matmul_precision(precision)
-        torch.backends.cuda.enable_flash_sdp(True)
-        torch.backends.mha.set_fastpath_enabled(True)
-        torch.use_deterministic_algorithms(False)
-        sys.setrecursionlimit(limit)
+        put(before)
 
 
 @contextlib.contextmanager
