@@ -92,7 +92,9 @@ def _in_own(state: LabState, plan: Plan, names: Collection[str], *, measured: bo
 
 
 def _table(state: LabState, name: str) -> PrecisionTable | None:
-    table = state.here.precision
-    if table is None or table.fingerprints.get(name) != state.ensemble.get(name).fingerprint:
+    table, submodel = state.here.precision, state.ensemble.get(name)
+    if table is None or table.fingerprints.get(name) != submodel.fingerprint:
+        return None
+    if table.precision == "int8" and submodel.calibration is None:  # it was unregistered meanwhile, with its data
         return None
     return table

@@ -67,5 +67,9 @@ def _by(engine: str, submodel: SubModel, way: str, allowed: Collection[str]) -> 
     if wanted not in allowed:
         return way
     looks = str(tree_spec(submodel.example))
-    refused = unsteady(submodel.traits) or why_not(wanted) or refused_before(wanted, submodel.fingerprint, looks)
+    refused = (
+        unsteady(submodel.traits)
+        or why_not(wanted)
+        or refused_before(wanted, submodel.fingerprint, looks, calibration=submodel.calibration)
+    )
     return way if refused else wanted

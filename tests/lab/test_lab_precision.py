@@ -179,6 +179,22 @@ def test_weights_that_change_end_what_was_checked_of_them(monkeypatch: pytest.Mo
         assert ways(lab.plan)["b"] == "openvino"
 
 
+def test_int8_is_offered_no_more_where_its_data_went_with_an_unregistered_member(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = table_of(lab)
+    points = tuple(replace(point, backend="openvino@int8") for point in found.points)
+    found = replace(found, precision="int8", points=points)
+    monkeypatch.setattr("esen_lab.lab.stages.precision.check_precision", lambda *_, **__: found)
+    lab.lanes.choose_precision("int8", on=DATA)
+    assert variants(lab.state, "a") == ("openvino@int8",)
+    lab.unregister("a")
+    lab.register("a", mlp(outputs=3), example=X)
+    assert lab.ensemble.get("a").calibration is None
+    assert variants(lab.state, "a") == (), "a lane would refuse it"
+    assert variants(lab.state, "b") == ("openvino@int8",)
+
+
 def test_another_device_is_checked_anew_and_this_one_is_remembered(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     checked(lab, monkeypatch)
     choose_fastest(lab, monkeypatch)

@@ -81,7 +81,7 @@ def engine_version(name: str) -> str:
         return ""
 
 
-def refused_before(name: str, fingerprint: str, example: str, where: str = "") -> str:
+def refused_before(name: str, fingerprint: str, example: str, where: str = "", *, calibration: Tree = None) -> str:
     """Why a backend did not take a sub-model in an earlier session with the same versions; "" where nobody knows.
 
     Args:
@@ -89,30 +89,27 @@ def refused_before(name: str, fingerprint: str, example: str, where: str = "") -
         fingerprint: Of the sub-model.
         example: What its input looks like.
         where: On which GPU, "" on this machine's processor: what one refuses the other may take.
+        calibration: That of the sub-model: in int8, what was made of one may be refused, and of other data taken.
     """
-    cache = _refusals(name, fingerprint)
+    cache = _cache_of(name, fingerprint, calibration)
     kept = None if cache is None else cache.take(_refused(example, where))
     return "" if kept is None else kept.decode(errors="replace")
 
 
-def remember_refusal(name: str, fingerprint: str, example: str, why: str, where: str = "") -> None:
+def remember_refusal(
+    name: str, fingerprint: str, example: str, why: str, where: str = "", *, calibration: Tree = None
+) -> None:
     """Keep why a backend did not take a sub-model, so that no later session tries in vain; see `refused_before`.
 
     What lies in the machine at that moment is not kept: on a GPU a lack of memory may be another program's doing.
     """
-    cache = _refusals(name, fingerprint)
+    cache = _cache_of(name, fingerprint, calibration)
     if cache is not None and not is_passing(why):
         cache.keep(_refused(example, where), why.encode())
 
 
 def _refused(example: str, where: str) -> str:
     return f"refused {example} on {where}" if where else f"refused {example}"
-
-
-def _refusals(name: str, fingerprint: str) -> Cache | None:
-    from esen_lab.lanes.backends._cache import cache_for
-
-    return cache_for(fingerprint, name, engine_version(name))
 
 
 def refusal(problem: EsenError) -> str:
@@ -188,9 +185,8 @@ def end_trials(pid: int) -> None:
 def _findings_of(submodel: SubModel, name: str, torch_device: str) -> Findings:
     from esen_lab.lanes.backends._findings import Findings, on_device
 
-    inputs = submodel.calibration if backend_parts(name)[1] == "int8" else None
     form = on_device(_form(submodel.example), torch_device)
-    return Findings(cache=_cache_of(name, submodel.fingerprint, inputs), form=form)
+    return Findings(cache=_cache_of(name, submodel.fingerprint, submodel.calibration), form=form)
 
 
 def _form(example: Tree) -> str:
@@ -208,7 +204,8 @@ def _cache_of(
 
     if not fingerprint:
         return None
-    by = "" if calibration is None else text_digest(*map(tensor_digest, Calibration.of(calibration).leaves))
+    counts = calibration is not None and backend_parts(name)[1] == "int8"
+    by = "" if not counts else text_digest(*map(tensor_digest, Calibration.of(calibration).leaves))
     return cache_for(fingerprint, name, engine_version(name) + by, graphs)
 
 

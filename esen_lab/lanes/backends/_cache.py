@@ -25,7 +25,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from esen_lab.ensemble.fingerprint import text_digest
+from esen_lab.ensemble.fingerprint import bytes_digest, text_digest
 from esen_lab.errors import StoreError
 from esen_lab.files.leftovers import sweep, temporary_file
 from esen_lab.files.user_folder import user_folder
@@ -54,7 +54,7 @@ class Cache:
     brought: dict[str, bytes] = field(default_factory=dict)
     most_bytes: int = MOST_BYTES
     _taken: set[str] = field(default_factory=set)
-    _by_brought: bool = False
+    _by_brought: str = ""  # a digest of the brought graph that is in use
 
     def take(self, look: str) -> bytes | None:
         """What was kept under a look, or None."""
@@ -77,6 +77,17 @@ class Cache:
         if not self._by_brought:
             self._keep(text_digest(self.owner, look), data)
 
+    def peek_of_graph(self, look: str) -> bytes | None:
+        """What `keep_of_graph` kept under a look while the same graph was in use, or None."""
+        return self._read(self._name_of_graph(look))
+
+    def keep_of_graph(self, look: str, data: bytes) -> None:
+        """Keep what was found out here of the graph that is in use, for whoever uses that very graph, if it can be."""
+        self._keep(self._name_of_graph(look), data)
+
+    def _name_of_graph(self, look: str) -> str:
+        return text_digest(self.owner, look, *filter(None, [self._by_brought]))
+
     def graph_name(self, form: str) -> str:
         """The name of the graph for inputs of a form, among all graphs."""
         return text_digest(self.network, form)
@@ -86,8 +97,9 @@ class Cache:
         name = self.graph_name(form)
         kept = self._take(name)
         if kept is None and name in self.brought:
-            self._by_brought = True
-            return self.brought.pop(name)  # its memory is as large as the network's
+            graph = self.brought.pop(name)  # its memory is as large as the network's
+            self._by_brought = bytes_digest(graph)
+            return graph
         return kept
 
     def keep_graph(self, form: str, graph: bytes) -> None:
@@ -99,9 +111,9 @@ class Cache:
         for name in self._taken:
             if self.folder is not None:
                 remove(self.folder / name)
-        found = bool(self._taken) or self._by_brought
+        found = bool(self._taken or self._by_brought)
         self._taken.clear()
-        self._by_brought = False
+        self._by_brought = ""
         return found
 
     def folder_for(self, engine: str) -> Path | None:

@@ -269,6 +269,8 @@ class Executed(nn.Module):
         """Those that an earlier process has found out; None where nobody has."""
         if finding is None:
             return None
+        if finding.refused:  # of a graph that was brought along, which is known once it is in use
+            raise Refused(finding.refused)
         self._tell(finding.left)
         program = self._program(example) if finding.computes else None
         return Guards(ranges=finding.ranges, checks=() if program is None else unbound(checks_of(program)))

@@ -1,7 +1,8 @@
 """What probes have shown of an engine, kept for other processes: guards, or why it is refused.
 
 A process that finds nothing kept asks anew, whatever else of the engine was kept: a graph that was not made here, or
-was made before it was probed, says nothing of where it may be used.
+was made before it was probed, says nothing of where it may be used. What is found out of a graph that an export brought
+along holds for that very graph, and is found by whoever brings it again.
 
 An engine may end its process while it is tried. Who watches the process says so (`backends.remember_crash`). Where
 nobody does, a mark is left behind: it was set before the trial, and its process is gone. That may have been ended by
@@ -74,13 +75,13 @@ class Findings:
 
     def known(self) -> Finding | None:
         """What an earlier process has found out, or None."""
-        kept = None if self.cache is None else self.cache.peek(_PROBED + self.form)
+        kept = None if self.cache is None else self.cache.peek_of_graph(_PROBED + self.form)
         return None if kept is None else Finding.from_bytes(kept)
 
     def keep(self, finding: Finding) -> None:
         """Keep what was found out, if it can be written."""
         if self.cache is not None:
-            self.cache.keep(_PROBED + self.form, finding.to_bytes())
+            self.cache.keep_of_graph(_PROBED + self.form, finding.to_bytes())
 
     def forget(self) -> None:
         """What was found out was of something else."""

@@ -14,10 +14,14 @@ import torch
 from backend_nets import executed, lacking
 from models import mlp
 
+from esen_lab.common.trees import flatten
 from esen_lab.ensemble.fingerprint import text_digest
 from esen_lab.errors import DeviceError
 from esen_lab.lanes.backends import _cache, backend, kept_graph, refused_before, remember_refusal
+from esen_lab.lanes.backends._agreement import Questions
 from esen_lab.lanes.backends._cache import Cache, cache_for, prune
+from esen_lab.lanes.backends._findings import Findings
+from esen_lab.lanes.backends._protocol import form_of
 
 ENGINES = [pytest.param(name, marks=lacking(name)) for name in ("openvino", "onnxruntime")]
 X = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
@@ -60,6 +64,15 @@ def test_what_one_gpu_refuses_another_one_is_asked_and_a_lack_of_memory_is_forgo
     ):
         remember_refusal("cuda-graph", "f", "a look", why, "NVIDIA H200, 580")
         assert refused_before("cuda-graph", "f", "a look", "NVIDIA H200, 580") == ""
+
+
+def test_what_int8_of_one_calibration_was_refused_for_is_asked_anew_with_other_data(folder: Path) -> None:
+    remember_refusal("openvino@int8", "f", "a look", "it answers otherwise", calibration=X)
+    assert refused_before("openvino@int8", "f", "a look", calibration=X.clone()) == "it answers otherwise"
+    assert refused_before("openvino@int8", "f", "a look", calibration=X + 1) == ""
+    assert refused_before("openvino@int8", "f", "a look") == ""
+    remember_refusal("openvino", "f", "a look", "it has no rule", calibration=X)
+    assert refused_before("openvino", "f", "a look") == "it has no rule", "of data that int8 alone is made of"
 
 
 def test_the_folder_is_closed_to_others_and_that_of_others_is_not_used(
@@ -215,7 +228,7 @@ def test_a_graph_serves_any_number_of_threads_and_is_not_traced_again(
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_a_graph_that_was_brought_along_is_used_and_nothing_of_it_is_kept(
+def test_of_a_graph_that_was_brought_along_nothing_is_kept_but_what_probes_have_shown(
     name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     brought = graph_of(name, folder)
@@ -223,7 +236,36 @@ def test_a_graph_that_was_brought_along_is_used_and_nothing_of_it_is_kept(
     monkeypatch.setattr("openvino.convert_model", None)
     with torch.no_grad():
         torch.testing.assert_close(executed(mlp(), name, of_engine(name, brought))(X), mlp()(X))
-    assert entries(folder) == [], "what another has made would execute this user's own networks"
+    (kept,) = entries(folder)
+    assert b'"refused": ""' in kept.read_bytes(), "what another has made would execute this user's own networks"
+    own = Findings(cache=of_engine(name), form=form_of(*flatten(([X], {}))))
+    assert own.known() is None, "it was found out of another graph"
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_graph_that_is_brought_again_is_not_probed_again(name: str, folder: Path) -> None:
+    brought, counted = graph_of(name, folder), []
+    for _ in range(2):
+        asked: list[int] = []
+        fast = executed(mlp(), name, of_engine(name, brought))
+        fast.module.register_forward_hook(lambda *_, asked=asked: asked.append(1))
+        with torch.no_grad():
+            fast(X)
+        counted.append(len(asked))
+    assert counted[1] <= 1 < counted[0]  # the first answer
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_graph_that_probes_have_refused_is_refused_when_it_is_brought_again(
+    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    brought = graph_of(name, folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(Questions, "differ", lambda *_: "another number")
+        with torch.no_grad(), pytest.raises(DeviceError, match="another number"):
+            executed(mlp(), name, of_engine(name, brought))(X)
+    with torch.no_grad(), pytest.raises(DeviceError, match="another number"):
+        executed(mlp(), name, of_engine(name, brought))(X)
 
 
 class Rows(torch.nn.Module):
