@@ -79,8 +79,9 @@ def main() -> None:
     except wire.Closed:
         pass
     finally:
-        _end_all([pid for pid, code in workers.items() if code is None], retiring)
+        killed = _end_all([pid for pid, code in workers.items() if code is None], retiring)
         end_children()
+        _end_trials(killed)
 
 
 def _next(control: socket.socket, parent: int, workers: dict[int, int | None]) -> wire.Frame | None:
@@ -232,17 +233,29 @@ def _end(workers: dict[int, int | None], record: End) -> int | None:
     return code
 
 
-def _end_all(pids: list[int], retiring: dict[int, Placement]) -> None:
-    """Kill those that may be killed; let the others finish what they are at: their sockets have closed by now."""
+def _end_all(pids: list[int], retiring: dict[int, Placement]) -> list[int]:
+    """Kill those that may be killed; let the others finish what they are at: their sockets have closed by now.
+
+    Returns:
+        Those that were killed here, and had not ended by themselves.
+    """
     slow = [pid for pid in pids if pid in retiring]
-    for pid in pids:
-        if pid not in retiring:
-            _kill(pid)
+    killed = [pid for pid in pids if pid not in retiring and _kill(pid) == -signal.SIGKILL]
     deadline = time.monotonic() + max((retiring[pid].grace_s for pid in slow), default=0.0)
     for pid in slow:
         if _reap(pid, deadline) is None:
             retiring[pid].retire(pid)
             _kill(pid)
+    return killed
+
+
+def _end_trials(pids: Sequence[int]) -> None:
+    """No engine that one of them was trying is at fault, and nobody else is left to say so."""
+    if pids:
+        from esen_lab.lanes.backends import end_trials
+
+        for pid in pids:
+            end_trials(pid)
 
 
 def _reap(pid: int, deadline: float) -> int | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -108,6 +110,33 @@ def test_lanes_that_end_with_the_lab_while_an_engine_answers_say_nothing_of_it(t
         assert [path for path in tmp_path.glob("backends-1/*") if mark in path.read_bytes()]
     running.join()
     assert not [path for path in tmp_path.glob("backends-1/*") if mark in path.read_bytes()]
+
+
+SESSION = """
+import sys, torch
+from test_crashing_engines import WaitsWhileItIsCompared
+from esen_lab import Lab
+from esen_lab.planner.plan import Lane, Plan
+
+with Lab(device="cpu", combine="stack") as lab:
+    lab.register("a", WaitsWhileItIsCompared(sys.argv[1]).eval(), example=torch.ones(4, 6))
+    lab.apply(Plan(lanes=(Lane(units=1, members=("a",), backends=("openvino",)),), units=2))
+    lab.run(torch.ones(5, 6))
+"""
+
+
+@lacking("openvino")
+def test_lanes_that_end_with_a_session_that_is_killed_say_nothing_of_the_engine_that_answers(tmp_path: Path) -> None:
+    begun, mark = tmp_path / "begun", b"deaths_left"
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    session = subprocess.Popen([sys.executable, "-c", SESSION, str(begun)], env={**os.environ, "PYTHONPATH": path})
+    try:
+        until(begun.exists, 60)
+        assert [path for path in tmp_path.glob("backends-1/*") if mark in path.read_bytes()]
+    finally:
+        session.kill()
+        session.wait()
+    until(lambda: not [path for path in tmp_path.glob("backends-1/*") if mark in path.read_bytes()], 30)
 
 
 class WaitsWhileItIsCompared(nn.Module):
