@@ -15,6 +15,7 @@ import itertools
 import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -101,7 +102,8 @@ def make_ways(
         return Ways(ways=(models,), notes=("one_each and target_s keep every sub-model alone: no groups, no parts",))
     named = {*limits.min_units, *limits.max_units, *limits.pinned}
     named |= {name for several in (*limits.together, *limits.apart) for name in several}
-    free = [replace(one, members=_slowest_first(one, models, named)) for one in sets]
+    odd = {name for one in sets for name in _wrong_elsewhere(one, models)} - named
+    free = [replace(one, members=_slowest_first(one, models, named | odd)) for one in sets]
     kept = sorted({name for one in sets for name in one.members if name in named})
     kept += sorted({one.name for one in splits if one.name in named} - set(kept))
     choices = [list(itertools.islice(_groupings(one, list(models)), _MOST_SIZES)) for one in free]
@@ -113,12 +115,14 @@ def make_ways(
         if changed is not None:
             taken = {member for name in changed for member in Step.of(name).members}
             ways.append({**{name: model for name, model in models.items() if name not in taken}, **changed})
-    notes = (f"limits speak of {', '.join(kept)}: neither grouped nor split",) if kept else ()
+    notes = [f"limits speak of {', '.join(kept)}: neither grouped nor split"] if kept else []
+    if odd:
+        notes.append(f"{', '.join(sorted(odd))}: not grouped, with wrong answers at other shares than equal networks")
     taken_ways = tuple(ways[:most])
     return Ways(
         ways=taken_ways,
         left_out=max(0, len(ways) - most) + beyond,
-        notes=notes,
+        notes=tuple(notes),
         scatter=tuple(_scatter(way, models, free) for way in taken_ways),
     )
 
@@ -136,6 +140,15 @@ def _scatter(way: Way, models: Way, sets: Sequence[EqualSet]) -> float:
         for mine, theirs in itertools.product(alone, grouped):
             most = max(most, *(a / b for a, b in zip(mine, theirs, strict=False)))
     return most
+
+
+def _wrong_elsewhere(one: EqualSet, models: Way) -> tuple[str, ...]:
+    """The members of a set that are not like the others: their answers are wrong at other shares than those of most.
+
+    Where one of them stands in a plan, another one may not, so that who is in a group would count.
+    """
+    usual = Counter(models[name].avoid for name in one.members).most_common(1)[0][0]
+    return tuple(name for name in one.members if models[name].avoid != usual)
 
 
 def _products(choices: Sequence[Sequence[Way]]) -> Iterator[tuple[int, Way | None]]:
