@@ -90,9 +90,9 @@ class Studies:
     ) -> Refined:
         """Run the plan, correct the cost models by what it took, search again, and so on; the best becomes `plan`.
 
-        At the end, where no limits are asked for, all sub-models are run at once by engines that overlap them
-        (OpenVINO, ONNX Runtime), if the profile tried these and plans may use them. Without a plan, one is searched
-        first. Ctrl-C, and `stop`, keep the best plan measured until then.
+        At the end, where limits allow one lane that has the whole device, all sub-models are run at once by engines
+        that overlap them (OpenVINO, ONNX Runtime), if the profile tried these and plans may use them. Without a plan,
+        one is searched first. Ctrl-C, and `stop`, keep the best plan measured until then.
 
         Args:
             x: The input to run; None for the example.
@@ -136,7 +136,7 @@ class Studies:
             return plan.with_origin(notes=told, created_at=now(), **known)
 
         def others(best: Plan) -> Sequence[Plan]:
-            if asked != Limits():
+            if not held.allows_one_lane(steps, state.device.units):
                 return ()
             measured = runtime.state.measured
             tried = {backend_parts(point.backend)[0] for point in measured.backend_points} if measured else set()

@@ -146,6 +146,20 @@ class Limits:
     def _most(self, name: str) -> list[tuple[str, int]]:
         return [(what, getattr(self, what)[name]) for what in ("max_units", "pinned") if name in getattr(self, what)]
 
+    def allows_one_lane(self, names: Sequence[str], units: int) -> bool:
+        """Whether one lane with all of these sub-models and the whole device keeps them, however long it takes.
+
+        Not where the fewest units are looked for that reach a target.
+        """
+        if len(names) > 1 and (self.one_each or any(len(set(group) & set(names)) > 1 for group in self.apart)):
+            return False
+        try:
+            _, most = self.range_of(names, units)
+            self.most_lanes(names, 1)
+        except InfeasibleError:
+            return False
+        return most == units and self.target_s is None
+
     def capacity(self, units: int, lanes: int) -> int:
         """What the shares of at most `lanes` lanes may sum to."""
         return int(min(math.floor(units * min(self.oversubscription, lanes) + 1e-9), units * lanes))

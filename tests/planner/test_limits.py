@@ -282,3 +282,12 @@ def test_what_many_sub_models_cannot_keep_is_named_at_once_and_in_little_memory(
         allocate(tables, 100, limits={"apart": [["m3", "m7", "m9"]], "max_lanes": 2}, time_limit_s=0.5, proof=False)
     assert tracemalloc.get_traced_memory()[1] < 100e6
     tracemalloc.stop()
+
+
+@given(problems())
+def test_one_lane_with_all_of_the_device_is_allowed_where_it_keeps_every_limit(
+    problem: tuple[Mapping[str, Table], int, Limits],
+) -> None:
+    tables, units, limits = problem
+    allowed = limits.target_s is None and keeps(limits, [list(tables)], (units,), units)
+    assert limits.allows_one_lane(tuple(tables), units) == allowed

@@ -107,7 +107,10 @@ def test_what_won_a_comparison_and_what_a_refinement_keeps_can_be_run_and_answer
     assert tried == ["openvino-async"] * 2 + ["onnxruntime-pool"] * 2
     assert refined.plan.measured_s == min(one.measured_s for one in refined.rounds)
     assert difference(lab.run(X), wanted, TOLERANCE).agrees
+    lab.search()
+    assert len(lab.studies.refine(X, rounds=1, runs=2, limits={"max_lanes": 1}).rounds) == 5, "one lane keeps that"
+    lab.search()
+    assert len(lab.studies.refine(X, rounds=1, runs=2, limits={"max_units": {"a": 1}}).rounds) == 1, "none keeps this"
     lab.lanes.choose_backends(backends=["eager"], budget_s=0.05)
     lab.search()
     assert len(lab.studies.refine(X, rounds=1, runs=2).rounds) == 1, "eager alone is asked for"
-    assert len(lab.studies.refine(X, rounds=1, runs=2, limits={"max_lanes": 2}).rounds) == 1, "limits are kept"
