@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from esen_lab.lanes import ForkServer
     from esen_lab.lanes.settings import Settings
 
+_KEPT_BYTES = 2**30  # of weights: what is heavier is not held twice, as it would be while another backend is tried
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendPhase:
@@ -91,10 +93,12 @@ class BackendPhase:
                 for backend in trials.to_try(units):
                     if backend in trials.contenders():  # the ones before may have left it behind
                         self._try(submodel, backend, units, trials, level)
+                        self._keep_fastest(submodel, units, trials, level)
                 leader = trials.leader(units)
                 # A trial may lead by chance: one that was measured in earnest and is as good stays what is known.
                 if leader is not None and not any(map(self._is_enough, trials.near(leader))):
                     self._in_earnest(submodel, leader, trials, level)
+                level.forget(*level.loaded)
 
     def _recall(self, submodel: SubModel, trials: Trials, units: int) -> None:
         """Take in what earlier sessions found out about the backends of a sub-model at this share."""
@@ -104,7 +108,13 @@ class BackendPhase:
         if self.fresh:
             return
         for backend in trials.contenders():
-            if why := refused_before(backend, submodel.fingerprint, self.examples[submodel.name], self._where):
+            if why := refused_before(
+                backend,
+                submodel.fingerprint,
+                self.examples[submodel.name],
+                self._where,
+                calibration=submodel.calibration,
+            ):
                 self._refuse(submodel, trials, backend, why, remember=False)
         # Other shares too: what was clearly behind there is not tried here.
         self._recall_points(
@@ -141,7 +151,7 @@ class BackendPhase:
         whole = trials.has_whole_time(backend) and trials.prepare_s[is_slow(backend)] <= self.point_timeout_s
         slow = is_slow(backend)
         trial_s = min(TRIAL_S, self.budget_s / 4)
-        label, where = f"{submodel.name} by {backend}", "cpu"
+        label, where = _label(submodel, backend), "cpu"
         began = self.bench.clock()
         try:
             with self.bench.alone(f"{label}, at {self.bench.share(units)}"):
@@ -153,6 +163,7 @@ class BackendPhase:
                 payload = packed(submodel, backend)
                 began = self.bench.clock()
                 self.bench.load(submodel, label, payload, worker, min(self.point_timeout_s, trials.prepare_s[slow]))
+                level.loaded.add(label)
                 prepare_s = self.bench.clock() - began
                 trials.prepare_s[slow] -= prepare_s
                 found = self.bench.timed(label, worker, trial_s, self.bench.clock() + self.point_timeout_s)
@@ -160,6 +171,7 @@ class BackendPhase:
             forget_trial(submodel, backend, where)
             raise
         except EsenError as problem:
+            level.forget(label)
             note_end(submodel, backend, problem, where)
             self.bench.check()
             trials.prepare_s[slow] -= self.bench.clock() - began
@@ -175,8 +187,13 @@ class BackendPhase:
             point = as_point(found, submodel, units, trial_s, backend)
             self.store.put(self.key(submodel, units, backend), point)
             self._keep_backend(point, trials)
-        finally:
-            level.forget(label)
+
+    def _keep_fastest(self, submodel: SubModel, units: int, trials: Trials, level: Level) -> None:
+        """Of what is loaded, leave the one that may be measured in earnest; nothing of a large sub-model."""
+        loaded = [name for name in trials.asked if _label(submodel, name) in level.loaded]
+        loaded.sort(key=lambda name: trials.points[name, units].median_s)
+        kept = 1 if submodel.memory_bytes <= _KEPT_BYTES else 0
+        level.forget(*(_label(submodel, name) for name in loaded[kept:]))
 
     def _not_ready(
         self, submodel: SubModel, backend: str, units: int, trials: Trials, took_s: float, *, whole: bool
@@ -194,15 +211,18 @@ class BackendPhase:
 
     def _in_earnest(self, submodel: SubModel, leader: Point, trials: Trials, level: Level) -> None:
         """Measure the backend that was best in its trial as eager is measured; the trial stands where that fails."""
-        label = f"{submodel.name} by {leader.backend}"
+        label = _label(submodel, leader.backend)
         try:
             with self.bench.alone(f"{label}, at {self.bench.share(leader.units)}"):
                 worker = level.worker()
-                self.bench.load(submodel, label, packed(submodel, leader.backend), worker, self.point_timeout_s)
+                if label not in level.loaded:
+                    self.bench.load(submodel, label, packed(submodel, leader.backend), worker, self.point_timeout_s)
+                    level.loaded.add(label)
                 found = self.bench.timing(label, worker, self.budget_s, self.bench.clock() + self.point_timeout_s)
         except Cancelled:
             raise
         except EsenError as problem:
+            level.forget(label)
             self.bench.check()
             self.note(
                 f"{label}, at {self.bench.share(leader.units)}: known by its trial only, since {refusal(problem)}"
@@ -213,12 +233,17 @@ class BackendPhase:
             point = as_point(found, submodel, leader.units, self.budget_s, leader.backend)
             self.store.put(self.key(submodel, leader.units, leader.backend), point)
             self._keep_backend(point, trials)
-        finally:
-            level.forget(label)
 
     def _refuse(self, submodel: SubModel, trials: Trials, backend: str, why: str, *, remember: bool) -> None:
         if remember:
-            remember_refusal(backend, submodel.fingerprint, self.examples[submodel.name], why, self._where)
+            remember_refusal(
+                backend,
+                submodel.fingerprint,
+                self.examples[submodel.name],
+                why,
+                self._where,
+                calibration=submodel.calibration,
+            )
         if backend not in trials.refused:
             trials.refused[backend] = why
             self.refuse(Refusal(name=submodel.name, backend=backend, why=why))
@@ -226,3 +251,8 @@ class BackendPhase:
     def _keep_backend(self, point: Point, trials: Trials) -> None:
         trials.points[point.backend, point.units] = point
         self.keep(point)
+
+
+def _label(submodel: SubModel, backend: str) -> str:
+    """What a worker calls a sub-model by a backend."""
+    return f"{submodel.name} by {backend}"

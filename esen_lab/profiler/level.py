@@ -25,6 +25,10 @@ class Level:
         fork_server: Starts it.
         units: The share.
         settings: What is measured under, whatever the session sets meanwhile.
+
+    Attributes:
+        problem: Why no worker could be started; None where one could, or nobody has asked for one.
+        loaded: What its worker holds, for whoever measures it more than once: added by him, and gone with the worker.
     """
 
     def __init__(self, device: Device, fork_server: ForkServer, units: int, settings: Settings | None) -> None:
@@ -34,6 +38,7 @@ class Level:
         self._settings = settings
         self._worker: Worker | None = None
         self.problem: EsenError | None = None
+        self.loaded: set[str] = set()
 
     def worker(self) -> Worker:
         """A worker that is alive.
@@ -57,18 +62,21 @@ class Level:
                 raise
         return self._worker
 
-    def forget(self, name: str) -> None:
-        """Free a sub-model's memory, or the whole worker where it cannot be asked any more."""
-        if self._worker is None:
-            return
-        try:
-            if self._worker.alive:
-                self._worker.unload(name)
-        except EsenError:
-            self._close()
+    def forget(self, *names: str) -> None:
+        """Free the memory of sub-models, or the whole worker where it cannot be asked any more."""
+        for name in names:
+            self.loaded.discard(name)
+            if self._worker is None:
+                continue
+            try:
+                if self._worker.alive:
+                    self._worker.unload(name)
+            except EsenError:
+                self._close()
 
     def _close(self) -> None:
         worker, self._worker = self._worker, None
+        self.loaded.clear()
         if worker is not None:
             worker.close()
 

@@ -33,6 +33,7 @@ class Bench:
     medians: dict[tuple[str, int], float] = field(default_factory=dict)
     raises: dict[str, EsenError] = field(default_factory=dict)
     prepared: list[tuple[str, int]] = field(default_factory=list)
+    settled: bool = True
 
     def check(self) -> None:
         pass
@@ -56,10 +57,24 @@ class Bench:
 
     def timed(self, label: str, worker: Any, _: float, __: float) -> Timing:
         seconds = self.medians.get((label.partition(" by ")[2], worker.units), 0.008)
-        figures = {**POINT.figures(), "median_s": seconds, "settled": True}
+        figures = {**POINT.figures(), "median_s": seconds, "settled": self.settled}
         return Timing(**figures, growth_bytes=None)
 
     timing = timed
+
+
+@dataclass
+class FakeLevel:
+    """Its worker has a share, and never dies."""
+
+    units: int
+    loaded: set[str] = field(default_factory=set)
+
+    def worker(self) -> Any:
+        return SimpleNamespace(units=self.units, in_force=SimpleNamespace(torch_device="cpu"))
+
+    def forget(self, *names: str) -> None:
+        self.loaded -= set(names)
 
 
 @dataclass
@@ -75,26 +90,23 @@ class Told:
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> Told:
     made = Told()
-    level = contextmanager(lambda _, __, units, ___: iter([SimpleNamespace(worker=lambda: at(units), forget=str)]))
-    monkeypatch.setattr(backend_phase, "Level", level)
+    monkeypatch.setattr(backend_phase, "Level", contextmanager(lambda _, __, units, ___: iter([FakeLevel(units)])))
     for name in ("note_end", "forget_trial"):
         monkeypatch.setattr(backend_phase, name, lambda *_: None)
     for name in ("why_not", "refused_before"):
-        monkeypatch.setattr(backend_phase, name, lambda *_: "")
+        monkeypatch.setattr(backend_phase, name, lambda *_, **__: "")
     monkeypatch.setattr(backend_phase, "packed", lambda *_: b"")
-    monkeypatch.setattr(backend_phase, "remember_refusal", lambda backend, *_: made.remembered.append(backend))
+    monkeypatch.setattr(backend_phase, "remember_refusal", lambda backend, *_, **__: made.remembered.append(backend))
     return made
 
 
-def at(units: int) -> Any:
-    return SimpleNamespace(units=units, in_force=SimpleNamespace(torch_device="cpu"))
-
-
-def tried(bench: Bench, told: Told, store: ProfileStore, *asked: str, point_timeout_s: float = 60.0) -> Trials:
+def tried(
+    bench: Bench, told: Told, store: ProfileStore, *asked: str, point_timeout_s: float = 60.0, memory_bytes: int = 1000
+) -> Trials:
     """What is known once both shares have been tried."""
     trials = Trials(asked=asked)
     phase = BackendPhase(
-        submodels=(FakeSubModel(name="a", fingerprint="f"),),  # type: ignore[arg-type]
+        submodels=(FakeSubModel(name="a", fingerprint="f", memory_bytes=memory_bytes),),  # type: ignore[arg-type]
         trials={"a": trials},
         device=FakeDevice(units=2),
         fork_server=None,  # type: ignore[arg-type]
@@ -153,3 +165,18 @@ def test_what_a_full_disk_hindered_is_tried_again_in_another_session(told: Told,
         tried(Bench(raises={"openvino": ModelError(rule, given=given)}), told, store, "openvino")
         assert told.remembered == remembered
     assert [refusal.why for refusal in told.refusals] == [passing, "it has no rule for aten::fft_rfft"]
+
+
+def test_what_led_its_trial_is_measured_in_earnest_as_it_was_loaded_for_that(told: Told, store: ProfileStore) -> None:
+    medians = {("openvino", 2): 0.004, ("openvino", 1): 0.009, ("onnxruntime", 2): 0.005}
+    bench = Bench(medians=medians, settled=False)
+    tried(bench, told, store, "openvino", "onnxruntime")
+    assert bench.prepared == [(name, units) for units in UNITS for name in ("openvino", "onnxruntime")]
+    earnest = {(point.backend, point.units) for point in told.points if point.budget_s == 1.0}
+    assert earnest == {("openvino", 2), ("onnxruntime", 1)}
+
+
+def test_a_heavy_sub_model_is_held_by_no_backend_while_another_is_tried(told: Told, store: ProfileStore) -> None:
+    bench = Bench(settled=False)
+    tried(bench, told, store, "openvino", "onnxruntime", memory_bytes=2**31)
+    assert bench.prepared == [(name, units) for units in UNITS for name in ("openvino", "onnxruntime", "openvino")]

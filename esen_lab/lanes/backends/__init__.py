@@ -317,6 +317,7 @@ def _build(
         calibration=None if inputs is None else Calibration.of(inputs),
         own_threads=own_threads,
         cache=_cache_of(name, fingerprint, inputs, graphs),
+        fingerprint=fingerprint,
     )
     module = cloudpickle.loads(payload)()
     if isinstance(module, Adapter) and not module.convertible and module.kind not in kind.reads:

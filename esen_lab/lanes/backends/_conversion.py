@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import nn
@@ -22,7 +23,7 @@ from esen_lab.common.trees import Structure, Tree, flatten, unflatten
 from esen_lab.ensemble.kinds.engine_model import EngineModel
 from esen_lab.lanes.backends._executed import said
 from esen_lab.lanes.backends._guards import Range
-from esen_lab.lanes.backends._protocol import Example, Refused
+from esen_lab.lanes.backends._protocol import BackendSettings, Example, Refused
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -141,6 +142,16 @@ class Traces:
     def program(self, example: Example) -> ExportedProgram | None:
         """See `Backend.program`."""
         return None if isinstance(self._module, EngineModel) else self.of(example).program
+
+
+_IN_USE: WeakValueDictionary[str, Traces] = WeakValueDictionary()
+
+
+def traces_of(module: nn.Module, settings: BackendSettings) -> Traces:
+    """The traces of a sub-model: those of another backend that executes the same one here, if there are any."""
+    if not settings.fingerprint:
+        return Traces(module)
+    return _IN_USE.setdefault(settings.fingerprint, Traces(module))
 
 
 @contextlib.contextmanager

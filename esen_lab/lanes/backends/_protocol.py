@@ -77,12 +77,14 @@ class BackendSettings:
         own_threads: Whether the engine computes in threads of its own where it can, so that the calling one may have
             others begin meanwhile.
         cache: Where what was prepared is kept for other processes, or None.
+        fingerprint: Of the sub-model; "" where it has none, and nothing is shared with other backends of it.
     """
 
     precision: str = ""
     calibration: Calibration | None = None
     own_threads: bool = False
     cache: Cache | None = None
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from torch.export import ExportedProgram
 
 from esen_lab.common.packages import package_version
 from esen_lab.ensemble.kinds.onnx_model import TYPES, OnnxModel, session
-from esen_lab.lanes.backends._conversion import Bound, Traces, no_dtype, ports_of
+from esen_lab.lanes.backends._conversion import Bound, no_dtype, ports_of, traces_of
 from esen_lab.lanes.backends._onnx import NEEDS, OnnxGraphs, missing_for_onnx, size_name
 from esen_lab.lanes.backends._protocol import BackendSettings, Call, Example, Refused
 
@@ -30,7 +30,7 @@ class OnnxRuntime:
         if settings.precision == "int8" and isinstance(module, OnnxModel):
             raise Refused("int8 is made of networks in PyTorch")
         self._module = module
-        self._traces = Traces(module)
+        self._traces = traces_of(module, settings)
         self._graphs = OnnxGraphs(self._traces, settings)
 
     @staticmethod

@@ -18,7 +18,7 @@ from esen_lab.ensemble.kinds.engine_model import EngineModel
 from esen_lab.ensemble.kinds.onnx_model import OnnxModel
 from esen_lab.ensemble.kinds.openvino_model import TYPES, OpenVinoModel, imported, properties
 from esen_lab.files.leftovers import temporary_folder
-from esen_lab.lanes.backends._conversion import Bound, Trace, Traces, no_dtype, ports_of, quiet
+from esen_lab.lanes.backends._conversion import Bound, Trace, no_dtype, ports_of, quiet, traces_of
 from esen_lab.lanes.backends._onnx import OnnxGraphs, missing_for_onnx
 from esen_lab.lanes.backends._protocol import BackendSettings, Call, Example, Refused
 
@@ -41,7 +41,7 @@ class OpenVino:
         self._openvino = imported()
         self._core = _core()
         self._module = module
-        self._traces = Traces(module)
+        self._traces = traces_of(module, settings)
         self._settings = settings
         self._converted: list[tuple[Trace, Any]] = []
         self._graphs = OnnxGraphs(self._traces, settings)

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from torch import nn
 from esen_lab.common.answers import difference
 from esen_lab.common.trees import call_with, map_tensors
 from esen_lab.errors import DeviceError
-from esen_lab.lanes.backends import why_not
+from esen_lab.lanes.backends import backend, why_not
+from esen_lab.lanes.backends._executed import Executed
+from esen_lab.lanes.backends._protocol import BackendSettings
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "ensemble"))
 
@@ -219,3 +222,23 @@ def test_what_a_network_makes_of_the_size_of_a_batch_is_traced_for_each(recwarn:
             x = torch.randn(size, 8)
             torch.testing.assert_close(fast(x).clone(), module(x))
     assert not [warning for warning in recwarn if "leaves an input to eager" in str(warning.message)]
+
+
+@lacking("openvino")
+@lacking("onnxruntime")
+def test_engines_that_hold_the_same_sub_model_trace_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    traced: list[int] = []
+    export = torch.export.export
+    monkeypatch.setattr(torch.export, "export", lambda *args, **more: traced.append(1) or export(*args, **more))
+
+    def held(name: str, fingerprint: str, module: nn.Module) -> Executed:
+        return Executed(module, name, backend(name), BackendSettings(fingerprint=fingerprint))
+
+    x = torch.randn(4, 256, generator=torch.Generator().manual_seed(0))
+    module = Wide().eval()
+    first, second = held("openvino", "f", module), held("onnxruntime", "f", deepcopy(module))
+    other = held("onnxruntime", "g", Wide().eval())
+    with torch.no_grad():
+        for times, network in ((1, first), (1, second), (2, other)):
+            torch.testing.assert_close(network(x), network.module(x), rtol=1e-4, atol=1e-5)
+            assert len(traced) == times
