@@ -173,6 +173,11 @@ class Device(ABC):
         return ()
 
     @property
+    def shared_cache_bytes(self) -> int:
+        """Where it is a CPU: what the last caches before memory hold, all of them together; 0 where nobody tells."""
+        return 0
+
+    @property
     def steps(self) -> tuple[int, ...]:
         """Shares beyond which one unit more is of another kind: what a lane's units have in common ends there."""
         return ()

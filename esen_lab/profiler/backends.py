@@ -151,6 +151,7 @@ def measure_backends(
     budget_s: float = 0.5,
     timeout_s: float = 300.0,
     settings: Settings | None = None,
+    evicted: bool = False,
     on_progress: Callable[[int, int, str], None] | None = None,
 ) -> BackendTable:
     """Measure each sub-model with every backend, alone on the device, and choose the fastest that answers alike.
@@ -166,6 +167,7 @@ def measure_backends(
         budget_s: Seconds of repeats for each point; preparing comes on top.
         timeout_s: Deadline for loading one, preparing included.
         settings: What all is measured under, whatever the session sets meanwhile; None: what it has set by then.
+        evicted: Whether sub-models evict each other's weights: see `caches.weights_evicted`.
         on_progress: Called with (done, all, what is going on).
 
     Raises:
@@ -197,7 +199,7 @@ def measure_backends(
                 if worker is None or not worker.alive:
                     place, label = device.place([units])[0], f"backends of {submodel.name}"
                     worker = fork_server.worker(place, label=label, settings=settings)
-                measured.append(_measured(submodel, units, way, worker, budget_s, timeout_s, figures))
+                measured.append(_measured(submodel, units, way, worker, budget_s, timeout_s, figures, evicted=evicted))
         finally:
             if worker is not None:
                 worker.close()
@@ -213,6 +215,8 @@ def _measured(
     budget_s: float,
     timeout_s: float,
     figures: list[Point],
+    *,
+    evicted: bool,
 ) -> BackendPoint:
     from esen_lab.lanes.backends import note_end, refusal, why_not, wrapped_submodel
 
@@ -225,9 +229,10 @@ def _measured(
         began = time.perf_counter()
         worker.load(submodel.name, payload, submodel.example, traits=submodel.traits, timeout_s=timeout_s)
         prepare_s = time.perf_counter() - began
-        found = as_answer(
-            worker.call(_MEASURE, submodel.name, timeout_s=timeout_s, budget_s=budget_s, load=True, before=True), Timing
+        answer = worker.call(
+            _MEASURE, submodel.name, timeout_s=timeout_s, budget_s=budget_s, load=True, before=True, evicted=evicted
         )
+        found = as_answer(answer, Timing)
     except (ModelError, WorkerDied, WorkerTimeout) as problem:
         if way == "eager":
             raise

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from esen_lab.common.trees import tree_spec
+from esen_lab.profiler.caches import weights_evicted
 from esen_lab.profiler.records import Point, Profile, with_switches
 from esen_lab.profiler.share_order import default_shares
 from esen_lab.profiler.store import ProfileStore, library_versions, point_key
@@ -40,8 +41,9 @@ def stored_profile(
     """
     identity = device.identity.key
     unusual = () if settings is None else settings.unusual
+    evicted = weights_evicted(ensemble, device)
     versions = {
-        backend: library_versions(settings, backend)
+        backend: library_versions(settings, backend, evicted=evicted)
         for backend in dict.fromkeys(("eager", *(name for names in (backends or {}).values() for name in names)))
     }
     submodels = [ensemble.as_run(submodel) for submodel in ensemble.submodels]

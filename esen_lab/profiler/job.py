@@ -44,6 +44,7 @@ from esen_lab.devices.cpu.load import busy_part
 from esen_lab.errors import Cancelled, DeviceError, EsenError, UsageError, WorkerError, WorkerTimeout
 from esen_lab.profiler.backend_phase import BackendPhase
 from esen_lab.profiler.backend_trials import Trials, in_order
+from esen_lab.profiler.caches import weights_evicted
 from esen_lab.profiler.device_lock import measuring_locks
 from esen_lab.profiler.given_up import PointsGivenUp
 from esen_lab.profiler.level import Level, packed
@@ -88,6 +89,7 @@ def start_profile(
     backends: Mapping[str, Sequence[str]] | None = None,
     device_lock: DeviceLock | None = None,
     settings: Settings | None = None,
+    evicted: bool | None = None,
 ) -> ProfileJob:
     """Start measuring in the background; returns at once.
 
@@ -106,6 +108,8 @@ def start_profile(
         device_lock: Makes a context manager that is held around each measured point, and by what must not disturb it.
         settings: What the session has set: all points are measured under that, whatever is set meanwhile; None: what
             it had by the fork server's last look at it.
+        evicted: Whether sub-models evict each other's weights from the caches that cores share; None: as
+            `weights_evicted` says of this ensemble.
 
     Raises:
         UsageError: There is no sub-model, a name is unknown, a share is outside the device, a time is not positive.
@@ -127,6 +131,7 @@ def start_profile(
         backends=backends or {},
         device_lock=device_lock or nullcontext,
         settings=settings,
+        evicted=weights_evicted(ensemble, device) if evicted is None else evicted,
     )
     job.start()
     return job
@@ -188,6 +193,7 @@ class ProfileJob(Job[Profile, ProfileProgress]):
         backends: Mapping[str, Sequence[str]],
         device_lock: DeviceLock,
         settings: Settings | None = None,
+        evicted: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(
@@ -210,7 +216,7 @@ class ProfileJob(Job[Profile, ProfileProgress]):
         # All points under what was set when the job began: it is what they are stored under.
         self._settings = fork_server.settings if settings is None else settings
         self._unusual = () if self._settings is None else self._settings.unusual
-        self._versions = {name: library_versions(self._settings, name) for name in dict.fromkeys(used)}
+        self._versions = {name: library_versions(self._settings, name, evicted=evicted) for name in dict.fromkeys(used)}
         self._examples = {s.name: str(tree_spec(s.example)) for s in submodels}
         self._tasks = {
             units: [_Task(submodel=s, units=units, key=self._key(s, units)) for s in submodels] for units in levels
@@ -229,6 +235,7 @@ class ProfileJob(Job[Profile, ProfileProgress]):
             clock=clock,
             now=self._now,
             note=self._note,
+            evicted=evicted,
         )
         self._given_up = PointsGivenUp((s.name for s in submodels), self._bench.share, self._note)
         self._backends = BackendPhase(

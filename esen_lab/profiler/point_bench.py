@@ -44,6 +44,7 @@ class PointBench:
         clock: Seconds that only grow.
         now: Told the job's state and what is measured, whenever that changes.
         note: Told what a user should know.
+        evicted: Whether sub-models evict each other's weights: see `caches.weights_evicted`.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class PointBench:
         clock: Callable[[], float],
         now: Callable[[JobState, str], None],
         note: Callable[[str], None],
+        evicted: bool = False,
     ) -> None:
         self._device = device
         self._measuring = measuring
@@ -64,6 +66,7 @@ class PointBench:
         self.clock = clock
         self._now = now
         self._note = note
+        self._evicted = evicted
         self._lock = Lock()
         self._building: Worker | None = None
         self._stayed_busy = 0  # points in a row that were loaded at every attempt
@@ -134,6 +137,7 @@ class PointBench:
             # A simulated device replays its times, whatever the machine does.
             load=not self._device.identity.simulated,
             before=not self._device.identity.simulated,
+            evicted=self._evicted,
         )
         return as_answer(answer, Timing)
 

@@ -77,14 +77,15 @@ def point_key(submodel: SubModel, device: str, versions: str, units: int) -> Poi
     )
 
 
-def library_versions(settings: Settings | None = None, backend: str = "eager") -> str:
-    """What stored points depend on besides the network: versions, the backend, unusual switches.
+def library_versions(settings: Settings | None = None, backend: str = "eager", *, evicted: bool = False) -> str:
+    """What stored points depend on besides the network: versions, the backend, unusual switches, where weights lie.
 
     Of Python the minor version: what it does around a small network is much of its time.
 
     Args:
         settings: What the session has set; None: as a new process.
         backend: What executes the sub-model (see `check_backend`).
+        evicted: Whether the caches that cores share held nothing of it: see `caches.weights_evicted`.
     """
     try:
         torch = importlib.metadata.version("torch")
@@ -96,7 +97,8 @@ def library_versions(settings: Settings | None = None, backend: str = "eager") -
     unusual = () if settings is None else settings.unusual
     engine = [] if backend == "eager" else [f"by {backend} {engine_version(backend)}".rstrip()]
     python = f"Python {sys.version_info.major}.{sys.version_info.minor}"
-    return ", ".join([f"torch {torch}", python, f"measuring {MEASURING_VERSION}", *engine, *unusual])
+    caches = ["weights from memory"] if evicted else []
+    return ", ".join([f"torch {torch}", python, f"measuring {MEASURING_VERSION}", *caches, *engine, *unusual])
 
 
 def default_store_path(environment: Mapping[str, str] = os.environ, platform: str = sys.platform) -> Path:

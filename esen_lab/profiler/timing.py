@@ -114,6 +114,7 @@ def measure(
     meter: MemoryMeter | None = None,
     load: Load | bool = False,
     before: Callable[[], object] | bool = False,
+    evicted: bool = False,
 ) -> Timing:
     """Time `step` until its median is known to 2 % at 95 % confidence, or the budget ends.
 
@@ -131,6 +132,7 @@ def measure(
             is asked for, it is also read what kind of place these cores are ("place": "one L3").
         before: Called before each timed step that takes less than `LONG_S`, and not timed; True for a `CacheFiller`,
             with which a step finds caches as in a lane. On a GPU it does nothing.
+        evicted: Whether that one fills the caches that cores share, too: see `caches.weights_evicted`.
     """
     if load is True:
         from esen_lab.devices.cpu.load import LoadMeter
@@ -139,9 +141,9 @@ def measure(
     if isinstance(step, OnGpu):
         return _measure_on_gpu(step, budget_s, clock, meter, load or None)
     if before is True:
-        from esen_lab.profiler.caches import CacheFiller
+        from esen_lab.profiler.caches import CacheFiller, shared_cache_bytes
 
-        before = CacheFiller()
+        before = CacheFiller(shared=shared_cache_bytes() if evicted else 0)
     timing = _measure(step, budget_s, clock, meter, load or None, before or None)
     if not load:
         return timing

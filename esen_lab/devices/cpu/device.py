@@ -188,6 +188,11 @@ class CpuDevice(Device):
         return self._topology
 
     @property
+    def shared_cache_bytes(self) -> int:
+        """The caches of its L3 domains together."""
+        return self._topology.l3_bytes
+
+    @property
     def steps(self) -> tuple[int, ...]:
         """The sizes of its largest L3 domain and node, and how many fast cores it has beside slow ones."""
         sizes = {*self._topology.l3_domains[:1], *self._topology.nodes[:1], self._packer.fast}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from esen_lab.common.inputs import as_input
@@ -26,13 +27,13 @@ from esen_lab.lab.stages.profile import with_measured
 from esen_lab.lab.stages.run import ready_lanes
 from esen_lab.lab.stages.search import models
 from esen_lab.lab.state import LabState
-from esen_lab.lanes.settings import Settings
 from esen_lab.planner import allocate
 from esen_lab.planner.fits import check_fits
 from esen_lab.planner.plan import Plan
 from esen_lab.planner.steps import is_plain
 from esen_lab.profiler import Point, Profile, ProfileStore
 from esen_lab.profiler.backends import BackendTable, measure_backends
+from esen_lab.profiler.caches import weights_evicted
 from esen_lab.profiler.records import with_switches
 from esen_lab.profiler.store import library_versions, point_key
 from esen_lab.run import PEERS, Comparison, peer_of, peers_here
@@ -198,6 +199,7 @@ def choose_backends(
     with runtime.turns.turn("a choice of backends"), runtime.marks.around("backends"):
         device, ensemble = runtime.state.device, runtime.state.ensemble
         members = {name: ensemble.as_run(ensemble.get(name)) for name, _ in shares}
+        evicted = weights_evicted(ensemble, device)
         found = measure_backends(
             [(members[name], units) for name, units in shares],
             device,
@@ -207,9 +209,11 @@ def choose_backends(
             refused={name: refused(state, name) for name, _ in shares},
             budget_s=budget_s,
             settings=settings,
+            evicted=evicted,
             on_progress=on_progress,
         )
-    _store(runtime.store(), device, settings, members, found.measured)
+    versions = partial(library_versions, settings, evicted=evicted)
+    _store(runtime.store(), device, versions, members, found.measured)
     measured = [with_switches(point, settings.unusual) for point in found.measured]
     points = Profile(
         device=device.identity.to_dict(),
@@ -233,10 +237,14 @@ def choose_backends(
 
 
 def _store(
-    store: ProfileStore, device: Device, settings: Settings, members: Mapping[str, SubModel], points: Sequence[Point]
+    store: ProfileStore,
+    device: Device,
+    versions: Callable[[str], str],
+    members: Mapping[str, SubModel],
+    points: Sequence[Point],
 ) -> None:
-    """Keep points for later sessions, but for those that a busy machine spoilt."""
+    """Keep points for later sessions, each under the versions of its backend, but for those a busy machine spoilt."""
     for point in points:
         if not point.loaded:
-            versions = library_versions(settings, point.backend)
-            store.put(point_key(members[point.name], device.identity.key, versions, point.units), point)
+            key = point_key(members[point.name], device.identity.key, versions(point.backend), point.units)
+            store.put(key, point)

@@ -21,6 +21,7 @@ from esen_lab.lab.stages.members import follow
 from esen_lab.lab.state import LabState
 from esen_lab.planner import Limits
 from esen_lab.profiler import Profile, ProfileJob, default_shares, start_profile
+from esen_lab.profiler.caches import weights_evicted
 from esen_lab.profiler.job import check_times
 from esen_lab.studies import AdaptiveProfileJob, candidates
 
@@ -70,6 +71,7 @@ def profile(
                 backends=allowed(state) if backends is None else dict.fromkeys(ensemble.names, tuple(backends)),
                 device_lock=lambda: runtime.turns.turn("a point of a profile", refused=False),
                 settings=settings,
+                evicted=weights_evicted(ensemble, device),  # groups and parts have no weights of their own
                 **each,
             )
 
