@@ -20,6 +20,7 @@ what would steer a terminal is made visible here, for every error.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from esen_lab.terminal import visible
@@ -163,6 +164,15 @@ class DeadlineMissed(WorkerTimeout):
         self.missing = missing
 
 
+_PLACE = re.compile(r"(Exception from|Check .* failed at) \S+:\d+:")
+
+
 def first_line(problem: BaseException) -> str:
     """The first line of what an exception says, or its type where it says nothing."""
-    return (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+    return told_first(str(problem)) or type(problem).__name__
+
+
+def told_first(text: str) -> str:
+    """The first line that says something: not one that only names a place in the code of an engine; "" without any."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return next((line for line in lines if not _PLACE.fullmatch(line)), lines[0] if lines else "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from esen_lab.errors import EsenError, WorkerError
+from esen_lab.errors import EsenError, WorkerError, first_line
 
 
 def test_a_message_states_the_rule_what_was_given_and_what_to_do() -> None:
@@ -19,3 +19,10 @@ def test_a_workers_failure_carries_its_traceback_and_log() -> None:
     problem = WorkerError("It failed", worker_traceback="Traceback ...\nValueError", log="loading")
     assert problem.details() == "In the worker:\nTraceback ...\nValueError\nThe worker printed:\nloading"
     assert WorkerError("It failed").details() == ""
+
+
+def test_of_an_engines_exception_the_first_line_that_says_something_is_told() -> None:
+    places = "Exception from src/core.cpp:84:\nCheck 'exists(path)' failed at src/frontend.cpp:117:\n"
+    assert first_line(RuntimeError(f"{places}Could not open the file\n\n")) == "Could not open the file"
+    assert first_line(RuntimeError(places)) == "Exception from src/core.cpp:84:", "better than nothing"
+    assert first_line(ValueError("")) == "ValueError"

@@ -308,6 +308,13 @@ def test_an_estimator_that_keeps_state_is_known_for_it_and_left_as_it_is() -> No
     assert torch.equal(answer(submodel), X[:, 0] + 1)
 
 
+def test_an_estimator_that_holds_a_class_of_numbers_is_registered(tmp_path: Path) -> None:
+    table = LABELS[:4, None]
+    encoder = one_hot(tmp_path, sparse_output=False)
+    submodel = make_submodel("a", encoder, table)
+    assert torch.equal(submodel.build()(torch.from_numpy(table)), torch.from_numpy(encoder.transform(table)))
+
+
 def test_columns_that_are_found_by_name_are_given_by_name() -> None:
     pandas = pytest.importorskip("pandas")
     from sklearn.compose import ColumnTransformer
@@ -393,6 +400,26 @@ def text_answers(_: Path) -> Any:
     return svm.KNeighborsClassifier().fit(TABLE, np.array(["no", "yes", "perhaps"])[LABELS])
 
 
+def weights_elsewhere(folder: Path) -> Any:
+    onnx = pytest.importorskip("onnx")
+    onnx.save(
+        kinds.onnx_graph(), str(folder / "a.onnx"), save_as_external_data=True, location="small.data", size_threshold=0
+    )
+    return onnx.load(str(folder / "a.onnx"), load_external_data=False)
+
+
+def onnx_session(folder: Path) -> Any:
+    return pytest.importorskip("onnxruntime").InferenceSession(str(kinds.onnx_file(folder)))
+
+
+def compiled_model(folder: Path) -> Any:
+    return kinds.openvino_quietly().Core().compile_model(kinds.ir_model(folder), "CPU")
+
+
+def one_hot(_: Path, **how: Any) -> Any:
+    return pytest.importorskip("sklearn.preprocessing").OneHotEncoder(**how).fit(LABELS[:, None])
+
+
 @pytest.mark.parametrize(
     ("make", "example", "kwargs", "message"),
     [
@@ -421,6 +448,15 @@ def text_answers(_: Path) -> Any:
         (lambda _: lambda a: None, X, {}, "answers with tensors or arrays of numbers"),
         (lambda _: lambda a: ["text"], X.numpy(), {}, "answers with tensors or arrays of numbers"),
         (lambda _: object(), X, {}, "a callable of tensors or arrays, a fitted estimator"),
+        (weights_elsewhere, X, {}, "holds its weights. Given: weights in small.data"),
+        (onnx_session, X, {}, "a session in each lane.* Register what it was made from: the .onnx file"),
+        (compiled_model, X, {}, "compiles a model in each lane.* Register what it was compiled from"),
+        (
+            one_hot,
+            LABELS[:4, None],
+            {},
+            "dense arrays. Given: the answer is a csr_matrix. Have it .*sparse_output=False",
+        ),
     ],
 )
 def test_what_cannot_be_used_is_refused_by_name_at_once(

@@ -240,6 +240,12 @@ def _number(answer: Any) -> torch.Tensor | None:
 
 
 def _taken(leaf: Any, path: str) -> torch.Tensor | None:
+    if type(leaf).__module__.startswith("scipy.sparse"):
+        raise UsageError(
+            "A member answers with dense arrays",
+            given=f"{path} is a {type(leaf).__name__}",
+            hint="Have it answer so, as OneHotEncoder(sparse_output=False) does, or register a function around it.",
+        )
     if type(leaf).__module__ == "numpy" and hasattr(leaf, "dtype"):
         import numpy
 

@@ -409,7 +409,8 @@ def _size_of(estimator: Any) -> int:
     total = 0
     for part in _parts(estimator):
         for value in vars(part).values():
-            total += int(getattr(value, "nbytes", 0) or 0)
+            size = getattr(value, "nbytes", 0)  # classes of numbers have one that is no number
+            total += int(size) if isinstance(size, int) else 0
             nodes = getattr(value, "node_count", 0)  # a tree of scikit-learn: 64 bytes a node, and its values
             if isinstance(nodes, int) and nodes:
                 total += nodes * 64 + int(getattr(getattr(value, "value", None), "nbytes", 0))

@@ -147,8 +147,16 @@ def adapt(source: Any, options: Mapping[str, Any]) -> Adapted | None:
         watch = watched_files(source, files)
     elif isinstance(source, bytes) and _is_graph(source):
         data = source
+        _check_whole(data)
     elif type(source).__name__ == "ModelProto" and type(source).__module__.partition(".")[0] == "onnx":
         data = source.SerializeToString()
+        _check_whole(data)
+    elif type(source).__name__ == "InferenceSession" and type(source).__module__.partition(".")[0] == "onnxruntime":
+        raise UsageError(
+            "ONNX Runtime makes a session in each lane, for the lane's threads",
+            given="an InferenceSession, which stays in this process",
+            hint="Register what it was made from: the .onnx file, or its bytes.",
+        )
     else:
         return None
     check_options(options, ("outputs",), f"An {_KIND}")
@@ -179,19 +187,12 @@ def _whole(path: Path) -> tuple[bytes, Sequence[Path]]:
     if not can_import("onnx"):
         return data, [path]
     import onnx
-    from onnx.external_data_helper import _get_all_tensors, uses_external_data
 
     try:
         graph = onnx.load_model_from_string(data)
     except Exception as problem:
         raise UsageError(f"An {_KIND}'s file can be read", given=f"{str(path)!r}: {first_line(problem)}") from problem
-    beside = {
-        entry.value
-        for tensor in _get_all_tensors(graph)
-        if uses_external_data(tensor)
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
+    beside = _files_beside(graph)
     if not beside:
         return data, [path]
     try:
@@ -205,6 +206,41 @@ def _whole(path: Path) -> tuple[bytes, Sequence[Path]]:
         raise UsageError(
             f"The weights of an {_KIND} lie beside it", given=f"{', '.join(sorted(beside))}: {first_line(problem)}"
         ) from problem
+
+
+def _files_beside(graph: Any) -> set[str]:
+    """The names of the files that a graph's weights lie in, beside its own."""
+    from onnx.external_data_helper import _get_all_tensors, uses_external_data
+
+    return {
+        entry.value
+        for tensor in _get_all_tensors(graph)
+        if uses_external_data(tensor)
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+
+
+def _check_whole(data: bytes) -> None:
+    """Refuse a graph without a file whose weights lie beside one: they would be looked for wherever a lane is.
+
+    Raises:
+        UsageError: It is one; the message names the files.
+    """
+    if not can_import("onnx"):
+        return
+    import onnx
+
+    try:
+        beside = _files_beside(onnx.load_model_from_string(data))
+    except Exception:  # a newer format than this package knows: ONNX Runtime may take it
+        return
+    if beside:
+        raise UsageError(
+            f"An {_KIND} that is registered without its file holds its weights",
+            given=f"weights in {', '.join(sorted(beside))}",
+            hint="Register its file, or load it with its weights (onnx.load with load_external_data=True).",
+        )
 
 
 def _is_graph(data: bytes) -> bool:

@@ -142,6 +142,12 @@ def adapt(source: Any, options: Mapping[str, Any]) -> Adapted | None:
         watch = watched_files(source, [source, beside])
     elif type(source).__name__ == "Model" and type(source).__module__.partition(".")[0] == "openvino":
         xml, weights = _written(source)
+    elif type(source).__name__ == "CompiledModel" and type(source).__module__.partition(".")[0] == "openvino":
+        raise UsageError(
+            "OpenVINO compiles a model in each lane, for the lane's threads",
+            given="a CompiledModel, which stays in this process",
+            hint="Register what it was compiled from: the openvino.Model, or its .xml.",
+        )
     else:
         return None
     check_options(options, ("outputs",), f"An {_KIND}")

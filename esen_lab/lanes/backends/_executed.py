@@ -17,7 +17,7 @@ from esen_lab.common.answers import IN_PRECISION, Difference, difference
 from esen_lab.common.tensors import same_bytes
 from esen_lab.common.trees import Tree, flatten, unflatten
 from esen_lab.ensemble.kinds.engine_model import EngineModel
-from esen_lab.errors import DeviceError
+from esen_lab.errors import DeviceError, told_first
 from esen_lab.lanes.backends._agreement import Questions, agreement, unbound, until
 from esen_lab.lanes.backends._findings import Finding, Findings, on_device
 from esen_lab.lanes.backends._guards import IN_32_BITS, Guards, Range, guarded, is_finite
@@ -337,6 +337,4 @@ def _look_of(leaves: Sequence[torch.Tensor], structure: Any) -> object:
 
 def said(problem: BaseException) -> str:
     """The kind of an engine's exception and its first line, without what colours terminals."""
-    lines = [line.strip() for line in _COLOURS.sub("", str(problem)).splitlines()]
-    first = next(filter(None, lines), "")
-    return f"{type(problem).__name__}: {first}"[:_LONGEST]
+    return f"{type(problem).__name__}: {told_first(_COLOURS.sub('', str(problem)))}"[:_LONGEST]
