@@ -71,11 +71,17 @@ def backend_parts(name: str) -> tuple[str, str]:
     return bare, precision
 
 
+def whole(value: object) -> int | None:
+    """A whole number as an `int`, NumPy's among them; None for everything else, also for true and false."""
+    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
+
+
 def check_seed(seed: object) -> int:
     """Return `seed` when every generator of random numbers takes it, else raise `UsageError`."""
-    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= int(seed) <= MOST_SEED:
+    number = whole(seed)
+    if number is None or not 0 <= number <= MOST_SEED:
         raise UsageError(f"A seed is a whole number from 0 to {MOST_SEED}", given=repr(seed))
-    return int(seed)
+    return number
 
 
 def check_number(
@@ -103,20 +109,22 @@ def check_number(
 
 
 def check_count(value: object, rule: str, *, least: int = 1, most: int | None = None) -> int:
-    """Return `value` when it is a whole number (`int`) within these bounds, else raise `UsageError` with the rule."""
-    if isinstance(value, int) and not isinstance(value, bool) and value >= least and (most is None or value <= most):
-        return value
+    """Return `value` as an `int` when it is a whole number within these bounds, else raise `UsageError` with `rule`."""
+    number = whole(value)
+    if number is not None and number >= least and (most is None or number <= most):
+        return number
     raise UsageError(rule, given=repr(value))
 
 
 def check_units(units: object, of_units: int, what: str = "a share") -> int:
-    """Return `units` when it is an integer share in 1..of_units, else raise `UsageError`."""
-    if isinstance(units, bool) or not isinstance(units, int):
+    """Return `units` as an `int` when it is a whole share in 1..of_units, else raise `UsageError`."""
+    number = whole(units)
+    if number is None:
         raise UsageError(f"{what[:1].upper()}{what[1:]} is a whole number of units", given=units)
-    if not 1 <= units <= of_units:
+    if not 1 <= number <= of_units:
         rule = f"{what[:1].upper()}{what[1:]} lies between 1 and {of_units} units, all the device has"
         raise UsageError(rule, given=f"{units}")
-    return units
+    return number
 
 
 def format_seconds(seconds: float | None) -> str:

@@ -95,6 +95,11 @@ class Entry(Shown):
     notes: Annotated[tuple[Text, ...], Meta(max_length=100)] = ()
 
     @property
+    def when(self) -> str:
+        """When, for people: "2026-11-29 02:10" (UTC)."""
+        return self.at[:16].replace("T", " ")
+
+    @property
     def predicted_s(self) -> float | None:
         """The JCT that its plan predicted, in seconds."""
         return None if self.plan is None else self.plan.jct_s

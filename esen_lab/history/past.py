@@ -152,7 +152,7 @@ class Past(Shown):
 
     def __str__(self) -> str:
         """A table, and the verdict."""
-        rows = [(str(e.number), when(e.at), str(e.kind), e.jct_text, e.searcher, e.what[:60]) for e in self.entries]
+        rows = [(str(e.number), e.when, str(e.kind), e.jct_text, e.searcher, e.what[:60]) for e in self.entries]
         table = format_table(("number", "when (UTC)", "kind", "JCT median", "found by", "what"), rows)
         return "\n".join(
             filter(None, [f"History of {self.project}: {self.size}", table, self.verdict, self.simulated, *self.notes])
@@ -162,11 +162,6 @@ class Past(Shown):
 def _alike(entry: Entry) -> tuple[Any, ...]:
     """What two entries have in common whose times can be compared: others are faster for having less to do."""
     return entry.batch, entry.device, entry.members.keys()
-
-
-def when(at: str) -> str:
-    """A time of the file for people: "2026-11-29 02:10" (UTC)."""
-    return at[:16].replace("T", " ")
 
 
 def _ranges(numbers: Sequence[int]) -> str:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from numbers import Integral
 from typing import Any
 
 from esen_lab.common.units import check_count
 from esen_lab.common.words import listed, unknown
 from esen_lab.errors import StoreError, UsageError
 from esen_lab.history import Changes, Entry, EntryKind, Past, changes
-from esen_lab.history.past import when
 from esen_lab.lab.plan_checks import differences
 from esen_lab.lab.runtime import Runtime
 from esen_lab.lab.stages.plans import put_in_force
@@ -61,7 +61,7 @@ class LabHistory:
         Raises:
             UsageError: `last` is no whole number above 0, or a kind is unknown.
         """
-        check_count(last, "A list has a whole number of entries above 0")
+        last = check_count(last, "A list has a whole number of entries above 0")
         known = [str(kind) for kind in EntryKind]
         asked = known if kinds is None else [str(kind) for kind in listed(kinds)]
         for kind in asked:
@@ -107,7 +107,7 @@ class LabHistory:
         state = self._runtime.state
         check_fits(entry.plan, state.ensemble, state.device)
         news = differences(entry.plan, state.ensemble, state.device)
-        told = [f"Taken from the history: number {number}, of {when(entry.at)} UTC.", *news]
+        told = [f"Taken from the history: number {number}, of {entry.when} UTC.", *news]
         plan = replace(entry.plan, notes=(*entry.plan.notes, *(note for note in told if note not in entry.plan.notes)))
         put_in_force(self._runtime, plan)
         return plan
@@ -156,7 +156,7 @@ class LabHistory:
 
 def _numbers(given: object) -> list[Any]:
     """The numbers of entries, where one may stand for a list of itself."""
-    if isinstance(given, int):
+    if isinstance(given, Integral):
         return [given]
     if isinstance(given, Iterable) and not isinstance(given, str):
         return list(given)

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeGuard
 
-from esen_lab.common.units import check_units, format_bytes, format_units
+from esen_lab.common.units import check_units, format_bytes, format_units, whole
 from esen_lab.common.words import unknown
 from esen_lab.errors import InfeasibleError, UsageError
 
@@ -58,15 +58,18 @@ class Limits:
     def __post_init__(self) -> None:
         """Check what can be checked without the sub-models."""
         for what in ("min_units", "max_units", "pinned", "memory_bytes"):
-            _check_table(what, getattr(self, what))
+            object.__setattr__(self, what, _table(what, getattr(self, what)))
         for what in ("together", "apart"):
             _check_groups(what, getattr(self, what))
         if not isinstance(self.one_each, bool):
             raise UsageError("The limit 'one_each' is true or false", given=f"{self.one_each!r}")
         if not _is_number(self.oversubscription) or not self.oversubscription >= 1:
             raise UsageError("An oversubscription factor is at least 1", given=f"{self.oversubscription!r}")
-        if self.max_lanes is not None and (not _is_whole(self.max_lanes) or self.max_lanes < 1):
-            raise UsageError("A plan has at least one lane", given=f"max_lanes={self.max_lanes!r}")
+        if self.max_lanes is not None:
+            lanes = _whole(self.max_lanes)
+            if lanes is None or lanes < 1:
+                raise UsageError("A plan has at least one lane", given=f"max_lanes={self.max_lanes!r}")
+            object.__setattr__(self, "max_lanes", lanes)
         if self.target_s is not None and not (_is_number(self.target_s) and 0 < self.target_s < math.inf):
             raise UsageError("A latency target is a positive number of seconds", given=f"{self.target_s!r}")
         for size in (self.lane_bytes, 0 if self.memory_limit_bytes is None else self.memory_limit_bytes):
@@ -193,12 +196,16 @@ class Limits:
         return most
 
 
-def _check_table(what: str, table: object) -> None:
+def _table(what: str, table: object) -> Mapping[str, int]:
     if not isinstance(table, Mapping) or not all(isinstance(name, str) for name in table):
         raise UsageError(f"The limit {what!r} is a dict of names and whole numbers", given=_short(table))
+    found: dict[str, int] = {}
     for name, value in table.items():
-        if not _is_whole(value) or value < 0:
+        number = _whole(value)
+        if number is None or number < 0:
             raise UsageError(f"The limit {what!r} of {name!r} is a whole number, at least 0", given=_short(value))
+        found[name] = number
+    return found
 
 
 def _check_groups(what: str, groups: object) -> None:
@@ -216,8 +223,9 @@ def _is_number(value: object) -> TypeGuard[float]:
     )
 
 
-def _is_whole(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _MOST
+def _whole(value: object) -> int | None:
+    number = whole(value)
+    return number if number is not None and abs(number) <= _MOST else None
 
 
 def _short(value: object) -> str:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from esen_lab.common.packages import can_import
-from esen_lab.common.units import check_seed
+from esen_lab.common.units import check_count, check_seed
 from esen_lab.common.words import unknown
 from esen_lab.errors import StoreError, UsageError
 from esen_lab.planner.exact.exact import Exact
@@ -77,8 +77,7 @@ class OptunaSearch:
                 given=f"storage={self.storage!r}",
                 hint="Leave the storage out, or choose another sampler.",
             )
-        if isinstance(self.n_trials, bool) or not isinstance(self.n_trials, int) or self.n_trials < 1:
-            raise UsageError("A study makes at least one trial, a whole number", given=f"n_trials={self.n_trials!r}")
+        object.__setattr__(self, "n_trials", check_count(self.n_trials, "A study makes at least one trial, n_trials"))
         if self.storage is not None:
             if not isinstance(self.storage, (str, os.PathLike)):
                 raise UsageError("A study's storage is a path, or a URL", given=f"storage={self.storage!r}")

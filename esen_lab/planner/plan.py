@@ -19,6 +19,7 @@ from esen_lab.common.display import Shown
 from esen_lab.common.tables import to_frame
 from esen_lab.common.units import (
     check_backend,
+    check_count,
     check_name,
     check_units,
     format_percent,
@@ -105,7 +106,7 @@ class Lane:
         if not self.members:
             raise UsageError("A lane has at least one sub-model", given="a lane without any")
         steps = [Step.of(name) for name in self.members]
-        check_units(self.units, max(self.units, 1) if isinstance(self.units, int) else 1, "a lane's share")
+        object.__setattr__(self, "units", check_count(self.units, "A lane's share is a whole number of units above 0"))
         if not self.active_units:
             object.__setattr__(self, "active_units", (self.units,) * len(self.members))
         if len(self.active_units) != len(self.members):
@@ -113,8 +114,8 @@ class Lane:
                 "A lane names its active units once per member",
                 given=f"{len(self.active_units)} for {len(self.members)}",
             )
-        for active in self.active_units:
-            check_units(active, self.units, "a sub-model's active units")
+        active = (check_units(units, self.units, "a sub-model's active units") for units in self.active_units)
+        object.__setattr__(self, "active_units", tuple(active))
         if not self.backends:
             object.__setattr__(self, "backends", ("eager",) * len(self.members))
         if len(self.backends) != len(self.members):
@@ -205,6 +206,7 @@ class Plan(Shown):
         """Check the fields against each other."""
         if not self.lanes:
             raise UsageError("A plan has at least one lane", given="none", hint="Register a sub-model first.")
+        object.__setattr__(self, "units", check_count(self.units, "A plan is for a whole number of units above 0"))
         for lane in self.lanes:
             check_units(lane.units, self.units, "a lane's share")
         check_steps(self.steps)

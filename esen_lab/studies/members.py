@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from esen_lab.common.units import check_number, format_percent, format_seconds
+from esen_lab.common.units import check_number, format_percent, format_seconds, whole
 from esen_lab.common.words import unknown
 from esen_lab.cost_model import CostModel, fit
 from esen_lab.errors import UsageError
@@ -123,12 +123,13 @@ def _linked(devices: list[DeviceTables], links: Mapping[str, NodeLink]) -> list[
 def _unlinked(
     devices: int | Mapping[str, Any], models: Mapping[str, CostModel], units: int, quantile: Any
 ) -> list[DeviceTables]:
-    if isinstance(devices, int) and not isinstance(devices, bool):
-        if not 1 <= devices <= MOST_DEVICES:
+    count = whole(devices)
+    if count is not None:
+        if not 1 <= count <= MOST_DEVICES:
             raise UsageError(f"A placement is over 1 to {MOST_DEVICES:,} devices", given=devices)
         tables = tables_of(models)
         return [
-            DeviceTables(name=f"device{k + 1}", units=units, latencies=tables, models=models) for k in range(devices)
+            DeviceTables(name=f"device{k + 1}", units=units, latencies=tables, models=models) for k in range(count)
         ]
     if not isinstance(devices, Mapping) or not devices:
         raise UsageError(

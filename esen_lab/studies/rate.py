@@ -17,7 +17,7 @@ from esen_lab.common.display import Shown
 from esen_lab.common.inputs import as_input
 from esen_lab.common.tables import to_frame
 from esen_lab.common.trees import Tree, map_tensors
-from esen_lab.common.units import check_number, format_rate, format_seconds, format_table
+from esen_lab.common.units import check_number, format_rate, format_seconds, format_table, whole
 from esen_lab.ensemble.batch_part import rows_of
 from esen_lab.errors import InfeasibleError, UsageError
 from esen_lab.files.schemas import plain
@@ -228,8 +228,8 @@ def check_wanted(rate_per_s: float, p99_s: float, batches: Sequence[int]) -> tup
     """
     for name, value in (("rate_per_s", rate_per_s), ("p99_s", p99_s)):
         check_number(value, f"{name} is a number above 0", above=0.0, below=math.inf)
-    given = tuple(batches) if isinstance(batches, Iterable) else ()
-    if not given or any(isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= 256 for size in given):
+    given = list(map(whole, batches)) if isinstance(batches, Iterable) else []
+    sizes = tuple(sorted({size for size in given if size is not None and 1 <= size <= 256}))
+    if not given or len(sizes) != len(set(given)):
         raise UsageError("Batches are whole numbers from 1 to 256", given=repr(batches))
-    sizes = tuple(sorted(set(given)))
     return sizes if sizes[0] == 1 else (1, *sizes)

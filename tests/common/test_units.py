@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from datetime import UTC, datetime
 
+import numpy as np
 import pytest
 
 from esen_lab.common.units import (
@@ -72,6 +74,21 @@ def test_a_share_is_a_whole_number_within_the_device(units: object) -> None:
     with pytest.raises(UsageError):
         check_units(units, 4)
     assert check_units(4, 4) == 4
+
+
+@pytest.mark.parametrize(
+    "check", [lambda value: check_units(value, 4), lambda value: check_count(value, "rule"), check_seed]
+)
+@pytest.mark.parametrize("kind", [np.int64, np.int32, np.uint8])
+def test_whole_numbers_of_numpy_are_taken_as_those_of_python(check: Callable[[object], int], kind: type) -> None:
+    found = check(kind(3))
+    assert (found, type(found)) == (3, int)
+
+
+@pytest.mark.parametrize("value", [np.float64(3.0), np.bool_(True)])
+def test_what_is_no_whole_number_in_numpy_is_none_here(value: object) -> None:
+    with pytest.raises(UsageError):
+        check_units(value, 4)
 
 
 @pytest.mark.parametrize(

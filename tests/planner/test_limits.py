@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import threading
 import tracemalloc
@@ -10,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import pytest
 from brute import brute_jct_s, by_trying_all, keeps
 from hypothesis import example, given, settings
@@ -226,6 +228,11 @@ def test_limits_hold_for_many_sub_models_too(latencies: Callable[..., Latencies]
 def test_limits_of_a_wrong_type_are_refused(limits: Any) -> None:
     with pytest.raises(UsageError):
         Limits.of(limits)
+
+
+def test_whole_numbers_of_numpy_are_limits() -> None:
+    given = Limits.of({"min_units": {"a": np.int64(2)}, "max_lanes": np.int32(3)})
+    assert json.dumps([dict(given.min_units), given.max_lanes]) == '[{"a": 2}, 3]'
 
 
 def test_limits_may_be_any_collections_of_the_right_kind() -> None:

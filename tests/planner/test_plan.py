@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from esen_lab.errors import StoreError, UsageError
@@ -32,6 +33,12 @@ PLAN = Plan(
 def test_a_saved_plan_comes_back_equal(tmp_path: Path) -> None:
     assert Plan.load(PLAN.save(tmp_path / "plan.json")) == PLAN
     assert os.listdir(tmp_path) == ["plan.json"]
+
+
+def test_shares_of_numpy_are_in_the_file_as_all_others(tmp_path: Path) -> None:
+    lane = Lane(units=np.int64(2), members=("a",), active_units=(np.int64(1),))  # type: ignore[arg-type]
+    plan = Plan(lanes=(lane,), units=np.int64(4))  # type: ignore[arg-type]
+    assert Plan.load(plan.save(tmp_path / "plan.json")) == plan
 
 
 def test_the_gap_is_jct_over_bound_less_one() -> None:

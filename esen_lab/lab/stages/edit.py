@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from esen_lab.common.surroundings import step
+from esen_lab.common.units import whole
 from esen_lab.cost_model import CostModel
 from esen_lab.errors import UsageError
 from esen_lab.lab.plan_checks import origin
@@ -175,9 +176,10 @@ class _Bench:
 
     def take(self, number: int) -> None:
         known = choices(self._runtime.state)
-        if not isinstance(number, int) or not 0 <= number < len(known):
+        place = whole(number)
+        if place is None or not 0 <= place < len(known):
             raise UsageError("A choice of members is named by its number on the last front", given=number)
-        take(self._runtime, known[number])
+        take(self._runtime, known[place])
         edit(self._runtime, models_of(self._runtime, steps_to_edit(self._runtime.state)))
 
     def export(self, plan: Plan, path: str | os.PathLike[str]) -> Exported:

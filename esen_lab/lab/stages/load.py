@@ -55,7 +55,7 @@ def load_test(
     plan = runtime.state.need_plan("load")
     ensemble = members_run_by(plan, runtime.state.ensemble)
     runtime.together.check(ensemble)
-    check_count(most_rows, "The largest batch is a whole number from 1 to 1024", most=1024)
+    most_rows = check_count(most_rows, "The largest batch is a whole number from 1 to 1024", most=1024)
     check_seed(seed)
     check_number(p99_s, "The deadline of a load is a number of seconds above 0", above=0.0, below=math.inf)
     rates = None if rates is None else _given(rates)

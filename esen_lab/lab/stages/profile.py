@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from numbers import Integral
 from typing import Any
 
 from esen_lab.common.surroundings import step
@@ -43,7 +44,7 @@ def profile(
     runtime.state.need_submodels("profile")
     backends = None if backends is None else [check_backend(name) for name in listed(backends)]
     names = None if names is None else _several("names", [names] if isinstance(names, str) else names)
-    shares = None if shares is None else _several("shares", [shares] if isinstance(shares, int) else shares)
+    shares = None if shares is None else _several("shares", [shares] if isinstance(shares, Integral) else shares)
     check_times(**{what: each[what] for what in ("budget_s", "point_timeout_s") if what in each})
     follow(runtime)
     settings = runtime.fork_server.session_here()

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from esen_lab.common.units import whole
 from esen_lab.common.words import unknown
 from esen_lab.errors import UsageError
 from esen_lab.planner.bounds import schedule_bound_s
@@ -63,9 +64,10 @@ class Draft:
         """
         if isinstance(key, str) and key.isdecimal():
             key = int(key)
-        if isinstance(key, int) and not isinstance(key, bool):
-            if 1 <= key <= len(self.lanes):
-                return key - 1
+        number = whole(key)
+        if number is not None:
+            if 1 <= number <= len(self.lanes):
+                return number - 1
             raise UsageError(f"A lane has a number: {self._numbers}", given=f"lane {key}")
         for index, lane in enumerate(self.lanes):
             if key in lane.members:

@@ -309,7 +309,7 @@ class PlanEditor(DraftEditor):
             UsageError: There is no device, or something is being applied or measured.
             EsenError: Applying or running failed.
         """
-        check_count(repeats, "A measurement takes two or more runs", least=2)
+        repeats = check_count(repeats, "A measurement takes two or more runs", least=2)
         with self._busy("measuring") as bench:
             with self._lock:
                 plan = self._in_force if self._is_in_force() else None

@@ -47,12 +47,12 @@ def set_shares(
     wanted: dict[int, int] = {}
     for key, units in shares.items():
         index = draft.find(key)
-        check_units(units, draft.units, f"the share of {key!r}")
-        if wanted.get(index, units) != units:
+        own = check_units(units, draft.units, f"the share of {key!r}")
+        if wanted.get(index, own) != own:
             raise UsageError(
-                "A lane has one share", given=f"{wanted[index]} and {units} for {_called(draft.lanes[index])}"
+                "A lane has one share", given=f"{wanted[index]} and {own} for {_called(draft.lanes[index])}"
             )
-        wanted[index] = units
+        wanted[index] = own
     pinned, freed = {draft.find(key) for key in pin}, {draft.find(key) for key in unpin}
     if both := pinned & freed:
         raise UsageError("A lane is pinned or freed", given=f"both for {_called(draft.lanes[min(both)])}")

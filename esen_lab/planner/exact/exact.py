@@ -64,7 +64,8 @@ class Exact:
         if not isinstance(self.proof, bool):
             raise UsageError("Whether to prove is true or false", given=f"proof={self.proof!r}")
         if self.steps is not None:
-            check_count(self.steps, "A number of steps is a whole one, at least 0", least=0)
+            steps = check_count(self.steps, "A number of steps is a whole one, at least 0", least=0)
+            object.__setattr__(self, "steps", steps)
 
     def __call__(self, problem: SearchProblem, watch: SearchWatch) -> None:
         """See `Searcher`."""

@@ -77,7 +77,7 @@ def latencies(service: ServiceTimes, rate_per_s: float, most_rows: int) -> Laten
         UsageError: A number is not possible.
     """
     check_number(rate_per_s, "A rate is a number of requests a second above 0", above=0.0, below=math.inf)
-    check_count(most_rows, "The largest batch is a whole number of rows above 0")
+    most_rows = check_count(most_rows, "The largest batch is a whole number of rows above 0")
     lam, b = rate_per_s, most_rows
     times = np.array([service.at_s(k) for k in range(1, b + 1)])
     waiting = None

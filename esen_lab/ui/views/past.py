@@ -62,7 +62,7 @@ def past(record: Any) -> View:
 def _row(entry: Any, changed: tuple[str, ...]) -> tuple[str, ...]:
     return (
         str(entry.number),
-        when(entry.at),
+        entry.when,
         str(entry.kind),
         entry.jct_text,
         given_s(entry.bound_s),
@@ -77,7 +77,7 @@ def _row(entry: Any, changed: tuple[str, ...]) -> tuple[str, ...]:
 def one_entry(record: Any) -> View:
     """An `Entry`, with everything that was kept of it."""
     known = facts(
-        ("when (UTC)", when(record.at)),
+        ("when (UTC)", record.when),
         ("what", one_line(record.what)),
         ("device", device_text(record.device)),
         ("sub-models", ", ".join(record.members)),
@@ -143,11 +143,6 @@ def changes(record: Any) -> View:
 def forgotten_entries(count: int, project: str) -> View:
     """What `%esen history --forget` took out."""
     return View(title=f"{count} forgotten of the history of {project}")
-
-
-def when(at: str) -> str:
-    """A time for people: "2026-11-29 02:10"."""
-    return at[:16].replace("T", " ")
 
 
 def _short(text: str) -> str:

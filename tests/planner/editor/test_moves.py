@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -36,6 +37,12 @@ def test_free_units_are_used_before_anybody_gives() -> None:
         (2, "b"),
         (2, "c"),
     ]
+
+
+def test_shares_and_numbers_of_lanes_may_be_those_of_numpy() -> None:
+    made = moves.set_shares(draft((2, "a"), (2, "b")), TABLES, {np.int64(1): np.int64(4)})  # type: ignore[dict-item]
+    assert told(made) == [(4, "a"), (2, "b")]
+    assert type(made.lanes[0].units) is int
 
 
 def test_who_is_fastest_after_giving_gives() -> None:
