@@ -113,7 +113,7 @@ class FakeDevice(Device):
             raise UsageError("A simulated device replays at least one sub-model's latencies", given="none")
         if not (isinstance(slowdown, (int, float)) and 1 <= slowdown <= _MOST_SLOWDOWN):
             raise UsageError("The slowdown of a simulated device is a number of at least 1", given=slowdown)
-        check_units(units, MOST_UNITS, "the size of a simulated device")
+        units = check_units(units, MOST_UNITS, "the size of a simulated device")
         if units * len(latencies) > _MOST_FIGURES:
             raise UsageError(
                 f"A simulated device replays at most {_MOST_FIGURES:,} latencies",

@@ -19,6 +19,9 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+from esen_lab.errors import StoreError
+from esen_lab.files.user_folder import named_folder
+
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -35,9 +38,9 @@ def content_digest(files: Mapping[str, bytes]) -> str:
 def trusted_folder(environment: Mapping[str, str] = os.environ, platform: str = sys.platform) -> Path:
     """Where the list is kept: in `$ESEN_LAB_HOME`, else in the user's folder for settings. One per user."""
     name = f"trusted.{os.getuid()}"
-    home = environment.get("ESEN_LAB_HOME", "")
-    if home:
-        return Path(home).expanduser() / name
+    home = named_folder(environment)
+    if home is not None:
+        return home / name
     settings = Path(environment.get("XDG_CONFIG_HOME", ""))
     if not settings.is_absolute():
         settings = Path.home() / ("Library/Application Support" if platform == "darwin" else ".config")
@@ -67,7 +70,7 @@ def remember(digest: str, what: str, *, folder: Path | None = None) -> bool:
             handle = os.open(entry, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 file.write(json.dumps(told) + "\n")
-    except (OSError, RuntimeError):  # RuntimeError: a user without a home
+    except (OSError, RuntimeError, StoreError):  # the last two: a user without a home
         return False
     return True
 
@@ -82,7 +85,7 @@ def is_remembered(digest: str, *, folder: Path | None = None) -> bool:
     try:
         folder = trusted_folder() if folder is None else folder
         return bool(_DIGEST.fullmatch(digest) and _ours(folder, stat.S_ISDIR) and _ours(folder / digest, stat.S_ISREG))
-    except (OSError, RuntimeError):
+    except (OSError, RuntimeError, StoreError):
         return False
 
 

@@ -2,12 +2,37 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from esen_lab.errors import StoreError
+
+HOME = "ESEN_LAB_HOME"
+"""The environment variable that names another folder for all of it."""
+
+
+def named_folder(environment: Mapping[str, str] = os.environ) -> Path | None:
+    """The folder that `$ESEN_LAB_HOME` names, or None.
+
+    A relative one begins where this process was when it was first asked for: it stays the same folder wherever the
+    process goes later.
+
+    Raises:
+        StoreError: There is no home or no working folder to begin from.
+    """
+    given = environment.get(HOME, "")
+    try:
+        return _fixed(given) if given else None
+    except (OSError, RuntimeError) as problem:
+        raise _nowhere(problem) from problem
+
+
+@functools.cache
+def _fixed(folder: str) -> Path:
+    return Path(folder).expanduser().absolute()
 
 
 def user_folder(environment: Mapping[str, str] = os.environ, platform: str = sys.platform) -> Path:
@@ -19,17 +44,21 @@ def user_folder(environment: Mapping[str, str] = os.environ, platform: str = sys
     Raises:
         StoreError: This user has no home.
     """
-    home = environment.get("ESEN_LAB_HOME", "")
+    named = named_folder(environment)
+    if named is not None:
+        return named
+    caches = Path(environment.get("XDG_CACHE_HOME", ""))
     try:
-        if home:
-            return Path(home).expanduser()
-        caches = Path(environment.get("XDG_CACHE_HOME", ""))
         if not caches.is_absolute():
             caches = Path.home() / ("Library/Caches" if platform == "darwin" else ".cache")
     except RuntimeError as problem:  # a user without a home, as containers have them
-        raise StoreError(
-            "Points are kept in a folder of the user's",
-            given=str(problem),
-            hint="Set ESEN_LAB_HOME to a folder that can be written.",
-        ) from problem
+        raise _nowhere(problem) from problem
     return caches / "esen_lab"
+
+
+def _nowhere(problem: Exception) -> StoreError:
+    return StoreError(
+        "Points are kept in a folder of the user's",
+        given=str(problem),
+        hint=f"Set {HOME} to a folder that can be written.",
+    )
