@@ -192,6 +192,11 @@ def format_times(ratio: float, *, signed: bool = False) -> str:
     return f"{ratio:{'+' if signed else ''}.{decimals}f} times"
 
 
+def format_confidence(confidence: float) -> str:
+    """A confidence for people, with the digits that tell it from 1: "0.9", "0.9985", "0.9999998"."""
+    return next(text for digits in range(6, 18) if (text := f"{confidence:.{digits}g}") != "1" or confidence == 1)
+
+
 def format_change(ratio: float | None) -> str:
     """How a time compares with another one, of which it is `ratio`: "12.3 % slower", "46 times slower"; "-" if unknown.
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esen_lab.common.display import Shown
+from esen_lab.common.units import format_confidence
 from esen_lab.errors import InfeasibleError, UsageError
 from esen_lab.files.schemas import plain
 from esen_lab.planner.allocate import allocate
@@ -70,7 +71,8 @@ class Choice:
     @property
     def _at(self) -> str:
         given = None if self.cascade is None else self.cascade.threshold
-        return ", ".join(f"{one:g}" for one in (given if isinstance(given, tuple) else (given,)))
+        each = given if isinstance(given, tuple) else (given,)
+        return ", ".join(format_confidence(one) for one in each if one is not None)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from esen_lab.common.units import check_number, format_percent, format_seconds, whole
+from esen_lab.common.units import check_number, format_confidence, format_percent, format_seconds, whole
 from esen_lab.common.words import unknown
 from esen_lab.cost_model import CostModel, fit
 from esen_lab.errors import UsageError
@@ -397,7 +397,7 @@ def at_thresholds(
     notes = [*found.notes, *about]
     late = None
     if count > 1:
-        notes.append(f"done at a confidence of {', '.join(f'{one:g}' for one in dict.fromkeys(each))}")
+        notes.append(f"done at a confidence of {', '.join(map(format_confidence, dict.fromkeys(each)))}")
         notes.append(
             f"answers as all members together for {format_percent(exits.agreement(each))} of validation inputs"
         )

@@ -15,7 +15,7 @@ from esen_lab.common.display import Shown
 from esen_lab.common.locks import Lock
 from esen_lab.common.records import to_dict
 from esen_lab.common.surroundings import step
-from esen_lab.common.units import format_percent, format_seconds
+from esen_lab.common.units import format_confidence, format_percent, format_seconds
 from esen_lab.errors import EsenError, UsageError
 from esen_lab.planner.plan import Plan
 from esen_lab.studies.batch_times import RowTimes
@@ -99,7 +99,7 @@ class ThresholdState(Shown):
         """One line for each stage, and the figures."""
         lines = [
             f"stage {number}: {' + '.join(stage.names)}, reached by {format_percent(stage.reach)}"
-            + (f", done at {self.thresholds[number - 1]:g}" if number <= len(self.thresholds) else "")
+            + (f", done at {format_confidence(self.thresholds[number - 1])}" if number <= len(self.thresholds) else "")
             for number, stage in enumerate(self.cascade.stages, 1)
         ]
         return "\n".join([*lines, " · ".join(self.figures), *([self.message] if self.message else [])])

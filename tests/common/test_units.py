@@ -18,6 +18,7 @@ from esen_lab.common.units import (
     days_since,
     format_bytes,
     format_change,
+    format_confidence,
     format_count,
     format_percent,
     format_rate,
@@ -179,6 +180,14 @@ def test_a_count_is_a_whole_number_within_its_bounds(value: object) -> None:
 def test_a_count_within_its_bounds_is_given_back() -> None:
     assert [check_count(value, "rule", most=10) for value in (1, 10)] == [1, 10]
     assert check_count(0, "rule", least=0) == 0
+
+
+@pytest.mark.parametrize(
+    ("confidence", "text"),
+    [(0.9, "0.9"), (0.9985, "0.9985"), (0.9999998, "0.9999998"), (1.0, "1"), (1 - 2**-53, "0.99999999999999989")],
+)
+def test_a_confidence_below_one_is_not_told_as_one(confidence: float, text: str) -> None:
+    assert format_confidence(confidence) == text
 
 
 @pytest.mark.parametrize(("per_s", "text"), [(240.4, "240"), (2.44, "2.4"), (0.0312, "0.031"), (0.0, "0")])

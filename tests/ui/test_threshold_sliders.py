@@ -86,6 +86,22 @@ def test_a_slider_shows_time_and_accuracy_at_once(panel: ThresholdPanel, editor:
     assert "reached by 85.0 %" in panel.words[1].value
 
 
+@pytest.mark.parametrize(
+    ("threshold", "shown"), [(0.5, "0.50"), (0.9985, "0.9985"), (0.9999998, "0.9999998"), (1.0, "1.00")]
+)
+def test_a_slider_shows_the_digits_that_tell_a_threshold_from_another(
+    panel: ThresholdPanel, editor: ThresholdEditor, threshold: float, shown: str
+) -> None:
+    editor.set(threshold, 1)
+    assert format(panel.sliders[0].value, panel.sliders[0].readout_format) == shown
+
+
+def test_digits_that_are_typed_into_a_slider_stay(panel: ThresholdPanel, editor: ThresholdEditor) -> None:
+    panel.sliders[0].value = 0.99995
+    assert editor.state.thresholds[0] == 0.99995
+    assert "done at 0.99995" in str(editor.state)
+
+
 def test_two_panels_stay_in_step_and_apply_puts_the_plan_in_force(
     panel: ThresholdPanel, editor: ThresholdEditor, holder: Holder
 ) -> None:

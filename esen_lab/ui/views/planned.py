@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from esen_lab.common.surroundings import step
-from esen_lab.common.units import format_change, format_percent, format_seconds, marked
+from esen_lab.common.units import format_change, format_confidence, format_percent, format_seconds, marked
 from esen_lab.ui.pictures.rows import Share, Shares
 from esen_lab.ui.views.blocks import Table, View, device_text, facts, given_s, share
 
@@ -39,7 +39,7 @@ def plan(record: Any) -> View:
         ("found by", record.searcher),
         ("left out", ", ".join(record.left_out)),
         ("inputs that reach each stage", ", ".join(map(format_percent, record.reach))),
-        ("an input is done at", ", ".join(f"{one:g}" for one in dict.fromkeys(record.thresholds))),
+        ("an input is done at", ", ".join(map(format_confidence, dict.fromkeys(record.thresholds)))),
         ("worst case, nobody leaves", given_s(record.worst_s)),
         ("combined by", record.combine),
         ("made for", device_text(record.device)),

@@ -6,7 +6,15 @@ from collections.abc import Iterable
 from typing import Any
 
 from esen_lab.common.surroundings import step
-from esen_lab.common.units import format_count, format_percent, format_rate, format_seconds, format_units, marked
+from esen_lab.common.units import (
+    format_confidence,
+    format_count,
+    format_percent,
+    format_rate,
+    format_seconds,
+    format_units,
+    marked,
+)
 from esen_lab.ui.pictures.rows import Front, SearchHistory
 from esen_lab.ui.views.blocks import Block, Table, View, facts, given_s, one_line
 from esen_lab.ui.views.planned import plan
@@ -257,7 +265,7 @@ def thresholds(record: Any) -> View:
         (
             str(number),
             " + ".join(stage.names),
-            f"{record.thresholds[number - 1]:g}" if number <= len(record.thresholds) else "-",
+            format_confidence(record.thresholds[number - 1]) if number <= len(record.thresholds) else "-",
             format_percent(stage.reach),
             format_percent(
                 stage.reach - (record.cascade.stages[number].reach if number <= len(record.thresholds) else 0)

@@ -13,6 +13,7 @@ from typing import Any
 import ipywidgets as widgets
 
 from esen_lab.common.locks import Lock
+from esen_lab.common.units import format_confidence
 from esen_lab.errors import EsenError
 from esen_lab.ui.markup import element, joined
 from esen_lab.ui.widgets.acts import Acts
@@ -41,7 +42,6 @@ class ThresholdPanel:
                 step=0.01,
                 description=f"stage {number}",
                 tooltip=f"how sure an answer must be to leave after stage {number}",
-                readout_format=".2f",
                 layout=wide,
             )
             for number in range(1, len(editor.state.thresholds) + 1)
@@ -63,7 +63,7 @@ class ThresholdPanel:
         self._show(editor.state)
 
     def _moved(self, threshold: float, stage: int) -> None:
-        self._users(lambda: self._editor.set(round(threshold, 4), stage))
+        self._users(lambda: self._editor.set(round(threshold, 9), stage))
 
     def _users(self, act: Callable[[], Any]) -> None:
         with self._lock:
@@ -92,6 +92,7 @@ class ThresholdPanel:
         first, *others = state.figures
         self.figures.show(joined([element("b", first), *others], " · "))
         for slider, threshold in zip(self.sliders, state.thresholds, strict=True):
+            slider.readout_format = _readout(threshold)
             slider.value = threshold
         for words, stage in zip(self.words, state.cascade.stages, strict=True):
             words.show(joined([element("b", " + ".join(stage.names)), f" reached by {100 * stage.reach:.1f} %"]))
@@ -103,6 +104,12 @@ class ThresholdPanel:
         self._stop()
         self._acts.settle(timeout_s)
         _close(self.box)
+
+
+def _readout(threshold: float) -> str:
+    """The format of a slider's figure: two decimals, or as many as people are shown of it elsewhere."""
+    decimals = len(format_confidence(threshold).partition(".")[2])
+    return f".{max(2, decimals)}f"
 
 
 def _close(widget: Any) -> None:
