@@ -15,6 +15,7 @@ import { LabIcon } from "@jupyterlab/ui-components";
 import type { Widget } from "@lumino/widgets";
 
 import { insertCell } from "./cells";
+import { makeUnlessThere } from "./files";
 import { Focus } from "./focus";
 import { Monitor } from "./monitor";
 import { Panel } from "./panel";
@@ -184,12 +185,7 @@ const plugin: JupyterFrontEndPlugin<void> = {
       execute: async (args) => {
         const folder = typeof args.cwd === "string" ? args.cwd : "";
         const path = folder ? `${folder}/${QUICKSTART}` : QUICKSTART;
-        const { contents } = app.serviceManager;
-        try {
-          await contents.get(path, { content: false }); // the user's own by now: never written over
-        } catch {
-          await contents.save(path, { type: "notebook", format: "json", content: quickstart });
-        }
+        await makeUnlessThere(app.serviceManager.contents, path, quickstart);
         return commands.execute("docmanager:open", { path, factory: "Notebook" });
       },
     });
