@@ -252,6 +252,8 @@ class ForkServer:
         Returns:
             Its exit code, negative for a signal; None when nobody knows, or it is still there.
         """
+        if (process := self._process) is not None:
+            process.go_on()
         try:
             end = End(pid=pid, grace_s=grace_s, kill=kill)
             answer, _ = self._ask(end, [], time.monotonic() + grace_s + 10)
@@ -372,6 +374,10 @@ class _Process:
         """See `Forked`: the process is the parent's to end."""
         self._child.let_go_in_child()
 
+    def go_on(self) -> None:
+        """See `_Child.go_on`."""
+        self._child.go_on()
+
     def hang_up(self) -> None:
         """Ask it to end, by the end of its socket: whoever waits for an answer of it reads that too."""
         with contextlib.suppress(OSError):
@@ -443,6 +449,10 @@ class _Child:
         orphan = self._finalizer is not None and not self._finalizer.alive
         return (self.must_end or orphan) and not self._ending.locked()
 
+    def go_on(self) -> None:
+        """Wake it where somebody has stopped it (SIGSTOP): it would end nothing, and not itself."""
+        self.popen.send_signal(signal.SIGCONT)
+
     def end(self) -> None:
         """Have it end, and wait until it has. May be called again."""
         self.must_end = True
@@ -470,6 +480,7 @@ class _Child:
             for lane in self.gentle:
                 with contextlib.suppress(OSError):  # closed already
                     lane.shutdown(socket.SHUT_RDWR)
+            self.go_on()
             self.sock.close()
             for act in (None, signal.SIGTERM, signal.SIGKILL):
                 if act is not None:

@@ -215,3 +215,17 @@ def test_closing_ends_a_helper_that_is_stopped_while_somebody_waits_for_its_answ
         assert time.monotonic() - began < 30, "the deadline of who asks is two minutes"
         with pytest.raises(WorkerDied):
             asked.result(timeout=30)
+
+
+@pytest.mark.timing
+def test_a_lane_and_its_helper_end_at_once_though_somebody_has_stopped_the_helper() -> None:
+    fork_server = ForkServer()
+    worker, pid = fork_server.worker(PLACE), fork_server.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    began = time.monotonic()
+    worker.close(timeout_s=0)
+    assert fork_server.pid == pid, "it was asked, and has answered"
+    os.kill(pid, signal.SIGSTOP)
+    fork_server.close()
+    assert time.monotonic() - began < 2
