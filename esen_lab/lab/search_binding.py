@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from esen_lab.common.trees import Tree
 from esen_lab.common.units import now
@@ -18,6 +18,9 @@ from esen_lab.planner.plan import Plan
 from esen_lab.planner.ways import SEARCHER, Ways, make_ways, search_ways
 from esen_lab.profiler import Profile
 from esen_lab.studies import LaneRuns, measured_defaults, measured_sets, measured_splits, with_memory
+
+Arranged: TypeAlias = "Callable[[Plan], tuple[Plan, tuple[str, ...]]]"
+"""Makes of a plan as the searcher gives it another one, perhaps of other lanes, and what is to be said first of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +53,7 @@ def bind_search(
     lanes: Callable[[Ensemble, Tree, int], LaneRuns],
     derived: Callable[[str], CostModel | None],
     doubts: Sequence[str] = (),
+    arranged: Arranged | None = None,
 ) -> Callable[..., Plan]:
     """The search as a function: `run(on_better=..., on_progress=..., ...)` returns the plan found.
 
@@ -62,6 +66,7 @@ def bind_search(
         lanes: Makes what runs candidates, from the ensemble, an input and a number of runs; for measured searches.
         derived: The cost model of a group or a part, by its name, as far as it was measured.
         doubts: What is known against the cost models, sentences for the plan's notes.
+        arranged: Makes the plan of one that was found; None: it is that.
 
     Raises:
         UsageError: The searcher, an option, the objective or a limit is unknown or not possible.
@@ -81,8 +86,11 @@ def bind_search(
         notes = (*notes, "planned with 90th percentiles, not medians")
     known = origin(ensemble, device)
 
-    def as_plan(found: Allocation) -> Plan:
-        return found.plan.with_origin(notes=notes, created_at=now(), **known)
+    def as_plan(found: Allocation, *, last: bool = False) -> Plan:
+        plan, first = (found.plan, ()) if arranged is None else arranged(found.plan)
+        # Said of the last plan alone: to find it out takes as long as a better plan may.
+        remarks = device.remarks_on([lane.units for lane in plan.lanes]) if last else ()
+        return plan.with_origin(notes=(*first, *remarks, *notes), created_at=now(), **known)
 
     ways = _ways(asked, models, ensemble, held, derived) if measure is None else None
 
@@ -100,9 +108,7 @@ def bind_search(
             **watched,
             **options,
         )
-        plan = as_plan(found)
-        # Said of the last plan alone: to find it out takes as long as a better plan may.
-        return plan.with_origin(notes=device.remarks_on([lane.units for lane in plan.lanes]))
+        return as_plan(found, last=True)
 
     return run
 

@@ -18,7 +18,7 @@ from esen_lab.common.units import format_seconds
 from esen_lab.common.words import unknown
 from esen_lab.cost_model.model import CostModel
 from esen_lab.errors import Cancelled, InfeasibleError, UsageError
-from esen_lab.planner.allocation import Allocation, under_models
+from esen_lab.planner.allocation import Allocation, remarks_of, under_models
 from esen_lab.planner.bounds import schedule_bound_s
 from esen_lab.planner.infeasible import why_infeasible
 from esen_lab.planner.limits import Limits
@@ -275,10 +275,8 @@ def search(
         measure=None if measure is None else lambda plan: measure(under_models(plan, models)),
         **options,
     ).under(models)
-    remarks = tuple(f"{name}: {note}" for name, model in models.items() for note in model.notes if note != model.by)
-    return dataclasses.replace(
-        allocation, plan=dataclasses.replace(allocation.plan, notes=(*allocation.plan.notes, *remarks))
-    )
+    notes = (*allocation.plan.notes, *remarks_of(models))
+    return dataclasses.replace(allocation, plan=dataclasses.replace(allocation.plan, notes=notes))
 
 
 def make_searcher(searcher: str, **options: Any) -> Searcher:

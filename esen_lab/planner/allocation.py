@@ -115,3 +115,8 @@ def under_models(plan: Plan, models: Mapping[str, CostModel]) -> Plan:
             **{name: word for name, word in words.items() if word},
         },
     )
+
+
+def remarks_of(models: Mapping[str, CostModel]) -> tuple[str, ...]:
+    """What cost models say of themselves, whatever the lanes: notes for every plan that is made from them."""
+    return tuple(f"{name}: {note}" for name, model in models.items() for note in model.notes if note != model.by)

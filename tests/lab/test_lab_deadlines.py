@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from choosing_lab import with_points
 from models import Held, KillsItself, Times, mlp
 from waiting import when_waited_for
 
 from esen_lab import Lab
+from esen_lab.devices import FakeDevice
 from esen_lab.errors import DeadlineMissed, UsageError
 from esen_lab.planner.plan import Lane, Plan
 from esen_lab.run import Uncertain
@@ -83,6 +85,25 @@ def test_a_search_for_a_deadline_orders_by_accuracy_and_says_what_is_proven() ->
         found = lab.start_search(deadline_s=10.0).result(timeout=120)
         assert found.notes[0].startswith("By 10")
         lab.run(X, deadline_s=LONG_S)
+
+
+def test_a_plan_of_other_lanes_for_a_deadline_says_nothing_of_those_before() -> None:
+    tables = {"a": [0.008, 0.008, 0.008, 0.004], "b": [0.007] * 4}
+    latencies = {name: dict(enumerate(table, 1)) for name, table in tables.items()}
+    with Lab(device=FakeDevice(latencies, units=4)) as lab:
+        lab.register("a", mlp(seed=1, outputs=8), example=X)
+        lab.register("b", mlp(seed=2, outputs=8))
+        with_points(lab, tables)
+        lab.studies.members(X, np.zeros(4, dtype=np.int64))
+        before = lab.search()
+        assert (before.describe(), [note for note in before.notes if "stay free" in note]) == (
+            "1: a | 1: b",
+            ["2 of 4 units stay free: no lane would be faster"],
+        )
+        plan = lab.search(deadline_s=0.0055)
+        assert plan.describe() == "4: a + b"
+        assert plan.notes[0].startswith("By 5.50 ms a are expected")
+        assert not [note for note in plan.notes if "stay free" in note]
 
 
 def test_options_that_cannot_be_had_are_refused_before_lanes_start() -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from esen_lab.common.surroundings import step
 from esen_lab.cost_model import CostModel
 from esen_lab.errors import UsageError
 from esen_lab.lab.runtime import Runtime
-from esen_lab.lab.search_binding import SearchRequest
+from esen_lab.lab.search_binding import Arranged, SearchRequest
 from esen_lab.planner import Limits
-from esen_lab.planner.allocation import under_models
+from esen_lab.planner.allocation import remarks_of, under_models
 from esen_lab.planner.by_deadline import DeadlineSearch
 from esen_lab.planner.plan import Plan
 from esen_lab.run.options import check_rule, weightless
@@ -19,7 +20,7 @@ from esen_lab.studies.members import tables_of
 
 def for_deadline(
     runtime: Runtime, asked: SearchRequest, models: Mapping[str, CostModel], deadline_s: float
-) -> Callable[[Plan], Plan]:
+) -> Arranged:
     """What makes of a plan one whose members that are ready by a deadline are the most accurate together.
 
     Args:
@@ -62,11 +63,10 @@ def for_deadline(
         most_accurate=found.most_accurate,
     )
 
-    def finish(plan: Plan) -> Plan:
+    def arranged(plan: Plan) -> tuple[Plan, tuple[str, ...]]:
         ready = search(plan)
-        if ready.plan.lanes == plan.lanes:
-            return plan.with_origin(notes=(ready.sentence,))
-        made = under_models(ready.plan, models)
-        return made.with_origin(notes=(ready.sentence,))
+        if ready.plan.lanes != plan.lanes:  # what was said of the lanes before is not so of these
+            plan = replace(under_models(ready.plan, models), notes=remarks_of(models))
+        return plan, (ready.sentence,)
 
-    return finish
+    return arranged

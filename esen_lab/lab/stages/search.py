@@ -12,7 +12,7 @@ from esen_lab.cost_model import CostModel, Quantile
 from esen_lab.errors import UsageError
 from esen_lab.lab.backend_choice import allowed
 from esen_lab.lab.runtime import Runtime
-from esen_lab.lab.search_binding import SearchRequest, bind_search
+from esen_lab.lab.search_binding import Arranged, SearchRequest, bind_search
 from esen_lab.lab.stages.deadline import for_deadline
 from esen_lab.lab.stages.members import follow
 from esen_lab.lab.stages.plans import with_plan
@@ -124,16 +124,16 @@ def _bound(runtime: Runtime, asked: SearchRequest) -> tuple[dict[str, CostModel]
     """The search with everything bound, and the cost models that it plans with."""
     follow(runtime, whole=False)  # code counts: latencies do not depend on values
     found = models(runtime, asked.quantile)
-    finish: Callable[[Plan], Plan] | None = None
+    arranged: Arranged | None = None
     if asked.deadline_s is not None:
-        finish = for_deadline(runtime, asked, found, asked.deadline_s)
+        arranged = for_deadline(runtime, asked, found, asked.deadline_s)
         asked = replace(asked, groups=False, parts=False)  # the order is one of whole members
     state = runtime.state
     runtime.together.check(state.ensemble)
     derived = partial(
         state.here.derived_model, ensemble=state.ensemble, units=state.device.units, quantile=asked.quantile
     )
-    run = bind_search(
+    return found, bind_search(
         asked,
         found,
         state.ensemble,
@@ -142,8 +142,8 @@ def _bound(runtime: Runtime, asked: SearchRequest) -> tuple[dict[str, CostModel]
         runtime.lane_runs,
         derived,
         _of_other_switches(runtime, state),
+        arranged,
     )
-    return found, run if finish is None else partial(_finished, run, finish)
 
 
 def _of_other_switches(runtime: Runtime, state: LabState) -> tuple[str, ...]:
@@ -152,12 +152,6 @@ def _of_other_switches(runtime: Runtime, state: LabState) -> tuple[str, ...]:
     if measured is None or state.device.identity.simulated:
         return ()
     return under_other_switches((*measured.points, *measured.backend_points), settings.unusual)
-
-
-def _finished(run: Callable[..., Plan], finish: Callable[[Plan], Plan], on_better: Any = None, **watched: Any) -> Plan:
-    """A search each of whose plans is finished by a function."""
-    better = None if on_better is None else lambda plan: on_better(finish(plan))
-    return finish(run(on_better=better, **watched))
 
 
 class _Improving:
