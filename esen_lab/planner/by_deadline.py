@@ -64,7 +64,8 @@ class ReadyBy:
         by = f"By {format_seconds(self.deadline_s)}"
         if self.accuracy is None:
             return f"{by} no member is expected to be ready."
-        told = f"{by} {', '.join(self.ready)} are expected to be ready: {format_percent(self.accuracy)} right"
+        verb = "is" if len(self.ready) == 1 else "are"
+        told = f"{by} {', '.join(self.ready)} {verb} expected to be ready: {format_percent(self.accuracy)} right"
         if self.proven:
             return f"{told}; no plan has a more accurate set by then (proven)."
         return told + ("." if self.bound is None else f"; no plan can have more than {format_percent(self.bound)}.")

@@ -102,7 +102,7 @@ def test_a_plan_of_other_lanes_for_a_deadline_says_nothing_of_those_before() -> 
         )
         plan = lab.search(deadline_s=0.0055)
         assert plan.describe() == "4: a + b"
-        assert plan.notes[0].startswith("By 5.50 ms a are expected")
+        assert plan.notes[0].startswith("By 5.50 ms a is expected")
         assert not [note for note in plan.notes if "stay free" in note]
 
 
