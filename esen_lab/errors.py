@@ -53,14 +53,35 @@ class EsenError(Exception):
         self.given = None if self.given is None else worded(self.given)
         self.args = (self._message(),)
 
+    def concerns(self, what: str) -> None:
+        """Say first what it is about.
+
+        Args:
+            what: Of several things that were given the one, such as "--rounds".
+        """
+        self.rule = f"{what}: {self.rule}"
+        self.args = (self._message(),)
+
     def _message(self) -> str:
-        rule, hint = self.rule, self.hint
+        rule, hint = _shortened(self.rule), self.hint
         parts = [rule if rule.endswith((".", "!", "?")) else f"{rule}."]
         if self.given is not None:
-            parts.append(f"Given: {self.given}." if not self.given.endswith(".") else f"Given: {self.given}")
+            given = _shortened(self.given)
+            parts.append(f"Given: {given}." if not given.endswith(".") else f"Given: {given}")
         if hint:
             parts.append(hint)
         return visible(" ".join(parts))
+
+
+_MOST_LETTERS = 1_000
+_ENDS = 300
+
+
+def _shortened(text: str) -> str:
+    """A text that somebody can read to its end: of what was pasted by mistake, its beginning and end."""
+    if len(text) <= _MOST_LETTERS:
+        return text
+    return f"{text[:_ENDS]} ... ({len(text) - 2 * _ENDS:,} characters) ... {text[-_ENDS:]}"
 
 
 class UsageError(EsenError):

@@ -15,6 +15,20 @@ def test_parts_that_are_not_there_are_left_out() -> None:
     assert str(EsenError("It broke!")) == "It broke!"
 
 
+def test_what_was_pasted_by_mistake_is_told_by_its_ends() -> None:
+    problem = EsenError("There is such a name", given="x" * 10_000 + "end", hint="Choose another.")
+    assert problem.given == "x" * 10_000 + "end"
+    assert len(str(problem)) < 700
+    assert str(problem).endswith("end. Choose another.")
+    assert "(9,403 characters)" in str(problem)
+
+
+def test_an_error_can_say_first_what_it_is_about() -> None:
+    problem = EsenError("A number is needed", given="a")
+    problem.concerns("--rounds")
+    assert str(problem) == "--rounds: A number is needed. Given: a."
+
+
 def test_a_workers_failure_carries_its_traceback_and_log() -> None:
     problem = WorkerError("It failed", worker_traceback="Traceback ...\nValueError", log="loading")
     assert problem.details() == "In the worker:\nTraceback ...\nValueError\nThe worker printed:\nloading"

@@ -136,9 +136,9 @@ def test_place_and_cascade_are_planned_and_saved_on_request(session: Session, fr
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("members x", "arguments are required: Y"),
+        ("members x", r"%esen members takes Y \(the right class of each sample: .*\)\. Given: no more\."),
         ("members x x --take two", "A whole number"),
-        ("place", "arguments are required: EXPR"),
+        ("place", r"takes EXPR \(how many devices like this one"),
         ("cascade x --threshold high", "such as 0.9"),
     ],
 )

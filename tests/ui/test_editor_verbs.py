@@ -76,7 +76,7 @@ def test_propose_apply_measure_save_and_export_are_lines(
         ("tune apply now", "takes no words"),
         ("tune oversubscribe maybe", "on or off"),
         ("tune move ghost wide", "named as in the lanes"),
-        ("share", "arguments are required: LANE=SHARE"),
+        ("share", "%esen share takes LANE=SHARE (LANE is a sub-model in it or its number"),
         ("share wide", "LANE=pin:UNITS"),
         ("share wide=most", "LANE=pin:UNITS"),
         ("share ghost=1", "named by a sub-model in it"),

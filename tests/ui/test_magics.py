@@ -32,6 +32,7 @@ def _state(shell: Any) -> dict[str, Any]:
         "events": {name: list(calls) for name, calls in shell.events.callbacks.items()},
         "deferred": [dict(table.deferred_printers) for table in tables],
         "types": [set(table.type_printers) for table in tables],
+        "transformers": list(shell.input_transformer_manager.token_transformers),
         "threads": {thread.name for thread in threading.enumerate()},
         "names": set(shell.user_ns),
     }
@@ -51,6 +52,23 @@ def test_unloading_undoes_what_use_added(shell: Any) -> None:
     shell.display_formatter.format(a_plan())  # moves the formatter to the table of classes that were seen
     unload_ipython_extension(shell)
     assert _state(shell) == before
+
+
+@pytest.mark.parametrize("asked", ["%esen run?", "%esen run ?", "if True:\n    %esen run??"])
+def test_a_question_mark_after_a_verb_asks_what_it_takes(magics: SimpleNamespace, asked: str, capsys: Capture) -> None:
+    magics.run(asked)
+    assert "usage: %esen run" in capsys.readouterr().out
+
+
+def test_a_question_mark_after_the_magic_asks_which_verbs_there_are(magics: SimpleNamespace, capsys: Capture) -> None:
+    magics.run("%esen?")
+    assert "%esen register" in capsys.readouterr().out
+
+
+def test_question_marks_in_texts_and_after_other_names_stay_what_they_are(magics: SimpleNamespace) -> None:
+    transform = magics.shell.transform_cell
+    assert transform("text = '''\n%esen run?\n'''\n") == "text = '''\n%esen run?\n'''\n"
+    assert "pinfo" in transform("text?")
 
 
 def test_loading_twice_is_loading_once(shell: Any) -> None:

@@ -107,10 +107,41 @@ def plain(word: str) -> str:
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse that raises instead of leaving the interpreter."""
+    """argparse that raises instead of leaving the interpreter, and says what it refuses as all of the package does."""
+
+    arguments: Sequence[Argument] = ()
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{self.prog}: {message}", hint=f"`{self.prog} -h` shows what it takes.")
+        rule, given = self._said(message)
+        raise UsageError(rule, given=given, hint=f"`{self.prog} -h` shows what it takes, with an example.")
+
+    def _said(self, message: str) -> tuple[str, str | None]:
+        """The rule that was broken, and what was given."""
+        places = [argument for argument in self.arguments if not argument.is_option]
+        if found := _MISSING.fullmatch(message):
+            missing = found[1].split(", ")
+            told = [_told(argument) for argument in places if argument.metavar in missing]
+            return f"{self.prog} takes {' and '.join(told)}", "nothing" if len(missing) == len(places) else "no more"
+        if found := _SURPLUS.fullmatch(message):
+            taken = " ".join(str(argument.metavar) for argument in places)
+            return f"{self.prog} takes {f'{taken} and no word more' if taken else 'options alone'}", found[1]
+        if (found := _NO_VALUE.fullmatch(message)) or (found := _SWITCH.fullmatch(message)):
+            argument = next(one for one in self.arguments if one.name == found[1])
+            if argument.read is None:
+                return f"{argument.name} stands alone: {argument.help}", f"{argument.name}={plain(found[2])}"
+            return f"{argument.name} takes {_told(argument)}", "nothing"
+        return f"{self.prog}: {message}", None
+
+
+def _told(argument: Argument) -> str:
+    return f"{argument.metavar} ({argument.help})"
+
+
+# What argparse says.
+_MISSING = re.compile("the following arguments are required: (.*)", re.DOTALL)
+_SURPLUS = re.compile("unrecognized arguments: (.*)", re.DOTALL)
+_NO_VALUE = re.compile("argument (--[^ ]+): expected (?:at least )?one argument")
+_SWITCH = re.compile("argument (--[^ ]+): ignored explicit argument (.*)", re.DOTALL)
 
 
 def parser(prog: str, summary: str, arguments: Sequence[Argument], *, epilog: str = "") -> argparse.ArgumentParser:
@@ -124,6 +155,7 @@ def parser(prog: str, summary: str, arguments: Sequence[Argument], *, epilog: st
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    verb_parser.arguments = arguments
     for argument in arguments:
         known: dict[str, Any] = {"help": argument.help.replace("%", "%%")}
         if argument.read is None:
@@ -163,10 +195,15 @@ def parse(
         if argument.joined and not raw:
             setattr(given, argument.key, None)
             continue
-        if isinstance(raw, list) and not argument.joined:
-            value: Any = [argument.read(session, word) for word in raw]
-        else:
-            value = argument.read(session, " ".join(raw) if argument.joined else raw)
+        try:
+            if isinstance(raw, list) and not argument.joined:
+                value: Any = [argument.read(session, word) for word in raw]
+            else:
+                value = argument.read(session, " ".join(raw) if argument.joined else raw)
+        except UsageError as problem:
+            if argument.is_option:  # of several it is one that was meant
+                problem.concerns(argument.name)
+            raise
         setattr(given, argument.key, value)
     return given
 

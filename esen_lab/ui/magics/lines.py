@@ -51,6 +51,8 @@ def _run(session: Session, magic: str, table: Mapping[str, Verb], words: list[st
     name, *rest = words or ["status"]
     if name in ("-h", "--help"):
         name = "help"
+    if name.endswith("?"):  # as IPython asks
+        name, rest = name.rstrip("?"), ["-h"]
     verb = table.get(name)
     if verb is None and name in RENAMED:
         now = RENAMED[name]

@@ -9,17 +9,19 @@ from __future__ import annotations
 import ast
 import atexit
 import os
+import re
 import shutil
 import sys
 import traceback
 from collections import ChainMap
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any
 
 from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMatcherResult, context_matcher
+from IPython.core.inputtransformer2 import TokenTransformBase
 from IPython.core.magic import needs_local_scope, no_var_expand
 from IPython.utils.dir2 import get_real_method
 from IPython.utils.text import DollarFormatter
@@ -81,6 +83,7 @@ class _Extension:
 
     def install(self) -> None:
         self.shell.register_magic_function(self.esen, "line_cell", MAGIC)
+        self.shell.input_transformer_manager.token_transformers.append(_Question)
         self.shell.Completer.custom_matchers.append(self._matcher)
         for name in views.RECORDS:
             home, _, kind = name.rpartition(".")
@@ -104,6 +107,8 @@ class _Extension:
         self.front.show_again()
         with suppress(ValueError):
             self.shell.events.unregister("pre_run_cell", self.front.cell_begins)
+        transformers = self.shell.input_transformer_manager.token_transformers
+        transformers[:] = [transformer for transformer in transformers if transformer is not _Question]
         # Only what was put there: other extensions' matchers stay.
         matchers = self.shell.Completer.custom_matchers
         matchers[:] = [matcher for matcher in matchers if matcher is not self._matcher]
@@ -151,6 +156,28 @@ class _Extension:
             "ordered": True,
             "suppress": True,  # Python's own completers see no Python on this line
         }
+
+
+class _Question(TokenTransformBase):
+    """`%esen run?` asks what the verb takes, as `%esen run -h`; IPython alone would look for a variable `run`.
+
+    `%esen?` asks which verbs there are.
+    """
+
+    priority = 1  # before IPython's own look at question marks
+    _ASKED = re.compile(rf"(\s*%{MAGIC}(?:\s+[\w-]+)?)\s*\?\??\s*")
+
+    @classmethod
+    def find(cls, tokens_by_line: Sequence[Sequence[Any]]) -> _Question | None:
+        """The first such line, or None."""
+        asked = (line[0].start for line in tokens_by_line if line and cls._ASKED.fullmatch(line[0].line))
+        return next(map(cls, asked), None)
+
+    def transform(self, lines: list[str]) -> list[str]:
+        """The lines with that one as a magic that asks for help."""
+        asked = self._ASKED.fullmatch(lines[self.start_line])
+        assert asked is not None
+        return [*lines[: self.start_line], f"{asked[1]} -h\n", *lines[self.start_line + 1 :]]
 
 
 class _IPythonFront:
