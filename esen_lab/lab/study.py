@@ -8,10 +8,10 @@ from functools import partial
 from typing import Any
 
 from esen_lab.common.surroundings import step
-from esen_lab.common.trees import Tree
+from esen_lab.common.trees import Tree, tree_spec
 from esen_lab.common.units import backend_parts, check_seed, now
 from esen_lab.cost_model import CostModel, Quantile
-from esen_lab.ensemble.ensemble import Ensemble
+from esen_lab.ensemble import Ensemble, SubModel
 from esen_lab.errors import UsageError
 from esen_lab.lab.backend_choice import allowed
 from esen_lab.lab.plan_checks import members_run_by, origin
@@ -76,6 +76,7 @@ class Studies:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
+        self._row_times: tuple[object, RowTimes] | None = None  # of what, and what fewer rows take of it
 
     def refine(
         self,
@@ -237,7 +238,10 @@ class Studies:
     def _answers(self, x: Tree, batch: int | None, *, fewer_rows: bool = False) -> Answers:
         runtime = self._runtime
         state = runtime.state
-        return answers(
+        settings = runtime.fork_server.session_here()
+        of = (state.device.identity.key, settings.key, [_timed_as(member) for member in state.ensemble.submodels])
+        known = self._row_times
+        found = answers(
             state.ensemble,
             state.device,
             runtime.fork_server,
@@ -245,8 +249,12 @@ class Studies:
             x,
             batch=batch,
             fewer_rows=fewer_rows,
-            settings=runtime.fork_server.session_here(),
+            row_times=known[1] if fewer_rows and known is not None and known[0] == of else None,
+            settings=settings,
         )
+        if fewer_rows:
+            self._row_times = (of, found.rows)
+        return found
 
     def place(
         self,
@@ -358,7 +366,8 @@ class Studies:
         """Run some members first, the others only while the answer is not sure: expected and worst JCT.
 
         It is planned here; `take` puts it in force. What members answered is kept, for `thresholds`. Where the example
-        holds several rows, each member is also timed with fewer of them, in 2 s for all.
+        holds several rows, each member is also timed with fewer of them, in 2 s for all; what is known of that from an
+        earlier call is not measured again.
 
         Args:
             x: Validation data, samples along the first dimension; decides how many inputs stay open.
@@ -529,6 +538,11 @@ class Studies:
             UsageError: It is none of this ensemble.
         """
         return take(self._runtime, found)
+
+
+def _timed_as(member: SubModel) -> tuple[str, ...]:
+    """What the latency of a sub-model depends on: not on its weights."""
+    return member.name, member.code_fingerprint or member.fingerprint, str(tree_spec(member.example))
 
 
 def overhead_of_a_stage(state: LabState) -> float:

@@ -151,6 +151,7 @@ def answers(
     *,
     batch: int | None = None,
     fewer_rows: bool = False,
+    row_times: RowTimes | None = None,
     settings: Settings | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Answers:
@@ -164,6 +165,7 @@ def answers(
         x: The data, samples along the first dimension of every tensor.
         batch: How many samples at once; None for as many as the example holds, at least `LEAST_BATCH`.
         fewer_rows: Whether to measure too how much faster each member is with fewer rows than the example has.
+        row_times: That, where it is known; None: it is not.
         settings: What the session has set; None: what it had by the last look at it.
         on_progress: Called with (samples done, all).
 
@@ -185,9 +187,9 @@ def answers(
                     parts[name].append(_array(name, output, min(size, samples - first)))
                 if on_progress is not None:
                     on_progress(min(first + size, samples), samples)
-            rows = (
-                measure_rows(executor, ensemble.example) if fewer_rows else RowTimes(rows=samples_of(ensemble.example))
-            )
+            if row_times is None:
+                example = ensemble.example
+                row_times = measure_rows(executor, example) if fewer_rows else RowTimes(rows=samples_of(example))
         finally:
             executor.close()
     outputs = {name: np.concatenate(arrays) for name, arrays in parts.items()}
@@ -195,7 +197,7 @@ def answers(
     if len(shapes) > 1:
         counts = ", ".join(f"{name} {output.shape[1]}" for name, output in outputs.items())
         raise UsageError("Members of an ensemble tell the same classes apart", given=f"numbers of classes: {counts}")
-    return Answers(ensemble=ensemble, outputs=outputs, rows=rows)
+    return Answers(ensemble=ensemble, outputs=outputs, rows=row_times)
 
 
 def measure_rows(executor: Executor, x: Tree) -> RowTimes:

@@ -18,9 +18,13 @@ from esen_lab.errors import EsenError, UsageError
 from esen_lab.lab import Action, study
 from esen_lab.planner import allocate
 from esen_lab.planner.nodes import NodeLink
+from esen_lab.run import Executor
+from esen_lab.studies import validation
+from esen_lab.studies.batch_times import RowTimes
 from esen_lab.studies.cascade import Cascade
 from esen_lab.studies.front import ParetoFront
 from esen_lab.studies.placement import DevicePlacement
+from esen_lab.studies.validation import measure_rows
 
 CLASSES, SAMPLES = 3, 150
 Y = torch.arange(SAMPLES) % CLASSES
@@ -298,6 +302,26 @@ def test_a_sure_first_member_spares_the_others(make: Callable[..., Lab], tmp_pat
     assert not plan.oversubscribed
     assert ", then " in plan.describe()
     assert Plan.load(plan.save(tmp_path / "staged.json")) == plan
+
+
+def test_what_fewer_rows_take_is_measured_once_for_the_same_code(
+    make: Callable[..., Lab], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[tuple[str, ...]] = []
+
+    def counted(executor: Executor, x: Any) -> RowTimes:
+        measured.append(executor.plan.names)
+        return measure_rows(executor, x)
+
+    monkeypatch.setattr(validation, "measure_rows", counted)
+    lab = three(make)
+    first = lab.studies.cascade(numbered(), Y)
+    assert lab.studies.cascade(numbered(), Y, threshold=0.8).rows == first.rows == len(EXAMPLE)
+    assert len(measured) == 1
+    lab.register("good", mlp(inputs=3, outputs=CLASSES), example=EXAMPLE)
+    with_points(lab, {name: [1e-3] * lab.device.units for name in lab.ensemble.names})
+    lab.studies.cascade(numbered(), Y)
+    assert len(measured) == 2, "another network takes another time"
 
 
 def test_when_nobody_is_sure_there_is_one_stage_and_it_can_be_run(make: Callable[..., Lab]) -> None:
