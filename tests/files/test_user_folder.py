@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,8 @@ from esen_lab.files.user_folder import user_folder
 
 @pytest.mark.parametrize("asked", [user_folder, lambda home: trusted_folder(home).parent])
 def test_a_relative_folder_stays_the_same_one_wherever_the_process_goes_later(
-    asked: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    asked: Callable[[Mapping[str, str]], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert callable(asked)
     home = {"ESEN_LAB_HOME": f"kept for {tmp_path.name}"}
     monkeypatch.chdir(tmp_path)
     before = asked(home)
