@@ -184,7 +184,7 @@ def test_a_count_within_its_bounds_is_given_back() -> None:
 
 @pytest.mark.parametrize(
     ("confidence", "text"),
-    [(0.9, "0.9"), (0.9985, "0.9985"), (0.9999998, "0.9999998"), (1.0, "1"), (1 - 2**-53, "0.99999999999999989")],
+    [(0.9, "0.9"), (0.9985, "0.9985"), (0.9999998, "0.9999998"), (1.0, "1"), (1 - 2**-53, "0.9999999999999999")],
 )
 def test_a_confidence_below_one_is_not_told_as_one(confidence: float, text: str) -> None:
     assert format_confidence(confidence) == text

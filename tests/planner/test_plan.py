@@ -66,7 +66,7 @@ def test_what_no_plan_can_be_is_refused(change: dict[str, object], rule: str) ->
 @pytest.mark.parametrize(
     ("change", "rule"),
     [
-        ({"units": 0}, "between 1"),
+        ({"units": 0}, "whole number of units above 0"),
         ({"units": 1.5}, "whole number"),
         ({"units": True}, "whole number"),
         ({"members": ()}, "at least one sub-model"),
