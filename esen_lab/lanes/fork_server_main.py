@@ -17,12 +17,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import os
 import select
 import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import time
 import warnings
 from collections.abc import Sequence
@@ -40,6 +42,15 @@ from esen_lab.lanes.orders import order_in
 from esen_lab.lanes.problems import described
 
 _PR_SET_PDEATHSIG = 1
+_OF_WORKERS = (
+    "torch",
+    "numpy.random",
+    "cloudpickle",
+    "esen_lab.ensemble.kinds.function",
+    "esen_lab.ensemble.snapshot",
+    "esen_lab.lanes.backends._executed",
+    "esen_lab.lanes.child",
+)
 
 
 def main() -> None:
@@ -58,8 +69,7 @@ def main() -> None:
         if forks:
             import gc
 
-            import torch  # noqa: F401  what every worker would otherwise import for itself
-
+            import_for_workers()
             gc.collect()
             gc.freeze()  # or the first collection in a worker would copy every page it shares with us
         while True:
@@ -82,6 +92,13 @@ def main() -> None:
         killed = _end_all([pid for pid, code in workers.items() if code is None], retiring)
         end_children()
         _end_trials(killed)
+
+
+def import_for_workers() -> None:
+    """Import what every worker would otherwise import for itself before its first sub-model runs."""
+    sysconfig.get_paths()
+    for name in _OF_WORKERS:
+        importlib.import_module(name)
 
 
 def _next(control: socket.socket, parent: int, workers: dict[int, int | None]) -> wire.Frame | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from waiting import until
 
 from esen_lab.devices import CpuDevice
 from esen_lab.devices.cpu.device import CpuPlacement
+from esen_lab.ensemble import make_submodel
 from esen_lab.errors import DeviceError, WorkerDied
 from esen_lab.lanes import ForkServer, fork_server_main
 
@@ -229,3 +231,21 @@ def test_a_lane_and_its_helper_end_at_once_though_somebody_has_stopped_the_helpe
     os.kill(pid, signal.SIGSTOP)
     fork_server.close()
     assert time.monotonic() - began < 2
+
+
+def test_a_lane_imports_nothing_for_itself_that_its_helper_can_import_for_all(fork_server: ForkServer) -> None:
+    member = make_submodel("a", mlp(), torch.ones(1, 8))
+    worker = fork_server.worker(PLACE)
+    worker.load("a", member.payload(), member.example, traits=member.traits)
+    worker.arrange(("a",), "serial")
+    worker.put_state("aside")
+    worker.put_state("back")
+    there = worker.call("models:modules_here", "a", timeout_s=60)
+    worker.close()
+    code = (
+        "from esen_lab.lanes.fork_server_main import import_for_workers\n"
+        "import json, sys; import_for_workers(); print(json.dumps(sorted(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    own = sorted(set(there) - set(json.loads(done.stdout)))
+    assert [name for name in own if name.partition(".")[0] in ("esen_lab", "numpy", "cloudpickle")] == []
