@@ -128,9 +128,7 @@ def _unlinked(
         if not 1 <= count <= MOST_DEVICES:
             raise UsageError(f"A placement is over 1 to {MOST_DEVICES:,} devices", given=devices)
         tables = tables_of(models)
-        return [
-            DeviceTables(name=f"device{k + 1}", units=units, latencies=tables, models=models) for k in range(count)
-        ]
+        return [DeviceTables(name=f"device{k + 1}", units=units, latencies=tables, models=models) for k in range(count)]
     if not isinstance(devices, Mapping) or not devices:
         raise UsageError(
             "Devices are a number of devices like this one, or a profile or latencies by name",

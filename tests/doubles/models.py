@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 
-def modules_here(step: object) -> list[str]:  # noqa: ARG001
+def modules_here(step: object) -> list[str]:
     """Everything that is imported in the process of a lane, for `Worker.call`."""
     return sorted(sys.modules)
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import leaks
 import models
@@ -171,6 +172,22 @@ def test_nothing_works_on_zero_sub_models_and_every_verb_says_what_to_do(lab: La
 def test_searching_before_profiling_names_what_is_missing(lab: Lab) -> None:
     with pytest.raises(UsageError, match="a, b"):
         two(lab).search()
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"searcher": "exect"}, "Did you mean exact"),
+        ({"limits": {"pinned": {"aa": 1}}}, "Did you mean a"),
+        ({"limits": {"min_units": {"a": 10_000}}}, "all the device has"),
+    ],
+)
+def test_what_no_search_can_be_is_refused_before_anything_is_to_be_measured(
+    lab: Lab, asked: dict[str, Any], message: str
+) -> None:
+    lab.register("a", mlp(), example=torch.ones(2, 8))
+    with pytest.raises(UsageError, match=message):
+        lab.search(**asked)
 
 
 def test_an_unknown_searcher_or_option_is_refused_with_the_known_ones(lab: Lab) -> None:

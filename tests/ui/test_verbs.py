@@ -207,6 +207,7 @@ def test_other_cells_are_refused(session: Session, line: str) -> None:
         ("numerics --input x", "%esen numerics has no option --input"),
         ("backends --budget soon", "positive number of seconds"),
         ("backends wide", "%esen backends takes options alone. Given: wide. `%esen backends -h` shows"),
+        ("plan now", "%esen plan takes no words. Given: now."),
         ("save a.json b.json", "%esen save takes PATH and no word more. Given: b.json."),
         ("compare x --rounds", "--rounds takes N (how many rounds). Given: nothing."),
         ("compare x --rounds many", "--rounds: A whole number is needed here. Given: many."),

@@ -17,7 +17,7 @@ from esen_lab.lab.stages.deadline import for_deadline
 from esen_lab.lab.stages.members import follow
 from esen_lab.lab.stages.plans import with_plan
 from esen_lab.lab.state import LabState
-from esen_lab.planner import Limits, SearchJob
+from esen_lab.planner import Limits, SearchJob, make_searcher
 from esen_lab.planner.fits import fits
 from esen_lab.planner.plan import Plan
 from esen_lab.planner.steps import members_of
@@ -122,6 +122,10 @@ def start_search(runtime: Runtime, asked: SearchRequest) -> SearchJob[Plan]:
 
 def _bound(runtime: Runtime, asked: SearchRequest) -> tuple[dict[str, CostModel], Callable[..., Plan]]:
     """The search with everything bound, and the cost models that it plans with."""
+    state = runtime.state
+    state.need_submodels("plan")
+    make_searcher(asked.searcher, **asked.options)  # not after a profile that is asked for has been waited for
+    Limits.of(asked.limits).check(state.ensemble.names, state.device.units)
     follow(runtime, whole=False)  # code counts: latencies do not depend on values
     found = models(runtime, asked.quantile)
     arranged: Arranged | None = None

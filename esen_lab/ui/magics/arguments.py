@@ -124,7 +124,8 @@ class _Parser(argparse.ArgumentParser):
             return f"{self.prog} takes {' and '.join(told)}", "nothing" if len(missing) == len(places) else "no more"
         if found := _SURPLUS.fullmatch(message):
             taken = " ".join(str(argument.metavar) for argument in places)
-            return f"{self.prog} takes {f'{taken} and no word more' if taken else 'options alone'}", found[1]
+            alone = "options alone" if self.arguments else "no words"
+            return f"{self.prog} takes {f'{taken} and no word more' if taken else alone}", found[1]
         if (found := _NO_VALUE.fullmatch(message)) or (found := _SWITCH.fullmatch(message)):
             argument = next(one for one in self.arguments if one.name == found[1])
             if argument.read is None:

@@ -23,5 +23,7 @@ def overview(verbs: Mapping[str, Verb]) -> View:
         title="%esen shares one device between the sub-models of an ensemble",
         blocks=(Table(rows=tuple(rows)),),
         figures=False,
-        notes=("`%esen VERB?` or `%esen VERB -h` tells what a verb takes. From Python: the same verbs are methods of `lab`.",),
+        notes=(
+            "`%esen VERB?` tells what a verb takes, as -h behind it. From Python: the same verbs are methods of `lab`.",
+        ),
     )
