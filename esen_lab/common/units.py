@@ -73,7 +73,7 @@ def backend_parts(name: str) -> tuple[str, str]:
 
 def whole(value: object) -> int | None:
     """A whole number as an `int`, NumPy's among them; None for everything else, also for true and false."""
-    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
+    return None if isinstance(value, bool) or not isinstance(value, Integral) else int(value)
 
 
 def check_seed(seed: object) -> int:
