@@ -99,6 +99,11 @@ class NotTrusted(UsageError):  # noqa: N818  what it is, in the words of the doc
         super().__init__(rule, given=given, hint=hint)
         self.runs = runs
 
+    @property
+    def in_full(self) -> str:
+        """For a terminal: the rule, a line for each thing that would be run, and what to do."""
+        return "\n".join([f"{self.rule}. It would run:", *(f"    {line}" for line in self.runs), self.hint])
+
 
 class DeviceError(EsenError):
     """The device cannot do what is asked."""

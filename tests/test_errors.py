@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from esen_lab.errors import EsenError, WorkerError, first_line
+from esen_lab.errors import EsenError, NotTrusted, WorkerError, first_line
 
 
 def test_a_message_states_the_rule_what_was_given_and_what_to_do() -> None:
@@ -40,3 +40,8 @@ def test_of_an_engines_exception_the_first_line_that_says_something_is_told() ->
     assert first_line(RuntimeError(f"{places}Could not open the file\n\n")) == "Could not open the file"
     assert first_line(RuntimeError(places)) == "Exception from src/core.cpp:84:", "better than nothing"
     assert first_line(ValueError("")) == "ValueError"
+
+
+def test_what_is_not_trusted_is_told_line_by_line_with_what_it_would_run() -> None:
+    problem = NotTrusted("The folder is code", given="plan_files", hint="Say --trust.", runs=("model.py", "weights"))
+    assert problem.in_full == "The folder is code. It would run:\n    model.py\n    weights\nSay --trust."

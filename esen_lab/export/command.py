@@ -73,10 +73,7 @@ def run_command(load: Callable[..., Running], argv: Sequence[str] | None = None,
         with load(device=options.device, **({"trust": True} if options.trust else {})) as ensemble:
             report = _run(ensemble, options)
     except NotTrusted as problem:
-        tell(f"{program}: {problem.rule}. It would run:", sys.stderr)
-        for line in problem.runs:
-            tell(f"    {line}", sys.stderr)
-        tell(problem.hint, sys.stderr)
+        tell(f"{program}: {problem.in_full}", sys.stderr)
         return 1
     except EsenError as problem:
         tell(f"{program}: {problem}", sys.stderr)

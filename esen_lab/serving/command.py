@@ -39,10 +39,7 @@ def serve_folder(folder: Path, options: argparse.Namespace) -> int:
     try:
         served = ExportedFolder.open(folder, device=options.device, trust=options.trust)
     except NotTrusted as problem:
-        tell(f"esen-lab: {problem.rule}. It would run:", sys.stderr)
-        for line in problem.runs:
-            tell(f"    {line}", sys.stderr)
-        tell(problem.hint, sys.stderr)
+        tell(f"esen-lab: {problem.in_full}", sys.stderr)
         return 1
     stop, ready = threading.Event(), threading.Event()
     before = {number: signal.signal(number, _setter(stop, ready)) for number in (signal.SIGTERM, signal.SIGINT)}
