@@ -600,7 +600,8 @@ class Lab(LabProperties):
         """Serve the plan in force over HTTP, in the background, by the Open Inference Protocol of KServe and Triton.
 
         Returns once it is ready. It runs until the lab is closed, another call of this takes its place, or its own
-        `close`. Calls of `run` and others take turns with it. See docs/serving.md.
+        `close`; where the address of another one cannot be had, it goes on. Calls of `run` and others take turns with
+        it. See docs/serving.md.
 
         Args:
             port: 0 takes a free one; None ends the server that runs.

@@ -22,6 +22,10 @@ _JOIN_S = 5.0
 logging.getLogger("uvicorn").addHandler(logging.NullHandler())  # else Python prints what nobody asked for
 
 
+class PortTaken(UsageError):  # noqa: N818  what was found, which has a way on
+    """Somebody listens at that port already."""
+
+
 def listen(host: str, port: int) -> socket.socket:
     """A socket that listens.
 
@@ -30,7 +34,8 @@ def listen(host: str, port: int) -> socket.socket:
         port: 0 takes a free one.
 
     Raises:
-        UsageError: The address is not one of this machine, or the port is taken or not allowed.
+        PortTaken: Somebody has the port.
+        UsageError: The address is not one of this machine, or the port is not allowed.
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
@@ -41,7 +46,7 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as problem:
         if problem.errno == errno.EADDRNOTAVAIL:
             raise _not_here(host, problem) from problem
-        raise UsageError(
+        raise (PortTaken if problem.errno == errno.EADDRINUSE else UsageError)(
             f"A server listens at a free port of this machine, {host}:{port}",
             given=_told(problem),
             hint="Choose another port; 0 takes a free one.",

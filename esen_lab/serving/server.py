@@ -23,8 +23,9 @@ from esen_lab.serving.app import Service, make_app
 from esen_lab.serving.batcher import Batcher
 from esen_lab.serving.described import Described
 from esen_lab.serving.dispatcher import Dispatcher
-from esen_lab.serving.http_server import HttpServer, listen
+from esen_lab.serving.http_server import HttpServer, PortTaken, listen
 from esen_lab.serving.joining import rows_of
+from esen_lab.serving.logs import NAME
 from esen_lab.serving.metrics import Metrics, Totals
 from esen_lab.serving.model import ModelInfo
 from esen_lab.serving.prepared import prepare, sizes_for
@@ -34,7 +35,7 @@ from esen_lab.serving.settings import ServeSettings
 from esen_lab.serving.status import ENDED, ServerStatus
 from esen_lab.serving.traces import RequestTraces
 
-log = logging.getLogger("esen_lab.serving")
+log = logging.getLogger(NAME)
 
 
 class Server(Shown):
@@ -237,18 +238,26 @@ class Server(Shown):
         return f"<Server {self.url}: {self.state}>"
 
 
-def begin(settings: ServeSettings, keep: Callable[[Server], object]) -> Server:
+def begin(settings: ServeSettings, keep: Callable[[Server], object], before: Server | None = None) -> Server:
     """A server that listens. `keep` has it before it has started anything, so that an interrupt leaves it to its owner.
 
     Args:
         settings: What it is told once.
-        keep: Called with it first.
+        keep: Called with it first; ends the one before.
+        before: The one whose place it takes. It is ended here only where it has the very port, and goes on where the
+            address cannot be had.
 
     Raises:
         UsageError: The address cannot be had.
         DeviceError: The system gives no threads for it.
     """
-    server = Server(settings)
+    try:
+        server = Server(settings)
+    except PortTaken:
+        if before is None or before.port != settings.port:
+            raise
+        before.close()
+        server = Server(settings)
     try:
         keep(server)
         return server.start()

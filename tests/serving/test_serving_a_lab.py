@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -154,6 +155,25 @@ def test_the_server_ends_with_the_lab_and_another_one_takes_its_place(tmp_path: 
         assert third is not None
     assert third.state == "ended"
     assert lab.state.server is None
+
+
+def test_a_server_goes_on_where_another_one_finds_its_port_taken_and_gives_way_to_one_at_its_own(
+    tmp_path: Path,
+) -> None:
+    with Lab(device="cpu", store=tmp_path / "profiles.sqlite") as lab:
+        lab.register("a", mlp(), example=X)
+        first = lab.serve(0)
+        assert first is not None
+        with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(UsageError, match="free port") as refused:
+            lab.serve(taken.getsockname()[1])
+        with pytest.raises(UsageError, match="address or name of this machine"):
+            lab.serve(first.port, host="192.0.2.1")
+        assert f"The server before it goes on: {first.url}." in refused.value.__notes__
+        assert (lab.state.server, first.state) == (first, "ready")
+        assert ask(first, "GET", "/v2/health/ready")[0] == 200
+        second = lab.serve(first.port, name="second")
+        assert second is not None
+        assert (first.state, second.state, second.port) == ("ended", "ready", first.port)
 
 
 @pytest.mark.slow  # starts Python with torch twice, and lanes in one of them

@@ -17,6 +17,7 @@ from esen_lab.lanes.settings import with_threads_own
 from esen_lab.run import Deadline, RunReport
 from esen_lab.serving import ServeSettings, check_installed
 from esen_lab.serving.served import RUN_TIMEOUT_S, AskedBatch
+from esen_lab.serving.status import ENDED
 
 if TYPE_CHECKING:
     from esen_lab.ensemble import Ensemble
@@ -97,13 +98,17 @@ def serve(runtime: Runtime, settings: ServeSettings, x: Tree) -> Server:
     from esen_lab.serving.server import begin
 
     example = None if x is None else own_example(x)
-    stop(runtime)
     runtime.state.need_submodels("serve")
     session = runtime.fork_server.session_here()
+    before = runtime.state.server
     try:
-        server = begin(settings, lambda server: _keep(runtime, server))
+        server = begin(settings, lambda server: _keep(runtime, server), before)
         server.warm(ServedLab(runtime), with_threads_own(session), example)
     except BaseException as problem:
+        if before is not None and runtime.state.server is before and before.state != ENDED:
+            if isinstance(problem, EsenError):
+                problem.add_note(f"The server before it goes on: {before.url}.")
+            raise
         stop(runtime)
         if isinstance(problem, EsenError):
             problem.add_note("Nothing is served.")
@@ -113,6 +118,7 @@ def serve(runtime: Runtime, settings: ServeSettings, x: Tree) -> Server:
 
 
 def _keep(runtime: Runtime, server: Server) -> None:
+    stop(runtime)
     runtime.set(server=server)
     tell_when_forked(server)
 
