@@ -1,5 +1,8 @@
 """What is counted of a server, for Prometheus: in a registry of its own, so that several servers do not mix.
 
+Every request is counted, and few people look: counting is adding to numbers, and what Prometheus reads is made of them
+when it asks.
+
 esen_request_seconds        from a request's coming to its answer, of those that were answered
 esen_queue_seconds          of that, waiting for its run
 esen_compute_seconds        a batch's run: joining, lanes, combining, parting
@@ -14,12 +17,17 @@ esen_fallbacks              sub-models that are not executed as the plan says
 from __future__ import annotations
 
 import time
-from collections import Counter as Tally
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.metrics_core import Metric
 
 from esen_lab.run.report import RunReport
 
@@ -55,6 +63,7 @@ class Totals:
         answered: Requests with an answer of the model.
         failed: Requests without.
         by_reason: Those, by reason.
+        by_status: Responses, by status.
         request_s: From coming to answer, of those that were answered.
         queue_s: Of that, waiting.
         request_compute_s: Of that, the run of their batch.
@@ -72,7 +81,8 @@ class Totals:
 
     answered: int = 0
     failed: int = 0
-    by_reason: Tally[str] = field(default_factory=Tally)
+    by_reason: Counter[str] = field(default_factory=Counter)
+    by_status: Counter[int] = field(default_factory=lambda: Counter({200: 0}))
     request_s: float = 0.0
     queue_s: float = 0.0
     request_compute_s: float = 0.0
@@ -88,30 +98,53 @@ class Totals:
     began_s: float = field(default_factory=time.monotonic)
 
 
+class Counted:
+    """Numbers, counted by size; told by one thread, read by any.
+
+    Args:
+        name: Of the histogram.
+        what: It holds, for people.
+        bounds: Of its parts, ascending; a number at a bound is below it.
+    """
+
+    def __init__(self, name: str, what: str, bounds: Sequence[float]) -> None:
+        self._name = name
+        self._what = what
+        self._bounds = bounds
+        self._words = [*(str(float(bound)) for bound in bounds), "+Inf"]
+        self._counts = [0] * len(self._words)
+        self._sum = 0.0
+
+    def add(self, number: float) -> None:
+        """Count one."""
+        self._counts[bisect_left(self._bounds, number)] += 1
+        self._sum += number
+
+    @property
+    def told(self) -> HistogramMetricFamily:
+        """As Prometheus has it."""
+        buckets = list(zip(self._words, map(float, accumulate(self._counts)), strict=True))
+        return HistogramMetricFamily(self._name, self._what, buckets=buckets, sum_value=self._sum)
+
+
 class Metrics:
-    """Counts. Told in the event loop, but for `mended`."""
+    """Counts. Told in the event loop, but for `mended`; a collector of its registry."""
 
     def __init__(self) -> None:
         self.totals = Totals()
+        self._request_s = Counted("esen_request_seconds", "From coming to answer", _SECONDS)
+        self._queue_s = Counted("esen_queue_seconds", "Waiting for a run", _SECONDS)
+        self._compute_s = Counted("esen_compute_seconds", "A batch's run", _SECONDS)
+        self._rows = Counted("esen_batch_rows", "Rows of a batch", _COUNTS)
+        self._joined = Counted("esen_batch_requests", "Requests of a batch", _COUNTS)
+        self._waiting: Callable[[], int] = lambda: 0
+        self._fallen_back: Callable[[], int] = lambda: 0
         self.registry = CollectorRegistry()
-        here = self.registry
-        self._request_s = Histogram("esen_request_seconds", "From coming to answer", buckets=_SECONDS, registry=here)
-        self._queue_s = Histogram("esen_queue_seconds", "Waiting for a run", buckets=_SECONDS, registry=here)
-        self._compute_s = Histogram("esen_compute_seconds", "A batch's run", buckets=_SECONDS, registry=here)
-        self._rows = Histogram("esen_batch_rows", "Rows of a batch", buckets=_COUNTS, registry=here)
-        self._joined = Histogram("esen_batch_requests", "Requests of a batch", buckets=_COUNTS, registry=here)
-        self._responses = Counter("esen_responses", "Responses by status", ["status"], registry=here)
-        self._refusals = Counter("esen_refusals", "Refused requests by reason", ["reason"], registry=here)
-        self._busy_s = Counter("esen_lane_busy_seconds", "Seconds that a lane was busy", ["lane"], registry=here)
-        self._restarts = Counter("esen_lane_restarts", "Starts of lanes that had ended", registry=here)
-        self._length = Gauge("esen_queue_length", "Requests that wait", registry=here)
-        self._fallbacks = Gauge("esen_fallbacks", "Sub-models not executed as the plan says", registry=here)
-        self._ok = self._responses.labels("200")
+        self.registry.register(self)
 
     def look_at(self, waiting: Callable[[], int], fallen_back: Callable[[], int]) -> None:
         """Where the gauges read."""
-        self._length.set_function(waiting)
-        self._fallbacks.set_function(fallen_back)
+        self._waiting, self._fallen_back = waiting, fallen_back
 
     def answered(self, took_s: float, queue_s: float, compute_s: float) -> None:
         """A request got an answer of the model: how long that took, and of that the wait and the run of its batch."""
@@ -120,20 +153,19 @@ class Metrics:
         totals.request_s += took_s
         totals.queue_s += queue_s
         totals.request_compute_s += compute_s
-        self._request_s.observe(took_s)
-        self._queue_s.observe(queue_s)
-        self._ok.inc()
+        totals.by_status[200] += 1
+        self._request_s.add(took_s)
+        self._queue_s.add(queue_s)
 
     def failed(self, status: int, reason: str) -> None:
         """A request got none."""
-        self._responses.labels(str(status)).inc()
+        self.totals.by_status[status] += 1
         self.refused(reason)
 
     def refused(self, reason: str) -> None:
         """The same, where nobody hears the status any more."""
         self.totals.failed += 1
         self.totals.by_reason[reason] += 1
-        self._refusals.labels(reason).inc()
 
     def ran(self, runs: Sequence[BatchRun]) -> None:
         """Batches were run."""
@@ -144,12 +176,11 @@ class Metrics:
             totals.compute_s += run.took_s
             if run.done:
                 self._count_done(run)
-            self._rows.observe(run.rows)
-            self._joined.observe(run.requests)
-            self._compute_s.observe(run.took_s)
+            self._rows.add(run.rows)
+            self._joined.add(run.requests)
+            self._compute_s.add(run.took_s)
             for number, busy_s in () if run.report is None else _busy_s(run.report):
                 totals.lane_busy_s[number] = totals.lane_busy_s.get(number, 0.0) + busy_s
-                self._busy_s.labels(str(number)).inc(busy_s)
 
     def _count_done(self, run: BatchRun) -> None:
         totals = self.totals
@@ -163,11 +194,30 @@ class Metrics:
     def mended(self, took_s: float) -> None:  # noqa: ARG002  said in the log
         """Lanes that had ended were started anew."""
         self.totals.restarts += 1
-        self._restarts.inc()
 
     def text(self) -> bytes:
         """In the text format that Prometheus reads."""
         return generate_latest(self.registry)
+
+    def collect(self) -> Iterator[Metric]:
+        """Of the registry: all that is counted, as it is now."""
+        totals = self.totals
+        for one in (self._request_s, self._queue_s, self._compute_s, self._rows, self._joined):
+            yield one.told
+        yield _by("esen_responses", "Responses by status", "status", totals.by_status)
+        yield _by("esen_refusals", "Refused requests by reason", "reason", totals.by_reason)
+        yield _by("esen_lane_busy_seconds", "Seconds that a lane was busy", "lane", totals.lane_busy_s)
+        yield CounterMetricFamily("esen_lane_restarts", "Starts of lanes that had ended", value=totals.restarts)
+        yield GaugeMetricFamily("esen_queue_length", "Requests that wait", value=self._waiting())
+        yield GaugeMetricFamily("esen_fallbacks", "Sub-models not executed as the plan says", value=self._fallen_back())
+
+
+def _by(name: str, what: str, label: str, counts: Mapping[Any, float]) -> CounterMetricFamily:
+    """A counter for each value of a label."""
+    found = CounterMetricFamily(name, what, labels=[label])
+    for value, count in list(counts.items()):  # another thread may add one meanwhile
+        found.add_metric([str(value)], count)
+    return found
 
 
 def _busy_s(report: RunReport) -> Iterator[tuple[int, float]]:
