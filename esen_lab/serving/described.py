@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from operator import is_
 
 from esen_lab.common.trees import Tree, tree_spec
 from esen_lab.errors import first_line
@@ -49,8 +50,8 @@ class Described:
     @property
     def outdated(self) -> bool:
         """Whether something else is served now."""
-        now = self._served.stands_for
-        return len(now) != len(self._of) or any(one is not other for one, other in zip(now, self._of, strict=True))
+        now, of = self._served.stands_for, self._of
+        return len(now) != len(of) or not all(map(is_, now, of))  # asked several times a run
 
     def look(self, later: Callable[[], bool] = lambda: False) -> None:
         """Find out what it is now. Where that fails, requests are not joined.

@@ -13,6 +13,7 @@ from esen_lab.run.report import RunReport
 
 RUN_TIMEOUT_S = 60.0
 """How long a batch may take before its lanes are taken to hang: they are ended, and started anew."""
+_PLAIN_RUN = RunOptions()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +33,7 @@ class AskedBatch:
     @property
     def options(self) -> RunOptions:
         """The same as the options of a run."""
-        return RunOptions() if self.at_least is None else RunOptions(deadline_s=self.deadline_s, at_least=self.at_least)
+        return _PLAIN_RUN if self.at_least is None else RunOptions(deadline_s=self.deadline_s, at_least=self.at_least)
 
 
 PLAIN = AskedBatch()
