@@ -37,7 +37,7 @@ from esen_lab.serving.guard import Guard
 from esen_lab.serving.metrics import CONTENT_TYPE, Metrics
 from esen_lab.serving.model import PLATFORM, VERSION, ModelInfo
 from esen_lab.serving.protocol import EXTENSIONS, encode_response, header_length
-from esen_lab.serving.refusal import RequestRefused, refusal_of
+from esen_lab.serving.refusal import RequestRefused, malformed, refusal_of
 from esen_lab.serving.settings import ServeSettings
 from esen_lab.serving.traces import RequestTraces
 from esen_lab.serving.triton_statistics import model_stats
@@ -47,9 +47,10 @@ Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 log = logging.getLogger("esen_lab.serving")
 _HEADER_LENGTH = b"inference-header-content-length"
-_JSON = b"application/json"
-_BYTES = b"application/octet-stream"
+_OF_JSON = (b"content-type", b"application/json")
+_OF_BYTES = (b"content-type", b"application/octet-stream")
 _BUFFERED_BYTES = 1 << 16
+_MOST_INDEX_BYTES = 1 << 12
 
 
 @dataclass(slots=True, kw_only=True)
@@ -104,6 +105,10 @@ def make_app(service: Service) -> Callable[[Scope, Receive, Send], Awaitable[Non
     model = "/v2/models/{name}"
     versions = f"{model}/versions/{{version}}"
     infer = Infer(service)
+
+    async def index(request: Request) -> Response:
+        return _json(_index(service, only_ready=await _only_ready(service, request)))
+
     routes = [Route(f"{where}/infer", infer, methods=["POST"]) for where in (model, versions)]
     routes += [_route("/v2/models/stats", lambda _: _stats(service))]  # before it is taken for a name
     for where in (model, versions):
@@ -117,10 +122,11 @@ def make_app(service: Service) -> Callable[[Scope, Receive, Send], Awaitable[Non
         _route("/v2", lambda _: _json({"name": PLATFORM, "version": __version__, "extensions": list(EXTENSIONS)})),
         _route("/v2/health/live", lambda _: _json({"live": True})),
         _route("/v2/health/ready", lambda _: _json({"ready": service.ready}, 200 if service.ready else 503)),
-        _route("/v2/repository/index", lambda _: _json(_index(service)), method="POST"),
+        Route("/v2/repository/index", index, methods=["POST"]),
         _route("/metrics", lambda _: Response(service.metrics.text(), headers={"content-type": CONTENT_TYPE})),
     ]
-    app = Starlette(routes=routes, exception_handlers={RequestRefused: _refused, HTTPException: _no_such_path})
+    handlers = {RequestRefused: _refused, HTTPException: _no_such_path, ClientLeft: _left}
+    app = Starlette(routes=routes, exception_handlers=handlers)
     app.router.redirect_slashes = False  # an address that there is not is said, and nobody is sent to another
     return Door(app, infer, service)
 
@@ -150,16 +156,16 @@ class Door:
             if scope[CONNECTION].crowded:
                 told = "There are as many connections as there may be"
                 raise RequestRefused(503, "connections", told, retry_after_s=1.0, close=True)
-            self._guard.check(scope["path"], dict(scope["headers"]))
+            headers = dict(scope["headers"])
+            self._guard.check(scope["path"], headers)
         except RequestRefused as refused:
             self._service.metrics.failed(refused.status, refused.reason)
             log.warning("refused", extra={"path": scope["path"][:200], "status": refused.status})
-            await drop_body(receive)
-            await _answer_refused(refused)(scope, receive, send)
+            await _refuse(refused, receive, send, drop=True)
             return
         if scope["path"] == self._usual and scope["method"] == "POST":
             scope["path_params"] = self._parameters
-            await self._infer(scope, receive, send)
+            await self._infer.answer(scope, receive, send, headers)
         else:
             await self._app(scope, receive, send)
 
@@ -175,29 +181,38 @@ class Infer:
         self._service = service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """An ASGI application: answers one request, whatever comes of it."""
+        """An ASGI application."""
+        await self.answer(scope, receive, send, dict(scope["headers"]))
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send, headers: Mapping[bytes, bytes]) -> None:
+        """Answer one request, whatever comes of it.
+
+        Args:
+            scope: Of ASGI, as the next two.
+            receive: Likewise.
+            send: Likewise.
+            headers: Those of the scope, by name.
+        """
         came_s = time.monotonic()
         service = self._service
         status, reason = 200, ""
         connection: Connection = scope[CONNECTION]
         try:
-            answer, body, header = await self._answered(scope, receive, came_s)
+            answer, body, header = await self._answered(scope, receive, headers, came_s)
         except ClientLeft:
             service.metrics.refused("left")
             return
         except RequestRefused as refused:
             status, reason = refused.status, refused.reason
             service.metrics.failed(status, reason)
-            if refused.unread and not connection.whole:
-                await drop_body(receive)
-            await _answer_refused(refused)(scope, receive, send)
+            await _refuse(refused, receive, send, drop=refused.unread and not connection.whole)
         else:
-            headers = [(b"content-type", _JSON), (b"content-length", str(len(body)).encode())]
+            told = [_OF_JSON, (b"content-length", b"%d" % len(body))]
             if header is not None:
-                headers = [(b"content-type", _BYTES), headers[1], (_HEADER_LENGTH, str(header).encode())]
+                told = [_OF_BYTES, told[1], (_HEADER_LENGTH, b"%d" % header)]
             if len(body) <= _BUFFERED_BYTES:
                 connection.join_next()
-            await _send(send, headers, body)
+            await _send(send, told, body)
             if connection.slow:
                 service.metrics.refused("slow")
                 return
@@ -207,10 +222,11 @@ class Infer:
             took_s = time.monotonic() - came_s
             log.info("request", extra={"status": status, "reason": reason, "took_s": round(took_s, 6)})
 
-    async def _answered(self, scope: Scope, receive: Receive, came_s: float) -> tuple[Answer, bytes, int | None]:
+    async def _answered(
+        self, scope: Scope, receive: Receive, headers: Mapping[bytes, bytes], came_s: float
+    ) -> tuple[Answer, bytes, int | None]:
         service, settings = self._service, self._service.settings
         dispatcher = service.of(scope["path_params"])
-        headers = dict(scope["headers"])
         header_bytes = header_length(headers.get(_HEADER_LENGTH))
         connection: Connection = scope[CONNECTION]
         if connection.upgrades:
@@ -223,6 +239,7 @@ class Infer:
             most=settings.max_body_bytes,
             timeout_s=None if connection.whole else settings.read_timeout_s,
             held=service.held,
+            came=connection.take_body(),
         )
         size = len(body)
         try:
@@ -274,6 +291,24 @@ async def _while_there(future: asyncio.Future[Answer], connection: Connection) -
         connection.tell_when_left(None)
 
 
+async def _refuse(refused: RequestRefused, receive: Receive, send: Send, *, drop: bool) -> None:
+    """Answer a request that is refused.
+
+    Args:
+        refused: Why.
+        receive: Of ASGI.
+        send: Likewise.
+        drop: Whether some of it is still to come: it is read, but whoever waits for a word before he sends it has the
+            answer by then.
+    """
+    response = _answer_refused(refused)
+    await send({"type": "http.response.start", "status": refused.status, "headers": response.raw_headers})
+    await send({"type": "http.response.body", "body": response.body, "more_body": drop})
+    if drop:
+        await drop_body(receive)
+        await send({"type": "http.response.body", "body": b""})
+
+
 async def _send(send: Send, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     large = len(body) > _BUFFERED_BYTES
@@ -305,7 +340,26 @@ def _model_ready(service: Service, request: Request) -> Response:
     return _json({"name": service.settings.name, "ready": ready}, 200 if ready else 503)
 
 
-def _index(service: Service) -> list[dict[str, str]]:
+class _IndexAsked(msgspec.Struct):
+    ready: bool | None = None
+
+
+async def _only_ready(service: Service, request: Request) -> bool:
+    """Whether an index is asked of the models that are ready alone."""
+    headers = {name: value for name, value in request.scope["headers"] if name != b"content-type"}  # many give none
+    body = await read_body(
+        request.receive, headers, most=_MOST_INDEX_BYTES, timeout_s=service.settings.read_timeout_s, held=service.held
+    )
+    service.held.now -= len(body)
+    try:
+        return msgspec.json.decode(body or b"{}", type=_IndexAsked).ready is True
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as problem:
+        raise malformed(f'What is asked of the index is no JSON such as {{"ready": true}}: {problem}') from problem
+
+
+def _index(service: Service, *, only_ready: bool) -> list[dict[str, str]]:
+    if only_ready and not service.ready:
+        return []
     state = "READY" if service.ready else "UNAVAILABLE"
     return [{"name": service.settings.name, "version": VERSION, "state": state, "reason": ""}]
 
@@ -321,6 +375,10 @@ def _answer_refused(refused: RequestRefused) -> Response:
 async def _refused(_: Request, problem: Exception) -> Response:
     assert isinstance(problem, RequestRefused)
     return _answer_refused(problem)
+
+
+async def _left(_: Request, __: Exception) -> Response:
+    return Response()  # which nobody hears
 
 
 async def _no_such_path(_: Request, problem: Exception) -> Response:

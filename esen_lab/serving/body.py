@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import zlib
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
 from typing import Any, TypeAlias
 
 from esen_lab.serving.refusal import RequestRefused, malformed
@@ -14,6 +14,8 @@ Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 _ENCODINGS: Mapping[bytes, int] = {b"gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
 IDENTITY = b"identity"
 _STEP_BYTES = 1 << 16
+_MADE_BYTES = 1 << 18
+"""At most in one step of unpacking."""
 _MOST_MEMBERS = 1 << 14
 _MOST_DROPPED_BYTES = 64 << 20
 _DROPPING_S = 2.0
@@ -48,7 +50,13 @@ class Held:
 
 
 async def read_body(
-    receive: Receive, headers: Mapping[bytes, bytes], *, most: int, timeout_s: float | None, held: Held
+    receive: Receive,
+    headers: Mapping[bytes, bytes],
+    *,
+    most: int,
+    timeout_s: float | None,
+    held: Held,
+    came: bytearray | None = None,
 ) -> bytearray:
     """The body of a request; whoever calls gives its bytes back to `held`.
 
@@ -58,12 +66,18 @@ async def read_body(
         most: Bytes, before and after it is unpacked.
         timeout_s: For all of it; None where all of it has come.
         held: What it counts against.
+        came: All of it, where that is at hand: it is taken as it is, and nothing is received.
 
     Raises:
         Refused: It is too large (413), comes too slowly (408), or is packed in another way than is read (415).
         ClientLeft: The client has.
     """
     encoding = _check_headers(headers, most)
+    if came is not None and encoding == IDENTITY:
+        if len(came) > most:
+            raise _too_large(most)
+        held.take(len(came))
+        return came
     body = bytearray()
     counted = 0
     try:
@@ -81,9 +95,14 @@ async def read_body(
                 body += chunk
                 more = message.get("more_body", False)
         if encoding in _ENCODINGS:
-            body = unpacked(body, encoding, most)
-            held.take(len(body) - counted)
-            counted = len(body)
+            packed, body = body, bytearray()
+            for _ in _unpacking(packed, encoding, body, most):
+                more_bytes = len(packed) + len(body) - counted
+                held.take(more_bytes)
+                counted += more_bytes
+                await asyncio.sleep(0)  # others are read and answered meanwhile
+            held.now -= len(packed)
+            counted -= len(packed)
     except BaseException as problem:
         held.now -= counted
         if isinstance(problem, TimeoutError):
@@ -100,7 +119,7 @@ def _check_headers(headers: Mapping[bytes, bytes], most: int) -> bytes:
         given = kind[:80].decode("latin-1")
         rule = f"A request is application/json or application/octet-stream, not {given!r}: say so in its Content-Type"
         raise RequestRefused(415, "malformed", rule, unread=True)
-    encoding = headers.get(b"content-encoding", IDENTITY).strip().lower()
+    encoding = headers.get(b"content-encoding", b"").strip().lower() or IDENTITY  # an empty one names none
     if encoding != IDENTITY and encoding not in _ENCODINGS:
         raise _other_encoding(encoding)
     told = headers.get(b"content-length", b"")
@@ -143,29 +162,33 @@ def unpacked(body: bytes | bytearray, encoding: bytes, most: int) -> bytearray:
         return bytearray(body)
     if encoding not in _ENCODINGS:
         raise _other_encoding(encoding)
-    found, view, at, members = bytearray(), memoryview(body), 0, 0
-    while at < len(body) or not members:
-        if members and (encoding != b"gzip" or members == _MOST_MEMBERS):
-            raise malformed(f"{len(body) - at} bytes follow the end of what is packed in the body")
-        at, members = _unpack_one(view, at, found, _ENCODINGS[encoding], most), members + 1
+    found = bytearray()
+    for _ in _unpacking(body, encoding, found, most):
+        pass
     return found
 
 
-def _unpack_one(view: memoryview, at: int, found: bytearray, window: int, most: int) -> int:
-    """Unpack what begins at a place and append it; returns where it ends."""
-    unpacker = zlib.decompressobj(window)
-    while not unpacker.eof:
-        part = view[at : at + _STEP_BYTES]  # not all: what is behind the end is copied each time
-        if not part:
-            raise malformed("The body ends in the middle of what is packed in it")
-        try:
-            found += unpacker.decompress(part, most + 1 - len(found))
-        except zlib.error as problem:
-            raise malformed(f"The body is not packed as its headers say: {problem}") from problem
-        if len(found) > most:
-            raise _too_large(most)
-        at += len(part) - len(unpacker.unused_data)
-    return at
+def _unpacking(body: bytes | bytearray, encoding: bytes, found: bytearray, most: int) -> Iterator[None]:
+    """Unpack a body, one of those that are read, and append it to `found`: in steps that are short."""
+    view, at, members = memoryview(body), 0, 0
+    while at < len(body) or not members:
+        if members and (encoding != b"gzip" or members == _MOST_MEMBERS):
+            raise malformed(f"{len(body) - at} bytes follow the end of what is packed in the body")
+        members += 1
+        unpacker = zlib.decompressobj(_ENCODINGS[encoding])
+        while not unpacker.eof:
+            part = view[at : at + _STEP_BYTES]  # not all: what is behind the end is copied each time
+            try:
+                made = unpacker.decompress(part, min(_MADE_BYTES, most + 1 - len(found)))
+            except zlib.error as problem:
+                raise malformed(f"The body is not packed as its headers say: {problem}") from problem
+            if not (part or made or unpacker.eof):
+                raise malformed("The body ends in the middle of what is packed in it")
+            found += made
+            if len(found) > most:
+                raise _too_large(most)
+            at += len(part) - len(unpacker.unused_data if unpacker.eof else unpacker.unconsumed_tail)
+            yield
 
 
 def _other_encoding(encoding: bytes) -> RequestRefused:

@@ -58,7 +58,9 @@ class BoundedProtocol(HttpToolsProtocol):
     _looking: asyncio.TimerHandle | None = None
     _ends = False
     _in_headers = False
-    _header_bytes = 0  # of this request, as far as they were parsed
+    _header_bytes = 0  # of this request, where they may be too many
+    _chunk_bytes = 0  # that came last
+    _request_bytes = 0  # since this request began, and what of its first chunk was before it
     _steps = 0  # what the parser came to
     _pending_bytes = 0  # since the last of these
     _left: Callable[[], object] | None = None
@@ -84,10 +86,13 @@ class BoundedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse, and cut who sends without an end."""
         steps = self._steps
+        self._chunk_bytes = len(data)
+        self._request_bytes += len(data)
         super().data_received(data)
         # The parser keeps a header, a trailer or a chunk's extension of any length until it has all of it.
         self._pending_bytes = self._pending_bytes + len(data) if self._steps == steps else 0
-        if self._pending_bytes > MOST_HEADER_BYTES and not self.transport.is_closing():
+        endless = self._pending_bytes > MOST_HEADER_BYTES or (self._in_headers and self._too_many_headers())
+        if endless and not self.transport.is_closing():
             self.send_400_response("")
         elif self._in_headers:  # they are rarely still to come: a timer for each request is dear
             self._wait_for_headers()
@@ -116,23 +121,18 @@ class BoundedProtocol(HttpToolsProtocol):
         """Of the parser."""
         super().on_message_begin()
         self._steps += 1
-        self._in_headers, self._header_bytes = True, 0
+        self._in_headers, self._header_bytes, self._request_bytes = True, 0, self._chunk_bytes
         self.scope[CONNECTION] = Connection(  # type: ignore[literal-required]
-            self.transport, self._tell_when_left, crowded=len(self.connections) > self.max_connections
+            self.transport,
+            self._tell_when_left,
+            self.flow.resume_reading,
+            crowded=len(self.connections) > self.max_connections,
         )
-
-    def on_url(self, url: bytes) -> None:
-        """Of the parser."""
-        self._count(len(url))
-        super().on_url(url)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Of the parser."""
-        self._count(len(name) + len(value))
-        super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """Of the parser."""
+        if self._too_many_headers():
+            raise ValueError("too many bytes of headers")  # the parser's to pass on: see `send_400_response`
         self._steps += 1
         self._in_headers = False
         self._headers_came()
@@ -149,7 +149,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Of the parser: all of the request is there."""
         self._steps += 1
-        self.scope[CONNECTION].whole = True  # type: ignore[literal-required]
+        connection: Connection = self.scope[CONNECTION]  # type: ignore[literal-required]
+        connection.whole = True
+        connection.body = self.cycle.body
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
@@ -170,10 +172,12 @@ class BoundedProtocol(HttpToolsProtocol):
         else:
             self._left = call
 
-    def _count(self, count: int) -> None:
-        self._header_bytes += count
-        if self._header_bytes > MOST_HEADER_BYTES:
-            raise ValueError("too many bytes of headers")  # the parser's to pass on: see `send_400_response`
+    def _too_many_headers(self) -> bool:
+        """Whether those that were parsed are: counted where so many bytes have come at all."""
+        if self._request_bytes <= MOST_HEADER_BYTES:
+            return False
+        self._header_bytes = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
+        return self._header_bytes > MOST_HEADER_BYTES
 
     def _wait_for_headers(self) -> None:
         if self._waiting is None:

@@ -22,15 +22,19 @@ class Connection:
     Attributes:
         transport: What is written to.
         tell_when_left: Has something called when the client leaves, at once where it has; None: nothing any more.
+        resume_reading: Has what comes next read, where that was put off.
         crowded: Whether there are more connections than there may be.
         whole: Whether all of the request has come.
+        body: Then what nobody has received yet of its body.
         upgrades: Whether it asks for another protocol: the parser takes what follows for that, and reads no body.
     """
 
     transport: Any
     tell_when_left: Callable[[Callable[[], object] | None], None]
+    resume_reading: Callable[[], object]
     crowded: bool = False
     whole: bool = False
+    body: bytearray | None = None
     upgrades: bool = False
 
     @property
@@ -41,6 +45,12 @@ class Connection:
     def join_next(self) -> None:
         """What is written next is sent with what is written after it."""
         self.transport.join_next()
+
+    def take_body(self) -> bytearray | None:
+        """All of the body, where it has come whole and nothing of it was received; then nothing need be."""
+        if self.body is not None:
+            self.resume_reading()  # as receiving does: else nobody would notice that the client leaves
+        return self.body
 
 
 class JoinedWrites:

@@ -197,7 +197,9 @@ class ServeReplica:
     def _parsed(self, asked: ReplicaRequest, now_s: float) -> InferRequest:
         """The request; its deadline counts from now on."""
         length = header_length(asked.header_length)
-        body = unpacked(asked.body, asked.encoding.strip().lower().encode("latin-1", "replace"), _MOST_BYTES)
+        body = unpacked(
+            asked.body, asked.encoding.strip().lower().encode("latin-1", "replace") or IDENTITY, _MOST_BYTES
+        )
         request = parse_request(body, length, self.model)
         if request.timeout_s is None or asked.came_s is None:
             return request

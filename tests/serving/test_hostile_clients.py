@@ -248,6 +248,21 @@ def test_one_header_too_large_is_answered_431_in_words(plain: Server) -> None:
     assert "65536" in json.loads(answer.partition(b"\r\n\r\n")[2])["error"]
 
 
+@pytest.mark.parametrize("asks", [[], ["Expect: 100-continue"]])
+@pytest.mark.parametrize(
+    ("refused", "status"),
+    [(["Origin: http://elsewhere"], 403), (["Content-Type: text/plain"], 415), (["X: 1"], 413)],
+)
+def test_who_waits_for_a_word_before_it_sends_is_refused_at_once_and_not_told_to_go_on(
+    plain: Server, asks: list[str], refused: list[str], status: int
+) -> None:
+    length = 1 << (40 if status == 413 else 10)
+    began_s = time.monotonic()
+    found, told = lasting(plain, post(b"", *refused, *asks, length=length))
+    assert (found, bool(json.loads(told)["error"])) == (status, True)
+    assert time.monotonic() - began_s < 1.5, "what it did not send was waited for, two seconds"
+
+
 def test_http_1_0_is_answered_and_closed(plain: Server) -> None:
     answer = said(plain, post(BODY, version="1.0"))
     assert statuses(answer) == [200]

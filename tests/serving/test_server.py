@@ -8,6 +8,7 @@ import contextlib
 import gzip
 import json
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -95,6 +96,22 @@ def test_packed_requests_are_unpacked_and_bombs_are_not(plain: Server) -> None:
         assert infer(plain, nothing, **{"Content-Encoding": "gzip"})[0] == 400
     with serving(max_body_bytes=100_000) as small:
         assert infer(small, gzip.compress(b" " * 50_000_000), **{"Content-Encoding": "gzip"})[0] == 413
+
+
+def test_an_encoding_without_a_name_is_none(plain: Server) -> None:
+    assert infer(plain, json.dumps(body_of()).encode(), **{"Content-Encoding": ""})[0] == 200
+
+
+def test_a_part_of_the_protocol_that_is_not_had_is_named_in_a_sentence(plain: Server) -> None:
+    asked = [{"name": "output", "parameters": {"classification": 2}}]
+    status, told, _ = infer(plain, body_of(outputs=asked))
+    assert (status, "has no classification extension" in told["error"]) == (501, True)
+
+
+def test_a_server_writes_nothing_to_whoever_has_asked_for_no_log() -> None:
+    program = "import logging, esen_lab.serving.server as it; it.log.warning('refused')"
+    quiet = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
+    assert quiet.stderr == ""
 
 
 def test_a_body_may_be_several_members_of_gzip_and_nothing_else_may_follow_them(plain: Server) -> None:
@@ -504,6 +521,23 @@ def test_it_is_alive_at_once_and_ready_when_it_is_warm() -> None:
         assert server.state == "lanes are starting"
         server.warm(FakeServed())  # type: ignore[arg-type]
         assert ask(server, "GET", "/v2/health/ready")[0] == 200
+
+
+def test_the_index_lists_models_that_are_not_ready_unless_it_is_asked_for_the_ready_ones() -> None:
+    def index(server: Server, body: bytes) -> tuple[int, Any]:
+        return ask(server, "POST", "/v2/repository/index", body)[:2]
+
+    with Server(ServeSettings(port=0)).start() as server:
+        for everybody in (b"", b"{}", b'{"ready": false}', b'{"ready": null}'):
+            status, (one,) = index(server, everybody)
+            assert (status, one["name"], one["state"]) == (200, "ensemble", "UNAVAILABLE")
+        assert index(server, b'{"ready": true}') == (200, [])
+        for nonsense in (b"{", b"[]", b'{"ready": "yes"}', b"[" * 4000, b"\xff"):
+            status, told = index(server, nonsense)
+            assert (status, "ready" in told["error"]) == (400, True)
+        assert index(server, b" " * 5000)[0] == 413
+        server.warm(FakeServed())  # type: ignore[arg-type]
+        assert index(server, b'{"ready": true}')[1][0]["state"] == "READY"
 
 
 def test_an_address_is_told_when_it_answers_however_slowly_a_server_begins(monkeypatch: pytest.MonkeyPatch) -> None:
