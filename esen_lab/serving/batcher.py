@@ -203,6 +203,10 @@ class Batcher:
         one = batch[-1].rows  # the next one is taken to be as large as the last
         if rows + one > self.max_rows:
             return now_s
+        gap_s = self.arrivals.gap_s(now_s)
+        # Where no larger batch takes less, w is at most s(k): most often there is nothing more to look at.
+        if self.window_s is None and (gap_s is None or gap_s >= self.times.of(one)):
+            return now_s
         began_s = min(waiting.came_s for waiting in batch)
         together_s = self.times.of(rows + one)
         latest_s = min(waiting.due_s for waiting in batch) - together_s
@@ -210,7 +214,6 @@ class Batcher:
             return min(began_s + self.window_s, latest_s)
         alone_s = self.times.of(rows)
         pays_s = (rows * alone_s + one * (alone_s + self.times.of(one))) / (rows + one) - together_s
-        gap_s = self.arrivals.gap_s(now_s)
         if gap_s is None or gap_s >= pays_s or pays_s < _LEAST_WAIT_S:
             return now_s
         return min(max(waiting.came_s for waiting in batch) + pays_s, latest_s)
