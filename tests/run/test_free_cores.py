@@ -130,7 +130,9 @@ def test_a_comparison_waits_for_the_lanes_of_all_strategies_before_each(
     fork_server: ForkServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waited: list[set[int]] = []
-    monkeypatch.setattr(import_module("esen_lab.run.in_pairs"), "wait_until_still", lambda pids: waited.append(set(pids)))
+    monkeypatch.setattr(
+        import_module("esen_lab.run.in_pairs"), "wait_until_still", lambda pids: waited.append(set(pids))
+    )
     device = CpuDevice(cores=[(0,), (0,)])
     compare(
         torch.randn(4, 8),
