@@ -27,6 +27,8 @@ CUDAS_DESCRIPTORS = 200  # the driver's: devices, events, memory that is mapped;
 # Made once by the standard library, torch and joblib (what estimators of tests compute with), and kept for the life of
 # the process.
 KEPT_FILES = ("pymp-", "torchinductor_", "ipython_", "pytest-", "cuda.shm.", "joblib_memmapping_folder_", "sem.loky-")
+# Libraries put theirs there when they are imported, for good.
+KEPT_SWITCHES = ("methods put into torch.nn.Module", "functions put into torch.nn.functional")
 KEPT_PROCESSES = ("multiprocessing.resource_tracker", "joblib.externals.loky")
 
 
@@ -88,7 +90,7 @@ def _difference(before: Snapshot, after: Snapshot) -> list[str]:
     found += [
         f"switch: {name} is {after.switches[name]!r}, was {was!r}"
         for name, was in before.switches.items()
-        if name in after.switches and after.switches[name] != was
+        if name in after.switches and after.switches[name] != was and name not in KEPT_SWITCHES
     ]
     return found
 
