@@ -13,6 +13,7 @@ from esen_lab import FakeDevice, Lab
 from esen_lab.devices import CpuDevice
 from esen_lab.errors import DeviceError, UsageError
 from esen_lab.lab import DeviceChange
+from esen_lab.lanes.settings import SessionSettings, put
 from esen_lab.planner.plan import sequential_plan
 
 CORE = CpuDevice(cores=[(0,)])
@@ -43,10 +44,10 @@ def test_another_device_puts_the_plan_away_and_brings_its_own_back(lab: Lab) -> 
 @pytest.fixture(params=["highest", "high"])
 def precision(request: pytest.FixtureRequest) -> Iterator[None]:
     """What the session has set, which points are told apart by; no lane of the second lab was told of it."""
-    before = torch.get_float32_matmul_precision()
+    before = SessionSettings().now()
     torch.set_float32_matmul_precision(request.param)
     yield
-    torch.set_float32_matmul_precision(before)
+    put(before)  # "highest" by its name would leave other switches than there were
 
 
 @pytest.mark.usefixtures("precision")
