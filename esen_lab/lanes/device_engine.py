@@ -33,13 +33,13 @@ from esen_lab.lanes.engine import OF_MEMBERS, Engine, ExampleRun, InSubModel, Ke
 from esen_lab.lanes.graph_lane import GraphLane
 from esen_lab.lanes.kept_outputs import Combining, KeptOutputs, Lent, Rule
 from esen_lab.lanes.shared_input import Borrowing, Lending, ReadyFlag
+from esen_lab.lanes.stream import Compute, seeded
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
     from esen_lab.devices import Placement
-    from esen_lab.lanes.stream import Compute
 
 
 class DeviceEngine(Engine):
@@ -214,7 +214,7 @@ class DeviceEngine(Engine):
 
     @contextlib.contextmanager
     def _seeded(self, number: int) -> Iterator[None]:
-        with super()._seeded(number), contextlib.nullcontext() if self.own_process else self.compute.seeded(number):
+        with super()._seeded(number), contextlib.nullcontext() if self.own_process else seeded(self.compute, number):
             yield
 
     def _send_back(self, index: int, leaves: list[torch.Tensor], structure: Any, kept: list[Kept | None]) -> None:

@@ -86,16 +86,6 @@ class Compute:
         state: torch.Tensor = self._cuda.get_rng_state(self._device)  # kept by the host: nothing is waited for
         return state.numpy().tobytes()
 
-    @contextlib.contextmanager
-    def seeded(self, number: int) -> Iterator[None]:
-        """Inside, the GPU's generator begins at a number; what is queued there keeps where it was then."""
-        before = self._cuda.get_rng_state(self._device)
-        self._cuda.manual_seed(number)  # of the GPU whose stream this thread is in
-        try:
-            yield
-        finally:
-            self._cuda.set_rng_state(before, self._device)
-
     def memory_bytes(self) -> int:
         """Memory of the GPU that tensors of this process hold."""
         return int(self._cuda.memory_allocated(self._device))
@@ -166,3 +156,14 @@ class Compute:
         except Exception:  # torch.AcceleratorError, or a bare RuntimeError in older versions
             return True
         return False
+
+
+@contextlib.contextmanager
+def seeded(compute: Compute, number: int) -> Iterator[None]:
+    """Inside, the GPU's generator begins at a number; what is queued there keeps where it was then."""
+    before = compute.cuda.get_rng_state(compute.device)
+    compute.cuda.manual_seed(number)  # of the GPU whose stream this thread is in
+    try:
+        yield
+    finally:
+        compute.cuda.set_rng_state(before, compute.device)

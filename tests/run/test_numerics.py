@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import random
 from typing import Any
 
 import pytest
@@ -100,13 +101,13 @@ def test_a_plan_that_answers_wrongly_fails() -> None:
 
 
 class Changing(nn.Module):
-    """Draws random numbers at every call."""
+    """Draws numbers that no seed repeats, at every call."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x * torch.rand(())
+        return x * random.SystemRandom().random()
 
 
-def test_a_sub_model_that_draws_random_numbers_is_told_from_a_wrong_share() -> None:
+def test_a_sub_model_that_no_seed_repeats_is_told_from_a_wrong_share() -> None:
     verdict = check_numerics(
         plan_of(("a",), ("random",), units=4),
         ensemble_of(a=mlp(outputs=8), random=Changing()),
