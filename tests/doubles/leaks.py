@@ -27,8 +27,12 @@ CUDAS_DESCRIPTORS = 200  # the driver's: devices, events, memory that is mapped;
 # Made once by the standard library, torch and joblib (what estimators of tests compute with), and kept for the life of
 # the process.
 KEPT_FILES = ("pymp-", "torchinductor_", "ipython_", "pytest-", "cuda.shm.", "joblib_memmapping_folder_", "sem.loky-")
-# Libraries put theirs there when they are imported, for good.
-KEPT_SWITCHES = ("methods put into torch.nn.Module", "functions put into torch.nn.functional")
+# Libraries change these when they are imported, for good; torch.compile the last one.
+KEPT_SWITCHES = (
+    "methods put into torch.nn.Module",
+    "functions put into torch.nn.functional",
+    "Python's recursion limit",
+)
 KEPT_PROCESSES = ("multiprocessing.resource_tracker", "joblib.externals.loky")
 
 
