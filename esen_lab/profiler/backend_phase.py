@@ -94,10 +94,12 @@ class BackendPhase:
                     if backend in trials.contenders():  # the ones before may have left it behind
                         self._try(submodel, backend, units, trials, level)
                         self._keep_fastest(submodel, units, trials, level)
-                leader = trials.leader(units)
-                # A trial may lead by chance: one that was measured in earnest and is as good stays what is known.
-                if leader is not None and not any(map(self._is_enough, trials.near(leader))):
-                    self._in_earnest(submodel, leader, trials, level)
+                # A trial may lead by chance: one that was measured in earnest and is as good stays what is known, and
+                # where that shows that the leader is none, the next one is measured so.
+                while (leader := trials.leader(units)) is not None:
+                    known = any(map(self._is_enough, trials.near(leader)))
+                    if known or not self._in_earnest(submodel, leader, trials, level):
+                        break
                 level.forget(*level.loaded)
 
     def _recall(self, submodel: SubModel, trials: Trials, units: int) -> None:
@@ -209,8 +211,12 @@ class BackendPhase:
             f"the {format_seconds(took_s)} that were left."
         )
 
-    def _in_earnest(self, submodel: SubModel, leader: Point, trials: Trials, level: Level) -> None:
-        """Measure the backend that was best in its trial as eager is measured; the trial stands where that fails."""
+    def _in_earnest(self, submodel: SubModel, leader: Point, trials: Trials, level: Level) -> bool:
+        """Measure the backend that was best in its trial as eager is measured; the trial stands where that fails.
+
+        Returns:
+            Whether it was measured.
+        """
         label = _label(submodel, leader.backend)
         try:
             with self.bench.alone(f"{label}, at {self.bench.share(leader.units)}"):
@@ -227,12 +233,14 @@ class BackendPhase:
             self.note(
                 f"{label}, at {self.bench.share(leader.units)}: known by its trial only, since {refusal(problem)}"
             )
+            return False
         else:
             prepared = {name: value for name, value in leader.readings.items() if name == "prepare_s"}
             found = replace(found, readings={**found.readings, **prepared})
             point = as_point(found, submodel, leader.units, self.budget_s, leader.backend)
             self.store.put(self.key(submodel, leader.units, leader.backend), point)
             self._keep_backend(point, trials)
+            return True
 
     def _refuse(self, submodel: SubModel, trials: Trials, backend: str, why: str, *, remember: bool) -> None:
         if remember:

@@ -2,7 +2,7 @@
 
     trial      a short measurement with one backend at one share: enough to tell who is clearly behind
     in earnest the usual measurement; at each share only the backend that was best in its trial gets one, so that a
-               profile has at most twice the points of eager alone
+               profile has at most twice the points of eager alone (and the next best, where its trial was luck)
 
 A backend that is clearly behind at one share is not tried at others: engines differ by factors, and by how they use
 more threads far less. One that compiles for long is tried at others only where it may be the best: it compiles anew for
