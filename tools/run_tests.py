@@ -5,9 +5,9 @@
     python tools/run_tests.py [arguments of pytest]   one run, as pytest does it
 
 The second of the two has the tests with browsers, kernels and scripts of their own, which mostly wait for them, those
-that only compute, and programs in processes of their own: few tests that hold lanes to cores run side by side. What the
-second run prints comes when the first is done. Tests of backends come after both, in a process of their own: engines
-leave threads in it. Each run lists what took more than ten seconds: such a test is to be marked `slow`.
+that only compute, and programs in processes of their own: few tests that hold lanes to cores run side by side. After it
+come the tests of backends, in a process of their own: engines leave threads in it. What these print comes when the
+first is done. Each run lists what took more than ten seconds: such a test is to be marked `slow`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTEST = [sys.executable, "-m", "pytest"]
@@ -27,6 +29,51 @@ WAITING = ("browser", "notebooks", "ui", "export")
 BACKENDS = "lanes/backends"
 COMPUTING = ("common", "cost_model", "ensemble", "files", "history", "planner", "project")
 PROGRAMS = ("benchmarks", "tools")
+
+
+class Following(threading.Thread):
+    """Runs commands one after the other.
+
+    Args:
+        commands: A title and the words of each.
+        environment: Theirs.
+        printed: Where titles and output go.
+
+    Attributes:
+        status: The first exit status that was not 0, or 0.
+    """
+
+    def __init__(
+        self, commands: Sequence[tuple[str, list[str]]], environment: Mapping[str, str], printed: IO[bytes]
+    ) -> None:
+        super().__init__()
+        self._commands = commands
+        self._environment = environment
+        self._printed = printed
+        self._stopped = False
+        self._running: subprocess.Popen[bytes] | None = None
+        self.status = 0
+
+    def run(self) -> None:
+        """See the class."""
+        for title, words in self._commands:
+            if self._stopped:
+                return
+            self._printed.write(f"\n{title}\n\n".encode())
+            self._printed.flush()
+            self._running = subprocess.Popen(
+                words, cwd=ROOT, env=self._environment, stdout=self._printed, stderr=subprocess.STDOUT
+            )
+            status = self._running.wait()
+            self.status = self.status or status
+
+    def stop(self) -> None:
+        """End what runs, and begin no more; at once where all is done."""
+        self._stopped = True
+        while self.is_alive():
+            if self._running is not None:
+                self._running.terminate()
+            self.join(timeout=0.1)
 
 
 def main(arguments: list[str]) -> int:
@@ -41,29 +88,27 @@ def main(arguments: list[str]) -> int:
         environment = {**os.environ, "PYTEST_ADDOPTS": f"{os.environ.get('PYTEST_ADDOPTS', '')} -p no:cacheprovider"}
         # By what is left out: named one by one, the folders' conftest.py files would be mixed up.
         rest = [path.name for path in (ROOT / "tests").iterdir() if path.is_dir() or path.name.startswith("test_")]
-        second = subprocess.Popen(
-            [*untimed, *_without(sorted(set(rest) - set(beside)))],
-            cwd=ROOT,
-            env=environment,
-            stdout=printed,
-            stderr=subprocess.STDOUT,
-        )
+        following = [
+            (f"The tests of {', '.join(beside)}", _without(sorted(set(rest) - set(beside)))),
+            (
+                "The tests of backends, whose engines leave threads in the process that loads them",
+                [f"tests/{BACKENDS}"],
+            ),
+        ]
+        second = Following([(f"{title}:", [*untimed, *which]) for title, which in following], environment, printed)
+        second.start()
         try:
             others = subprocess.run([*untimed, *_without((*beside, BACKENDS))], cwd=ROOT, check=False).returncode
-            print(f"\nThe tests of {', '.join(beside)}, which ran beside these:\n", flush=True)
-            beside_status = second.wait()
+            print("\nWhat ran beside these.", flush=True)
+            second.join()
         finally:
-            if second.poll() is None:  # an interrupt
-                second.terminate()
-                second.wait()
+            second.stop()  # of an interrupt
             printed.seek(0)
             sys.stdout.write(printed.read().decode(errors="replace"))
-    print("\nThe tests of backends, whose engines leave threads in the process that loads them:\n", flush=True)
-    engines = subprocess.run([*untimed, f"tests/{BACKENDS}"], cwd=ROOT, check=False).returncode
     print("\nThe tests that hold something to a time, alone:\n", flush=True)
     timed = subprocess.run([*PYTEST, *DURATIONS, "-m", f"timing{kind}"], cwd=ROOT, check=False).returncode
     print(f"\nAll runs took {(time.monotonic() - began) / 60:.1f} minutes.")
-    return others or beside_status or engines or timed
+    return others or second.status or timed
 
 
 def _without(names: Iterable[str]) -> list[str]:
