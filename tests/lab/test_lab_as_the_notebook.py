@@ -34,6 +34,7 @@ import torch
 from models import mlp
 from torch import nn
 from torch.nn import functional
+from users_files import imported
 from waiting import until
 
 from esen_lab import Lab, Plan
@@ -294,14 +295,8 @@ def make():
 
 @pytest.fixture
 def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """A module of the user's in a file, imported."""
-    # A file that changes twice within a second and keeps its size would be taken for its older bytecode.
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    (tmp_path / "users_own.py").write_text(SOURCE)
-    monkeypatch.syspath_prepend(tmp_path)
-    importlib.invalidate_caches()
-    yield importlib.import_module("users_own")
-    del sys.modules["users_own"]
+    with imported("users_own", SOURCE, tmp_path, monkeypatch) as module:
+        yield module
 
 
 CHANGES: dict[str, Callable[[ModuleType], object]] = {

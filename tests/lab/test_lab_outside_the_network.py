@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from users_files import imported
 
 from esen_lab import Lab, Plan
 from esen_lab.ensemble import origin
@@ -89,13 +90,8 @@ class Varies(nn.Module):
 
 @pytest.fixture
 def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[types.ModuleType]:
-    """A module of the user's in a file, imported."""
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    (tmp_path / "users_own_too.py").write_text(SOURCE)
-    monkeypatch.syspath_prepend(tmp_path)
-    importlib.invalidate_caches()
-    yield importlib.import_module("users_own_too")
-    del sys.modules["users_own_too"]
+    with imported("users_own_too", SOURCE, tmp_path, monkeypatch) as module:
+        yield module
 
 
 class Reads(nn.Module):
