@@ -18,6 +18,7 @@ import pytest
 
 _SAVED = pytest.StashKey[dict[str, str | None]]()
 _FOLDER = pytest.StashKey[Path]()
+_FAILED = os.environ.pop("ESEN_LAB_TESTS_FAILED", None)  # of `tools/run_tests.py`: where failing tests are written down
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -59,6 +60,12 @@ def pytest_unconfigure(config: pytest.Config) -> None:
             os.environ[name] = value
     tempfile.tempdir = None
     shutil.rmtree(config.stash.get(_FOLDER, None) or "", ignore_errors=True)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.failed and _FAILED is not None:
+        with open(_FAILED, "a", encoding="utf-8") as file:
+            file.write(f"{report.when} {report.nodeid}\n")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
