@@ -87,9 +87,14 @@ def test_with_its_kernel_it_shows_what_has_become_of_it_and_goes_on(saved: Noteb
     assert "Profile running" not in shown.inner_text()
     page = saved.page
     until(lambda: page.locator(".esen-laid .widget-slider").count() >= 1, 180, page.locator(".jp-Notebook").inner_text)
-    page.locator(".esen-live").last.scroll_into_view_if_needed()  # plots out of sight are not drawn
     plots = len(saved.samples().get("t", []))
-    until(lambda: len(saved.samples().get("t", [])) > plots, 180, saved.samples)
+
+    def grown() -> bool:
+        # Plots out of sight are not drawn, and what is laid over outputs above them, once it is there, moves them.
+        page.locator(".esen-live").last.scroll_into_view_if_needed()
+        return len(saved.samples().get("t", [])) > plots
+
+    until(grown, 180, saved.samples)
     assert "Error displaying" not in page.locator(".jp-Notebook").inner_text()
     page.goto("about:blank")
 
