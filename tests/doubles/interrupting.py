@@ -1,12 +1,18 @@
-"""Interrupts an operation at its n-th line of the package's code, wherever that is."""
+"""Interrupts an operation: at its n-th line of the package's code, wherever that is, or once something is true."""
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
+
+import pytest
+from waiting import until
 
 import esen_lab
 
@@ -48,3 +54,26 @@ def interrupted_at(line: int, act: Callable[[], object]) -> str:
     finally:
         sys.settrace(before)
     return at.where
+
+
+@contextmanager
+def interrupted_once(condition: Callable[[], object], then: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """Ctrl-C in the block as soon as that is true, which it raises; `then` is called in another thread after it."""
+    over = threading.Event()
+
+    def strike() -> None:
+        try:
+            until(lambda: condition() or over.is_set())
+            if not over.is_set():
+                os.kill(os.getpid(), signal.SIGINT)
+        finally:
+            then()
+
+    thread = threading.Thread(target=strike)
+    thread.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            yield
+    finally:
+        over.set()
+        thread.join()

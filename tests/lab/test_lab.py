@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +16,12 @@ import leaks
 import models
 import pytest
 import torch
-from models import KillsItself, MakesNan, Raises, Sleeper, mlp
+from gates import Gate
+from interrupting import interrupted_once
+from models import KillsItself, MakesNan, Raises, mlp
 from points import POINT
 from torch import nn
+from waiting import until
 
 from esen_lab import FakeDevice, Lab, Plan
 from esen_lab.errors import EsenError, ModelError, StoreError, UsageError, WorkerDied
@@ -282,14 +283,12 @@ def test_a_worker_killed_during_a_run_is_named_and_the_next_run_starts_afresh(la
     torch.testing.assert_close(lab.run(X.abs()), X.abs())
 
 
-def test_an_interrupt_during_a_run_leaves_the_lab_usable(lab: Lab) -> None:
-    lab.register("slow", Sleeper(0.5), example=X)
+def test_an_interrupt_during_a_run_leaves_the_lab_usable(lab: Lab, gate: Gate) -> None:
+    lab.register("slow", gate.member(2.0), example=X)
     lab.run(X)
-    timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
-    with pytest.raises(KeyboardInterrupt):
+    gate.close()
+    with interrupted_once(gate.has_begun, then=gate.open):
         lab.run(X)
-    timer.join()
     torch.testing.assert_close(lab.run(X), 2 * X)
 
 
@@ -353,36 +352,24 @@ def test_closing_ends_everything_and_the_lab_may_be_used_again(lab: Lab) -> None
     torch.testing.assert_close(lab.run(X), expected(X))
 
 
-def test_closing_from_another_thread_frees_a_run_that_hangs(lab: Lab) -> None:
-    lab.register("slow", Sleeper(0.05), example=X)
+def test_closing_from_another_thread_frees_a_run_that_hangs(lab: Lab, gate: Gate) -> None:
+    lab.register("slow", gate.member(1.0), example=X)
     lab.run(X)
-    lab.register("slow", SleepsLaterOn())
-    lab.run(X)
-    timer = threading.Timer(0.3, lab.close)
-    timer.start()
-    begin = time.monotonic()
+    gate.close()
+
+    def close() -> None:
+        gate.begun()
+        lab.close()
+
+    other = threading.Thread(target=close)
+    other.start()
     with pytest.raises(EsenError):
         lab.run(X + 1)
-    timer.join()
-    assert time.monotonic() - begin < 10
-
-
-class SleepsLaterOn(nn.Module):
-    """Hangs in its second run: what registering and loading it change is put back."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: dict[int, int] = {}
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        calls = self.calls[os.getpid()] = self.calls.get(os.getpid(), 0) + 1
-        if calls > 1:
-            time.sleep(60)
-        return x
+    other.join()
 
 
 CODE = """
-import sys, time, torch
+import sys, torch
 from esen_lab import Lab
 from models import Sleeper
 lab = Lab(device="cpu", store=sys.argv[1])
@@ -390,7 +377,7 @@ lab.register("a", Sleeper(0.2), example=torch.ones(2))
 lab.run(torch.ones(2))
 job = lab.profile(budget_s=30)
 print("ready", flush=True)
-time.sleep(float(sys.argv[2]))
+input()
 """
 
 
@@ -401,17 +388,20 @@ def test_a_process_that_ends_in_the_middle_leaves_nothing(tmp_path: Path, end: s
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     environment = {**os.environ, "PYTHONPATH": str(Path(models.__file__).parent), "TMPDIR": str(temporary)}
-    command = [sys.executable, "-c", CODE, str(tmp_path / "store.sqlite"), "0.3" if end == "exit" else "60"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as child:
+    command = [sys.executable, "-c", CODE, str(tmp_path / "store.sqlite")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, env=environment, **pipes) as child:
+        assert child.stdin is not None
         assert child.stdout is not None
         assert child.stdout.readline() == "ready\n"
         family = psutil.Process(child.pid).children(recursive=True)
         assert family
         if end == "kill":
             child.kill()
-        child.wait(timeout=30)
-    assert leaks.still_alive(family, within_s=2) == []
-    assert list(temporary.iterdir()) == []
+        child.stdin.close()
+        child.wait(timeout=60)
+    assert leaks.still_alive(family, within_s=60) == []
+    until(lambda: not list(temporary.iterdir()))
 
 
 def test_a_sub_model_known_at_few_shares_is_predicted_by_what_the_store_knows_of_the_device(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from esen_lab.lab import Action, LabState
 from esen_lab.planner.plan import Lane
 
 X = torch.zeros(4, 8)
-WAIT_S = 20
+WAIT_S = 60
 
 
 @pytest.fixture

@@ -62,4 +62,4 @@ def test_the_thread_that_watches_has_ended_when_the_requests_have() -> None:
     for _ in range(50):
         with Deadline(30).ending(lambda: None, "lanes that load"):
             pass
-        assert set(threading.enumerate()) == before
+        assert set(threading.enumerate()) <= before

@@ -5,19 +5,17 @@ Members are held back by files, not by time: what is late is late however slow t
 
 from __future__ import annotations
 
-import os
 import signal
-import threading
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from cuda_doubles import CudaDouble
+from gates import Gate
 from in_process_doubles import InProcessDouble
+from interrupting import interrupted_once
 from models import Held, KillsItself, Raises, Times, mlp
 from runtime_cases import X, ensemble_of, first, missing, plan_of
 from waiting import when_waited_for
@@ -30,40 +28,6 @@ from esen_lab.run import Executor, ForkServer, RunOptions, Uncertain
 
 Start = Callable[[Plan, Ensemble], Executor]
 LONG_S = 60.0
-
-
-@dataclass
-class Gate:
-    """What holds a member back."""
-
-    path: Path
-    seen: int = 0
-
-    @property
-    def calls(self) -> Path:
-        """A line for each time the member that is held began."""
-        return self.path.with_name("late-calls")
-
-    def open(self) -> None:
-        self.path.touch()
-
-    def close(self) -> None:
-        self.seen = len(self.calls.read_text().splitlines())
-        self.path.unlink(missing_ok=True)
-
-    def begun(self) -> None:
-        """Wait until the member has begun since the gate was closed: before, a lane that is stopped is at rest."""
-        while len(self.calls.read_text().splitlines()) <= self.seen:
-            time.sleep(0.002)
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Iterator[Gate]:
-    """Open while lanes start, since they run the example then."""
-    gate = Gate(tmp_path / "gate")
-    gate.open()
-    yield gate
-    gate.open()
 
 
 @pytest.fixture(params=["processes", "threads", "gpu"])
@@ -89,7 +53,7 @@ def start(request: pytest.FixtureRequest, gate: Gate, fork_server: ForkServer) -
 
 def held(gate: Gate, **members: torch.nn.Module) -> Ensemble:
     """These members, and one that is held."""
-    return ensemble_of(**members, late=Held(str(gate.path), 100.0, str(gate.calls)))
+    return ensemble_of(**members, late=gate.member(100.0))
 
 
 def test_the_answer_is_of_the_members_that_are_done_and_the_report_names_the_others(start: Start, gate: Gate) -> None:
@@ -219,7 +183,7 @@ def test_a_group_is_several_members_at_once_and_a_split_member_is_there_with_its
     start: Start, gate: Gate
 ) -> None:
     a, b = mlp(seed=1, outputs=8), mlp(seed=2, outputs=8)
-    ensemble = ensemble_of(a=a, b=b, split=Times(3.0), late=Held(str(gate.path), 100.0, str(gate.calls)))
+    ensemble = ensemble_of(a=a, b=b, split=Times(3.0), late=gate.member(100.0))
     plan = Plan(
         lanes=(Lane(units=1, members=("a+b", "split 1/2")), Lane(units=1, members=("late", "split 2/2"))), units=4
     )
@@ -326,12 +290,6 @@ def test_what_the_lanes_are_asked_beside_runs_waits_for_late_ones(start: Start, 
     torch.testing.assert_close(members["b"], X * 6)
 
 
-def _run_and_wait(executor: Executor) -> None:
-    """Interrupted in the run, or after it where both were done before the signal came."""
-    executor.run(X, options=first(2))
-    signal.pause()
-
-
 def test_ctrl_c_leaves_lanes_that_answer_right(fork_server: ForkServer, gate: Gate) -> None:
     executor = Executor.start(
         plan_of(("late",), ("b",)), held(gate, b=Times(3.0)), CpuDevice(cores=[(0,)] * 2), fork_server
@@ -340,9 +298,8 @@ def test_ctrl_c_leaves_lanes_that_answer_right(fork_server: ForkServer, gate: Ga
         gate.close()
         before = signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
-            threading.Timer(0.3, lambda: (gate.open(), os.kill(os.getpid(), signal.SIGINT))).start()
-            with pytest.raises(KeyboardInterrupt):
-                _run_and_wait(executor)
+            with interrupted_once(gate.has_begun, then=gate.open):
+                executor.run(X, options=first(2))
         finally:
             signal.signal(signal.SIGINT, before)
         if not executor.broken:

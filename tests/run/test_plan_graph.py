@@ -255,8 +255,8 @@ def test_a_replay_that_does_not_end_keeps_to_the_deadline_and_breaks_the_executo
 ) -> None:
     executor = started(cuda, fork_server, **modules())
     cuda.hangs = True
-    with pytest.raises(WorkerTimeout, match=r"answers within \d\d\.\d ms"):
-        executor.run(X, timeout_s=0.05)
+    with pytest.raises(WorkerTimeout, match=r"answers within \d+(\.\d+)? ms"):
+        executor.run(X, timeout_s=0.5)
     assert executor.broken == "its graph did not answer in time"
     executor.close()
 
