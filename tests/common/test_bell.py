@@ -9,7 +9,7 @@ import pytest
 
 from esen_lab.common.bell import Bell
 
-WAIT_S = 10
+WAIT_S = 60
 
 
 class Ear:

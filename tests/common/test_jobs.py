@@ -10,7 +10,7 @@ import pytest
 from esen_lab.common.jobs import Job, JobState
 from esen_lab.errors import Cancelled, DeviceError, WorkerTimeout
 
-WAIT_S = 10
+WAIT_S = 60
 
 
 class Scripted(Job[str, int]):

@@ -113,7 +113,7 @@ def test_a_turn_whose_holder_is_there_is_waited_for() -> None:
     def hold() -> None:
         with turn:
             inside.set()
-            go_on.wait(5)
+            go_on.wait(60)
             order.append("first")
 
     def follow() -> None:
@@ -122,13 +122,13 @@ def test_a_turn_whose_holder_is_there_is_waited_for() -> None:
 
     threads = [threading.Thread(target=hold), threading.Thread(target=follow)]
     threads[0].start()
-    inside.wait(5)
+    inside.wait(60)
     threads[1].start()
     threads[1].join(0.4)
     assert order == []
     go_on.set()
     for thread in threads:
-        thread.join(5)
+        thread.join(60)
     assert order == ["first", "second"]
 
 

@@ -36,7 +36,7 @@ def test_cores_memory_and_their_mean_are_read() -> None:
 
 
 def test_a_look_too_soon_gives_a_reason_and_no_zero() -> None:
-    readings = CpuMeter().read()
+    readings = CpuMeter(clock=lambda: 100.0).read()
     assert readings["cpu"] == readings["cpu0"] == "a percentage needs a moment between two looks"
 
 

@@ -129,9 +129,9 @@ def test_many_lanes_on_a_large_machine_are_packed_at_once() -> None:
         while left:
             shares.append(randomly.randint(1, min(14, left)))
             left -= shares[-1]
-        begun_s = time.process_time()
+        begun_s = time.thread_time()
         found = Packer(topology).pack(shares)
-        assert time.process_time() - begun_s < 1.0
+        assert time.thread_time() - begun_s < 1.0
         assert sorted(core for lane in found.cores for core in lane) == list(range(192))
         apart = [topology.place_of(lane) for lane in found.cores].count("two nodes")
         assert apart <= 1

@@ -80,13 +80,13 @@ def test_who_comes_second_says_once_that_it_waits_and_gets_it_when_it_is_free(
         let_go(holder)
 
     with MachineLock(path).held(NEVER, on_wait):
-        assert holder.wait(timeout=10) == 0
+        assert holder.wait(timeout=60) == 0
     assert waited == [1]
 
 
 def test_the_lock_of_a_killed_process_is_free(path: Path, holder: subprocess.Popen[str]) -> None:
     with MachineLock(path).held(NEVER, holder.kill):
-        assert holder.wait(timeout=10) < 0
+        assert holder.wait(timeout=60) < 0
 
 
 def test_waiting_can_be_cancelled(path: Path, holder: subprocess.Popen[str]) -> None:
@@ -109,7 +109,7 @@ def test_whoever_waits_is_next(path: Path) -> None:
     second_waits = threading.Event()
 
     def second() -> None:
-        first_has_it.wait(10)
+        first_has_it.wait(60)
         with MachineLock(path).held(NEVER, second_waits.set):
             order.append("second")
 
@@ -118,12 +118,12 @@ def test_whoever_waits_is_next(path: Path) -> None:
     lock = MachineLock(path)
     with lock.held(NEVER):
         first_has_it.set()
-        assert second_waits.wait(10)
+        assert second_waits.wait(60)
         order.append("first")
     for _ in range(5):
         with lock.held(NEVER):
             order.append("first")
-    thread.join(10)
+    thread.join(60)
     assert order == ["first", "second", "first", "first", "first", "first", "first"]
 
 
@@ -184,7 +184,7 @@ def test_a_holder_that_never_lets_go_is_left_alone_and_named(
         assert f"process {holder.pid} (" in lock.note
         assert "keeps the lock" in lock.note
     let_go(holder)
-    holder.wait(10)
+    holder.wait(60)
     with lock.held(NEVER):
         assert lock.note == "", "what was said of one time is not said of the next"
 

@@ -201,7 +201,7 @@ def test_a_length_that_is_too_short_ends_the_request_there_and_one_that_is_too_l
 ) -> None:
     assert statuses(said(plain, post(BODY, length=len(BODY) - 5)))[0] == 400
     assert infer(plain)[0] == 200
-    with serving(read_timeout_s=0.3) as hasty, connected(hasty) as connection:
+    with serving(read_timeout_s=1.0) as hasty, connected(hasty) as connection:
         connection.sendall(post(BODY, length=len(BODY) + 5))
         assert statuses(read_all(connection)) == [408]
 
@@ -254,13 +254,12 @@ def test_one_header_too_large_is_answered_431_in_words(plain: Server) -> None:
     [(["Origin: http://elsewhere"], 403), (["Content-Type: text/plain"], 415), (["X: 1"], 413)],
 )
 def test_who_waits_for_a_word_before_it_sends_is_refused_at_once_and_not_told_to_go_on(
-    plain: Server, asks: list[str], refused: list[str], status: int
+    plain: Server, asks: list[str], refused: list[str], status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("esen_lab.serving.body._DROPPING_S", 1000.0)  # what it did not send would be waited for
     length = 1 << (40 if status == 413 else 10)
-    began_s = time.monotonic()
     found, told = lasting(plain, post(b"", *refused, *asks, length=length))
     assert (found, bool(json.loads(told)["error"])) == (status, True)
-    assert time.monotonic() - began_s < 1.5, "what it did not send was waited for, two seconds"
 
 
 def test_http_1_0_is_answered_and_closed(plain: Server) -> None:
@@ -284,15 +283,14 @@ def test_requests_in_one_go_are_answered_in_their_order(plain: Server) -> None:
     assert [int(part.partition(b'"')[0]) for part in found.split(b'"id":"')[1:]] == list(range(50))
 
 
-def test_a_client_that_left_in_the_middle_of_its_body_leaves_nothing_behind(plain: Server) -> None:
-    assert plain._service.held.now == 0
-    before = plain.totals.by_reason["left"]
-    with connected(plain) as connection:
-        connection.sendall(post(BODY, length=500_000))
-        until(lambda: plain._service.held.now > 0)
-    until(lambda: plain.totals.by_reason["left"] == before + 1)
-    assert plain._service.held.now == 0
-    assert infer(plain)[0] == 200
+def test_a_client_that_left_in_the_middle_of_its_body_leaves_nothing_behind() -> None:
+    with serving(read_timeout_s=30.0) as server:
+        with connected(server) as connection:
+            connection.sendall(post(BODY, length=500_000))
+            until(lambda: server._service.held.now > 0)
+        until(lambda: server.totals.by_reason["left"] == 1)
+        until(lambda: server._service.held.now == 0)
+        assert infer(server)[0] == 200
 
 
 def test_a_client_that_left_with_requests_in_its_pipe_costs_no_run_of_theirs() -> None:
@@ -322,9 +320,9 @@ UNFINISHED = {
 def test_what_follows_an_answer_and_comes_to_no_end_keeps_no_connection(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http_server, "_KEEP_ALIVE_S", 0.4)
+    monkeypatch.setattr(http_server, "_KEEP_ALIVE_S", 1.0)
     request, more = UNFINISHED[kind]
-    with serving(read_timeout_s=0.4) as server, connected(server) as connection:
+    with serving(read_timeout_s=1.0) as server, connected(server) as connection:
         connection.sendall(request)
         assert connection.recv(1 << 16).startswith(b"HTTP/1.1 ")
         connection.sendall(more)
@@ -366,7 +364,7 @@ def small_buffer(server: Server) -> Iterator[socket.socket]:
 
 def fill(connection: socket.socket, request: bytes) -> None:
     """Send it, again and again, until the server reads no more of it: its answers are not read."""
-    connection.settimeout(0.5)
+    connection.settimeout(2.0)
     with contextlib.suppress(TimeoutError, ConnectionError):
         for _ in range(40):
             connection.sendall(request * 50)

@@ -93,7 +93,7 @@ def test_whoever_watches_a_lab_sees_the_requests_of_its_server_in_plots() -> Non
             sampler.take()
             gate.opened.set()
             assert [call.result() for call in calls] == [200] * 3
-            until(lambda: server.totals.batches >= 3)
+            until(lambda: (server.totals.batches, server.totals.answered) == (3, 3))
             sampler.take()
             found = PlotReadings(sampler, marks).whole()
         finally:

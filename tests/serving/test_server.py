@@ -133,26 +133,31 @@ def test_a_body_may_be_several_members_of_gzip_and_nothing_else_may_follow_them(
         assert infer(small, bombs, **{"Content-Encoding": "gzip"})[0] == 413
 
 
-def test_metrics_are_those_of_what_happened(plain: Server) -> None:
-    infer(plain)
-    infer(plain, b"{")
-    status, text, headers = ask(plain, "GET", "/metrics")
+def test_metrics_are_those_of_what_happened() -> None:
+    with serving() as server:
+        infer(server)
+        infer(server, b"{")
+        # An answer is sent before it is counted.
+        until(
+            lambda: (server.totals.answered, server.totals.batches, server.totals.by_reason["malformed"]) == (1, 1, 1)
+        )
+        status, text, headers = ask(server, "GET", "/metrics")
+        stats = ask(server, "GET", "/v2/models/ensemble/stats")[1]["model_stats"][0]
     assert status == 200
     assert headers["content-type"].startswith("text/plain")
     lines = text.decode().splitlines()
     for begins in (
-        "esen_request_seconds_count ",
-        "esen_queue_seconds_count ",
-        "esen_compute_seconds_count ",
-        'esen_batch_rows_bucket{le="1.0"} ',
-        'esen_responses_total{status="400"} ',
-        'esen_refusals_total{reason="malformed"} ',
+        "esen_request_seconds_count 1.0",
+        "esen_queue_seconds_count 1.0",
+        "esen_compute_seconds_count 1.0",
+        'esen_batch_rows_bucket{le="1.0"} 1.0',
+        'esen_responses_total{status="400"} 1.0',
+        'esen_refusals_total{reason="malformed"} 1.0',
         "esen_queue_length 0.0",
         "esen_fallbacks 0.0",
     ):
         assert any(line.startswith(begins) for line in lines), begins
-    stats = ask(plain, "GET", "/v2/models/ensemble/stats")[1]["model_stats"][0]
-    assert stats["inference_stats"]["success"]["count"] == plain.totals.answered
+    assert stats["inference_stats"]["success"]["count"] == 1
 
 
 def test_statistics_are_those_of_tritons_extension() -> None:
@@ -227,7 +232,7 @@ def test_an_answer_is_sent_before_it_is_counted(counts: str, monkeypatch: pytest
     answered, in_time = threading.Event(), []
     with serving() as server:
         count = getattr(server._metrics, counts)
-        monkeypatch.setattr(server._metrics, counts, lambda *told: (in_time.append(answered.wait(5)), count(*told)))
+        monkeypatch.setattr(server._metrics, counts, lambda *told: (in_time.append(answered.wait(30)), count(*told)))
         assert infer(server, body_of())[0] == 200
         answered.set()
         until(lambda: (server.totals.answered, server.totals.batches) == (1, 1))
@@ -257,7 +262,7 @@ def test_requests_hold_no_more_memory_than_they_may_together() -> None:
     with serving(max_held_bytes=1000) as server:
         assert infer(server, b" " * 2000)[0] == 503
         assert infer(server)[0] == 200
-        assert server._service.held.now == 0
+        until(lambda: server._service.held.now == 0)
 
 
 @pytest.mark.parametrize(
@@ -270,7 +275,7 @@ def test_requests_hold_no_more_memory_than_they_may_together() -> None:
     ids=["nothing", "half the headers", "half the body"],
 )
 def test_a_client_that_sends_too_slowly_is_let_go(sent: bytes) -> None:
-    with serving(read_timeout_s=0.2) as server, socket.create_connection((server.host, server.port)) as client:
+    with serving(read_timeout_s=1.0) as server, socket.create_connection((server.host, server.port)) as client:
         client.settimeout(60)
         client.sendall(sent)
         with contextlib.suppress(ConnectionResetError):
@@ -422,7 +427,7 @@ def test_one_more_than_may_wait_is_answered_503_with_a_time_to_come_again() -> N
         assert int(headers["retry-after"]) >= 1
         gate.opened.set()
         assert [call.result()[0] for call in calls] == [200, 200]
-        assert server.totals.by_reason["busy"] == 1
+        until(lambda: server.totals.by_reason["busy"] == 1)
 
 
 def test_a_deadline_is_answered_504_when_it_passes_and_what_waited_is_not_run() -> None:
@@ -476,7 +481,7 @@ def test_a_client_that_left_is_not_run() -> None:
         gate.opened.set()
         assert first.result()[0] == 200
         assert len(served.runs) == 1
-        assert server.totals.by_reason["left"] == 1
+        until(lambda: server.totals.by_reason["left"] == 1)
 
 
 def test_an_answer_with_fewer_rows_than_the_joined_batch_is_nobodys_and_each_request_is_run_alone() -> None:
@@ -729,7 +734,7 @@ def test_every_run_is_counted_once_and_what_failed_is_no_inference_and_is_in_the
 def test_the_wait_of_a_request_is_counted_with_its_answer_and_not_where_it_got_none() -> None:
     served = FakeServed()
     with serving(served) as server:
-        gate, late = occupied(served, lambda: infer(server, body_of(parameters={"timeout": 300_000})))
+        gate, late = occupied(served, lambda: infer(server, body_of(parameters={"timeout": 1_000_000})))
         assert late.result()[0] == 504  # its lanes are still at work
         gate.opened.set()
         until(lambda: server.totals.batches == 1)
@@ -761,7 +766,7 @@ def test_an_answer_that_cannot_be_written_is_an_error_in_json(
             found, told, _ = infer(server)
         assert (found, "secret" in told["error"]) == (status, False)
         assert infer(server)[0] == 200
-        assert server._service.held.now == 0
+        until(lambda: server._service.held.now == 0)
 
 
 def test_numbers_that_torch_keeps_as_the_negative_of_others_are_answered_in_binary_too() -> None:
@@ -783,7 +788,7 @@ def test_what_has_come_whole_and_is_refused_is_answered_without_waiting_for_more
     with serving(max_body_bytes=1000) as server:
         bomb = gzip.compress(b" " * 50_000)
         told = f"POST /v2/models/ensemble/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(bomb)}\r\n"
-        with socket.create_connection((server.host, server.port), timeout=10) as client:
+        with socket.create_connection((server.host, server.port), timeout=60) as client:
             client.sendall(told.encode() + b"Content-Encoding: gzip\r\n\r\n" + bomb)
             assert client.recv(100).startswith(b"HTTP/1.1 413")
 
