@@ -8,13 +8,16 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from gates import Gate
 from models import Sleeper, mlp
 
 from esen_lab import Lab
@@ -66,24 +69,27 @@ def on_one_machine(plan: Plan) -> Plan:
     return replace(plan, lanes=tuple(replace(lane, device="") for lane in plan.lanes), units=2, devices={})
 
 
-def ensemble_of(lab: Lab, slow_s: float = 0.0) -> Ensemble:
-    """Members a, b, c, d; with `slow_s`, d takes that long."""
+def ensemble_of(lab: Lab, d: torch.nn.Module | None = None) -> Ensemble:
+    """Members a, b, c, d."""
     for name in "abc":
         lab.register(name, mlp(seed=ord(name), outputs=8), example=X)
-    lab.register("d", Sleeper(slow_s) if slow_s else mlp(seed=4, outputs=8), example=X)
+    lab.register("d", d or mlp(seed=4, outputs=8), example=X)
     return lab.ensemble
 
 
 class Started:
-    """An ensemble in a lab, and its plan on the nodes."""
+    """An ensemble in a lab, and its plan on the nodes; with `slow_s`, d takes that long, or is held by `gate`."""
 
-    def __init__(self, cluster: Cluster, plan: Plan | None = None, *, slow_s: float = 0.0) -> None:
-        self._cluster, self._slow_s = cluster, slow_s
+    def __init__(
+        self, cluster: Cluster, plan: Plan | None = None, *, slow_s: float = 0.0, gate: Gate | None = None
+    ) -> None:
+        self._cluster = cluster
+        self._d = gate.member(2.0) if gate else Sleeper(slow_s) if slow_s else None
         self._plan = plan or plan_for(("a", "b"), ("c", "d"))
 
     def __enter__(self) -> Started:
         self.lab = Lab("cpu")
-        self.ensemble = ensemble_of(self.lab, self._slow_s)
+        self.ensemble = ensemble_of(self.lab, self._d)
         self.told: list[tuple[int, int, str]] = []
         self.nodes = PlanOnNodes.start(
             self._plan,
@@ -147,10 +153,10 @@ def changed_weights_are_sent_anew(cluster: Cluster) -> None:
 
 
 def a_killed_lane_fails_the_call_by_name_and_the_next_is_right(cluster: Cluster) -> None:
-    with Started(cluster, slow_s=1.5) as started:
+    with a_gate() as gate, Started(cluster, gate=gate) as started:
         here = started.run().output
         lane = started.nodes.loaded["right"].lane_pids[0]
-        after(0.5, lambda: os.kill(lane, signal.SIGKILL))
+        once_begun(gate, lambda: os.kill(lane, signal.SIGKILL))
         problem = fails(started.run)
         assert isinstance(problem, DeviceError)
         assert "right" in str(problem)
@@ -161,9 +167,9 @@ def a_killed_lane_fails_the_call_by_name_and_the_next_is_right(cluster: Cluster)
 
 
 def a_killed_worker_fails_the_call_by_name_and_starts_again(cluster: Cluster) -> None:
-    with Started(cluster, slow_s=1.5) as started:
+    with a_gate() as gate, Started(cluster, gate=gate) as started:
         here = started.run().output
-        after(0.5, lambda: cluster.kill_worker(started.nodes, "right"))
+        once_begun(gate, lambda: cluster.kill_worker(started.nodes, "right"))
         problem = fails(started.run)
         assert isinstance(problem, DeviceError)
         assert "right" in str(problem)
@@ -173,9 +179,9 @@ def a_killed_worker_fails_the_call_by_name_and_starts_again(cluster: Cluster) ->
 
 
 def a_killed_worker_is_left_out_where_that_is_asked_for(cluster: Cluster) -> None:
-    with Started(cluster, slow_s=1.5) as started:
+    with a_gate() as gate, Started(cluster, gate=gate) as started:
         here = started.run().output
-        after(0.5, lambda: cluster.kill_worker(started.nodes, "right"))
+        once_begun(gate, lambda: cluster.kill_worker(started.nodes, "right"))
         run = started.run(on_failure="leave-out")
         assert run.report.answered.names == ("a", "b")
         assert {missing.name for missing in run.report.answered.missing} == {"c", "d"}
@@ -311,15 +317,15 @@ def rows_that_are_open_at_a_deadline_have_the_answer_so_far(cluster: Cluster) ->
 
 def a_stage_whose_node_dies_hands_its_rows_on_where_that_is_asked_for(cluster: Cluster) -> None:
     plan = staged_plan((("a",), ()), ((), ("d",)), (("b", "c"), ()), threshold=1.0)
-    with Started(cluster, plan, slow_s=1.2) as started:
+    with a_gate() as gate, Started(cluster, plan, gate=gate) as started:
         here = started.run(ROWS).output
-        after(0.4, lambda: cluster.kill_worker(started.nodes, "right"))
+        once_begun(gate, lambda: cluster.kill_worker(started.nodes, "right"))
         run = started.run(ROWS, on_failure="leave-out")
         assert run.report.answered.names == ("a", "b", "c")
         assert "LEFT OUT" in str(run.report)
         assert [stage.rows for stage in run.report.stages] == [16, 16, 16]
         until_right(started, here, ROWS)
-        after(0.4, lambda: cluster.kill_worker(started.nodes, "right"))
+        once_begun(gate, lambda: cluster.kill_worker(started.nodes, "right"))
         problem = fails(lambda: started.run(ROWS))
         assert isinstance(problem, DeviceError)
         assert "node right (d)" in str(problem)
@@ -413,8 +419,24 @@ def combined_there_from(size_bytes: int) -> Iterator[None]:
         combined_there.COMBINED_THERE_BYTES = before
 
 
-def after(seconds: float, act: Callable[[], object]) -> None:
-    """Have something done while a call is under way."""
-    timer = threading.Timer(seconds, act)
-    timer.daemon = True
-    timer.start()
+@contextlib.contextmanager
+def a_gate() -> Iterator[Gate]:
+    """Open, in a folder of this machine."""
+    with tempfile.TemporaryDirectory() as folder:
+        gate = Gate(Path(folder) / "gate")
+        gate.open()
+        yield gate
+
+
+def once_begun(gate: Gate, act: Callable[[], object]) -> None:
+    """Have something done while a call is under way that the member behind the gate holds."""
+    gate.close()
+
+    def work() -> None:
+        try:
+            gate.begun()
+            act()
+        finally:
+            gate.open()
+
+    threading.Thread(target=work, daemon=True).start()

@@ -24,7 +24,7 @@ class WaitsForTheOthers(Placement):
 
     def apply(self) -> InForce:
         (Path(self.folder) / str(self.own)).touch()
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while len(list(Path(self.folder).iterdir())) < self.lanes:
             if time.monotonic() > until:
                 raise DeviceError("Lanes start side by side", given="one at a time")

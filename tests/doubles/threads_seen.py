@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import statistics
 import threading
 import time
 from collections.abc import Callable
@@ -15,19 +16,20 @@ _PAUSE_S = 0.02
 
 
 def between_calls(step: Callable[[], None]) -> dict[str, Any]:
-    """Processor time that threads other than this one take per pause between calls, and where they may run."""
+    """Processor time that threads other than this one take in a pause between calls, by the median of some, and where
+    they may run."""
     for _ in range(5):
         step()
     this = threading.get_native_id()
-    taken_ns = 0
+    taken_ns = []
     for _ in range(_CALLS):
         step()
         before = _taken_ns()
         time.sleep(_PAUSE_S)
         after = _taken_ns()
-        taken_ns += sum(after[tid] - before.get(tid, 0) for tid in after if tid != this)
+        taken_ns.append(sum(after[tid] - before.get(tid, 0) for tid in after if tid != this))
     allowed = {tuple(sorted(os.sched_getaffinity(int(tid)))) for tid in os.listdir("/proc/self/task")}
-    return {"taken_s": taken_ns / _CALLS / 1e9, "allowed": [list(cpus) for cpus in sorted(allowed)]}
+    return {"taken_s": statistics.median(taken_ns) / 1e9, "allowed": [list(cpus) for cpus in sorted(allowed)]}
 
 
 def _taken_ns() -> dict[int, int]:

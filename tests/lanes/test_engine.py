@@ -277,7 +277,7 @@ class WaitsToRaise(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.gate and WaitsToRaise.raises:
-            WaitsToRaise.gates[self.gate].wait(10)
+            WaitsToRaise.gates[self.gate].wait(60)
         elif WaitsToRaise.raises:
             raise ValueError("at once")
         return x + 1

@@ -20,7 +20,7 @@ from esen_lab.lanes.plain import NotPlain, check_structure, tokens_of, value_of
 
 def load_and_run(worker: ProcessWorker, module: Writes) -> None:
     x = torch.ones(1, 8)
-    worker.load("odd", payload(module), x, timeout_s=20)
+    worker.load("odd", payload(module), x, timeout_s=120)
     worker.arrange(("odd",), "serial")
     arena = arena_of(x)
     worker.set_input(arena.layouts[0], arena.block)

@@ -32,7 +32,7 @@ def test_what_one_printed_before_it_raised_is_in_the_log(worker: ProcessWorker) 
 
 def test_a_function_is_called_with_the_step_of_a_sub_model(worker: ProcessWorker) -> None:
     worker.load("a", payload(mlp()), torch.ones(1, 8))
-    answer = worker.call("models:call_step", "a", timeout_s=10, times=3)
+    answer = worker.call("models:call_step", "a", timeout_s=60, times=3)
     assert answer == {"pid": worker.pid, "threads": 1}
 
 
@@ -54,7 +54,7 @@ def test_cancelling_ends_the_worker_at_once(worker: ProcessWorker) -> None:
     begin = time.monotonic()
     with pytest.raises(Cancelled):
         worker.call("models:call_step", "a", timeout_s=60, cancelled=stop, pause_s=60)
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 30
     timer.join()
     assert gone(worker.pid)
 

@@ -80,7 +80,7 @@ def test_where_descriptors_run_out_a_run_says_so_leaks_none_and_works_once_there
         except DeviceError as problem:
             said.append("limit" if "ulimit -n" in str(problem) else str(problem))
         gc.collect()
-        until = time.monotonic() + 5  # what ends in another thread does so in a moment
+        until = time.monotonic() + 30  # what ends in another thread does so in a moment
         while len(opened()) != before and time.monotonic() < until:
             time.sleep(0.01)
         said.append(len(opened()) - before)

@@ -175,7 +175,7 @@ def test_whatever_a_sub_model_writes_into_its_socket_ends_its_worker_at_most(
     lane = fork_server.worker(CpuDevice().place([1])[0], label="lane 1")
     try:
         with contextlib.suppress(WorkerError):
-            lane.load("odd", payload(Writes(what, str(tmp_path / "unpickled"))), X, timeout_s=20)
+            lane.load("odd", payload(Writes(what, str(tmp_path / "unpickled"))), X, timeout_s=120)
             lane.arrange(("odd",), "serial")
             give(lane, X)
             lane.start_run(1, stepwise=True)

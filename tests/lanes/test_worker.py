@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from arenas import answer_of, bring, run_once
+from gates import Gate
 from in_process_doubles import InProcessDouble
-from models import MakesNan, Raises, Sleeper, mlp, payload
+from models import MakesNan, Raises, mlp, payload
 
 from esen_lab.devices import CpuDevice
 from esen_lab.errors import Cancelled, ModelError, UsageError, WorkerDied, WorkerTimeout
@@ -73,7 +75,7 @@ def test_a_run_that_raises_says_who_and_the_next_one_answers(lane: Worker) -> No
 
 def test_a_function_is_called_with_the_step_of_a_sub_model(lane: Worker) -> None:
     lane.load("a", payload(mlp()), torch.ones(1, 8))
-    assert lane.call("models:call_step", "a", timeout_s=10, times=3)["pid"] == lane.pid
+    assert lane.call("models:call_step", "a", timeout_s=60, times=3)["pid"] == lane.pid
 
 
 def test_what_does_not_fit_the_lane_is_refused_and_the_lane_stays(lane: Worker) -> None:
@@ -91,8 +93,18 @@ def test_what_does_not_fit_the_lane_is_refused_and_the_lane_stays(lane: Worker) 
     assert lane.graph_lane() is None
 
 
-def test_a_deadline_ends_it_and_says_so(lane: Worker) -> None:
-    lane.load("a", payload(Sleeper(0.3)), X)
+@pytest.fixture
+def gate(lane: Worker, tmp_path: Path) -> Iterator[Gate]:
+    """Open while the lane loads, and while it ends."""
+    gate = Gate(tmp_path / "gate")
+    gate.open()
+    yield gate
+    gate.open()
+
+
+def test_a_deadline_ends_it_and_says_so(lane: Worker, gate: Gate) -> None:
+    lane.load("a", payload(gate.member(1.0)), X)
+    gate.close()
     with pytest.raises(WorkerTimeout, match=r"lane 1 did not run 'a'"):
         lane.call("models:call_step", "a", timeout_s=0.05)
     assert not lane.alive
@@ -102,14 +114,20 @@ def test_a_deadline_ends_it_and_says_so(lane: Worker) -> None:
         lane.start_run(1)
 
 
-def test_cancelling_ends_it(lane: Worker) -> None:
-    lane.load("a", payload(Sleeper(0.3)), X)
+def test_cancelling_ends_it(lane: Worker, gate: Gate) -> None:
+    lane.load("a", payload(gate.member(1.0)), X)
+    gate.close()
     stop = threading.Event()
-    timer = threading.Timer(0.05, stop.set)
-    timer.start()
+
+    def cancel() -> None:
+        gate.begun()
+        stop.set()
+
+    other = threading.Thread(target=cancel)
+    other.start()
     with pytest.raises(Cancelled):
         lane.call("models:call_step", "a", timeout_s=60, cancelled=stop)
-    timer.join()
+    other.join()
     assert not lane.alive
 
 
