@@ -29,6 +29,7 @@ IN_PRECISION: Mapping[str, Mapping[str, float]] = {
     "fp16": {**TOLERANCE, "float32": 2e-2},
     "int8": {**TOLERANCE, "float32": 0.25},
 }
+_PARTS: Mapping[str, str] = {"complex32": "float16", "complex64": "float32", "complex128": "float64"}
 WHERE_NAN = "NaN or infinity in other places"
 OTHER_SHAPE = "another shape or dtype"
 
@@ -58,7 +59,7 @@ class Difference:
     @property
     def tolerance(self) -> float:
         """The largest error that rounding explains; 0 for whole numbers."""
-        return TOLERANCE.get(self.dtype, 0.0) if self.allowed is None else self.allowed
+        return allowed_of(self.dtype, TOLERANCE) if self.allowed is None else self.allowed
 
     @property
     def agrees(self) -> bool:
@@ -98,6 +99,11 @@ class Difference:
         return {"dtype": self.dtype, "error": known, "why": self.why, "agrees": self.agrees}
 
 
+def allowed_of(dtype: str, tolerances: Mapping[str, float]) -> float:
+    """The largest error that rounding explains: of complex numbers that of their parts, of whole ones 0."""
+    return tolerances.get(_PARTS.get(dtype, dtype), 0.0)
+
+
 def difference(answer: Tree, reference: Tree, tolerances: Mapping[str, float] = TOLERANCE) -> Difference:
     """The worst output tensor of `answer`, against `reference`.
 
@@ -111,10 +117,10 @@ def difference(answer: Tree, reference: Tree, tolerances: Mapping[str, float] = 
     if structure != expected:
         return Difference(dtype="", error=math.inf, apart=math.inf, why=OTHER_SHAPE)
     first = _name(wanted[0]) if wanted else ""
-    worst = Difference(dtype=first, error=0.0, allowed=tolerances.get(first, 0.0))
+    worst = Difference(dtype=first, error=0.0, allowed=allowed_of(first, tolerances))
     apart, nan, values = 0.0, 0, 0
     for y, r in zip(got, wanted, strict=True):
-        found = _of_tensors(y.detach(), r.detach(), tolerances.get(_name(r), 0.0))
+        found = _of_tensors(y.detach(), r.detach(), allowed_of(_name(r), tolerances))
         apart, nan, values = max(apart, found.apart), nan + found.nan, values + r.numel()
         if found.error / (found.tolerance or 1e-300) > worst.error / (worst.tolerance or 1e-300):
             worst = found

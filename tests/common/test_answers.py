@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from esen_lab.common.answers import OTHER_SHAPE, WHERE_NAN, difference, nan_told
+from esen_lab.common.answers import OTHER_ORDER, OTHER_SHAPE, WHERE_NAN, difference, nan_told
 
 
 def test_equal_answers_agree_without_an_error() -> None:
@@ -87,3 +87,12 @@ def test_of_answers_without_values_nothing_is_judged() -> None:
     )
     infinite = torch.tensor([float("inf")])
     assert nan_told({"a": difference(infinite, infinite)}) == ()
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+def test_complex_numbers_may_round_as_their_parts_do(dtype: torch.dtype) -> None:
+    right = torch.tensor([1 + 1j, 2 - 1j], dtype=dtype)
+    rounded = right * (1 + torch.finfo(dtype).eps)
+    assert difference(rounded, right, OTHER_ORDER).agrees
+    assert not difference(right.conj(), right, OTHER_ORDER).agrees
+    assert "0e+00" not in str(difference(rounded, right, OTHER_ORDER))
