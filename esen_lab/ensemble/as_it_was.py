@@ -229,6 +229,8 @@ class AsItWas:
             self._items(held, label, DEEPEST)
             return _variable_kept(value, held, label)
         if is_tensor(value):
+            if vars(value):
+                self._attributes(value, label, DEEPEST)
             return self._tensor(value, label)
         numpy = sys.modules.get("numpy")
         if numpy is not None and type(value) is numpy.ndarray:

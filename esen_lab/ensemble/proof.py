@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import types
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -13,11 +14,12 @@ from esen_lab.common.answers import OTHER_ORDER, difference
 from esen_lab.common.inputs import ordinary_tensors
 from esen_lab.common.tensors import is_laid_out, laid_out, taken_in
 from esen_lab.common.trees import Tree, call_with, check_named, flatten, map_tensors, tree_spec, unflatten
-from esen_lab.ensemble.as_it_was import reached_by, session_kept
+from esen_lab.ensemble.as_it_was import AsItWas, reached_by, session_kept
 from esen_lab.ensemble.chance import PROOF_SEED, generators_kept, seed_for, seed_generators, states
 from esen_lab.ensemble.fingerprint import same_bits
 from esen_lab.ensemble.origin import RAISED, is_tensor
-from esen_lab.ensemble.recipes import Rebuild
+from esen_lab.ensemble.reach import HOOKS, Reach
+from esen_lab.ensemble.recipes import Rebuild, in_lane_mode
 from esen_lab.ensemble.traits import GRADS, Grad, Traits, calling
 from esen_lab.ensemble.watch import Watch
 from esen_lab.errors import EsenError, ModelError, UsageError
@@ -133,6 +135,49 @@ def call_as_lanes_do(
     )
 
 
+def check_its_copy(name: str, module: nn.Module, copied: Call, example: Tree) -> None:
+    """Refuse a network whose copy answers otherwise than it does itself: lanes, and whoever checks them, have copies.
+
+    Such a one keeps what it computes with by its own identity, or where copying does not get to. It is called once, in
+    the mode that it is in, where it is on the CPU and a copy has shown that a call changes nothing.
+
+    Args:
+        name: The sub-model's.
+        module: The network itself.
+        copied: The call of its copy in eval mode here.
+        example: What that was called with.
+
+    Raises:
+        UsageError: It does.
+    """
+    from esen_lab.ensemble.weights import state_of
+
+    if any(tensor.device.type != "cpu" for tensor in state_of(module).values()):
+        return
+
+    def of_a_copy() -> Call:
+        return _call(name, _in_mode_of(module, twin_of(module)), example, None)
+
+    before = AsItWas(module, Reach())
+    try:
+        copied = of_a_copy() if module.training else copied
+        if copied.state:
+            return
+        found = difference(copied.output, _call(name, module, example, None).output, OTHER_ORDER)
+        if found.agrees or not difference(of_a_copy().output, copied.output, OTHER_ORDER).agrees:
+            return  # or it never answers alike
+    except ModelError:  # in training mode alone, or where a copy differs: in weights made in inference mode
+        return
+    finally:
+        before.put_back()
+    raise UsageError(
+        "A copy of a sub-model answers as it does itself",
+        given=f"another output on the example ({found})",
+        hint="Lanes are given a copy: keep what it computes with in its attributes, parameters or buffers, and not "
+        "under its identity elsewhere, in a cache of its method, or where its own __getstate__ leaves it out.",
+    )
+
+
 def _call(name: str, module: nn.Module, example: Tree, grad: Grad | None) -> Call:
     """Run `module` once on a copy of the example, with the random numbers of proofs; `grad` None: as the session is."""
     import torch
@@ -187,27 +232,86 @@ def notes_of(own: Call, again: Call, traits: Traits) -> list[str]:
 
 
 def twin_of(module: nn.Module) -> nn.Module:
-    """A copy of a live module on the CPU, in eval mode: what is changed in a call is its own."""
-    from torch.nn import UninitializedBuffer
-
+    """A copy of a live module on the CPU, in the mode that lanes run it in: what is changed in a call is its own."""
     from esen_lab.ensemble.snapshot import load_snapshot, take_snapshot
 
     memo: dict[int, Any] = {}
-    for buffer in module.buffers():
-        if isinstance(buffer, UninitializedBuffer):  # as in `nn.LazyBatchNorm1d`: torch cannot copy it
-            blank: Any = UninitializedBuffer
-            memo[id(buffer)] = blank(requires_grad=False, device=buffer.device, dtype=buffer.dtype)
-    for part in module.modules():
-        for value in vars(part).values():
-            if is_tensor(value) and not value.is_leaf:  # which torch does not copy
-                memo[id(value)] = value.detach().clone()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's own, of what it copies
+            _copy_tensors(module, memo)
             twin = copy.deepcopy(module, memo)
+        if not _parts_of(twin).isdisjoint(_parts_of(module)):  # a class of the user's that is not to be copied
+            raise copy.Error
+        _enclose_copies(twin, memo)
     except RAISED:  # whatever an attribute's own __deepcopy__ raises
         twin = load_snapshot(take_snapshot(module))
-    return twin.cpu().eval()
+    return in_lane_mode(twin.cpu())
+
+
+def _in_mode_of(module: nn.Module, twin: nn.Module) -> nn.Module:
+    for part, copied in zip(module.modules(), twin.modules(), strict=False):
+        copied.training = part.training
+    return twin
+
+
+def _parts_of(module: nn.Module) -> set[int]:
+    return set(map(id, module.modules()))
+
+
+def _copy_tensors(module: nn.Module, memo: dict[int, Any]) -> None:
+    """Copy those tensors of a network that torch copies otherwise than they are, or not at all."""
+    from torch import nn
+
+    blank: Any = nn.UninitializedBuffer
+    for buffer in module.buffers():
+        if isinstance(buffer, nn.UninitializedBuffer):  # as in `nn.LazyBatchNorm1d`
+            memo[id(buffer)] = blank(requires_grad=False, device=buffer.device, dtype=buffer.dtype)
+    for part in module.modules():
+        for value in vars(part).values():
+            if is_tensor(value) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
+    for parameter in module.parameters():
+        if type(parameter) is nn.Parameter:  # torch leaves its attributes, and the memory that others show too
+            plain = parameter.detach()
+            memo.setdefault(id(memo), []).append(plain)  # kept, as what has a number in the memo has to be
+            copied = memo[id(parameter)] = nn.Parameter(copy.deepcopy(plain, memo), parameter.requires_grad)
+            vars(copied).update(copy.deepcopy(vars(parameter), memo))
+
+
+def _enclose_copies(twin: nn.Module, memo: dict[int, Any]) -> None:
+    """Have functions that parts of a copy hold, such as a `forward` around another one, call the copy."""
+    for part in twin.modules():
+        for table in (vars(part), *(vars(part).get(hooks, {}) for hooks in HOOKS)):
+            for name, value in list(table.items()):
+                if isinstance(value, types.FunctionType):
+                    table[name] = _enclosing_copies(value, memo)
+
+
+def _enclosing_copies(value: Any, memo: dict[int, Any]) -> Any:
+    """What a function encloses, where it is a part of the network, its method or a function around one, of the copy."""
+    if id(value) in memo:
+        return memo[id(value)]
+    if isinstance(value, types.MethodType) and id(value.__self__) in memo:
+        return types.MethodType(value.__func__, memo[id(value.__self__)])
+    if not isinstance(value, types.FunctionType) or not value.__closure__:
+        return value
+    memo[id(value)] = value  # it may enclose itself
+    try:
+        held = [cell.cell_contents for cell in value.__closure__]
+    except ValueError:  # not filled yet
+        return value
+    copies = [_enclosing_copies(one, memo) for one in held]
+    if all(one is copied for one, copied in zip(held, copies, strict=True)):
+        return value
+    cells = zip(value.__closure__, held, copies, strict=True)
+    own = tuple(cell if one is copied else types.CellType(copied) for cell, one, copied in cells)
+    made = types.FunctionType(value.__code__, value.__globals__, value.__name__, value.__defaults__, own)
+    for name in ("__kwdefaults__", "__qualname__", "__module__", "__doc__", "__annotations__"):
+        setattr(made, name, getattr(value, name))
+    vars(made).update(vars(value))
+    memo[id(value)] = made
+    return made
 
 
 _DIFFERENTIATES = (
@@ -219,18 +323,22 @@ _DIFFERENTIATES = (
 def check_as_given(name: str, build: Callable[[], nn.Module], given: Tree) -> None:
     """Refuse a network that answers otherwise to an example as it was given than to the plain tensors in it.
 
-    Those are what lanes are given. Only an example that requires gradients, is of a subclass or a Parameter, or is
-    neither contiguous nor laid out with channels innermost, is looked at.
+    Those are what lanes are given. Only an example that requires gradients, is of a subclass or a Parameter, has
+    attributes of its own, is there twice, or is neither contiguous nor laid out with channels innermost, is looked at.
 
     Raises:
         UsageError: It does. One that raises is left to the proof with plain tensors.
     """
     leaves, structure = flatten(given, "the example", take=_as_tensor)
-    odd = [leaf for leaf in leaves if _kind_of(leaf)]
+    odd = [kind for leaf in leaves if (kind := _kind_of(leaf))]
+    alike = {id(leaf): leaf for leaf in leaves}
+    odd += ["the same tensor more than once"] if len(alike) < len(leaves) else []
     if not odd:
         return
     try:
-        trees = [unflatten(structure, [make(leaf) for leaf in leaves]) for make in (_twin_like, _plain_twin)]
+        twins = {number: _twin_like(leaf) for number, leaf in alike.items()}
+        copies = [twins[id(leaf)] for leaf in leaves], [_plain_twin(leaf) for leaf in leaves]
+        trees = [unflatten(structure, own) for own in copies]
         answers = [_answer_of(name, build(), tree) for tree in trees]
     except EsenError:
         return
@@ -238,9 +346,9 @@ def check_as_given(name: str, build: Callable[[], nn.Module], given: Tree) -> No
     if not found.agrees:
         raise UsageError(
             "A sub-model answers alike to its input and to the plain tensors in it, which lanes are given",
-            given=f"another output where the example is {_kind_of(odd[0])} ({found})",
-            hint="Have forward ask for neither requires_grad, nor the class, nor the strides of its input, or give "
-            "x.detach().contiguous().",
+            given=f"another output where the example is {odd[0]} ({found})",
+            hint="Have forward ask for neither requires_grad, nor the class, the strides, attributes or the identity "
+            "of its input, or give x.detach().contiguous().",
         )
 
 
@@ -248,6 +356,8 @@ def _kind_of(leaf: torch.Tensor) -> str:
     """What a tensor is besides the numbers that lanes are given, for people; "" for a plain one."""
     import torch
 
+    if vars(leaf):
+        return f"one with attributes of its own ({', '.join(vars(leaf))})"
     if type(leaf) is not torch.Tensor:
         return f"a {type(leaf).__name__}"
     if leaf.requires_grad:
@@ -283,8 +393,11 @@ def _twin_like(leaf: torch.Tensor) -> torch.Tensor:
 
     plain = leaf.as_subclass(torch.Tensor).detach().cpu().clone()
     if type(leaf) is nn.Parameter:
-        return nn.Parameter(plain, requires_grad=leaf.requires_grad)
-    return plain.as_subclass(type(leaf)).requires_grad_(leaf.requires_grad)
+        twin: torch.Tensor = nn.Parameter(plain, requires_grad=leaf.requires_grad)
+    else:
+        twin = plain.as_subclass(type(leaf)).requires_grad_(leaf.requires_grad)
+    vars(twin).update(vars(leaf))
+    return twin
 
 
 def _answer_of(name: str, module: nn.Module, x: Tree) -> Tree:
@@ -292,6 +405,13 @@ def _answer_of(name: str, module: nn.Module, x: Tree) -> Tree:
     output = user_code(name, "on its example as it was given", lambda: call_with(module, x))
     tree_spec(output, f"the output of {name!r}")
     return map_tensors(_plain_twin, output)
+
+
+def _text_of(problem: BaseException) -> str:
+    try:
+        return str(problem)
+    except RAISED:  # of a class of the user's
+        return ""
 
 
 def on_example(example: Tree) -> str:
@@ -305,15 +425,14 @@ def user_code(name: str, when: str, call: Callable[[], Any]) -> Any:
         return call()
     except EsenError:
         raise
-    except (Exception, SystemExit) as problem:  # a network that leaves must not take the notebook along
-        last = str(problem).strip().splitlines()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as problem:  # a network that leaves must not take the notebook along
+        text = _text_of(problem)
+        last = text.strip().splitlines()
         hint = "Run it in a cell to see it whole."
         if "example" in when:
-            hint = (
-                _DIFFERENTIATES
-                if "not require grad" in str(problem)
-                else "Check that the example is what the module takes."
-            )
+            hint = _DIFFERENTIATES if "not require grad" in text else "Check that the example is what the module takes."
         raise ModelError(
             f"Sub-model {name!r} raised {when}",
             given=f"{type(problem).__name__}: {last[-1] if last else ''}".rstrip(": "),

@@ -284,7 +284,7 @@ class Rebuild:
         with torch.inference_mode(False):  # parameters made inside it take other ways through torch's attention
             module = self.recipe.build()
         if not isinstance(self.recipe, ProgramRecipe):  # a program is in the mode it was exported in
-            module.eval()
+            in_lane_mode(module)
         if self.protect_input:
             _keep_hook_numbers(module)
             module.register_forward_pre_hook(_copy_input, prepend=True, with_kwargs=True)
@@ -293,6 +293,14 @@ class Rebuild:
     def to_bytes(self) -> bytes:
         """Itself, pickled; unpickling needs this package only."""
         return pickle.dumps(self, protocol=5)
+
+
+def in_lane_mode(module: nn.Module) -> nn.Module:
+    """The network, in eval mode: all of it, unless it is so itself; parts that are trained on stay in their mode then.
+
+    As somebody has it who draws with dropout, or goes on learning a batch norm, after `eval()`.
+    """
+    return module.eval() if module.training else module
 
 
 def _set_in_module(module: str, path: str, name: str, value: bytes) -> None:

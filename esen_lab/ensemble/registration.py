@@ -25,6 +25,7 @@ from esen_lab.ensemble.proof import (
     call_as_lanes_do,
     call_here,
     check_as_given,
+    check_its_copy,
     notes_of,
     of_its_layout,
     on_example,
@@ -87,7 +88,8 @@ def register(
     """Take a picture of a network and prove that it can be built again and then answers as it does here.
 
     The module given is not changed in any way: what runs here are copies, in eval mode. One runs as the session has it
-    (its gradients, its autocast, ...), and that answer is kept; another, built as lanes build it, must answer alike.
+    (its gradients, its autocast, ...), and that answer is kept; another, built as lanes build it, must answer alike,
+    and so must the module itself, which is called once where its copy has shown that a call changes nothing.
 
     Args:
         name: A valid name (see `units.check_name`).
@@ -378,6 +380,9 @@ def _prove(name: str, recipe: Recipe, module: nn.Module, example: Tree, notes: l
     if own.state and isinstance(recipe, LiveRecipe):
         with session_kept(reach):
             changes |= changed_by_a_call(module, twin_of(module), example, traits)
+    if isinstance(recipe, LiveRecipe) and not traits.keeps_state:
+        with session_kept(reach):
+            check_its_copy(name, module, own, example)
     notes += notes_of(own, again, traits)
     watch = before.without(moved, shared)
     if isinstance(recipe, LiveRecipe) and watch.unseen:
@@ -474,7 +479,7 @@ def _fingerprint(recipe: Recipe, module: nn.Module, reach: Reach, *, values: boo
     from esen_lab.ensemble.weights import state_of
 
     tensors: Mapping[str, torch.Tensor] = state_of(module)
-    structure = "\n".join(f"{path} {_class_path(part)}" for path, part in module.named_modules())
+    structure = "\n".join(f"{path} {_class_path(part)}{_mode(part, module)}" for path, part in module.named_modules())
     structure += f"\n{_told(module)}"
     source = ""
     if isinstance(recipe, LiveRecipe) and recipe.skeleton is not None:
@@ -486,6 +491,10 @@ def _fingerprint(recipe: Recipe, module: nn.Module, reach: Reach, *, values: boo
         source = f"{recipe.path} {recipe.args!r} {sorted(recipe.kwargs.items())!r}"
     digests = tensor_digests(tensors) if values else {name: str(tensor_spec(t)) for name, t in tensors.items()}
     return fingerprint(digests, structure, f"{source}\n{reach.digest}")
+
+
+def _mode(part: nn.Module, module: nn.Module) -> str:
+    return " in training mode" if part.training and not module.training else ""
 
 
 def _told(module: nn.Module) -> str:

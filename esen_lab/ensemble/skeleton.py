@@ -7,7 +7,7 @@ import path or, for those of the notebook, by their name in source text that is 
     tree    :=  null | true | 3 | "text"                     itself
              |  [tag, ...]                                   everything else
     ["module", class, state]        ["parametrized", class, names, state]      ["object", class, state]
-    ["tensor", key]                 ["parameter", key, needs_grad]             ["ref", index]
+    ["tensor", key, own?]           ["parameter", key, needs_grad, own?]       ["ref", index]
     ["list" | "tuple" | "set" | "frozenset", items...]       ["dict" | "ordered", [key, value]...]
     ["import", path]                ["source", name]                           ["partial", function, args, kwargs]
     ["enum", class, name]           ["torch", name]  ["device", text]  ["size", n...]  ["numpy", key, is_scalar]
@@ -15,6 +15,7 @@ import path or, for those of the notebook, by their name in source text that is 
 
     class   :=  ["import", path] | ["source", name]
     state   :=  [[attribute, tree]...]
+    own     :   the attributes of a tensor, a dict
     ref     :   the same object as the `index`-th module, object, list, set or dict above it in reading order
     key     :   a name in the weights; parameters with one key are one tensor
 """
@@ -62,7 +63,7 @@ def encode(module: nn.Module) -> tuple[dict[str, Json], dict[str, torch.Tensor]]
     Raises:
         UsageError: Something in it has no such form; the message names where it is.
     """
-    encoder = _Encoder()
+    encoder = _Encoder(module)
     tree = encoder.encode(module, "")
     things = list(encoder.sources.values())
     try:
@@ -82,7 +83,7 @@ def encode(module: nn.Module) -> tuple[dict[str, Json], dict[str, torch.Tensor]]
 
 def tensors_of(module: nn.Module) -> dict[str, torch.Tensor]:
     """The tensors of `module` under the keys that `encode` gives them, without looking for any source."""
-    encoder = _Encoder()
+    encoder = _Encoder(module)
     encoder.encode(module, "")
     return encoder.tensors
 
@@ -111,7 +112,8 @@ def decode(skeleton: Mapping[str, Json], tensors: Mapping[str, torch.Tensor]) ->
 
 
 class _Encoder:
-    def __init__(self) -> None:
+    def __init__(self, module: nn.Module) -> None:
+        self._in_eval = not module.training  # then parts that are in training mode stay so, see `in_lane_mode`
         self.tensors: dict[str, torch.Tensor] = {}
         self.sources: dict[int, Any] = {}
         self._keys: dict[int, str] = {}
@@ -195,6 +197,8 @@ class _Encoder:
         pairs = []
         state = _renumbered_hooks(state)
         for name, value in state.items():
+            if name == "training" and value and self._in_eval:
+                pairs.append([name, True])
             if (
                 name == "training"
                 or name in _NOT_FOR_INFERENCE
@@ -240,9 +244,10 @@ class _Encoder:
             self._keys[id(tensor)] = key
             self._alive.append(tensor)
             self.tensors[key] = tensor
+        own = [self.encode(vars(tensor), where)] if vars(tensor) else []
         if isinstance(tensor, nn.Parameter) and type(tensor) is nn.Parameter:
-            return ["parameter", key, tensor.requires_grad]
-        return ["tensor", key]
+            return ["parameter", key, tensor.requires_grad, *own]
+        return ["tensor", key, *own]
 
     def _numpy(self, value: Any, where: str) -> Json:
         import numpy
@@ -364,7 +369,9 @@ class _Decoder:
         if key not in self._made:
             tensor = self._tensors[key]
             # Tensors that shared memory arrive as one object; each key is a tensor of its own on that memory.
-            self._made[key] = nn.Parameter(tensor, requires_grad=rest[1]) if tag == "parameter" else tensor.detach()
+            parameter = tag == "parameter"
+            self._made[key] = nn.Parameter(tensor, requires_grad=rest[1]) if parameter else tensor.detach()
+            vars(self._made[key]).update(*map(self.decode, rest[1 + parameter :]))
         return self._made[key]
 
     def _named(self, tree: Json) -> Any:

@@ -40,7 +40,10 @@ def take_snapshot(module: Any) -> bytes:
         def reducer_override(self, thing: Any) -> Any:
             if isinstance(thing, nn.Module) and is_parametrized(thing):
                 base, names = parametrized_parts(thing)
-                return (_blank, (base,), (names, vars(thing)), None, None, _fill)
+                own: Any = (
+                    base  # whose state leaves out what it makes anew, such as an LSTM's references to its weights
+                )
+                return (_blank, (base,), (names, own.__getstate__(thing)), None, None, _fill)
             if isinstance(thing, functools.cached_property):  # it holds a lock before Python 3.12
                 return functools.cached_property, (thing.func,)
             if isinstance(thing, functools._lru_cache_wrapper) and thing.__module__ == "__main__":
@@ -142,7 +145,7 @@ def _blank(base: type[nn.Module]) -> nn.Module:
 
 def _fill(module: nn.Module, state: tuple[tuple[str, ...], dict[str, Any]]) -> None:
     names, attributes = state
-    module.__dict__.update(attributes)
+    module.__setstate__(attributes)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     parametrize(module, names)
 
 

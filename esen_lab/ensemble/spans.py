@@ -52,6 +52,13 @@ def addressing(tensors: list[torch.Tensor]) -> Callable[[torch.Tensor], int]:
     return torch.Tensor.data_ptr
 
 
+def can_be_turned(tensor: torch.Tensor) -> bool:
+    """Whether a tensor shows its memory by strides of which others may show the same."""
+    import torch
+
+    return tensor.layout is torch.strided and not tensor.is_nested and tensor.dim() > 1
+
+
 def tensor_bytes(tensor: torch.Tensor) -> memoryview | None:
     """The memory from a tensor's first value to its last one, where it can be looked at without torch.
 

@@ -23,7 +23,16 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, 
 from typing import TYPE_CHECKING, Any
 
 from esen_lab.ensemble.reach import HOOKS, Reach, name_in, reach_of
-from esen_lab.ensemble.spans import address_of, addressing, array_bytes, form_of, pieces, samples, tensor_bytes
+from esen_lab.ensemble.spans import (
+    address_of,
+    addressing,
+    array_bytes,
+    can_be_turned,
+    form_of,
+    pieces,
+    samples,
+    tensor_bytes,
+)
 from esen_lab.ensemble.watched import DEEPEST, TABLES, Opaque, Watched
 from esen_lab.ensemble.weights import state_of
 
@@ -96,7 +105,7 @@ class Watch:
         self._parts = [] if module is None else [part for part in module.modules() if part is not module]
         self._kinds = [type(part) for part in self._parts]
         self._kind = type(module)
-        self._own = owns
+        self._own, self._modes_were = owns, _trained_on(owns)
         self._own_was = [dict(own) for own in owns]
         seen = self._looked_into(owns)
         self.unseen = tuple(dict.fromkeys(map(_attribute, seen.unseen)))
@@ -172,6 +181,9 @@ class Watch:
 
     def _look_at(self, tensors: list[torch.Tensor], seen: Watched) -> None:
         """Keep some bytes of all values, and a sum of every piece of the large ones."""
+        # Turned by `.data`, a tensor has its bytes where it had them.
+        self._turnable = [tensor for tensor in tensors if can_be_turned(tensor)]
+        self._strides = [tensor.stride() for tensor in self._turnable]
         views = [view for tensor in tensors if (view := tensor_bytes(tensor)) is not None]
         # Held, or a view could look into memory that is no more.
         self._storages = [tensor.untyped_storage() for tensor in tensors if tensor_bytes(tensor) is not None]
@@ -202,6 +214,7 @@ class Watch:
         return (
             list(map(_version, self._counted)) == self._versions
             and list(map(self._addressing, self._tensors)) == self._addresses
+            and [tensor.stride() for tensor in self._turnable] == self._strides
             and list(map(form_of, self._arrays)) == self._forms
             and b"".join(self._samples) == self._bytes
             and not any(self._empty)
@@ -266,6 +279,8 @@ class Watch:
         yield from self._of_code()
 
     def _of_tensors(self, module: nn.Module) -> Iterator[str]:
+        import torch
+
         names = {id(tensor): name for name, tensor in state_of(module).items()}
 
         def values_of(tensor: torch.Tensor) -> str:
@@ -273,7 +288,9 @@ class Watch:
 
         moved = {id(t) for t, at in zip(self._tensors, self._addresses, strict=True) if address_of(t) != at}
         counted = {id(t) for t, version in zip(self._counted, self._versions, strict=True) if t._version != version}
-        told = [values_of(tensor) for tensor in self._tensors if id(tensor) in moved | counted]
+        pairs = zip(self._turnable, self._strides, strict=True)
+        turned = {id(t) for t, strides in pairs if t.layout is not torch.strided or t.stride() != strides}
+        told = [values_of(tensor) for tensor in self._tensors if id(tensor) in moved | counted | turned]
         if list(map(form_of, self._arrays)) != self._forms:
             told.append("the shape, strides or dtype of an array that it uses")
         if not told and not moved:
@@ -287,6 +304,8 @@ class Watch:
         for holder in self._holders:
             if not _same_things(holder.now, holder.was):
                 yield "its parameters, buffers or parts" if holder.name in TABLES[:3] else _attribute(holder.name)
+        if _trained_on(self._own) != self._modes_were:
+            yield "which of its parts are in training mode"
         opaque = zip(self._opaque, self._opaque_was, strict=True)
         yield from (_attribute(held.name) for held, was in opaque if _picture(held) != was)
         if list(map(type, self._parts)) != self._kinds or (self.module and type(self.module) is not self._kind):
@@ -338,6 +357,12 @@ class Watch:
         for space, name, value in self._globals:
             if space.get(name, _GONE) is not value:
                 yield space, name
+
+
+def _trained_on(owns: list[dict[str, Any]]) -> list[int]:
+    """Which parts are in training mode, of a network that is not so itself: see `in_lane_mode`."""
+    modes = [bool(own.get("training")) for own in owns]
+    return [] if any(modes[:1]) else [number for number, mode in enumerate(modes) if mode]
 
 
 def _same_things(now: Any, was: Any) -> bool:

@@ -137,6 +137,8 @@ class Watched:
         """One tensor, or None."""
         if value is not None and id(value) not in self._but:
             self.tensors.setdefault(id(value), value)
+            if vars(value):
+                self.add(vars(value), "the attributes of a tensor", DEEPEST)
 
     def add(self, value: Any, name: str, depth: int) -> None:
         """One value, and what it holds."""

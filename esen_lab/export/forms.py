@@ -22,6 +22,7 @@ from esen_lab.ensemble import (
 from esen_lab.ensemble.as_it_was import reached_by, session_kept
 from esen_lab.ensemble.chance import PROOF_SEED, generators_kept, seed_for, seed_generators
 from esen_lab.ensemble.fingerprint import same_bits
+from esen_lab.ensemble.recipes import in_lane_mode
 from esen_lab.errors import EsenError, UsageError
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def _program(submodel: SubModel, recipe: LiveRecipe) -> Recipe:
     """by torch.export"""  # noqa: D403, D415  read in the middle of a message
     from esen_lab.ensemble.program import save_program
 
-    return ProgramRecipe(program=save_program(recipe.build().eval(), submodel.example))
+    return ProgramRecipe(program=save_program(in_lane_mode(recipe.build()), submodel.example))
 
 
 def _pickle(submodel: SubModel, recipe: LiveRecipe) -> Recipe:  # noqa: ARG001

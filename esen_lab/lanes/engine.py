@@ -42,7 +42,7 @@ Tell: TypeAlias = "Callable[[int, Timed | InSubModel, bool], None]"
 
 
 # Lanes heed no SIGINT: whatever a member raises is its own, and no reason for them to end.
-OF_MEMBERS = (Exception, SystemExit, KeyboardInterrupt)
+OF_MEMBERS = (BaseException,)
 
 _MOST_MET = 1_000  # inputs of ever new looks must not fill the memory
 
@@ -175,7 +175,7 @@ class Engine:
                 if registered is not None:  # what was registered is what the first run meets
                     registered.put_back()
                     module = self._built(payload)
-        except Exception as problem:
+        except OF_MEMBERS as problem:
             raise InSubModel(name) from problem
         self._put_away.pop(name, None)
         self._loaded[name] = Loaded(
@@ -183,8 +183,9 @@ class Engine:
             module=module,
             example=example,
             active_units=active_units,
-            # It would change the input under the hands of the other sub-models: such a one gets a copy per run.
-            overwrites_input=versions != [leaf._version for leaf in copies],
+            # It would change the input under the hands of the other sub-models, or may keep it until the next one
+            # lies there: such a one gets a copy per run.
+            overwrites_input=traits.keeps_state or versions != [leaf._version for leaf in copies],
             traits=traits,
             payload=bytes(payload) if traits.keeps_state else b"",
             registered=registered,
@@ -225,6 +226,7 @@ class Engine:
             except Exception as problem:
                 raise InSubModel(member.name) from problem
             if changed and not member.traits.keeps_state:
+                member.overwrites_input = True  # it may keep that too
                 found[member.name] = changed
         return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 from esen_lab.ensemble.registration import register
-from esen_lab.errors import UsageError
+from esen_lab.errors import ModelError, UsageError
 
 X = torch.ones(2, 3)
 
@@ -130,3 +131,31 @@ def test_a_network_whose_own_text_raises_is_registered(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(Holds, "extra_repr", raises)
     register("a", Holds(1), X)
+
+
+class NoTextError(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+class OfNobody(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("kind", [NoTextError, OfNobody, GeneratorExit, asyncio.CancelledError, SystemExit])
+def test_whatever_a_network_raises_is_one_error_that_names_it(kind: type[BaseException]) -> None:
+    class Raises(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise kind
+
+    with pytest.raises(ModelError, match=f"'a' raised on its example.*Given: {kind.__name__}"):
+        register("a", Raises(), X)
+
+
+def test_an_interrupt_while_a_network_runs_is_the_users() -> None:
+    class Interrupted(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        register("a", Interrupted(), X)

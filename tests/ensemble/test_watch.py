@@ -66,6 +66,44 @@ def test_a_change_is_seen_and_named(change: object, told: str) -> None:
     assert not watch.changed(whole=True)
 
 
+def test_a_part_in_another_mode_than_the_whole_is_a_change_but_the_mode_of_all_is_none() -> None:
+    module = nn.Sequential(nn.Dropout(), nn.Linear(4, 4)).eval()
+    watch = Watch(module)
+    module[0].train()
+    assert watch.changed()
+    assert watch.what() == ("which of its parts are in training mode",)
+    watch.renew()
+    assert not watch.changed(whole=True)
+    module.eval()
+    assert watch.changed()
+    watch.renew()
+    for mode in (True, False, True):
+        module.train(mode)
+        assert not watch.changed()
+    module[0].eval()  # of a network that is being trained: lanes run all of it in eval mode
+    assert not watch.changed()
+
+
+def test_a_weight_that_is_turned_where_it_lies_is_seen() -> None:
+    module = nn.Linear(4, 4)
+    watch = Watch(module)
+    module.weight.data = module.weight.data.t()
+    assert watch.changed()
+    assert watch.what() == ("the values of weight",)
+    watch.renew()
+    assert not watch.changed(whole=True)
+
+
+def test_what_a_weight_has_as_attributes_is_seen() -> None:
+    module = nn.Linear(4, 4)
+    module.weight.scales = [1.0]  # type: ignore[attr-defined]
+    watch = Watch(module)
+    assert not watch.changed(whole=True)
+    module.weight.scales[0] = 2.0  # type: ignore[attr-defined]
+    assert watch.changed()
+    assert watch.what() == ("the attributes of a tensor",)
+
+
 def test_any_single_value_is_seen_by_a_whole_look_and_by_enough_short_ones() -> None:
     module = Holds()
     watch = Watch(module)
