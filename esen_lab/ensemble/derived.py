@@ -8,9 +8,10 @@ what has changed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from esen_lab.common.other_numbers import other_numbers
 from esen_lab.common.trees import Tree, TreeSpec, call_with, flatten, map_tensors, tree_spec
 from esen_lab.ensemble.chance import generators_kept
 from esen_lab.ensemble.fingerprint import bytes_digest
@@ -20,6 +21,7 @@ from esen_lab.ensemble.traits import Traits
 from esen_lab.errors import EsenError, UsageError, first_line
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 
@@ -147,7 +149,7 @@ def why_not_split(submodel: SubModel, parts: int) -> str:
         whole = submodel.build()
         split = [BatchPart(whole, part, parts) for part in range(1, parts + 1)]
         with generators_kept(), submodel.traits.called():
-            for x in (submodel.example, _unlike_rows(submodel.example)):
+            for x in (submodel.example, *(_unlike_rows(submodel.example, other) for other in (_halved, _shuffled))):
                 try:
                     wanted = call_with(whole, _own(x))
                 except Exception:
@@ -162,21 +164,36 @@ def why_not_split(submodel: SubModel, parts: int) -> str:
     return ""
 
 
-def _unlike_rows(example: Tree) -> Tree:
-    """An input of the example's look whose rows differ: floats with noise, other values in another order."""
+def _unlike_rows(example: Tree, other: Callable[[torch.Tensor], torch.Tensor]) -> Tree:
+    """An input of the example's look whose rows differ: floats with noise, all else as `other` makes it."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
 
-    def other(tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.is_floating_point():
-            scale = tensor.double().abs().nan_to_num(0.0, 0.0, 0.0).mean().item() or 1.0
-            noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64, device="cpu")
-            return (tensor.double() + scale * noise).to(tensor.dtype)
-        order = torch.randperm(tensor.numel(), generator=generator, device="cpu")
-        return tensor.flatten()[order].reshape(tensor.shape)
+    def unlike(tensor: torch.Tensor) -> torch.Tensor:
+        if not tensor.is_floating_point():
+            return other(tensor)
+        scale = tensor.double().abs().nan_to_num(0.0, 0.0, 0.0).mean().item() or 1.0
+        noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64, device="cpu")
+        return (tensor.double() + scale * noise).to(tensor.dtype)
 
-    return map_tensors(other, example)
+    return map_tensors(unlike, example)
+
+
+def _halved(tensor: torch.Tensor) -> torch.Tensor:
+    """Other numbers in the second half of the rows: what looks at the largest, or the longest, of a batch is told."""
+    import torch
+
+    half = len(tensor) // 2
+    return torch.cat([tensor[:half], other_numbers(tensor)[half:]])
+
+
+def _shuffled(tensor: torch.Tensor) -> torch.Tensor:
+    """The same numbers in another order: whoever knows no others takes these."""
+    import torch
+
+    order = torch.randperm(tensor.numel(), generator=torch.Generator().manual_seed(0), device="cpu")
+    return tensor.flatten()[order].reshape(tensor.shape)
 
 
 def _own(x: Tree) -> Tree:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from esen_lab.common.answers import OTHER_ORDER, TOLERANCE, difference
+from esen_lab.common.other_numbers import other_numbers, other_order
 from esen_lab.common.trees import Tree, flatten, map_tensors, unflatten
 from esen_lab.errors import EsenError, first_line
 from esen_lab.serving.served import TRIAL, Served
@@ -97,11 +98,11 @@ def _run_another(run: Callable[[Tree], Tree], example: Tree) -> tuple[Tree, Tree
     Raises:
         EsenError: They take none.
     """
-    other = map_tensors(_other_numbers, example)
+    other = map_tensors(other_numbers, example)
     try:
         return other, run(other)
     except EsenError:
-        other = map_tensors(_other_order, example)  # whole numbers that mean something: none that was not there before
+        other = map_tensors(other_order, example)  # whole numbers that mean something: none that was not there before
         return other, run(other)
 
 
@@ -154,35 +155,3 @@ def own(tree: Tree) -> Tree:
 def _parts(rows: Sequence[int]) -> list[slice]:
     ends = [sum(rows[: index + 1]) for index in range(len(rows))]
     return [slice(end - size, end) for end, size in zip(ends, rows, strict=True)]
-
-
-def _other_numbers(leaf: torch.Tensor) -> torch.Tensor:
-    """An input with other numbers that a member takes as well.
-
-    Also whole numbers (tokens, classes, pixels) are others, and not only in another order: a member that takes the
-    largest of its batch, or the sum, would not be told by that. They go half the way down to the smallest: what they
-    stand for stays in range. Where all are the same, they are the next one, nearer to 0; of a mask only the end is off.
-    """
-    import torch
-
-    other = _other_order(leaf)
-    if leaf.is_floating_point() or not leaf.numel():
-        return other
-    wide = other.to(torch.int64)
-    least, most = int(wide.min()), int(wide.max())
-    if leaf.dtype is torch.bool or least == most == 1:
-        wide[..., -1] = 1 - wide[..., -1]
-    elif least == most:
-        wide += -1 if least > 0 else 1
-    else:
-        wide = least + (wide - least) // 2
-    return wide.to(leaf.dtype)
-
-
-def _other_order(leaf: torch.Tensor) -> torch.Tensor:
-    """The same, of which whole numbers are only put in another order, within each row where that has an order."""
-    import torch
-
-    if leaf.is_floating_point():
-        return (leaf.flip(0).to(torch.float64) * 0.5 + 0.25).to(leaf.dtype)
-    return leaf.flip(list(range(leaf.dim())))

@@ -50,6 +50,20 @@ class MeanOfBatch(nn.Module):
         return x - x.mean(0)
 
 
+class LargestOfBatch(nn.Module):
+    """Pixels as parts of the batch's largest: not told by rows that all hold it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x / x.max()
+
+
+class LongestOfBatch(nn.Module):
+    """A mean over as many columns as the longest row of a mask has: not told by a mask that is full."""
+
+    def forward(self, mask: torch.Tensor) -> torch.Tensor:
+        return mask[:, : int(mask.sum(1).max())].float().mean(1)
+
+
 class SumOfBatch(nn.Module):
     """One answer for the whole batch."""
 
@@ -191,6 +205,9 @@ def test_a_part_refuses_tensors_of_other_lengths_and_answers_without_rows() -> N
         (mlp, torch.randn(8), "cannot run a part"),
         (lambda: nn.Softmax(dim=0), X, "depends on other rows"),
         (lambda: nn.MultiheadAttention(8, 1).eval(), (X, X, X), "cannot run a part"),
+        (LargestOfBatch, torch.randint(0, 256, (6, 8)).index_fill(1, torch.tensor([0]), 255), "depends on other rows"),
+        (LargestOfBatch, torch.full((6, 8), 7), "depends on other rows"),
+        (LongestOfBatch, torch.ones(6, 8, dtype=torch.bool), "depends on other rows"),
     ],
 )
 def test_a_batch_whose_rows_depend_on_each_other_is_not_split(
