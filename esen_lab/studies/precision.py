@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from esen_lab.common.answers import IN_PRECISION, difference
 from esen_lab.common.inputs import as_input
+from esen_lab.common.surroundings import step
 from esen_lab.common.trees import Tree, flatten, map_tensors
 from esen_lab.common.units import backend_parts, check_number, format_bytes
 from esen_lab.devices import Device
@@ -87,7 +88,8 @@ def check_precision(
         on_progress: Called with (done, all, what is going on).
 
     Raises:
-        UsageError: The data has no samples, labels do not fit, or a limit is not possible.
+        UsageError: The data has no samples, labels do not fit or nothing answers with classes, or a limit is not
+            possible.
         EsenError: A member could not be run eagerly.
     """
     precision = backend_parts(variants[0])[1]
@@ -100,10 +102,16 @@ def check_precision(
     before, _ = _run(ensemble, device, fork_server, "eager", data)
     _check_size(before, steps)
     by_class = not values and _has_classes(ensemble, before, data)
+    if y is not None and not by_class:
+        raise UsageError(
+            "Labels are the right classes, and nothing has one here",
+            given="answers that are said to be values" if values else "answers of the ensemble without classes",
+            hint=f"Leave labels out: {step('on=x_val', '--on x_val')}.",
+        )
     answers: dict[tuple[str, str], _Batches] = {}
     points: list[PrecisionPoint] = []
-    for step, variant in enumerate(variants, 1):
-        tell(step, steps, variant)
+    for number, variant in enumerate(variants, 1):
+        tell(number, steps, variant)
         found, why = _run_each(ensemble, device, fork_server, variant, data)
         answers.update({(name, variant): batches for name, batches in found.items()})
         points += [PrecisionPoint(name=name, backend=variant, why=why.get(name, "")) for name in ensemble.names]
@@ -335,11 +343,11 @@ class _Judge:
             same &= _same_rows(y, r, self.error, self.data.samples)
         return float(same.double().mean())
 
-    def accuracy(self, batches: _Batches) -> float:
-        """The part of the samples whose top-1 is the label; 0 where answers have none."""
+    def accuracy(self, batches: _Batches) -> float | None:
+        """The part of the samples whose top-1 is the label; None where answers have none."""
         classes = _classes(self.data, batches)
         assert self.data.labels is not None
-        return 0.0 if classes is None else float((classes == self.data.labels).double().mean())
+        return None if classes is None else float((classes == self.data.labels).double().mean())
 
 
 def _combined(ensemble: Ensemble, parts: Mapping[str, _Batches], count: int) -> list[Tree]:
@@ -366,7 +374,7 @@ def _classes(data: _Data, batches: _Batches) -> torch.Tensor | None:
     """The top-1 of each sample; None where an answer has no scores of shape (n, classes), nor classes (n,)."""
     for leaf in _rows(data, batches):
         classes = classes_of(leaf)
-        if classes is not None:
+        if classes is not None and len(classes) == data.samples:  # else it is one answer for each batch
             return classes
     return None
 

@@ -25,7 +25,7 @@ class PrecisionPoint:
         error: The largest error of its answers, relative to the largest value; None where there were none.
         agreement: The part of the samples for which its answer stays; None without data.
         together: The part for which the ensemble's answer stays when it alone is so executed; None without data.
-        accuracy: The part of the samples whose top-1 is the label; None without labels.
+        accuracy: The part of the samples whose top-1 is the label; None without labels, or classes.
         why: Why it is not taken; "" where it may be.
     """
 
@@ -51,7 +51,8 @@ class PrecisionTable(Shown):
         by_class: Whether agreement is that of the top-1.
         together: The least agreement of the ensemble in any combination of the variants that may be taken.
         combinations: How many combinations were looked at, and how many there are.
-        accuracy: For each sub-model that of its own precision; empty without labels.
+        accuracy: For each sub-model that of its own precision, None where its answers have no classes; empty without
+            labels.
         ensemble_accuracy: Of the ensemble in its own precision, and in the combination of least agreement; None
             without labels.
         fingerprints: Of the sub-models that were looked at.
@@ -66,8 +67,8 @@ class PrecisionTable(Shown):
     by_class: bool = True
     together: float | None = None
     combinations: tuple[int, int] = (0, 0)
-    accuracy: Mapping[str, float] = field(default_factory=dict)
-    ensemble_accuracy: tuple[float, float] | None = None
+    accuracy: Mapping[str, float | None] = field(default_factory=dict)
+    ensemble_accuracy: tuple[float | None, float | None] | None = None
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 

@@ -184,6 +184,32 @@ def test_accuracy_is_that_of_before_and_of_the_worst_combination(monkeypatch: py
         check(monkeypatch, ensemble("a"), answers, y=labels + 1)
 
 
+def test_labels_of_answers_that_have_no_classes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def value(scores: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+        return scores[:, :1]
+
+    def of_the_batch(scores: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+        return scores.mean(0)
+
+    labels = torch.arange(N) % 3
+    for base, options in ((value, {}), (of_the_batch, {}), (same, {"values": True})):
+        with pytest.raises(UsageError, match="Labels are the right classes, and nothing has one here"):
+            check(monkeypatch, ensemble("a"), {}, base=base, y=labels, **options)
+
+
+def test_a_member_without_classes_has_no_accuracy_beside_one_that_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(members: Ensemble, _: Any, __: Any, ___: Any, data: Any) -> Any:
+        scores = torch.eye(3)[torch.zeros(16, dtype=torch.long)]
+        return {"a": [scores] * len(data.batches), "b": [scores[:, :1]] * len(data.batches)}, {}
+
+    monkeypatch.setattr(module, "_run", run)
+    device, labels = CpuDevice(cores=[(0,)]), torch.zeros(N, dtype=torch.long)
+    members = ensemble("a", "b", rule=lambda outputs: outputs["a"])
+    table = check_precision(members, device, None, ("openvino@bf16",), X, labels)  # type: ignore[arg-type]
+    assert table.accuracy == {"a": 1.0, "b": None}
+    assert [point.accuracy for point in table.points] == [1.0, None]
+
+
 def test_classes_that_differ_are_no_error_of_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     def with_classes(answer: Answer) -> Answer:
         def both(scores: torch.Tensor, numbers: torch.Tensor) -> dict[str, torch.Tensor]:

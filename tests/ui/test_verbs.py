@@ -216,6 +216,7 @@ def test_other_cells_are_refused(session: Session, line: str) -> None:
         ("precision bf16 --agree much", "A percentage above 0, at most 100 is needed"),
         ("precision bf16 --on x --agree 101", "at most 100 is needed here, such as 2 or 2%. Given: 101."),
         ("precision bf16 --on x --agree 0", "A percentage above 0"),
+        ("precision bf16 --on x --agree 0.999", "whose answer must stay is above 1 %, such as 99.9. Given: 0.999"),
         ("best --accuracy-loss 101 --on x,x", "from 0 to below 100 is needed here, such as 2 or 2%. Given: 101."),
         ("profile --adaptive --within nan", "A percentage above 0"),
         ("run x --stop-early 101%", "at most 100 is needed here, such as 2 or 2%. Given: 101%."),

@@ -9,7 +9,7 @@ from typing import Any
 from esen_lab.common.inputs import as_input
 from esen_lab.common.surroundings import step
 from esen_lab.common.trees import Tree, flatten, map_tensors, select
-from esen_lab.common.units import BACKENDS, PRECISIONS, backend_parts, check_backend
+from esen_lab.common.units import BACKENDS, PRECISIONS, backend_parts, check_backend, check_number
 from esen_lab.common.words import listed, unknown
 from esen_lab.devices.cpu.precision import slower_in
 from esen_lab.ensemble import Ensemble
@@ -99,8 +99,8 @@ def _check(precision: str, x: Tree, agree: float | None, error: float | None) ->
         known = (OWN, *PRECISIONS)
         raise unknown(f"A precision is one of {', '.join(known)}", precision, known, given=precision)
     allowed_error(precision, error)
-    if agree is not None and not (isinstance(agree, (int, float)) and 0 < agree <= 1):
-        raise UsageError("Agreement is a part of the samples above 0, at most 1 (99.9 % is 0.999)", given=agree)
+    if agree is not None:
+        check_number(agree, "Agreement is a part of the samples above 0, at most 1 (99.9 % is 0.999)", above=0, most=1)
     if x is None and (agree is not None or precision == "int8"):
         raise UsageError(
             "int8 is calibrated with data" if precision == "int8" else "Agreement is measured on data",

@@ -34,6 +34,8 @@ FIRST_ANSWER_S = 2.0
 
 # --- limits: what `search` and `refine` keep to -----------------------------------------------------------------------
 
+_LEAST_AGREEMENT = 0.01
+
 
 def _limits(given: Given) -> dict[str, Any] | None:
     """The limits that a line asks for, as `esen_lab.planner.Limits` takes them; None: it asks for none."""
@@ -374,6 +376,14 @@ def _data(session: Session, word: str) -> Any:
     return found if isinstance(found, tuple) and parts == 2 else (found, None)
 
 
+def _agreement(session: Session, word: str) -> float:
+    """A percentage, which a fraction that was meant for one is not: nothing would be checked by it."""
+    agree = percentage()(session, word)
+    if agree <= _LEAST_AGREEMENT:
+        raise UsageError("The part of the data whose answer must stay is above 1 %, such as 99.9", given=word)
+    return agree
+
+
 PRECISION = Verb(
     "let sub-models compute in bf16, fp16 or int8 where their answers are checked to stay what they are",
     _precision,
@@ -398,7 +408,7 @@ PRECISION = Verb(
             "--agree",
             "for how much of the data the likeliest class must stay, for each sub-model and for the ensemble "
             "(default: 99.9)",
-            percentage(),
+            _agreement,
             "PERCENT",
         ),
         Argument(
