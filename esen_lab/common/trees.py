@@ -164,10 +164,19 @@ def _constant(value: Any, path: str) -> Structure:
     raise UsageError(
         "Inputs and outputs are tensors, or tuples, lists and dicts of tensors and plain constants",
         given=f"{_shortened(path)} is {given}",
-        hint="Make a tensor of it: torch.from_numpy(y)."
-        if _is_numpy(kind, "ndarray")
-        else "Pass or return only those (for a Hugging Face model: use_cache=False).",
+        hint=_as_numbers(kind) or "Pass or return only those (for a Hugging Face model: use_cache=False).",
     )
+
+
+def _as_numbers(kind: type) -> str:
+    """How a table or an array of another library becomes one that is taken; "" for what is none."""
+    if _is_numpy(kind, "ndarray"):
+        return "Make a tensor of it: torch.from_numpy(y)."
+    if hasattr(kind, "to_numpy"):
+        return "Make an array of its numbers: x.to_numpy('float32')."
+    if hasattr(kind, "toarray"):
+        return "Make a dense array of it: x.toarray()."
+    return "Make an array of it: numpy.asarray(x)." if hasattr(kind, "__array__") else ""
 
 
 def _is_numpy(kind: type, name: str) -> bool:

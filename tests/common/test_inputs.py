@@ -460,3 +460,13 @@ def test_a_run_that_fails_leaves_the_plan_that_was_searched(lab: Lab) -> None:
 def test_the_name_of_a_file_is_no_input_and_the_way_to_one_is_told() -> None:
     with pytest.raises(UsageError, match="a file is read first"):
         take_in("measured.csv")
+
+
+@pytest.mark.parametrize(
+    ("method", "told"),
+    [("to_numpy", r"x\.to_numpy\('float32'\)"), ("toarray", r"x\.toarray\(\)"), ("__array__", r"numpy\.asarray\(x\)")],
+)
+def test_tables_and_arrays_of_other_libraries_are_told_how_they_become_arrays(method: str, told: str) -> None:
+    foreign = type("Foreign", (), {method: lambda self, *_: np.zeros((2, 2))})
+    with pytest.raises(UsageError, match=rf"the example\['x'\] is of type .*Foreign\. Make .*{told}"):
+        take_in({"x": foreign()}, "the example")
