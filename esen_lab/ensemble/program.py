@@ -82,6 +82,17 @@ def _not_whole(given: str) -> StoreError:
     )
 
 
+def way_on(told: str) -> str:
+    """What to do about an error of a program that was given other sizes than it was exported for; "" for any other.
+
+    Args:
+        told: The error's kind and message.
+    """
+    if not told.startswith("AssertionError: Guard failed: "):
+        return ""
+    return "An exported program takes the sizes that it was exported for: export it with dynamic_shapes for others."
+
+
 def check_program(data: bytes) -> None:
     """Refuse a .pt2 file that holds pickles: they are no saved form here. It says nothing about who may be trusted.
 

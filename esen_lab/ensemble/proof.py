@@ -18,6 +18,7 @@ from esen_lab.ensemble.as_it_was import AsItWas, reached_by, session_kept
 from esen_lab.ensemble.chance import PROOF_SEED, generators_kept, seed_for, seed_generators, states
 from esen_lab.ensemble.fingerprint import same_bits
 from esen_lab.ensemble.origin import RAISED, is_tensor
+from esen_lab.ensemble.program import way_on
 from esen_lab.ensemble.reach import HOOKS, Reach
 from esen_lab.ensemble.recipes import Rebuild, in_lane_mode
 from esen_lab.ensemble.traits import GRADS, Grad, Traits, calling
@@ -430,11 +431,9 @@ def user_code(name: str, when: str, call: Callable[[], Any]) -> Any:
     except BaseException as problem:  # a network that leaves must not take the notebook along
         text = _text_of(problem)
         last = text.strip().splitlines()
+        given = f"{type(problem).__name__}: {last[-1] if last else ''}".rstrip(": ")
         hint = "Run it in a cell to see it whole."
         if "example" in when:
-            hint = _DIFFERENTIATES if "not require grad" in text else "Check that the example is what the module takes."
-        raise ModelError(
-            f"Sub-model {name!r} raised {when}",
-            given=f"{type(problem).__name__}: {last[-1] if last else ''}".rstrip(": "),
-            hint=hint,
-        ) from problem
+            differentiates = _DIFFERENTIATES if "not require grad" in text else ""
+            hint = way_on(given) or differentiates or "Check that the example is what the module takes."
+        raise ModelError(f"Sub-model {name!r} raised {when}", given=given, hint=hint) from problem

@@ -12,6 +12,7 @@ from functools import partial
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
+from esen_lab.common.answers import OTHER_ORDER, difference
 from esen_lab.common.inputs import check_apart, own_example, take_in
 from esen_lab.common.trees import Tree, call_with, flatten, map_tensors, named_places, tensor_spec, tree_spec
 from esen_lab.common.units import check_name, format_seconds
@@ -263,6 +264,9 @@ def _prove_adapted(name: str, found: Adapted, example: Tree, options: Mapping[st
     before = None if found.state is None else found.state()
     own = call_here(name, found.module, example, own=True)
     state = own.state if found.state is None or found.state() == before else (*own.state, "its attributes")
+    steady = True
+    if not state:  # what an engine or a script keeps inside of itself nobody sees: another answer tells
+        steady = difference(call_here(name, found.module, example, own=True).output, own.output, OTHER_ORDER).agrees
     problem: UsageError | None = None
     for number, make in enumerate(found.recipes):
         recipe = make() if number else recipes[0]
@@ -271,7 +275,7 @@ def _prove_adapted(name: str, found: Adapted, example: Tree, options: Mapping[st
         except UsageError as reason:
             problem = problem or reason
             continue
-        traits = Traits(grad=grad, state=state, random=own.random, steady=again.steady)
+        traits = Traits(grad=grad, state=state, random=own.random, steady=steady and again.steady)
         return Registered(
             submodel=SubModel(
                 name=name,
@@ -460,6 +464,18 @@ def _check_kind(module: nn.Module) -> None:
             "A sub-model is a network in Python, all of it",
             given=f"a scripted or traced part: {scripted[0]}",
             hint="Register the module that was scripted, or script the whole of it.",
+        )
+    # What `ExportedProgram.module` gives refuses to be put into eval mode, by methods of its own.
+    exported = [
+        path or "the module itself"
+        for path, part in module.named_modules()
+        if isinstance(part, torch.fx.GraphModule) and "eval" in vars(part)
+    ]
+    if exported:
+        raise UsageError(
+            "A network can be put into eval mode, all of it",
+            given=f"what an exported program's module() gave: {exported[0]}",
+            hint="Register the program itself (program, not program.module()), or the network that was exported.",
         )
 
 

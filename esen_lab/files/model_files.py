@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 MODEL_SUFFIXES = (".onnx", ".xml", ".pt2", ".pt", ".pth", ".ts", ".torchscript", ".ubj", ".json", ".lgb", ".txt")
@@ -12,5 +13,6 @@ PICKLE_SUFFIXES = (".pkl", ".pickle", ".joblib", ".skops", ".sav")
 
 def is_model_file(text: str) -> bool:
     """Whether a text is the path of a model's file, and neither an import path nor a cell's text."""
-    plain = "\n" not in text and "(" not in text and "\0" not in text
-    return plain and Path(text).suffix.lower() in (*MODEL_SUFFIXES, *PICKLE_SUFFIXES)
+    if "\n" in text or "\0" in text or Path(text).suffix.lower() not in (*MODEL_SUFFIXES, *PICKLE_SUFFIXES):
+        return False
+    return "(" not in text or os.path.isfile(os.path.expanduser(text))  # "model (1).onnx" is no call

@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 
 from esen_lab.devices.cuda.cuda_errors import RESTART
+from esen_lab.ensemble.program import way_on
 from esen_lab.errors import DeviceError, EsenError, ModelError, UsageError
 from esen_lab.lanes.engine import InSubModel
 from esen_lab.lanes.messages import Problem, sendable
@@ -68,4 +69,5 @@ def error_from(problem: Problem, log: str = "") -> EsenError:
             worker_traceback=problem.traceback,
             log=log,
         )
-    return ModelError(f"{who} raised {problem.summary}", worker_traceback=problem.traceback, log=log)
+    hint = way_on(problem.summary)
+    return ModelError(f"{who} raised {problem.summary}", hint=hint, worker_traceback=problem.traceback, log=log)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import sys
@@ -15,6 +16,7 @@ import other_kinds as kinds
 import pytest
 import torch
 from other_kinds import LABELS, MEMBERS, TABLE, X
+from torch import nn
 
 from esen_lab.common.answers import OTHER_ORDER, difference
 from esen_lab.common.trees import call_with
@@ -194,6 +196,11 @@ def test_a_file_that_is_replaced_has_changed_and_one_that_is_gone_has_not(make: 
     assert not watch.changed()
 
 
+def test_a_file_whose_name_has_brackets_is_a_file_and_no_cell(tmp_path: Path) -> None:
+    path = kinds.script_file(tmp_path).rename(tmp_path / "small (1).pt")
+    assert make_submodel("a", str(path), X).kind == "ScriptModule"
+
+
 def test_a_script_whose_parameters_are_changed_has_changed() -> None:
     script = kinds.script()
     watch = register("a", script, X).watch
@@ -306,6 +313,40 @@ def test_an_estimator_that_keeps_state_is_known_for_it_and_left_as_it_is() -> No
     assert submodel.traits.state == ("its attributes",)
     assert estimator.calls_ == 0
     assert torch.equal(answer(submodel), X[:, 0] + 1)
+
+
+class CountingScript(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return x * self.calls
+
+
+def drawing_graph(_: Path) -> Any:
+    onnx = pytest.importorskip("onnx")
+    graph = kinds.onnx_graph()
+    del graph.graph.node[-1]
+    graph.graph.node.append(onnx.helper.make_node("RandomNormalLike", ["product"], ["scores"], seed=3.0))
+    return graph
+
+
+def stateful_model(_: Path) -> Any:
+    openvino = kinds.openvino_quietly()
+    ops = importlib.import_module("openvino.opset13")
+    x = ops.parameter([8, 6], openvino.Type.f32, name="x")
+    kept = ops.read_value(ops.constant(np.zeros((8, 6), "float32")), "kept")
+    total = ops.add(x, kept)
+    return openvino.Model([ops.result(total)], [ops.assign(total, "kept")], [x], "summing")
+
+
+@pytest.mark.parametrize("make", [lambda _: torch.jit.script(CountingScript()), drawing_graph, stateful_model])
+def test_what_keeps_something_that_nobody_sees_is_known_for_its_changing_answers(make: Any, tmp_path: Path) -> None:
+    submodel = make_submodel("a", make(tmp_path), X)
+    assert not submodel.traits.steady
+    assert "gives another output each time it runs on the same input" in submodel.notes
 
 
 def test_an_estimator_that_holds_a_class_of_numbers_is_registered(tmp_path: Path) -> None:
@@ -437,6 +478,7 @@ def one_hot(_: Path, **how: Any) -> Any:
         (written("a.pt"), X, {}, "is what torch.jit.save wrote"),
         (written("a.pt2"), X, {}, "is a whole zip archive"),
         (written("a.joblib"), X, {}, "a pickle is none"),
+        (lambda folder: str(written("a.h5")(folder)), X, {}, r"file is ONNX, .*a\.h5.*Load it with the library"),
         (weights_alone, X, {}, "weights alone"),
         (lambda folder: folder / "none.onnx", X, {}, "A model's file is there"),
         (lambda _: b"nonsense", X, {}, "8 bytes of another kind"),
@@ -449,6 +491,18 @@ def one_hot(_: Path, **how: Any) -> Any:
         (lambda _: lambda a: ["text"], X.numpy(), {}, "answers with tensors or arrays of numbers"),
         (lambda _: object(), X, {}, "a callable of tensors or arrays, a fitted estimator"),
         (weights_elsewhere, X, {}, "holds its weights. Given: weights in small.data"),
+        (
+            lambda _: kinds.program().module(),
+            X,
+            {},
+            r"eval mode.* Register the program itself \(program, not program.mod",
+        ),
+        (
+            lambda _: nn.Sequential(kinds.program().module(), nn.Tanh()),
+            X,
+            {},
+            r"eval mode, all of it. Given: what an exported program's module\(\) gave: 0\.",
+        ),
         (onnx_session, X, {}, "a session in each lane.* Register what it was made from: the .onnx file"),
         (compiled_model, X, {}, "compiles a model in each lane.* Register what it was compiled from"),
         (
@@ -525,6 +579,12 @@ def test_a_scripted_function_keeps_its_defaults() -> None:
     member = make_submodel("a", times, x)
     module = member.recipe.build()
     assert (module(x).max(), module(x, 5).max(), module(x, add=2.0).max()) == (3, 6, 4)
+
+
+def test_a_program_whose_example_has_another_size_says_how_it_takes_others() -> None:
+    program = torch.export.export(kinds.network(), (X,))
+    with pytest.raises(ModelError, match=r"Guard failed.*export it with dynamic_shapes for others"):
+        make_submodel("a", program, X[:3])
 
 
 def test_a_program_that_was_cut_off_is_said_to_be_no_whole_archive() -> None:

@@ -43,7 +43,7 @@ def adapted(source: Any, options: Mapping[str, Any]) -> Adapted | None:
     Raises:
         UsageError: It is of one of these kinds and cannot be used; or an option is unknown.
     """
-    if isinstance(source, os.PathLike) or (isinstance(source, str) and is_model_file(source)):
+    if isinstance(source, os.PathLike) or (isinstance(source, str) and (is_model_file(source) or _is_file(source))):
         source = _path(source)
     elif isinstance(source, (bytearray, memoryview)):
         source = bytes(source)
@@ -61,6 +61,11 @@ def adapted(source: Any, options: Mapping[str, Any]) -> Adapted | None:
             hint="Load it with the library that wrote it, and register what that gives.",
         )
     return None
+
+
+def _is_file(text: str) -> bool:
+    """Whether a text is the path of some file: of none that is known, and of no import path either."""
+    return bool(Path(text).suffix) and os.path.isfile(os.path.expanduser(text))
 
 
 def _path(source: str | os.PathLike[str]) -> Path:
