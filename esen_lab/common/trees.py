@@ -176,7 +176,8 @@ def _as_numbers(kind: type) -> str:
         return "Make an array of its numbers: x.to_numpy('float32')."
     if hasattr(kind, "toarray"):
         return "Make a dense array of it: x.toarray()."
-    return "Make an array of it: numpy.asarray(x)." if hasattr(kind, "__array__") else ""
+    is_array = hasattr(kind, "__array__") or hasattr(kind, "__array_interface__")
+    return "Make an array of it: numpy.asarray(x)." if is_array else ""
 
 
 def _is_numpy(kind: type, name: str) -> bool:

@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     from torch import nn
 
 _PICKLED = ("custom_obj_", "opaque_obj_")
+_REFUSALS = {
+    "AssertionError: Guard failed: ": "An exported program takes the sizes that it was exported for: export it with "
+    "dynamic_shapes for others.",
+    "ValueError: Ran into a kwarg keyword mismatch": "An exported program takes by keyword what was given so when it "
+    "was exported: export it with all arguments in kwargs for an example that is a dict.",
+}
 
 
 def save_program(module: nn.Module, example: Tree) -> bytes:
@@ -83,14 +89,12 @@ def _not_whole(given: str) -> StoreError:
 
 
 def way_on(told: str) -> str:
-    """What to do about an error of a program that was given other sizes than it was exported for; "" for any other.
+    """What to do about an error of a program that was called otherwise than it was exported; "" for any other.
 
     Args:
         told: The error's kind and message.
     """
-    if not told.startswith("AssertionError: Guard failed: "):
-        return ""
-    return "An exported program takes the sizes that it was exported for: export it with dynamic_shapes for others."
+    return next((hint for start, hint in _REFUSALS.items() if told.startswith(start)), "")
 
 
 def check_program(data: bytes) -> None:

@@ -278,6 +278,8 @@ class _Walk:
 
     def _installed(self, cls: type) -> None:
         """A class of a package: the functions in it that are somebody else's, and those that always count."""
+        if cls.__module__ == "torch.fx.graph_module" and cls.__qualname__ != "GraphModule":
+            return  # one graph's own: its forward is made anew of the graph whenever that is pickled
         if cls.__module__ not in _NOT_LOOKED_AT:
             self.reach.installed.append(cls)
         for name, value in vars(cls).items():

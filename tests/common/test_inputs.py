@@ -464,7 +464,12 @@ def test_the_name_of_a_file_is_no_input_and_the_way_to_one_is_told() -> None:
 
 @pytest.mark.parametrize(
     ("method", "told"),
-    [("to_numpy", r"x\.to_numpy\('float32'\)"), ("toarray", r"x\.toarray\(\)"), ("__array__", r"numpy\.asarray\(x\)")],
+    [
+        ("to_numpy", r"x\.to_numpy\('float32'\)"),
+        ("toarray", r"x\.toarray\(\)"),
+        ("__array__", r"numpy\.asarray\(x\)"),
+        ("__array_interface__", r"numpy\.asarray\(x\)"),
+    ],
 )
 def test_tables_and_arrays_of_other_libraries_are_told_how_they_become_arrays(method: str, told: str) -> None:
     foreign = type("Foreign", (), {method: lambda self, *_: np.zeros((2, 2))})

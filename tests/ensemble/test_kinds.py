@@ -484,6 +484,8 @@ def one_hot(_: Path, **how: Any) -> Any:
         (lambda _: b"nonsense", X, {}, "8 bytes of another kind"),
         (not_fitted, X, {}, "fitted before it is registered"),
         (kinds.forest, X[:, :3], {}, "tables of 6 columns. Given: one of 3"),
+        (kinds.xgboost_booster, X[:, :3], {}, "tables of 6 columns. Given: one of 3"),
+        (kinds.lightgbm_file, X[:, :3], {}, "tables of 6 columns. Given: one of 3"),
         (kinds.forest, (X, X), {}, "takes one table"),
         (kinds.forest, X, {"method": "guess"}, "one of the estimator's. Given: 'guess'"),
         (text_answers, X, {"method": "predict"}, "answers with numbers. Given: the answer is an array of dtype"),
@@ -503,6 +505,8 @@ def one_hot(_: Path, **how: Any) -> Any:
             {},
             r"eval mode, all of it. Given: what an exported program's module\(\) gave: 0\.",
         ),
+        (lambda _: kinds.onnx_graph(), X, {"outputs": 3}, "answers with scores. Given: outputs=3"),
+        (lambda folder: folder, X, {}, "one file. Given: the folder"),
         (onnx_session, X, {}, "a session in each lane.* Register what it was made from: the .onnx file"),
         (compiled_model, X, {}, "compiles a model in each lane.* Register what it was compiled from"),
         (
@@ -585,6 +589,8 @@ def test_a_program_whose_example_has_another_size_says_how_it_takes_others() -> 
     program = torch.export.export(kinds.network(), (X,))
     with pytest.raises(ModelError, match=r"Guard failed.*export it with dynamic_shapes for others"):
         make_submodel("a", program, X[:3])
+    with pytest.raises(ModelError, match=r"kwarg keyword mismatch.*export it with all arguments in kwargs"):
+        make_submodel("a", program, {"input": X})
 
 
 def test_a_program_that_was_cut_off_is_said_to_be_no_whole_archive() -> None:

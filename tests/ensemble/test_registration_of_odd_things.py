@@ -159,3 +159,16 @@ def test_an_interrupt_while_a_network_runs_is_the_users() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         register("a", Interrupted(), X)
+
+
+def test_a_graph_of_torch_fx_keeps_no_state_and_is_seen_to_change() -> None:
+    traced = torch.fx.symbolic_trace(nn.Sequential(nn.Linear(3, 4), nn.ReLU()))
+    found = register("a", traced, torch.randn(2, 3))
+    assert not found.submodel.traits.keeps_state
+    assert found.watch is not None
+    assert not found.watch.changed()
+    relu = next(node for node in traced.graph.nodes if node.target == "1")
+    relu.replace_all_uses_with(relu.args[0])
+    traced.graph.erase_node(relu)
+    traced.recompile()
+    assert found.watch.changed()

@@ -76,6 +76,12 @@ def _path(source: str | os.PathLike[str]) -> Path:
             given=repr(str(path)),
             hint="If you trust it, load it yourself (joblib.load) and register what that gives.",
         )
+    if path.is_dir():
+        raise UsageError(
+            "A model's file is one file",
+            given=f"the folder {str(path)!r}",
+            hint="Name the file in it, or load it with the library that wrote it, and register what that gives.",
+        )
     if not path.is_file():
         raise unknown("A model's file is there", path.name, names_beside(path), given=repr(str(path)))
     return path

@@ -108,7 +108,7 @@ def chosen(outputs: Sequence[str], asked: Any, unusable: Mapping[str, str], kind
     Raises:
         UsageError: It has none of that name, or one that cannot be a tensor.
     """
-    names = tuple(outputs) if asked is None else (asked,) if isinstance(asked, str) else tuple(asked)
+    names = tuple(outputs) if asked is None else tuple(asked) if isinstance(asked, (list, tuple)) else (asked,)
     strange = [name for name in names if name not in outputs]
     if strange or not names:
         raise unknown(

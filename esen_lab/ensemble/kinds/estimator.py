@@ -65,6 +65,8 @@ class Estimator(Adapter):
         self._estimator = Hidden(estimator)
         self._in_lane = False
         self._columns = columns_of(estimator)
+        count = getattr(estimator, "num_features", None) or getattr(estimator, "num_feature", None)
+        self._features = count() if type(estimator).__name__ == "Booster" and callable(count) else None
         self._asked = Hidden()
         self._count = Hidden()  # of threads that it was set to
         self._limits = Hidden({})  # by thread, in a lane: the number that holds there, and what keeps it
@@ -88,7 +90,7 @@ class Estimator(Adapter):
                 hint="Give an example that is one tensor or array: x, or {'x': x}.",
             )
         table = array_of(given[0])
-        features = getattr(self.estimator, "n_features_in_", None)
+        features = getattr(self.estimator, "n_features_in_", self._features)
         if isinstance(features, int) and table.ndim == 2 and table.shape[1] != features:
             raise UsageError(
                 f"This estimator takes tables of {features} columns",
