@@ -73,6 +73,7 @@ ONLY_IN: dict[str, set[str]] = {
     "optuna": {"planner/optuna_search.py"},
     "bokeh": {"ui/widgets/charts.py"},
     "ipywidgets": {
+        "ui/widgets/panel.py",
         "ui/widgets/sliders.py",
         "ui/widgets/thresholds.py",
         "ui/widgets/live.py",

@@ -270,7 +270,7 @@ def test_the_board_gets_texts_that_are_plain() -> None:
 
 def test_plain_text_that_reaches_a_widget_is_escaped() -> None:
     pytest.importorskip("ipywidgets")
-    from esen_lab.ui.widgets.sliders import Shows
+    from esen_lab.ui.widgets.panel import Shows
 
     shown = Shows()
     shown.show(EVIL)

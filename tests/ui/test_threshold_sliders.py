@@ -96,6 +96,15 @@ def test_a_slider_shows_the_digits_that_tell_a_threshold_from_another(
     assert format(panel.sliders[0].value, panel.sliders[0].readout_format) == shown
 
 
+def test_a_threshold_below_where_sliders_begin_is_shown_as_it_is(
+    panel: ThresholdPanel, editor: ThresholdEditor
+) -> None:
+    editor.set(0.002, 1)
+    assert panel.sliders[0].value == 0.002
+    panel.sliders[0].value = 0.9
+    assert editor.state.thresholds == (0.9, 0.5)
+
+
 def test_digits_that_are_typed_into_a_slider_stay(panel: ThresholdPanel, editor: ThresholdEditor) -> None:
     panel.sliders[0].value = 0.99995
     assert editor.state.thresholds[0] == 0.99995

@@ -19,7 +19,7 @@ from ipywidgets import Widget, widget_serialization
 
 from esen_lab.ui.markup import Markup
 from esen_lab.ui.widgets.commands import CHILD
-from esen_lab.ui.widgets.sliders import Shows
+from esen_lab.ui.widgets.panel import Shows
 
 
 class Laid(anywidget.AnyWidget):

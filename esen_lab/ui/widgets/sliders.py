@@ -1,15 +1,7 @@
 """The sliders of `%esen tune`, for those who like numbers: ipywidgets over the plan editor that the board shows too.
 
-Panels know nothing of each other and stay in step through the editor. What bites, and what is done about it:
-
-    1. Callbacks come from any thread, and may come only after a busy cell: nothing here waits for one, and what takes
-       time runs beside the callback, in a thread of its own (`acts.py`).
-    2. Setting a widget from here calls its observers too: `_showing` tells such an echo from a user's move. It is read
-       and written under the panel's lock.
-    3. The editor is never called with the panel's lock held: it tells all panels, each of which takes its own.
-    4. States may overtake each other on their way here: an older one than is shown is dropped.
-    5. What a user moved may be on its way while lanes merge or part. So a row of widgets is of the same sub-models as
-       long as it lives: a value that comes for lanes that are no more moves nothing.
+What a user moved may be on its way while lanes merge or part. So a row of widgets is of the same sub-models as long as
+it lives: a value that comes for lanes that are no more moves nothing.
 """
 
 from __future__ import annotations
@@ -19,12 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 
-from esen_lab.common.locks import Lock
 from esen_lab.common.units import format_percent, format_seconds, format_units
-from esen_lab.errors import EsenError
 from esen_lab.ui import views
 from esen_lab.ui.markup import Markup, element, joined, text
-from esen_lab.ui.widgets.acts import Acts
+from esen_lab.ui.widgets.panel import EditorPanel, Shows, close_all, red
 
 if TYPE_CHECKING:
     from esen_lab.planner.editor import EditorState, PlanEditor
@@ -32,17 +22,6 @@ if TYPE_CHECKING:
 _SHARE = "the share of this lane"
 _PIN = "keep this share, whatever else moves and whatever is proposed"
 _UNPIN = "let other moves and proposals change this share again"
-
-
-class Shows(widgets.HTML):  # type: ignore[misc]  # ipywidgets publishes no types
-    """A widget that shows markup; ordinary text is escaped on its way in."""
-
-    def __init__(self) -> None:
-        super().__init__(tooltip="")  # without one, pages say "null" on hover
-
-    def show(self, what: str) -> None:
-        """Show `what`: markup as it is, anything else as text."""
-        self.value = str(text(what))
 
 
 class _LaneRow:
@@ -63,19 +42,14 @@ class _LaneRow:
         self.told = ""
 
 
-class SliderPanel:
-    """A panel over a plan editor. `box` is the widget; `close` ends it."""
+class SliderPanel(EditorPanel):
+    """A panel over a plan editor."""
 
     def __init__(self, editor: PlanEditor) -> None:
-        self._editor = editor
-        self._lock = Lock()
-        self._showing = False
-        self._revision = -1
-        self._acts = Acts(self._refused)
+        super().__init__(editor)
         state = editor.state
         self._units = state.units
         self._unit = state.unit
-        self._told = ""  # why something other than a lane could not be
         self._rows: list[_LaneRow] = []
         self.figures, self.message, self.why = Shows(), Shows(), Shows()
         small = widgets.Layout(width="96px")
@@ -106,8 +80,7 @@ class SliderPanel:
             ]
         )
         self._connect()
-        self._stop = editor.listen(self._show)
-        self._show(editor.state)
+        self._follow()
 
     # --- from the user -------------------------------------------------------------------------------------------
 
@@ -139,44 +112,17 @@ class SliderPanel:
         name = row.members[0]
         self._users(lambda: self._editor.pin(name) if pinned else self._editor.unpin(name), row)
 
-    def _users(self, act: Callable[[], Any], row: _LaneRow | None = None, told: str = "") -> None:
-        """Do what a user asked for; what cannot be is said beside it, and the widgets show again what is."""
-        with self._lock:
-            if self._showing:  # an echo, in the thread that shows: nobody else gets in here meanwhile
-                return
-            if row is not None and row not in self._rows:  # its lane is no more
-                return
-            for each in self._rows:
-                each.told = ""
-            self._told = ""
-            if row is not None:
-                row.told = told
-        if self._acts.now(act, row):
-            self._show(self._editor.state, again=True)  # also where nothing changed: a slider goes back to what it has
-
-    def _refused(self, problem: EsenError, row: _LaneRow | None) -> None:
-        state = self._editor.state
-        if not (state.failed and problem.rule in state.message):  # else all panels say it already, and more
-            with self._lock:
-                if row is None:
-                    self._told = str(problem)
-                else:
-                    row.told = str(problem)
-        self._show(state, again=True)
+    def _tell(self, where: _LaneRow | None, told: str) -> bool:
+        if where is not None and where not in self._rows:  # its lane is no more
+            return False
+        for row in self._rows:
+            row.told = ""
+        self._told = told if where is None else ""
+        if where is not None:
+            where.told = told
+        return True
 
     # --- to the user ---------------------------------------------------------------------------------------------
-
-    def _show(self, state: EditorState, *, again: bool = False) -> None:
-        with self._lock:
-            if state.revision < self._revision or (state.revision == self._revision and not again):
-                return
-            self._revision = state.revision
-            self._showing = True
-            try:
-                with self.box.hold_sync():
-                    self._draw(state)
-            finally:
-                self._showing = False
 
     def _draw(self, state: EditorState) -> None:
         self.figures.show(_figures(state))  # first: it is what whoever moves a slider looks at
@@ -195,23 +141,17 @@ class SliderPanel:
             limits = " ← limits" if number - 1 == state.limiting else ""
             members = element("b", " → ".join(lane.members))
             row.words.show(joined([f"{share}: ", members, f" {lane.predicted_text}{limits}"]))
-            row.why.show(_red(row.told) if row.told else "")
+            row.why.show(red(row.told))
         shown = tuple(row.box for row in self._rows)
         if self._lanes.children != shown:
             self._lanes.children = shown
         for gone in known.values():
-            _close(gone.box)
+            close_all(gone.box)
         self.over.value = state.oversubscribe
-        self.why.show(_red(self._told) if self._told else "")
+        self.why.show(red(self._told))
         notes = [*views.editor_notes(state), *([state.stuck] if state.stuck else [])]
-        self.message.show(_red(" ".join(notes)) if state.failed else " ".join(notes).replace("`", ""))
+        self.message.show(red(" ".join(notes)) if state.failed else " ".join(notes).replace("`", ""))
         self.buttons["export"].disabled = not state.can_apply
-
-    def close(self, timeout_s: float = 2.0) -> None:
-        """Stop following, and take the widgets away. What a button started is waited for, a little. Idempotent."""
-        self._stop()
-        self._acts.settle(timeout_s)
-        _close(self.box)
 
 
 def _at_most(units: int, unit: str) -> str:
@@ -233,13 +173,3 @@ def _figures(state: EditorState) -> Markup:
     if state.measured is not None:
         told.append(text(f"measured JCT {views.measured_text(state.measured, state.describe())}"))
     return element("span", joined(told, element("br")), class_="esen-tuning")
-
-
-def _red(told: str) -> Markup:
-    return element("span", told, style="color:#D55E00")
-
-
-def _close(widget: Any) -> None:
-    for child in getattr(widget, "children", ()):
-        _close(child)
-    widget.close()
