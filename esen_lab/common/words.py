@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+import reprlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from esen_lab.errors import UsageError
 
@@ -46,6 +48,11 @@ def listed(names: str | Sequence[str]) -> Sequence[str]:
     if not isinstance(names, str):
         return names
     return [name.strip() for name in names.split(",") if name.strip()]
+
+
+def as_arguments(kwargs: Mapping[str, Any], args: Sequence[Any] = ()) -> str:
+    """Arguments as they are written in a call, long ones cut short: "3, method='predict'"."""
+    return ", ".join([*map(reprlib.repr, args), *(f"{name}={reprlib.repr(value)}" for name, value in kwargs.items())])
 
 
 def some_of(names: Sequence[str], most: int) -> str:

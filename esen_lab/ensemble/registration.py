@@ -16,6 +16,7 @@ from esen_lab.common.answers import OTHER_ORDER, difference
 from esen_lab.common.inputs import check_apart, own_example, take_in
 from esen_lab.common.trees import Tree, call_with, flatten, map_tensors, named_places, tensor_spec, tree_spec
 from esen_lab.common.units import check_name, format_seconds
+from esen_lab.common.words import as_arguments
 from esen_lab.ensemble.as_it_was import reached_by, session_kept
 from esen_lab.ensemble.chance import generators_kept
 from esen_lab.ensemble.fingerprint import bytes_digest, fingerprint, tensor_digests, text_digest
@@ -140,8 +141,12 @@ def _proven(
         if args:
             raise UsageError("Arguments by position belong to a factory", given=f"some for {found.kind}")
         return _prove_adapted(name, found, own, kwargs)
-    if (args or kwargs) and not (isinstance(source, str) or (callable(source) and not is_module(source))):
-        raise UsageError("Arguments belong to a factory", given=f"arguments for a {_what(source)}")
+    if (args or kwargs) and (isinstance(source, CellSource) or is_module(source)):
+        raise UsageError(
+            "Arguments belong to a factory, an estimator or a model's file",
+            given=f"{as_arguments(kwargs, args)} for a {'cell' if isinstance(source, CellSource) else 'network'}",
+            hint="A network is registered as it is.",
+        )
     if isinstance(source, CellSource):
         recipe, module, notes = _built_by_cell(name, source, namespace or {})
         return _prove(name, recipe, module, own, notes)

@@ -472,7 +472,7 @@ def one_hot(_: Path, **how: Any) -> Any:
         (lambda _: kinds.onnx_graph(wide=True), X, {}, "takes 2 inputs: x, scale. Given: 1 by position"),
         (lambda _: kinds.onnx_graph(text=True), X, {}, r"label is tensor\(string\).*\{'outputs': \['scores'\]\}"),
         (kinds.onnx_file, X, {"outputs": "logits"}, "answers with scores. Given: outputs='logits'"),
-        (kinds.onnx_file, X, {"method": "predict"}, "takes only outputs besides its input"),
+        (kinds.onnx_file, X, {"method": "predict"}, "takes the option outputs alone besides its input"),
         (written("a.onnx"), X, {}, "ONNX model's file can be read"),
         (written("a.xml"), X, {}, ".xml and .bin beside it"),
         (written("a.pt"), X, {}, "is what torch.jit.save wrote"),

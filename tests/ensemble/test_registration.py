@@ -250,8 +250,8 @@ def test_a_factory_that_raises_is_named() -> None:
 
 
 def test_arguments_belong_to_factories() -> None:
-    with pytest.raises(UsageError, match="Arguments belong to a factory"):
-        make_submodel("a", nn.Identity(), X, args=(1,))
+    with pytest.raises(UsageError, match=r"Arguments belong to a factory.* Given: 1, method='predict' for a network"):
+        make_submodel("a", nn.Identity(), X, args=(1,), kwargs={"method": "predict"})
 
 
 def test_an_attribute_that_cannot_leave_the_process_is_named() -> None:

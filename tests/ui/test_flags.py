@@ -80,6 +80,8 @@ REFUSED = (
     "search --option seed='x'",
     "cluster --load",
     "loadtest --batch 0",
+    "register a --method predict",
+    "register a --outputs logits",
 )
 PYTHON = re.compile(
     r"\blab\.|\b[a-z]+(_[a-z]+)*_s\b|(?<!option )\b[a-z_]+=(?!\d+ )|\w\(\)|Traceback"

@@ -14,7 +14,7 @@ from torch import nn
 from esen_lab.common.packages import can_import
 from esen_lab.common.tensors import taken_in
 from esen_lab.common.trees import Tree, flatten, map_tensors, unflatten
-from esen_lab.common.words import unknown
+from esen_lab.common.words import as_arguments, unknown
 from esen_lab.ensemble.recipes import Recipe
 from esen_lab.errors import UsageError
 
@@ -176,9 +176,9 @@ def check_options(options: Mapping[str, Any], known: Sequence[str], what: str) -
     """
     strange = [name for name in options if name not in known]
     if strange:
-        allowed = f"only {', '.join(known)}" if known else "nothing"
+        allowed = f"the option {', '.join(known)} alone" if known else "nothing"
         rule = f"{what} takes {allowed} besides its input"
-        raise unknown(rule, strange[0], known, given=f"kwargs with {', '.join(strange)}")
+        raise unknown(rule, strange[0], known, given=as_arguments({name: options[name] for name in strange}))
 
 
 # --- tensors and arrays -----------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from esen_lab.common.surroundings import step
 from esen_lab.common.trees import Tree
 from esen_lab.common.words import unknown
 from esen_lab.ensemble.kinds.adapted import Adapter, device_of
@@ -121,10 +122,11 @@ def chosen(outputs: Sequence[str], asked: Any, unusable: Mapping[str, str], kind
     wrong = {name: unusable[name] for name in names if name in unusable}
     if wrong:
         good = [name for name in outputs if name not in unusable]
+        others = step(f"kwargs={{'outputs': {good!r}}}", f"--outputs {','.join(good)}")
         raise UsageError(
             "A member answers with tensors of numbers",
             given=", ".join(f"{name} is {what}" for name, what in wrong.items()),
-            hint=f"Choose others: kwargs={{'outputs': {good!r}}}."
+            hint=f"Choose others: {others}."
             if good
             else "Convert the model so that it answers with tensors (skl2onnx: zipmap=False).",
         )
