@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from esen_lab.common.trees import Tree
+from esen_lab.common.units import check_count
 from esen_lab.common.words import listed, unknown
 from esen_lab.devices import Device
 from esen_lab.ensemble import Ensemble
@@ -57,19 +58,22 @@ class Entries:
         return tuple(name for name in dict.fromkeys(every) if name in known)
 
 
-def entries_of(
+def check_asked(
+    rounds: int,
     strategies: Sequence[str] | None,
     peers: Sequence[str],
     plans: Mapping[str, Plan],
     ways: Mapping[str, Way],
-    ensemble: Ensemble,
-    device: Device,
-) -> Entries:
-    """All that `compare` is to run, made from its arguments of the same names.
+) -> list[str]:
+    """Refuse what `compare` cannot be asked for, before anything is started for it.
+
+    Returns:
+        The names of the strategies and peers that are asked for.
 
     Raises:
-        UsageError: A strategy is unknown, or what is the user's own has a name that is taken.
+        UsageError: There is no round, a strategy is unknown, or what is the user's own has a name that is taken.
     """
+    check_count(rounds, "A comparison has at least one round")
     asked = STRATEGIES if strategies is None else ["sequential", *listed(strategies)]
     names = [name for name in dict.fromkeys((*asked, *peers)) if name != CHOSEN]
     strange = [name for name in names if name not in STRATEGIES and not peer_of(name)]
@@ -88,6 +92,13 @@ def entries_of(
             "A function to compare with has a name of its own, and is called with the input",
             given=f"{odd[0]}: {ways[odd[0]]!r}",
         )
+    return names
+
+
+def entries_of(
+    names: Sequence[str], plans: Mapping[str, Plan], ways: Mapping[str, Way], ensemble: Ensemble, device: Device
+) -> Entries:
+    """All that `compare` is to run: the strategies and peers of these names, and what is the user's own."""
     made: dict[str, tuple[Plan, ...]] = {}
     failed: dict[str, Why] = {}
     for name in names:

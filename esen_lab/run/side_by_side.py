@@ -17,7 +17,7 @@ from functools import partial
 
 from esen_lab.common.inputs import as_input
 from esen_lab.common.trees import Tree
-from esen_lab.common.units import check_count, format_units
+from esen_lab.common.units import format_units
 from esen_lab.devices import Device
 from esen_lab.ensemble import Ensemble
 from esen_lab.errors import EsenError
@@ -26,7 +26,7 @@ from esen_lab.lanes.openmp import CallersThreads
 from esen_lab.planner.plan import Plan
 from esen_lab.run.classified import check_labels, classes_among, right_class, same_class
 from esen_lab.run.comparison import CHOSEN, Comparison, Row
-from esen_lab.run.entries import Entries, Way, Why, entries_of
+from esen_lab.run.entries import Entries, Way, Why, check_asked, entries_of
 from esen_lab.run.executor import Executor
 from esen_lab.run.fidelity import own_answers
 from esen_lab.run.in_pairs import rested
@@ -87,8 +87,8 @@ def compare(
         UsageError: A strategy is unknown, a plan or function has the name of one, or `rounds` is not positive.
         EsenError: The plan itself, or the sequential reference, could not be run.
     """
-    entries = entries_of(strategies, peers, plans or {}, ways or {}, ensemble, device)
-    check_count(rounds, "A comparison has at least one round")
+    plans, ways = plans or {}, ways or {}
+    entries = entries_of(check_asked(rounds, strategies, peers, plans, ways), plans, ways, ensemble, device)
     groups = _groups({name: len(own[0].lanes) for name, own in entries.plans.items()}, len(plan.lanes), device)
 
     def start(asked: Plan, given_up: GivenUp | None = None) -> Executor:

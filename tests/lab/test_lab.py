@@ -522,6 +522,19 @@ def test_a_comparison_refuses_a_label_that_is_no_class_and_goes_on_after_it(lab:
     assert all(row.accuracy is not None for row in rows if row.times_s)
 
 
+def test_what_no_comparison_can_be_asked_for_is_refused_before_its_plan_is_looked_at(lab: Lab) -> None:
+    two(lab)._runtime.set(plan=by_hand(("a",), ("gone",)))
+    with pytest.raises(UsageError, match="hold the same sub-models"):
+        lab.compare(X)
+    for wrong, message in (
+        ({"rounds": 0}, "at least one round"),
+        ({"strategies": ["seqential"]}, "Did you mean sequential"),
+        ({"ways": {"plan": str}}, "a name that no strategy has"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            lab.compare(X, **wrong)  # type: ignore[arg-type]
+
+
 def test_a_comparison_before_any_search_neither_wins_nor_loses(lab: Lab) -> None:
     found = two(lab).compare(X, rounds=2, strategies=["sequential"])
     assert found.verdict.startswith("No plan was searched")

@@ -11,7 +11,7 @@ from typing import Any
 from esen_lab.common.inputs import as_input
 from esen_lab.common.surroundings import step
 from esen_lab.common.trees import Tree, tree_spec
-from esen_lab.common.units import BACKENDS, check_backend, format_seconds, now
+from esen_lab.common.units import BACKENDS, check_backend, check_count, format_seconds, now
 from esen_lab.common.words import listed, unknown
 from esen_lab.devices import Device
 from esen_lab.ensemble import SubModel
@@ -38,6 +38,7 @@ from esen_lab.profiler.records import with_switches
 from esen_lab.profiler.store import library_versions, point_key
 from esen_lab.run import PEERS, Comparison, peer_of, peers_here
 from esen_lab.run import compare as compare_plans
+from esen_lab.run.entries import check_asked
 from esen_lab.run.numerics import NumericsVerdict
 from esen_lab.run.numerics import check_numerics as check_lanes
 from esen_lab.studies import executed, labels_of, samples_of
@@ -68,6 +69,7 @@ def compare(
     state.need_submodels("compare")
     as_input(x)  # before anything is started or prepared for it
     asked_peers = _peers(peers, strategies, state.device)
+    check_asked(rounds, strategies, asked_peers, plans or {}, ways or {})
     others = {name: p if isinstance(p, Plan) else Plan.load(p) for name, p in (plans or {}).items()}
     for other in others.values():
         check_fits(other, state.ensemble, state.device)
@@ -144,6 +146,7 @@ def _peers(asked: str | Sequence[str] | None, strategies: Sequence[str] | None, 
 
 def check_numerics(runtime: Runtime, x: Tree, *, runs: int, on_progress: OnProgress | None) -> NumericsVerdict:
     """See `Lab.check_numerics`."""
+    check_count(runs, "The numerics check compares at least one run")
     runtime.state.need_submodels("check the answers of")
     with runtime.turns.turn("a check of answers"), runtime.marks.around("check"):
         key = runtime.state.device.identity.key  # the device may be another when the turn comes
