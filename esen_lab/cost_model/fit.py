@@ -249,7 +249,7 @@ def _notes(
         share, latency_s = measured[0]
         notes.append(
             f"measured at {share} of {units} units only ({format_seconds(latency_s)}): how its latency depends on "
-            "the share is not known, and it is taken not to"
+            "the share is not known, and it is taken as the same at every share"
         )
     elif method != "table":
         if measured[0][0] > 1:

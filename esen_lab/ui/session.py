@@ -107,6 +107,7 @@ class Session:
         self._panels: list[_Panel] = []
         self._buttons: list[_Button] = []
         self._last: Any = None  # the lab that was made last: no name of the notebook may be left to it
+        self._nameless = False  # that none is left was said
         self._lock = Lock()
         self.watching: Any = None  # what `%esen watch` has open
 
@@ -139,7 +140,7 @@ class Session:
                 self._made.append(found)
             elif found is not self._last or any(self.front.namespace.get(home) is found for home in HOMES):
                 return found
-            elif all(home in self.front.namespace for home in HOMES):
+            elif self._nameless and all(home in self.front.namespace for home in HOMES):
                 return found  # that it has no name was said when it lost the last one
             # It is new, or the user has given its name to something else.
             self._name(found)
@@ -147,6 +148,7 @@ class Session:
 
     def _name(self, lab: Any) -> None:
         home = next((home for home in HOMES if home not in self.front.namespace), None)
+        self._nameless = home is None
         if home is not None:
             self.front.namespace[home] = lab
         if home != HOMES[0]:

@@ -92,7 +92,7 @@ def test_one_point_is_a_constant_that_says_what_it_does_not_know() -> None:
     assert model.error is None
     assert model.notes == (
         "measured at 8 of 16 units only (2.00 ms): how its latency depends on the share is not known, and it is "
-        "taken not to",
+        "taken as the same at every share",
     )
 
 

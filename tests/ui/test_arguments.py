@@ -33,6 +33,12 @@ def test_a_line_is_parted_at_spaces_outside_of_quotes_and_brackets(given: str, w
     assert split(given) == words
 
 
+@pytest.mark.parametrize("word", ["9" * 400, "1" * 5000 + "GB"])
+def test_a_size_beyond_all_machines_is_none(session: Session, word: str) -> None:
+    with pytest.raises(UsageError, match="A size is needed here"):
+        arguments.size(session, word)
+
+
 @pytest.mark.parametrize("given", ["run f(1", 'save "x', "run {'a': [1}"])
 def test_what_is_left_open_is_refused(given: str) -> None:
     with pytest.raises(UsageError, match="is missing"):

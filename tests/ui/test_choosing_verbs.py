@@ -136,7 +136,9 @@ def test_place_and_cascade_are_planned_and_saved_on_request(session: Session, fr
 @pytest.mark.parametrize(
     ("line", "message"),
     [
+        ("cascade", r"%esen cascade takes X \(.*\)\. Given: nothing\."),
         ("members x", r"%esen members takes Y \(the right class of each sample: .*\)\. Given: no more\."),
+        ("members x x --take 0", "counted from 1"),
         ("members x x --take two", "A whole number"),
         ("place", r"takes EXPR \(how many devices like this one"),
         ("cascade x --threshold high", "such as 0.9"),

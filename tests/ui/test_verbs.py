@@ -247,6 +247,16 @@ def test_other_cells_are_refused(session: Session, line: str) -> None:
         ("numerics x --forget wide", "--forget checks nothing"),
         ("precision --on x", "What is to be checked is a precision"),
         ("search --rate 200 --p99 50ms --seed 0 --no-parts", "Given: --seed, --no-parts."),
+        ("--deadline 1s run x", "A verb comes first, its options behind it. Given: --deadline."),
+        ("run x -deadline 50ms", "Given: -deadline. Did you mean --deadline?"),
+        ("search --option", "--option takes NAME=EXPR (other options of the searcher). Given: nothing."),
+        ("tune move", "`%esen tune move` takes 1 to 2 words. Given: none. `%esen tune -h` shows each step"),
+        ("tune threshold 0.8", "Thresholds are those of a cascade that is in force"),
+        (
+            "export triton",
+            "`%esen export triton` takes a folder. Given: nothing. Such as `%esen export triton FOLDER`.",
+        ),
+        ("share wide=" + "9" * 5000, "A share is written LANE=UNITS"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_it(session: Session, lab: FakeLab, line: str, message: str) -> None:

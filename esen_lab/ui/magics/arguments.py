@@ -121,7 +121,7 @@ class _Parser(argparse.ArgumentParser):
         if found := _MISSING.fullmatch(message):
             missing = found[1].split(", ")
             told = [_told(argument) for argument in places if argument.metavar in missing]
-            return f"{self.prog} takes {' and '.join(told)}", "nothing" if len(missing) == len(places) else "no more"
+            return f"{self.prog} takes {' and '.join(told)}", "nothing" if places[0].metavar in missing else "no more"
         if found := _SURPLUS.fullmatch(message):
             taken = " ".join(str(argument.metavar) for argument in places)
             alone = "options alone" if self.arguments else "no words"
@@ -229,8 +229,10 @@ def _check_written(prog: str, words: Sequence[str], options: Mapping[str, Argume
         seen.add(name)
         if word.startswith("-") and name not in options and word not in ("-", "--") and not _NUMBER.match(word):
             behind = before in options and options[before].read is not None
-            raise UsageError(
+            raise unknown(
                 f"{prog}: a word that begins with - is an option",
+                word,
+                options,
                 given=word,
                 hint=f"As a value it is written {f'{before}={word}' if behind else f'({word})'}; "
                 f"`{prog} -h` shows what there is.",
@@ -329,7 +331,7 @@ _SIZES = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "M
 
 def size(session: Session, word: str) -> int:
     """A number of bytes; "500MB", "4GB" and "4GiB" are understood."""
-    written = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([a-z]*)\s*", text(session, word), re.IGNORECASE)
+    written = re.fullmatch(r"\s*(\d{1,18}(?:\.\d*)?)\s*([a-z]*)\s*", text(session, word), re.IGNORECASE)
     if written is None or written[2].upper() not in _SIZES:
         raise UsageError("A size is needed here, such as 500MB or 4GB", given=word)
     return round(float(written[1]) * _SIZES[written[2].upper()])

@@ -57,6 +57,8 @@ def _run(session: Session, magic: str, table: Mapping[str, Verb], words: list[st
     if verb is None and name in RENAMED:
         now = RENAMED[name]
         raise UsageError(f"{magic} {name} is called {magic} {now} now", given=name, hint=f"Write `{magic} {now}`.")
+    if name.startswith("-"):
+        raise UsageError("A verb comes first, its options behind it", given=name, hint="`%esen help` lists the verbs.")
     if verb is None:
         raise unknown(f"{magic} has no verb {name!r}", name, table, hint="`%esen help` lists them all.")
     prog = f"{magic} {name}"

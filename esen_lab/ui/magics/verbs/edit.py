@@ -18,7 +18,10 @@ from esen_lab.ui.magics.verbs.verb import Given, Verb, show
 from esen_lab.ui.session import Session
 from esen_lab.ui.views import View
 
-_SHARE = re.compile(r"(?P<lane>[^=]+)=(?:(?P<pin>pin)(?::(?P<pinned>\d+%?))?|(?P<unpin>unpin)|(?P<units>\d+%?))\Z")
+_UNITS = r"\d{1,9}%?"
+_SHARE = re.compile(
+    rf"(?P<lane>[^=]+)=(?:(?P<pin>pin)(?::(?P<pinned>{_UNITS}))?|(?P<unpin>unpin)|(?P<units>{_UNITS}))\Z"
+)
 WAIT_S = 600.0  # for a search that is asked for on a line: Ctrl-C ends the waiting earlier
 
 
@@ -110,11 +113,21 @@ def _view(state: Any) -> View:
 
 def _take_step(editor: Any, words: Sequence[str]) -> None:
     name, *rest = words
+    if name == "threshold":
+        raise UsageError(
+            "Thresholds are those of a cascade that is in force",
+            given="a plan without stages",
+            hint="`%esen cascade x_val y_val --take` puts one in force.",
+        )
     if name not in STEPS:
         raise unknown(f"%esen tune has no step {name!r}", name, STEPS, hint="`%esen tune -h` lists them.")
     least, most, act = STEPS[name]
     if not least <= len(rest) <= most:
-        raise UsageError(f"`%esen tune {name}` takes {_count(least, most)}", given=" ".join(rest) or "none")
+        raise UsageError(
+            f"`%esen tune {name}` takes {_count(least, most)}",
+            given=" ".join(rest) or "none",
+            hint="`%esen tune -h` shows each step with its words.",
+        )
     act(editor, rest)
 
 

@@ -115,6 +115,11 @@ RECORD = Verb(
 def _export(session: Session, given: Given) -> Any:
     if len(given.path) > 2:
         raise UsageError("%esen export takes a script, or a form and a folder", given=" ".join(given.path))
+    if given.path in (["triton"], ["ray-serve"]):
+        form = given.path[0]
+        raise UsageError(
+            f"`%esen export {form}` takes a folder", given="nothing", hint=f"Such as `%esen export {form} FOLDER`."
+        )
     lab, path = session.lab(), given.path[-1]
     if len(given.path) == 1:
         exported = lab.export(path)

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from esen_lab.common.units import BACKENDS
+from esen_lab.common.units import BACKENDS, check_count
 from esen_lab.common.words import unknown
 from esen_lab.errors import UsageError
 from esen_lab.ui import views
@@ -252,7 +252,7 @@ SEARCH = Verb(
             "S",
             option="deadline_s",
         ),
-        Argument("--option", "other options of the searcher", _option, "NAME=EXPR", count="*"),
+        Argument("--option", "other options of the searcher", _option, "NAME=EXPR", count="+"),
         Argument("--wait", "stay in the cell until the proof is done"),
         Argument(
             "--rate",
@@ -447,11 +447,13 @@ _SAVE = Argument("--save", "write the plan as JSON; it is not put in force", tex
 
 def _members(session: Session, given: Given) -> Any:
     lab = session.lab()
+    if given.take is not None:
+        check_count(given.take, "The points of a front are counted from 1")  # before what takes long
     front = lab.studies.members(given.input, given.labels, **options(batch=given.batch, seed=given.seed))
     show(session, front, views.front(front))
     if given.take is None:
         return front
-    if not 1 <= given.take <= len(front.choices):
+    if given.take > len(front.choices):
         raise UsageError(f"The points of this front are 1 to {len(front.choices)}", given=given.take)
     plan = lab.studies.take(front.choices[given.take - 1])
     return show(session, plan, views.plan(plan))
