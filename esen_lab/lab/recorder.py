@@ -369,8 +369,11 @@ def _comparison(state: LabState, at: str) -> Entry | None:
 
 def _profile(state: LabState, at: str) -> Entry | None:
     job = state.profile_job
-    profile: Profile | None = None if job is None else job.outcome()
-    if profile is None:
+    if job is None:
+        return None
+    try:
+        profile: Profile = job.outcome()
+    except EsenError:  # nothing was measured, as whoever asked for it has been told
         return None
     points = (*profile.points, *profile.backend_points)
     fresh = [point for point in points if not point.reused]

@@ -28,7 +28,6 @@ Running the profile again tries exactly the missing points, since the others are
 
 from __future__ import annotations
 
-import math
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -137,6 +136,9 @@ def start_profile(
     return job
 
 
+_MOST_S = 1e6  # eleven days: the system's waits take not much longer ones
+
+
 def check_times(**seconds: object) -> None:
     """Whether these arguments are times.
 
@@ -144,7 +146,8 @@ def check_times(**seconds: object) -> None:
         UsageError: One is not; the message names it.
     """
     for what, given in seconds.items():
-        check_number(given, f"{what} is a number of seconds above 0", above=0.0, below=math.inf)
+        rule = f"{what} is a number of seconds above 0 and below {_MOST_S:,.0f}"
+        check_number(given, rule, above=0.0, below=_MOST_S)
 
 
 def _chosen(ensemble: Ensemble, names: Sequence[str] | None) -> tuple[SubModel, ...]:

@@ -533,6 +533,8 @@ def test_what_no_comparison_can_be_asked_for_is_refused_before_its_plan_is_looke
     ):
         with pytest.raises(UsageError, match=message):
             lab.compare(X, **wrong)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="at least one run"):
+        lab.check_numerics(X, runs=0)
 
 
 def test_a_comparison_before_any_search_neither_wins_nor_loses(lab: Lab) -> None:

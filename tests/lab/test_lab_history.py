@@ -16,8 +16,9 @@ import torch
 from torch import nn
 
 from esen_lab import Lab, Plan
+from esen_lab.common.jobs import JobState
 from esen_lab.devices import FakeDevice
-from esen_lab.errors import UsageError
+from esen_lab.errors import ModelError, UsageError
 from esen_lab.history import Book, Entry, EntryKind
 from esen_lab.lab.recorder import default_project, history_path
 from esen_lab.lab.stages.profile import with_measured
@@ -162,8 +163,6 @@ def a_profile_of(lab: Lab, *, reused: bool = False) -> None:
         for units in (1, 4)
     )  # fmt: skip
     found = Profile(device=dict(FakeDevice({"a": {1: 1.0}}).identity.to_dict()), units=4, points=points)
-    from esen_lab.common.jobs import JobState
-
     job: Any = SimpleNamespace(state=JobState.RUNNING, outcome=lambda: found, done=True, cancel=lambda: None)
     lab._runtime.set(profile_job=job)
     job.state = JobState.FINISHED
@@ -177,6 +176,17 @@ def test_a_finished_profile_is_kept_with_its_latencies_and_the_load(lab: Lab) ->
     assert entry.kind == "profile"
     assert entry.latency_s == {"a": {1: 0.1, 4: 0.025}, "b": {1: 0.1, 4: 0.025}}
     assert entry.load == pytest.approx(0.12)
+
+
+def test_a_profile_that_measured_nothing_is_no_trouble_of_the_history(lab: Lab) -> None:
+    def nothing() -> None:
+        raise ModelError("No point could be measured")
+
+    job: Any = SimpleNamespace(state=JobState.RUNNING, outcome=nothing, done=True, cancel=lambda: None)
+    lab._runtime.set(profile_job=job)
+    job.state = JobState.FINISHED
+    lab._runtime.stir()
+    assert (lab.history.past().entries, lab.history.notes) == ((), ())
 
 
 def test_a_profile_that_measured_nothing_new_is_not_kept(lab: Lab) -> None:

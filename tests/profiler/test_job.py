@@ -182,6 +182,7 @@ def test_the_time_left_is_estimated_from_the_points_so_far(
         ({"shares": []}, "one share or more"),
         ({"budget_s": 0}, "budget_s is a number of seconds above 0"),
         ({"point_timeout_s": float("nan")}, "point_timeout_s is a number of seconds above 0"),
+        ({"point_timeout_s": 3e6}, "point_timeout_s is a number of seconds above 0 and below 1,000,000"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_anything_starts(

@@ -106,7 +106,7 @@ def test_a_lab_whose_name_the_user_takes_goes_on_under_another(session: Session,
 
 def test_a_lab_that_loses_its_last_name_says_so_once(session: Session, front: FakeFront) -> None:
     made = session.lab()
-    front.namespace |= {"lab": 3, "esen": 4}
+    front.namespace.update(lab=3, esen=4)
     assert session.lab() is session.lab() is made
     assert front.text.count("the workbench's lab is without a name here") == 1
 

@@ -266,6 +266,12 @@ def test_a_mistake_is_one_line_that_names_it(session: Session, lab: FakeLab, lin
     assert "\n" not in str(caught.value)
 
 
+def test_a_line_of_the_history_that_is_refused_leaves_its_project(session: Session, lab: FakeLab) -> None:
+    with pytest.raises(UsageError, match="or two side by side"):
+        run_line(session, "history 1 2 3 --project other")
+    assert lab.history.project == "here"
+
+
 @pytest.mark.parametrize("verb", [*VERBS, "help"])
 @pytest.mark.parametrize("flag", ["-h", "--help"])
 def test_every_verb_explains_itself(session: Session, front: FakeFront, verb: str, flag: str) -> None:

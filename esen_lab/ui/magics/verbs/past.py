@@ -26,6 +26,8 @@ def _history(session: Session, given: Given) -> Any:
         raise UsageError(
             "--last says how many entries are listed", given="something else besides", hint="Leave it out."
         )
+    if len(given.numbers) > 2:
+        raise UsageError("One entry is shown, or two side by side", given=f"{len(given.numbers)} numbers")
     if given.project is not None:
         history.project = given.project
     if given.take is not None:
@@ -35,8 +37,6 @@ def _history(session: Session, given: Given) -> Any:
         numbers = None if given.forget == _ALL else given.forget
         session.front.show(views.forgotten_entries(history.forget(numbers), history.project))
         return None
-    if len(given.numbers) > 2:
-        raise UsageError("One entry is shown, or two side by side", given=f"{len(given.numbers)} numbers")
     if len(given.numbers) == 2:
         changes = history.compare(*given.numbers)
         return show(session, changes, views.changes(changes))
