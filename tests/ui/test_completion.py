@@ -118,3 +118,14 @@ def test_the_fixed_choices_are_the_real_tables() -> None:
     assert tuple(SHARING_MODES) == suggestions.SHARING_MODES
     for rule in suggestions.RULES:
         assert make_combine(rule, weights=[1.0] if rule == "weighted" else None).name == rule
+
+
+def test_nothing_that_is_offered_makes_a_lab() -> None:
+    front = FakeFront()
+    session = Session(front, lambda: FakeLab)
+    for verb in VERBS.values():
+        for argument in verb.arguments:
+            if argument.suggest is not None:
+                tuple(argument.suggest(session))
+    assert session.open_labs == ()
+    assert "lab" not in front.namespace

@@ -76,7 +76,8 @@ def strategies(session: Session) -> tuple[str, ...]:  # noqa: ARG001
 
 def compared(session: Session) -> tuple[str, ...]:
     """What ran by a plan in the last comparison."""
-    found = session.lab().comparison
+    lab = session.known_lab()
+    found = None if lab is None else lab.comparison
     return () if found is None else tuple(found.plans)
 
 
