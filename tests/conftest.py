@@ -15,6 +15,7 @@ from pathlib import Path
 
 import leaks
 import pytest
+from hypothesis import HealthCheck, settings
 
 _SAVED = pytest.StashKey[dict[str, str | None]]()
 _FOLDER = pytest.StashKey[Path]()
@@ -50,6 +51,10 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_FOLDER] = folder
     os.environ.update(variables)
     tempfile.tempdir = None
+    # Of what is drawn at random the same each time, however long that takes: `make fuzz` is for new finds.
+    slow = [HealthCheck.too_slow]
+    settings.register_profile("here", deadline=None, derandomize=True, suppress_health_check=slow)
+    settings.load_profile("here")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

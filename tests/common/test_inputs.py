@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from models import mlp
 from odd_things import ARRAYS, BAD, GOOD, NEVER_IN, Answers, Echo, Quiet, X
@@ -106,7 +106,6 @@ trees = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(tree=trees)
 def test_any_tree_of_plain_parts_goes_in_as_it_is(tree: Any) -> None:
     found = as_input((X, tree))

@@ -45,7 +45,7 @@ def units_of(problem: SearchProblem, groups: tuple[tuple[int, ...], ...], deadli
     pairs=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=3),
     part=st.floats(0.0, 1.2),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_it_finds_the_fewest_units_or_proves_that_there_are_none(
     n: int, units: int, seed: int, max_lanes: int | None, pairs: list[tuple[int, int]], part: float
 ) -> None:

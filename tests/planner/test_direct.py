@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from brute import brute_jct_s
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from esen_lab.errors import InfeasibleError
@@ -31,7 +31,6 @@ LIMITS: list[dict[str, Any]] = [
 
 
 @given(tables=TABLES)
-@settings(deadline=None)
 def test_it_is_as_good_as_trying_every_partition(tables: list[list[float]]) -> None:
     named = {f"m{i}": table for i, table in enumerate(tables)}
     problem = make_problem(named, len(tables[0]))

@@ -28,7 +28,6 @@ def named(tables: list[list[float]]) -> Latencies:
 
 
 @given(tables=TABLES)
-@settings(deadline=None)
 def test_it_is_as_good_as_trying_every_partition_and_proves_it(tables: list[list[float]]) -> None:
     units = len(tables[0])
     found = allocate(named(tables), units, sequential_within=0.0)
@@ -48,7 +47,7 @@ def test_the_fast_answer_alone_is_close(n: int, latencies: Callable[..., Latenci
 
 
 @given(tables=TABLES, seed=st.integers(0, 1000))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_names_and_their_order_do_not_matter(tables: list[list[float]], seed: int) -> None:
     units = len(tables[0])
     names = [f"x{i}" for i in range(len(tables))]
@@ -64,7 +63,7 @@ def test_names_and_their_order_do_not_matter(tables: list[list[float]], seed: in
 
 
 @given(tables=TABLES, scale=st.floats(1e-6, 1e6))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_the_unit_of_time_does_not_matter(tables: list[list[float]], scale: float) -> None:
     units = len(tables[0])
     scaled = allocate(named([[scale * t for t in table] for table in tables]), units)
@@ -72,7 +71,7 @@ def test_the_unit_of_time_does_not_matter(tables: list[list[float]], scale: floa
 
 
 @given(tables=TABLES)
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_more_units_are_never_slower(tables: list[list[float]]) -> None:
     units = len(tables[0])
     if units == 1:
@@ -83,7 +82,7 @@ def test_more_units_are_never_slower(tables: list[list[float]]) -> None:
 
 
 @given(tables=TABLES)
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_one_sub_model_less_is_never_slower(tables: list[list[float]]) -> None:
     units = len(tables[0])
     if len(tables) == 1:
@@ -209,6 +208,7 @@ def test_impossible_options_are_refused(options: dict[str, Any]) -> None:
         allocate({"a": [1.0]}, 1, **options)
 
 
+@pytest.mark.timing
 def test_a_proof_under_way_ends_soon_after_it_is_stopped(latencies: Callable[..., Latencies]) -> None:
     tables, stop = latencies(19, 32, 1, noise=0.03), threading.Event()
     begun_s: list[float] = []

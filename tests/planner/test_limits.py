@@ -58,7 +58,7 @@ def problems(draw: st.DrawFn) -> tuple[Mapping[str, Table], int, Limits]:
 
 
 @given(problem=problems(), directly=st.booleans())
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_the_best_plan_within_any_limits_is_found_or_there_is_none(
     problem: tuple[Mapping[str, Table], int, Limits], directly: bool
 ) -> None:
@@ -164,7 +164,7 @@ def test_memory_leaves_room_for_so_many_lanes() -> None:
 )
 @example([[1.0] * 6, [3.0, *[2.0] * 5], *[[1.2686662920636382, *[1.0] * 5]] * 2], 1.0)  # a sum in another order
 @example([[0.8254929604254795, *[1.0] * 5]], 1.4173079024043513)  # a target that is missed by the last digit
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_a_target_is_reached_with_the_fewest_units(tables: list[list[float]], part: float) -> None:
     latencies = {f"m{i}": table for i, table in enumerate(tables)}
 

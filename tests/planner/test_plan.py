@@ -308,10 +308,10 @@ def test_what_is_out_of_bounds_is_refused_by_its_field_when_it_is_read(
 ) -> None:
     path = tmp_path / "plan.json"
     path.write_text(json.dumps({**PLAN.to_dict(), **change}))
-    began = time.process_time()
+    began = time.thread_time()
     with pytest.raises(StoreError, match=f"{next(iter(change))}|stages|on a device|lane"):
         Plan.load(path)
-    assert time.process_time() - began < 1
+    assert time.thread_time() - began < 1
 
 
 def test_a_deep_or_large_file_is_refused_unread(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def problems(draw: st.DrawFn) -> tuple[Tables, int]:
 
 
 @given(problem=problems())
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_the_exact_plan_is_the_best_of_all_that_keep_off_them(problem: tuple[Tables, int]) -> None:
     tables, units = problem
     best = by_trying_all(tables, units, Limits())

@@ -56,7 +56,7 @@ def some_nodes(draw: st.DrawFn, most_members: int = 4) -> tuple[list[DeviceTable
     return nodes, {name: draw(st.integers(0, 4)) for name in names}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(some_nodes())
 def test_no_placement_is_better_and_that_is_proven(case: tuple[list[DeviceTables], dict[str, int]]) -> None:
     nodes, output_bytes = case
@@ -68,7 +68,7 @@ def test_no_placement_is_better_and_that_is_proven(case: tuple[list[DeviceTables
     assert found.jct_s <= on_the_best_single(nodes, output_bytes) * (1 + 1e-9)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(some_nodes())
 def test_neither_areas_nor_lanes_rule_out_a_placement_that_there_is(
     case: tuple[list[DeviceTables], dict[str, int]],
@@ -91,7 +91,7 @@ def test_lanes_rule_out_what_areas_allow() -> None:
     assert LaneBound(problem, float("inf")).within(2.0, 1.5) > 1.9
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(some_nodes())
 def test_no_node_that_something_travels_to_is_used_if_it_could_stay_idle(
     case: tuple[list[DeviceTables], dict[str, int]],

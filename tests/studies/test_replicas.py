@@ -61,7 +61,7 @@ def some_nodes(draw: st.DrawFn) -> list[DeviceTables]:
     return nodes
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(some_nodes(), st.floats(0.1, 1.0))
 def test_no_division_answers_more_and_none_of_fewer_nodes_holds_a_rate(nodes: list[DeviceTables], part: float) -> None:
     found = replicate(nodes)

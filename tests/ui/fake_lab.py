@@ -364,7 +364,7 @@ class FakeLab:
         def run(on_better: Any, stop: threading.Event, **_: Any) -> Plan:
             on_better(plan)
             if endless:
-                stop.wait(20)
+                stop.wait(60)
             return plan
 
         self.search_job = SearchJob(run)
@@ -547,7 +547,7 @@ class FakeLab:
     def close(self) -> None:
         if self.search_job is not None:
             self.search_job.cancel()
-            self.search_job.result(timeout=5)
+            self.search_job.result(timeout=60)
         self.closed.set()
 
 

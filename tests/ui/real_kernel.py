@@ -56,7 +56,7 @@ class Kernel:
         )
         self.client: BlockingKernelClient = self.manager.client()
         self.client.start_channels()
-        self.client.wait_for_ready(timeout=60)
+        self.client.wait_for_ready(timeout=180)
         return self
 
     def __exit__(
@@ -73,7 +73,7 @@ class Kernel:
             assert ran.status == "ok", ran.error
         return self
 
-    def run(self, code: str, timeout_s: float = 60, interrupt_when: str = "") -> Ran:
+    def run(self, code: str, timeout_s: float = 120, interrupt_when: str = "") -> Ran:
         """Run a cell and gather its outputs; interrupt the kernel when `interrupt_when` is printed."""
         asked = self.client.execute(code)
         ran = Ran(status="")
@@ -114,6 +114,6 @@ class Kernel:
 
     def complete(self, code: str, at: int | None = None) -> list[str]:
         """What the tab key offers at the end of `code`."""
-        reply = self.client.complete(code, at if at is not None else len(code), reply=True, timeout=30)
+        reply = self.client.complete(code, at if at is not None else len(code), reply=True, timeout=60)
         matches: list[str] = reply["content"]["matches"]
         return matches

@@ -60,7 +60,7 @@ class Shown:
         orders: list[dict[str, Any]] = self.page.evaluate("window.orders.splice(0)")
         for order in orders:
             self.board.commands.receive(order)
-        self.board._acts.settle(10)
+        self.board._acts.settle(60)
         for name in ("models", "view"):
             self.page.evaluate("([name, value]) => window.put(name, value)", [name, getattr(self.board, name)])
         return orders
@@ -98,7 +98,7 @@ def browser() -> Iterator[Any]:
 def page(browser: Any) -> Iterator[Any]:
     context = browser.new_context(viewport={"width": 1200, "height": 800}, has_touch=True)
     made = context.new_page()
-    made.set_default_timeout(10_000)
+    made.set_default_timeout(60_000)
     yield made
     context.close()
 

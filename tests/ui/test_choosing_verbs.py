@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
 import pytest
 from fake_front import FakeFront
 from fake_lab import FakeLab
+from waiting import until
 
 from esen_lab.errors import InfeasibleError, UsageError
 from esen_lab.planner import Limits, SearchJob
@@ -167,7 +167,7 @@ def test_the_first_answer_is_shown_and_the_proof_goes_on_without_blocking(
     assert not lab.search_job.done
     run_line(session, "cancel")
     assert "The best plan found until now stays" in front.text
-    _until(lambda: front.lives[0].last)
+    until(lambda: front.lives[0].last)
     assert "goes on in the background" not in front.lives[0].text
 
 
@@ -206,15 +206,6 @@ def test_what_the_search_raises_is_raised_by_the_line(
     monkeypatch.setattr(lab, "start_search", lambda *_, **__: SearchJob(infeasible))
     with pytest.raises(InfeasibleError, match="1 ms too slow"):
         run_line(session, "search")
-
-
-def _until(true: Any) -> None:
-    pause = threading.Event()
-    for _ in range(500):
-        if true():
-            return
-        pause.wait(0.01)
-    raise AssertionError("it did not come to pass within 5 s")
 
 
 def test_the_best_plan_is_asked_for_by_time_or_by_loss(session: Session, front: FakeFront, lab: FakeLab) -> None:

@@ -29,7 +29,7 @@ class Opened:
         self.sampler.take()
         thread = self.publisher._thread
         assert thread is not None
-        thread.join(5)
+        thread.join(60)
         self.now_s = 1e9  # later than whatever the publisher has sent
         self.sent: list[dict[str, Any]] = []
         self.plots.send = lambda content, buffers=None: self.sent.append(content)
@@ -117,7 +117,7 @@ def test_one_thread_sends_for_all_plots_and_ends_with_them() -> None:
     assert plots[0].loader is plots[1].loader
     assert [thread.name for thread in threading.enumerate()].count("esen-publisher") == 1
     sampler.watch()
-    sampler.wait(after=2, timeout_s=5)
+    sampler.wait(after=2, timeout_s=60)
     publisher.close()
     publisher.close()
     sampler.close()
@@ -147,9 +147,9 @@ def test_readings_that_fail_do_not_end_the_publisher(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(publisher._closing, "wait", lambda timeout=None: False)
     thread = threading.Thread(target=publisher._run, args=(readings,))
     thread.start()
-    assert readings.asked_again.wait(5)
+    assert readings.asked_again.wait(60)
     publisher._closing.set()
-    thread.join(5)
+    thread.join(60)
     assert not thread.is_alive()
 
 

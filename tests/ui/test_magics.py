@@ -33,25 +33,26 @@ def _state(shell: Any) -> dict[str, Any]:
         "deferred": [dict(table.deferred_printers) for table in tables],
         "types": [set(table.type_printers) for table in tables],
         "transformers": list(shell.input_transformer_manager.token_transformers),
-        "threads": {thread.name for thread in threading.enumerate()},
         "names": set(shell.user_ns),
     }
 
 
 def test_unloading_undoes_loading(shell: Any) -> None:
-    before = _state(shell)
+    before, threads = _state(shell), set(threading.enumerate())
     load_ipython_extension(shell)
     assert _state(shell) != before
     unload_ipython_extension(shell)
     assert _state(shell) == before
+    assert set(threading.enumerate()) <= threads
 
 
 def test_unloading_undoes_what_use_added(shell: Any) -> None:
-    before = _state(shell)
+    before, threads = _state(shell), set(threading.enumerate())
     load_ipython_extension(shell)
     shell.display_formatter.format(a_plan())  # moves the formatter to the table of classes that were seen
     unload_ipython_extension(shell)
     assert _state(shell) == before
+    assert set(threading.enumerate()) <= threads
 
 
 @pytest.mark.parametrize("asked", ["%esen run?", "%esen run ?", "if True:\n    %esen run??"])
@@ -73,9 +74,10 @@ def test_question_marks_in_texts_and_after_other_names_stay_what_they_are(magics
 
 def test_loading_twice_is_loading_once(shell: Any) -> None:
     load_ipython_extension(shell)
-    once = _state(shell)
+    once, threads = _state(shell), set(threading.enumerate())
     load_ipython_extension(shell)
     assert _state(shell) == once
+    assert set(threading.enumerate()) <= threads
     unload_ipython_extension(shell)
     unload_ipython_extension(shell)
 

@@ -23,7 +23,7 @@ def test_a_display_is_current_until_its_job_is_done_and_then_stays() -> None:
     follower, job, live = Follower(interval_s=0.005), FakeJob(), _live()
     ended = follower.follow(job, live, views.progress)
     job.finish()
-    assert ended.wait(5)
+    assert ended.wait(60)
     assert "4 of 4 points" in live.text
     assert live.last
     follower.close()
@@ -45,7 +45,7 @@ def test_several_jobs_share_one_thread() -> None:
     assert len(_threads()) == 1
     for job in jobs:
         job.finish()
-    assert all(event.wait(5) for event in ended)
+    assert all(event.wait(60) for event in ended)
     follower.close()
 
 
@@ -56,7 +56,7 @@ def test_a_job_that_cannot_be_asked_says_so_and_ends() -> None:
 
     live = _live()
     follower = Follower(interval_s=0.005)
-    assert follower.follow(Broken(), live, views.progress).wait(5)
+    assert follower.follow(Broken(), live, views.progress).wait(60)
     assert "the store went away" in live.text
     follower.close()
 
@@ -73,7 +73,7 @@ def test_the_end_of_a_job_is_shown_at_once() -> None:
     follower, job, live = Follower(interval_s=60, tick_s=60), FakeJob(), _live()
     ended = follower.follow(job, live, views.progress)
     job.finish()
-    assert ended.wait(5)
+    assert ended.wait(60)
     assert live.last
     follower.close()
 
@@ -82,7 +82,7 @@ def test_closing_ends_the_thread_and_frees_who_waits() -> None:
     follower = Follower(interval_s=60)
     ended = follower.follow(FakeJob(), _live(), views.progress)
     follower.close()
-    assert ended.wait(5)
+    assert ended.wait(60)
     assert _threads() == []
     follower.close()
 
@@ -94,7 +94,7 @@ def test_it_can_follow_again_after_it_was_closed() -> None:
     job, live = FakeJob(), _live()
     ended = follower.follow(job, live, views.progress)
     job.finish()
-    assert ended.wait(5)
+    assert ended.wait(60)
     assert live.last
     follower.close()
 

@@ -133,7 +133,7 @@ def test_a_running_profile_counts_its_points_and_can_be_cancelled(lab: Lab) -> N
     assert "profile" not in enabled(found)
     running_jobs(lab)["profile"]()
     with pytest.raises(Exception, match="cancel"):
-        job.result(timeout=30)
+        job.result(timeout=60)
     assert look(lab)["jobs"][0]["state"] == "cancelled"
     assert running_jobs(lab) == {}
 

@@ -77,7 +77,7 @@ def test_profile_returns_at_once_and_updates_one_output(ready: Kernel) -> None:
     assert begun.status == "ok"
     assert [output["kind"] for output in begun.outputs][:1] == ["display_data"]
     shown = {output["transient"]["display_id"] for output in begun.outputs}  # the stop button and the progress
-    waited = ready.run("lab.job.result(timeout=30) and None")
+    waited = ready.run("lab.job.result(timeout=60) and None")
     assert waited.status == "ok"
     later = [*ready.late, *waited.outputs]
     for _ in range(50):  # the output follows when the machine lets it
@@ -157,8 +157,10 @@ def test_saving_loading_and_exporting(ready: Kernel) -> None:
 
 def test_unloading_leaves_no_magic_thread_or_process(ready: Kernel) -> None:
     ran = ready.run(
-        "%unload_ext esen_lab\nimport threading, psutil\n"
-        "print([t.name for t in threading.enumerate() if 'esen' in t.name.lower()], psutil.Process().children())"
+        "%unload_ext esen_lab\nimport threading, time, psutil\nuntil = time.monotonic() + 60\n"
+        "def left(): return [t.name for t in threading.enumerate() if 'esen' in t.name.lower()]\n"
+        "while (left() or psutil.Process().children()) and time.monotonic() < until: time.sleep(0.01)\n"
+        "print(left(), psutil.Process().children())"
     )
     assert ran.streams.strip() == "[] []"
     assert "not found" in ready.run("%esen").streams

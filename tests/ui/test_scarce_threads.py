@@ -42,7 +42,7 @@ def test_a_job_that_cannot_be_followed_is_said_and_the_next_one_is_followed(scar
     live = FakeLive(View())
     ended = follower.follow(job, live, views.progress)
     job.finish()
-    assert ended.wait(5)
+    assert ended.wait(60)
     assert live.last
     follower.close()
 
@@ -104,5 +104,5 @@ def test_pages_are_told_with_the_next_word_for_them(scarce: Any) -> None:
     assert sent == []
     scarce.over()
     talk.stirred()
-    assert heard.wait(5)
+    assert heard.wait(60)
     talk.close("")

@@ -126,8 +126,8 @@ def test_closing_waits_for_a_still_form_that_is_drawn_and_not_for_ever(session: 
     panel._still._interval_s = 0.0
     session._panels.append(panel)
     panel._still.changed()
-    assert drawing.wait(5)
+    assert drawing.wait(60)
     close = threading.Thread(target=session.close, daemon=True)
     close.start()
-    close.join(5)
+    close.join(60)
     assert not close.is_alive(), "what is drawn asked for the lab, and the closing held it"

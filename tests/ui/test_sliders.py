@@ -178,7 +178,7 @@ def test_two_panels_dragged_from_two_threads_do_not_wait_for_each_other(panel: S
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
     assert not any(thread.is_alive() for thread in threads)
     editor.share(pin=[1])
     assert shares(panel) == shares(other) == [lane.units for lane in editor.state.lanes]

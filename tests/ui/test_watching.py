@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import sys
 import threading
-import time
 
 import pytest
 from fake_front import FakeFront
 from fake_lab import FakeLab, FakeMeter
+from waiting import until
 
 from esen_lab import Lab, watch
 from esen_lab.devices.telemetry import Channel, Sample, Sampler
@@ -83,9 +83,9 @@ def test_watching_again_closes_the_plots_before(session: Session, front: FakeFro
     first, second = front.widgets
     assert first.comm is None
     assert second.comm is not None
-    assert esen_threads() == ["esen-publisher"]
+    until(lambda: esen_threads() == ["esen-publisher"])
     session.close()
-    assert esen_threads() == []
+    until(lambda: esen_threads() == [])
 
 
 def test_the_end_leaves_a_summary_in_place(session: Session, front: FakeFront) -> None:
@@ -124,7 +124,7 @@ def test_whoever_interrupts_a_watch_that_begins_leaves_nothing_open(
         run_line(session, "watch")
     assert session.watching is None
     assert session.lab().calls[-1] == ("unwatch",)
-    assert esen_threads() == []
+    until(lambda: esen_threads() == [])
 
 
 def test_plots_of_a_lab_that_was_closed_end_with_their_summary(front: FakeFront) -> None:
@@ -133,9 +133,7 @@ def test_plots_of_a_lab_that_was_closed_end_with_their_summary(front: FakeFront)
         plots = watching.open_plots()
         watching.keep(front.show_widget(plots, watching.table(), "the device was being watched"))
         lab.close()
-        deadline = time.monotonic() + 10
-        while front.taken_away == [] and time.monotonic() < deadline:
-            lab.bell  # noqa: B018  nothing to do but to look again
+        until(lambda: front.taken_away)
         assert front.taken_away == [plots]
         assert front.lives[-1].last
         assert "Watched for" in front.lives[-1].text
@@ -155,16 +153,14 @@ def test_plots_without_magics_end_once_and_leave_other_viewers_alone() -> None:
         assert lab.readings.watched is not None, "the other one is still shown"
         other.close()
         assert lab.readings.watched is None
-        assert esen_threads() == []
+        until(lambda: esen_threads() == [])
 
 
 def test_plots_without_magics_say_that_the_lab_was_closed() -> None:
     with Lab(device="cpu") as lab:
         plots = watch(lab)
         lab.close()
-        deadline = time.monotonic() + 10
-        while not plots._feed.over and time.monotonic() < deadline:
-            lab.bell  # noqa: B018  nothing to do but to look again
+        until(lambda: plots._feed.over)
         assert "The lab was closed" in json.loads(plots.get_state()["doc"])["over"]
         plots.close()
 

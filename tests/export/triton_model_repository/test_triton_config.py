@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from esen_lab.export.triton.config import ensemble_model, python_model
@@ -29,7 +29,6 @@ def test_an_ensemble_gives_tensors_one_name_in_all_models() -> None:
     assert 'input_map {\n      key: "A"\n      value: "A"' in text
 
 
-@settings(deadline=None)  # on a busy machine the first call takes long
 @given(st.text(min_size=1, max_size=30))
 def test_no_text_leaves_its_quotes(name: str) -> None:
     text = python_model(name, [X], [Y]).decode("ascii")

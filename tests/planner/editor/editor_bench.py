@@ -48,7 +48,7 @@ class FakeBench:
 
     def apply(self, plan: Plan) -> None:
         self.entered.set()
-        assert self.go.wait(10)
+        assert self.go.wait(60)
         if self.fails:
             raise WorkerDied("The lane could not start", hint="Free some memory.")
         self.plan = plan
@@ -56,7 +56,7 @@ class FakeBench:
 
     def measure(self, repeats: int) -> Sequence[float]:
         self.entered.set()
-        assert self.go.wait(10)
+        assert self.go.wait(60)
         return (self.times_s * repeats)[:repeats]
 
     def ran(self) -> LastRun | None:

@@ -141,7 +141,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(STEPS)
 def test_no_row_of_moves_loses_a_sub_model_or_leaves_the_device(steps: list[tuple[str, str, str | None, int]]) -> None:
     now = draft((8, "abc"))
