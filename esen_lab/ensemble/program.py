@@ -18,7 +18,7 @@ import zipfile
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from esen_lab.common.trees import Tree, flatten
+from esen_lab.common.trees import Tree, flatten, map_tensors
 from esen_lab.errors import StoreError, UsageError, first_line
 
 if TYPE_CHECKING:
@@ -45,15 +45,15 @@ def save_program(module: nn.Module, example: Tree) -> bytes:
     """
     import torch
 
-    args, kwargs = _arguments(example)
     buffer = io.BytesIO()
     try:
         with torch.inference_mode(False), torch.no_grad():
             try:
+                args, kwargs = _arguments(_own(example))
                 free = _free_batch(module, args, kwargs)
                 program = torch.export.export(module, args, kwargs, dynamic_shapes=free)
             except Exception:  # whatever its reason: then with the very shapes of the example
-                program = torch.export.export(module, args, kwargs)
+                program = torch.export.export(module, *_arguments(_own(example)))
         torch.export.save(program, buffer)
         check_program(buffer.getvalue())
     except Exception as problem:
@@ -126,6 +126,11 @@ def check_program(data: bytes) -> None:
 def _pickled_payloads(config: Any) -> bool:
     """Whether a list of payloads marks one as a pickle, which torch would load as such under any name."""
     return any(payload.get("use_pickle") for payload in config["config"].values())
+
+
+def _own(example: Tree) -> Tree:
+    """A copy for one export: torch marks the tensors whose sizes it is to leave open."""
+    return map_tensors(lambda tensor: tensor.clone(), example)
 
 
 def _arguments(example: Tree) -> tuple[tuple[Any, ...], dict[str, Any]]:

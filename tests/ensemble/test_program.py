@@ -54,6 +54,16 @@ def test_the_batch_may_change() -> None:
     assert torch.equal(again(x), module(x))
 
 
+def test_a_batch_that_cannot_be_left_open_is_the_examples() -> None:
+    class LooksUp(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * {2: 0.5, 4: 0.25}[x.shape[0]]
+
+    x = torch.randn(4, 3)
+    again = load_program(save_program(LooksUp(), x))
+    assert torch.equal(again(x), x * 0.25)
+
+
 def test_what_torch_export_cannot_take_is_said_in_one_line() -> None:
     with pytest.raises(UsageError, match=r"torch\.export can take") as caught:
         save_program(Asks(), torch.ones(2))

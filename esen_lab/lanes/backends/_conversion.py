@@ -81,14 +81,18 @@ def traced(module: nn.Module, example: Example) -> Trace:
         raise Refused("its input or its answer has no tensors")
     flat = _Flat(module, example.structure)
     flat.training = False  # its own mode alone: an exported program has none that could be set
-    leaves = tuple(leaf.detach().clone() for leaf in example.leaves)
-    any_batch = (tuple({0: torch.export.Dim.AUTO} if leaf.dim() and leaf.shape[0] > 1 else None for leaf in leaves),)
+
+    def leaves() -> tuple[torch.Tensor, ...]:
+        """New ones for each trace: torch marks those whose sizes it is to leave open."""
+        return tuple(leaf.detach().clone() for leaf in example.leaves)
+
+    free = tuple({0: torch.export.Dim.AUTO} if leaf.dim() and leaf.shape[0] > 1 else None for leaf in example.leaves)
     with quiet():
         try:
-            program = torch.export.export(flat, leaves, dynamic_shapes=any_batch)
+            program = torch.export.export(flat, leaves(), dynamic_shapes=(free,))
         except Exception:
             try:
-                program = torch.export.export(flat, leaves)
+                program = torch.export.export(flat, leaves())
             except Exception as problem:
                 raise Refused(f"torch.export cannot trace it: {said(problem)}") from problem
     return Trace(program=program, example=example, free=_open_sizes(program))
@@ -238,8 +242,10 @@ def ports_of(module: nn.Module, example: Example) -> tuple[list[int], list[int]]
     return given, [module.all_outputs.index(name) for name in module.outputs]
 
 
-def no_dtype(dtypes: Mapping[torch.dtype, Any], example: Example, engine: str) -> None:
-    """Raises `Refused` where a tensor has a dtype that an engine does not know."""
+def check_tensors(dtypes: Mapping[torch.dtype, Any], example: Example, engine: str) -> None:
+    """Raises `Refused` where a tensor has a dtype that an engine does not know, or no elements."""
     for leaf in (*example.leaves, *example.answer):
         if leaf.dtype not in dtypes:
             raise Refused(f"{engine} does not know tensors of {str(leaf.dtype).removeprefix('torch.')}")
+        if not leaf.numel():
+            raise Refused(f"{engine} does not take tensors without elements")

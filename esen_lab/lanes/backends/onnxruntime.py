@@ -11,7 +11,7 @@ from torch.export import ExportedProgram
 
 from esen_lab.common.packages import package_version
 from esen_lab.ensemble.kinds.onnx_model import TYPES, OnnxModel, session
-from esen_lab.lanes.backends._conversion import Bound, no_dtype, ports_of, traces_of
+from esen_lab.lanes.backends._conversion import Bound, check_tensors, ports_of, traces_of
 from esen_lab.lanes.backends._onnx import NEEDS, OnnxGraphs, missing_for_onnx, size_name
 from esen_lab.lanes.backends._protocol import BackendSettings, Call, Example, Refused
 
@@ -55,7 +55,7 @@ class OnnxRuntime:
 
     def prepare(self, example: Example) -> Call:
         """Make a session, of what an earlier process has exported where there is that."""
-        no_dtype(TYPES, example, "ONNX Runtime")
+        check_tensors(TYPES, example, "ONNX Runtime")
         module = self._module
         whole = isinstance(module, OnnxModel)  # which may have more answers than it gives
         graph = module.model if isinstance(module, OnnxModel) else self._graphs.of(example)

@@ -18,7 +18,7 @@ from esen_lab.ensemble.kinds.engine_model import EngineModel
 from esen_lab.ensemble.kinds.onnx_model import OnnxModel
 from esen_lab.ensemble.kinds.openvino_model import TYPES, OpenVinoModel, imported, properties
 from esen_lab.files.leftovers import temporary_folder
-from esen_lab.lanes.backends._conversion import Bound, Trace, no_dtype, ports_of, quiet, traces_of
+from esen_lab.lanes.backends._conversion import Bound, Trace, check_tensors, ports_of, quiet, traces_of
 from esen_lab.lanes.backends._onnx import OnnxGraphs, missing_for_onnx
 from esen_lab.lanes.backends._protocol import BackendSettings, Call, Example, Refused
 
@@ -72,9 +72,7 @@ class OpenVino:
 
     def prepare(self, example: Example) -> Call:
         """Compile for the example's sizes, or take what an earlier process has compiled."""
-        no_dtype(TYPES, example, "OpenVINO")
-        if not all(leaf.numel() for leaf in (*example.leaves, *example.answer)):
-            raise Refused("OpenVINO does not take tensors without elements")
+        check_tensors(TYPES, example, "OpenVINO")
         settings = properties(
             example.threads, precision=self._settings.precision, own_threads=self._settings.own_threads
         )

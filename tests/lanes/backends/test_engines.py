@@ -224,6 +224,28 @@ def test_what_a_network_makes_of_the_size_of_a_batch_is_traced_for_each(recwarn:
     assert not [warning for warning in recwarn if "leaves an input to eager" in str(warning.message)]
 
 
+class LooksUp(nn.Module):
+    """No size but one that is known while it is traced can be looked up, or given as a number."""
+
+    def forward(self, x: torch.Tensor) -> dict[str, Any]:
+        return {"y": x * {2: 0.5, 4: 0.25}[x.shape[0]], "rows": x.shape[0]}
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_network_that_cannot_leave_its_batch_open_is_traced_for_the_one_it_has(name: str) -> None:
+    check(LooksUp(), name, [X, X[:2]])
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_an_input_without_elements_is_left_to_eager_in_words(name: str, recwarn: pytest.WarningsRecorder) -> None:
+    module = mlp()
+    fast = executed(module, name)
+    with torch.inference_mode():
+        for x in (X, X[:0]):
+            assert fast(x).shape == module(x).shape
+    assert "does not take tensors without elements" in str(recwarn.pop(UserWarning).message)
+
+
 @lacking("openvino")
 @lacking("onnxruntime")
 def test_engines_that_hold_the_same_sub_model_trace_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
