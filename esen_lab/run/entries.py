@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -62,10 +62,17 @@ def check_asked(
     rounds: int,
     strategies: Sequence[str] | None,
     peers: Sequence[str],
-    plans: Mapping[str, Plan],
+    plans: Collection[str],
     ways: Mapping[str, Way],
 ) -> list[str]:
     """Refuse what `compare` cannot be asked for, before anything is started for it.
+
+    Args:
+        rounds: As for `compare`.
+        strategies: As for `compare`.
+        peers: As for `compare`.
+        plans: Their names.
+        ways: As for `compare`.
 
     Returns:
         The names of the strategies and peers that are asked for.

@@ -49,7 +49,7 @@ def load_test(
     from esen_lab.serving.prepared import sizes_of_engines
     from esen_lab.studies.rate import resized
 
-    runtime.state.need_submodels("load")
+    runtime.state.need_submodels("load with requests")
     follow(runtime)
     settings = runtime.fork_server.session_here()
     plan = runtime.state.need_plan("load")
