@@ -51,8 +51,9 @@ class EditorPanel(ABC):
 
     def _follow(self) -> None:
         """Show what is, and every later state: once all widgets are there."""
-        self._stop = self._editor.listen(self._show)
-        self._show(self._editor.state)
+        editor = self._editor
+        self._stop = editor.listen(self._show)
+        self._show(editor.state)
 
     def _users(self, act: Callable[[], Any], where: Any = None, told: str = "") -> None:
         """Do what a user asked for; what cannot be is said, and the widgets show again what is.
