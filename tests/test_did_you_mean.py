@@ -37,7 +37,7 @@ from esen_lab.planner.editor import PlanEditor
 from esen_lab.planner.limits import Limits
 from esen_lab.planner.plan import Lane
 from esen_lab.profiler.job import _chosen
-from esen_lab.run.entries import entries_of
+from esen_lab.run.entries import check_asked
 from esen_lab.run.options import RunOptions
 from esen_lab.studies.best import front_of_choices
 from esen_lab.studies.cascade import cascade
@@ -69,7 +69,7 @@ REFUSALS: tuple[tuple[Callable[[], object], str], ...] = (
     (lambda: make_searcher("optuna", n_trails=3), "n_trials"),
     (lambda: make_searcher("optuna", sampler="tpee"), "tpe"),
     (lambda: front_of_choices({}, 4, NOTHING, NOTHING, weights="gredy"), "greedy"),
-    (lambda: entries_of(["sequentail"], (), {}, {}, MEMBERS, NOTHING), "sequential"),
+    (lambda: check_asked(5, ["sequentail"], (), {}, {}), "sequential"),
     (lambda: _peers("openvino-asinc", None, NOTHING), "openvino-async"),
     (lambda: _plans(["unlimted"], NOTHING, NOTHING), "unlimited"),
     (lambda: checked(max_row=3), "max_rows"),
