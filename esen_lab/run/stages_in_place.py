@@ -1,24 +1,26 @@
 """A plan in stages in somebody else's server: whom to ask next, and about which rows. Who asks is the caller's.
 
-The same steps as `StageRunner`, of which the lanes are ours: the first stage gets all rows; those that are sure by then
-are answered, the others are asked of the next stage, at one of few sizes. With a deadline, a stage that is not expected
-to be done by then is not begun: rows that are still open get what the stages before came to.
+The same steps as `StageRunner`, of which the lanes are ours, decided by the same code (`stages_so_far.py`). With a
+deadline, a stage that is not expected to be done by then is not begun: rows that are still open get what the stages
+before came to.
 """
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from esen_lab.common.trees import Tree
-from esen_lab.ensemble import Combine, Ensemble
-from esen_lab.ensemble.confidence import scores_of, sure_rows
+from esen_lab.ensemble import Ensemble
+from esen_lab.lanes.openmp import CallersThreads
 from esen_lab.planner.plan import Plan
-from esen_lab.planner.steps import derived_of, members_of
+from esen_lab.planner.steps import derived_of
+from esen_lab.run.asked import PLAIN
 from esen_lab.run.lane_steps import answers_of_members
-from esen_lab.run.stage_rows import first_rows, padded, size_for, sizes_for, taken
+from esen_lab.run.stage_rows import first_rows, padded, size_for, sizes_for
+from esen_lab.run.stages_so_far import StageAnswers, StagesSoFar
 
 if TYPE_CHECKING:
     import torch
@@ -27,17 +29,8 @@ Ask: TypeAlias = "Callable[[tuple[int, ...], torch.Tensor | None], Awaitable[Map
 """Asks lanes, by their numbers, about rows of the input, by theirs (None: all): the answers of their steps."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _AskedStage:
-    lanes: tuple[int, ...]
-    rule: Combine
-    sizes: int
-    threshold: float | None
-    predicted_s: float | None
-
-
 class StagesInPlace:
-    """Goes through the stages of a plan.
+    """Goes through the stages of a plan. Used by one thread.
 
     Args:
         plan: It runs in stages.
@@ -48,27 +41,13 @@ class StagesInPlace:
         import torch
 
         torch.set_num_threads(1)
-        self._ensemble = ensemble
-        self._lanes = plan.lanes
+        self._plan, self._ensemble = plan, ensemble
         self._derived = derived_of(plan.steps)
-        self._stages: list[_AskedStage] = []
-        asked: set[str] = set()
-        for number, lanes in enumerate(plan.stages):
-            asked |= set(members_of([name for lane in lanes for name in plan.lanes[lane].members]))
-            names = [name for name in ensemble.names if name in asked]
-            self._stages.append(
-                _AskedStage(
-                    lanes=lanes,
-                    rule=ensemble.combine.for_members(names, ensemble.names),
-                    sizes=sizes_for([plan.lanes[lane] for lane in lanes]),
-                    threshold=plan.thresholds[number] if number < len(plan.thresholds) else None,
-                    predicted_s=plan.stage_s(number),
-                )
-            )
+        self._threads = CallersThreads()
 
     def steps_of(self, lane: int) -> tuple[str, ...]:
         """What a lane runs, in order."""
-        return self._lanes[lane].members
+        return self._plan.lanes[lane].members
 
     async def answer(self, rows: int, ask: Ask, left_s: Callable[[], float] = lambda: math.inf) -> Tree:
         """The ensemble's answer to a batch.
@@ -82,33 +61,20 @@ class StagesInPlace:
             Scores of shape (rows, classes): the caller's own.
 
         Raises:
-            UsageError: A sub-model does not answer row by row, or the combine rule gives no scores.
+            UsageError: A sub-model does not answer row by row, or the combine rule gives no scores of the same classes.
         """
-        import torch
-
-        opened = torch.arange(rows, device="cpu")
-        kept: dict[str, Tree] = {}
-        output: torch.Tensor | None = None
-        for stage in self._stages:
-            count = len(opened)
-            if output is not None and (not count or left_s() < (stage.predicted_s or 0.0)):
+        plan = self._plan
+        so_far = StagesSoFar(plan, self._ensemble, PLAIN, None, time.perf_counter_ns(), self._threads)
+        so_far.begin(rows, math.inf)
+        for number, lanes in enumerate(plan.stages):
+            begun_ns = time.perf_counter_ns()
+            if so_far.output is not None and left_s() < (plan.stage_s(number) or 0.0):
                 break
-            ran = rows if output is None else size_for(count, rows, stage.sizes)
-            found = await ask(stage.lanes, None if output is None else padded(opened, ran))
-            answers = kept | first_rows(answers_of_members(found, self._derived), count, ran)
-            scores = self._combined(stage.rule, answers, count)
-            if output is None:
-                output = scores.clone()
-            else:
-                output.index_copy_(0, opened, scores)
-            if stage.threshold is not None:
-                stay = (~sure_rows(scores, stage.threshold)).nonzero().squeeze(1)
-                kept, opened = taken(answers, stay), opened[stay]
-        return output
-
-    def _combined(self, rule: Combine, answers: Mapping[str, Tree], rows: int) -> torch.Tensor:
-        import torch
-
-        with torch.no_grad():
-            combined = rule({name: answers[name] for name in self._ensemble.names if name in answers})
-        return scores_of(combined, rows, rule.describe())
+            if not so_far.asks(number):
+                continue
+            count = len(so_far.opened)
+            ran = size_for(count, rows, sizes_for([plan.lanes[lane] for lane in lanes])) if number else rows
+            found = await ask(lanes, padded(so_far.opened, ran) if number else None)
+            outputs = first_rows(answers_of_members(found, self._derived), count, ran)
+            so_far.take(number, StageAnswers(outputs=outputs, ran=ran, begun_ns=begun_ns))
+        return so_far.output

@@ -1,7 +1,8 @@
 """What one run of a plan in stages has come to: which rows are open, what was answered, who leaves, what is told of it.
 
 Whoever runs the stages hands over what their members have answered, wherever these run: their lanes may be here
-(`stage_runner.py`, `stage_partial.py`) or on the nodes of a cluster. So the same is decided everywhere, to the bit.
+(`stage_runner.py`, `stage_partial.py`), on the nodes of a cluster, or another server's (`stages_in_place.py`). So the
+same is decided everywhere, to the bit.
 """
 
 from __future__ import annotations

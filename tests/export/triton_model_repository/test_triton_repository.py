@@ -193,6 +193,10 @@ def cascade_of(lab: Lab, *, threshold: float | None, **more: Any) -> Plan:
     )
 
 
+def beside_each_other(outputs: Any) -> torch.Tensor:
+    return torch.cat(list(outputs.values()), dim=1).softmax(dim=1)
+
+
 class ServedCascade:
     """What Triton makes of a repository in stages."""
 
@@ -264,6 +268,27 @@ def test_a_lane_that_refuses_is_said_by_the_cascade_and_the_next_request_is_answ
         with pytest.raises(triton.TritonError, match="at least one"):
             served.ask(torch.randn(0, 8))
         assert served.ask(X).shape == (4, 5)
+
+
+def test_a_cascade_whose_first_stage_has_no_weight_answers_as_in_the_lab(lab: Lab, tmp_path: Path) -> None:
+    lab.combine("weighted", {"a": 0.0, "b": 0.0, "c": 1.0})
+    plan = cascade_of(lab, threshold=0.1)
+    lab.export(tmp_path / "repo", plan, form="triton")
+    lab.plan = plan
+    with closing(ServedCascade(tmp_path / "repo", "repo", 3)) as served:
+        assert torch.equal(served.ask(X), lab.run(X))
+        # Of a first stage that says nothing a deadline leaves nothing to answer: the next one is asked all the same.
+        assert torch.equal(served.ask(X, '{"deadline_us": 1}'), lab.run(X))
+
+
+def test_stages_that_answer_with_other_classes_are_refused_by_the_rule(lab: Lab, tmp_path: Path) -> None:
+    lab.combine(beside_each_other)
+    lab.export(tmp_path / "repo", cascade_of(lab, threshold=1.0), form="triton")
+    with (
+        closing(ServedCascade(tmp_path / "repo", "repo", 3)) as served,
+        pytest.raises(triton.TritonError, match="scores of the same classes"),
+    ):
+        served.ask(X)
 
 
 def test_a_name_of_a_folder_becomes_a_name_that_triton_takes(lab: Lab, tmp_path: Path) -> None:
