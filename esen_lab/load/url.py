@@ -18,9 +18,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from esen_lab.common.resources import begin
-from esen_lab.common.units import check_count, check_number
+from esen_lab.common.units import check_count
 from esen_lab.errors import DeviceError, UsageError
 from esen_lab.load.batches import Replies
+from esen_lab.load.schedule import check_seconds
 
 LATE_S = 0.001
 _DATA_TYPES = {
@@ -97,7 +98,7 @@ def drive_url(
         DeviceError: Nothing answers there at all.
     """
     host, port, path = _parted(url)
-    check_number(timeout_s, "An answer is waited for a number of seconds above 0", above=0.0, below=math.inf)
+    check_seconds(timeout_s, "How long an answer is waited for")
     check_count(connections, "A load has at least one connection")
     _try(host, port, timeout_s, url)
     senders = _Senders(host, port, path, request, due_s, timeout_s, give_up_s)

@@ -58,7 +58,7 @@ def test_a_load_test_has_a_row_for_each_way_and_rate(planned: Lab) -> None:
 
 
 def test_rates_are_chosen_where_none_are_named(planned: Lab) -> None:
-    table = planned.load_test(duration_s=0.05, most_rows=2, ways=("plan",))
+    table = planned.load_test(duration_s=0.05, most_rows=2, ways="plan")
     rates = [row.rate_per_s for row in table.rows]
     assert len(rates) == 3
     assert rates == sorted(rates)
@@ -84,6 +84,7 @@ def test_impossible_loads_are_refused(planned: Lab) -> None:
     [
         {"rates": [5, -1]}, {"rates": [5, float("nan")]}, {"rates": ["5"]}, {"rates": 5}, {"rates": [1, 1e9]},
         {"p99_s": float("nan")}, {"p99_s": 0}, {"duration_s": 0}, {"duration_s": "1"}, {"rates": []},
+        {"rates": [1e-5], "duration_s": 1e10}, {"ways": 5}, {"ways": [5]}, {"ways": ()},
     ],
 )  # fmt: skip
 def test_a_load_that_cannot_be_is_refused_before_lanes_start(

@@ -52,7 +52,12 @@ def test_requests_come_as_often_as_was_asked() -> None:
     assert gaps.std() == pytest.approx(gaps.mean(), rel=0.05)  # as in a Poisson process, and in no regular one
 
 
-@pytest.mark.parametrize(("rate", "duration"), [(0, 1), (-1, 1), (1, math.inf), (True, 1), (1e9, 1)])
+@pytest.mark.parametrize("rate", [0.01, 1e-300])
+def test_a_request_at_a_rate_at_which_none_would_come_is_due_within_the_load(rate: float) -> None:
+    assert arrivals_s(rate, 2.0) == (2.0,)
+
+
+@pytest.mark.parametrize(("rate", "duration"), [(1e-5, 1e10), (0, 1), (-1, 1), (1, math.inf), (True, 1), (1e9, 1)])
 def test_impossible_loads_are_refused(rate: float, duration: float) -> None:
     with pytest.raises(UsageError):
         arrivals_s(rate, duration)
@@ -175,7 +180,9 @@ def test_what_is_no_url_of_a_server_is_refused(url: str) -> None:
         drive_url(url, infer_request({"x": np.ones(1)}), [0.0])
 
 
-@pytest.mark.parametrize("wrong", [{"connections": 0}, {"connections": 1.5}, {"timeout_s": 0}, {"timeout_s": math.nan}])
+@pytest.mark.parametrize(
+    "wrong", [{"connections": 0}, {"connections": 1.5}, {"timeout_s": 0}, {"timeout_s": 1e300}, {"timeout_s": math.nan}]
+)
 def test_a_load_without_connections_or_patience_is_refused(server: str, wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         drive_url(server, infer_request({"x": np.ones(1)}), [0.0], **wrong)

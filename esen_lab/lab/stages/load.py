@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 from esen_lab.common.trees import Tree
 from esen_lab.common.units import check_count, check_number, check_seed
-from esen_lab.common.words import unknown
+from esen_lab.common.words import listed, unknown
 from esen_lab.errors import UsageError
 from esen_lab.lab.plan_checks import members_run_by
 from esen_lab.lab.runtime import Runtime
@@ -119,11 +119,12 @@ def _answer(executor: Executor, inputs: Sequence[Tree], sizes: Sequence[int], ro
 
 def _plans(ways: Sequence[str], plan: Plan, strategy: Callable[[str], Plan]) -> Mapping[str, Plan]:
     known = ("plan", *STRATEGIES)
-    strange = [name for name in ways if name not in known]
-    if strange or not ways:
+    names = tuple(listed(ways)) if isinstance(ways, Iterable) else (ways,)
+    strange = [name for name in names if name not in known]
+    if strange or not names:
         rule = f"A load is answered by {', '.join(known)}"
-        raise unknown(rule, next(iter(strange), None), known, given=", ".join(strange) or "none")
-    return {name: plan if name == "plan" else strategy(name) for name in ways}
+        raise unknown(rule, next(iter(strange), None), known, given=", ".join(map(str, strange)) or "none")
+    return {name: plan if name == "plan" else strategy(name) for name in names}
 
 
 def _rates(answer: Callable[[int], object], most_rows: int, rates: Sequence[float] | None) -> tuple[float, ...]:
