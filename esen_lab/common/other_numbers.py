@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from esen_lab.common.tensors import flipped
+
 if TYPE_CHECKING:
     import torch
 
@@ -37,4 +39,4 @@ def other_order(leaf: torch.Tensor) -> torch.Tensor:
 
     if leaf.is_floating_point():
         return (leaf.flip(0).to(torch.float64) * 0.5 + 0.25).to(leaf.dtype)
-    return leaf.flip(list(range(leaf.dim())))
+    return flipped(leaf, list(range(leaf.dim())))

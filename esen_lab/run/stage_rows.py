@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from esen_lab.common.tensors import flipped
 from esen_lab.common.trees import Tree, TreeSpec, flatten, map_tensors
 from esen_lab.errors import UsageError
 from esen_lab.planner.plan import Lane
@@ -102,5 +103,5 @@ def with_other_rows(tensor: torch.Tensor) -> torch.Tensor:
         wide = other[half:] if tensor.itemsize > 1 else other[half:].float()  # torch computes with none of 8 bits
         other[half:] = (wide * 0.5 + 0.25).to(tensor.dtype)
     else:
-        other[half:] = other[half:].flip(0)  # whole numbers may count something: none that was not there
+        other[half:] = flipped(other[half:], [0])  # whole numbers may count something: none that was not there
     return other

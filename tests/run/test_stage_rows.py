@@ -37,7 +37,7 @@ def test_rows_are_those_of_every_tensor() -> None:
         first_rows({"a": torch.zeros(3, 2)}, 2, 4)
 
 
-@pytest.mark.parametrize("batch", [torch.ones(5, 3), torch.arange(15).view(5, 3)])
+@pytest.mark.parametrize("batch", [torch.ones(5, 3), torch.arange(15).view(5, 3), torch.arange(5).to(torch.uint64)])
 def test_the_other_rows_differ_and_the_first_half_stays(batch: torch.Tensor) -> None:
     other = with_other_rows(batch)
     assert torch.equal(other[:3], batch[:3])
