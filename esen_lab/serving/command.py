@@ -66,8 +66,9 @@ def serve_folder(folder: Path, options: argparse.Namespace) -> int:
 
 def _setter(stop: threading.Event, ready: threading.Event) -> Callable[[int, FrameType | None], None]:
     def handle(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  Python's signature
+        first = not stop.is_set()
         stop.set()
-        if not ready.is_set():  # lanes may take long to start: nobody waits for them any more
-            raise KeyboardInterrupt
+        if first and not ready.is_set():  # lanes may take long to start: nobody waits for them any more
+            raise KeyboardInterrupt  # once: what is ended then is ended to the end
 
     return handle

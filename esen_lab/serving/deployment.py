@@ -77,7 +77,7 @@ _SERVICE = """\
 apiVersion: serving.kserve.io/v1beta1
 kind: InferenceService
 metadata:
-  name: {label}
+  name: "{label}" # in quotes: "true" and "on" are names too
 spec:
   predictor:
     # One container has one device: more replicas, not more workers.

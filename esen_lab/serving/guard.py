@@ -30,6 +30,7 @@ class Guard:
     def __init__(self, settings: ServeSettings) -> None:
         self._token = settings.token.encode()
         self._only_here = settings.at_loopback and not settings.token
+        self._names = LOOPBACK | {settings.host}
 
     def check(self, path: str, headers: Mapping[bytes, bytes]) -> None:
         """Refuse who may not ask.
@@ -46,7 +47,7 @@ class Guard:
         if self._token and not hmac.compare_digest(_bearer(headers.get(b"authorization", b"")), self._token):
             raise RequestRefused(401, "token", "This server asks for its token: Authorization: Bearer ...")
         host = _name(b"//" + headers.get(b"host", b""))
-        if self._only_here and host not in LOOPBACK:
+        if self._only_here and host not in self._names:
             raise RequestRefused(403, "origin", "This server is asked as 127.0.0.1 or localhost")
         origin = headers.get(b"origin")
         if origin is not None and _name(origin) != host:

@@ -142,7 +142,6 @@ class ServeReplica:
 
     def about(self, path: str, method: str = "GET") -> ReplicaAnswer:
         """What other requests are answered: health, the server, the model."""
-        path = path.rstrip("/")
         infers, told = self.takes("POST", path), self._told(path)
         if told is None and not infers:
             return refused(RequestRefused(404, "unknown", f"There is no {path}: ask {self._paths[0]}/infer"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import re
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 RESERVED = frozenset({"config", "infer", "ready", "stats", "versions"})
 """Words that stand in addresses where a model's name, or what follows it, does: a model of that name is not found."""
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+_MOST_S = 1_000_000
+"""Of what is given in seconds: no clock of the system or of a thread takes any number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +81,10 @@ class ServeSettings:
     @property
     def at_loopback(self) -> bool:
         """Whether it is reached from this machine alone."""
-        return self.host in LOOPBACK
+        try:
+            return self.host in LOOPBACK or ipaddress.ip_address(self.host).is_loopback
+        except ValueError:  # a name
+            return False
 
 
 def _check_name(name: object) -> None:
@@ -106,5 +112,7 @@ def _whole(value: object) -> bool:
 
 def _check_seconds(what: str, value: object, *, above_zero: bool) -> None:
     number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or value < 0 or (above_zero and value == 0):  # type: ignore[operator]
-        raise UsageError(f"{what} is a number of seconds{' above 0' if above_zero else ', 0 or more'}", given=value)
+    if not number or not 0 <= value <= _MOST_S or (above_zero and value == 0):  # type: ignore[operator]
+        raise UsageError(
+            f"{what} is a number of seconds {'above 0 and' if above_zero else 'from 0'} up to {_MOST_S:,}", given=value
+        )

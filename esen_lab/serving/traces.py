@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from esen_lab.common.packages import can_import
 from esen_lab.serving.dispatcher import Answer
+
+log = logging.getLogger("esen_lab.serving")
 
 
 class RequestTraces:
@@ -23,7 +26,10 @@ class RequestTraces:
         if tracer is None and can_import("opentelemetry"):
             from opentelemetry import trace
 
-            self._tracer = trace.get_tracer("esen_lab.serving")
+            try:
+                self._tracer = trace.get_tracer("esen_lab.serving")
+            except Exception as problem:  # the environment names a provider that there is not
+                log.warning("requests are not traced: OpenTelemetry has no provider (%r)", problem)
 
     def answered(self, scope: Mapping[str, Any], answer: Answer, came_s: float, model: str) -> None:
         """A request was answered just now.

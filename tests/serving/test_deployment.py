@@ -126,7 +126,7 @@ def test_an_image_has_the_libraries_of_its_members_and_room_for_their_weights(tm
     assert container["resources"]["limits"]["memory"] == "32Gi"
 
 
-@pytest.mark.parametrize("name", ["My.Digits", "9lives", "a-", "x" * 64, "A__B"])
+@pytest.mark.parametrize("name", ["My.Digits", "9lives", "a-", "x" * 64, "A__B", "true", "Null", "on"])
 def test_images_and_services_are_called_as_clusters_allow(name: str) -> None:
     files = deployment_files("plan_files", PLAN, name)
     told = yaml.safe_load(files["inference-service.yaml"])

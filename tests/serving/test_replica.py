@@ -144,6 +144,8 @@ def test_every_address_of_the_protocol_is_answered_by_its_method() -> None:
     for path in ("/v2/models/other", "/v2/models/served/versions/2", "/v2/nowhere"):
         assert not replica.takes("POST", f"{path}/infer")
         assert replica.about(f"{path}/infer", "POST").status == 404
+    for method, path in (("POST", "/v2/models/served/infer/"), ("GET", "/v2/models/served/"), ("GET", "/v2//")):
+        assert replica.about(path, method).status == 404, "an address is as it stands there"
 
 
 def test_packed_requests_are_unpacked_and_the_length_of_the_json_is_that_within() -> None:

@@ -36,6 +36,19 @@ def test_a_request_is_a_span_under_its_callers_with_its_wait_and_its_run_inside(
     assert dict(whole.attributes or {}) == {"esen.model": "ensemble", "esen.batch_rows": 3}
 
 
+def test_an_environment_that_names_no_provider_keeps_nobody_from_serving(
+    model: ModelInfo, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from opentelemetry import trace as api
+
+    monkeypatch.setattr(api, "_TRACER_PROVIDER", None)
+    monkeypatch.setenv("OTEL_PYTHON_TRACER_PROVIDER", "there_is_none")
+    traces = RequestTraces()
+    assert "requests are not traced" in caplog.text
+    answer = Answer(model=model, outputs=(), queue_s=0.25, compute_s=0.5, batch_rows=3)
+    traces.answered({"headers": []}, answer, time.monotonic(), "ensemble")
+
+
 def test_where_nobody_set_a_tracer_up_no_span_is_made(model: ModelInfo, monkeypatch: pytest.MonkeyPatch) -> None:
     from opentelemetry import trace as api
 

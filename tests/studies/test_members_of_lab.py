@@ -278,7 +278,7 @@ def test_replicas_have_plans_of_their_own(make: Callable[..., Lab]) -> None:
 )
 def test_devices_that_cannot_be_placed_on_are_refused(make: Callable[..., Lab], devices: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        three(make).place(devices)
+        three(make).studies.place(devices)
 
 
 # --- stages -------------------------------------------------------------------------------------------------------
@@ -345,7 +345,7 @@ def test_when_nobody_is_sure_there_is_one_stage_and_it_can_be_run(make: Callable
 )
 def test_a_cascade_that_cannot_be_is_refused(make: Callable[..., Lab], options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        three(make).cascade(numbered(), **options)
+        three(make).studies.cascade(numbered(), **options)
 
 
 def test_plans_over_devices_and_stages_are_kept_out_of_running(make: Callable[..., Lab], tmp_path: Path) -> None:
