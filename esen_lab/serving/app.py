@@ -36,7 +36,7 @@ from esen_lab.serving.dispatcher import Answer, Dispatcher
 from esen_lab.serving.guard import Guard
 from esen_lab.serving.metrics import CONTENT_TYPE, Metrics
 from esen_lab.serving.model import PLATFORM, VERSION, ModelInfo
-from esen_lab.serving.protocol import EXTENSIONS, encode_response, header_length
+from esen_lab.serving.protocol import EXTENSIONS, encode_response, header_length, numbers_in_json
 from esen_lab.serving.refusal import RequestRefused, malformed, refusal_of
 from esen_lab.serving.settings import ServeSettings
 from esen_lab.serving.traces import RequestTraces
@@ -51,6 +51,10 @@ _OF_JSON = (b"content-type", b"application/json")
 _OF_BYTES = (b"content-type", b"application/octet-stream")
 _BUFFERED_BYTES = 1 << 16
 _MOST_INDEX_BYTES = 1 << 12
+_LIVE = "/v2/health/live"
+_BESIDE_BYTES = 1 << 17
+"""Of JSON: more than this is read and written in a thread, while others are read and answered."""
+_BESIDE_NUMBERS = 1 << 14
 
 
 @dataclass(slots=True, kw_only=True)
@@ -120,7 +124,7 @@ def make_app(service: Service) -> Callable[[Scope, Receive, Send], Awaitable[Non
         ]
     routes += [
         _route("/v2", lambda _: _json({"name": PLATFORM, "version": __version__, "extensions": list(EXTENSIONS)})),
-        _route("/v2/health/live", lambda _: _json({"live": True})),
+        _route(_LIVE, lambda _: _json({"live": True})),
         _route("/v2/health/ready", lambda _: _json({"ready": service.ready}, 200 if service.ready else 503)),
         Route("/v2/repository/index", index, methods=["POST"]),
         _route("/metrics", lambda _: Response(service.metrics.text(), headers={"content-type": CONTENT_TYPE})),
@@ -154,6 +158,9 @@ class Door:
             return  # no lifespan, no WebSockets
         try:
             if scope[CONNECTION].crowded:
+                if scope["path"] == _LIVE and scope["method"] == "GET":  # else who opens many has a cluster end this
+                    await _json({"live": True}, headers={"connection": "close"})(scope, receive, send)
+                    return
                 told = "There are as many connections as there may be"
                 raise RequestRefused(503, "connections", told, retry_after_s=1.0, close=True)
             headers = dict(scope["headers"])
@@ -243,13 +250,18 @@ class Infer:
         )
         size = len(body)
         try:
-            request = dispatcher.read(body, header_bytes)
+            if (size if header_bytes is None else header_bytes) > _BESIDE_BYTES:
+                request = await dispatcher.read_beside(body, header_bytes)
+            else:
+                request = dispatcher.read(body, header_bytes)
             if request.timeout_s is None and settings.deadline_s is not None:
                 request = replace(request, timeout_s=settings.deadline_s)
             waiting, future = dispatcher.submit(request, came_s)
             # Who leaves while it waits costs nothing more; who is running already is run.
             answer = await (future if waiting.gone else _while_there(future, connection))
             told = _parameters(request.timings, answer)
+            if numbers_in_json(request, answer.outputs) > _BESIDE_NUMBERS:
+                return answer, *await asyncio.to_thread(encode_response, request, answer.outputs, answer.model, told)
             return answer, *encode_response(request, answer.outputs, answer.model, told)
         except (RequestRefused, ClientLeft, asyncio.CancelledError):
             raise

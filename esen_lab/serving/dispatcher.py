@@ -69,7 +69,6 @@ class Answer:
 @dataclass(slots=True, kw_only=True)
 class _Item:
     request: InferRequest
-    model: ModelInfo  # that it was checked against
     future: asyncio.Future[Answer]
     timer: asyncio.TimerHandle | None = None
 
@@ -150,10 +149,22 @@ class Dispatcher:
         try:
             return self.headers.request(body, header_bytes)
         except RequestRefused as problem:
-            looked_at = self.model is self._described.model and not self._described.outdated
-            if problem.status != 400 or looked_at:
-                raise
-            raise _changed(f"it is not known yet which requests it takes ({problem.message})") from problem
+            raise self._refused_now(problem, self.model) from None
+
+    async def read_beside(self, body: bytearray, header_bytes: int | None) -> InferRequest:
+        """The same in a thread, for a long JSON: others are read and answered meanwhile."""
+        model = self.model
+        try:
+            return await asyncio.to_thread(self.headers.request, body, header_bytes)
+        except RequestRefused as problem:
+            raise self._refused_now(problem, model) from None
+
+    def _refused_now(self, problem: RequestRefused, model: ModelInfo) -> RequestRefused:
+        """Why a request is refused that was checked against a model."""
+        looked_at = model is self._described.model and not self._described.outdated
+        if problem.status != 400 or looked_at:
+            return problem
+        return _changed(f"it is not known yet which requests it takes ({problem.message})")
 
     def submit(self, request: InferRequest, came_s: float) -> tuple[Waiting, asyncio.Future[Answer]]:
         """Take a request.
@@ -174,7 +185,7 @@ class Dispatcher:
         if due_s <= self._clock():
             raise too_late()
         future: asyncio.Future[Answer] = self._loop.create_future()
-        item = _Item(request=request, model=self.model, future=future)
+        item = _Item(request=request, future=future)
         look = (request.at_least, *(tensor.shape[1:] for tensor in request.tensors)) if self.model.joins else None
         waiting = Waiting(
             rows=request.rows,
@@ -469,7 +480,7 @@ class Dispatcher:
 
 def _fits(item: _Item, model: ModelInfo) -> bool:
     """Whether a request may be run by a model that may be another one than it was checked against."""
-    return model.takes_those_of(item.model) and (item.request.at_least or 0) <= len(model.members)
+    return model.takes_those_of(item.request.model) and (item.request.at_least or 0) <= len(model.members)
 
 
 def _changed(why: str) -> RequestRefused:

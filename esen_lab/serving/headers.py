@@ -17,7 +17,7 @@ _MOST_BYTES = 2048
 
 
 class Headers:
-    """See the module. Used by one thread.
+    """See the module. What is kept is used by one thread; a long header may be read in any.
 
     Args:
         model: Whose requests they are.

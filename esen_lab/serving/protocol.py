@@ -90,6 +90,7 @@ class InferRequest:
         timeout_s: Until when the client wants it, from its coming, in seconds; None: no matter when.
         at_least: With a timeout: how many members an answer needs at the deadline; None for all of them.
         timings: Whether the answer is to say how long it waited and was computed.
+        model: That it was checked against.
     """
 
     id: str
@@ -99,6 +100,7 @@ class InferRequest:
     timeout_s: float | None = None
     at_least: int | None = None
     timings: bool = False
+    model: ModelInfo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +135,7 @@ class RequestHeader:
         timeout_s: Until when.
         at_least: What is enough then.
         timings: Whether the answer tells them.
+        model: That it was checked against.
     """
 
     id: str
@@ -143,6 +146,7 @@ class RequestHeader:
     timeout_s: float | None
     at_least: int | None
     timings: bool
+    model: ModelInfo
 
     def request(self, binary: memoryview) -> InferRequest:
         """The request, of which the tensors share the memory of `binary` where they can.
@@ -167,6 +171,7 @@ class RequestHeader:
             timeout_s=self.timeout_s,
             at_least=self.at_least,
             timings=self.timings,
+            model=self.model,
         )
 
 
@@ -255,7 +260,8 @@ def read_header(head: bytes | memoryview, model: ModelInfo) -> RequestHeader:
         wanted=_wanted(asked, model),
         timeout_s=timeout_us / 1e6 if timeout_us else None,  # 0 is Triton's word for none
         at_least=at_least,
-        timings=parameters.get("timings") is True,
+        timings=_flag(parameters, "timings"),
+        model=model,
     )
 
 
@@ -292,6 +298,7 @@ def raw_header(size: int, model: ModelInfo) -> RequestHeader:
         timeout_s=None,
         at_least=None,
         timings=False,
+        model=model,
     )
 
 
@@ -304,8 +311,17 @@ def _whole(parameters: Mapping[str, Any], name: str, least: int, most: int) -> i
     return value
 
 
+def _flag(parameters: Mapping[str, Any], name: str, otherwise: bool = False) -> bool:
+    value = parameters.get(name)
+    if value is None:
+        return otherwise
+    if type(value) is not bool:
+        raise malformed(f"The parameter {name!r} is true or false")
+    return value
+
+
 def _wanted(asked: _Body, model: ModelInfo) -> tuple[tuple[int, bool], ...]:
-    binary = (asked.parameters or {}).get("binary_data_output") is True
+    binary = _flag(asked.parameters or {}, "binary_data_output")
     if not asked.outputs:
         return tuple((index, binary) for index in range(len(model.outputs)))
     known = {info.name: index for index, info in enumerate(model.outputs)}
@@ -318,7 +334,7 @@ def _wanted(asked: _Body, model: ModelInfo) -> tuple[tuple[int, bool], ...]:
             raise malformed(f"Model {model.name!r} has the outputs {', '.join(known)}, and no {output.name!r}")
         if index in found:
             raise malformed(f"Output {output.name!r} is asked for twice")
-        found[index] = parameters.get("binary_data", binary) is True
+        found[index] = _flag(parameters, "binary_data", binary)
     return tuple(found.items())
 
 
@@ -488,6 +504,11 @@ def _odd(given: _Input, why: str) -> RequestRefused:
 
 
 # --- responses -------------------------------------------------------------------------------------------------------
+
+
+def numbers_in_json(request: InferRequest, outputs: Sequence[torch.Tensor]) -> int:
+    """How many numbers of the outputs a response has as JSON."""
+    return sum(outputs[index].numel() for index, binary in request.wanted if not binary)
 
 
 def encode_response(

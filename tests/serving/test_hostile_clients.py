@@ -406,6 +406,10 @@ def test_more_connections_than_may_be_are_answered_503_with_a_time_to_come_again
         assert status == 503
         assert told["error"]
         assert int(headers["retry-after"]) >= 1
+        assert ask(server, "GET", "/v2/health/ready")[0] == 503
+        status, told, headers = ask(server, "GET", "/v2/health/live")
+        assert (status, told, headers["connection"]) == (200, {"live": True}, "close"), "crowded is not dead"
+        assert len(server._http._uvicorn.server_state.connections) <= 4
         idle.close()
         until(lambda: len(server._http._uvicorn.server_state.connections) == 2)
         assert ask(server, "GET", "/v2")[0] == 200

@@ -296,6 +296,16 @@ def test_a_timeout_is_in_microseconds_and_zero_is_none(model: ModelInfo) -> None
         assert refused(model, given(), parameters={"timeout": odd}).status == 400
 
 
+@pytest.mark.parametrize("odd", ["yes", 1, 0, [], {}])
+def test_what_is_true_or_false_is_nothing_else(model: ModelInfo, odd: Any) -> None:
+    for name in ("binary_data_output", "timings"):
+        assert "true or false" in refused(model, given(), parameters={name: odd}).message
+    output = {"name": "output", "parameters": {"binary_data": odd}}
+    assert "true or false" in refused(model, given(), outputs=[output]).message
+    null = [{"name": "output", "parameters": {"binary_data": None}}]
+    assert parsed(model, given(), outputs=null, parameters={"binary_data_output": True}).wanted == ((0, True),)
+
+
 def test_what_is_enough_at_a_deadline_needs_a_deadline(model: ModelInfo) -> None:
     assert parsed(model, given(), parameters={"timeout": 5, "at_least": 2}).at_least == 2
     assert refused(model, given(), parameters={"at_least": 2}).status == 400

@@ -14,7 +14,7 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,7 +24,10 @@ from served_doubles import EXAMPLE, FakeServed, Gate, InBackground, ask, body_of
 from waiting import until
 
 from esen_lab.errors import DeviceError, ModelError, UsageError, WorkerDied, WorkerTimeout
+from esen_lab.serving import app, headers
+from esen_lab.serving.guard import Guard
 from esen_lab.serving.http_server import listen
+from esen_lab.serving.refusal import RequestRefused
 from esen_lab.serving.served import AskedBatch
 from esen_lab.serving.server import Server
 from esen_lab.serving.settings import ServeSettings
@@ -200,6 +203,15 @@ def test_pages_of_other_places_and_names_that_lead_here_are_refused(plain: Serve
     assert infer(plain, Host=f"evil.example:{plain.port}")[0] == 403
     assert infer(plain, Host=f"localhost:{plain.port}")[0] == 200
     assert infer(plain, **{"Content-Type": "text/plain"})[0] == 415
+
+
+def test_every_address_of_this_machine_alone_is_guarded_as_that() -> None:
+    assert ServeSettings(host="127.0.0.2").at_loopback
+    assert not ServeSettings(host="0.0.0.0").at_loopback
+    guard = Guard(ServeSettings(host="127.0.0.2"))
+    guard.check("/v2", {b"host": b"127.0.0.2:8000"})
+    with pytest.raises(RequestRefused, match="asked as"):
+        guard.check("/v2", {b"host": b"evil.example"})
 
 
 @pytest.mark.parametrize("host", ["nowhere.invalid", "192.0.2.1", "a" * 70, "a..b"])
@@ -684,10 +696,36 @@ def test_settings_that_are_not_possible_are_refused_by_name() -> None:
         {"token": "a\nb"},
         {"token": None},
         {"drain_s": float("nan")},
+        {"drain_s": 1e300},
+        {"write_timeout_s": 1e9},
         {"host": ""},
     ):
         with pytest.raises(UsageError):
             ServeSettings(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("where", "what"), [(headers, "parse_request"), (app, "encode_response")])
+def test_others_are_answered_while_a_long_json_is_read_or_written(
+    where: ModuleType, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, before = Gate(), getattr(where, what)
+
+    def slow(*given: Any) -> Any:
+        if threading.current_thread().name != "esen_lab server":
+            gate(torch.zeros(0))
+        return before(*given)
+
+    monkeypatch.setattr(where, what, slow)
+    with serving() as server:
+        long = InBackground(lambda: infer(server, body_of(rows=20_000)))
+        try:
+            assert gate.reached.wait(60)
+            assert infer(server)[0] == 200
+        finally:
+            gate.opened.set()
+        status, told, _ = long.result()
+        assert (status, told["outputs"][0]["shape"]) == (200, [20_000, 4])
+        assert infer(server, body_of(rows=20_001) | {"outputs": [{"name": "none"}]})[0] == 400
 
 
 # --- what goes wrong is counted and answered as what it is -----------------------------------------------------------

@@ -330,6 +330,8 @@ def test_an_input_as_requests_bring_it_may_be_an_array_and_stays_what_it_was(tmp
         assert torch.equal(dispatcher._described.example, X[:2])
         with pytest.raises(UsageError, match="tensor"):
             lab.serve(0, x="nothing")
+        with pytest.raises(UsageError, match="at least one sample"):
+            lab.serve(0, x=X[:0])
         assert server.state == "ready", "it goes on where another one is refused before it begins"
 
 

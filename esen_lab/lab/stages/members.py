@@ -19,6 +19,20 @@ from esen_lab.lab.runtime import Runtime
 from esen_lab.lab.state import LabState
 
 
+def check_sample(example: Tree, whose: str = "") -> None:
+    """Refuse an example that holds no number.
+
+    Raises:
+        UsageError: It holds none.
+    """
+    tensors = flatten(example)[0]
+    if tensors and not any(leaf.numel() for leaf in tensors):
+        raise UsageError(
+            "An example has at least one sample: what it is answered and how fast is found out with it",
+            given=f"one of shape {tuple(tensors[0].shape)}{whose}",
+        )
+
+
 def register(
     runtime: Runtime,
     name: str,
@@ -41,12 +55,7 @@ def register(
         example = ensemble.submodels[0].example
     registered = make_submodel(name, source, example, args=args, kwargs=kwargs, namespace=namespace)
     submodel = registered.submodel
-    tensors = flatten(submodel.example)[0]
-    if tensors and not any(leaf.numel() for leaf in tensors):
-        raise UsageError(
-            "An example has at least one sample: latencies are measured with it",
-            given=f"one of shape {tuple(tensors[0].shape)} for {name!r}",
-        )
+    check_sample(submodel.example, f" for {name!r}")
     if name not in ensemble.names:  # one that is replaced may come first of several that change together
         check_member(ensemble.with_submodel(submodel), name)
 

@@ -11,6 +11,7 @@ from esen_lab.common.words import unknown
 from esen_lab.errors import EsenError
 from esen_lab.lab.runtime import Runtime
 from esen_lab.lab.stages import run
+from esen_lab.lab.stages.members import check_sample
 from esen_lab.lab.stages.run_call import RunCall
 from esen_lab.lanes.forks import tell_when_forked
 from esen_lab.lanes.settings import with_threads_own
@@ -98,6 +99,8 @@ def serve(runtime: Runtime, settings: ServeSettings, x: Tree) -> Server:
     from esen_lab.serving.server import begin
 
     example = None if x is None else own_example(x)
+    if example is not None:
+        check_sample(example)
     runtime.state.need_submodels("serve")
     session = runtime.fork_server.session_here()
     before = runtime.state.server
