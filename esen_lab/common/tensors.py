@@ -345,12 +345,15 @@ def _bounds(array: Any) -> tuple[int, int]:
     return low, high + array.itemsize
 
 
-def flipped(tensor: torch.Tensor, dims: Sequence[int]) -> torch.Tensor:
+def flipped(tensor: torch.Tensor, dims: list[int]) -> torch.Tensor:
     """The same in the opposite order along some dimensions; torch flips no whole numbers of these dtypes itself."""
     import torch
 
     signed = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}.get(tensor.dtype)
-    return tensor.flip(dims) if signed is None else tensor.view(signed).flip(dims).view(tensor.dtype)
+    if signed is None:
+        return tensor.flip(dims)
+    found: torch.Tensor = tensor.view(signed).flip(dims).view(tensor.dtype)
+    return found
 
 
 def sharing(tensors: Sequence[torch.Tensor]) -> tuple[int, int] | None:
