@@ -18,7 +18,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-_START_S = 60
+_START_S = 180
 _QUIET = {"apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False}}
 
 

@@ -44,6 +44,13 @@ lab.run(x);  # the first import of torch in a new environment takes its time; wh
 """
 
 
+BUSY = """import os, time
+while not os.path.exists("let_go"):
+    time.sleep(0.05)
+"""
+"""A cell for `Notebook.busy`."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     for item in items:
@@ -100,7 +107,7 @@ class Notebook:
             }}""",
             [self.path.name, index],
         )
-        until(lambda: prompt.inner_text() != before, 20, prompt.inner_text)
+        until(lambda: prompt.inner_text() != before, 60, prompt.inner_text)
         if wait_s is not None:
             self.wait_until_ran(index, wait_s)
         return self.outputs(index)
@@ -111,6 +118,23 @@ class Notebook:
             f"""([path, code]) => ({_FIND})(path).sessionContext.session.kernel.requestExecute({{ code }}).done""",
             [self.path.name, code],
         )
+
+    @contextlib.contextmanager
+    def busy(self, index: int) -> Iterator[None]:
+        """The kernel runs the cell, which begins with `BUSY`, until the end of the block."""
+        let_go = self.server.work / "let_go"
+        let_go.unlink(missing_ok=True)
+        try:
+            self.run(index, wait_s=None)
+            yield
+            assert self.cell(index).locator(".jp-InputPrompt").inner_text().strip() == "[*]:"
+        finally:
+            let_go.touch()
+        self.wait_until_ran(index)
+
+    def save(self) -> None:
+        """Returns when it is done."""
+        self.page.evaluate("window.jupyterapp.commands.execute('docmanager:save')")
 
     def wait_until_ran(self, index: int, timeout_s: float = 60) -> None:
         prompt = self.cell(index).locator(".jp-InputPrompt")
@@ -162,7 +186,7 @@ class Server(LabServer):
     def ask(self, path: str, method: str = "GET", body: object = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"{self.url}/api/{path}", method=method, data=data)
-        with urllib.request.urlopen(request, timeout=20) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             text = answer.read()
         return json.loads(text) if text else None
 
@@ -191,7 +215,7 @@ class Server(LabServer):
                     self.ask(f"sessions/{session['id']}", "DELETE")
             return not left()
 
-        until(none_left, 20, lambda: self.ask("sessions"))
+        until(none_left, 60, lambda: self.ask("sessions"))
 
 
 def until(condition: Callable[[], Any], timeout_s: float, told: Callable[[], object] = lambda: "") -> Any:

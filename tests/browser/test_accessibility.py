@@ -64,13 +64,13 @@ def test_axe_finds_nothing_in_any_part_of_ours_in_either_theme(notebook: Any) ->
     until(lambda: page.locator(".esen-laid .widget-slider").count() >= 1, 60)
     until(lambda: opened.samples().get("t"), 90)
     page.evaluate("window.jupyterapp.commands.execute('esen-lab:open-panel')")
-    page.locator(".esen-body").wait_for(state="visible", timeout=15_000)
-    page.locator("[data-node=right]").wait_for(state="visible", timeout=15_000)
+    page.locator(".esen-body").wait_for(state="visible", timeout=60_000)
+    page.locator("[data-node=right]").wait_for(state="visible", timeout=60_000)
     page.add_script_tag(content=resources.files("axe_playwright_python").joinpath("axe.min.js").read_text("utf-8"))
     told = []
     for theme in ("JupyterLab Light", "JupyterLab Dark"):
         page.evaluate("(theme) => window.jupyterapp.commands.execute('apputils:change-theme', {theme})", theme)
-        until(lambda theme=theme: page.get_attribute("body", "data-jp-theme-name") == theme, 30)
+        until(lambda theme=theme: page.get_attribute("body", "data-jp-theme-name") == theme, 60)
         page.wait_for_timeout(500)
         for part in PARTS:
             assert part in (".esen-monitor",) or page.locator(part).count(), f"nothing of {part} is on the page"

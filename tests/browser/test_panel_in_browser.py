@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 import time
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Notebook, Server, opened_for_a_module, slow_networks, until
+from conftest import BUSY, Notebook, Server, opened_for_a_module, slow_networks, until
 
 LOAD = slow_networks(4)
 CHANGES = """import json
@@ -56,15 +57,15 @@ class Panel:
 
     def __init__(self, page: Any) -> None:
         self.page = page
-        page.wait_for_function("window.jupyterapp.commands.hasCommand('esen-lab:open-panel')", timeout=30_000)
+        page.wait_for_function("window.jupyterapp.commands.hasCommand('esen-lab:open-panel')", timeout=60_000)
         page.evaluate("window.jupyterapp.commands.execute('esen-lab:open-panel')")
         self.body = page.locator(".esen-body")
-        self.body.wait_for(state="visible", timeout=15_000)
+        self.body.wait_for(state="visible", timeout=60_000)
 
     def text(self) -> str:
         return str(self.body.inner_text())
 
-    def says(self, words: str, timeout_s: float = 30) -> None:
+    def says(self, words: str, timeout_s: float = 60) -> None:
         until(lambda: words in self.text(), timeout_s, self.text)
 
     def press(self, selector: str) -> None:
@@ -75,7 +76,7 @@ class Panel:
 def live(browser: Any, server: Server) -> Iterator[Notebook]:
     """A notebook with four sub-models, for the tests that leave it so."""
     profile = "job = lab.profile(budget_s=3, fresh=True)"
-    cells = [LOAD, profile, "time.sleep(20)", CHANGES, "# typing", "time.sleep(5)"]
+    cells = [LOAD, profile, BUSY, CHANGES, "# typing"]
     with opened_for_a_module(browser, server, "live", cells) as opened:
         opened.run(0, wait_s=180)
         yield opened
@@ -84,14 +85,17 @@ def live(browser: Any, server: Server) -> Iterator[Notebook]:
 def test_progress_moves_and_stop_works_while_a_cell_is_busy(live: Notebook) -> None:
     opened, panel = live, Panel(live.page)
     opened.run(1)
-    opened.run(2, wait_s=None)
-    panel.says("1 of 8 points", 60)
-    panel.says("2 of 8 points", 60)
-    until(lambda: "profile" in opened.page.locator(".esen-status").inner_text(), 10)
-    panel.press("[data-stop=profile]")
-    panel.says("cancelled", 12)
-    assert opened.cell(2).locator(".jp-InputPrompt").inner_text().strip() == "[*]:", "the cell was busy all the time"
-    opened.wait_until_ran(2)
+
+    def done() -> int:
+        found = re.search(r"(\d+) of 8 points", panel.text())
+        return int(found[1]) if found else 0
+
+    with opened.busy(2):
+        first = until(done, 60, panel.text)
+        until(lambda: done() > first, 60, panel.text)
+        until(lambda: "profile" in opened.page.locator(".esen-status").inner_text(), 60)
+        panel.press("[data-stop=profile]")
+        panel.says("cancelled")
 
 
 @pytest.mark.timing
@@ -114,7 +118,7 @@ def test_a_change_in_the_kernel_shows_within_a_fifth_of_a_second_and_typing_does
         }"""
     )
     changed = json.loads(opened.run(3).last.inner_text())
-    page.wait_for_timeout(500)
+    until(lambda: page.evaluate("window.esenSeen.length") > len(changed), 30)
     seen = [at for _, at in page.evaluate("window.esenSeen")][1:]
     assert len(seen) == len(changed) == 30
     took = [at - when for at, when in zip(seen, changed, strict=True)]
@@ -179,13 +183,11 @@ def test_the_monitor_is_a_tab_beside_the_notebook_and_comes_back_after_a_refresh
         return len(opened.samples().get("t", []))
 
     until(lambda: length() >= 3, 60, page.locator(".esen-monitor").inner_text)
-    opened.run(5, wait_s=None)
-    before = length()
-    until(lambda: length() >= before + 4, 5)
-    assert opened.cell(5).locator(".jp-InputPrompt").inner_text().strip() == "[*]:", "the cell is still busy"
+    with opened.busy(2):
+        before = length()
+        until(lambda: length() >= before + 4, 60)
     assert page.locator(".jp-Notebook:visible").count() == 1
-    opened.wait_until_ran(5)
-    page.wait_for_timeout(2500)  # JupyterLab keeps its layout a moment after it has changed
+    page.wait_for_timeout(5000)  # JupyterLab keeps its layout a moment after it has changed
     page.reload()
     opened.wait_for_kernel()
     until(lambda: length() >= 3, 60, page.locator("body").inner_text)
@@ -214,11 +216,11 @@ def test_a_kernel_without_it_is_offered_to_load_it_and_buttons_insert_the_cells_
 
 def test_run_all_on_a_fresh_kernel_is_shown_while_its_cells_run(notebook: Any, page: Any) -> None:
     load, rest = LOAD.split("\n", 1)
-    opened = notebook([load, rest, "time.sleep(60)"])
+    opened = notebook([load, rest, "time.sleep(300)"])
     panel = Panel(page)
     panel.says("not loaded")
     page.evaluate("() => void window.jupyterapp.commands.execute('notebook:run-all-cells')")  # not waited for
-    panel.says("Ensemble of 4", 45)
+    panel.says("Ensemble of 4", 120)
     prompt = opened.cell(2).locator(".jp-InputPrompt")
     assert "*" in prompt.inner_text(), "the last cell is not done"
 
@@ -228,7 +230,7 @@ def test_the_nodes_of_a_cluster_stand_below_the_device_until_it_is_left(notebook
     panel = Panel(page)
     opened.run(0, wait_s=180)
     left, right = (panel.body.locator(f"[data-node={name}]") for name in ("left", "right"))
-    until(lambda: "ready" in right.inner_text(), 30, panel.text)
+    until(lambda: "ready" in right.inner_text(), 60, panel.text)
     assert "wide" in left.inner_text()
     assert left.locator(".esen-swatch").count() == 1
     assert left.locator(".esen-meter").count() == 0, "nobody watches"
@@ -240,7 +242,7 @@ def test_the_nodes_of_a_cluster_stand_below_the_device_until_it_is_left(notebook
     panel.says("Node right is gone: lab.cluster.replan_without('right')")
     assert "gone" in right.inner_text()
     opened.run(2)
-    until(lambda: panel.body.locator("[data-section=nodes]").count() == 0, 30, panel.text)
+    until(lambda: panel.body.locator("[data-section=nodes]").count() == 0, 60, panel.text)
 
 
 def test_a_restart_and_a_refresh_recover(notebook: Any, page: Any) -> None:
@@ -273,8 +275,8 @@ def test_a_restart_and_a_refresh_recover(notebook: Any, page: Any) -> None:
         }"""
     )
     opened.run_code("%load_ext esen_lab")
-    until(lambda: page.evaluate("window.esenLost === true"), 20)
-    panel.says("Ensemble of 4", 20)
+    until(lambda: page.evaluate("window.esenLost === true"), 60)
+    panel.says("Ensemble of 4")
 
 
 def test_the_launcher_opens_the_quickstart_shortcuts_and_toolbar_open_the_panel_and_settings_are_kept(
@@ -294,10 +296,10 @@ def test_the_launcher_opens_the_quickstart_shortcuts_and_toolbar_open_the_panel_
     page.keyboard.press("Alt+Shift+KeyM")
     page.locator(".esen-monitor").wait_for(state="visible")
     page.locator("#esen-show-lines").check()
-    page.wait_for_timeout(1000)  # JupyterLab sends a changed setting a moment later
+    page.wait_for_timeout(3000)  # JupyterLab sends a changed setting a moment later
     page.reload()
     page.locator(".esen-panel").wait_for(state="visible", timeout=60_000)
-    until(lambda: page.locator("#esen-show-lines").is_checked(), 20)
+    until(lambda: page.locator("#esen-show-lines").is_checked(), 60)
     page.locator("#esen-show-lines").uncheck()
     page.wait_for_timeout(1000)
     server.end_kernels()
@@ -329,6 +331,6 @@ def test_notebook_7_has_panel_and_monitor_live_plots_and_sliders(notebook_7: Ser
     page.evaluate("() => void window.jupyterapp.commands.execute('esen-lab:open-monitor')")
     until(lambda: len(opened.samples().get("t", [])) >= 3, 60, page.locator("body").inner_text)
     opened.run(1)
-    opened.cell(1).locator(".widget-slider").first.wait_for(timeout=30_000)
+    opened.cell(1).locator(".widget-slider").first.wait_for(timeout=60_000)
     opened.run(2)
-    opened.cell(2).locator(".esen-live canvas").first.wait_for(timeout=30_000)
+    opened.cell(2).locator(".esen-live canvas").first.wait_for(timeout=60_000)

@@ -55,11 +55,11 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         started = psutil.Process(server.pid).children(recursive=True) if server.poll() is None else []
         server.terminate()
         try:
-            server.wait(timeout=30)
+            server.wait(timeout=60)
         except subprocess.TimeoutExpired:
             server.kill()
             server.wait()
-        assert leaks.still_alive(started, within_s=20) == [], "whatever a lab has started ends with its process"
+        assert leaks.still_alive(started, within_s=60) == [], "whatever a lab has started ends with its process"
 
 
 @pytest.fixture(scope="module")
@@ -96,9 +96,9 @@ def test_the_board_moves_and_the_kernel_answers(toured: Any) -> None:
     if crowded is not None:
         board.locator(f'[data-key="{crowded}"]').focus()
         toured.keyboard.press("n")
-        until(lambda: board.locator(".lane").count() == lanes + 1, 30, board.inner_text)
+        until(lambda: board.locator(".lane").count() == lanes + 1, 60, board.inner_text)
     board.get_by_role("button", name="Undo", exact=True).click()  # it is offered once the kernel has heard
-    until(lambda: board.get_by_role("button", name="Redo", exact=True).is_enabled(), 30, board.inner_text)
+    until(lambda: board.get_by_role("button", name="Redo", exact=True).is_enabled(), 60, board.inner_text)
 
 
 def test_live_plots_go_on(toured: Any) -> None:
