@@ -258,7 +258,7 @@ class Life:
 
     def look_for_the_left(self) -> None:
         """Processes and temporary files."""
-        patience = time.monotonic() + 10.0
+        patience = time.monotonic() + 60.0
         while (pids := _marked(self.mark)) and time.monotonic() < patience:
             time.sleep(0.05)
         for pid in pids:

@@ -20,7 +20,7 @@ import psutil
 
 SHARED = Path("/dev/shm")
 MARK = "ESEN_LAB_TEST_RUN"  # in the environment of every process that a test starts, however deep
-PATIENCE_S = 3.0
+PATIENCE_S = 30.0  # what ends by itself takes its time on a machine with other work
 # Libraries open a few descriptors once and keep them (an epoll, a random device, a pipe to wake a loop).
 MORE_DESCRIPTORS = 6
 CUDAS_DESCRIPTORS = 200  # the driver's: devices, events, memory that is mapped; opened when CUDA starts, for good

@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 import torch
+from gates import Gate
 from profiling_models import Fills, Misbehaves, Naps, TakesNoAutocast
 from torch import nn
-from waiting import gone
+from waiting import gone, until
 
 from esen_lab.devices import CpuDevice
 from esen_lab.ensemble import Ensemble, SubModel, make_combine, make_submodel
@@ -66,11 +67,8 @@ def misbehaves(how: str) -> SubModel:
 
 
 def until_measuring(job: ProfileJob, what: str) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not job.snapshot().current.startswith(what):
-        assert time.monotonic() < deadline
-        assert not job.done
-        time.sleep(0.005)
+    until(lambda: job.done or job.snapshot().current.startswith(what))
+    assert not job.done
 
 
 def names(profile: Profile) -> list[tuple[str, int]]:
@@ -118,9 +116,15 @@ def test_when_all_raise_the_traceback_reaches_who_waits(start: Start) -> None:
     assert "profiling_models.py" in caught.value.worker_traceback
 
 
-def test_a_worker_killed_from_outside_during_a_point_is_replaced(start: Start, real_fork_server: ForkServer) -> None:
-    job = start(mlp("first"), make_submodel("slow", Naps(0.05), X), mlp("last"), budget_s=0.5)
-    until_measuring(job, "slow")
+def test_a_worker_killed_from_outside_during_a_point_is_replaced(
+    start: Start, real_fork_server: ForkServer, tmp_path: Path
+) -> None:
+    gate = Gate(tmp_path / "gate")
+    gate.open()
+    slow = make_submodel("slow", gate.member(1.0), X)
+    gate.close()
+    job = start(mlp("first"), slow, mlp("last"))
+    gate.begun()
     (worker,) = [worker for worker in real_fork_server._workers if worker.alive]
     os.kill(worker.pid, signal.SIGKILL)
     profile = job.result(WAIT_S)
@@ -140,12 +144,12 @@ def test_a_submodel_that_dies_at_one_share_is_measured_at_the_others(start: Star
 @pytest.mark.parametrize("how", ["sleep", "sleep later"])
 def test_a_point_that_hangs_is_given_up_and_the_job_goes_on(start: Start, how: str) -> None:
     began = time.monotonic()
-    job = start(misbehaves(how), mlp(), point_timeout_s=2)
+    job = start(misbehaves(how), mlp(), point_timeout_s=5)
     until_measuring(job, "bad")
     profile = job.result(WAIT_S)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 40, "it sleeps for a minute"
     (failure,) = profile.failures
-    assert "no result within 2.00 s" in failure.message
+    assert "no result within 5.00 s" in failure.message
     assert "about to sleep" in failure.log
     assert profile.names == ("mlp",)
 
@@ -165,7 +169,7 @@ def test_cancelling_in_the_middle_of_a_step_is_prompt_and_leaves_no_process(
     assert names(profile) == [("mlp", 1)]
     assert profile.failures == ()
     assert job.snapshot().state is JobState.CANCELLED
-    assert gone(pid)
+    until(lambda: gone(pid))
 
 
 def test_cancelling_while_a_submodel_is_built_is_prompt(start: Start, real_fork_server: ForkServer) -> None:

@@ -145,7 +145,7 @@ def test_cancelling_stops_it_in_the_middle_of_a_point() -> None:
         machine.go.wait(0.005)
     job.cancel()
     with pytest.raises(Cancelled):
-        job.result(timeout=10)
+        job.result(timeout=60)
     assert job.snapshot().state is JobState.CANCELLED
 
 
@@ -162,7 +162,7 @@ def test_a_point_that_fails_is_not_asked_for_again_and_the_others_are_kept() -> 
 def test_when_nothing_can_be_measured_the_first_problem_is_raised() -> None:
     fails = {(name, share) for name in tables() for share in range(1, UNITS + 1)}
     with pytest.raises(ModelError, match="it raised"):
-        adaptive(Machine(fails)).result(timeout=10)
+        adaptive(Machine(fails)).result(timeout=60)
 
 
 @pytest.mark.parametrize(

@@ -268,7 +268,8 @@ def test_two_plans_are_run_in_turns_with_real_lanes_and_who_sleeps_longer_takes_
     one = Plan(lanes=(Lane(units=1, members=("a", "b")),), units=lab.device.units)
     with closing(lab._runtime.lane_runs(lab.ensemble, X, 1).pairs_s(apart, one)) as ran:
         pairs = [next(ran) for _ in range(3)]
-    assert all(apart_s < one_s and one_s > 0.059 for apart_s, one_s in pairs)
+    apart_s, one_s = (min(column) for column in zip(*pairs, strict=True))  # load can only add time
+    assert apart_s < 0.059 < one_s
 
 
 def test_the_lab_keeps_to_the_limits_of_the_last_search(make: Callable[..., Lab]) -> None:
