@@ -29,7 +29,7 @@ from esen_lab.export.bundle import Bundle
 from esen_lab.lanes.settings import take_over
 from esen_lab.profiler import Profile, ProfileStore, start_profile
 from esen_lab.run import Executor, ForkServer, Missing, Run
-from esen_lab.run.stage_checks import check_rows
+from esen_lab.run.stage_checks import Change, check_rows
 from esen_lab.run.stage_rows import (
     SIZES_OF_ENGINES,
     first_rows,
@@ -37,7 +37,6 @@ from esen_lab.run.stage_rows import (
     rows_in,
     sizes_for,
     sizes_of,
-    with_other_rows,
 )
 
 
@@ -217,7 +216,7 @@ class NodeWorker:
                 check_rows(executor.history.executed(executor.plan), executor.ensemble, rows, ask)
             many = sizes_for(executor.plan.lanes)
             for size in sizes_of(rows, many) if many == SIZES_OF_ENGINES else ():
-                ask(size, False)
+                ask(size, None)
         return NodeAnswer()
 
     def outputs(self) -> Mapping[str, PackedTree]:
@@ -319,10 +318,10 @@ def _filled_up(packed: PackedTree, ran: int) -> PackedTree:
     return packed_rows(packed, padded(torch.arange(rows_in(packed.spec)), ran)) if ran else packed
 
 
-def _members_of_rows(executor: Executor, x: Tree, timeout_s: float, count: int, other: bool) -> Mapping[str, Tree]:
+def _members_of_rows(executor: Executor, x: Tree, timeout_s: float, count: int, change: Change) -> Mapping[str, Tree]:
     """See `AskRows`, of the batch `x`."""
-    if other:
-        x = map_tensors(with_other_rows, x)
+    if change:
+        x = map_tensors(change, x)
     return executor.run_members(map_tensors(lambda leaf: leaf[:count], x), timeout_s=timeout_s).members
 
 

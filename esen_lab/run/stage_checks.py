@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
 
 from esen_lab.common.answers import IN_PRECISION, difference
+from esen_lab.common.other_numbers import other_numbers, other_order
 from esen_lab.common.trees import Tree, map_tensors
 from esen_lab.common.units import backend_parts
 from esen_lab.ensemble import Ensemble
 from esen_lab.errors import ModelError, UsageError
 from esen_lab.planner.plan import Plan
 from esen_lab.planner.steps import members_of
+from esen_lab.run.stage_rows import with_others
 
-AskRows: TypeAlias = Callable[[int, bool], Mapping[str, Tree]]
-"""Asks members for the first so many rows of a batch; True: after other values were put into its second half."""
+if TYPE_CHECKING:
+    import torch
+
+Change: TypeAlias = "Callable[[torch.Tensor], torch.Tensor] | None"
+AskRows: TypeAlias = Callable[[int, Change], Mapping[str, Tree]]
+"""Asks members for the first so many rows of a batch, changed in this way; None: as it is."""
 
 _WARMED = 2  # batch sizes
 
@@ -94,29 +101,50 @@ def check_rows(executed: Mapping[str, str], ensemble: Ensemble, rows: int, ask: 
     """
     half = -(-rows // 2)
     judged = {name: how for name, how in executed.items() if not ensemble.get(name).traits.random}
-    whole = ask(rows, False)
+    whole = ask(rows, None)
     try:
-        alone = ask(half, False)
+        alone = ask(half, None)
     except ModelError as problem:
         raise UsageError(
             "A sub-model of a later stage takes any number of rows",
             given=f"{problem.rule}, asked for {half} of {rows} rows",
             hint="Put it into the first stage, or take a plan without stages.",
         ) from problem
-    others = ask(rows, True)
-    for name, how in judged.items():
-        wanted = _first(whole[name], half)
-        for found, when in (
-            (alone[name], f"for {half} of {rows} rows"),
-            (_first(others[name], half), "beside other rows"),
-        ):
-            apart = difference(found, wanted, IN_PRECISION[backend_parts(how)[1]])
+    by_half = f"for {half} of {rows} rows"
+    pairs = [(alone, whole, by_half)]
+    try:
+        pairs += _with_others(ask, rows, half, whole, other_numbers, by_half)
+    except ModelError:  # whole numbers that mean something: none that was not there before
+        pairs += _with_others(ask, rows, half, whole, other_order, by_half)
+    for found, wanted, when in pairs:
+        for name, how in judged.items():
+            answers = _first(found[name], half), _first(wanted[name], half)
+            apart = difference(*answers, IN_PRECISION[backend_parts(how)[1]])
             if not apart.agrees:
                 raise UsageError(
                     "In a plan in stages, what a sub-model answers to a row does not depend on the other rows",
                     given=f"{name!r} answers otherwise {when} ({apart})",
                     hint="Put it into the first stage, or take a plan without stages.",
                 )
+
+
+def _with_others(
+    ask: AskRows,
+    rows: int,
+    half: int,
+    whole: Mapping[str, Tree],
+    numbers: Callable[[torch.Tensor], torch.Tensor],
+    by_half: str,
+) -> Iterator[tuple[Mapping[str, Tree], Mapping[str, Tree], str]]:
+    """Pairs of answers to the same first half of the rows.
+
+    1. Beside another second half.
+    2. Another first half, without the second one and with it: where each row of the example has the largest number of
+       all, or the most tokens, only then a member that looks for these finds something else in a part of the rows.
+    """
+    yield ask(rows, partial(with_others, numbers=numbers, first=False)), whole, "beside other rows"
+    other = partial(with_others, numbers=numbers, first=True)
+    yield ask(half, other), ask(rows, other), by_half
 
 
 def _first(answer: Tree, rows: int) -> Tree:

@@ -9,10 +9,9 @@ for each, so that where a stage has one, sizes are quarters of n.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from esen_lab.common.tensors import flipped
 from esen_lab.common.trees import Tree, TreeSpec, flatten, map_tensors
 from esen_lab.errors import UsageError
 from esen_lab.planner.plan import Lane
@@ -95,13 +94,16 @@ def taken(outputs: Mapping[str, Tree], rows: torch.Tensor) -> dict[str, Tree]:
     return {name: map_tensors(lambda leaf: leaf.index_select(0, rows), tree) for name, tree in outputs.items()}
 
 
-def with_other_rows(tensor: torch.Tensor) -> torch.Tensor:
-    """The same batch with other values in its second half: what the first half answers must not change."""
-    other = tensor.clone()
+def with_others(tensor: torch.Tensor, *, numbers: Callable[[torch.Tensor], torch.Tensor], first: bool) -> torch.Tensor:
+    """The same batch with other numbers in one half of its rows.
+
+    Args:
+        tensor: Rows along dimension 0.
+        numbers: Makes them (see `common/other_numbers.py`).
+        first: In the first half, which is the larger one of odd rows; else in the second.
+    """
     half = -(-len(tensor) // 2)
-    if tensor.is_floating_point():
-        wide = other[half:] if tensor.itemsize > 1 else other[half:].float()  # torch computes with none of 8 bits
-        other[half:] = (wide * 0.5 + 0.25).to(tensor.dtype)
-    else:
-        other[half:] = flipped(other[half:], [0])  # whole numbers may count something: none that was not there
+    part = slice(None, half) if first else slice(half, None)
+    other = tensor.clone()
+    other[part] = numbers(tensor[part])
     return other

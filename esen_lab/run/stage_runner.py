@@ -31,7 +31,7 @@ from esen_lab.run.lane_input import LaneInput
 from esen_lab.run.lane_runner import LaneRunner, times_of
 from esen_lab.run.outcome import MemberRun, Run
 from esen_lab.run.run_history import RunHistory
-from esen_lab.run.stage_checks import StagesPrepared, check_rows
+from esen_lab.run.stage_checks import Change, StagesPrepared, check_rows
 from esen_lab.run.stage_rows import (
     SIZES_OF_ENGINES,
     first_rows,
@@ -40,7 +40,6 @@ from esen_lab.run.stage_rows import (
     size_for,
     sizes_for,
     sizes_of,
-    with_other_rows,
 )
 from esen_lab.run.stages_so_far import StageAnswers, StagesSoFar, combined_scores, names_in
 
@@ -268,20 +267,16 @@ class StageRunner:
     def _check_rows(self, ensemble: Ensemble, rows: int, deadline: Deadline, seed: int | None) -> None:
         import torch
 
-        def ask(count: int, other: bool) -> dict[str, Tree]:
-            if other:
-                self._with_other_rows()
+        given = [leaf.clone() for leaf in self.input.tensors]
+
+        def ask(count: int, change: Change) -> dict[str, Tree]:
+            self.input.write([change(leaf) for leaf in given] if change else given)  # where the first stage reads it
             return self._answers(torch.arange(count, device="cpu"), deadline, seed, first=False)
 
         first = self.stages[0].names
         executed = self._history.executed(self._plan)
         later = {name: how for name, how in executed.items() if name in ensemble.names and name not in first}
         check_rows(later, ensemble, rows, ask)
-
-    def _with_other_rows(self) -> None:
-        """Have other rows in the second half of the batch, where the first stage reads it."""
-        leaves = [with_other_rows(leaf) for leaf in self.input.tensors]
-        self.input.write(leaves)
 
 
 def _nothing() -> None:

@@ -151,6 +151,41 @@ def test_a_member_whose_answer_depends_on_other_rows_is_refused_at_the_start(sta
         start(staged(("a",), ("odd",)), ensemble_of("softmax-mean", alike, a=NETS["a"], odd=OfItsBatch()))
 
 
+class LargestOfBatch(nn.Module):
+    """Divides by the largest number of its batch, as a network does that normalises pixels by what it is given."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x / x.max().clamp(min=1))[:, :3]
+
+
+class LooksUp(nn.Module):
+    """Answers row by row, and takes none but some whole numbers."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if set(x.flatten().tolist()) - {0, 7, 255}:
+            raise ValueError("an unknown token")
+        return x[:, :3].float()
+
+
+def test_whole_numbers_of_which_each_row_has_the_largest_hide_no_member_that_looks_for_it(start: Start) -> None:
+    pixels = torch.randint(0, 200, (ROWS, 8), generator=torch.Generator().manual_seed(0)).index_fill(
+        1, torch.tensor([0]), 255
+    )
+    with pytest.raises(UsageError, match=r"does not depend on the other rows.*'odd'"):
+        start(staged(("a",), ("odd",)), ensemble_of("softmax-mean", pixels, a=Halves(), odd=LargestOfBatch()))
+
+
+def test_a_member_that_takes_none_but_some_whole_numbers_may_be_in_a_later_stage(start: Start) -> None:
+    tokens = torch.tensor([0, 7, 255]).repeat(ROWS, 3)[:, :8]
+    executor = start(staged(("a",), ("odd",)), ensemble_of("softmax-mean", tokens, a=Halves(), odd=LooksUp()))
+    assert executor.run(tokens).output.shape == (ROWS, 3)
+
+
+class Halves(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, :3] / 2
+
+
 def test_it_is_found_at_the_first_batch_where_the_example_is_one_row(start: Start) -> None:
     executor = start(staged(("a",), ("odd",)), ensemble_of("softmax-mean", X[:1], a=NETS["a"], odd=OfItsBatch()))
     executor.run(X[:1])
