@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from esen_lab.ensemble.as_given import SeenKinds
 from esen_lab.ensemble.combine import Combine, NotCombined, make_combine
 from esen_lab.ensemble.ensemble import Ensemble
 from esen_lab.ensemble.proof import answer_here
@@ -35,6 +36,7 @@ __all__ = [
     "Recipe",
     "Registered",
     "Reserved",
+    "SeenKinds",
     "SkeletonRecipe",
     "SmallMean",
     "SourceRecipe",

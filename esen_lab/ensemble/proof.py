@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from esen_lab.common.answers import OTHER_ORDER, difference
 from esen_lab.common.inputs import ordinary_tensors
-from esen_lab.common.tensors import is_laid_out, laid_out, taken_in
-from esen_lab.common.trees import Tree, call_with, check_named, flatten, map_tensors, tree_spec, unflatten
+from esen_lab.common.trees import Tree, call_with, check_named, flatten, map_tensors, tree_spec
 from esen_lab.ensemble.as_it_was import AsItWas, reached_by, session_kept
 from esen_lab.ensemble.chance import PROOF_SEED, generators_kept, seed_for, seed_generators, states
 from esen_lab.ensemble.fingerprint import same_bits
@@ -26,7 +25,6 @@ from esen_lab.ensemble.watch import Watch
 from esen_lab.errors import EsenError, ModelError, UsageError
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
 
@@ -319,93 +317,6 @@ _DIFFERENTIATES = (
     "Inputs come without gradients, which lanes do not record either. A network that differentiates by its input makes "
     "its own in forward: with torch.enable_grad(): x = x.detach().requires_grad_()."
 )
-
-
-def check_as_given(name: str, build: Callable[[], nn.Module], given: Tree) -> None:
-    """Refuse a network that answers otherwise to an example as it was given than to the plain tensors in it.
-
-    Those are what lanes are given. Only an example that requires gradients, is of a subclass or a Parameter, has
-    attributes of its own, is there twice, or is neither contiguous nor laid out with channels innermost, is looked at.
-
-    Raises:
-        UsageError: It does. One that raises is left to the proof with plain tensors.
-    """
-    leaves, structure = flatten(given, "the example", take=_as_tensor)
-    odd = [kind for leaf in leaves if (kind := _kind_of(leaf))]
-    alike = {id(leaf): leaf for leaf in leaves}
-    odd += ["the same tensor more than once"] if len(alike) < len(leaves) else []
-    if not odd:
-        return
-    try:
-        twins = {number: _twin_like(leaf) for number, leaf in alike.items()}
-        copies = [twins[id(leaf)] for leaf in leaves], [_plain_twin(leaf) for leaf in leaves]
-        trees = [unflatten(structure, own) for own in copies]
-        answers = [_answer_of(name, build(), tree) for tree in trees]
-    except EsenError:
-        return
-    found = difference(answers[0], answers[1], OTHER_ORDER)
-    if not found.agrees:
-        raise UsageError(
-            "A sub-model answers alike to its input and to the plain tensors in it, which lanes are given",
-            given=f"another output where the example is {odd[0]} ({found})",
-            hint="Have forward ask for neither requires_grad, nor the class, the strides, attributes or the identity "
-            "of its input, or give x.detach().contiguous().",
-        )
-
-
-def _kind_of(leaf: torch.Tensor) -> str:
-    """What a tensor is besides the numbers that lanes are given, for people; "" for a plain one."""
-    import torch
-
-    if vars(leaf):
-        return f"one with attributes of its own ({', '.join(vars(leaf))})"
-    if type(leaf) is not torch.Tensor:
-        return f"a {type(leaf).__name__}"
-    if leaf.requires_grad:
-        return "one that requires a gradient"
-    return "" if is_laid_out(leaf) else "not contiguous"
-
-
-def of_its_layout(problem: ModelError, given: Tree) -> ModelError:
-    """The error of a network that raised on its example, which says where that had been laid out otherwise."""
-    leaves, _ = flatten(given, "the example", take=_as_tensor)
-    if not all(map(is_laid_out, leaves)):
-        problem.add_note(
-            "Lanes are given inputs that are contiguous, or have channels innermost. This example was not: "
-            "x.contiguous() is what was run."
-        )
-    return problem
-
-
-def _as_tensor(leaf: Any, path: str) -> torch.Tensor | None:
-    return leaf if is_tensor(leaf) else taken_in(leaf, path)
-
-
-def _plain_twin(leaf: torch.Tensor) -> torch.Tensor:
-    import torch
-
-    return laid_out(leaf.as_subclass(torch.Tensor).detach().cpu())
-
-
-def _twin_like(leaf: torch.Tensor) -> torch.Tensor:
-    """A copy of the same class and strides that requires a gradient where this one does."""
-    import torch
-    from torch import nn
-
-    plain = leaf.as_subclass(torch.Tensor).detach().cpu().clone()
-    if type(leaf) is nn.Parameter:
-        twin: torch.Tensor = nn.Parameter(plain, requires_grad=leaf.requires_grad)
-    else:
-        twin = plain.as_subclass(type(leaf)).requires_grad_(leaf.requires_grad)
-    vars(twin).update(vars(leaf))
-    return twin
-
-
-def _answer_of(name: str, module: nn.Module, x: Tree) -> Tree:
-    seed_generators(seed_for(PROOF_SEED, name))
-    output = user_code(name, "on its example as it was given", lambda: call_with(module, x))
-    tree_spec(output, f"the output of {name!r}")
-    return map_tensors(_plain_twin, output)
 
 
 def _text_of(problem: BaseException) -> str:

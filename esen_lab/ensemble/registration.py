@@ -17,6 +17,7 @@ from esen_lab.common.inputs import check_apart, own_example, take_in
 from esen_lab.common.trees import Tree, call_with, flatten, map_tensors, named_places, tensor_spec, tree_spec
 from esen_lab.common.units import check_name, format_seconds
 from esen_lab.common.words import as_arguments
+from esen_lab.ensemble.as_given import check_as_given, of_its_layout
 from esen_lab.ensemble.as_it_was import reached_by, session_kept
 from esen_lab.ensemble.chance import generators_kept
 from esen_lab.ensemble.fingerprint import bytes_digest, fingerprint, tensor_digests, text_digest
@@ -26,10 +27,8 @@ from esen_lab.ensemble.origin import RAISED, import_path, is_module
 from esen_lab.ensemble.proof import (
     call_as_lanes_do,
     call_here,
-    check_as_given,
     check_its_copy,
     notes_of,
-    of_its_layout,
     on_example,
     twin_of,
     user_code,

@@ -17,7 +17,7 @@ from esen_lab.common.locks import Lock, Place
 from esen_lab.common.trees import Tree
 from esen_lab.common.units import check_count, format_units
 from esen_lab.devices import MarkLog
-from esen_lab.ensemble import Ensemble, FitsTogether
+from esen_lab.ensemble import Ensemble, FitsTogether, SeenKinds
 from esen_lab.errors import Cancelled
 from esen_lab.files import fixed_path
 from esen_lab.lab.async_runs import AwaitedRuns
@@ -62,6 +62,7 @@ class Runtime:
         self.store_path = None if store is None else fixed_path(store)
         self.together = FitsTogether()
         self.fits = Fits()
+        self.seen_kinds = SeenKinds()
         self.marks = MarkLog()
         self._closings = 0
         self.fork_server = ForkServer()  # starts nothing yet

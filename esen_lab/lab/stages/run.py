@@ -44,6 +44,8 @@ def reported(runtime: Runtime, call: RunCall, turn: Turn, *, kept: bool = True) 
     """
     try:
         with _in_time(call), turn:
+            if call.due is None:  # else the answer may be due before a network has answered twice here
+                runtime.seen_kinds.check(runtime.state.ensemble.submodels, call.x)
             made, notes = _run(runtime, call) if kept else _tried(runtime, call)
     except WorkerTimeout as problem:
         missed = call.missed(problem)
