@@ -12,10 +12,14 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import leaks
 import pytest
 from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from gates import Gate
 
 _SAVED = pytest.StashKey[dict[str, str | None]]()
 _FOLDER = pytest.StashKey[Path]()
@@ -76,6 +80,17 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # A context of CUDA stays with the process and is time-sliced against clients of MPS: who makes one comes last.
     items.sort(key=lambda item: any(mark.args for mark in item.iter_markers("gpu")))
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[Gate]:
+    """Open while lanes start, since they run the example then."""
+    from gates import Gate  # with torch, which few tests of programs need
+
+    made = Gate(tmp_path / "gate")
+    made.open()
+    yield made
+    made.open()
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from esen_lab.common.tensors import flipped
@@ -40,3 +41,18 @@ def other_order(leaf: torch.Tensor) -> torch.Tensor:
     if leaf.is_floating_point():
         return (leaf.flip(0).to(torch.float64) * 0.5 + 0.25).to(leaf.dtype)
     return flipped(leaf, list(range(leaf.dim())))
+
+
+def with_others(tensor: torch.Tensor, *, numbers: Callable[[torch.Tensor], torch.Tensor], first: bool) -> torch.Tensor:
+    """The same batch with other numbers in one half of its rows.
+
+    Args:
+        tensor: Rows along dimension 0.
+        numbers: Makes them: `other_numbers` or `other_order`.
+        first: In the first half, which is the larger one of odd rows; else in the second.
+    """
+    half = -(-len(tensor) // 2)
+    part = slice(None, half) if first else slice(half, None)
+    other = tensor.clone()
+    other[part] = numbers(tensor[part])
+    return other

@@ -9,9 +9,10 @@ what has changed.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
-from esen_lab.common.other_numbers import other_numbers
+from esen_lab.common.other_numbers import other_numbers, with_others
 from esen_lab.common.trees import Tree, TreeSpec, call_with, flatten, map_tensors, tree_spec
 from esen_lab.ensemble.chance import generators_kept
 from esen_lab.ensemble.fingerprint import bytes_digest
@@ -149,7 +150,10 @@ def why_not_split(submodel: SubModel, parts: int) -> str:
         whole = submodel.build()
         split = [BatchPart(whole, part, parts) for part in range(1, parts + 1)]
         with generators_kept(), submodel.traits.called():
-            for x in (submodel.example, *(_unlike_rows(submodel.example, other) for other in (_halved, _shuffled))):
+            for x in (
+                submodel.example,
+                *(_unlike_rows(submodel.example, other) for other in (_OTHERS_BEHIND, _shuffled)),
+            ):
                 try:
                     wanted = call_with(whole, _own(x))
                 except Exception:
@@ -180,12 +184,8 @@ def _unlike_rows(example: Tree, other: Callable[[torch.Tensor], torch.Tensor]) -
     return map_tensors(unlike, example)
 
 
-def _halved(tensor: torch.Tensor) -> torch.Tensor:
-    """Other numbers in the second half of the rows: what looks at the largest, or the longest, of a batch is told."""
-    import torch
-
-    half = len(tensor) // 2
-    return torch.cat([tensor[:half], other_numbers(tensor)[half:]])
+_OTHERS_BEHIND = partial(with_others, numbers=other_numbers, first=False)
+"""What looks at the largest, or the longest, of a batch is told by them."""
 
 
 def _shuffled(tensor: torch.Tensor) -> torch.Tensor:

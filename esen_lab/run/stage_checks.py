@@ -7,14 +7,13 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 from esen_lab.common.answers import IN_PRECISION, difference
-from esen_lab.common.other_numbers import other_numbers, other_order
+from esen_lab.common.other_numbers import other_numbers, other_order, with_others
 from esen_lab.common.trees import Tree, map_tensors
 from esen_lab.common.units import backend_parts
 from esen_lab.ensemble import Ensemble
 from esen_lab.errors import ModelError, UsageError
 from esen_lab.planner.plan import Plan
 from esen_lab.planner.steps import members_of
-from esen_lab.run.stage_rows import with_others
 
 if TYPE_CHECKING:
     import torch

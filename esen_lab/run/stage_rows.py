@@ -9,7 +9,7 @@ for each, so that where a stage has one, sizes are quarters of n.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from esen_lab.common.trees import Tree, TreeSpec, flatten, map_tensors
@@ -92,18 +92,3 @@ def first_rows(outputs: Mapping[str, Tree], count: int, ran: int) -> dict[str, T
 def taken(outputs: Mapping[str, Tree], rows: torch.Tensor) -> dict[str, Tree]:
     """Copies of these rows of what sub-models answered."""
     return {name: map_tensors(lambda leaf: leaf.index_select(0, rows), tree) for name, tree in outputs.items()}
-
-
-def with_others(tensor: torch.Tensor, *, numbers: Callable[[torch.Tensor], torch.Tensor], first: bool) -> torch.Tensor:
-    """The same batch with other numbers in one half of its rows.
-
-    Args:
-        tensor: Rows along dimension 0.
-        numbers: Makes them (see `common/other_numbers.py`).
-        first: In the first half, which is the larger one of odd rows; else in the second.
-    """
-    half = -(-len(tensor) // 2)
-    part = slice(None, half) if first else slice(half, None)
-    other = tensor.clone()
-    other[part] = numbers(tensor[part])
-    return other

@@ -3,21 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from gates import Gate
 
 from esen_lab import Lab
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Iterator[Gate]:
-    """Open while lanes start, since they run the example then."""
-    gate = Gate(tmp_path / "gate")
-    gate.open()
-    yield gate
-    gate.open()
 
 
 @pytest.fixture(scope="module")

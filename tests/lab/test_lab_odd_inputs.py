@@ -65,6 +65,9 @@ def test_a_network_that_asks_for_more_than_numbers_is_refused_such_an_input(lab:
         with pytest.raises(UsageError, match=r"'a'.*plain tensors in it") as refused:
             lab.run(given())
         assert f"where the input is {kind}" in str(refused.value)
+    for asked in (lab.compare, lab.check_numerics):
+        with pytest.raises(UsageError, match=r"'a'.*plain tensors in it"):
+            asked(given())
     torch.testing.assert_close(lab.run(X), network(X).detach())
 
 

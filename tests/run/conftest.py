@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
-from gates import Gate
 
 from esen_lab.devices import CpuDevice
 from esen_lab.ensemble import Ensemble
@@ -20,15 +18,6 @@ def fork_server() -> Iterator[ForkServer]:
     fork_server.worker(CpuDevice().place([1])[0]).close()
     yield fork_server
     fork_server.close()
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Iterator[Gate]:
-    """Open while lanes start, since they run the example then."""
-    gate = Gate(tmp_path / "gate")
-    gate.open()
-    yield gate
-    gate.open()
 
 
 @pytest.fixture

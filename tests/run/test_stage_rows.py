@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
 
-from esen_lab.common.other_numbers import other_numbers, other_order
 from esen_lab.common.trees import tree_spec
 from esen_lab.errors import UsageError
-from esen_lab.run.stage_rows import first_rows, padded, rows_in, size_for, sizes_of, with_others
+from esen_lab.run.stage_rows import first_rows, padded, rows_in, size_for, sizes_of
 
 
 @pytest.mark.parametrize("rows", [1, 3, 8, 10, 64, 1000])
@@ -38,22 +35,3 @@ def test_rows_are_those_of_every_tensor() -> None:
             rows_in(tree_spec(odd))
     with pytest.raises(UsageError, match="a row per row"):
         first_rows({"a": torch.zeros(3, 2)}, 2, 4)
-
-
-BATCHES = [
-    torch.ones(5, 3),
-    torch.ones(5, 3).to(torch.float8_e4m3fn),
-    torch.arange(15).view(5, 3),
-    torch.arange(5).to(torch.uint64),
-]
-
-
-@pytest.mark.parametrize("batch", BATCHES)
-@pytest.mark.parametrize("numbers", [other_numbers, other_order])
-def test_one_half_of_the_rows_is_another_and_the_other_stays(
-    batch: torch.Tensor, numbers: Callable[[torch.Tensor], torch.Tensor]
-) -> None:
-    for first, kept, changed in ((False, slice(3), slice(3, 5)), (True, slice(3, 5), slice(3))):
-        other = with_others(batch, numbers=numbers, first=first).double()
-        assert torch.equal(other[kept], batch.double()[kept])
-        assert not torch.equal(other[changed], batch.double()[changed])
