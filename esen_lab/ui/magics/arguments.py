@@ -36,11 +36,12 @@ class Argument:
         name: "--rounds" for an option, "name" for a word that is known by its place.
         help: One line.
         read: Turns the word into a value; raises `UsageError`. None for a switch.
-        metavar: What stands for the value in help.
+        metavar: What stands for the value in help; None: as is usual for `read`.
         count: As in argparse: None (exactly one), "?", "*" or "+".
         joined: Several words make one value: an expression with spaces in it. With `count` "*" it may be left out.
         key: Its name among the values; "" for `name` without its dashes.
-        option: What the lab calls it, where that is not `key`: errors that name it are worded by it (`flags.py`).
+        option: What the lab calls it; "" for `key`, of seconds with "_s" behind it. Errors that name it are worded by
+            it (`flags.py`).
         suggest: What the tab key offers for it; None leaves the choice to the notebook's own completers.
     """
 
@@ -58,6 +59,8 @@ class Argument:
     def __post_init__(self) -> None:
         """Derive what was not given."""
         object.__setattr__(self, "key", self.key or self.name.lstrip("-").replace("-", "_"))
+        object.__setattr__(self, "metavar", self.metavar or _METAVARS.get(self.read))
+        object.__setattr__(self, "option", self.option or f"{self.key}{'_s' if self.read is seconds else ''}")
 
     @property
     def is_option(self) -> bool:
@@ -371,3 +374,7 @@ def numbers(session: Session, word: str) -> list[float]:
     if not found or not all(0 < number < float("inf") for number in found):
         raise UsageError("Positive numbers separated by commas are needed here, such as 50,100,200", given=word)
     return found
+
+
+_METAVARS: Mapping[object, str] = {seconds: "S", size: "SIZE", text: "NAME", names: "A,B", expression: "EXPR"}
+_METAVARS = {**_METAVARS, whole_number: "N", seed: "N"}

@@ -22,7 +22,7 @@ def in_flags(said: str, arguments: Sequence[Argument]) -> str:
         said: The text; options that the verb does not take stay as they are.
         arguments: What the verb takes.
     """
-    known = {argument.option or argument.key: argument for argument in arguments if argument.is_option}
+    known = {argument.option: argument for argument in arguments if argument.is_option}
     if not known:
         return said
     name = rf"(?P<name>{'|'.join(sorted(map(re.escape, known), key=len, reverse=True))})"

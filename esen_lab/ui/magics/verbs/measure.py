@@ -65,8 +65,8 @@ PROFILE = Verb(
     (
         Argument("names", "which sub-models (default: all)", names, "NAME", count="*", suggest=suggestions.submodels),
         Argument("--shares", "at how many units", whole_numbers, "1,2,4"),
-        Argument("--budget", "seconds for each point after its warm-up", seconds, "S", option="budget_s"),
-        Argument("--timeout", "give a point up after so many seconds", seconds, "S", option="point_timeout_s"),
+        Argument("--budget", "seconds for each point after its warm-up", seconds),
+        Argument("--timeout", "give a point up after so many seconds", seconds, option="point_timeout_s"),
         Argument("--fresh", "measure again what is stored"),
         Argument("--adaptive", "measure only what the plan rests on, until no other point can change it much"),
         Argument("--within", "with --adaptive: by how much (default: 2%)", percentage(), "PERCENT"),

@@ -61,14 +61,13 @@ HISTORY = Verb(
     _history,
     (
         Argument("numbers", "one entry in full, or two side by side", whole_number, "NUMBER", count="*"),
-        Argument("--last", f"how many are listed (default: {_LAST})", whole_number, "N"),
+        Argument("--last", f"how many are listed (default: {_LAST})", whole_number),
         Argument("--take", "put the plan of this entry in force", whole_number, "NUMBER"),
         Argument("--forget", "take entries out of the history; 'all': all of this project", _numbers_or_all, "N,N"),
         Argument(
             "--project",
             "go on with the history of another project (default: the folder that the lab was made in)",
             text,
-            "NAME",
         ),
     ),
     example="%esen history 3 7",

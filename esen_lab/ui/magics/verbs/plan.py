@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from esen_lab.common.units import BACKENDS, check_count
@@ -25,7 +26,7 @@ from esen_lab.ui.magics.arguments import (
     whole_number,
     whole_numbers_by_name,
 )
-from esen_lab.ui.magics.verbs.verb import Given, Verb, options, show
+from esen_lab.ui.magics.verbs.verb import INPUT, Given, Verb, options, show
 from esen_lab.ui.session import Session
 from esen_lab.ui.views import View
 
@@ -39,7 +40,7 @@ _LEAST_AGREEMENT = 0.01
 
 def _limits(given: Given) -> dict[str, Any] | None:
     """The limits that a line asks for, as `esen_lab.planner.Limits` takes them; None: it asks for none."""
-    limits = options(**{limit.option or limit.key: getattr(given, limit.key) for limit in _LIMITS})
+    limits = options(**{limit.option: getattr(given, limit.key) for limit in _LIMITS})
     if not given.one_each:
         del limits["one_each"]  # a switch that is off asks for nothing
     return limits or None
@@ -72,7 +73,7 @@ def _by_name(name: str, what: str, *, option: str) -> Argument:
 
 
 def _groups(name: str, what: str) -> Argument:
-    return Argument(name, what, names, "A,B", count="+", suggest=suggestions.submodels)
+    return Argument(name, what, names, count="+", suggest=suggestions.submodels)
 
 
 _LIMITS: tuple[Argument, ...] = (
@@ -82,7 +83,7 @@ _LIMITS: tuple[Argument, ...] = (
     _groups("--together", "sub-models that must share a lane; several groups are allowed"),
     _groups("--apart", "sub-models no two of which may share a lane"),
     Argument("--one-each", "a lane of its own for every sub-model"),
-    Argument("--lanes", "at most so many lanes", whole_number, "N", option="max_lanes"),
+    Argument("--lanes", "at most so many lanes", whole_number, option="max_lanes"),
     Argument(
         "--oversubscribe",
         "shares may sum to so many times the device: 1, 1.25, 1.5, 2, ..., unlimited",
@@ -91,16 +92,12 @@ _LIMITS: tuple[Argument, ...] = (
         suggest=suggestions.factors,
         option="oversubscription",
     ),
-    Argument(
-        "--memory", "all of it takes at most so much memory, such as 4GB", size, "SIZE", option="memory_limit_bytes"
-    ),
-    Argument("--lane-memory", "what each lane takes besides, such as 550MB", size, "SIZE", option="lane_bytes"),
+    Argument("--memory", "all of it takes at most so much memory, such as 4GB", size, option="memory_limit_bytes"),
+    Argument("--lane-memory", "what each lane takes besides, such as 550MB", size, option="lane_bytes"),
     Argument(
         "--target",
         "a JCT that is short enough, such as 5ms: the fewest units that reach it, the rest stays free",
         seconds,
-        "S",
-        option="target_s",
     ),
 )
 
@@ -218,39 +215,28 @@ SEARCH = Verb(
     _search,
     (
         Argument(
-            "--searcher",
-            f"{', '.join(suggestions.SEARCHERS)} (default: exact)",
-            text,
-            "NAME",
-            suggest=suggestions.searchers,
+            "--searcher", f"{', '.join(suggestions.SEARCHERS)} (default: exact)", text, suggest=suggestions.searchers
         ),
         *_LIMITS,
         Argument(
-            "--quantile",
-            "plan with the median or, for noisy profiles, with q90",
-            text,
-            "NAME",
-            suggest=suggestions.quantiles,
+            "--quantile", "plan with the median or, for noisy profiles, with q90", text, suggest=suggestions.quantiles
         ),
         Argument(
             "--measure",
             "run every candidate on this batch: measured JCTs are the objective (--searcher optuna, equal, sequential)",
             expression,
-            "EXPR",
             suggest=suggestions.tensors,
         ),
-        Argument("--runs", "with --measure: runs of each candidate", whole_number, "N"),
-        Argument("--trials", "how many plans a random searcher tries", whole_number, "N", option="n_trials"),
-        Argument("--seed", "of a random searcher", seed, "N"),
-        Argument("--time-limit", "stop searching after so many seconds", seconds, "S", option="time_limit_s"),
+        Argument("--runs", "with --measure: runs of each candidate", whole_number),
+        Argument("--trials", "how many plans a random searcher tries", whole_number, option="n_trials"),
+        Argument("--seed", "of a random searcher", seed),
+        Argument("--time-limit", "stop searching after so many seconds", seconds),
         Argument("--no-groups", "no equal networks as one, though %esen profile --groups measured them"),
         Argument("--no-parts", "no batch over several lanes, though %esen profile --parts measured it"),
         Argument(
             "--deadline",
             "who is expected to be ready by then, such as 50ms, is to be the most accurate set (after %esen members)",
             seconds,
-            "S",
-            option="deadline_s",
         ),
         Argument("--option", "other options of the searcher", _option, "NAME=EXPR", count="+"),
         Argument("--wait", "stay in the cell until the proof is done"),
@@ -261,13 +247,7 @@ SEARCH = Verb(
             "N",
             option="rate_per_s",
         ),
-        Argument(
-            "--p99",
-            "with --rate: within what 99 % of them are to be answered, such as 50ms",
-            seconds,
-            "S",
-            option="p99_s",
-        ),
+        Argument("--p99", "with --rate: within what 99 % of them are to be answered, such as 50ms", seconds),
     ),
     example="%esen search --pin wide=2 --apart wide,deep --lanes 3",
     interrupted="Interrupted: the search has ended before it had a plan. The plan in force stays.",
@@ -294,16 +274,9 @@ REFINE = Verb(
     "run the plan, correct its predictions by what it took, search again; then try all sub-models at once",
     _refine,
     (
-        Argument(
-            "input",
-            "the batch to run: any Python expression",
-            expression,
-            "EXPR",
-            joined=True,
-            suggest=suggestions.tensors,
-        ),
-        Argument("--rounds", "run at most so many searched plans (default: 4)", whole_number, "N"),
-        Argument("--runs", "runs of each plan (default: 9)", whole_number, "N"),
+        INPUT,
+        Argument("--rounds", "run at most so many searched plans (default: 4)", whole_number),
+        Argument("--runs", "runs of each plan (default: 9)", whole_number),
         *_LIMITS,
     ),
     example="%esen refine x --rounds 3",
@@ -328,17 +301,10 @@ CHOOSE_BACKENDS = Verb(
             f"which of {', '.join(BACKENDS)} (default: all); eager is always among them, "
             "so that --only eager puts all back to it",
             names,
-            "A,B",
             suggest=suggestions.backends,
             option="backends",
         ),
-        Argument(
-            "--budget",
-            "seconds of repeats for each backend (default: 500ms); preparing comes on top",
-            seconds,
-            "S",
-            option="budget_s",
-        ),
+        Argument("--budget", "seconds of repeats for each backend (default: 500ms); preparing comes on top", seconds),
     ),
     example="%esen backends --only inductor,openvino",
     interrupted="Interrupted: nothing was chosen. The plan in force stays.",
@@ -423,7 +389,6 @@ PRECISION = Verb(
             "--only",
             "which backends (default: all that have the precision)",
             names,
-            "A,B",
             suggest=suggestions.backends,
             option="backends",
         ),
@@ -441,7 +406,10 @@ _VALIDATION = Argument(
     "X",
     suggest=suggestions.tensors,
 )
-_BATCH = Argument("--batch", "samples at once (default: as the example)", whole_number, "N")
+_LABELS = Argument(
+    "labels", "the right class of each sample: a Python expression", expression, "Y", suggest=suggestions.tensors
+)
+_BATCH = Argument("--batch", "samples at once (default: as the example)", whole_number)
 _SAVE = Argument("--save", "write the plan as JSON; it is not put in force", text, "PATH")
 
 
@@ -464,16 +432,10 @@ MEMBERS = Verb(
     _members,
     (
         _VALIDATION,
-        Argument(
-            "labels",
-            "the right class of each sample: a Python expression",
-            expression,
-            "Y",
-            suggest=suggestions.tensors,
-        ),
-        Argument("--take", "put point N of the front in force", whole_number, "N"),
+        _LABELS,
+        Argument("--take", "put point N of the front in force", whole_number),
         _BATCH,
-        Argument("--seed", "beyond 12 members: of NSGA-II", seed, "N"),
+        Argument("--seed", "beyond 12 members: of NSGA-II", seed),
     ),
     example="%esen members x_val y_val --take 1",
     interrupted="Interrupted before it was done: `%esen plan` shows the plan in force. The lab stays usable.",
@@ -501,7 +463,6 @@ PLACE = Verb(
             'how many devices like this one; or a dict by name of profiles, such as {"here": lab.measurements, '
             '"big": other.measurements}, or of latencies',
             expression,
-            "EXPR",
             joined=True,
         ),
         _SAVE,
@@ -527,23 +488,15 @@ CASCADE = Verb(
     _cascade,
     (
         _VALIDATION,
-        Argument(
-            "labels",
-            "the right class of each sample, to say what leaving early costs in accuracy",
-            expression,
-            "Y",
-            count="?",
-            suggest=suggestions.tensors,
-        ),
+        replace(_LABELS, count="?", help=f"{_LABELS.help}; to say what leaving early costs in accuracy"),
         Argument("--threshold", "the confidence at which an input is done (default: 0.9)", _fraction, "P"),
         Argument(
             "--order",
             "who is asked first (default: the better of fastest first and most accurate first)",
             names,
-            "A,B",
             suggest=suggestions.submodels,
         ),
-        Argument("--deadline", "say how many answers are expected later than this", seconds, "S", option="deadline_s"),
+        Argument("--deadline", "say how many answers are expected later than this", seconds),
         Argument("--take", "put it in force"),
         _BATCH,
         _SAVE,
@@ -584,9 +537,7 @@ BEST = Verb(
     "the most accurate plan within a time, or the fastest within a loss of accuracy; it is put in force",
     _best,
     (
-        Argument(
-            "--within", "the expected JCT of a batch like the example, such as 50ms", seconds, "S", option="within_s"
-        ),
+        Argument("--within", "the expected JCT of a batch like the example, such as 50ms", seconds),
         Argument(
             "--accuracy-loss",
             "so much below the accuracy of all members, such as 0.5 (of a hundred samples)",
@@ -608,7 +559,7 @@ BEST = Verb(
             option="weights",
         ),
         _BATCH,
-        Argument("--seed", "of the halves", seed, "N"),
+        Argument("--seed", "of the halves", seed),
     ),
     example="%esen best --within 50ms --on x_val,y_val",
     interrupted="Interrupted before it was done: `%esen plan` shows the plan in force. The lab stays usable.",

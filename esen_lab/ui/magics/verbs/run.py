@@ -59,15 +59,9 @@ RUN = Verb(
     _run,
     (
         INPUT,
-        Argument("--timeout", "give up after so many seconds", seconds, "S", option="timeout_s"),
-        Argument(
-            "--deadline",
-            "answer after so long, such as 50ms, with the members that are done",
-            seconds,
-            "S",
-            option="deadline_s",
-        ),
-        Argument("--at-least", "the fewest members that an answer is made of (default: 1)", whole_number, "N"),
+        Argument("--timeout", "give up after so many seconds", seconds),
+        Argument("--deadline", "answer after so long, such as 50ms, with the members that are done", seconds),
+        Argument("--at-least", "the fewest members that an answer is made of (default: 1)", whole_number),
         Argument(
             "--otherwise",
             "where fewer are done by then: error (default), or first: as soon as enough are",
@@ -112,12 +106,11 @@ COMPARE = Verb(
             "Y",
             suggest=suggestions.tensors,
         ),
-        Argument("--rounds", "how many rounds", whole_number, "N"),
+        Argument("--rounds", "how many rounds", whole_number),
         Argument(
             "--strategies",
             f"which of {', '.join(suggestions.STRATEGIES)} (default: all of these), and of the peers below",
             names,
-            "A,B",
             suggest=suggestions.strategies,
         ),
         Argument(
@@ -125,7 +118,6 @@ COMPARE = Verb(
             f"which of {', '.join(suggestions.PEERS)}; 'soon': those installed that are ready within 15 s "
             "(default, where no strategies are named), 'all' that are installed, or 'none'",
             names,
-            "A,B",
             suggest=suggestions.peers,
         ),
         Argument("--plans", "saved plans to compare with as well", names, "FILE,FILE"),
@@ -181,35 +173,23 @@ LOAD_TEST = Verb(
         Argument(
             "--rates", "requests a second, one test each (default: 30, 60 and 90 % of the plan's best)", numbers, "A,B"
         ),
-        Argument(
-            "--p99",
-            "the deadline that goodput is counted under, such as 50ms (default: 100ms)",
-            seconds,
-            "S",
-            option="p99_s",
-        ),
+        Argument("--p99", "the deadline that goodput is counted under, such as 50ms (default: 100ms)", seconds),
         Argument(
             "--seconds",
             "for how long requests are due, at each rate and for each way (default: 5s)",
             seconds,
-            "S",
             option="duration_s",
         ),
         Argument(
-            "--batch",
-            "the largest batch that requests are joined to (default: 16)",
-            whole_number,
-            "N",
-            option="most_rows",
+            "--batch", "the largest batch that requests are joined to (default: 16)", whole_number, option="most_rows"
         ),
         Argument(
             "--ways",
             f"which of plan, {', '.join(suggestions.STRATEGIES)} (default: plan,sequential,unlimited)",
             names,
-            "A,B",
             suggest=suggestions.ways,
         ),
-        Argument("--seed", "of the random times", seed, "N"),
+        Argument("--seed", "of the random times", seed),
     ),
     example="%esen loadtest --rates 50,100,200 --p99 50ms",
     interrupted="Interrupted: there is no table. The lab stays usable.",
@@ -238,13 +218,11 @@ NUMERICS = Verb(
             "--runs",
             "how many runs are compared (default: 5); what is wrong may be wrong only now and then",
             whole_number,
-            "N",
         ),
         Argument(
             "--forget",
             "check nothing: let searches use the shares again at which these were found wrong",
             names,
-            "A,B",
             suggest=suggestions.submodels,
         ),
     ),

@@ -25,7 +25,6 @@ _EXAMPLE = Argument(
     "--example",
     "an input it takes: a tensor, a tuple by position, a dict by keyword (default: the first sub-model's)",
     expression,
-    "EXPR",
     suggest=suggestions.tensors,
 )
 
@@ -121,7 +120,7 @@ REGISTER = Verb(
             "NAME",
             suggest=suggestions.modules,
         ),
-        Argument("--as", "what to call it (default: the variable's name)", text, "NAME", key="as_name"),
+        Argument("--as", "what to call it (default: the variable's name)", text, key="as_name"),
         _EXAMPLE,
         Argument(
             "--outputs",
@@ -130,10 +129,7 @@ REGISTER = Verb(
             "NAMES",
         ),
         Argument(
-            "--method",
-            "of an estimator: what answers (default: predict_proba of classifiers, else predict)",
-            text,
-            "NAME",
+            "--method", "of an estimator: what answers (default: predict_proba of classifiers, else predict)", text
         ),
     ),
     example="%esen register wide --example x",
@@ -149,7 +145,7 @@ def _model(session: Session, given: Given) -> Any:
 MODEL = Verb(
     "register the module that this cell builds; the cell's text is kept as its recipe",
     _model,
-    (Argument("name", "what to call it", text, "NAME"), _EXAMPLE),
+    (Argument("name", "what to call it", text), _EXAMPLE),
     example="%%esen model wide --example x",
     interrupted="Interrupted: the sub-model may be registered or not; %esen list shows who is.",
 )
@@ -174,7 +170,7 @@ def _unregister(session: Session, given: Given) -> None:
 UNREGISTER = Verb(
     "remove a sub-model",
     _unregister,
-    (Argument("name", "the sub-model", text, "NAME", suggest=suggestions.submodels),),
+    (Argument("name", "the sub-model", text, suggest=suggestions.submodels),),
     example="%esen unregister wide",
     interrupted="Interrupted: the sub-model may be gone or not; %esen list shows who is there.",
 )
@@ -216,7 +212,6 @@ COMBINE = Verb(
             "--weights",
             "for weighted: one number per sub-model, such as 0.5,0.3,0.2 or {'wide': 0.7, 'deep': 0.3}",
             expression,
-            "EXPR",
         ),
     ),
     example="%esen combine weighted --weights 0.5,0.3,0.2",
@@ -249,7 +244,6 @@ DEVICE = Verb(
             "cpu (its fast cores; cpu:all, cpu:slow), cuda:0 mps, cuda:0 mps adopt (a daemon that runs already), "
             "fake:FILE; measurements of it come from the store, a plan for another device is put away",
             text,
-            "NAME",
             count="*",
             suggest=suggestions.devices,
         ),

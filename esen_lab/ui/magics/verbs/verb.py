@@ -49,7 +49,5 @@ def options(**given: Any) -> dict[str, Any]:
     return {key: value for key, value in given.items() if value is not None}
 
 
-INPUT = Argument(
-    "input", "the batch: any Python expression", expression, "EXPR", joined=True, suggest=suggestions.tensors
-)
+INPUT = Argument("input", "the batch: any Python expression", expression, joined=True, suggest=suggestions.tensors)
 PLAN_FILE = Argument("path", "the plan's file, such as plan.json", text, "PATH")
