@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from esen_lab.files.folders import write_folder
 from esen_lab.files.model_files import PICKLE_SUFFIXES, is_model_file
-from esen_lab.files.reading import as_path, decode_json, fixed_path, names_beside, read_bytes, read_head
+from esen_lab.files.reading import as_path, decode_json, fixed_path, names_beside, read_bytes, read_head, read_token
 from esen_lab.files.schemas import MOST_SUBMODELS, Name, Seconds, Text, Units, converted
 from esen_lab.files.writing import Kind, check_free, write_file
 
@@ -25,6 +25,7 @@ __all__ = [
     "names_beside",
     "read_bytes",
     "read_head",
+    "read_token",
     "write_file",
     "write_folder",
 ]

@@ -21,6 +21,7 @@ from esen_lab.errors import StoreError, UsageError
 
 MOST_DEPTH = 32
 _MOST_NAMES = 2000
+_MOST_TOKEN_BYTES = 4096
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)  # one that is not closed goes to the end
 _ALIKE = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKET = bytes(code for code in range(256) if code not in b"[]{}")
@@ -80,6 +81,19 @@ def read_bytes(path: str | os.PathLike[str], *, most: int | None = None) -> byte
     if most is not None and len(data) > most:
         raise StoreError(f"A file of this kind has at most {most:,} bytes", given=f"{str(place)!r} has more")
     return data
+
+
+def read_token(path: str | os.PathLike[str]) -> str:
+    """The token that is in a file, without the spaces and line ends around it.
+
+    Raises:
+        StoreError: As for `read_bytes`, or it has more than 4 KiB.
+        UsageError: There is nothing in it.
+    """
+    token = read_bytes(path, most=_MOST_TOKEN_BYTES).decode("utf-8", "replace").strip()
+    if not token:
+        raise UsageError("A token's file holds a token", given=f"{os.fspath(path)!r}, which is empty")
+    return token
 
 
 def names_beside(place: Path) -> list[str]:

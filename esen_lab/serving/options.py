@@ -10,12 +10,10 @@ from dataclasses import fields
 from pathlib import Path
 
 from esen_lab.common.command_line import seconds, whole
-from esen_lab.errors import UsageError
-from esen_lab.files import read_bytes
+from esen_lab.files import read_token
 from esen_lab.serving.settings import RESERVED, ServeSettings
 
 TOKEN = "ESEN_LAB_TOKEN"  # noqa: S105  the name of a variable
-_MOST_TOKEN_BYTES = 4096
 
 
 def serve_options(parser: argparse.ArgumentParser) -> None:
@@ -78,20 +76,12 @@ def settings_of(options: argparse.Namespace, name: str, environment: Mapping[str
     """
     known = {field.name for field in fields(ServeSettings)}
     given = {key: value for key, value in vars(options).items() if key in known and value is not None}
-    return ServeSettings(**{"name": name, **given, "token": _token(options.token_file, environment)})
+    # Never from the command line: every user of a machine sees those of all processes.
+    token = read_token(options.token_file) if options.token_file is not None else environment.get(TOKEN, "").strip()
+    return ServeSettings(**{"name": name, **given, "token": token})
 
 
 def name_of(folder: Path) -> str:
     """A model's name for a folder: "plan" for "plan_files"; "ensemble" where that makes none that may be."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.absolute().name.removesuffix("_files")).strip("-._")[:64]
     return name if name and name not in RESERVED else "ensemble"
-
-
-def _token(file: Path | None, environment: Mapping[str, str]) -> str:
-    """Never from the command line: every user of a machine sees those of all processes."""
-    if file is None:
-        return environment.get(TOKEN, "").strip()
-    token = read_bytes(file, most=_MOST_TOKEN_BYTES).decode("utf-8", "replace").strip()
-    if not token:
-        raise UsageError("A token's file holds a token", given=f"{str(file)!r}, which is empty")
-    return token

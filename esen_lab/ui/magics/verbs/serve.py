@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from esen_lab.errors import UsageError
-from esen_lab.files import read_bytes
+from esen_lab.files import read_token
 from esen_lab.ui import views
 from esen_lab.ui.magics.arguments import Argument, seconds, text, whole_number
 from esen_lab.ui.magics.verbs.verb import Given, Verb, options, show
 from esen_lab.ui.session import Session
 from esen_lab.ui.views import View
-
-_MOST_TOKEN_BYTES = 4096
 
 
 def _serve(session: Session, given: Given) -> Any:
@@ -27,7 +25,7 @@ def _serve(session: Session, given: Given) -> Any:
             session.front.show(View(title="Nothing is served."))
             return None
         return show(session, ended, views.server(ended.status()))
-    token = None if given.token_file is None else _token(given.token_file)
+    token = None if given.token_file is None else read_token(given.token_file)
     asked = options(
         port=given.port,
         host=given.host,
@@ -41,32 +39,17 @@ def _serve(session: Session, given: Given) -> Any:
     return show(session, server, views.server(server.status()))
 
 
-def _token(path: str) -> str:
-    token = read_bytes(path, most=_MOST_TOKEN_BYTES).decode("utf-8", "replace").strip()
-    if not token:
-        raise UsageError("A token's file holds a token", given=f"{path!r}, which is empty")
-    return token
-
-
 SERVE = Verb(
     "serve the plan over HTTP in the background, as KServe and Triton do; it ends with the lab",
     _serve,
     (
-        Argument("--port", "where (default: 8000; 0 takes a free one)", whole_number, "N"),
+        Argument("--port", "where (default: 8000; 0 takes a free one)", whole_number),
         Argument("--host", "the address to listen at (default: 127.0.0.1, this machine alone)", text, "HOST"),
-        Argument("--name", "the model's name in addresses (default: ensemble)", text, "NAME"),
+        Argument("--name", "the model's name in addresses (default: ensemble)", text),
         Argument("--token-file", "clients must send what is in this file", text, "FILE", option="token"),
-        Argument(
-            "--window",
-            "how long a batch waits for one more request (default: as long as that pays)",
-            seconds,
-            "S",
-            option="window_s",
-        ),
-        Argument("--max-rows", "the largest batch that requests are joined to (default: 64)", whole_number, "N"),
-        Argument(
-            "--deadline", "of requests that name none (default: they have none)", seconds, "S", option="deadline_s"
-        ),
+        Argument("--window", "how long a batch waits for one more request (default: as long as that pays)", seconds),
+        Argument("--max-rows", "the largest batch that requests are joined to (default: 64)", whole_number),
+        Argument("--deadline", "of requests that name none (default: they have none)", seconds),
         Argument("--stop", "end the server that runs; what has come is answered first"),
     ),
     example="%esen serve --port 8000",
