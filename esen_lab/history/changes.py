@@ -40,11 +40,6 @@ class Changes(Shown):
     rows: tuple[Change, ...]
     verdict: str = ""
 
-    @property
-    def differing(self) -> tuple[Change, ...]:
-        """The rows that differ."""
-        return tuple(row for row in self.rows if row.differs)
-
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         rows = [to_dict(row) for row in self.rows]

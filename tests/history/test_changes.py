@@ -35,19 +35,20 @@ def test_what_changed_is_said_in_a_few_words(after: Entry, words: tuple[str, ...
 
 def test_side_by_side_what_differs_comes_first() -> None:
     found = changes(BEFORE, an_entry(0.002, number=7, load=0.25, plan=a_small_plan(2)))
-    assert [(row.what, row.before, row.after) for row in found.differing] == [
+    assert [(row.what, row.before, row.after) for row in found.rows if row.differs] == [
         ("JCT median", "4.00 ms (3.80 ms to 4.20 ms)", "2.00 ms (1.90 ms to 2.10 ms)"),
         ("lanes", "1: a | 2: b", "2: a | 2: b"),
         ("load by other programs", "", "25.0 %"),
     ]
-    assert [row.what for row in found.rows[:3]] == [row.what for row in found.differing]
+    assert [row.differs for row in found.rows[:4]] == [True, True, True, False]
     assert found.verdict == "7 is 2.0 times faster than 3."
     assert "lanes" in str(found)
 
 
 def test_weights_that_differ_are_seen_side_by_side_and_are_no_other_code() -> None:
     trained = {**BEFORE.members, "a": Member(fingerprint="trained-more-than", code="c1")}
-    (row,) = (row for row in changes(BEFORE, an_entry(members=trained)).differing if row.what.startswith("sub-model"))
+    rows = changes(BEFORE, an_entry(members=trained)).rows
+    (row,) = (row for row in rows if row.differs and row.what.startswith("sub-model"))
     assert (row.what, row.after) == ("sub-model a", "weights trained-more")
 
 
@@ -70,7 +71,7 @@ def test_where_one_was_not_run_there_is_no_verdict() -> None:
 
 def test_two_profiles_are_compared_point_by_point() -> None:
     found = changes(a_profile(number=1), a_profile(0.003, number=2))
-    assert [(row.what, row.before, row.after) for row in found.differing] == [
+    assert [(row.what, row.before, row.after) for row in found.rows if row.differs] == [
         ("a at 1", "2.00 ms", "3.00 ms"),
         ("a at 2", "1.00 ms", "1.50 ms"),
     ]

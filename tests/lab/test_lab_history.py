@@ -214,7 +214,7 @@ def test_two_entries_side_by_side_say_what_changed(lab: Lab) -> None:
     compared(lab, (0.002,) * 6)
     numbers = [entry.number for entry in lab.history.past(kinds=["comparison"]).entries]
     found = lab.history.compare(*numbers)
-    assert {"lanes", "JCT median", "found by"} <= {row.what for row in found.differing}
+    assert {"lanes", "JCT median", "found by"} <= {row.what for row in found.rows if row.differs}
     assert found.verdict == f"{numbers[1]} is 2.0 times faster than {numbers[0]}."
 
 

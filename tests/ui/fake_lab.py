@@ -45,6 +45,7 @@ from esen_lab.studies.precision_table import PrecisionPoint, PrecisionTable
 from esen_lab.studies.rate import RatePlan, RateRow
 
 IDENTITY = {"kind": "cpu", "name": "Fake", "units": 4, "unit": "core", "details": {}, "simulated": True}
+LEAST_CONTRAST = 4.5  # of text: WCAG 2, level AA
 
 
 def a_load_table() -> LoadTable:

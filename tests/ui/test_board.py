@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from fake_lab import FakeLab
+from fake_lab import LEAST_CONTRAST, FakeLab
 
 pytest.importorskip("anywidget")
 
 import esen_lab
 from esen_lab.cost_model import fit_points
 from esen_lab.planner.editor import PlanEditor
-from esen_lab.ui.colours import LEAST_CONTRAST, PALETTE, contrast
+from esen_lab.ui.colours import PALETTE, contrast
 from esen_lab.ui.widgets.board import Board
 from esen_lab.ui.widgets.board_view import models_data
 

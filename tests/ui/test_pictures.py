@@ -7,14 +7,14 @@ from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import pytest
-from fake_lab import IDENTITY, a_comparison, a_plan, a_report, point
+from fake_lab import IDENTITY, LEAST_CONTRAST, a_comparison, a_plan, a_report, point
 
 from esen_lab.cost_model import fit_points
 from esen_lab.planner import allocate
 from esen_lab.profiler.records import Profile
 from esen_lab.run.report import LaneReport, Span
 from esen_lab.ui import views
-from esen_lab.ui.colours import COLOURS, LEAST_CONTRAST, PALETTE, Colours, contrast, ink_on
+from esen_lab.ui.colours import COLOURS, PALETTE, Colours, contrast, ink_on
 from esen_lab.ui.html import to_html
 from esen_lab.ui.pictures import as_image, draw, rows
 from esen_lab.ui.pictures.drawing import FAINT, INK, PAPER, WIDTH, Axis, text_width, time_format

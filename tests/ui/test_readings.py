@@ -9,10 +9,12 @@ import pytest
 from fake_lab import FakeMeter
 
 from esen_lab.devices.telemetry import Channel, MarkLog, Sampler
-from esen_lab.ui.colours import COLOURS, LEAST_OF_LINES, NEUTRAL, PAGES, PALETTE, contrast, stroke
+from esen_lab.ui.colours import COLOURS, LEAST_OF_LINES, NEUTRAL, PALETTE, contrast, stroke
 from esen_lab.ui.widgets.charts import readings_document
 from esen_lab.ui.widgets.feed import Feed
 from esen_lab.ui.widgets.readings import PlotReadings, label_of, mark_text, reading_text, strokes_of
+
+PAGES = ("#ffffff", "#111111")  # what notebooks are shown on, in the light and in the dark
 
 
 @pytest.fixture
