@@ -34,6 +34,16 @@ from esen_lab.errors import UsageError
 if TYPE_CHECKING:
     from torch import nn
 
+_FILE_FORMATS = {
+    "onnx": "onnx_model",
+    "openvino": "openvino_model",
+    "torchscript": "script",
+    "xgboost": "xgboost_model",
+    "lightgbm": "lightgbm_model",
+    "pickle": "estimator",
+}
+"""What a `FileRecipe` may be in, and which file of `kinds/` reads it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellSource:
@@ -230,7 +240,7 @@ class FileRecipe:
     """A member that is no network in Python, in the format of the library that computes it; see `kinds`.
 
     Attributes:
-        form: One of `file_formats.FORMATS`; "pickle" is code.
+        form: One of `_FILE_FORMATS`; "pickle" is code.
         files: Their content, by suffix.
         options: How it is called, plain data.
     """
@@ -245,10 +255,12 @@ class FileRecipe:
         return self.form
 
     def build(self) -> nn.Module:
-        """The member as a module."""
-        from esen_lab.ensemble.file_formats import load
-
-        return load(self.form, self.files, self.options)
+        """The member as a module; a `UsageError` where there is no such format, or a package is missing."""
+        if self.form not in _FILE_FORMATS:
+            raise UsageError("A member's files are in a known format", given=self.form)
+        library: Any = import_module(f"esen_lab.ensemble.kinds.{_FILE_FORMATS[self.form]}")
+        module: nn.Module = library.load(self.files, self.options)
+        return module
 
 
 Recipe: TypeAlias = (
