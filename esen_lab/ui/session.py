@@ -6,7 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from esen_lab.common.locks import Lock
 from esen_lab.ui.colours import COLOURS
@@ -99,7 +99,7 @@ class Session:
     """
 
     def __init__(self, front: Notebook, lab_class: Callable[[], type[Any]] = lab_class) -> None:
-        self.front: Notebook = SaysSimulated(front, self._said)
+        self.front = cast(Notebook, SaysSimulated(front, self._said))
         self.follower = Follower()
         self._lab_class = lab_class
         self._class: type[Any] | None = None  # known once somebody has imported it

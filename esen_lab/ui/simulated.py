@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -47,27 +47,9 @@ class SaysSimulated:
         self._front = front
         self._mark = mark
 
-    @property
-    def namespace(self) -> MutableMapping[str, Any]:
-        """See `Notebook`, as for all others."""
-        names: MutableMapping[str, Any] = self._front.namespace
-        return names
-
-    @property
-    def names(self) -> Mapping[str, Any]:
-        """See `Notebook`."""
-        known: Mapping[str, Any] = self._front.names
-        return known
-
-    @property
-    def updates_in_place(self) -> bool:  # noqa: D102
-        return bool(self._front.updates_in_place)
-
-    def evaluate(self, expression: str) -> Any:  # noqa: D102
-        return self._front.evaluate(expression)
-
-    def expand(self, text: str) -> str:  # noqa: D102
-        return str(self._front.expand(text))
+    def __getattr__(self, name: str) -> Any:
+        """All else is the notebook's own."""
+        return getattr(self._front, name)
 
     def show(self, view: View) -> None:  # noqa: D102
         self._front.show(self._mark(view))
@@ -80,12 +62,6 @@ class SaysSimulated:
             return self._front.show_widget(widget, still, then)
         shown = self._front.show_widget(widget, self._mark(still), then)
         return shown if shown.still is None else replace(shown, still=_MarkedLive(shown.still, self._mark))
-
-    def hidden(self, result: Any) -> Any:  # noqa: D102
-        return self._front.hidden(result)
-
-    def mark_shown(self, record: object) -> None:  # noqa: D102
-        self._front.mark_shown(record)
 
 
 class _MarkedLive:
