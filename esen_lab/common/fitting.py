@@ -24,6 +24,11 @@ def _width_of_one(letter: str) -> int:
     return 2 if unicodedata.east_asian_width(letter) in "WF" else 1
 
 
+def longest_word(text: str) -> int:
+    """How many columns the longest word of a text takes."""
+    return max(map(width_of, text.split()), default=0)
+
+
 def beginning(text: str, columns: int) -> str:
     """As much of the beginning of a text as so many columns hold."""
     taken = 0

@@ -9,9 +9,10 @@ readable on any page (see `pictures/drawing.py`). Without styles (GitHub strips 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
-from esen_lab.common.fitting import beginning, padded, table_lines, terminal_columns, width_of, wrapped
+from esen_lab.common.fitting import beginning, longest_word, padded, table_lines, terminal_columns, width_of, wrapped
 from esen_lab.common.units import format_seconds
 from esen_lab.terminal import visible, visible_line
 from esen_lab.ui.markup import NOTHING, Markup, css_text, element, joined, style
@@ -40,9 +41,10 @@ def bundle(view: View, marks: str = "") -> dict[str, str]:
 
 def to_html(view: View, marks: str = "") -> Markup:
     """The view as one small HTML fragment; every text in it is escaped. `marks` are classes of its element."""
-    parts = [_style(view)] if any(isinstance(block, Table) and block.rows for block in view.blocks) else []
+    tables = {id(block): _rules(block) for block in view.blocks if isinstance(block, Table) and block.rows}
+    parts = [_style(tables.values())] if tables else []
     parts += [element("b", _code(view.title))] if view.title else []
-    parts += [_html_block(block) for block in view.blocks]
+    parts += [_html_block(block, tables.get(id(block))) for block in view.blocks]
     parts += [element("div", _code(note)) for note in view.notes]
     return element("div", *parts, class_=f"esen {marks}".rstrip())
 
@@ -70,9 +72,9 @@ def _code(text: str) -> Markup:
     return joined(element("code", piece) if i % 2 else piece for i, piece in enumerate(pieces))
 
 
-def _html_block(block: Block) -> Markup:
+def _html_block(block: Block, rules: _Rules | None) -> Markup:
     if isinstance(block, Table):
-        return _html_table(block)
+        return NOTHING if rules is None else _html_table(block, rules)
     if isinstance(block, Progress):
         bar = element("progress", max=max(block.total, 1), value=block.done, style="width:20em")
         return element("div", bar, " ", block.words)
@@ -85,15 +87,11 @@ def _html_block(block: Block) -> Markup:
     return element("details", element("summary", block.summary), element("pre", block.text))
 
 
-def _html_table(table: Table) -> Markup:
-    if not table.rows:
-        return NOTHING
+def _html_table(table: Table, rules: _Rules) -> Markup:
     rows = [_html_row("th", table.columns)] if table.columns else []
-    cards = bool(_least_px(table))
-    rows += [_html_row("td", row, cards) for row in table.rows]
-    rules = _rules(table)
-    wraps = "" if cards else "esen-w" if table.columns else "esen-f"
-    return element("table", *rows, class_=" ".join(filter(None, (_key(rules) if rules else "", wraps))))
+    rows += [_html_row("td", row, rules.cards) for row in table.rows]
+    wraps = "" if rules.cards else "esen-w" if table.columns else "esen-f"
+    return element("table", *rows, class_=" ".join(filter(None, (rules.key, wraps))))
 
 
 def _html_row(tag: str, cells: Sequence[str], cards: bool = False) -> Markup:
@@ -107,40 +105,38 @@ def _least_px(table: Table) -> int:
         return 0
     needed = 0.0
     for name, *cells in zip(table.columns, *table.rows, strict=True):
-        least = width_of if name in table.numbers else _longest_word
-        needed += _PADDING_PX + _LETTER_PX * max(_longest_word(name), *map(least, cells))
+        least = width_of if name in table.numbers else longest_word
+        needed += _PADDING_PX + _LETTER_PX * max(longest_word(name), *map(least, cells))
     return round(needed) if needed > _NARROWEST_PX else 0
 
 
-def _longest_word(text: str) -> int:
-    return max(map(width_of, text.split()), default=0)
+class _Rules(NamedTuple):
+    """How a table is aligned, and fits where there is little room: that of the output, not of the window."""
+
+    css: str  # of its columns; "" where nothing is said of them
+    cards: bool  # whether rows become cards
+
+    @property
+    def key(self) -> str:
+        """The class of tables with these rules: on a page, what another output says of its own must not touch them."""
+        return f"esen-{zlib.crc32(self.css.encode()):x}" if self.css else ""
 
 
-def _style(view: View) -> Markup:
-    """How the view's tables are aligned, and fit where there is little room: that of the output, not of the window.
-
-    Each output brings its own, and once for all cells of a column: a notebook is to stay small.
-    """
-    tables = [block for block in view.blocks if isinstance(block, Table) and block.rows]
-    rules = {rules: f".esen .{_key(rules)}{{{rules}}}" for table in tables if (rules := _rules(table))}
-    room = _ROOM if any(map(_least_px, tables)) else ""
-    return style(room, _CELLS, *rules.values())
+def _style(tables: Collection[_Rules]) -> Markup:
+    """Each output brings its own, and once for all cells of a column: a notebook is to stay small."""
+    own = dict.fromkeys(f".esen .{table.key}{{{table.css}}}" for table in tables if table.css)
+    return style(_ROOM if any(table.cards for table in tables) else "", _CELLS, *own)
 
 
-def _key(rules: str) -> str:
-    """The class of tables with these rules: on a page, what another output says of its tables must not touch them."""
-    return f"esen-{zlib.crc32(rules.encode()):x}"
-
-
-def _rules(table: Table) -> str:
-    """What is said of one table's columns; "" where nothing is."""
+def _rules(table: Table) -> _Rules:
     right = [place for place, to_right in enumerate(_aligned(table), 1) if to_right]
     least_px = _least_px(table)
     columns = f":is({','.join(f':nth-child({place})' for place in right)})"
     rules = f"{columns}{{text-align:right}}" if right else ""
     if right and least_px:
         rules += f"td{columns}{{white-space:nowrap}}"
-    return rules + (f"@container (max-width:{least_px}px){{{_cards(table)}}}" if least_px else "")
+    rules += f"@container (max-width:{least_px}px){{{_cards(table)}}}" if least_px else ""
+    return _Rules(rules, bool(least_px))
 
 
 def _cards(table: Table) -> str:
@@ -154,12 +150,11 @@ def _cards(table: Table) -> str:
         "tr:first-child,td:empty,.n{display:none}",
         f"{','.join(last)}{{order:1}}" if last else "",
     ]
-    names = (
-        f"td:nth-child({place})::before{{content:{css_text(name)}}}"
-        for place, name in enumerate(table.columns, 1)
-        if name and (place > 1 or name in table.numbers)
-    )
-    return "".join([*rules, *names])
+    shown = {
+        place: name for place, name in enumerate(table.columns, 1) if name and (place > 1 or name in table.numbers)
+    }
+    names = zip(shown, map(css_text, shown.values()), strict=True)
+    return "".join([*rules, *(f"td:nth-child({place})::before{{content:{name}}}" for place, name in names)])
 
 
 def _aligned(table: Table) -> list[bool]:
