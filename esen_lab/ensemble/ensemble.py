@@ -26,6 +26,7 @@ class Ensemble(Shown):
 
     submodels: tuple[SubModel, ...] = ()
     combine: Combine = field(default_factory=lambda: make_combine("mean"))
+    _inputs: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Check that every name is there once."""
@@ -69,12 +70,12 @@ class Ensemble(Shown):
         return replace(submodel, example=given, answer=None)
 
     @property
-    def inputs(self) -> dict[str, str]:
+    def inputs(self) -> Mapping[str, str]:
         """What a run of the ensemble's example gives each member looks like, such as "float32[16, 8]", in order."""
-        if not self.submodels:
-            return {}
-        whole = self.example
-        return {submodel.name: str(tree_spec(_part(whole, submodel))) for submodel in self.submodels}
+        if self.submodels and not self._inputs:
+            whole = self.example
+            self._inputs.update({one.name: str(tree_spec(_part(whole, one))) for one in self.submodels})
+        return self._inputs
 
     def get(self, name: str) -> SubModel:
         """The member `name`.

@@ -35,11 +35,8 @@ def allowed(state: LabState) -> dict[str, tuple[str, ...]]:
         names = tuple(check_backend(name.strip()) for name in said.split(",") if name.strip())
         names = names or possible(state.device)
     others = tuple(name for name in names if name != "eager")
-    return {
-        name: tuple(
-            backend
-            for backend in dict.fromkeys((*others, *variants(state, name)))
-            if backend not in refused(state, name)
-        )
-        for name in state.ensemble.names
-    }
+    found = {}
+    for name in state.ensemble.names:
+        out = refused(state, name)
+        found[name] = tuple(way for way in dict.fromkeys((*others, *variants(state, name))) if way not in out)
+    return found

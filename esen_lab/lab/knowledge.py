@@ -97,6 +97,8 @@ class Knowledge:
 
     def derived_model(self, name: str, ensemble: Ensemble, units: int, quantile: Quantile) -> CostModel | None:
         """The cost model of a group or a part (see `Step`), or None where none of its size was measured."""
+        if not self.derived.profiles:
+            return None
         step = Step.of(name)
         # One of a size stands for all: what is wrong of one is not trusted of the others.
         wrong = {share for pairs in self.wrong(ensemble).values() for found_as, share in pairs if found_as == step.kind}

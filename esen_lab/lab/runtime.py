@@ -57,7 +57,7 @@ class Runtime:
         run: Callable[[Runtime, Any, Turn], Tree],
     ) -> None:
         check_count(most_waiting, "most_waiting is a whole number of calls above 0")
-        self._state = state
+        self.state = state  # what is so now; only `change` gives it another one
         self._run = run
         self.store_path = None if store is None else fixed_path(store)
         self.together = FitsTogether()
@@ -72,7 +72,7 @@ class Runtime:
         tell_when_forked(self)
 
     def _module(self, name: str) -> nn.Module | None:
-        return self._state.originals.module(name)
+        return self.state.originals.module(name)
 
     def _begin(self, most_waiting: int) -> None:
         self.turns = Turns(most_waiting)  # of the device: a measured point and a run exclude each other
@@ -85,24 +85,24 @@ class Runtime:
         self.followers.add(self.recorder)
         self.lanes = WarmLanes(self)
         self.readings = Readings(
-            lambda: self._state.device,
+            lambda: self.state.device,
             lambda: self.fork_server.processes,
             self.marks,
-            lambda: self._state.server,
-            lambda: None if self._state.on_nodes is None else self._state.on_nodes.readings,
+            lambda: self.state.server,
+            lambda: None if self.state.on_nodes is None else self.state.on_nodes.readings,
         )
         self._store: ProfileStore | None = None
 
     def let_go_in_child(self) -> None:
         """Called in a forked child. A lab that had nothing at work can be used there; any other refuses everything."""
-        state = self._state
+        state = self.state
         working = (state.executor, state.profile_job, state.search_job, state.server, state.reach)
         at_work = any(thing is not None for thing in working)
         if at_work or self.turns.locked or self.readings.watched is not None:
             self.__class__ = RuntimeOfAnotherProcess
             return
         self._begin(self.turns.most_waiting)  # threads of the parent may hold what was made there
-        self._state = replace(state, editor=None)
+        self.state = replace(state, editor=None)
 
     def check_here(self) -> None:
         """Nothing to refuse.
@@ -113,8 +113,8 @@ class Runtime:
 
     def describe(self) -> str:
         """Which lab it is, in short."""
-        identity = self._state.device.identity
-        names = ", ".join(self._state.ensemble.names) or "no sub-models yet"
+        identity = self.state.device.identity
+        names = ", ".join(self.state.ensemble.names) or "no sub-models yet"
         return f"on {identity.name} ({format_units(identity.units, identity.unit)}): {names}"
 
     def close(self) -> None:
@@ -122,7 +122,7 @@ class Runtime:
         self._closings += 1
         self.fork_server.closing = Place()  # until this has the turn, or has been left
         self.readings.close()
-        state = self._state
+        state = self.state
         if state.server is not None:
             state.server.close()  # while there are lanes to answer with
             self.set(server=None)
@@ -141,11 +141,11 @@ class Runtime:
             self.fork_server.closing = None
         self.recorder.close()
         self.fork_server.close()  # whatever was being started meanwhile
-        self._state.device.close()
+        self.state.device.close()
 
     def _end_on_nodes(self) -> None:
         """End what runs on the nodes of a cluster, and leave it; a later run connects again."""
-        on_nodes, reach = self._state.on_nodes, self._state.reach
+        on_nodes, reach = self.state.on_nodes, self.state.reach
         self.set(on_nodes=None)
         if on_nodes is not None:
             on_nodes.close()
@@ -153,11 +153,6 @@ class Runtime:
             reach.close()
 
     # --- the state -----------------------------------------------------------------------------------------------
-
-    @property
-    def state(self) -> LabState:
-        """What is so now."""
-        return self._state
 
     def change(self, change: Callable[[LabState], LabState]) -> LabState:
         """The one way to change the state: ring, where `change` gives another one than it is given.
@@ -169,11 +164,11 @@ class Runtime:
             The state after it.
         """
         with self.lock:
-            before = self._state
+            before = self.state
             after = change(before)
             if after is before:
                 return after
-            self._state = after
+            self.state = after
             self.bell.ring(after)  # under the lock, so that states are heard in their order; nobody is waited for
         self._tell_followers(after)
         return after
@@ -185,7 +180,7 @@ class Runtime:
     def stir(self, job: object = None) -> None:  # noqa: ARG002  a job tells itself to those who listen
         """Ring with the state as it is: a job in it has got further."""
         with self.lock:
-            state = self._state
+            state = self.state
             self.bell.ring(state)
         self._tell_followers(state)
 
@@ -218,7 +213,7 @@ class Runtime:
             return self.measured_plan()
 
         settings = self.fork_server.session_here()  # plans are run in other threads too, and between other calls
-        return LaneRuns(ensemble, self._state.device, self.fork_server, turn, x=x, runs=runs, settings=settings)
+        return LaneRuns(ensemble, self.state.device, self.fork_server, turn, x=x, runs=runs, settings=settings)
 
     def measured_plan(self) -> Turn:
         """The turn of a plan that is measured."""

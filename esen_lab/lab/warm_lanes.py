@@ -32,10 +32,7 @@ class Owner(Protocol):
     turns: Turns
     fork_server: ForkServer
     together: FitsTogether
-
-    @property
-    def state(self) -> LabState:
-        """What is so now."""
+    state: LabState
 
     def change(self, change: Callable[[LabState], LabState]) -> LabState:
         """See `Runtime.change`."""

@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from esen_lab.common.units import check_name
 from esen_lab.errors import UsageError
@@ -69,13 +70,15 @@ class Step:
         Raises:
             UsageError: It is no name of a sub-model, and neither a group nor a part.
         """
-        if isinstance(name, str):
-            part = _PART.match(name)
-            if part is not None and int(part["parts"]) > 1:
-                return cls(members=(part["name"],), part=int(part["part"]), parts=int(part["parts"]))
-            if "+" in name:
-                return cls(members=tuple(name.split("+")))
-        return cls(members=(check_name(name),))
+        return _step(name if isinstance(name, str) else check_name(name))
+
+
+@lru_cache(maxsize=1024)  # plans are made of few steps, and check them each time
+def _step(name: str) -> Step:
+    part = _PART.match(name)
+    if part is not None and int(part["parts"]) > 1:
+        return Step(members=(part["name"],), part=int(part["part"]), parts=int(part["parts"]))
+    return Step(members=tuple(name.split("+")))
 
 
 def is_plain(name: str) -> bool:
