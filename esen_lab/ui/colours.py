@@ -13,9 +13,6 @@ from esen_lab.common.locks import Lock
 PALETTE = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#0072B2", "#D55E00", "#F0E442", "#999999")
 NEUTRAL = ("#767676", "#8a6f4f", "#5b7a8c", "#84709a")
 """Of lines that are no sub-model's: a core, the memory, a GPU."""
-PAGES = ("#ffffff", "#111111")
-"""What notebooks are shown on, in the light and in the dark."""
-LEAST_CONTRAST = 4.5  # of text: WCAG 2, level AA
 LEAST_OF_LINES = 3.0  # of what is drawn: WCAG 2, level AA
 _PART = re.compile(r"(.+) \d+/\d+")  # "wide 1/2": a part of the batch of "wide"
 
@@ -25,12 +22,15 @@ class Colours:
 
     def __init__(self) -> None:
         self._places: dict[str, int] = {}
+        self._learned: list[str] = []  # the ensemble that was learned last
         self._lock = Lock()
 
     def learn(self, names: Iterable[str]) -> None:
         """Give colours to the sub-models of an ensemble, in their order; no two share one while there are others."""
+        ensemble = list(dict.fromkeys(names))
+        if ensemble == self._learned:
+            return
         with self._lock:
-            ensemble = list(dict.fromkeys(names))
             taken: set[int] = set()
             for name in ensemble:
                 place = self._places.get(name)
@@ -38,9 +38,13 @@ class Colours:
                     later = {self._places[other] for other in ensemble if other != name and other in self._places}
                     place = self._places[name] = _next(taken | later)
                 taken.add(place)
+            self._learned = ensemble
 
     def of(self, name: str) -> str:
         """The colour of a sub-model; of a group that of its first member, of a part that of the whole."""
+        place = self._places.get(name)
+        if place is not None:
+            return colour(place)
         with self._lock:
             if name not in self._places:
                 part = _PART.fullmatch(name)
@@ -54,6 +58,7 @@ class Colours:
         """Begin anew."""
         with self._lock:
             self._places.clear()
+            self._learned = []
 
 
 def _next(taken: set[int]) -> int:
