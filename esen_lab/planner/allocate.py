@@ -20,7 +20,7 @@ from esen_lab.cost_model.model import CostModel
 from esen_lab.errors import Cancelled, InfeasibleError, UsageError
 from esen_lab.planner.allocation import Allocation, remarks_of, under_models
 from esen_lab.planner.bounds import schedule_bound_s
-from esen_lab.planner.infeasible import why_infeasible
+from esen_lab.planner.exact.within_limits import why_infeasible
 from esen_lab.planner.limits import Limits
 from esen_lab.planner.plan import Lane, Plan
 from esen_lab.planner.problem import SearchProblem, Table, make_problem, with_capacity

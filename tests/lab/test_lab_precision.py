@@ -22,7 +22,7 @@ from esen_lab.common.answers import IN_PRECISION, difference
 from esen_lab.devices import CpuDevice
 from esen_lab.devices.cpu.precision import slower_in
 from esen_lab.errors import UsageError
-from esen_lab.lab.precision import refused, variants
+from esen_lab.lab.backend_choice import refused, variants
 from esen_lab.lab.stages import checks
 from esen_lab.profiler.backends import BackendPoint, BackendTable, choose
 from esen_lab.studies.precision_table import PrecisionPoint, PrecisionTable

@@ -9,7 +9,7 @@ from real_kernel import Kernel
 
 from esen_lab.errors import UsageError
 from esen_lab.ui.magics.arguments import Argument, text
-from esen_lab.ui.magics.flags import in_flags
+from esen_lab.ui.magics.lines import in_flags
 from esen_lab.ui.magics.verbs import VERBS
 
 ARGUMENTS = (

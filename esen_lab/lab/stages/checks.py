@@ -16,10 +16,9 @@ from esen_lab.common.words import listed, unknown
 from esen_lab.devices import Device
 from esen_lab.ensemble import SubModel
 from esen_lab.errors import UsageError
-from esen_lab.lab.backend_choice import possible
+from esen_lab.lab.backend_choice import possible, refused, variants
 from esen_lab.lab.knowledge import Knowledge
 from esen_lab.lab.plan_checks import members_run_by, origin
-from esen_lab.lab.precision import refused, variants
 from esen_lab.lab.runtime import Runtime
 from esen_lab.lab.stages.members import follow
 from esen_lab.lab.stages.plans import with_plan

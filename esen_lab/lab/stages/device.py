@@ -8,8 +8,7 @@ from dataclasses import replace
 from esen_lab.common.surroundings import step
 from esen_lab.devices import Device, open_device
 from esen_lab.errors import UsageError
-from esen_lab.lab.backend_choice import allowed
-from esen_lab.lab.precision import in_own_precision, is_allowed
+from esen_lab.lab.backend_choice import allowed, in_own_precision, is_allowed
 from esen_lab.lab.records import DeviceChange, meaning_of_change
 from esen_lab.lab.runtime import Runtime
 from esen_lab.lab.state import LabState

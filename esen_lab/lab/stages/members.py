@@ -12,9 +12,9 @@ from esen_lab.common.trees import Tree, flatten, tree_spec
 from esen_lab.ensemble import Combine, Ensemble, Registered, SubModel, check_combine, check_member, make_combine
 from esen_lab.ensemble import register as make_submodel
 from esen_lab.errors import EsenError, UsageError
+from esen_lab.lab.backend_choice import in_other_precision, in_own_precision
 from esen_lab.lab.live_modules import Originals
 from esen_lab.lab.plan_checks import same_code, with_values_changed
-from esen_lab.lab.precision import in_other_precision, in_own_precision
 from esen_lab.lab.runtime import Runtime
 from esen_lab.lab.state import LabState
 

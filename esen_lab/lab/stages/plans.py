@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from esen_lab.common.words import unknown
 from esen_lab.devices.cpu.device import CpuPlacement
 from esen_lab.errors import UsageError
+from esen_lab.lab.backend_choice import as_checked
 from esen_lab.lab.plan_checks import differences, members_run_by
-from esen_lab.lab.precision import as_checked
 from esen_lab.lab.runtime import Runtime
 from esen_lab.lab.stages.members import follow
 from esen_lab.lab.stages.nodes import check_plan

@@ -14,7 +14,7 @@ from esen_lab.common.words import listed, unknown
 from esen_lab.devices.cpu.precision import slower_in
 from esen_lab.ensemble import Ensemble
 from esen_lab.errors import UsageError
-from esen_lab.lab.precision import in_other_precision, in_own_precision, is_allowed
+from esen_lab.lab.backend_choice import in_other_precision, in_own_precision, is_allowed
 from esen_lab.lab.runtime import Runtime
 from esen_lab.lab.stages.members import follow
 from esen_lab.lab.state import LabState

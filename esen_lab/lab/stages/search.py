@@ -13,15 +13,18 @@ from esen_lab.errors import UsageError
 from esen_lab.lab.backend_choice import allowed
 from esen_lab.lab.runtime import Runtime
 from esen_lab.lab.search_binding import Arranged, SearchRequest, bind_search
-from esen_lab.lab.stages.deadline import for_deadline
 from esen_lab.lab.stages.members import follow
 from esen_lab.lab.stages.plans import with_plan
 from esen_lab.lab.state import LabState
 from esen_lab.planner import Limits, SearchJob, make_searcher
+from esen_lab.planner.allocation import remarks_of, under_models
+from esen_lab.planner.by_deadline import DeadlineSearch
 from esen_lab.planner.fits import fits
 from esen_lab.planner.plan import Plan
 from esen_lab.planner.steps import members_of
 from esen_lab.profiler.records import under_other_switches
+from esen_lab.run.options import check_rule, weightless
+from esen_lab.studies.members import tables_of
 
 BACKGROUND_SEARCH_S = 60.0
 """For how long the exact searcher improves and proves in the background."""
@@ -193,3 +196,57 @@ def _asked_for(state: LabState, asked: SearchRequest) -> LabState:
 def _proven(state: LabState, plan: Plan, asked: SearchRequest, models: Mapping[str, CostModel]) -> LabState:
     """With what a search proved of all plans, for the sliders."""
     return replace(state, proof=(models, plan.bound_s)) if asked.free and plan.bound_s is not None else state
+
+
+def for_deadline(
+    runtime: Runtime, asked: SearchRequest, models: Mapping[str, CostModel], deadline_s: float
+) -> Arranged:
+    """What makes of a plan one whose members that are ready by a deadline are the most accurate together.
+
+    Args:
+        runtime: The lab's.
+        asked: The search.
+        models: The cost models it plans with.
+        deadline_s: Seconds from the call.
+
+    Raises:
+        UsageError: The accuracy of these members is not known, the rule needs all of them, or it is no deadline.
+    """
+    state = runtime.state
+    check_rule(state.ensemble.combine)
+    found, ensemble = state.validated, state.ensemble
+    if found is None or not found.holds_for(ensemble, ensemble.names):
+        raise UsageError(
+            "A plan for a deadline needs the accuracy of members, which is measured on validation data",
+            given="none so far" if found is None else "answers from before a member changed or came",
+            hint=f"Ask for it first: {step('lab.studies.members(x_val, y_val)', '%esen members x_val y_val')}.",
+        )
+
+    no_weight = weightless(ensemble.combine, ensemble.names)
+
+    def accuracy(names: Sequence[str]) -> float:
+        if no_weight.issuperset(names):  # no answer can be made of them
+            return 0.0
+        value = found.accuracy(names, ensemble)
+        if value is None:
+            raise UsageError("Members that are planned by accuracy answer with classes", given=", ".join(names))
+        return value
+
+    report = state.report
+    search = DeadlineSearch(
+        {name: tables_of(models)[name] for name in ensemble.names},
+        state.device.units,
+        accuracy,
+        deadline_s,
+        overhead_s=0.0 if report is None or report.answered is not None else max(0.0, report.overhead_s),
+        free=Limits.of(asked.limits) == Limits() and asked.objective == "predicted",
+        most_accurate=found.most_accurate,
+    )
+
+    def arranged(plan: Plan) -> tuple[Plan, tuple[str, ...]]:
+        ready = search(plan)
+        if ready.plan.lanes != plan.lanes:  # what was said of the lanes before is not so of these
+            plan = replace(under_models(ready.plan, models), notes=remarks_of(models))
+        return plan, (ready.sentence,)
+
+    return arranged

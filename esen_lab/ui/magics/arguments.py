@@ -41,7 +41,7 @@ class Argument:
         joined: Several words make one value: an expression with spaces in it. With `count` "*" it may be left out.
         key: Its name among the values; "" for `name` without its dashes.
         option: What the lab calls it; "" for `key`, of seconds with "_s" behind it. Errors that name it are worded by
-            it (`flags.py`).
+            it (`lines.py`).
         suggest: What the tab key offers for it; None leaves the choice to the notebook's own completers.
     """
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from esen_lab.common.words import unknown
 from esen_lab.errors import EsenError, UsageError
-from esen_lab.ui.magics.arguments import parse, split
-from esen_lab.ui.magics.flags import in_flags
+from esen_lab.ui.magics.arguments import Argument, parse, split
 from esen_lab.ui.magics.verbs import CELL_VERBS, RENAMED, VERBS
 from esen_lab.ui.magics.verbs.help import verb_help
 from esen_lab.ui.magics.verbs.verb import Verb
@@ -76,3 +76,39 @@ def _run(session: Session, magic: str, table: Mapping[str, Verb], words: list[st
     if quiet and result is not None:  # not shown, but `y = %esen run x;` has it all the same
         return session.front.hidden(result)
     return result
+
+
+# What stands behind "name=": a text, a list or dict, an ellipsis, or a word without the full stop after it.
+_VALUE = r"""(?P<value>'[^']*'|\[[^\]]*\]|\{[^}]*\}|\.\.\.|[\w.+-]*\w)"""
+
+
+def in_flags(said: str, arguments: Sequence[Argument]) -> str:
+    """A text of the lab, which names options as Python does, in the words of a verb: `max_lanes` is `--lanes` there.
+
+    Args:
+        said: The text; options that the verb does not take stay as they are.
+        arguments: What the verb takes.
+    """
+    known = {argument.option: argument for argument in arguments if argument.is_option}
+    if not known:
+        return said
+    name = rf"(?P<name>{'|'.join(sorted(map(re.escape, known), key=len, reverse=True))})"
+    start = r"(?<![\w.-])(?<!--option )"  # what `--option` gives is the searcher's own, by its name in Python
+
+    def with_value(found: re.Match[str]) -> str:
+        return _flag(known, found["name"], found["value"])
+
+    def alone(found: re.Match[str]) -> str:
+        return f"{found['kind'] or ''}{_flag(known, found['name'])}"
+
+    said = re.sub(rf"{start}{name} ?= ?{_VALUE}", with_value, said)
+    said = re.sub(rf"(?P<kind>(?<![\w-])(?:option|limit) )'?{name}'?(?![\w-])", alone, said)
+    # Names that are words of English too ("rounds", "pinned") are options only where something says so, as above.
+    return re.sub(rf"(?P<kind>){start}(?=\w+_){name}\b(?!\(|\.\w)", alone, said)
+
+
+def _flag(known: Mapping[str, Argument], name: str, value: str = "") -> str:
+    argument = known[name]
+    if argument.read is None or not value:
+        return argument.name
+    return f"{argument.name} {value[1:-1] if value.startswith(chr(39)) else value}"

@@ -32,7 +32,7 @@ from esen_lab.ui.views.planned import (
     plan,
     repository,
 )
-from esen_lab.ui.views.ran import backends, comparison, forgotten, load_table, numerics, precision, report
+from esen_lab.ui.views.ran import backends, comparison, forgotten, load_table, numerics, precision, report, server
 from esen_lab.ui.views.searched import (
     allocation,
     front,
@@ -46,7 +46,6 @@ from esen_lab.ui.views.searched import (
     stages,
     thresholds,
 )
-from esen_lab.ui.views.served import server
 from esen_lab.ui.views.setup import cluster, device, device_change, ensemble, left_gpu, offers, status, submodel
 
 __all__ = [
