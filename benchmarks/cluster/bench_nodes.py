@@ -4,7 +4,7 @@
 
 Two raylets on this machine, one core each; members that copy their input, so that nearly all of it is the way. Then
 the same with outputs as wide as the input, combined here and on the node that has most of them: where that is faster
-is for `COMBINED_THERE_BYTES` of `esen_lab/cluster/combined_there.py`.
+is for `COMBINED_THERE_BYTES` of `esen_lab/cluster/nodes_call.py`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from esen_lab import Lab
-from esen_lab.cluster import combined_there
+from esen_lab.cluster import nodes_call
 from esen_lab.planner.plan import Lane, Plan
 
 ROWS = (1, 100, 10_000, 300_000)
@@ -76,7 +76,7 @@ def main() -> None:
             size = f"{4 * x.numel() * 4 / 1e3:.1f} kB"
             took = []
             for least in (2**62, 0):
-                combined_there.COMBINED_THERE_BYTES = least
+                nodes_call.COMBINED_THERE_BYTES = least
                 took.append(seconds(lambda x=x: lab.run(x), calls))
             (here_s, here_high), (there_s, there_high) = took
             print(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from esen_lab.cluster.nodes_asked import CallAsked
 from esen_lab.cluster.nodes_run import NodeTold
+from esen_lab.cluster.requests import CallRequest
 from esen_lab.planner.plan import Plan
 from esen_lab.run import RunReport
 from esen_lab.run.answered import Answered
@@ -15,7 +15,7 @@ from esen_lab.run.stage_report import StageReport
 
 
 def reported(
-    asked: CallAsked,
+    asked: CallRequest,
     looks: str,
     told: Sequence[NodeTold],
     idle: Mapping[int, LaneReport],

@@ -11,7 +11,7 @@ A plan in stages goes through this stage by stage, for the rows that are open (`
 
     held_nodes.py     the nodes, between calls
     nodes_call.py     one call; stages_call.py one of a plan in stages
-    nodes_run.py      one run of it: every node is asked once; node_answers.py who has answered
+    nodes_run.py      one run of it: every node is asked once
     nodes_report.py   the report
 """
 
@@ -23,10 +23,10 @@ from dataclasses import replace
 from esen_lab.cluster.held_nodes import HeldNode, HeldNodes
 from esen_lab.cluster.node_readings import NodeReadings
 from esen_lab.cluster.nodes import ClusterNode, NodeReach, sizes
-from esen_lab.cluster.nodes_asked import CallAsked
 from esen_lab.cluster.nodes_call import NodesCall
 from esen_lab.cluster.orders import NodeLoaded, NodeSettings
 from esen_lab.cluster.parts import parts_of
+from esen_lab.cluster.requests import CallRequest
 from esen_lab.cluster.stages_call import StagesCall
 from esen_lab.common.trees import Tree
 from esen_lab.ensemble import Ensemble
@@ -206,7 +206,7 @@ class PlanOnNodes:
             self._check(options)
             if due is None and options.deadline_s is not None:
                 due = Deadline(options.deadline_s)
-        asked = CallAsked(
+        asked = CallRequest(
             plan=self.plan,
             ensemble=self.ensemble,
             held=self._held,

@@ -14,10 +14,10 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 
-from esen_lab.cluster.nodes_asked import CallAsked, RunAsked
 from esen_lab.cluster.nodes_report import idle_lanes, reported
 from esen_lab.cluster.nodes_run import NodesRun, NodeTold
 from esen_lab.cluster.packing import PackedTree, pack_input, packed_rows, unpack
+from esen_lab.cluster.requests import CallRequest, NodesRequest
 from esen_lab.ensemble.chance import draw_seed
 from esen_lab.lanes.openmp import CallersThreads
 from esen_lab.run import Run, RunOptions
@@ -37,7 +37,7 @@ class StagesCall:
         threads: Those of this process, which are quiet while answers are combined.
     """
 
-    def __init__(self, asked: CallAsked, prepared: StagesPrepared, threads: CallersThreads) -> None:
+    def __init__(self, asked: CallRequest, prepared: StagesPrepared, threads: CallersThreads) -> None:
         self._asked, self._prepared = asked, prepared
         options = PLAIN if asked.options is None else asked.options
         self._so_far = StagesSoFar(asked.plan, asked.ensemble, options, asked.due, asked.begin_ns, threads)
@@ -82,7 +82,7 @@ class StagesCall:
         asked = self._asked
         options = RunOptions(on_failure="leave-out") if asked.leaving_out else None
         members = {node.name: node.part.members for node in asked.held.all if any(stage for stage in node.part.stages)}
-        of_nodes = RunAsked(members=members, input=packed, seed=None, method="prepare", more=True)
+        of_nodes = NodesRequest(members=members, input=packed, seed=None, method="prepare", more=True)
         nodes = NodesRun(replace(asked, options=options, due=None), of_nodes)
         nodes.run()
         if len(nodes.told) == len(members):
@@ -98,7 +98,7 @@ class StagesCall:
         ran = size_for(count, so_far.rows, sizes_for(lanes)) if number else 0
         nodes = NodesRun(
             asked,
-            RunAsked(
+            NodesRequest(
                 members=self._members_in(number),
                 input=open_rows,
                 seed=self._seed,

@@ -1,11 +1,13 @@
-"""Records -> plain data, as it is saved and returned."""
+"""Records -> plain data, as it is saved and returned, and rows of it -> a pandas table, where pandas is installed."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
+
+from esen_lab.errors import UsageError
 
 
 def to_dict(record: Any) -> dict[str, Any]:
@@ -24,3 +26,18 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return [_plain(part) for part in value]
     return to_dict(value) if is_dataclass(value) else value
+
+
+def to_frame(rows: Sequence[Mapping[str, Any]]) -> Any:
+    """A `pandas.DataFrame` with one line per row; values and names as they are: seconds, bytes, units.
+
+    Raises:
+        UsageError: pandas is not installed.
+    """
+    try:
+        import pandas
+    except ImportError:
+        raise UsageError(
+            "A table of pandas needs pandas", given="none installed", hint="pip install pandas, or use to_dict()."
+        ) from None
+    return pandas.DataFrame(list(rows))

@@ -15,8 +15,7 @@ from esen_lab.export.bundle_files import Graph, bundle_files, graph_files
 from esen_lab.export.bundle_layout import MANIFEST, OUR_FILES
 from esen_lab.export.elsewhere import notes_on_own_modules, notes_on_switches
 from esen_lab.export.read_back import check_readable
-from esen_lab.export.script import MARK, script_text
-from esen_lab.export.script_names import check_name
+from esen_lab.export.script import MARK, check_name, script_text
 from esen_lab.export.server_folders import looked_at
 from esen_lab.export.trust import content_digest, remember
 from esen_lab.files import Kind, as_path, check_free, read_head, write_file, write_folder

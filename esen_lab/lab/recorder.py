@@ -2,7 +2,7 @@
 
 Whoever changes the state waits for a few comparisons and no more: entries are made and written in a thread of their
 own, which lives as long as there is something to write, and a moment longer. It waits for a moment without runs
-(`quiet.py`), unless somebody asks for the history or the lab is closed.
+(`QuietMoments`), unless somebody asks for the history or the lab is closed.
 
     comparison   each one
     plan         each one that is put in force with other lanes, or for other code, than the last one; while a search
@@ -20,6 +20,7 @@ import importlib.metadata
 import os
 import platform
 import threading
+import time
 from array import array
 from collections.abc import Callable, Collection
 from contextlib import suppress
@@ -36,7 +37,6 @@ from esen_lab.ensemble import Ensemble
 from esen_lab.errors import EsenError
 from esen_lab.files.user_folder import user_folder
 from esen_lab.history import Book, Entry, EntryKind, Member, Slot, Strategy
-from esen_lab.lab.quiet import QuietMoments
 from esen_lab.lab.state import LabState
 from esen_lab.planner.plan import Lane, Plan
 from esen_lab.profiler import Profile
@@ -411,3 +411,41 @@ def _versions(plan: Plan | None) -> dict[str, str]:
                 if version := engine_version(name):
                     found[name] = version
     return found
+
+
+QUIET_S = 0.5  # without a run
+MOST_S = 10.0  # of waiting: runs may never end, and a kernel may be killed
+
+
+class QuietMoments:
+    """Says when nothing has run for a moment: work would take a core from a lane. May be used from any thread.
+
+    Args:
+        clock: Seconds that only grow.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._ran_s = float("-inf")
+        self._hurry = threading.Event()
+
+    def ran(self) -> None:
+        """There was a run just now."""
+        self._ran_s = self._clock()
+
+    def hurry(self) -> None:
+        """End the wait that is under way, and let none begin until `rest`."""
+        self._hurry.set()
+
+    def rest(self) -> None:
+        """Let work wait again."""
+        self._hurry.clear()
+
+    def wait(self) -> None:
+        """Return `QUIET_S` after the last run, or after `MOST_S`."""
+        give_up_s = self._clock() + MOST_S
+        while True:
+            now_s = self._clock()
+            left_s = min(self._ran_s + QUIET_S, give_up_s) - now_s
+            if left_s <= 0 or self._hurry.wait(left_s):
+                return

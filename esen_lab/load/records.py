@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from esen_lab.common.display import Shown
-from esen_lab.common.tables import to_frame
+from esen_lab.common.records import to_frame
 from esen_lab.common.units import format_seconds, format_table
 from esen_lab.files.schemas import plain
 from esen_lab.load.batches import Replies

@@ -16,7 +16,7 @@ from typing import Annotated, Any, TypedDict
 from msgspec import Meta
 
 from esen_lab.common.display import Shown
-from esen_lab.common.tables import to_frame
+from esen_lab.common.records import to_frame
 from esen_lab.common.units import (
     check_backend,
     check_count,

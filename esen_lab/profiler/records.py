@@ -14,8 +14,8 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from esen_lab.common.display import Shown
+from esen_lab.common.records import to_frame
 from esen_lab.common.surroundings import step
-from esen_lab.common.tables import to_frame
 from esen_lab.common.units import (
     OLD_DAYS,
     days_since,

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from esen_lab.common.display import Shown
-from esen_lab.common.records import to_dict
-from esen_lab.common.tables import to_frame
+from esen_lab.common.records import to_dict, to_frame
 from esen_lab.common.units import format_percent, format_seconds, format_table, with_marks
 from esen_lab.common.words import unknown
 from esen_lab.errors import UsageError

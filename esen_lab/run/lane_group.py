@@ -11,13 +11,14 @@ until then pays several times what its part of the work costs, for cold caches a
 
 from __future__ import annotations
 
+import ctypes
+import os
 import time
 from collections.abc import Callable, Collection, Sequence
 
 from esen_lab.common.trees import Tree
 from esen_lab.errors import EsenError, WorkerDied, WorkerTimeout
 from esen_lab.lanes import ForkServer, Worker
-from esen_lab.lanes.waking import WakingOrder
 from esen_lab.planner.plan import Lane
 from esen_lab.planner.steps import derived_of
 from esen_lab.run.deadline import Deadline
@@ -252,3 +253,32 @@ class LaneGroup:
         if self._derived:
             found = answers_of_members(found, self._derived)
         return {name: found[name] for name in names if name in found}
+
+
+class WakingOrder:
+    """Knows the cores of each lane, and on which core the calling thread runs.
+
+    A lane that is woken may take the core of the thread that wakes it, at once and for milliseconds, above all when
+    that thread has just computed. The lanes after it would then be woken late.
+
+    Args:
+        pids: The process of each lane; this process's own for one that is no process.
+    """
+
+    def __init__(self, pids: Sequence[int]) -> None:
+        self._cores = [_cores_of(pid) for pid in pids]
+        self._here: Callable[[], int] | None = getattr(ctypes.CDLL(None), "sched_getcpu", None)
+
+    def of(self, lanes: Sequence[int]) -> Sequence[int]:
+        """The same lanes in the same order, but those that may take the core we are on at the end."""
+        if self._here is None or len(lanes) < 2:
+            return lanes
+        here = self._here()
+        return sorted(lanes, key=lambda lane: here in self._cores[lane])
+
+
+def _cores_of(pid: int) -> set[int]:
+    try:
+        return os.sched_getaffinity(pid) if pid != os.getpid() else set()
+    except (AttributeError, OSError):  # not Linux, or it has just ended
+        return set()

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from esen_lab.common.display import Shown
-from esen_lab.common.records import to_dict
-from esen_lab.common.tables import to_frame
+from esen_lab.common.records import to_dict, to_frame
 from esen_lab.common.units import format_count, format_percent, format_seconds
 from esen_lab.planner.plan import Plan
 from esen_lab.planner.steps import members_of

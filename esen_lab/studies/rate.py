@@ -15,7 +15,7 @@ from typing import Any
 
 from esen_lab.common.display import Shown
 from esen_lab.common.inputs import as_input
-from esen_lab.common.tables import to_frame
+from esen_lab.common.records import to_frame
 from esen_lab.common.trees import Tree, map_tensors
 from esen_lab.common.units import check_number, format_rate, format_seconds, format_table, whole
 from esen_lab.ensemble.batch_part import rows_of

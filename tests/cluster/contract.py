@@ -21,7 +21,7 @@ from gates import Gate
 from models import Sleeper, mlp
 
 from esen_lab import Lab
-from esen_lab.cluster import NodeReach, PlanOnNodes, combined_there, key_of
+from esen_lab.cluster import NodeReach, PlanOnNodes, key_of, nodes_call
 from esen_lab.ensemble import Ensemble
 from esen_lab.errors import DeadlineMissed, DeviceError, EsenError, UsageError
 from esen_lab.planner.plan import Lane, Plan
@@ -412,11 +412,11 @@ def until_right(started: Started, wanted: torch.Tensor, x: torch.Tensor = X) -> 
 @contextlib.contextmanager
 def combined_there_from(size_bytes: int) -> Iterator[None]:
     """Inside, outputs of other machines that are as large together are combined on a node; of 0 bytes, any are."""
-    before, combined_there.COMBINED_THERE_BYTES = combined_there.COMBINED_THERE_BYTES, size_bytes
+    before, nodes_call.COMBINED_THERE_BYTES = nodes_call.COMBINED_THERE_BYTES, size_bytes
     try:
         yield
     finally:
-        combined_there.COMBINED_THERE_BYTES = before
+        nodes_call.COMBINED_THERE_BYTES = before
 
 
 @contextlib.contextmanager

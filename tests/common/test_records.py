@@ -16,8 +16,7 @@ from points import POINT
 
 from esen_lab.common.answers import Difference
 from esen_lab.common.display import Shown
-from esen_lab.common.records import to_dict
-from esen_lab.common.tables import to_frame
+from esen_lab.common.records import to_dict, to_frame
 from esen_lab.cost_model import fit_points
 from esen_lab.errors import UsageError
 from esen_lab.planner.editor import PlanEditor

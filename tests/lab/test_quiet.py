@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from esen_lab.lab import quiet
-from esen_lab.lab.quiet import MOST_S, QUIET_S, QuietMoments
+from esen_lab.lab import recorder
+from esen_lab.lab.recorder import MOST_S, QUIET_S, QuietMoments
 
 
 class Hours:
@@ -55,8 +55,8 @@ def test_runs_that_go_on_are_waited_for_and_not_for_ever(hours: Hours) -> None:
 
 
 def test_who_hurries_wakes_who_waits_and_is_waited_for_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quiet, "QUIET_S", 1e6)
-    monkeypatch.setattr(quiet, "MOST_S", 1e6)
+    monkeypatch.setattr(recorder, "QUIET_S", 1e6)
+    monkeypatch.setattr(recorder, "MOST_S", 1e6)
     moments = QuietMoments()
     moments.ran()
     waiting = threading.Thread(target=moments.wait)

@@ -89,7 +89,7 @@ ONLY_IN: dict[str, set[str]] = {
     },
     "psutil": {"devices/cpu/meter.py"},
     "IPython": {"ui/magics/magics.py"},
-    "pandas": {"common/tables.py", "ensemble/kinds/estimator.py"},
+    "pandas": {"common/records.py", "ensemble/kinds/estimator.py"},
     "openvino": {"ensemble/kinds/openvino_model.py"},
     "onnxruntime": {"ensemble/kinds/onnx_model.py", "lanes/backends/_int8.py"},
     "onnx": {"ensemble/kinds/onnx_model.py", "lanes/backends/_int8.py"},

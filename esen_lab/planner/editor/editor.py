@@ -26,8 +26,7 @@ from esen_lab.common.units import check_count, format_percent, format_seconds, n
 from esen_lab.cost_model import CostModel
 from esen_lab.errors import EsenError, UsageError, first_line
 from esen_lab.planner import Allocation, Limits, SearchJob, search
-from esen_lab.planner.editor.bench import Bench
-from esen_lab.planner.editor.beside import Lanes, LastRun, Offered, PastPlan
+from esen_lab.planner.editor.beside import Bench, Lanes, LastRun, Offered, PastPlan
 from esen_lab.planner.editor.draft import Draft, DraftLane
 from esen_lab.planner.editor.draft_editor import DraftEditor
 from esen_lab.planner.editor.state import EditorState, Measurement

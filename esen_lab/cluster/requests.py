@@ -21,7 +21,7 @@ _LEAST_S = 0.002
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class CallAsked:
+class CallRequest:
     """What one call of a plan on nodes is asked for.
 
     Attributes:
@@ -75,7 +75,7 @@ class CallAsked:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunAsked:
+class NodesRequest:
     """What nodes are asked for in one run.
 
     Attributes:

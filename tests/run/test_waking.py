@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from esen_lab.lanes import waking
-from esen_lab.lanes.waking import WakingOrder
+from esen_lab.run import lane_group
+from esen_lab.run.lane_group import WakingOrder
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ def test_a_lane_that_may_take_our_core_is_woken_last(
     monkeypatch: pytest.MonkeyPatch, here: int, order: list[int]
 ) -> None:
     cores = {101: {0}, 102: {1}, 103: {2, 3}}
-    monkeypatch.setattr(waking, "_cores_of", cores.__getitem__)
+    monkeypatch.setattr(lane_group, "_cores_of", cores.__getitem__)
     waker = WakingOrder([101, 102, 103])
     monkeypatch.setattr(waker, "_here", lambda: here)
     assert list(waker.of([2, 1, 0])) == order
