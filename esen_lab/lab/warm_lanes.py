@@ -90,15 +90,16 @@ class WarmLanes:
         current = self._runtime.state.executor
         if current is not None:
             current.look_at_late()
-        if current is None or current.broken or current.plan is not plan or current.ensemble is not ensemble:
+        whole = None if current is None or current.broken else current
+        if whole is None or whole.plan is not plan or whole.ensemble is not ensemble:
             # What is started or loaded now is compared with what this process answers now.
             self._runtime.fork_server.look_at_session()
-        if current is not None and not current.broken and same_lanes(current, plan, ensemble):
+        if whole is not None and same_lanes(whole, plan, ensemble):
             try:
-                current.at_rest(deadline)
-                current.keep_to(plan, ensemble, deadline=deadline)
-                current.history.doubts = self._doubts
-                return current, (*notes, *current.history.take_news())
+                whole.at_rest(deadline)
+                whole.keep_to(plan, ensemble, deadline=deadline)
+                whole.history.doubts = self._doubts
+                return whole, (*notes, *whole.history.take_news())
             except EsenError:  # lanes that could not take what changed are broken: started anew
                 deadline.check(f"lanes that take what has changed of {', '.join(plan.names)}")
         try:

@@ -56,10 +56,10 @@ def check_members(plan: Plan, ensemble: Ensemble) -> None:
     Raises:
         UsageError: The message names each.
     """
-    ours = set(ensemble.names)
+    ours, planned = set(ensemble.names), plan.names
     differ = [
-        *(f"{name!r} is in the plan only" for name in plan.names if name not in ours),
-        *(f"{name!r} is in the ensemble only" for name in sorted(ours - {*plan.names, *plan.left_out})),
+        *(f"{name!r} is in the plan only" for name in planned if name not in ours),
+        *(f"{name!r} is in the ensemble only" for name in sorted(ours - {*planned, *plan.left_out})),
     ]
     if differ:
         raise UsageError(

@@ -114,7 +114,7 @@ class Lane:
                 "A lane names its active units once per member",
                 given=f"{len(self.active_units)} for {len(self.members)}",
             )
-        active = (check_units(units, self.units, "a sub-model's active units") for units in self.active_units)
+        active = [check_units(units, self.units, "a sub-model's active units") for units in self.active_units]
         object.__setattr__(self, "active_units", tuple(active))
         if not self.backends:
             object.__setattr__(self, "backends", ("eager",) * len(self.members))

@@ -69,7 +69,7 @@ def _code(text: str) -> Markup:
     pieces = text.split("`")
     if len(pieces) % 2 == 0:
         return joined([text])
-    return joined(element("code", piece) if i % 2 else piece for i, piece in enumerate(pieces))
+    return joined([element("code", piece) if i % 2 else piece for i, piece in enumerate(pieces)])
 
 
 def _html_block(block: Block, rules: _Rules | None) -> Markup:
@@ -96,7 +96,7 @@ def _html_table(table: Table, rules: _Rules) -> Markup:
 
 def _html_row(tag: str, cells: Sequence[str], cards: bool = False) -> Markup:
     """A row; where rows may become cards, what stands for "there is none" is marked: a card leaves it out."""
-    return element("tr", *(element(tag, cell, class_="n" if cards and cell == "-" else None) for cell in cells))
+    return element("tr", *[element(tag, cell, class_="n" if cards and cell == "-" else None) for cell in cells])
 
 
 def _least_px(table: Table) -> int:

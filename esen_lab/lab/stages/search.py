@@ -171,13 +171,11 @@ class _Improving:
         self._best: Plan | None = None
 
     def __call__(self, job: SearchJob[Plan]) -> None:
-        plan, better = job.best, job.best is not self._best
-        self._best = plan
+        plan = job.best
+        better, self._best = plan is not self._best, plan
         proven = job.state.over and job.error is None
 
-        def change(state: LabState) -> LabState:
-            if plan is None:
-                return state
+        def change(state: LabState, plan: Plan) -> LabState:
             if proven:
                 state = _proven(state, plan, self._asked, self._models)
             # Not where the sub-models are others by now.
@@ -185,7 +183,8 @@ class _Improving:
                 state = _asked_for(with_plan(state, plan, improving=job), self._asked)
             return state
 
-        self._runtime.change(change)
+        if plan is not None and (better or proven):
+            self._runtime.change(partial(change, plan=plan))
         self._runtime.stir()
 
 
