@@ -27,19 +27,9 @@ def reported(
     notes: Sequence[str] = (),
     stages: Sequence[StageReport] = (),
 ) -> RunReport:
-    """The report.
+    """The report: what the input looked like, what nodes told, stage by stage, and the lanes that were asked.
 
-    Args:
-        asked: What the call was asked for.
-        looks: What the input looked like.
-        told: What nodes told, stage by stage.
-        idle: Lanes of nodes that were asked, as those of nodes that told nothing, by their numbers.
-        jct_s: See `RunReport`, as for all others.
-        copy_s: Likewise.
-        combine_s: Likewise.
-        answered: Likewise.
-        notes: Besides those of the nodes.
-        stages: Likewise.
+    The lanes are there for nodes that told nothing; the notes come besides those of the nodes. The rest: `RunReport`.
     """
     plan = asked.plan
     as_planned = not plan.example or plan.example == looks

@@ -136,14 +136,14 @@ def npz_bytes(tree: Tree) -> bytes:
 def names_of(tree: Tree) -> list[str]:
     """A name for each tensor, in the order of flattening, unlike all others; "" for a lone tensor."""
     found: list[str] = []
-    for name in _names(tree):
+    for name in leaf_names(tree):
         while name in found:  # {"a/b": x, "a": {"b": y}}
             name += "'"  # noqa: PLW2901
         found.append(name)
     return found
 
 
-def _names(tree: Tree, prefix: str = "") -> Iterator[str]:
+def leaf_names(tree: Tree, prefix: str = "") -> Iterator[str]:
     """A name for each tensor, in the order of flattening; "" for a lone tensor."""
     import torch
 
@@ -151,10 +151,10 @@ def _names(tree: Tree, prefix: str = "") -> Iterator[str]:
         yield prefix
     elif isinstance(tree, Mapping):
         for key, value in tree.items():
-            yield from _names(value, f"{prefix}/{key}" if prefix else str(key))
+            yield from leaf_names(value, f"{prefix}/{key}" if prefix else str(key))
     elif isinstance(tree, (tuple, list)):
         for i, value in enumerate(tree):
-            yield from _names(value, f"{prefix}/{i}" if prefix else str(i))
+            yield from leaf_names(value, f"{prefix}/{i}" if prefix else str(i))
 
 
 def _to_numpy(tensor: torch.Tensor) -> numpy.ndarray[Any, Any]:

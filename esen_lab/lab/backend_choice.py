@@ -48,12 +48,7 @@ def allowed(state: LabState) -> dict[str, tuple[str, ...]]:
 def variants(state: LabState, name: str) -> tuple[str, ...]:
     """The backends in another precision that may be tried for a sub-model, besides the plain ones ("openvino@bf16").
 
-    Args:
-        state: The lab's.
-        name: A registered sub-model.
-
-    Returns:
-        What the check on the device in use allowed for the sub-model as it is now; () where none was asked for.
+    What the check on the device in use allowed for the sub-model as it is now; () where none was asked for.
     """
     table = _table(state, name)
     return () if table is None else table.allowed.get(name, ())
@@ -87,10 +82,7 @@ def as_checked(state: LabState, plan: Plan) -> Plan:
 def in_own_precision(state: LabState, names: Collection[str], *, measured: bool = True) -> LabState:
     """With these sub-models executed in their own precision: by what was measured to be fastest, else eagerly.
 
-    Args:
-        state: The lab's.
-        names: Registered sub-models.
-        measured: Whether what was measured of their backends still holds.
+    `measured` says whether what was measured of their backends still holds.
     """
     plan = state.plan
     if plan is None:

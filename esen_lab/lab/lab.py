@@ -408,15 +408,7 @@ class Lab(LabProperties):
         A task that is cancelled while it waits for its turn leaves the queue at once. While its lanes work, they
         finish, its answer is dropped, and the lanes stay warm for the next run.
 
-        Args:
-            x: As for `run`. It is not changed before the answer is there.
-            timeout_s: As for `run`, and so is all that follows.
-            deadline_s: As for `run`.
-            at_least: As for `run`.
-            otherwise: As for `run`.
-            on_failure: As for `run`.
-            stop_early: As for `run`.
-            uncertainty: As for `run`.
+        Arguments are those of `run`; `x` is not to be changed before the answer is there.
 
         Returns:
             The combined output, or an `Uncertain`. `report` is that of the last run.

@@ -508,15 +508,8 @@ class Studies:
     def fastest_within(self, loss: float, x: Tree, y: Any, **options: Any) -> Plan:
         """The fastest way to run this ensemble that loses at most so much accuracy; it becomes `plan`.
 
-        Args:
-            loss: Below the accuracy of all members on the same data, 0 to 1: 0.005 is half a percent of the samples.
-            x: As for `best_within`.
-            y: Likewise.
-            **options: Likewise.
-
-        Raises:
-            UsageError: As `best_within` does.
-            EsenError: A member could not be run.
+        Data, labels, options and what is raised are those of `best_within`. `loss` is below the accuracy of all members
+        on the same data, 0 to 1: 0.005 is half a percent of the samples.
         """
         check_loss(loss)
         return self.take(fastest_within(self.front(x, y, **options), loss))

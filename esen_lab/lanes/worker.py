@@ -62,14 +62,7 @@ class Worker(ABC):
     def __init__(
         self, label: str, pid: int, session: Callable[[], Settings | None], settings: Settings | None = None
     ) -> None:
-        """Begin as alive.
-
-        Args:
-            label: See the class.
-            pid: See the class.
-            session: What the session has set, as of the last look at it.
-            settings: What the lane has of that already.
-        """
+        """Begin as alive; `session` tells what the session has set, `settings` is what the lane has of that already."""
         self.label = label
         self.pid = pid
         self.looks = 0

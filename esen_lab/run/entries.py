@@ -65,14 +65,7 @@ def check_asked(
     plans: Collection[str],
     ways: Mapping[str, Way],
 ) -> list[str]:
-    """Refuse what `compare` cannot be asked for, before anything is started for it.
-
-    Args:
-        rounds: As for `compare`.
-        strategies: As for `compare`.
-        peers: As for `compare`.
-        plans: Their names.
-        ways: As for `compare`.
+    """Refuse what `compare` cannot be asked for, before anything is started for it; `plans` are the names of those.
 
     Returns:
         The names of the strategies and peers that are asked for.

@@ -192,14 +192,7 @@ class Infer:
         await self.answer(scope, receive, send, dict(scope["headers"]))
 
     async def answer(self, scope: Scope, receive: Receive, send: Send, headers: Mapping[bytes, bytes]) -> None:
-        """Answer one request, whatever comes of it.
-
-        Args:
-            scope: Of ASGI, as the next two.
-            receive: Likewise.
-            send: Likewise.
-            headers: Those of the scope, by name.
-        """
+        """Answer one request of ASGI, whatever comes of it; `headers` are those of the scope, by name."""
         came_s = time.monotonic()
         service = self._service
         status, reason = 200, ""

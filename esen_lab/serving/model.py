@@ -10,12 +10,13 @@ A size of -1 may be any: that of the batch; with `any_size`, all of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from esen_lab.common.trees import Structure, Tree, flatten
 from esen_lab.errors import EsenError, UsageError
+from esen_lab.export.arrays import leaf_names
 
 if TYPE_CHECKING:
     import torch
@@ -224,15 +225,7 @@ def _info(name: str, leaf: torch.Tensor, *, any_size: bool, batched: bool) -> Te
     return TensorInfo(name=name, datatype=datatype, shape=tuple(sizes))
 
 
-def _names(tree: Tree, lone: str, prefix: str = "") -> Iterator[str]:
-    """A name for each tensor, in the order of flattening."""
-    import torch
-
-    if isinstance(tree, torch.Tensor):
-        yield prefix or lone
-    elif isinstance(tree, Mapping):
-        for key, value in tree.items():
-            yield from _names(value, lone, f"{prefix}/{key}" if prefix else str(key))
-    elif isinstance(tree, (tuple, list)):
-        for index, value in enumerate(tree):
-            yield from _names(value, lone, f"{prefix}/{index}" if prefix else f"{lone}_{index}")
+def _names(tree: Tree, lone: str) -> list[str]:
+    """A name for each tensor, in the order of flattening: by its keys, else by `lone` and its place."""
+    named = isinstance(tree, Mapping)
+    return [name if named else f"{lone}_{name}" if name else lone for name in leaf_names(tree)]

@@ -230,16 +230,9 @@ def check_cascade(
     stage_overhead_s: float | None,
     deadline_s: float | None,
 ) -> None:
-    """Whether a cascade of these members can be as it is asked for: known before any of them runs.
+    """Whether a cascade of these members can be as `cascade_of_members` is asked for: known before any of them runs.
 
-    Args:
-        names: Of the members.
-        no_weight: Those to which the combine rule gives no weight.
-        threshold: As for `cascade_of_members`, like all that follow.
-        order: Likewise.
-        stages: Likewise.
-        stage_overhead_s: Likewise; None: it is not known yet.
-        deadline_s: Likewise.
+    What one more stage costs may not be known yet: None. The combine rule gives no weight to `no_weight`.
 
     Raises:
         UsageError: It cannot; the message says which argument it is.

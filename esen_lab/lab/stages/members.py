@@ -119,12 +119,7 @@ def combine(runtime: Runtime, rule: str | Callable[..., Any], weights: Any) -> C
 def follow(runtime: Runtime, *, whole: bool = True) -> None:
     """Have sub-models be what the networks are now, for a caller that has no turn and looks at what is registered.
 
-    Args:
-        runtime: The lab's.
-        whole: See `Watch.changed`.
-
-    Raises:
-        EsenError: See `follow_changes`.
+    Looks as `Watch.changed` does; raises as `follow_changes` does.
     """
     if not runtime.turns.locked:  # whoever has the turn has looked for himself, and lanes have what he has set
         with runtime.turns.turn("a look at the session", refused=False):

@@ -200,55 +200,22 @@ def editor_notes(record: Any) -> tuple[str, ...]:
 def repository(record: Any) -> View:
     """A `TritonRepository`."""
     start = shlex.quote(f"{record.folder}/start.sh")
-    return View(
-        title=f"Exported for Triton to {record.folder}",
-        blocks=(
-            facts(
-                ("clients ask", record.name),
-                ("models", ", ".join(record.models)),
-                ("files", str(len(record.files))),
-            ),
-        ),
-        notes=(
-            f"`{start}` starts the server, where `tritonserver` is on PATH.",
-            *record.notes,
-        ),
-    )
+    how = f"`{start}` starts the server, where `tritonserver` is on PATH."
+    rows = ("clients ask", record.name), ("models", ", ".join(record.models)), ("files", str(len(record.files)))
+    return View(title=f"Exported for Triton to {record.folder}", blocks=(facts(*rows),), notes=(how, *record.notes))
 
 
 def application(record: Any) -> View:
     """A `RayServeApplication`."""
-    folder = shlex.quote(str(record.folder))
-    return View(
-        title=f"Exported for Ray Serve to {record.folder}",
-        blocks=(
-            facts(
-                ("clients ask", record.name),
-                ("cores of a replica", str(record.units)),
-                ("files", str(len(record.files))),
-            ),
-        ),
-        notes=(
-            f"`cd {folder} && serve run serve.yaml` starts it, where Ray is installed.",
-            *record.notes,
-        ),
-    )
+    how = f"`cd {shlex.quote(str(record.folder))} && serve run serve.yaml` starts it, where Ray is installed."
+    rows = ("clients ask", record.name), ("cores of a replica", str(record.units)), ("files", str(len(record.files)))
+    return View(title=f"Exported for Ray Serve to {record.folder}", blocks=(facts(*rows),), notes=(how, *record.notes))
 
 
 def exported(record: Any) -> View:
     """An `Exported`."""
     script = shlex.quote(str(record.script))
-    return View(
-        title=f"Exported to {record.script}",
-        blocks=(
-            facts(
-                ("script", str(record.script)),
-                ("beside it", str(record.folder)),
-                ("files", ", ".join(str(getattr(file, "name", file)) for file in record.files)),
-            ),
-        ),
-        notes=(
-            f"`python {script} --input x.npy --output y.npy --repeat 100` runs it without Jupyter.",
-            *record.notes,
-        ),
-    )
+    how = f"`python {script} --input x.npy --output y.npy --repeat 100` runs it without Jupyter."
+    files = ", ".join(str(getattr(file, "name", file)) for file in record.files)
+    rows = ("script", str(record.script)), ("beside it", str(record.folder)), ("files", files)
+    return View(title=f"Exported to {record.script}", blocks=(facts(*rows),), notes=(how, *record.notes))
