@@ -54,9 +54,6 @@ class HeldNode:
 class HeldNodes:
     """All nodes of one plan.
 
-    Args:
-        reach: The way to them.
-
     Attributes:
         reach: See above.
         all: Those that were started, in the order of the plan's parts.

@@ -254,11 +254,6 @@ class NodeWorker:
     def profile(self, bundle: NodeBundle, settings: NodeSettings, asked: Mapping[str, Any]) -> Profile | EsenError:
         """Measure the bundle's sub-models on this node, as `lab.profile` does on one machine.
 
-        Args:
-            bundle: Its sub-models count, its plan does not.
-            settings: What the session has set.
-            asked: What `start_profile` takes besides.
-
         Returns:
             The profile, or why there is none.
         """

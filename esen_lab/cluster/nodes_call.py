@@ -100,11 +100,7 @@ def _who_died(
 
 
 class NodesCall:
-    """One call.
-
-    Args:
-        asked: What it is asked for.
-    """
+    """One call."""
 
     def __init__(self, asked: CallRequest) -> None:
         self._asked, self._held = asked, asked.held

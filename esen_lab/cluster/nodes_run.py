@@ -72,11 +72,7 @@ class NodeAnswers:
             self._why[name] = Missing(name=name, why="failed", told=f"node {node}: {told}")
 
     def missing(self, late: Sequence[str]) -> tuple[Missing, ...]:
-        """Who has not answered, and why.
-
-        Args:
-            late: Nodes that nobody waits for any more.
-        """
+        """Who has not answered, and why."""
         waiting = {name: f"node {node}" for node in late for name in self._members[node]}
         return tuple(
             self._why.get(name) or Missing(name=name, why="late", told=waiting.get(name, ""))
@@ -106,10 +102,6 @@ _LATER_PART, _LEAST_LATER_S, _MOST_LATER_S = 0.05, 0.003, 0.25
 
 class NodesRun:
     """One run.
-
-    Args:
-        asked: What the whole call is asked for.
-        of_nodes: What nodes are asked for here.
 
     Attributes:
         answers: Who has answered.

@@ -54,12 +54,7 @@ def pack_output(tree: Tree) -> PackedTree:
 
 
 def packed_rows(packed: PackedTree, rows: torch.Tensor) -> PackedTree:
-    """Some rows of an input of which each tensor has its rows along dimension 0; they may come more than once.
-
-    Args:
-        packed: The input.
-        rows: Their numbers, int64.
-    """
+    """Some rows of an input of which each tensor has its rows along dimension 0; they may come more than once."""
     spec, index = spec_of_rows(packed.spec, len(rows)), rows.numpy()
     parts = (
         part.reshape(tensor.shape[0], -1)[index].reshape(-1) if part.size else part

@@ -135,12 +135,7 @@ def begin(thread: threading.Thread) -> None:
 
 
 def aside(function: Callable[[], object], name: str) -> None:
-    """Call a function in a thread of its own that nobody waits for; here and now, where the system gives no more.
-
-    Args:
-        function: What is to be done in any case.
-        name: The thread's.
-    """
+    """Call a function in a thread of its own that nobody waits for; here and now, where the system gives no more."""
     try:
         begin(threading.Thread(target=function, name=name, daemon=True))
     except DeviceError:

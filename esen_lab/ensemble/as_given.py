@@ -94,12 +94,6 @@ def check_as_given(name: str, build: Callable[[], nn.Module], given: Tree, what:
     Only an input that requires gradients, is of a subclass or a Parameter, has attributes of its own, is there twice,
     or is neither contiguous nor laid out with channels innermost, is looked at.
 
-    Args:
-        name: The sub-model's.
-        build: Makes the network.
-        given: The input.
-        what: What it is called in messages.
-
     Raises:
         UsageError: It does. One that raises is left to whoever runs it with plain tensors.
     """

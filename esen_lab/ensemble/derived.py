@@ -49,10 +49,6 @@ def why_alone(submodel: SubModel) -> str:
 def group_of(name: str, submodels: Sequence[SubModel]) -> SubModel:
     """Equal networks as one sub-model, which answers with a tuple of their answers.
 
-    Args:
-        name: Its name.
-        submodels: Two or more of one kind.
-
     Raises:
         UsageError: They are of several kinds, or one keeps state or draws random numbers.
     """
@@ -87,12 +83,6 @@ def group_of(name: str, submodels: Sequence[SubModel]) -> SubModel:
 
 def part_of(name: str, submodel: SubModel, part: int, parts: int) -> SubModel:
     """A sub-model that takes the whole batch and runs one part of its rows.
-
-    Args:
-        name: Its name.
-        submodel: Runs them.
-        part: Which part, from 1.
-        parts: Of how many.
 
     Raises:
         UsageError: It keeps state or draws random numbers.

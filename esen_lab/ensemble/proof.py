@@ -140,12 +140,6 @@ def check_its_copy(name: str, module: nn.Module, copied: Call, example: Tree) ->
     Such a one keeps what it computes with by its own identity, or where copying does not get to. It is called once, in
     the mode that it is in, where it is on the CPU and a copy has shown that a call changes nothing.
 
-    Args:
-        name: The sub-model's.
-        module: The network itself.
-        copied: The call of its copy in eval mode here.
-        example: What that was called with.
-
     Raises:
         UsageError: It does.
     """

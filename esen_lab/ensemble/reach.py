@@ -345,13 +345,7 @@ class _Walk:
         self._by_text(function, names, modules)
 
     def _by_text(self, function: types.FunctionType, names: frozenset[str], modules: frozenset[str]) -> None:
-        """What a function asks for by texts, as far as they stand in its code.
-
-        Args:
-            function: A function of the user's.
-            names: All that its code names.
-            modules: What it imports while it runs.
-        """
+        """What a function asks for by texts, as far as they stand in its code."""
         texts = {constant for constant in _constants_of(function.__code__) if isinstance(constant, str)}
         if "globals" in names:
             for text in sorted(texts & function.__globals__.keys()):

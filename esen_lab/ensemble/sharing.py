@@ -17,14 +17,7 @@ if TYPE_CHECKING:
 
 
 def changed_by_a_call(module: nn.Module, twin: nn.Module, example: Tree, traits: Traits) -> frozenset[Hashable]:
-    """Which things of a network a call changes, found on a copy of it: see `Kept.thing`.
-
-    Args:
-        module: The network itself, which is not called.
-        twin: A copy of it, which is.
-        example: What it is called with.
-        traits: How it is called.
-    """
+    """Which things of a network a call changes, found on a copy of it: see `Kept.thing`."""
     own, before = AsItWas(module, Reach()), AsItWas(twin, Reach())
     if len(own.things) != len(before.things):  # a copy of another make: nothing tells which is which
         return frozenset()

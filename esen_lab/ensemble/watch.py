@@ -262,11 +262,7 @@ class Watch:
         return True
 
     def what(self, most: int = 4) -> tuple[str, ...]:
-        """What differs, for people, as far as it can be told.
-
-        Args:
-            most: At most so many.
-        """
+        """What differs, for people, as far as it can be told."""
         return tuple(itertools.islice(dict.fromkeys(self._differences()), most))
 
     def _differences(self) -> Iterator[str]:

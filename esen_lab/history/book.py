@@ -74,9 +74,6 @@ class Book:
 
     No method raises because of the file, and none waits longer than some seconds: what cannot be written is kept in
     memory (the last 200 entries), and `notes` says why. Nothing is read or made before the first call.
-
-    Args:
-        path: The file; its folder is made when needed.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:

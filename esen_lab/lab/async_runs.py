@@ -69,11 +69,6 @@ class AwaitedRuns:
     async def run(self, call: AwaitedCall, settings: Settings, turn: Turn) -> Tree:
         """Run once.
 
-        Args:
-            call: What is asked for, and until when.
-            settings: What the caller has set.
-            turn: Not yet placed.
-
         Raises:
             UsageError: This thread has the turn, so that it would wait for itself.
             Busy: Too many calls wait.

@@ -21,12 +21,7 @@ _SLICE_S = 0.25  # of a wait: an interrupt may reach another thread
 
 
 class LaneStart:
-    """One start under way. Made by the call that has the turn.
-
-    Args:
-        turns: Where that call has its turn.
-        start: Starts the lanes, until it is given up.
-    """
+    """One start under way. Made by the call that has the turn."""
 
     def __init__(self, turns: Turns, start: Callable[[GivenUp], Executor]) -> None:
         self._turn = turns.beside("lanes that start")

@@ -418,11 +418,7 @@ MOST_S = 10.0  # of waiting: runs may never end, and a kernel may be killed
 
 
 class QuietMoments:
-    """Says when nothing has run for a moment: work would take a core from a lane. May be used from any thread.
-
-    Args:
-        clock: Seconds that only grow.
-    """
+    """Says when nothing has run for a moment: work would take a core from a lane. May be used from any thread."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

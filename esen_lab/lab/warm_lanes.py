@@ -64,9 +64,6 @@ class WarmLanes:
     def ready(self, deadline: Deadline = NEVER) -> tuple[Executor, tuple[str, ...]]:
         """Warm lanes for the plan in force, started or swapped in as needed, and remarks for the report.
 
-        Args:
-            deadline: Of the whole call.
-
         Raises:
             UsageError: The plan does not fit the registered sub-models, or they do not fit together.
             EsenError: Lanes could not start. The plan before it stays in force where its lanes are warm.

@@ -199,10 +199,6 @@ def plain_layout(layout: Layout) -> PlainLayout:
 def layout_of(plain: PlainLayout, block_bytes: int) -> Layout:
     """A layout that was received.
 
-    Args:
-        plain: As it came.
-        block_bytes: The size of the block that it is about.
-
     Raises:
         NotPlain: It describes no tensors, or none that lie in such a block.
     """

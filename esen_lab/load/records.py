@@ -123,17 +123,7 @@ def row_of(
     predicted_p99_s: float | None = None,
     late: int = 0,
 ) -> LoadRow:
-    """What requests came to.
-
-    Args:
-        name: Who answered.
-        rate_per_s: How many were due a second.
-        answered: Every request, at least one.
-        deadline_s: Within what one is in time.
-        duration_s: For how long they were due.
-        predicted_p99_s: As in the row.
-        late: As in the row.
-    """
+    """What requests came to."""
     took = sorted(one.latency_s for one in answered)
     known = [one for one in answered if one.rows]
     return LoadRow(

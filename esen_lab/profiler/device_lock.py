@@ -16,12 +16,7 @@ from esen_lab.files.machine_lock import MachineLock, MachineLocks
 
 
 def measuring_locks(device: Device, store: Path) -> MachineLocks:
-    """The locks to hold while a point of `device` is measured.
-
-    Args:
-        device: What is measured.
-        store: The file where its points go.
-    """
+    """The locks to hold while a point of `device` is measured."""
     identity = device.identity
     if identity.simulated:
         digest = hashlib.sha256(identity.key.encode()).hexdigest()[:16]

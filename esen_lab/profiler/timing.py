@@ -46,15 +46,7 @@ class Timing(Figures):
 
 
 def as_point(found: Timing, submodel: SubModel, units: int, budget_s: float, backend: str = "eager") -> Point:
-    """What was measured of a sub-model at a share just now, as a point.
-
-    Args:
-        found: What `measure` measured.
-        submodel: Of what.
-        units: The share.
-        budget_s: The time budget.
-        backend: What executed it.
-    """
+    """What was measured of a sub-model at a share just now, as a point."""
     return Point(
         name=submodel.name,
         units=units,

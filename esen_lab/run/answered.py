@@ -156,16 +156,7 @@ class Answered:
 def too_few_in_time(
     enough: int, of: int, due: Deadline, done: Sequence[str], missing: Sequence[Missing], *, earlier: str = ""
 ) -> DeadlineMissed:
-    """The error of a call of which too few members are done when its answer is due.
-
-    Args:
-        enough: How many were asked for.
-        of: How many there are.
-        due: When it was due.
-        done: Who is done.
-        missing: Who is not.
-        earlier: Words before those who are done.
-    """
+    """The error of a call of which too few members are done when its answer is due."""
     by_then = f"{len(done)} ({', '.join(done)})" if done else "none"
     return DeadlineMissed(
         f"At least {enough} of {of} members are done within {format_seconds(due.allowed_s)}",

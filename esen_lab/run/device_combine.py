@@ -206,14 +206,7 @@ class WhereToCombine:
         return None
 
     def after_run(self, ensemble: Ensemble, output: Tree, jct_s: float, last: int) -> None:
-        """Note how long a run took, and set up what the next one does.
-
-        Args:
-            ensemble: See `combined`.
-            output: What was combined.
-            jct_s: The job completion time.
-            last: The lane that answered last.
-        """
+        """Note how long a run took, and set up what the next one does."""
         if not self.possible:
             return
         key, rule = self._key(ensemble), ensemble.combine

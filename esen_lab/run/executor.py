@@ -307,9 +307,6 @@ class Executor:
 
         Their members begin as they were registered. Reports of the next run name them.
 
-        Args:
-            given_up: Lets another thread end the start.
-
         Raises:
             Cancelled: It was given up.
             EsenError: They could not be started: the executor is `broken`.

@@ -131,12 +131,7 @@ class LaneInPlace:
 
 
 class CombineInPlace:
-    """The combine rule over what the lanes of a plan answered elsewhere, computed by one thread.
-
-    Args:
-        plan: The plan.
-        ensemble: All its sub-models, and the rule.
-    """
+    """The combine rule over what the lanes of a plan answered elsewhere, computed by one thread."""
 
     def __init__(self, plan: Plan, ensemble: Ensemble) -> None:
         import torch

@@ -34,12 +34,7 @@ def steps_of(plan: Plan, ensemble: Ensemble) -> Ensemble:
 
 
 def answers_of_members(outputs: Mapping[str, Tree], derived: Mapping[str, Step]) -> dict[str, Tree]:
-    """What each sub-model answered, of what steps did: groups parted, and parts joined in order.
-
-    Args:
-        outputs: By the name of the step.
-        derived: Those of them that are groups and parts.
-    """
+    """What each sub-model answered, of what steps did: groups parted, and parts joined in order."""
     found: dict[str, Tree] = {}
     split: dict[str, dict[int, Tree]] = {}
     for name, output in outputs.items():

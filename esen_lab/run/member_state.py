@@ -13,10 +13,6 @@ from esen_lab.planner.steps import members_of
 class MemberState:
     """What the sub-models of one plan keep, and whether they draw random numbers. Under the executor's lock.
 
-    Args:
-        workers: The lanes.
-        lanes: The plan's.
-
     Attributes:
         keeping: Sub-models that keep state.
         random: Whether one draws random numbers.

@@ -168,12 +168,7 @@ class RunOptions:
 
 
 def weightless(rule: Combine, names: Sequence[str]) -> frozenset[str]:
-    """Members to which a rule gives no weight: without another one they make no answer.
-
-    Args:
-        rule: The ensemble's.
-        names: All its members, in order.
-    """
+    """Members to which a rule gives no weight: without another one they make no answer."""
     if not rule.weights:
         return frozenset()
     return frozenset(name for name, weight in weights_for(rule.weights, list(names)).items() if not weight)

@@ -44,10 +44,6 @@ class PeerStart:
     def __call__(self, name: str, plans: Sequence[Plan]) -> tuple[Executor, str]:
         """Start one, and say how it is set.
 
-        Args:
-            name: The peer.
-            plans: One for each of its settings.
-
         Raises:
             NotApplicable: It was not prepared in time, or takes no sub-model at all.
             EsenError: It could not be started by any of its settings.

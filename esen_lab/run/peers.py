@@ -85,11 +85,6 @@ def peers_here(device: Device) -> tuple[str, ...]:
 def peer_plans(name: str, ensemble: Ensemble, device: Device) -> tuple[Plan, ...]:
     """A peer as plans, one for each setting that is worth trying.
 
-    Args:
-        name: The peer, maybe with "@bf16".
-        ensemble: The networks.
-        device: All of it is the peer's.
-
     Raises:
         NotApplicable: It cannot be had here.
     """

@@ -202,11 +202,7 @@ class _Last:
 
 
 class PlanGraphs:
-    """The graphs of one plan, made when an input of a new shape has run lane by lane, and dropped before the lanes end.
-
-    Args:
-        lanes: See `PlanGraph`.
-    """
+    """The graphs of one plan: made when an input of a new shape has run lane by lane, dropped before the lanes end."""
 
     def __init__(self, lanes: Sequence[GraphLane]) -> None:
         self._lanes = lanes

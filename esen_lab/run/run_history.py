@@ -253,11 +253,7 @@ class RecentRuns:
         self._begin(self._clock())
 
     def load(self, *, look: bool) -> float | None:
-        """What other programs took of the lanes' time, 0 to 1.
-
-        Args:
-            look: Read it now; else what was read last.
-        """
+        """What other programs took of the lanes' time, 0 to 1."""
         if look:
             sample = self._look()
             before, self._read_at = self._sample, self._clock()

@@ -28,12 +28,7 @@ from esen_lab.run.stages_so_far import StageAnswers, StagesSoFar
 
 
 class StagePartialRunner:
-    """Runs one input at a time. Under the executor's lock.
-
-    Args:
-        stages: The lanes of the plan.
-        history: Makes the reports.
-    """
+    """Runs one input at a time. Under the executor's lock."""
 
     def __init__(self, stages: StageRunner, history: RunHistory) -> None:
         self._stages = stages

@@ -30,12 +30,7 @@ Ask: TypeAlias = "Callable[[tuple[int, ...], torch.Tensor | None], Awaitable[Map
 
 
 class StagesInPlace:
-    """Goes through the stages of a plan. Used by one thread.
-
-    Args:
-        plan: It runs in stages.
-        ensemble: All its sub-models, and the combine rule.
-    """
+    """Goes through the stages of a plan. Used by one thread."""
 
     def __init__(self, plan: Plan, ensemble: Ensemble) -> None:
         import torch

@@ -136,13 +136,7 @@ def make_app(service: Service) -> Callable[[Scope, Receive, Send], Awaitable[Non
 
 
 class Door:
-    """What every request goes through first: who may ask. The usual request goes to its address without a search.
-
-    Args:
-        app: What is behind it.
-        infer: What answers requests.
-        service: Whose door it is.
-    """
+    """What every request goes through first: who may ask. The usual request goes to its address without a search."""
 
     def __init__(self, app: Starlette, infer: Infer, service: Service) -> None:
         self._app = app
@@ -178,11 +172,7 @@ class Door:
 
 
 class Infer:
-    """The address that requests go to.
-
-    Args:
-        service: Whose it is.
-    """
+    """The address that requests go to."""
 
     def __init__(self, service: Service) -> None:
         self._service = service

@@ -27,11 +27,7 @@ class ClientLeft(Exception):  # noqa: N818  an event, not a fault
 
 
 class Held:
-    """How many bytes of requests are in memory. Used in the event loop.
-
-    Args:
-        most: How many there may be.
-    """
+    """How many bytes of requests are in memory. Used in the event loop."""
 
     def __init__(self, most: int) -> None:
         self.most = most

@@ -75,11 +75,6 @@ def properties(threads: int, *, precision: str = "", own_threads: bool = False) 
 class OpenVinoModel(EngineModel):
     """OpenVINO IR as a module. Sizes that it leaves open are put in for each look of the input, which is faster.
 
-    Args:
-        xml: The graph.
-        weights: Its weights.
-        outputs: Which answers it gives; None: all.
-
     Raises:
         UsageError: OpenVINO is missing, or cannot read it.
     """

@@ -29,11 +29,7 @@ DEADLINE = "deadline_us"
 
 
 class _Exchange:
-    """Tensors of Triton, and ours.
-
-    Args:
-        triton: See `ModelAnswers`.
-    """
+    """Tensors of Triton, and ours."""
 
     def __init__(self, triton: Any) -> None:
         self._triton = triton

@@ -44,14 +44,7 @@ It takes {inputs} and answers {outputs}. -1 is any size.
 
 
 def readme(name: str, plan: Plan, ports: PlanPorts, notes: Sequence[str]) -> bytes:
-    """Its text. Names of sub-models and inputs are shown as Python writes them.
-
-    Args:
-        name: The model that clients ask.
-        plan: The plan.
-        ports: What its models take and give.
-        notes: What does not hold in the server.
-    """
+    """Its text. Names of sub-models and inputs are shown as Python writes them."""
     rows = "".join(
         f"| `{name}_lane_{number}` | lane {number}, {lane.units} of {plan.units} cores: {_listed(lane.members)} |\n"
         for number, lane in enumerate(plan.lanes, start=1)

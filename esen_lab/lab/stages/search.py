@@ -202,12 +202,6 @@ def for_deadline(
 ) -> Arranged:
     """What makes of a plan one whose members that are ready by a deadline are the most accurate together.
 
-    Args:
-        runtime: The lab's.
-        asked: The search.
-        models: The cost models it plans with.
-        deadline_s: Seconds from the call.
-
     Raises:
         UsageError: The accuracy of these members is not known, the rule needs all of them, or it is no deadline.
     """

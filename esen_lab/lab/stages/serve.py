@@ -27,11 +27,7 @@ if TYPE_CHECKING:
 
 
 class ServedLab:
-    """A lab as a server sees it: its runs wait for their turns among all other calls. See `Served`.
-
-    Args:
-        runtime: The lab's.
-    """
+    """A lab as a server sees it: its runs wait for their turns among all other calls. See `Served`."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime

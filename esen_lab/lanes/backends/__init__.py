@@ -128,13 +128,7 @@ def is_passing(why: str) -> bool:
 
 
 def kept_graph(name: str, fingerprint: str, example: Tree) -> tuple[str, bytes] | None:
-    """The graph that a backend has made of a sub-model, where it is kept, and its name: see `wrapped`.
-
-    Args:
-        name: The backend.
-        fingerprint: The sub-model's.
-        example: What the graph is for.
-    """
+    """The graph that a backend has made of a sub-model, where it is kept, and its name: see `wrapped`."""
     if name == "eager" or why_not(name):  # it was chosen elsewhere, where its engine is installed
         return None
     cache = _cache_of(name, fingerprint)

@@ -42,12 +42,6 @@ class Executed(nn.Module):
     What is prepared is kept for `LOOKS_KEPT` looks of the input. Of more, each runs eagerly until it has come often,
     and the more often the more looks have been dropped already: inputs of ever new shapes cost little preparing.
 
-    Args:
-        module: The network.
-        name: The backend's, for messages.
-        kind: The backend.
-        settings: How it is to execute.
-
     Attributes:
         writes: Whether the module was seen to write into an input.
     """

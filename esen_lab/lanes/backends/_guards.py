@@ -85,13 +85,7 @@ def _lies(numbers: torch.Tensor, least: int, most: int) -> bool:
 
 
 class Guarded:
-    """A call that leaves to the module what guards do not pass on.
-
-    Args:
-        call: The engine's.
-        guards: What it may have.
-        module: What computes all else.
-    """
+    """A call that leaves to the module what guards do not pass on."""
 
     def __init__(self, call: Call, guards: Guards, module: nn.Module) -> None:
         self._call = call

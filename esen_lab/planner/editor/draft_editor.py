@@ -260,12 +260,7 @@ class DraftEditor(Shown):
         self._tell()
 
     def proved(self, models: Mapping[str, CostModel], bound_s: float) -> None:
-        """A search of all plans of one device's units proved that none is faster; it counts if it had these models.
-
-        Args:
-            models: What it planned with.
-            bound_s: What it proved, in seconds.
-        """
+        """A search of all plans of one device's units proved that none is faster; it counts if it had these models."""
         with self._lock:
             news = self._predictions.prove(models, bound_s)
         if news:

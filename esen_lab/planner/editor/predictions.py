@@ -17,10 +17,6 @@ from esen_lab.planner.plan import Lane, Plan
 class Predictions:
     """Predicts drafts. Not locked: its owner is.
 
-    Args:
-        models: The cost models of all sub-models.
-        units: Units of the device.
-
     Raises:
         UsageError: There is no model, or one predicts for fewer units.
     """
@@ -75,12 +71,7 @@ class Predictions:
         return under_models(plan, self.models)
 
     def warning(self, draft: Draft, unit: str) -> str:
-        """Which lanes have a share at which answers were wrong, for people; "" where none has.
-
-        Args:
-            draft: The draft.
-            unit: What a unit is called.
-        """
+        """Which lanes have a share at which answers were wrong, for people; "" where none has."""
         wrong = [
             f"{name} with {format_units(lane.units, unit)}"
             for lane in draft.lanes

@@ -31,11 +31,7 @@ _NEAR = 1e-5
 
 
 class AreaBound:
-    """Which deadlines areas rule out.
-
-    Args:
-        problem: Of the placement.
-    """
+    """Which deadlines areas rule out."""
 
     def __init__(self, problem: NodeProblem) -> None:
         self.problem = problem

@@ -18,11 +18,7 @@ _FEW = 6
 
 
 class LanePlans:
-    """Lanes by kind of node and subset, for all placements of the same sub-models on some of the same kinds.
-
-    Args:
-        names: The sub-models.
-    """
+    """Lanes by kind of node and subset, for all placements of the same sub-models on some of the same kinds."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = tuple(names)

@@ -33,11 +33,7 @@ Family = NDArray[np.bool_]
 
 
 class SubsetTimes:
-    """What is known of the lanes' time of every subset, on nodes with the same tables.
-
-    Args:
-        search: Of all sub-models on such a node.
-    """
+    """What is known of the lanes' time of every subset, on nodes with the same tables."""
 
     def __init__(self, search: SearchProblem) -> None:
         self._cover = SubsetCover(search)

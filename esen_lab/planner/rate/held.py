@@ -37,13 +37,7 @@ def best_batch(service: ServiceTimes, rate_per_s: float, most_rows: int) -> Late
 
 
 def most_rate_per_s(service: ServiceTimes, p99_s: float, most_rows: int) -> HeldRate:
-    """The largest rate with its 99th percentile within `p99_s`, by halving between 0 and the capacity.
-
-    Args:
-        service: Times of batches.
-        p99_s: The limit.
-        most_rows: The largest batch that may be.
-    """
+    """The largest rate with its 99th percentile within `p99_s`, by halving between 0 and the capacity."""
     batches = batches_up_to(most_rows)
     high = service.capacity_per_s(most_rows)
     low = high * _LEAST_PART
