@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from esen_lab.common.answers import difference_of_tensors
+from esen_lab.common.surroundings import model_cell
 from esen_lab.common.trees import TensorSpec, Tree, TreeSpec, unflatten
 from esen_lab.common.words import some_of
 from esen_lab.ensemble import (
@@ -31,11 +32,18 @@ from esen_lab.ensemble import (
 from esen_lab.ensemble.source.closure import Closure
 from esen_lab.ensemble.traits import Traits
 from esen_lab.errors import EsenError, NotTrusted, StoreError, UsageError
-from esen_lab.export.bundle_layout import BUNDLE_VERSION, MANIFEST, PLAN, check_same, digest_of, digests_of_tensors
+from esen_lab.export.bundle_layout import (
+    BUNDLE_VERSION,
+    MANIFEST,
+    PLAN,
+    check_same,
+    digest_of,
+    digests_of_tensors,
+    from_json,
+)
 from esen_lab.export.forms import combined_as_proof
 from esen_lab.export.inside import what_runs
 from esen_lab.export.manifest import MANIFEST_DEPTH, MOST_JSON_BYTES, TREE_DEPTH, check_manifest, count_tensors
-from esen_lab.export.structures import from_json
 from esen_lab.export.trust import content_digest, is_remembered
 from esen_lab.files import decode_json, read_bytes
 from esen_lab.planner.plan import Plan
@@ -376,3 +384,30 @@ def _read_combine(record: Mapping[str, Any], reader: _Reader) -> Combine:
     if record["rule"] == "source":
         record = {**record, "closure": {**record["closure"], "text": reader.text("combine.py")}}
     return Combine.from_dict(record)
+
+
+def check_readable(files: Mapping[str, bytes]) -> None:
+    """Refuse files of an export that cannot be read again, or whose combine rule is another one then.
+
+    Args:
+        files: What `bundle_files` gave, with answers.
+
+    Raises:
+        UsageError: They are not the same; the message says what.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", OtherRule)
+            bundle_of(files)
+    except OtherRule as problem:
+        raise UsageError(
+            "What is saved of a combine rule answers as the rule does",
+            given=str(problem),
+            hint="Define it with def in one cell, with plain values or in a module, and set it again.",
+        ) from problem
+    except EsenError as problem:
+        raise UsageError(
+            "What is exported can be read again",
+            given=": ".join(filter(None, (problem.rule, problem.given))),
+            hint=f"Build the sub-model {model_cell()} instead; a combine rule goes into a module.",
+        ) from problem

@@ -22,9 +22,16 @@ from esen_lab.ensemble import (
 )
 from esen_lab.errors import UsageError
 from esen_lab.export.arrays import npy_bytes, npz_bytes
-from esen_lab.export.bundle_layout import BUNDLE_VERSION, MANIFEST, PLAN, check_same, digest_of, digests_of_tensors
+from esen_lab.export.bundle_layout import (
+    BUNDLE_VERSION,
+    MANIFEST,
+    PLAN,
+    check_same,
+    digest_of,
+    digests_of_tensors,
+    to_json,
+)
 from esen_lab.export.forms import answer_of, answer_of_rule, saved_form
-from esen_lab.export.structures import to_json
 from esen_lab.planner.plan import Plan, backends_of
 
 

@@ -11,10 +11,10 @@ from typing import Any
 from esen_lab.common.display import Shown
 from esen_lab.ensemble import Ensemble
 from esen_lab.errors import StoreError, UsageError
+from esen_lab.export.bundle import check_readable
 from esen_lab.export.bundle_files import Graph, bundle_files, graph_files
 from esen_lab.export.bundle_layout import MANIFEST, OUR_FILES
 from esen_lab.export.elsewhere import notes_on_own_modules, notes_on_switches
-from esen_lab.export.read_back import check_readable
 from esen_lab.export.script import MARK, check_name, script_text
 from esen_lab.export.server_folders import looked_at
 from esen_lab.export.trust import content_digest, remember

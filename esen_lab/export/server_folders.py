@@ -12,8 +12,8 @@ from typing import Any
 from esen_lab.common.surroundings import step
 from esen_lab.ensemble import Ensemble
 from esen_lab.errors import StoreError, UsageError
+from esen_lab.export.bundle import check_readable
 from esen_lab.export.bundle_files import Graph, bundle_files, graph_files
-from esen_lab.export.read_back import check_readable
 from esen_lab.export.trust import content_digest, remember
 from esen_lab.files import read_head
 from esen_lab.planner.plan import Plan

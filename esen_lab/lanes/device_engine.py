@@ -30,10 +30,9 @@ from esen_lab.lanes.arena import Block, Layout, TreeArena
 from esen_lab.lanes.backends import executed_by, inside
 from esen_lab.lanes.capturing import CAPTURING
 from esen_lab.lanes.engine import OF_MEMBERS, Engine, ExampleRun, InSubModel, Kept, Loaded, Timed
-from esen_lab.lanes.graph_lane import GraphLane
 from esen_lab.lanes.kept_outputs import Combining, KeptOutputs, Lent, Rule
 from esen_lab.lanes.shared_input import Borrowing, Lending, ReadyFlag
-from esen_lab.lanes.stream import Compute, seeded
+from esen_lab.lanes.stream import Compute, GraphLane, seeded
 
 if TYPE_CHECKING:
     import torch

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from esen_lab.ensemble.batched import Batched
-    from esen_lab.lanes.graph_lane import GraphLane
+    from esen_lab.lanes.stream import GraphLane
 
 Kept: TypeAlias = "tuple[list[torch.Tensor], Structure]"
 """Outputs that look different from the last ones: a flattened tree."""

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from esen_lab.common.trees import Tree
 
 if TYPE_CHECKING:
     import torch
+
 
 _PORTABLE = 1  # cudaHostRegisterPortable
 
@@ -167,3 +171,16 @@ def seeded(compute: Compute, number: int) -> Iterator[None]:
         yield
     finally:
         compute.cuda.set_rng_state(before, compute.device)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphLane:
+    """A lane as a part of one graph.
+
+    Attributes:
+        compute: Its stream.
+        members: Its sub-models in order; each takes the ensemble's input on the GPU.
+    """
+
+    compute: Compute
+    members: Mapping[str, Callable[[Tree], Tree]]

@@ -29,10 +29,10 @@ from esen_lab.errors import Cancelled, EsenError, WorkerDied, WorkerTimeout
 from esen_lab.lanes.arena import Block, TreeArena
 from esen_lab.lanes.dispatch import carry_out, engine_for
 from esen_lab.lanes.engine import Engine, InSubModel, Timed
-from esen_lab.lanes.graph_lane import GraphLane
 from esen_lab.lanes.messages import Order
 from esen_lab.lanes.problems import described, error_from, lost_here
 from esen_lab.lanes.settings import Settings
+from esen_lab.lanes.stream import GraphLane
 from esen_lab.lanes.timings import StepTold
 from esen_lab.lanes.worker import Memory, Reader, Stop, Worker
 

@@ -19,10 +19,10 @@ from esen_lab.errors import WorkerDied
 from esen_lab.lanes.arena import Block, Layout, TreeArena
 from esen_lab.lanes.engine import Engine
 from esen_lab.lanes.gpu_memory import GpuMemory
-from esen_lab.lanes.graph_lane import GraphLane
 from esen_lab.lanes.messages import MEMORY, Order, order
 from esen_lab.lanes.plain import as_kind
 from esen_lab.lanes.settings import Settings
+from esen_lab.lanes.stream import GraphLane
 from esen_lab.lanes.timings import StepTold
 
 _ORDER_S = 30.0  # the deadline of orders that build and compute nothing

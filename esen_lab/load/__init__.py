@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from esen_lab.load.batches import Replies, drive
+from esen_lab.load.batches import Replies, arrivals_s, check_load, drive
 from esen_lab.load.records import LoadRow, LoadTable, row_of
-from esen_lab.load.schedule import arrivals_s, check_load
 from esen_lab.load.url import drive_url, infer_request
 
 __all__ = [

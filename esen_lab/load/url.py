@@ -20,8 +20,7 @@ from urllib.parse import urlsplit
 from esen_lab.common.resources import begin
 from esen_lab.common.units import check_count
 from esen_lab.errors import DeviceError, UsageError
-from esen_lab.load.batches import Replies
-from esen_lab.load.schedule import check_seconds
+from esen_lab.load.batches import Replies, check_seconds
 
 LATE_S = 0.001
 _DATA_TYPES = {

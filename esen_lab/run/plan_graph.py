@@ -24,9 +24,8 @@ from esen_lab.common.trees import Tree, TreeSpec, flatten, tree_spec, unflatten
 from esen_lab.common.units import format_seconds
 from esen_lab.ensemble import Combine, Ensemble
 from esen_lab.errors import DeviceError, EsenError, WorkerTimeout, first_line
-from esen_lab.lanes.graph_lane import GraphLane
 from esen_lab.lanes.kept_outputs import any_nan
-from esen_lab.lanes.stream import Compute
+from esen_lab.lanes.stream import Compute, GraphLane
 from esen_lab.run.one_graph import OneGraph
 
 MOST_GRAPHS = 4

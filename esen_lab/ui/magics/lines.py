@@ -11,8 +11,7 @@ from esen_lab.common.words import unknown
 from esen_lab.errors import EsenError, UsageError
 from esen_lab.ui.magics.arguments import Argument, parse, split
 from esen_lab.ui.magics.verbs import CELL_VERBS, RENAMED, VERBS
-from esen_lab.ui.magics.verbs.help import verb_help
-from esen_lab.ui.magics.verbs.verb import Verb
+from esen_lab.ui.magics.verbs.verb import Verb, verb_help
 from esen_lab.ui.session import Session
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from esen_lab.common.units import format_percent, format_seconds
 from esen_lab.ui.colours import COLOURS
-from esen_lab.ui.next_steps import in_words
 from esen_lab.ui.views.planned import total_s
+from esen_lab.ui.views.setup import in_words
 
 Section = Any  # JSON
 NAMES = ("device", "ensemble", "nodes", "jobs", "plan", "comparison", "actions", "next_step", "busy")

@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from esen_lab.common.words import unknown
 from esen_lab.ui.magics.arguments import Argument, text
 from esen_lab.ui.magics.verbs import cluster, edit, keep, measure, past, plan, run, serve, setup
-from esen_lab.ui.magics.verbs.help import overview, verb_help
-from esen_lab.ui.magics.verbs.verb import Given, Verb
+from esen_lab.ui.magics.verbs.verb import Given, Verb, overview, verb_help
 from esen_lab.ui.session import Session
 
 __all__ = ["CELL_VERBS", "VERBS", "Verb"]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, TypeAlias
 
 from esen_lab.ui.magics import suggestions
-from esen_lab.ui.magics.arguments import Argument, expression, text
+from esen_lab.ui.magics.arguments import Argument, expression, parser, text
 from esen_lab.ui.session import Session
-from esen_lab.ui.views import View
+from esen_lab.ui.views import Details, Table, View
 
 Given: TypeAlias = argparse.Namespace
 """The values of a verb's arguments, by their keys; `cell` is the text below a `%%esen` line, else None."""
@@ -51,3 +51,23 @@ def options(**given: Any) -> dict[str, Any]:
 
 INPUT = Argument("input", "the batch: any Python expression", expression, joined=True, suggest=suggestions.tensors)
 PLAN_FILE = Argument("path", "the plan's file, such as plan.json", text, "PATH")
+
+
+def verb_help(prog: str, verb: Verb) -> View:
+    """What `verb`, called as `prog`, does and takes."""
+    epilog = f"example:\n  {verb.example}" if verb.example else ""
+    usage = parser(prog, verb.summary, verb.arguments, epilog=epilog).format_help().rstrip()
+    return View(blocks=(Details(summary=prog, text=usage, unfolded=True),))
+
+
+def overview(verbs: Mapping[str, Verb]) -> View:
+    """All verbs, one line each."""
+    rows = [(f"%esen {name}".replace("%esen model", "%%esen model"), verb.summary) for name, verb in verbs.items()]
+    return View(
+        title="%esen shares one device between the sub-models of an ensemble",
+        blocks=(Table(rows=tuple(rows)),),
+        figures=False,
+        notes=(
+            "`%esen VERB?` tells what a verb takes, as -h behind it. From Python: the same verbs are methods of `lab`.",
+        ),
+    )
