@@ -10,8 +10,8 @@ from models import mlp
 from esen_lab.ensemble import Ensemble, make_combine, make_submodel
 from esen_lab.ensemble.confidence import probabilities_of, scores_of, sure_rows
 from esen_lab.errors import UsageError
+from esen_lab.studies.best import Halves, greedy_weights
 from esen_lab.studies.exits import Exits
-from esen_lab.studies.greedy import Halves, greedy_weights
 from esen_lab.studies.validation import Answers
 
 EXITS = Exits(
