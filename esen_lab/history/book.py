@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -108,10 +108,7 @@ class Book:
             return connection.execute(asked, (name, last)).fetchall()
 
         with self._lock:
-            self._save()
-            rows: list[tuple[Any, ...]] = []
-            with self._file.attempt("The history cannot be read"):
-                rows = self._file.read(select, [])
+            rows = self._rows(select)
             waiting = {slot.number: slot.entry for slot in self._unsaved if slot.project == name and slot.entry}
             new = [slot.entry for slot in self._unsaved if slot.project == name and slot.entry and slot.number is None]
         found = []
@@ -130,11 +127,14 @@ class Book:
             return connection.execute("SELECT project, count(*) FROM entries GROUP BY project LIMIT 10000").fetchall()
 
         with self._lock:
-            self._save()
-            rows: list[tuple[Any, ...]] = []
-            with self._file.attempt("The history cannot be read"):
-                rows = self._file.read(select, [])
-        return {name: count for name, count in rows if isinstance(name, str)}
+            return {name: count for name, count in self._rows(select) if isinstance(name, str)}
+
+    def _rows(self, select: Callable[[sqlite3.Connection, int], list[tuple[Any, ...]]]) -> list[tuple[Any, ...]]:
+        """What the file has, after what waits has been written; none where it cannot be read. The lock is held."""
+        self._save()
+        with self._file.attempt("The history cannot be read"):
+            return self._file.read(select, [])
+        return []
 
     def forget(self, project: str, numbers: Collection[int] | None = None) -> int:
         """Take entries out; None: all of the project. Returns how many were there."""

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import nn
 
 from esen_lab.common.trees import Tree, flatten, unflatten
 from esen_lab.lanes.backends._protocol import BackendSettings, Call, Example, Refused
-from esen_lab.lanes.backends.eager import autocast, no_autocast
+from esen_lab.lanes.backends.eager import Eager, autocast
 
 _FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
-class ChannelsLast:
+class ChannelsLast(Eager):
     """The module with its weights laid out so; inputs on the way in, and answers back as they were."""
-
-    reads: ClassVar[tuple[str, ...]] = ()
-    as_torch: ClassVar[bool] = True
 
     def __init__(self, module: nn.Module, settings: BackendSettings) -> None:
         weights = [weight for weight in module.parameters() if weight.dim() in _FORMATS]
@@ -27,18 +24,7 @@ class ChannelsLast:
             raise Refused("it has no weights of four or five dimensions, which alone can be laid out so")
         for weight in weights:  # only their layout changes, so that the module answers as before
             weight.data = weight.data.contiguous(memory_format=_FORMATS[weight.dim()])
-        self._module = module
-        self._settings = settings
-
-    @staticmethod
-    def why_not(torch_device: str, *, precision: str) -> str:
-        """A precision that autocast does not have there."""
-        return no_autocast(torch_device, precision)
-
-    @staticmethod
-    def version() -> str:
-        """Torch itself."""
-        return ""
+        super().__init__(module, settings)
 
     def prepare(self, example: Example) -> Call:
         """The same for every look."""

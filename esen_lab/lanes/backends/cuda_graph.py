@@ -3,34 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-from torch import nn
 
 from esen_lab.common.trees import Tree, unflatten
-from esen_lab.lanes.backends._protocol import BackendSettings, Call, Example
-from esen_lab.lanes.backends.eager import autocast, no_autocast
+from esen_lab.lanes.backends._protocol import Call, Example
+from esen_lab.lanes.backends.eager import Eager, no_autocast
 from esen_lab.lanes.capturing import captured as capturing
 
 _WARM_UPS = 3
 
 
-class CudaGraph:
+class CudaGraph(Eager):
     """One graph per look.
 
     A graph keeps the context it was captured in: on the stream of a green context it runs on that context's SMs. The
     answer lies where the graph writes it; the next run overwrites it.
     """
 
-    reads: ClassVar[tuple[str, ...]] = ()
-    as_torch: ClassVar[bool] = True
-
     cuda: Any = torch.cuda  # tests give a double
-
-    def __init__(self, module: nn.Module, settings: BackendSettings) -> None:
-        self._module = module
-        self._settings = settings
 
     @staticmethod
     def why_not(torch_device: str, *, precision: str) -> str:
@@ -39,20 +31,11 @@ class CudaGraph:
             return "CUDA graphs exist on NVIDIA GPUs only"
         return no_autocast(torch_device, precision)
 
-    @staticmethod
-    def version() -> str:
-        """Torch itself."""
-        return ""
-
     def prepare(self, example: Example) -> Call:
         """Capture."""
         inputs = [leaf.clone() for leaf in example.leaves]
         args, kwargs = unflatten(example.structure, inputs)
-
-        def inside(_: Sequence[torch.Tensor], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tree:
-            return self._module(*args, **kwargs)
-
-        captured = autocast(inside, example, self._settings)
+        captured = super().prepare(example)
         for _ in range(_WARM_UPS):  # libraries choose kernels and take workspaces, which a capture forbids
             captured(inputs, args, kwargs)
         stream = self.cuda.current_stream()

@@ -88,16 +88,11 @@ class Exact:
             watch.prefer(together, *sequential)
 
     def _one_each(self, problem: SearchProblem, watch: SearchWatch) -> None:
-        groups = tuple((i,) for i in range(len(problem.items)))
-        watch.evaluations += 1
-        solution = best_shares(problem, groups)
-        if solution is not None:
-            watch.offer(groups, *solution)
-            watch.raise_bound(solution[1])
+        self._best_of(problem, watch, tuple((i,) for i in range(len(problem.items))))
 
-    def _directly(self, problem: SearchProblem, watch: SearchWatch) -> None:
+    def _best_of(self, problem: SearchProblem, watch: SearchWatch, groups: Groups | None) -> None:
+        """Offer groups that are proven to be the best ones, with their best shares."""
         watch.evaluations += 1
-        groups = direct.best_groups(problem)
         solution = None if groups is None else best_shares(problem, groups)
         if groups is not None and solution is not None:
             watch.offer(groups, *solution)
@@ -105,7 +100,7 @@ class Exact:
 
     def _search(self, problem: SearchProblem, watch: SearchWatch) -> None:
         if self.proof and direct.cost(problem) <= _DIRECT:
-            self._directly(problem, watch)
+            self._best_of(problem, watch, direct.best_groups(problem))
             return
         watch.report("trying longest-first deals")
         for groups in starts(problem):
