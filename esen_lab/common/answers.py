@@ -164,7 +164,7 @@ def _of_tensors(y: torch.Tensor, r: torch.Tensor, allowed: float) -> Difference:
         return Difference(dtype=name, error=0.0, allowed=allowed)
     y, r = y.to("cpu", wide), r.to("cpu", wide)
     fine = torch.isfinite(r)
-    if not torch.equal(fine, torch.isfinite(y)) or not _same_beyond(y[~fine], r[~fine]):
+    if not torch.equal(fine, torch.isfinite(y)) or not same_beyond(y[~fine], r[~fine]):
         return Difference(dtype=name, error=math.inf, apart=math.inf, why=WHERE_NAN, allowed=allowed)
     apart = torch.where(fine, (y - r).abs(), 0.0).max().item()
     largest = torch.where(fine, r.abs(), 0.0).max().item()
@@ -173,7 +173,7 @@ def _of_tensors(y: torch.Tensor, r: torch.Tensor, allowed: float) -> Difference:
     return Difference(dtype=name, error=error, apart=apart, allowed=allowed, nan=nan)
 
 
-def _same_beyond(y: torch.Tensor, r: torch.Tensor) -> bool:
+def same_beyond(y: torch.Tensor, r: torch.Tensor) -> bool:
     """Whether what is no finite number is NaN in both, or the same infinity."""
     return bool(((y == r) | (y.isnan() & r.isnan())).all())
 

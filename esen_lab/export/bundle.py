@@ -29,6 +29,7 @@ from esen_lab.ensemble import (
     SourceRecipe,
     SubModel,
 )
+from esen_lab.ensemble.fingerprint import bytes_digest
 from esen_lab.ensemble.source.closure import Closure
 from esen_lab.ensemble.traits import Traits
 from esen_lab.errors import EsenError, NotTrusted, StoreError, UsageError
@@ -37,7 +38,6 @@ from esen_lab.export.bundle_layout import (
     MANIFEST,
     PLAN,
     check_same,
-    digest_of,
     digests_of_tensors,
     from_json,
 )
@@ -229,7 +229,7 @@ class _Reader:
             except StoreError:
                 differ.append(f"{name} is missing")
                 continue
-            if digest_of(self.files[name]) != expected:
+            if bytes_digest(self.files[name]) != expected:
                 differ.append(self._what_differs(name))
         if differ:
             raise StoreError(

@@ -20,6 +20,7 @@ from esen_lab.ensemble import (
     SkeletonRecipe,
     SourceRecipe,
 )
+from esen_lab.ensemble.fingerprint import bytes_digest
 from esen_lab.errors import UsageError
 from esen_lab.export.arrays import npy_bytes, npz_bytes
 from esen_lab.export.bundle_layout import (
@@ -27,7 +28,6 @@ from esen_lab.export.bundle_layout import (
     MANIFEST,
     PLAN,
     check_same,
-    digest_of,
     digests_of_tensors,
     to_json,
 )
@@ -129,7 +129,7 @@ def bundle_files(
         "combine": combine,
         "switches": dict(switches or {}),
         "tensors": {name: digests_of_tensors(data) for name, data in files.items() if name.endswith(".safetensors")},
-        "files": {name: digest_of(data) for name, data in sorted(files.items())},
+        "files": {name: bytes_digest(data) for name, data in sorted(files.items())},
         "graphs": [
             {
                 "member": graph.member,
@@ -186,7 +186,7 @@ def _write_tree(tree: Tree, stem: str, known: dict[str, str], files: dict[str, b
     leaves, structure = flatten(tree, f"the {stem}")
     content = to_bytes({str(i): leaf for i, leaf in enumerate(leaves)})
     number = sum(name.startswith(stem) for name in known.values())
-    file = known.setdefault(digest_of(content), f"{stem}_{number:02}.safetensors")
+    file = known.setdefault(bytes_digest(content), f"{stem}_{number:02}.safetensors")
     files[file] = content
     return {"file": file, "structure": to_json(structure)}
 

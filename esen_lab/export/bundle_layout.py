@@ -21,7 +21,6 @@ functions alone, where there is no other form.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from typing import Any
@@ -68,11 +67,6 @@ def digests_of_tensors(data: bytes) -> dict[str, str]:
     from esen_lab.ensemble.weights import from_bytes
 
     return tensor_digests(from_bytes(data)) if data else {}
-
-
-def digest_of(data: bytes) -> str:
-    """What tells files apart."""
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def to_json(structure: Structure | object) -> Any:

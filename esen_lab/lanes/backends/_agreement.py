@@ -22,7 +22,7 @@ from typing import TypeAlias
 
 import torch
 
-from esen_lab.common.answers import WHERE_NAN, difference
+from esen_lab.common.answers import WHERE_NAN, difference, same_beyond
 from esen_lab.common.trees import Tree, flatten
 from esen_lab.lanes.backends._guards import NOT_ZERO, Check, Guards, Range, is_finite
 from esen_lab.lanes.backends._probes import all_of, float_probes, is_whole, own_range, whole_probes, wider
@@ -110,17 +110,13 @@ class Questions:
         fine = r.isfinite()
         unsure = n.isfinite() != fine  # at the edge of what has a value
         beyond = ~fine & ~unsure
-        if not bool((unsure | (y.isfinite() == fine)).all()) or not _same(y[beyond], r[beyond]):
+        if not bool((unsure | (y.isfinite() == fine)).all()) or not same_beyond(y[beyond], r[beyond]):
             return False
         told = fine & ~unsure
         if not bool(told.any()):
             return True
         apart, moved = (y - r)[told].abs().max(), (n - r)[told].abs().max()
         return bool(apart <= max(allowed * r[told].abs().max(), _MORE_THAN_NUDGED * moved))
-
-
-def _same(y: torch.Tensor, r: torch.Tensor) -> bool:
-    return bool(((y == r) | (y.isnan() & r.isnan())).all())
 
 
 def until(preparing_s: float) -> float:
