@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeAlias
 
 from esen_lab.common.trees import Tree
 from esen_lab.common.units import now
 from esen_lab.cost_model import CostModel, Quantile
-from esen_lab.devices import Device
-from esen_lab.ensemble import Ensemble
 from esen_lab.errors import UsageError
 from esen_lab.lab.plan_checks import origin
+from esen_lab.lab.runtime import Runtime
+from esen_lab.lab.state import LabState
 from esen_lab.planner import Allocation, Limits, Measure, make_searcher, search
 from esen_lab.planner.plan import Plan
 from esen_lab.planner.ways import SEARCHER, Ways, make_ways, search_ways
-from esen_lab.profiler import Profile
-from esen_lab.studies import LaneRuns, measured_defaults, measured_sets, measured_splits, with_memory
+from esen_lab.profiler.records import under_other_switches
+from esen_lab.studies import measured_defaults, measured_sets, measured_splits, with_memory
 
 Arranged: TypeAlias = "Callable[[Plan], tuple[Plan, tuple[str, ...]]]"
 """Makes of a plan as the searcher gives it another one, perhaps of other lanes, and what is to be said first of it."""
@@ -45,43 +46,35 @@ class SearchRequest:
 
 
 def bind_search(
+    runtime: Runtime,
+    state: LabState,
     asked: SearchRequest,
     models: Mapping[str, CostModel],
-    ensemble: Ensemble,
-    device: Device,
-    profile: Profile | None,
-    lanes: Callable[[Ensemble, Tree, int], LaneRuns],
-    derived: Callable[[str], CostModel | None],
-    doubts: Sequence[str] = (),
     arranged: Arranged | None = None,
 ) -> Callable[..., Plan]:
     """The search as a function: `run(on_better=..., on_progress=..., ...)` returns the plan found.
 
     Args:
+        runtime: Of the lab: runs the candidates of a measured search.
+        state: Who runs, where, and what is known of it.
         asked: What for.
         models: The cost models to plan with.
-        ensemble: Who runs.
-        device: Where.
-        profile: What was measured: what the sub-models take of the memory.
-        lanes: Makes what runs candidates, from the ensemble, an input and a number of runs; for measured searches.
-        derived: The cost model of a group or a part, by its name, as far as it was measured.
-        doubts: What is known against the cost models, sentences for the plan's notes.
         arranged: Makes the plan of one that was found; None: it is that.
 
     Raises:
         UsageError: The searcher, an option, the objective or a limit is unknown or not possible.
     """
-    options = asked.options
+    ensemble, device, options = state.ensemble, state.device, asked.options
     measure: Measure | None = None
     if asked.objective == "measured":
         options = {**measured_defaults(asked.searcher), **options}
-        measure = lanes(ensemble, asked.x, asked.runs).jcts_s
+        measure = runtime.lane_runs(ensemble, asked.x, asked.runs).jcts_s
     elif asked.objective != "predicted":
         raise UsageError("An objective is 'predicted' or 'measured'", given=asked.objective)
     make_searcher(asked.searcher, **options)
-    held, notes = with_memory(Limits.of(asked.limits), ensemble, profile)
+    held, notes = with_memory(Limits.of(asked.limits), ensemble, state.measured)
     held.check(ensemble.names, device.units)
-    notes = (*doubts, *notes)
+    notes = (*_of_other_switches(runtime, state), *notes)
     if asked.quantile != "median":
         notes = (*notes, "planned with 90th percentiles, not medians")
     known = origin(ensemble, device)
@@ -92,7 +85,7 @@ def bind_search(
         remarks = device.remarks_on([lane.units for lane in plan.lanes]) if last else ()
         return plan.with_origin(notes=(*first, *remarks, *notes), created_at=now(), **known)
 
-    ways = _ways(asked, models, ensemble, held, derived) if measure is None else None
+    ways = _ways(state, asked, models, held) if measure is None else None
 
     def run(on_better: Callable[[Plan], None] | None = None, **watched: Any) -> Plan:
         better = None if on_better is None else lambda found: on_better(as_plan(found))
@@ -113,16 +106,20 @@ def bind_search(
     return run
 
 
-def _ways(
-    asked: SearchRequest,
-    models: Mapping[str, CostModel],
-    ensemble: Ensemble,
-    limits: Limits,
-    derived: Callable[[str], CostModel | None],
-) -> Ways | None:
+def _of_other_switches(runtime: Runtime, state: LabState) -> tuple[str, ...]:
+    """A remark where the points that plans are made from were measured while other switches were set than now."""
+    measured, settings = state.measured, runtime.fork_server.session_here()
+    if measured is None or state.device.identity.simulated:
+        return ()
+    return under_other_switches((*measured.points, *measured.backend_points), settings.unusual)
+
+
+def _ways(state: LabState, asked: SearchRequest, models: Mapping[str, CostModel], limits: Limits) -> Ways | None:
     """The ways to group and to split that were measured; None where every sub-model is to run alone."""
     if asked.searcher != SEARCHER:
         return None
+    ensemble, units = state.ensemble, state.device.units
+    derived = partial(state.here.derived_model, ensemble=ensemble, units=units, quantile=asked.quantile)
     sets = measured_sets(ensemble, derived) if asked.groups else ()
     splits = measured_splits(ensemble, derived) if asked.parts else ()
     return make_ways(models, sets, splits, limits) if sets or splits else None

@@ -22,7 +22,6 @@ from esen_lab.planner.by_deadline import DeadlineSearch
 from esen_lab.planner.fits import fits
 from esen_lab.planner.plan import Plan
 from esen_lab.planner.steps import members_of
-from esen_lab.profiler.records import under_other_switches
 from esen_lab.run.options import check_rule, weightless
 from esen_lab.studies.members import tables_of
 
@@ -137,28 +136,7 @@ def _bound(runtime: Runtime, asked: SearchRequest) -> tuple[dict[str, CostModel]
         asked = replace(asked, groups=False, parts=False)  # the order is one of whole members
     state = runtime.state
     runtime.together.check(state.ensemble)
-    derived = partial(
-        state.here.derived_model, ensemble=state.ensemble, units=state.device.units, quantile=asked.quantile
-    )
-    return found, bind_search(
-        asked,
-        found,
-        state.ensemble,
-        state.device,
-        state.measured,
-        runtime.lane_runs,
-        derived,
-        _of_other_switches(runtime, state),
-        arranged,
-    )
-
-
-def _of_other_switches(runtime: Runtime, state: LabState) -> tuple[str, ...]:
-    """A remark where the points that plans are made from were measured while other switches were set than now."""
-    measured, settings = state.measured, runtime.fork_server.session_here()
-    if measured is None or state.device.identity.simulated:
-        return ()
-    return under_other_switches((*measured.points, *measured.backend_points), settings.unusual)
+    return found, bind_search(runtime, state, asked, found, arranged)
 
 
 class _Improving:
