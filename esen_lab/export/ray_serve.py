@@ -19,11 +19,11 @@ from esen_lab.common.trees import flatten
 from esen_lab.ensemble import Ensemble
 from esen_lab.export.bundle_files import Graph
 from esen_lab.export.elsewhere import notes_on_own_modules, notes_on_switches
+from esen_lab.export.script import MARK
 from esen_lab.export.server_folders import ServerFolder, bundle_inside, check_for_cpu, name_from
 from esen_lab.files import as_path, write_folder
 from esen_lab.planner.plan import Plan
 
-MARK = "# Written by esen_lab; it is replaced when the plan is exported again."
 MOST_ROWS = 64
 _WINDOW_S = 0.005
 _WINDOW_OF_JCT = 0.2  # waiting longer than that for one more request costs more than it gives

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from esen_lab.export.script import MARK
 from esen_lab.export.triton.ports import Port
 
 
@@ -78,8 +79,7 @@ def _tensor(port: Port) -> Value:
 
 
 def _text(message: Mapping[str, Value]) -> bytes:
-    mark = "# Written by esen_lab; it is replaced when the plan is exported again.\n"
-    return (mark + "".join(f"{line}\n" for line in _lines(message))).encode("ascii")
+    return (f"{MARK}\n" + "".join(f"{line}\n" for line in _lines(message))).encode("ascii")
 
 
 def _lines(message: Mapping[str, Value], indent: str = "") -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-MARK = "# Written by esen_lab; it is replaced when the plan is exported again."
+from esen_lab.export.script import MARK
 
 _HEAD = '''\
 {mark}

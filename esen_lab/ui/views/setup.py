@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from esen_lab.common.surroundings import step
-from esen_lab.common.surroundings import step as worded
 from esen_lab.common.trees import tree_spec
 from esen_lab.common.units import format_bytes, format_units
 from esen_lab.ui.views.blocks import Block, Table, View, device_text, facts, one_line
@@ -168,7 +167,7 @@ _WORDS: Mapping[str, tuple[str, str, str]] = {
 """Action -> what it is for, the step in Python, the step as a magic."""
 
 
-def in_words(step: NextStep) -> str:
+def in_words(found: NextStep) -> str:
     """What to do, and how it is done here."""
-    told, python, magic = _WORDS[step.action]
-    return told + worded(python, magic)
+    told, python, magic = _WORDS[found.action]
+    return told + step(python, magic)
