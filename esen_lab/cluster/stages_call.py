@@ -21,8 +21,8 @@ from esen_lab.cluster.requests import CallRequest, NodesRequest
 from esen_lab.ensemble.chance import draw_seed
 from esen_lab.lanes.openmp import CallersThreads
 from esen_lab.run import Run, RunOptions
-from esen_lab.run.asked import PLAIN
 from esen_lab.run.report import LaneReport
+from esen_lab.run.request import PLAIN
 from esen_lab.run.stage_checks import StagesPrepared
 from esen_lab.run.stage_rows import first_rows, rows_in, size_for, sizes_for
 from esen_lab.run.stages_so_far import StageAnswers, StagesSoFar

@@ -4,7 +4,7 @@ start.py          how lanes start, and load their sub-models
 lane_group.py     the lanes as one: woken, waited for, ended; lane_watch.py who of them is alive, at work, late
 stepwise.py       the same lanes, for runs that do not wait for all of them
 lane_steps.py     what lanes load for groups and parts, and their outputs parted again
-asked.py          what one run is asked for: handed to one of these
+request.py        what one run is asked for: handed to one of these
 lane_runner.py    one run: hand over, wake, collect, combine
 graph_runner.py   one run of a plan that is one CUDA graph
 stage_runner.py   one run of a plan in stages
@@ -37,7 +37,6 @@ from esen_lab.lanes.forks import tell_when_forked
 from esen_lab.planner.fits import check_fits
 from esen_lab.planner.plan import Plan
 from esen_lab.planner.steps import members_of
-from esen_lab.run.asked import PLAIN, Asked, Runner
 from esen_lab.run.deadline import NEVER, Deadline
 from esen_lab.run.fidelity import Fidelity, Unlike
 from esen_lab.run.graph_runner import GraphRunner, graphs_of
@@ -49,6 +48,7 @@ from esen_lab.run.options import RunOptions
 from esen_lab.run.outcome import MemberRun, Run
 from esen_lab.run.partial_runner import PartialRunner
 from esen_lab.run.reference_answers import ExportedAnswers
+from esen_lab.run.request import PLAIN, Runner, RunRequest
 from esen_lab.run.run_history import RunHistory
 from esen_lab.run.stage_checks import check_stages
 from esen_lab.run.stage_partial import StagePartialRunner
@@ -466,7 +466,7 @@ class Executor:
         failed: Mapping[str, EsenError] | None = None,
     ) -> Run:
         begin_ns = time.perf_counter_ns()
-        asked = Asked(
+        asked = RunRequest(
             plan=self.plan,
             ensemble=ensemble or self.ensemble,
             x=x,

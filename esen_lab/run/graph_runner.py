@@ -9,11 +9,11 @@ from dataclasses import replace
 from esen_lab.common.inputs import as_input
 from esen_lab.errors import DeviceError, WorkerTimeout
 from esen_lab.lanes import Worker
-from esen_lab.run.asked import Asked
 from esen_lab.run.lane_runner import LaneRunner
 from esen_lab.run.lane_watch import SETTLE_S, LaneWatch
 from esen_lab.run.outcome import Run
 from esen_lab.run.plan_graph import PlanGraph, PlanGraphs
+from esen_lab.run.request import RunRequest
 from esen_lab.run.run_history import RunHistory
 
 AS_ONE_GRAPH = "All lanes ran as one CUDA graph."
@@ -35,7 +35,7 @@ class GraphRunner:
         self._lanes = lanes
         self._history = history
 
-    def run(self, asked: Asked) -> Run:
+    def run(self, asked: RunRequest) -> Run:
         """Run once: see `LaneRunner.run`. An input of a new shape runs lane by lane, and its graph is made from that.
 
         Raises:
@@ -56,7 +56,7 @@ class GraphRunner:
             return run
         return replace(run, report=replace(run.report, notes=(*run.report.notes, f"Not as one graph: {why}")))
 
-    def _replay(self, graph: PlanGraph, asked: Asked) -> Run:
+    def _replay(self, graph: PlanGraph, asked: RunRequest) -> Run:
         begin_ns = asked.begin_ns
         try:
             ran = graph.run(asked.x, asked.deadline.left_s, asked.meanwhile)

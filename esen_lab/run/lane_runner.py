@@ -24,13 +24,13 @@ from esen_lab.ensemble import Ensemble
 from esen_lab.lanes import RunTimings, Worker
 from esen_lab.lanes.openmp import CallersThreads
 from esen_lab.planner.plan import Lane
-from esen_lab.run.asked import Asked
 from esen_lab.run.deadline import Deadline
 from esen_lab.run.device_combine import WhereToCombine
 from esen_lab.run.host_combine import HostCombine
 from esen_lab.run.lane_group import LaneGroup
 from esen_lab.run.lane_input import LaneInput, check_keys, spec_of_rows
 from esen_lab.run.outcome import MemberRun, Run
+from esen_lab.run.request import RunRequest
 from esen_lab.run.run_history import RunHistory
 from esen_lab.run.start import from_the_system
 
@@ -66,7 +66,7 @@ class LaneRunner:
         self.input = LaneInput(workers)
         self._told: tuple[TreeSpec | None, str] = (None, "")
 
-    def run(self, asked: Asked) -> Run:
+    def run(self, asked: RunRequest) -> Run:
         """Run once.
 
         Raises:

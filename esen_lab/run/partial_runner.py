@@ -18,7 +18,6 @@ from collections.abc import Mapping, Sequence
 from esen_lab.common.trees import Tree
 from esen_lab.ensemble import Ensemble
 from esen_lab.run.answered import Answered, Ended
-from esen_lab.run.asked import Asked
 from esen_lab.run.early import Confidence, confidence, decided
 from esen_lab.run.host_combine import combined
 from esen_lab.run.lane_group import LaneGroup
@@ -27,6 +26,7 @@ from esen_lab.run.member_collector import CombineTime, MemberCollector
 from esen_lab.run.members_done import MembersDone
 from esen_lab.run.options import RunOptions, needs_all, weightless
 from esen_lab.run.outcome import Run
+from esen_lab.run.request import RunRequest
 from esen_lab.run.run_history import RunHistory
 from esen_lab.run.uncertainty import uncertain
 
@@ -57,7 +57,7 @@ class PartialRunner:
             took_s = time.perf_counter() - began
         self._combine.took(took_s, self._lanes.input.size)
 
-    def run(self, asked: Asked) -> Run:
+    def run(self, asked: RunRequest) -> Run:
         """Run once.
 
         Raises:
@@ -73,7 +73,7 @@ class PartialRunner:
         finally:
             members.forget()  # an error that is kept keeps its frames, and they the memory of outputs
 
-    def _run(self, asked: Asked, members: MembersDone) -> Run:
+    def _run(self, asked: RunRequest, members: MembersDone) -> Run:
         ensemble, options, due, begin_ns = asked.ensemble, asked.options, asked.due, asked.begin_ns
         group = self._group.stepwise
         lane_input = self._lanes.input

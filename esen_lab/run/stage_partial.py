@@ -17,10 +17,10 @@ from esen_lab.common.inputs import take_in
 from esen_lab.common.trees import Tree
 from esen_lab.errors import EsenError, WorkerDied
 from esen_lab.run.answered import Ended
-from esen_lab.run.asked import Asked
 from esen_lab.run.member_collector import CombineTime, MemberCollector
 from esen_lab.run.members_done import MembersDone
 from esen_lab.run.outcome import Run
+from esen_lab.run.request import RunRequest
 from esen_lab.run.run_history import RunHistory
 from esen_lab.run.stage_rows import first_rows, padded, rows_in, size_for
 from esen_lab.run.stage_runner import StageRunner
@@ -36,7 +36,7 @@ class StagePartialRunner:
         self._combine = CombineTime()
         self._ran = False
 
-    def run(self, asked: Asked) -> Run:
+    def run(self, asked: RunRequest) -> Run:
         """Run once; what is raised is that of `PartialRunner.run` and `StageRunner.run`."""
         if self._stages.unprepared(_rows_of(asked.x)):  # what is found out before a first run is not cut short
             self._stages.stages[0].runner.write(asked.ensemble, asked.x, asked.deadline)
@@ -48,7 +48,7 @@ class StagePartialRunner:
             for own in members:
                 own.forget()  # an error that is kept keeps its frames, and they the memory of outputs
 
-    def _run(self, asked: Asked, began: list[MembersDone]) -> Run:
+    def _run(self, asked: RunRequest, began: list[MembersDone]) -> Run:
         """Run once; the members of every stage that is begun are put into `began`."""
         so_far = StagesSoFar(asked.plan, asked.ensemble, asked.options, asked.due, asked.begin_ns, self._stages.threads)
         lane_input = self._stages.input
@@ -104,7 +104,7 @@ class StagePartialRunner:
             raise self._nobody(asked, began)
         return self._told(asked, so_far, copied_ns)
 
-    def _due_s(self, asked: Asked) -> float:
+    def _due_s(self, asked: RunRequest) -> float:
         """When combining must begin, as far as that is known now; see `CombineTime.begins_s`."""
         size = self._stages.input.size
         if not self._ran:
@@ -113,12 +113,12 @@ class StagePartialRunner:
         return self._combine.begins_s(asked.due, size)
 
     @staticmethod
-    def _nobody(asked: Asked, began: list[MembersDone]) -> EsenError:
+    def _nobody(asked: RunRequest, began: list[MembersDone]) -> EsenError:
         if began:
             return began[-1].problem(asked.options.enough)
         return WorkerDied("A run's members answer", given="none of them did")
 
-    def _told(self, asked: Asked, so_far: StagesSoFar, copied_ns: int) -> Run:
+    def _told(self, asked: RunRequest, so_far: StagesSoFar, copied_ns: int) -> Run:
         jct_s = (time.perf_counter_ns() - asked.begin_ns) / 1e9
         report = self._history.report(
             asked.plan,

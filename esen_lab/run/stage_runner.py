@@ -23,13 +23,13 @@ from esen_lab.ensemble import Ensemble
 from esen_lab.lanes import ForkServer, Worker
 from esen_lab.lanes.openmp import CallersThreads
 from esen_lab.planner.plan import Lane, Plan
-from esen_lab.run.asked import PLAIN, Asked
 from esen_lab.run.deadline import Deadline
 from esen_lab.run.device_combine import WhereToCombine
 from esen_lab.run.lane_group import LaneGroup
 from esen_lab.run.lane_input import LaneInput
 from esen_lab.run.lane_runner import LaneRunner, times_of
 from esen_lab.run.outcome import MemberRun, Run
+from esen_lab.run.request import PLAIN, RunRequest
 from esen_lab.run.run_history import RunHistory
 from esen_lab.run.stage_checks import Change, StagesPrepared, check_rows
 from esen_lab.run.stage_rows import (
@@ -142,7 +142,7 @@ class StageRunner:
 
     # --- a run ---------------------------------------------------------------------------------------------------
 
-    def run(self, asked: Asked) -> Run:
+    def run(self, asked: RunRequest) -> Run:
         """Run once; what is raised is that of `LaneRunner.run`.
 
         Raises:
@@ -177,7 +177,7 @@ class StageRunner:
         )
         return Run(output=so_far.output, report=report)
 
-    def _through(self, asked: Asked, rows: int) -> StagesSoFar:
+    def _through(self, asked: RunRequest, rows: int) -> StagesSoFar:
         """Run the stages, one after the other, while rows are open; returns what they came to."""
         so_far = StagesSoFar(asked.plan, asked.ensemble, PLAIN, None, asked.begin_ns, self.threads)
         so_far.begin(rows, math.inf)

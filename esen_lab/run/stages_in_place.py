@@ -17,8 +17,8 @@ from esen_lab.ensemble import Ensemble
 from esen_lab.lanes.openmp import CallersThreads
 from esen_lab.planner.plan import Plan
 from esen_lab.planner.steps import derived_of
-from esen_lab.run.asked import PLAIN
 from esen_lab.run.lane_steps import answers_of_members
+from esen_lab.run.request import PLAIN
 from esen_lab.run.stage_rows import first_rows, padded, size_for, sizes_for
 from esen_lab.run.stages_so_far import StageAnswers, StagesSoFar
 

@@ -19,7 +19,7 @@ PLAIN = RunOptions()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Asked:
+class RunRequest:
     """One run.
 
     Attributes:
@@ -51,5 +51,5 @@ class Asked:
 class Runner(Protocol):
     """Does one run at a time, under the executor's lock."""
 
-    def run(self, asked: Asked) -> Run:
+    def run(self, asked: RunRequest) -> Run:
         """Run once; raises as `Executor.run` does."""
