@@ -68,13 +68,15 @@ def is_allowed(state: LabState, name: str) -> bool:
 
 def as_checked(state: LabState, plan: Plan) -> Plan:
     """A plan less the precisions that the check ruled out, which says what was checked of those that it has."""
+    table = state.here.precision
+    if table is None:
+        return plan
     ruled_out = [
         name for name, way in backends_of(plan).items() if name in state.ensemble.names and way in refused(state, name)
     ]
     plan = _in_own(state, plan, ruled_out)
-    table = state.here.precision
     lower = in_other_precision(plan)
-    if table is None or not lower or not all(backends_of(plan)[name] in variants(state, name) for name in lower):
+    if not lower or not all(backends_of(plan)[name] in variants(state, name) for name in lower):
         return plan
     return plan if table.summary in plan.notes else replace(plan, notes=(*plan.notes, table.summary))
 

@@ -79,16 +79,13 @@ class Exact:
                 watch.notes.append(self._verdict(sequential[1], watch.bound_s, "the lower bound"))
                 return
         if problem.one_each:
-            self._one_each(problem, watch)
+            self._best_of(problem, watch, tuple((i,) for i in range(len(problem.items))))
             return
         self._search(problem, watch)
         several = watch.best is not None and len(watch.best.groups) > 1
         if sequential is not None and several and self._is_as_good(sequential[1], watch.jct_s, watch):
             watch.notes.append(self._verdict(sequential[1], watch.jct_s, "the best plan found"))
             watch.prefer(together, *sequential)
-
-    def _one_each(self, problem: SearchProblem, watch: SearchWatch) -> None:
-        self._best_of(problem, watch, tuple((i,) for i in range(len(problem.items))))
 
     def _best_of(self, problem: SearchProblem, watch: SearchWatch, groups: Groups | None) -> None:
         """Offer groups that are proven to be the best ones, with their best shares."""
