@@ -132,9 +132,10 @@ class Book:
     def _rows(self, select: Callable[[sqlite3.Connection, int], list[tuple[Any, ...]]]) -> list[tuple[Any, ...]]:
         """What the file has, after what waits has been written; none where it cannot be read. The lock is held."""
         self._save()
+        rows: list[tuple[Any, ...]] = []
         with self._file.attempt("The history cannot be read"):
-            return self._file.read(select, [])
-        return []
+            rows += self._file.read(select, [])
+        return rows
 
     def forget(self, project: str, numbers: Collection[int] | None = None) -> int:
         """Take entries out; None: all of the project. Returns how many were there."""

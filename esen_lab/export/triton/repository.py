@@ -26,10 +26,11 @@ from esen_lab.ensemble import Ensemble
 from esen_lab.errors import UsageError
 from esen_lab.export.bundle_files import Graph
 from esen_lab.export.elsewhere import notes_on_own_modules, notes_on_switches
+from esen_lab.export.script import MARK
 from esen_lab.export.server_folders import ServerFolder, bundle_inside, check_for_cpu, name_from
 from esen_lab.export.triton.config import ensemble_model, python_model
 from esen_lab.export.triton.ports import PlanPorts, plan_ports, written
-from esen_lab.export.triton.programs import MARK, LaneCores, combine_program, lane_program, staged_program, start_script
+from esen_lab.export.triton.programs import LaneCores, combine_program, lane_program, staged_program, start_script
 from esen_lab.export.triton.readme import readme
 from esen_lab.files import as_path, write_folder
 from esen_lab.planner.fits import check_runnable
