@@ -16,16 +16,17 @@ A difference may mean nothing (a cell that ran again with the same text): whoeve
 from __future__ import annotations
 
 import collections
+import contextlib
 import itertools
 import operator
 import weakref
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from esen_lab.ensemble.look import GONE, Look, Snapshot, picture
 from esen_lab.ensemble.reach import HOOKS, Reach, name_in, reach_of
 from esen_lab.ensemble.spans import (
     address_of,
-    addressing,
     array_bytes,
     can_be_turned,
     form_of,
@@ -33,20 +34,12 @@ from esen_lab.ensemble.spans import (
     samples,
     tensor_bytes,
 )
-from esen_lab.ensemble.watched import DEEPEST, TABLES, Opaque, Watched
+from esen_lab.ensemble.watched import DEEPEST, TABLES, Watched
 from esen_lab.ensemble.weights import state_of
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
-
-_values = operator.methodcaller("values")
-_chained = itertools.chain.from_iterable
-_version = operator.attrgetter("_version")
-_code = operator.attrgetter("__code__")
-_default = operator.attrgetter("__defaults__")
-_named_default = operator.attrgetter("__kwdefaults__")
-_order = operator.attrgetter("__mro__")
 
 
 class Watch:
@@ -62,12 +55,15 @@ class Watch:
 
     Attributes:
         unseen: Objects that are too large to be looked at but when all is, for people.
+        snapshot: What should be.
+        looks: Those at this one with others, which hold what it holds.
     """
 
     def __init__(self, module: nn.Module, reach: Reach | None = None, *, state_only: bool = False) -> None:
         self._module = weakref.ref(module, self._let_go)
         self._outer: Callable[[], nn.Module | None] = lambda: None
         self._outer_hooks: list[dict[int, Any]] = []
+        self.looks: weakref.WeakSet[Look] = weakref.WeakSet()  # of this one with others
         self._state_only = state_only
         self._state: frozenset[Hashable] = frozenset()
         self._moving: frozenset[str] = frozenset()
@@ -89,6 +85,8 @@ class Watch:
         """Hooks of `outer` count too: the user calls the network through it, and it has none now."""
         self._outer = weakref.ref(outer)
         self._outer_hooks = [vars(outer)[table] for table in HOOKS if table in vars(outer)]
+        self.snapshot.empty += self._outer_hooks
+        self._renew_looks()
 
     def _let_go(self, _: object = None) -> None:
         self._reach.tensors = []
@@ -102,58 +100,53 @@ class Watch:
     def _take(self, owns: list[dict[str, Any]]) -> None:
         module = self.module
         # All parts but the network itself, which must not be held.
-        self._parts = [] if module is None else [part for part in module.modules() if part is not module]
-        self._kinds = [type(part) for part in self._parts]
-        self._kind = type(module)
+        parts = [] if module is None else [part for part in module.modules() if part is not module]
+        self._parts = parts
         self._own, self._modes_were = owns, _trained_on(owns)
         self._own_was = [dict(own) for own in owns]
         seen = self._looked_into(owns)
         self.unseen = tuple(dict.fromkeys(map(_attribute, seen.unseen)))
         self._left_out = seen.left_out
         self._holders = seen.holders
+        now = self.snapshot = Snapshot(module=self._module, kind=type(module))
+        now.things = [*parts, *seen.objects]
+        now.kinds = list(map(type, now.things))
+        now.opaque = seen.opaque
+        now.pictures = list(map(picture, seen.opaque))
+        self._take_tables(now, seen, owns)
+        self._take_values(now, seen)
+        now.names = [(space, name, space.get(name, GONE)) for space, name, _ in self._reach.names]
+        now.functions = list(self._reach.functions)
+        now.classes = [*self._reach.classes, *self._reach.installed]
+        now.attributes = [self._table_of(cls) for cls in now.classes]
+        now.code_is_now()
+        self._renew_looks()
+
+    def _renew_looks(self) -> None:
+        """What looked at what was there before says nothing any more."""
+        for look in list(self.looks):
+            look.let_go()
+        self.looks.clear()
+        self._own_look = Look([self.snapshot])
+
+    def _take_tables(self, now: Snapshot, seen: Watched, owns: list[dict[str, Any]]) -> None:
         tables = [*owns, *(holder.now for holder in seen.holders if isinstance(holder.now, dict))]
-        self._empty = [table for table in tables if _is_empty(table)]  # most of torch's are; any() sees it at once
+        # Most of torch's are; any() sees it at once.
+        now.empty = [*(table for table in tables if _is_empty(table)), *self._outer_hooks]
         # In which order parts and hooks are called is theirs to say; that of a part's attributes says nothing.
         held = {id(holder.now) for holder in seen.holders} - set(map(id, owns))
-        self._ordered = [table for table in tables if id(table) in held and not _is_empty(table)]
-        self._keys = list(_chained(self._ordered))
-        self._key_counts = list(map(len, self._ordered))
-        self._tables = [table for table in tables if id(table) not in held and not _is_empty(table)]
-        self._rows = [holder.now for holder in seen.holders if not isinstance(holder.now, dict)]
-        self._tables_were = [dict(table) for table in self._tables]
+        now.ordered = [table for table in tables if id(table) in held and not _is_empty(table)]
+        now.keys = list(map(list, now.ordered))
+        now.tables = [table for table in tables if id(table) not in held and not _is_empty(table)]
+        now.tables_were = list(map(dict, now.tables))
         # Equal is not the same: 1 equals True, 0.0 equals -0.0, and a tensor of one value another one of another dtype.
         # Nobody writes such things into the attributes of torch's own parts.
-        torchs = {id(vars(part)) for part in (self._parts if module is None else module.modules()) if _is_torchs(part)}
-        self._own_tables = [*self._ordered, *(table for table in self._tables if id(table) not in torchs)]
-        self._own_values = list(_chained(map(_values, self._own_tables)))
-        self._held_in_rows = list(map(id, _chained(self._rows)))
-        self._row_lengths = list(map(len, self._rows))
-        self._objects = seen.objects
-        self._object_kinds = list(map(type, seen.objects))
-        self._opaque = seen.opaque
-        self._opaque_was = list(map(_picture, seen.opaque))
-        self._tensors = list(seen.tensors.values())
-        self._counted = [tensor for tensor in self._tensors if not tensor.is_inference()]
-        self._versions = [tensor._version for tensor in self._counted]
-        self._addressing = addressing(self._tensors)
-        self._addresses = list(map(address_of, self._tensors))
-        self._arrays = seen.arrays
-        self._forms = list(map(form_of, seen.arrays))
-        self._look_at([*self._tensors], seen)
-        self._globals = [(space, name, space.get(name, _GONE)) for space, name, _ in self._reach.names]
-        there, gone = ([entry for entry in self._globals if (entry[2] is _GONE) is none] for none in (False, True))
-        self._spaces, self._names, self._held = ([entry[i] for entry in there] for i in range(3))
-        self._spaces_without, self._not_there = ([entry[i] for entry in gone] for i in range(2))
-        self._functions = self._reach.functions
-        self._codes = list(map(_code, self._functions))
-        self._defaults = list(map(_default, self._functions))
-        self._named_defaults = list(map(_named_default, self._functions))
-        self._own_classes = [*self._reach.classes, *self._reach.installed]
-        self._orders = list(map(_order, self._own_classes))
-        self._classes = [self._table_of(cls) for cls in self._own_classes]
-        self._classes_were = [dict(own) for own in self._classes]
-        self._class_keys = list(_chained(self._classes))
-        self._class_values = list(_chained(map(_values, self._classes)))
+        every = self._parts if self.module is None else self.module.modules()
+        torchs = {id(vars(part)) for part in every if _is_torchs(part)}
+        now.own_tables = [*now.ordered, *(table for table in now.tables if id(table) not in torchs)]
+        now.values_are_now()
+        now.rows = [holder.now for holder in seen.holders if not isinstance(holder.now, dict)]
+        now.held_in_rows = [list(map(id, row)) for row in now.rows]
 
     def _looked_into(self, owns: list[dict[str, Any]]) -> Watched:
         """All that the network holds, and what its code reaches."""
@@ -179,17 +172,23 @@ class Watch:
         moving = {key for key in vars(cls) if f"{cls.__qualname__}.{key}" in self._moving}
         return _Without(vars(cls), moving) if moving else vars(cls)
 
-    def _look_at(self, tensors: list[torch.Tensor], seen: Watched) -> None:
+    def _take_values(self, now: Snapshot, seen: Watched) -> None:
         """Keep some bytes of all values, and a sum of every piece of the large ones."""
+        tensors = now.tensors = list(seen.tensors.values())
+        now.addresses = list(map(address_of, tensors))
+        now.counted = [tensor for tensor in tensors if not tensor.is_inference()]
+        now.versions = [tensor._version for tensor in now.counted]
         # Turned by `.data`, a tensor has its bytes where it had them.
-        self._turnable = [tensor for tensor in tensors if can_be_turned(tensor)]
-        self._strides = [tensor.stride() for tensor in self._turnable]
+        now.turnable = [tensor for tensor in tensors if can_be_turned(tensor)]
+        now.strides = [tensor.stride() for tensor in now.turnable]
+        now.arrays = seen.arrays
+        now.forms = list(map(form_of, seen.arrays))
         views = [view for tensor in tensors if (view := tensor_bytes(tensor)) is not None]
         # Held, or a view could look into memory that is no more.
         self._storages = [tensor.untyped_storage() for tensor in tensors if tensor_bytes(tensor) is not None]
         views += [view for array in seen.arrays if (view := array_bytes(array)) is not None]
-        self._samples = [piece for view in views for piece in samples(view)]
-        self._bytes = b"".join(self._samples)
+        now.samples = [piece for view in views for piece in samples(view)]
+        now.bytes = b"".join(now.samples)
         self._pieces = [*(piece for view in views for piece in pieces(view)), *seen.pieces]
         self._sums = seen.sums
         self._next_piece = itertools.cycle(range(len(self._pieces))) if self._pieces else None
@@ -205,40 +204,14 @@ class Watch:
             piece: Whether a further piece of large tensors is looked at, which takes as long as all the rest.
         """
         try:
-            same = self._seems_same() and (not (whole or piece) or self._same_values(whole=whole))
+            same = self._own_look.same() and (not (whole or piece) or self._same_values(whole=whole))
             return not same and not self._only_its_mode()
         except Exception:
             return not self._only_its_mode()
 
-    def _seems_same(self) -> bool:
-        return (
-            list(map(_version, self._counted)) == self._versions
-            and list(map(self._addressing, self._tensors)) == self._addresses
-            and [tensor.stride() for tensor in self._turnable] == self._strides
-            and list(map(form_of, self._arrays)) == self._forms
-            and b"".join(self._samples) == self._bytes
-            and not any(self._empty)
-            and not any(self._outer_hooks)
-            and list(map(len, self._ordered)) == self._key_counts
-            and list(_chained(self._ordered)) == self._keys
-            and all(map(operator.is_, _chained(map(_values, self._own_tables)), self._own_values))
-            # After identities: the values of two tensors are not to be compared, nor one's that lets go of its memory.
-            and all(map(operator.eq, self._tables, self._tables_were))
-            and list(map(len, self._rows)) == self._row_lengths
-            and list(map(id, _chained(self._rows))) == self._held_in_rows
-            and list(map(type, self._parts)) == self._kinds
-            and (self.module is None or type(self.module) is self._kind)
-            and list(map(type, self._objects)) == self._object_kinds
-            and list(map(_code, self._functions)) == self._codes
-            and all(map(operator.is_, map(_default, self._functions), self._defaults))
-            and all(map(operator.is_, map(_named_default, self._functions), self._named_defaults))
-            and list(_chained(self._classes)) == self._class_keys
-            and all(map(operator.is_, _chained(map(_values, self._classes)), self._class_values))
-            and all(map(operator.is_, map(_order, self._own_classes), self._orders))
-            and all(map(operator.is_, map(operator.getitem, self._spaces, self._names), self._held))
-            and not any(map(operator.contains, self._spaces_without, self._not_there))
-            and list(map(_picture, self._opaque)) == self._opaque_was
-        )
+    def piece_changed(self) -> bool:
+        """Whether a further piece of large tensors differs."""
+        return not self._same_values(whole=False)
 
     def _same_values(self, *, whole: bool) -> bool:
         if whole:
@@ -255,10 +228,11 @@ class Watch:
                 was["training"] = own["training"]
         if self.what(most=1):
             return False
-        for own, table in zip(self._own, self._tables_were, strict=False):  # those of parts come first
+        for own, table in zip(self._own, self.snapshot.tables_were, strict=False):  # those of parts come first
             if "training" in own:
                 table["training"] = own["training"]
-        self._own_values = list(_chained(map(_values, self._own_tables)))
+        self.snapshot.values_are_now()
+        self._renew_looks()
         return True
 
     def what(self, most: int = 4) -> tuple[str, ...]:
@@ -282,15 +256,16 @@ class Watch:
         def values_of(tensor: torch.Tensor) -> str:
             return f"the values of {names.get(id(tensor), 'a tensor that it uses')}"
 
-        moved = {id(t) for t, at in zip(self._tensors, self._addresses, strict=True) if address_of(t) != at}
-        counted = {id(t) for t, version in zip(self._counted, self._versions, strict=True) if t._version != version}
-        pairs = zip(self._turnable, self._strides, strict=True)
+        now = self.snapshot
+        moved = {id(t) for t, at in zip(now.tensors, now.addresses, strict=True) if address_of(t) != at}
+        counted = {id(t) for t, version in zip(now.counted, now.versions, strict=True) if t._version != version}
+        pairs = zip(now.turnable, now.strides, strict=True)
         turned = {id(t) for t, strides in pairs if t.layout is not torch.strided or t.stride() != strides}
-        told = [values_of(tensor) for tensor in self._tensors if id(tensor) in moved | counted | turned]
-        if list(map(form_of, self._arrays)) != self._forms:
+        told = [values_of(tensor) for tensor in now.tensors if id(tensor) in moved | counted | turned]
+        if list(map(form_of, now.arrays)) != now.forms:
             told.append("the shape, strides or dtype of an array that it uses")
         if not told and not moved:
-            same = b"".join(self._samples) == self._bytes and self._same_values(whole=True)
+            same = b"".join(now.samples) == now.bytes and self._same_values(whole=True)
             told = [] if same else ["the values of its weights"]
         yield from told
 
@@ -302,24 +277,25 @@ class Watch:
                 yield "its parameters, buffers or parts" if holder.name in TABLES[:3] else _attribute(holder.name)
         if _trained_on(self._own) != self._modes_were:
             yield "which of its parts are in training mode"
-        opaque = zip(self._opaque, self._opaque_was, strict=True)
-        yield from (_attribute(held.name) for held, was in opaque if _picture(held) != was)
-        if list(map(type, self._parts)) != self._kinds or (self.module and type(self.module) is not self._kind):
+        now = self.snapshot
+        opaque = zip(now.opaque, now.pictures, strict=True)
+        yield from (_attribute(held.name) for held, was in opaque if picture(held) != was)
+        parts = len(self._parts)
+        kinds = list(map(type, now.things))
+        if kinds[:parts] != now.kinds[:parts] or (self.module and type(self.module) is not now.kind):
             yield "the classes of its parts"
-        if list(map(type, self._objects)) != self._object_kinds:
+        if kinds[parts:] != now.kinds[parts:]:
             yield "the class of an object that it uses"
 
     def _of_code(self) -> Iterator[str]:
-        for function, code in zip(self._functions, self._codes, strict=True):
+        now = self.snapshot
+        for function, code in zip(now.functions, now.codes, strict=True):
             if function.__code__ != code:
                 yield f"the code of {function.__qualname__}"
-        defaults = zip(self._functions, self._defaults, self._named_defaults, strict=True)
-        for function, default, named in defaults:
+        for function, default, named in zip(now.functions, now.defaults, now.named_defaults, strict=True):
             if function.__defaults__ is not default or function.__kwdefaults__ is not named:
                 yield f"the defaults of {function.__qualname__}"
-        for cls, order, own, was in zip(
-            self._own_classes, self._orders, self._classes, self._classes_were, strict=True
-        ):
+        for cls, order, own, was in zip(now.classes, now.orders, now.attributes, now.attributes_were, strict=True):
             yield from (f"{cls.__qualname__}.{key}" for key in _keys_apart(own, was))
             if cls.__mro__ is not order:
                 yield f"the bases of {cls.__qualname__}"
@@ -350,9 +326,46 @@ class Watch:
         return self
 
     def _moved(self) -> Iterator[tuple[Mapping[str, Any], str]]:
-        for space, name, value in self._globals:
-            if space.get(name, _GONE) is not value:
+        for space, name, value in self.snapshot.names:
+            if space.get(name, GONE) is not value:
                 yield space, name
+
+
+class WatchedTogether:
+    """Several networks, looked at before every run of all of them: one `Look` for what each holds.
+
+    Args:
+        watches: Theirs. Let go of, they take this one's look with them.
+    """
+
+    def __init__(self, watches: Sequence[Watch]) -> None:
+        self._watches = watches
+        self._turns = itertools.cycle(watches)
+        self._look: Look | None = None
+
+    def changed(self) -> bool:
+        """Whether anything may have changed in one of them; takes microseconds.
+
+        A piece of the large tensors of one of them is looked at, of another one each time: of all of them, that would
+        take as long as the rest of the look.
+        """
+        if not self._watches:
+            return False
+        look = self._look
+        if look is None or look.gone:
+            look = self._look = self._looked_at()
+        # An object of the user's may raise where it is looked at.
+        with contextlib.suppress(Exception):
+            if look.same():
+                return next(self._turns).piece_changed()
+        # Each for itself: what differs may be a mode, which lanes do not follow.
+        return any(watch.changed(piece=False) for watch in self._watches)
+
+    def _looked_at(self) -> Look:
+        look = Look([watch.snapshot for watch in self._watches])
+        for watch in self._watches:
+            watch.looks.add(look)
+        return look
 
 
 def _trained_on(owns: list[dict[str, Any]]) -> list[int]:
@@ -379,13 +392,6 @@ def _attribute(name: str) -> str:
     return name if name.startswith("the ") else f"its attribute {name}"
 
 
-_GONE = object()
-
-
-def _picture(held: Opaque) -> Any:
-    return held.picture(held.thing)
-
-
 class _Without(Mapping[str, Any]):
     """A table without some of its keys, read anew at every look."""
 
@@ -406,4 +412,4 @@ class _Without(Mapping[str, Any]):
 
 
 def _keys_apart(own: Mapping[str, Any], was: Mapping[str, Any]) -> list[str]:
-    return sorted(key for key in own.keys() | was.keys() if own.get(key, _GONE) is not was.get(key, _GONE))
+    return sorted(key for key in own.keys() | was.keys() if own.get(key, GONE) is not was.get(key, GONE))

@@ -6,7 +6,6 @@ A live network is live: before a run the lab looks whether it changed, and its l
 from __future__ import annotations
 
 import gc
-import itertools
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -14,13 +13,10 @@ from typing import TYPE_CHECKING, Any
 from esen_lab.ensemble import Registered
 from esen_lab.ensemble.kinds.adapted import SourceWatch
 from esen_lab.ensemble.sharing import sharing
-from esen_lab.ensemble.watch import Watch
+from esen_lab.ensemble.watch import Watch, WatchedTogether
 
 if TYPE_CHECKING:
     from torch import nn
-
-
-_looks = itertools.count()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,6 +43,7 @@ class Originals:
     """What sub-models were made from, by name. Networks may be freed all the same; anything else is kept alive."""
 
     known: Mapping[str, Original] = field(default_factory=dict)
+    _looks: dict[tuple[str, ...], tuple[WatchedTogether, list[SourceWatch]]] = field(default_factory=dict, init=False)
 
     def kept(self, name: str, registered: Registered, again: Callable[[Any], Registered] | None) -> Originals:
         """With what a sub-model was made from; `again` must not hold it."""
@@ -72,15 +69,15 @@ class Originals:
         modules = {name: module for name in self.known if (module := self.module(name)) is not None}
         return sharing(modules, {name: original.changes for name, original in self.known.items()})
 
-    def changed(self, names: Iterable[str]) -> bool:
-        """Whether anything may have changed in one of these; takes microseconds.
-
-        A piece of the large tensors of one of them is looked at, of another one each time: of all of them, that would
-        take as long as the rest of the look.
-        """
-        watches = [self.known[name].watch for name in names if name in self.known]
-        turn = next(_looks) % max(len(watches), 1)
-        return any(watch.changed(piece=index == turn) for index, watch in enumerate(watches))
+    def changed(self, names: tuple[str, ...]) -> bool:
+        """Whether anything may have changed in one of these; takes microseconds: see `WatchedTogether`."""
+        if (looks := self._looks.get(names)) is None:
+            watches = [self.known[name].watch for name in names if name in self.known]
+            networks = WatchedTogether([watch for watch in watches if isinstance(watch, Watch)])
+            others = [watch for watch in watches if not isinstance(watch, Watch)]
+            looks = self._looks[names] = networks, others
+        networks, others = looks
+        return networks.changed() or any(watch.changed() for watch in others)
 
     def those_changed(self, names: Iterable[str], *, whole: bool = False) -> dict[str, Original]:
         """Those of these that may have changed; see `Watch.changed` for `whole`."""

@@ -238,7 +238,7 @@ class ProcessWorker(Worker):
             if cancelled is not None and cancelled.is_set():
                 raise Cancelled(f"{self.label} was stopped on request")
             pause = remaining if cancelled is None else min(remaining, _CANCEL_LOOK_S)
-            ready = [fd for fd, _ in poller.poll(pause * 1000)]
+            ready = [fd for fd, _ in poller.poll(wire.poll_ms(pause))]
             if self._sock.fileno() in ready:
                 return
             if ready:  # the process has ended, and a child of it holds its socket open

@@ -38,6 +38,7 @@ MOST_ANSWER = 8 << 20  # bytes of a body from a child: layouts of as many tensor
 _HEADER = struct.Struct("<BxxxIQ")
 SEED = struct.Struct("<Q")
 _MOST_FDS = 4
+_LONGEST_POLL_MS = 3_600_000.0
 HEADER_BYTES = _HEADER.size
 Part = tuple[bytes, list[tuple[int, int, bytes]], int]  # bytes of a frame, what came along with them, flags
 FD_SPACE = socket.CMSG_SPACE(_MOST_FDS * array.array("i").itemsize)
@@ -215,9 +216,14 @@ def wait(sock: socket.socket, deadline: float | None) -> None:
     """
     if deadline is None:
         return
-    remaining = deadline - time.monotonic()
     # poll, not select: descriptors above 1024 are common in a long-lived notebook
     poller = select.poll()
     poller.register(sock, select.POLLIN)
-    if not poller.poll(max(0.0, remaining) * 1000):
-        raise TimeoutError
+    while not poller.poll(poll_ms(deadline - time.monotonic())):
+        if time.monotonic() >= deadline:
+            raise TimeoutError
+
+
+def poll_ms(left_s: float) -> float:
+    """How long to wait at once of so many seconds, in milliseconds: `poll` takes no more than 2^31."""
+    return min(max(0.0, left_s) * 1000, _LONGEST_POLL_MS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import threading
@@ -59,6 +60,12 @@ def test_the_end_of_the_other_side_is_said_not_waited_for(pair: tuple[socket.soc
 def test_a_deadline_ends_the_wait(pair: tuple[socket.socket, socket.socket]) -> None:
     with pytest.raises(TimeoutError):
         wire.receive(pair[0], deadline=time.monotonic())
+
+
+@pytest.mark.parametrize("far_s", [1e8, 1e12, math.inf])
+def test_a_deadline_may_be_as_far_as_anybody_likes(pair: tuple[socket.socket, socket.socket], far_s: float) -> None:
+    wire.send(pair[0], wire.RUN, 7, b"body")
+    assert wire.receive(pair[1], time.monotonic() + far_s).body == b"body"
 
 
 def test_a_part_that_was_read_ahead_never_eats_into_the_next_frame(pair: tuple[socket.socket, socket.socket]) -> None:
