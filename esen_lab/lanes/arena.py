@@ -34,6 +34,11 @@ if TYPE_CHECKING:
     import torch
 
 _Look: TypeAlias = "tuple[type, torch.dtype, torch.Size, int, bool | None]"  # bytes; channels last, where that counts
+_Made: TypeAlias = (
+    "tuple[list[list[torch.Tensor]], list[list[_Look]], torch.Tensor | None]"  # views, their looks, plain
+)
+MOST_KEPT = 64
+"""Looks of trees whose views are kept: batches of changing sizes come again and again."""
 _ASK_FROM_BYTES = 1 << 28  # below, nobody asks how much memory there is
 _SEALED = hasattr(os, "memfd_create") and hasattr(fcntl, "F_ADD_SEALS")
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL if _SEALED else 0
@@ -188,6 +193,7 @@ class TreeArena:
         self._views: list[list[torch.Tensor]] = []
         self._looks: list[list[_Look]] = []
         self._plain: torch.Tensor | None = None
+        self._made: dict[tuple[Layout, ...], _Made] = {}  # of this block
         self._seen: Callable[[], Any] = _nothing  # the tensor that `write_plain` took last
         self._seen_at = 0
 
@@ -291,13 +297,22 @@ class TreeArena:
         self._look()
 
     def _look(self) -> None:
-        """Make the views of the layouts in force."""
+        """Have the views of the layouts in force."""
+        made = self._made.get(self._layouts)
+        if made is None:
+            made = self._views_now()
+            if len(self._made) >= MOST_KEPT:
+                self._made.clear()
+            self._made[self._layouts] = made
+        self._views, self._looks, self._plain = made
+
+    def _views_now(self) -> _Made:
         assert self._block is not None
-        self._views = [views(self._block, layout) for layout in self._layouts]
-        self._looks = [_looks_of(own, layout) for own, layout in zip(self._views, self._layouts, strict=True)]
+        found = [views(self._block, layout) for layout in self._layouts]
+        looks = [_looks_of(own, layout) for own, layout in zip(found, self._layouts, strict=True)]
         alone = len(self._layouts) == 1 and self._layouts[0].spec.structure == ("tensor",)
         # Not where the layout of channels is looked at too.
-        self._plain = self._views[0][0] if alone and self._views[0][0].dim() not in MEMORY_FORMATS else None
+        return found, looks, found[0][0] if alone and found[0][0].dim() not in MEMORY_FORMATS else None
 
     def close(self) -> None:
         """Let go of the block; views handed out stay valid."""
@@ -308,6 +323,7 @@ class TreeArena:
         self._looks = []
         self._plain = None
         self._layouts = ()
+        self._made.clear()
 
 
 def _looks_of(tensors: Sequence[torch.Tensor], layout: Layout) -> list[_Look]:

@@ -74,8 +74,9 @@ def _answer_all(sock: socket.socket, engine: Engine) -> None:
                 told = described(no_descriptors(f"{problem} to the lane, whose sub-models may hold them"))
                 wire.send(sock, wire.FAILED, number, packed(told))
                 continue
-            if frame.kind == wire.STOP:
-                continue  # of a run that had ended before it came
+            if frame.kind in (wire.STOP, wire.LOOK):
+                _take_unanswered(engine, frame)
+                continue
             number = frame.number
         try:
             if frame is None:
@@ -93,6 +94,12 @@ def _answer_all(sock: socket.socket, engine: Engine) -> None:
             wire.send(sock, wire.FAILED, number, packed(described(problem)))
         if number % 256 == 0:
             _keep_log_short()
+
+
+def _take_unanswered(engine: Engine, frame: wire.Frame) -> None:
+    """Do what nobody waits for: of a run that had ended before it was stopped, nothing. What fails ends the lane."""
+    if frame.kind == wire.LOOK:
+        engine.look_again(frame.number)
 
 
 def _act_on(sock: socket.socket, engine: Engine, frame: wire.Frame) -> None:

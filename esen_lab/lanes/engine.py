@@ -23,6 +23,7 @@ from esen_lab.ensemble.traits import Traits
 from esen_lab.errors import UsageError
 from esen_lab.lanes.arena import Block, Layout, TreeArena
 from esen_lab.lanes.backends import begin, inside, writes
+from esen_lab.lanes.known_looks import KnownLooks
 from esen_lab.lanes.settings import SessionSettings, Settings, put
 from esen_lab.lanes.timings import DREW, NAN, TIMING
 
@@ -144,6 +145,7 @@ class Engine:
         self._arena = TreeArena()
         self.outputs = self._arena
         self._input_arena = TreeArena()
+        self._known: KnownLooks[tuple[Layout, ...]] = KnownLooks()
         self._pool: ThreadPoolExecutor | None = None
         self._batched: Batched | None = None
 
@@ -291,6 +293,7 @@ class Engine:
         self._met.clear()
         self._arena.close()
         self._arena = self.outputs = TreeArena()
+        self._known.forget_outputs()
         if self._pool is not None:
             self._pool.shutdown()
             self._pool = None
@@ -311,6 +314,18 @@ class Engine:
     def set_input(self, layout: Layout, block: Block | None) -> None:
         """Take the input of runs from `block` (or the same one as before)."""
         self._input_arena.adopt(block, (layout,))
+        self._known.told(layout, self._arena.layouts or None, new_block=block is not None)
+        self._read_input(layout)
+
+    def look_again(self, number: int) -> None:
+        """Take the input of runs where one of this look lay before, and write outputs where those of that look were."""
+        layout, outputs = self._known.again(number, self._arena.layouts or None)
+        self._input_arena.adopt(None, (layout,))
+        if outputs is not None:
+            self._arena.adopt(None, outputs)
+        self._read_input(layout)
+
+    def _read_input(self, layout: Layout) -> None:
         self._input = self._input_arena.read(0)
         self._look = layout.spec
         self._choose_inputs()
@@ -352,6 +367,8 @@ class Engine:
         timed = self._run_all(kept)
         changed = any(outputs is not None for outputs in kept)
         grown = self._relay(kept) if changed else False
+        if grown:
+            self._known.forget_outputs()
         return b"".join(TIMING.pack(t.start_ns, t.end_ns, t.seen) for t in timed), changed, grown
 
     def run_stepwise(self, tell: Tell, stopped: Callable[[], bool]) -> None:
@@ -402,6 +419,7 @@ class Engine:
         except BaseException:
             self._arena = before
             raise
+        self._known.forget_outputs()
         self.outputs = self._arena  # at once: a reader in this process has the old one or the new one, whole
 
     def _run_all(self, kept: list[Kept | None]) -> list[Timed]:

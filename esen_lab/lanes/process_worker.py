@@ -34,14 +34,15 @@ from esen_lab.common.trees import Tree, map_tensors
 from esen_lab.devices import Placement
 from esen_lab.errors import Cancelled, DeviceError, EsenError, WorkerDied, WorkerTimeout
 from esen_lab.lanes import wire
-from esen_lab.lanes.arena import Block, TreeArena
+from esen_lab.lanes.arena import Block, Layout, TreeArena
 from esen_lab.lanes.backends import end_trials
+from esen_lab.lanes.known_looks import KnownLooks
 from esen_lab.lanes.messages import NewOutputs, Order, Problem, Ready, Returned, ReturnedTree, answer_in
 from esen_lab.lanes.plain import NotPlain, PlainLayout, layout_of, value_of
 from esen_lab.lanes.problems import error_from
 from esen_lab.lanes.settings import Settings
 from esen_lab.lanes.timings import TIMING, StepTold
-from esen_lab.lanes.worker import Memory, Reader, Stop, Worker
+from esen_lab.lanes.worker import NEW_INPUT, Memory, Reader, Stop, Worker
 
 _CANCEL_LOOK_S = 0.05
 _FRAME_S = 30.0  # for a frame that was announced
@@ -99,8 +100,10 @@ class ProcessWorker(Worker):
         self._asking = Underway()
         self._taking = Underway()
         self._number = 0
-        self._untaken = 0  # the number of an order that was sent without waiting, until its answer is there
+        self._untaken = 0  # orders that were sent without waiting, and whose answers are still to come
         self._outputs = TreeArena()
+        self._known: KnownLooks[tuple[tuple[Layout, ...], int]] = KnownLooks()
+        self._changes = 0  # of how outputs lie
         self._timing_bytes = 0
         self._answer_bytes = wire.HEADER_BYTES
 
@@ -122,7 +125,9 @@ class ProcessWorker(Worker):
     def arrange(self, members: tuple[str, ...], mode: str) -> None:
         """See `Worker.arrange`."""
         self._outputs.close()
+        self._known.forget_outputs()
         super().arrange(members, mode)
+        self._changed()
         self._timing_bytes = TIMING.size * len(members)
         # Whatever else may come is a pickled record, hence longer than SURE: nothing of the next frame is taken.
         self._answer_bytes = wire.HEADER_BYTES + min(self._timing_bytes, wire.SURE)
@@ -145,15 +150,49 @@ class ProcessWorker(Worker):
 
     def _send_along(self, order: Order, block: Block | None) -> bool:
         with self._lock:
-            self._check_alive("take a new input")
+            self._check_alive(NEW_INPUT)
             with self._asking:
                 self._number += 1
-                self._untaken = self._number
+                self._untaken += 1
                 try:
                     wire.send_record(self._sock, wire.MESSAGE, order, self._number, [] if block is None else [block.fd])
                 except wire.Closed:
-                    raise self._died("take a new input") from None
+                    raise self._died(NEW_INPUT) from None
         return True
+
+    def set_input(self, layout: Layout, block: Block | None, *, wait: bool = True) -> None:
+        """See `Worker.set_input`."""
+        number = None if wait or block is not None else self._known.number_of(layout)
+        if number is not None:
+            self._look_again(number)
+            return
+        super().set_input(layout, block, wait=wait)
+        self._known.told(layout, self._lie, new_block=block is not None)
+
+    def _look_again(self, number: int) -> None:
+        """Have the next input read where one of this look lay before; there is no answer to that."""
+        with self._lock:
+            self._check_alive(NEW_INPUT)
+            with self._asking:  # interrupted inside, the two sides may differ
+                try:
+                    self._sock.sendall(wire.header(wire.LOOK, number))
+                except OSError:
+                    raise self._died(NEW_INPUT) from None
+                _, outputs = self._known.again(number, self._lie)
+                if outputs is not None:
+                    self._outputs.adopt(None, outputs[0])
+                    self.looks = outputs[1]
+
+    @property
+    def _lie(self) -> tuple[tuple[Layout, ...], int] | None:
+        """How outputs lie now, and what `looks` says of it."""
+        layouts = self._outputs.layouts
+        return (layouts, self.looks) if layouts else None
+
+    def _changed(self) -> None:
+        """Outputs lie as they never did before."""
+        self._changes += 1
+        self.looks = self._changes
 
     def _exchange(self, order: Order, what: str, timeout_s: float, fds: list[int], cancelled: Stop) -> Any:
         with self._lock:
@@ -292,14 +331,14 @@ class ProcessWorker(Worker):
             raise no_descriptors(str(problem)) from problem
 
     def _taken(self, frame: wire.Frame) -> bool:
-        """Whether a frame answers the order that nobody waited for: the first answer after it is its own.
+        """Whether a frame answers an order that nobody waited for: the first answers after it are theirs.
 
         Raises:
             WorkerDied: The lane could not do it. It reads an earlier input, so that it must not run: it is ended.
         """
         if not self._untaken or frame.kind not in (wire.REPLY, wire.FAILED):
             return False
-        self._untaken = 0
+        self._untaken -= 1
         if frame.kind == wire.FAILED:
             answer = self._read(frame)
             log, _ = self._finish(grace_s=0)
@@ -398,13 +437,15 @@ class ProcessWorker(Worker):
             block = Block.received(fd, block_bytes) if fd >= 0 else None
             held = block or self._outputs.block
             layouts = tuple(layout_of(layout, held.size if held is not None else 0) for layout in plain)
+            if block is not None:
+                self._known.forget_outputs()
             self._outputs.adopt(block, layouts)
         except (ValueError, RuntimeError, TypeError, AssertionError) as problem:
             raise wire.Garbled(str(problem)) from problem
         except DeviceError:  # the lane would go on writing where nobody here looks
             self._finish(grace_s=0)
             raise
-        self.looks += 1
+        self._changed()
 
     @property
     def _arena(self) -> TreeArena:

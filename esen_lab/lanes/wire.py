@@ -1,8 +1,8 @@
 """Frames on a private socket between the notebook's process and a worker.
 
     frame  :=  kind (1 byte)  pad (3)  length (4, of the body)  number (8)   body
-    body   :=  b"", or a seed of 8 bytes, for RUN and STEPWISE; packed numbers for DONE and STEP; b"" for STOP; else a
-               record of `messages.py`
+    body   :=  b"", or a seed of 8 bytes, for RUN and STEPWISE; packed numbers for DONE and STEP; b"" for STOP and LOOK,
+               whose number says which (`known_looks.py`); else a record of `messages.py`
 
 The path of every call sends 16 bytes each way plus 17 per sub-model; tensors never cross here. Records to a child are
 pickled, and only children read them so (`orders.py`); records from a child are plain data (`messages.py`).
@@ -30,7 +30,7 @@ from esen_lab.common.resources import above_standard
 from esen_lab.common.tensors import reduced
 from esen_lab.common.trees import reduced_named
 
-RUN, DONE, MESSAGE, REPLY, FAILED, STEPWISE, STEP, STOP = range(1, 9)
+RUN, DONE, MESSAGE, REPLY, FAILED, STEPWISE, STEP, STOP, LOOK = range(1, 10)
 
 SURE = 64  # no record of `messages.py` is shorter: that many bytes of a body never belong to the next frame
 MOST_ANSWER = 8 << 20  # bytes of a body from a child: layouts of as many tensors as a tree may have
@@ -153,7 +153,7 @@ def receive(
                 raise Closed("end of file")
             start += part
         kind, length, number = _HEADER.unpack_from(start)
-        if not RUN <= kind <= STOP or length > most:
+        if not RUN <= kind <= LOOK or length > most:
             raise Garbled(f"a frame of kind {kind} with {length:,} bytes")
         body = start[_HEADER.size :]
         if len(body) < length:

@@ -27,7 +27,7 @@ from esen_lab.lanes.timings import StepTold
 
 _ORDER_S = 30.0  # the deadline of orders that build and compute nothing
 _LONG_ORDER_S = 300.0
-_NEW_INPUT = "take a new input"
+NEW_INPUT = "take a new input"
 
 Memory: TypeAlias = Block | bytes | None
 """What goes along with an order: bytes to read, or a block that the lane gets its own view of, so that the caller may
@@ -53,7 +53,7 @@ class Worker(ABC):
         pid: The process that the lane lives in.
         own_process: Whether it is a process of its own, or else a thread of this one.
         process_fd: The descriptor that becomes readable when its process has ended; -1 where there is none.
-        looks: Counts the changes of where and how outputs lie.
+        looks: Another number whenever outputs lie elsewhere, or otherwise; the same one where they lie as before.
     """
 
     own_process: ClassVar[bool]
@@ -188,12 +188,12 @@ class Worker(ABC):
         Args:
             layout: What it looks like there.
             block: The memory; None when it is the one from before.
-            wait: Whether to wait until the lane has taken it. Otherwise a run step by step comes next: where the lane
-                could not take it, `take_step` says so.
+            wait: Whether to wait until the lane has taken it. Otherwise a run comes next: where the lane could not take
+                it, what takes its answer says so. A look that the lane knows is then told by its number alone.
         """
         told = order(Engine.set_input, layout, MEMORY)
         if wait or not self._send_along(told, block):
-            self._order(told, _NEW_INPUT, memory=block)
+            self._order(told, NEW_INPUT, memory=block)
 
     def _send_along(self, order: Order, block: Block | None) -> bool:  # noqa: ARG002  what processes do
         """Send an order without waiting for its answer, where that can be; whether it was."""

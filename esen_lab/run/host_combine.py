@@ -9,6 +9,7 @@ from typing import NamedTuple
 from esen_lab.common.trees import Tree
 from esen_lab.ensemble import Combine, Ensemble, Reserved, SmallMean
 from esen_lab.lanes import Worker
+from esen_lab.lanes.arena import MOST_KEPT
 from esen_lab.lanes.openmp import CallersThreads
 from esen_lab.run.lane_group import LaneGroup
 
@@ -49,9 +50,9 @@ class HostCombine:
         self._group = group
         self._threads = threads
         self._rule: SmallMean | None = None
-        self._rule_for: tuple[list[int], Combine | None] = ([], None)
-        self.prepared: Prepared | None = None
-        """For the next answer; taken before the lanes work, since their outputs may look different after."""
+        self._rule_for: tuple[tuple[int, ...], Combine | None] = ((), None)
+        self._rules: dict[tuple[int, ...], SmallMean | None] = {}  # of one combine rule, by how outputs lie
+        self._prepared: Prepared | None = None
 
     def combined(self, ensemble: Ensemble, prepared: Prepared | None = None) -> Tree:
         """The combined output, the caller's own.
@@ -67,27 +68,42 @@ class HostCombine:
     def prepare(self, ensemble: Ensemble) -> None:
         """Have memory for the next answer, now that nobody waits: while lanes run, their cores are theirs."""
         rule = self._ahead(ensemble)
-        self.prepared = None if rule is None else Prepared(rule, rule.reserve())
+        self._prepared = None if rule is None else Prepared(rule, rule.reserve())
+
+    def ready(self, ensemble: Ensemble) -> Prepared | None:
+        """What is prepared for outputs that lie as they do now: those of this look, where it came before.
+
+        Taken before the lanes answer, since their outputs may look different after.
+        """
+        rule = self._ahead(ensemble)
+        if self._prepared is None and rule is not None:
+            self.prepare(ensemble)
+        return self._prepared
 
     def rehearse(self) -> None:
         """Combine into the memory of the next answer what lies there now: the real time then finds it in the caches."""
-        if self.prepared is not None:
-            self.prepared.rule.into(self.prepared.memory)
+        if self._prepared is not None:
+            self._prepared.rule.into(self._prepared.memory)
 
     def forget(self) -> None:
         """Nothing is prepared: outputs will look different, or are not on the host."""
-        self.prepared = self._rule = None
-        self._rule_for = ([], None)
+        self._prepared = self._rule = None
+        self._rule_for = ((), None)
+        self._rules.clear()
 
     def _ahead(self, ensemble: Ensemble) -> SmallMean | None:
         """The combine rule prepared for outputs that look like the last ones, where it can be."""
         rule = ensemble.combine
-        looks = [worker.looks for worker in self._workers]
+        looks = tuple([worker.looks for worker in self._workers])
         if looks != self._rule_for[0] or rule is not self._rule_for[1]:
-            known = all(worker.has_outputs for worker in self._workers)
-            self.prepared = None
-            # What is prepared reads outputs where they lie; answers of groups and parts are put together first.
-            prepare = known and not self._group.derived
-            self._rule = rule.ahead(self._group.outputs(ensemble.names)) if prepare else None
+            self._prepared = None
+            if rule is not self._rule_for[1] or len(self._rules) >= MOST_KEPT:
+                self._rules.clear()
+            if looks not in self._rules:
+                known = all(worker.has_outputs for worker in self._workers)
+                # What is prepared reads outputs where they lie; answers of groups and parts are put together first.
+                prepare = known and not self._group.derived
+                self._rules[looks] = rule.ahead(self._group.outputs(ensemble.names)) if prepare else None
+            self._rule = self._rules[looks]
             self._rule_for = (looks, rule)
         return self._rule

@@ -7,7 +7,8 @@ one more.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,8 @@ class LaneInput:
 
     Attributes:
         shared: Whether one lane brings the input to the GPU for all.
-        tells_later: Whether lanes may be told where the input lies when they are woken, without waiting for them.
+        tells_later: Whether lanes may be told where the input lies when they are woken, without waiting for them: an
+            order is read before the wake-up that follows it, and waiting for its answer is waiting for a core.
         untold: Lanes that are to be told when they are woken: see `tell`.
     """
 
@@ -91,13 +93,21 @@ class LaneInput:
         for here, there in zip(self.tensors, source.tensors, strict=True):
             torch.index_select(there, 0, rows, out=here)
 
-    def announce(self, spec: TreeSpec, late: Collection[int] = (), *, at_once: bool = True) -> None:
+    def announce(
+        self,
+        spec: TreeSpec,
+        late: Collection[int] = (),
+        *,
+        at_once: bool = True,
+        waiting: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
         """Tell every lane where an input of this look will lie, but for those that are late.
 
         Args:
             spec: The look.
             late: Lanes that are at work for an earlier run.
             at_once: Whether the others are told now; else each when it is woken.
+            waiting: Entered where lanes are waited for: those that are given other memory, or share a GPU's.
 
         Raises:
             EsenError: There is no memory for it, or a lane has ended.
@@ -109,25 +119,24 @@ class LaneInput:
         if grown or not known:
             self._reads = {index: arena for index, arena in self._reads.items() if index in late}
         self.untold = set(late) if at_once else set(range(len(self._workers)))
-        for index, worker in enumerate(self._workers):
-            if index not in self.untold and worker.alive:
-                self._tell(index, worker)
+        told = [index for index, worker in enumerate(self._workers) if index not in self.untold and worker.alive]
+        wait = not self.tells_later or any(self._reads.get(index) is not self._arena for index in told)
+        with waiting() if wait and told else nullcontext():
+            for index in told:
+                self._tell(index, wait=wait)
         self.shared = at_once and not late and self._share_on_gpu(self._arena.layouts[0].size)
         self._left = bool(late)
         self._told = True
 
-    def _tell(self, index: int, worker: Worker, *, wait: bool = True) -> None:
+    def _tell(self, index: int, *, wait: bool) -> None:
         block = None if self._reads.get(index) is self._arena else self._arena.block
-        worker.set_input(self._arena.layouts[0], block, wait=wait)
+        self._workers[index].set_input(self._arena.layouts[0], block, wait=wait)
         self._reads[index] = self._arena
 
     def tell(self, index: int) -> None:
-        """Tell a lane that is at rest, and is woken next, where the input lies now; raises as `announce` does.
-
-        Waiting for its answer would be waiting for its turn on a core: it reads the order before the wake-up anyway.
-        """
+        """Tell a lane that is at rest, and is woken next, where the input lies now; raises as `announce` does."""
         if index in self.untold:
-            self._tell(index, self._workers[index], wait=not self.tells_later)
+            self._tell(index, wait=not self.tells_later)
             self.untold.discard(index)
 
     def forget_lane(self, index: int) -> None:
