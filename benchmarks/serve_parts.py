@@ -147,14 +147,12 @@ def _http(_: int) -> None:
     from esen_lab.serving.settings import ServeSettings
 
     body, head = _body()
-    fields = [(b"content-length", b"%d" % len(body)), (b"inference-header-content-length", b"%d" % head)]
+    fields = b"content-length: %d\r\ninference-header-content-length: %d\r\n" % (len(body), head)
 
-    async def app(scope: Any, receive: Any, send: Any) -> None:
+    async def app(scope: Any, receive: Any, _: Any) -> None:
         while (await receive()).get("more_body"):
             pass
-        scope[CONNECTION].join_next()
-        await send({"type": "http.response.start", "status": 200, "headers": fields})
-        await send({"type": "http.response.body", "body": body})
+        scope[CONNECTION].answer(fields, body)
 
     async def finish() -> None:
         """Nothing waits."""

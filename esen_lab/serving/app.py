@@ -20,6 +20,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import msgspec
@@ -30,7 +31,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from esen_lab import __version__
-from esen_lab.serving.body import ClientLeft, Held, Receive, drop_body, read_body
+from esen_lab.serving.body import IDENTITY, ClientLeft, Held, Receive, drop_body, encoding_of, read_body, whole_body
 from esen_lab.serving.connection import CONNECTION, Connection
 from esen_lab.serving.dispatcher import Answer, Dispatcher
 from esen_lab.serving.guard import Guard
@@ -43,12 +44,15 @@ from esen_lab.serving.traces import RequestTraces
 from esen_lab.serving.triton_statistics import model_stats
 
 Scope: TypeAlias = MutableMapping[str, Any]
+Fields: TypeAlias = tuple[tuple[bytes, bytes], ...]
 Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 log = logging.getLogger("esen_lab.serving")
 _HEADER_LENGTH = b"inference-header-content-length"
-_OF_JSON = (b"content-type", b"application/json")
-_OF_BYTES = (b"content-type", b"application/octet-stream")
+_OF_JSON = b"content-type: application/json\r\ncontent-length: %d\r\n"
+_OF_BYTES = b"content-type: application/octet-stream\r\ncontent-length: %d\r\n" + _HEADER_LENGTH + b": %d\r\n"
+_MOST_KEPT = 32
+"""Of what the last headers said: a client sends the same again and again."""
 _BUFFERED_BYTES = 1 << 16
 _MOST_INDEX_BYTES = 1 << 12
 _LIVE = "/v2/health/live"
@@ -143,6 +147,7 @@ class Door:
         self._infer = infer
         self._service = service
         self._guard = Guard(service.settings)
+        self._let_in = lru_cache(maxsize=_MOST_KEPT)(self._look_at)  # who is refused is not kept
         self._usual = f"/v2/models/{service.settings.name}/infer"
         self._parameters = {"name": service.settings.name}
 
@@ -157,18 +162,34 @@ class Door:
                     return
                 told = "There are as many connections as there may be"
                 raise RequestRefused(503, "connections", told, retry_after_s=1.0, close=True)
-            headers = dict(scope["headers"])
-            self._guard.check(scope["path"], headers)
+            usual = scope["path"] == self._usual and scope["method"] == "POST"
+            fields = tuple(scope["headers"])
+            if usual:
+                self._let_in(fields)
+            else:
+                self._guard.check(scope["path"], dict(fields))
         except RequestRefused as refused:
             self._service.metrics.failed(refused.status, refused.reason)
             log.warning("refused", extra={"path": scope["path"][:200], "status": refused.status})
             await _refuse(refused, receive, send, drop=True)
             return
-        if scope["path"] == self._usual and scope["method"] == "POST":
+        if usual:
             scope["path_params"] = self._parameters
-            await self._infer.answer(scope, receive, send, headers)
+            await self._infer.answer(scope, receive, send, fields)
         else:
             await self._app(scope, receive, send)
+
+    def _look_at(self, fields: Fields) -> None:
+        self._guard.check(self._usual, dict(fields))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Told:
+    """What the headers of a request say of its body."""
+
+    named: Mapping[bytes, bytes]
+    header_bytes: int | None
+    encoding: bytes
 
 
 class Infer:
@@ -176,19 +197,27 @@ class Infer:
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        self._told = lru_cache(maxsize=_MOST_KEPT)(self._look_at)  # what is refused is not kept
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """An ASGI application."""
-        await self.answer(scope, receive, send, dict(scope["headers"]))
+        await self.answer(scope, receive, send, tuple(scope["headers"]))
 
-    async def answer(self, scope: Scope, receive: Receive, send: Send, headers: Mapping[bytes, bytes]) -> None:
-        """Answer one request of ASGI, whatever comes of it; `headers` are those of the scope, by name."""
+    def _look_at(self, fields: Fields) -> _Told:
+        named = dict(fields)
+        length = header_length(named.get(_HEADER_LENGTH))
+        return _Told(
+            named=named, header_bytes=length, encoding=encoding_of(named, self._service.settings.max_body_bytes)
+        )
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send, fields: Fields) -> None:
+        """Answer one request of ASGI, whatever comes of it; `fields` are the headers of the scope."""
         came_s = time.monotonic()
         service = self._service
         status, reason = 200, ""
         connection: Connection = scope[CONNECTION]
         try:
-            answer, body, header = await self._answered(scope, receive, headers, came_s)
+            answer, body, header = await self._answered(scope, receive, fields, came_s)
         except ClientLeft:
             service.metrics.refused("left")
             return
@@ -197,12 +226,10 @@ class Infer:
             service.metrics.failed(status, reason)
             await _refuse(refused, receive, send, drop=refused.unread and not connection.whole)
         else:
-            told = [_OF_JSON, (b"content-length", b"%d" % len(body))]
-            if header is not None:
-                told = [_OF_BYTES, told[1], (_HEADER_LENGTH, b"%d" % header)]
-            if len(body) <= _BUFFERED_BYTES:
-                connection.join_next()
-            await _send(send, told, body)
+            size = len(body)
+            told = _OF_JSON % size if header is None else _OF_BYTES % (size, header)
+            if size > _BUFFERED_BYTES or not connection.answer(told, body):
+                await _send(send, told, body)
             if connection.slow:
                 service.metrics.refused("slow")
                 return
@@ -213,24 +240,23 @@ class Infer:
             log.info("request", extra={"status": status, "reason": reason, "took_s": round(took_s, 6)})
 
     async def _answered(
-        self, scope: Scope, receive: Receive, headers: Mapping[bytes, bytes], came_s: float
+        self, scope: Scope, receive: Receive, fields: Fields, came_s: float
     ) -> tuple[Answer, bytes, int | None]:
         service, settings = self._service, self._service.settings
         dispatcher = service.of(scope["path_params"])
-        header_bytes = header_length(headers.get(_HEADER_LENGTH))
         connection: Connection = scope[CONNECTION]
         if connection.upgrades:
             raise RequestRefused(
                 400, "malformed", "This server changes to no other protocol: ask it without Upgrade", close=True
             )
-        body = await read_body(
-            receive,
-            headers,
-            most=settings.max_body_bytes,
-            timeout_s=None if connection.whole else settings.read_timeout_s,
-            held=service.held,
-            came=connection.take_body(),
-        )
+        told = self._told(fields)
+        header_bytes, most = told.header_bytes, settings.max_body_bytes
+        came = connection.take_body() if told.encoding == IDENTITY else None
+        if came is not None:
+            body = whole_body(came, most, service.held)
+        else:
+            timeout_s = None if connection.whole else settings.read_timeout_s
+            body = await read_body(receive, told.named, most=most, timeout_s=timeout_s, held=service.held)
         size = len(body)
         try:
             if (size if header_bytes is None else header_bytes) > _BESIDE_BYTES:
@@ -242,10 +268,10 @@ class Infer:
             waiting, future = dispatcher.submit(request, came_s)
             # Who leaves while it waits costs nothing more; who is running already is run.
             answer = await (future if waiting.gone else _while_there(future, connection))
-            told = _parameters(request.timings, answer)
+            more = _parameters(request.timings, answer)
             if numbers_in_json(request, answer.outputs) > _BESIDE_NUMBERS:
-                return answer, *await asyncio.to_thread(encode_response, request, answer.outputs, answer.model, told)
-            return answer, *encode_response(request, answer.outputs, answer.model, told)
+                return answer, *await asyncio.to_thread(encode_response, request, answer.outputs, answer.model, more)
+            return answer, *encode_response(request, answer.outputs, answer.model, more)
         except (RequestRefused, ClientLeft, asyncio.CancelledError):
             raise
         except Exception as problem:
@@ -304,7 +330,8 @@ async def _refuse(refused: RequestRefused, receive: Receive, send: Send, *, drop
         await send({"type": "http.response.body", "body": b""})
 
 
-async def _send(send: Send, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+async def _send(send: Send, fields: bytes, body: bytes) -> None:
+    headers = [tuple(line.split(b": ", 1)) for line in fields.splitlines()]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     large = len(body) > _BUFFERED_BYTES
     await send({"type": "http.response.body", "body": body, "more_body": large})

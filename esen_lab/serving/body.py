@@ -12,6 +12,8 @@ from esen_lab.serving.refusal import RequestRefused, malformed
 
 Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
 _ENCODINGS: Mapping[bytes, int] = {b"gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
+_ALSO = {b"x-gzip": b"gzip", b"": b"identity"}
+"""Other names of the same, by RFC 9110; an empty header names none."""
 IDENTITY = b"identity"
 _STEP_BYTES = 1 << 16
 _MADE_BYTES = 1 << 18
@@ -52,7 +54,6 @@ async def read_body(
     most: int,
     timeout_s: float | None,
     held: Held,
-    came: bytearray | None = None,
 ) -> bytearray:
     """The body of a request; whoever calls gives its bytes back to `held`.
 
@@ -62,18 +63,12 @@ async def read_body(
         most: Bytes, before and after it is unpacked.
         timeout_s: For all of it; None where all of it has come.
         held: What it counts against.
-        came: All of it, where that is at hand: it is taken as it is, and nothing is received.
 
     Raises:
         Refused: It is too large (413), comes too slowly (408), or is packed in another way than is read (415).
         ClientLeft: The client has.
     """
-    encoding = _check_headers(headers, most)
-    if came is not None and encoding == IDENTITY:
-        if len(came) > most:
-            raise _too_large(most)
-        held.take(len(came))
-        return came
+    encoding = encoding_of(headers, most)
     body = bytearray()
     counted = 0
     try:
@@ -108,19 +103,40 @@ async def read_body(
     return body
 
 
-def _check_headers(headers: Mapping[bytes, bytes], most: int) -> bytes:
-    """How the body is packed."""
+def whole_body(came: bytearray, most: int, held: Held) -> bytearray:
+    """A body that has come whole, and is not packed, as it is; otherwise as `read_body`."""
+    if len(came) > most:
+        raise _too_large(most)
+    held.take(len(came))
+    return came
+
+
+def encoding_of(headers: Mapping[bytes, bytes], most: int) -> bytes:
+    """How the body of a request is packed, by its headers; raises as `read_body`, as far as they tell."""
     kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
     if kind not in _KINDS:
         given = kind[:80].decode("latin-1")
         rule = f"A request is application/json or application/octet-stream, not {given!r}: say so in its Content-Type"
         raise RequestRefused(415, "malformed", rule, unread=True)
-    encoding = headers.get(b"content-encoding", b"").strip().lower() or IDENTITY  # an empty one names none
-    if encoding != IDENTITY and encoding not in _ENCODINGS:
-        raise _other_encoding(encoding)
+    encoding = encoding_named(headers.get(b"content-encoding", b""))
     told = headers.get(b"content-length", b"")
     if told.isdigit() and int(told[:19]) > most:
         raise _too_large(most)
+    return encoding
+
+
+def encoding_named(told: bytes) -> bytes:
+    """What `Content-Encoding` says, as `unpacked` takes it.
+
+    Raises:
+        Refused: Bodies that are packed so are not read (415).
+    """
+    name = told.strip().lower()
+    encoding = _ALSO.get(name, name)
+    if encoding != IDENTITY and encoding not in _ENCODINGS:
+        given = name[:80].decode("latin-1")
+        rule = f"A request is sent as it is, or packed with gzip or deflate, not with {given!r}"
+        raise RequestRefused(415, "malformed", rule, unread=True)
     return encoding
 
 
@@ -146,18 +162,16 @@ def unpacked(body: bytes | bytearray, encoding: bytes, most: int) -> bytearray:
 
     Args:
         body: As it came.
-        encoding: What `Content-Encoding` says, in small letters.
+        encoding: See `encoding_named`.
         most: Bytes.
 
     Raises:
-        Refused: It is too large (413), packed in another way than is read (415), or not as it says.
+        Refused: It is too large (413), or not packed as it says.
     """
     if encoding == IDENTITY:
         if len(body) > most:
             raise _too_large(most)
         return bytearray(body)
-    if encoding not in _ENCODINGS:
-        raise _other_encoding(encoding)
     found = bytearray()
     for _ in _unpacking(body, encoding, found, most):
         pass
@@ -185,12 +199,6 @@ def _unpacking(body: bytes | bytearray, encoding: bytes, found: bytearray, most:
                 raise _too_large(most)
             at += len(part) - len(unpacker.unused_data if unpacker.eof else unpacker.unconsumed_tail)
             yield
-
-
-def _other_encoding(encoding: bytes) -> RequestRefused:
-    given = encoding[:80].decode("latin-1")
-    told = f"A request is sent as it is, or packed with gzip or deflate, not with {given!r}"
-    return RequestRefused(415, "malformed", told, unread=True)
 
 
 def _too_large(most: int) -> RequestRefused:

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from esen_lab.serving.connection import CONNECTION, Connection, JoinedWrites
+from esen_lab.serving.connection import CONNECTION, Connection, WatchedTransport
 
 log = logging.getLogger("esen_lab.serving")
 MOST_HEADER_BYTES = 1 << 16
@@ -71,7 +71,7 @@ class BoundedProtocol(HttpToolsProtocol):
         # Else the second part of a response waits 40 ms for the first one's acknowledgement. asyncio does so itself
         # only for sockets that were made with the protocol's number.
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.transport = JoinedWrites(transport, self._wait_for_reader)  # type: ignore[assignment]
+        self.transport = WatchedTransport(transport, self._wait_for_reader)  # type: ignore[assignment]
         self._wait_for_headers()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -137,6 +137,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_headers = False
         self._headers_came()
         super().on_headers_complete()
+        self.scope[CONNECTION].cycle = self.cycle  # type: ignore[literal-required]
         if self.parser.should_upgrade():
             self.scope[CONNECTION].upgrades = True  # type: ignore[literal-required]
             self.cycle.keep_alive = False  # nothing that follows would be parsed

@@ -1,7 +1,8 @@
 """What the application may know of a request's connection, and ask of it: beyond ASGI, and cheaper than by it.
 
 Per request, ASGI takes a task that waits for the client's leaving, a timer for a body that is there already, and two
-calls of the system for one small response. A scope has a `Connection` at `CONNECTION` instead.
+messages, each looked through, and two calls of the system for one small response. A scope has a `Connection` at
+`CONNECTION` instead.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ class Connection:
 
     Attributes:
         transport: What is written to.
+        cycle: uvicorn's record of the request and its response, once its headers have come.
         tell_when_left: Has something called when the client leaves, at once where it has; None: nothing any more.
         resume_reading: Has what comes next read, where that was put off.
         crowded: Whether there are more connections than there may be.
@@ -29,22 +31,42 @@ class Connection:
         upgrades: Whether it asks for another protocol: the parser takes what follows for that, and reads no body.
     """
 
-    transport: Any
+    transport: WatchedTransport
     tell_when_left: Callable[[Callable[[], object] | None], None]
     resume_reading: Callable[[], object]
     crowded: bool = False
     whole: bool = False
     body: bytearray | None = None
     upgrades: bool = False
+    cycle: Any = None
 
     @property
     def slow(self) -> bool:
         """Whether it was cut because its client does not read."""
-        return bool(self.transport.slow)
+        return self.transport.slow
 
-    def join_next(self) -> None:
-        """What is written next is sent with what is written after it."""
-        self.transport.join_next()
+    def answer(self, fields: bytes, body: bytes) -> bool:
+        """Send a whole response of status 200 at once: what ASGI's two messages come to, where they need not wait.
+
+        Args:
+            fields: Its headers, each with the end of its line; they say how long the body is.
+            body: All of it.
+
+        Returns:
+            Whether that was done; else the client reads too slowly, and messages wait for it.
+        """
+        cycle = self.cycle
+        if cycle.flow.write_paused:
+            return False
+        if not cycle.disconnected:
+            cycle.response_started = cycle.response_complete = True
+            kept = b"" if cycle.keep_alive else b"connection: close\r\n"
+            self.transport.write(b"HTTP/1.1 200 OK\r\n%b%b\r\n%b" % (fields, kept, body))
+            cycle.message_event.set()
+            if not cycle.keep_alive:
+                self.transport.close()
+            cycle.on_response()
+        return True
 
     def take_body(self) -> bytearray | None:
         """All of the body, where it has come whole and nothing of it was received; then nothing need be."""
@@ -53,8 +75,8 @@ class Connection:
         return self.body
 
 
-class JoinedWrites:
-    """A transport that can send two things that are written as one.
+class WatchedTransport:
+    """A transport whose client may be too slow, or not read at all.
 
     Args:
         transport: asyncio's.
@@ -68,29 +90,13 @@ class JoinedWrites:
         self._transport = transport
         self._closing = closing
         self.slow = False
-        self._joins = False
-        self._held = b""
+        self.write = transport.write
         self.is_closing = transport.is_closing
         self.get_extra_info = transport.get_extra_info
         self.abort = transport.abort
 
-    def join_next(self) -> None:
-        """See `Connection`."""
-        self._joins = True
-
-    def write(self, data: bytes) -> None:
-        """Send it, or keep it for the next."""
-        if self._joins:
-            self._joins, self._held = False, data
-            return
-        held, self._held = self._held, b""
-        self._transport.write(held + data if held else data)
-
     def close(self) -> None:
-        """Send what is kept, and close."""
-        held, self._held = self._held, b""
-        if held:
-            self._transport.write(held)
+        """Close it, once what was written has been read."""
         self._transport.close()
         if self._transport.get_write_buffer_size():  # it closes once that was read, if ever
             self._closing()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from esen_lab.common.trees import Structure, Tree, flatten
@@ -145,7 +146,12 @@ class ModelInfo:
 
 def datatype_of(tensor: torch.Tensor) -> str | None:
     """The protocol's name for the numbers of a tensor; None where it has none."""
-    return _OF_TORCH.get(str(tensor.dtype).removeprefix("torch."))
+    return _named(tensor.dtype)
+
+
+@lru_cache(maxsize=64)
+def _named(dtype: torch.dtype) -> str | None:
+    return _OF_TORCH.get(str(dtype).removeprefix("torch."))
 
 
 def check_answer(leaves: Sequence[torch.Tensor], model: ModelInfo) -> None:

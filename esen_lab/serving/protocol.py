@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
@@ -86,6 +86,7 @@ class InferRequest:
         id: The client's, given back.
         tensors: In the order of the model's inputs.
         rows: How many, of a model whose inputs have their rows along dimension 0; else 1.
+        look: What requests that are run as one batch have in common: the sizes of a row, and what they ask for.
         wanted: For each output that is asked for, in order: its index, and whether it is answered as binary.
         timeout_s: Until when the client wants it, from its coming, in seconds; None: no matter when.
         at_least: With a timeout: how many members an answer needs at the deadline; None for all of them.
@@ -96,6 +97,7 @@ class InferRequest:
     id: str
     tensors: tuple[torch.Tensor, ...]
     rows: int
+    look: Hashable
     wanted: tuple[tuple[int, bool], ...]
     timeout_s: float | None = None
     at_least: int | None = None
@@ -131,6 +133,7 @@ class RequestHeader:
         places: Of the inputs, in the order of the model's.
         binary_bytes: How many bytes follow.
         rows: How many.
+        look: In common.
         wanted: Outputs.
         timeout_s: Until when.
         at_least: What is enough then.
@@ -142,6 +145,7 @@ class RequestHeader:
     places: tuple[_Place, ...]
     binary_bytes: int
     rows: int
+    look: Hashable
     wanted: tuple[tuple[int, bool], ...]
     timeout_s: float | None
     at_least: int | None
@@ -167,6 +171,7 @@ class RequestHeader:
             id=self.id,
             tensors=tuple(_tensor(place, binary) for place in self.places),
             rows=self.rows,
+            look=self.look,
             wanted=self.wanted,
             timeout_s=self.timeout_s,
             at_least=self.at_least,
@@ -257,6 +262,7 @@ def read_header(head: bytes | memoryview, model: ModelInfo) -> RequestHeader:
         places=places,
         binary_bytes=binary_bytes,
         rows=sizes.pop(),
+        look=(at_least, *(tuple(place.given.shape[1:]) for place in places)),
         wanted=_wanted(asked, model),
         timeout_s=timeout_us / 1e6 if timeout_us else None,  # 0 is Triton's word for none
         at_least=at_least,
@@ -294,6 +300,7 @@ def raw_header(size: int, model: ModelInfo) -> RequestHeader:
         places=(_Place(given=given, info=info, dtype=info.dtype, offset=0, size=size),),
         binary_bytes=size,
         rows=shape[0] if model.batched else 1,
+        look=(None, tuple(shape[1:])),
         wanted=tuple((index, True) for index in range(len(model.outputs))),
         timeout_s=None,
         at_least=None,

@@ -21,7 +21,7 @@ from esen_lab.common.trees import flatten, unflatten
 from esen_lab.devices import CpuDevice
 from esen_lab.errors import DeviceError
 from esen_lab.files.lock_files import machine_lock_paths, open_lock_file
-from esen_lab.serving.body import IDENTITY, unpacked
+from esen_lab.serving.body import IDENTITY, encoding_named, unpacked
 from esen_lab.serving.exported import ExportedFolder
 from esen_lab.serving.joining import BEGINS_ANEW, OTHER_ROWS, RowsDiffer, joined, own, parted, rows_of, try_joining
 from esen_lab.serving.model import PLATFORM, VERSION, ModelInfo, check_answer, describe
@@ -196,9 +196,7 @@ class ServeReplica:
     def _parsed(self, asked: ReplicaRequest, now_s: float) -> InferRequest:
         """The request; its deadline counts from now on."""
         length = header_length(asked.header_length)
-        body = unpacked(
-            asked.body, asked.encoding.strip().lower().encode("latin-1", "replace") or IDENTITY, _MOST_BYTES
-        )
+        body = unpacked(asked.body, encoding_named(asked.encoding.encode("latin-1", "replace")), _MOST_BYTES)
         request = parse_request(body, length, self.model)
         if request.timeout_s is None or asked.came_s is None:
             return request

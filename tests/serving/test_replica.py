@@ -153,7 +153,12 @@ def test_packed_requests_are_unpacked_and_the_length_of_the_json_is_that_within(
     tensor = {"name": "input", "datatype": "FP32", "shape": [1, 4], "parameters": {"binary_data_size": 16}}
     head = json.dumps({"inputs": [tensor]}).encode()
     data = head + torch.ones(4).numpy().tobytes()
-    for encoding, packed in (("gzip", gzip.compress(data)), ("Deflate", zlib.compress(data)), ("identity", data)):
+    for encoding, packed in (
+        ("gzip", gzip.compress(data)),
+        ("x-gzip", gzip.compress(data)),
+        ("Deflate", zlib.compress(data)),
+        ("identity", data),
+    ):
         headers = {"inference-header-content-length": str(len(head)), "content-encoding": encoding}
         (answer,) = replica.infer([replica.asked(packed, headers)])
         assert values(answer) == [2.0] * 4

@@ -90,7 +90,8 @@ def test_what_has_no_answer_has_a_status_and_words(
 
 def test_packed_requests_are_unpacked_and_bombs_are_not(plain: Server) -> None:
     data = json.dumps(body_of()).encode()
-    for encoding, packed in (("gzip", gzip.compress(data)), ("deflate", zlib.compress(data))):
+    for encoding in ("gzip", "x-gzip", "X-GZIP", "deflate"):
+        packed = zlib.compress(data) if encoding == "deflate" else gzip.compress(data)
         assert infer(plain, packed, **{"Content-Encoding": encoding})[0] == 200
     assert infer(plain, b"no gzip", **{"Content-Encoding": "gzip"})[0] == 400
     assert infer(plain, gzip.compress(data)[:-9], **{"Content-Encoding": "gzip"})[0] == 400
@@ -895,3 +896,48 @@ def test_a_member_that_is_seen_to_draw_numbers_or_keep_state_while_it_is_served_
         assert [call.result()[0] for call in (first, *calls)] == [200] * 3
         assert [len(x) for x in served.runs] == [1, 1, 1]
         assert "draws random numbers" in ask(server, "GET", "/v2/models/ensemble")[1]["parameters"]["why_alone"]
+
+
+@contextlib.contextmanager
+def loop_held(server: Server) -> Iterator[None]:
+    """Inside, the event loop does nothing."""
+    held, go_on = threading.Event(), threading.Event()
+    loop = server._loop
+    assert loop is not None
+    loop.call_soon_threadsafe(lambda: (held.set(), go_on.wait(60)))
+    assert held.wait(60)
+    try:
+        yield
+    finally:
+        go_on.set()
+
+
+def test_lanes_go_on_with_what_waits_before_the_batch_before_is_answered() -> None:
+    served = FakeServed()
+    with serving(served, max_rows=1) as server:
+        gate, first = occupied(served, lambda: infer(server, body_of(1, 1.0)))
+        second = InBackground(lambda: infer(server, body_of(1, 2.0)))
+        until(lambda: server.waiting == 1)
+        with loop_held(server):
+            gate.opened.set()
+            until(lambda: len(served.runs) == 2)
+        for call, value in ((first, 2.0), (second, 4.0)):
+            status, told, _ = call.result()
+            assert (status, told["outputs"][0]["data"]) == (200, [value] * 4)
+        until(lambda: server.totals.batches == 2)
+
+
+def test_a_request_that_is_too_late_when_the_lanes_are_free_is_not_run() -> None:
+    served = FakeServed()
+    with serving(served, max_rows=1) as server:
+        gate, first = occupied(served, lambda: infer(server, body_of(1, 1.0)))
+        late = InBackground(lambda: infer(server, body_of(1, 2.0, parameters={"timeout": 300_000})))
+        until(lambda: server.waiting == 1)
+        came_s = time.monotonic()
+        with loop_held(server):  # its timer cannot come before the run thread
+            until(lambda: time.monotonic() > came_s + 0.3)
+            gate.opened.set()
+            until(lambda: server.waiting == 0)
+        assert (first.result()[0], late.result()[0]) == (200, 504)
+        assert infer(server, body_of(1, 3.0))[0] == 200
+        assert [float(x[0, 0]) for x in served.runs] == [1.0, 3.0]
