@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from esen_lab.common.packages import can_import
 from esen_lab.serving.dispatcher import Answer
 
 log = logging.getLogger("esen_lab.serving")
+_LOOK_S = 1.0  # from a look that found nobody who traces, until the next one
 
 
 class RequestTraces:
@@ -18,10 +20,13 @@ class RequestTraces:
 
     Args:
         tracer: Of OpenTelemetry; None: that of the provider that this process has set.
+        clock: Seconds that go on.
     """
 
-    def __init__(self, tracer: Any = None) -> None:
+    def __init__(self, tracer: Any = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._tracer = tracer
+        self._clock = clock
+        self._look_again_s = -math.inf
         self._of_process = tracer is None
         if tracer is None and can_import("opentelemetry"):
             from opentelemetry import trace
@@ -40,7 +45,7 @@ class RequestTraces:
             came_s: When it came, on `time.monotonic`.
             model: The name of which one.
         """
-        if self._tracer is None or (self._of_process and _nobody_traces()):
+        if self._tracer is None or (self._of_process and self._nobody_traces()):
             return
         from opentelemetry import propagate, trace
 
@@ -57,9 +62,18 @@ class RequestTraces:
             self._tracer.start_span(name, context=inside, start_time=start).end(end_time=end)
         span.end()
 
+    def _nobody_traces(self) -> bool:
+        """Whether this process has set no provider, as of the last look: a span that nobody sees takes as long as one.
 
-def _nobody_traces() -> bool:
-    """Whether this process has set no provider: a span that nobody sees takes as long as one."""
-    from opentelemetry import trace
+        The library reads the environment at every look: too dear for every request.
+        """
+        now_s = self._clock()
+        if now_s < self._look_again_s:
+            return True
+        from opentelemetry import trace
 
-    return isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider)
+        if not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+            self._of_process = False  # it stays: a process sets one once
+            return False
+        self._look_again_s = now_s + _LOOK_S
+        return True

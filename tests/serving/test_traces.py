@@ -52,19 +52,36 @@ def test_an_environment_that_names_no_provider_keeps_nobody_from_serving(
 def test_where_nobody_set_a_tracer_up_no_span_is_made(model: ModelInfo, monkeypatch: pytest.MonkeyPatch) -> None:
     from opentelemetry import trace as api
 
-    traces = RequestTraces()
+    now_s = 0.0
+    traces = RequestTraces(clock=lambda: now_s)
     answer = Answer(model=model, outputs=(), queue_s=0.25, compute_s=0.5, batch_rows=3)
     heard = export.InMemorySpanExporter()
     made: list[str] = []
     monkeypatch.setattr(traces._tracer, "start_span", lambda name, **_: made.append(name), raising=False)
     traces.answered({"headers": []}, answer, time.monotonic(), "ensemble")
     assert made == []
-    # Whoever sets a provider up later is told from then on.
+    # Whoever sets a provider up later is told from the next look on, a second after the last.
     from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
     provider = trace.TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(heard))
     monkeypatch.setattr(api, "get_tracer_provider", lambda: provider)
     monkeypatch.setattr(traces, "_tracer", provider.get_tracer("test"))
+    now_s = 1.0
     traces.answered({"headers": []}, answer, time.monotonic(), "ensemble")
     assert [span.name for span in heard.get_finished_spans()] == ["queue", "compute", "infer"]
+
+
+def test_requests_that_nobody_traces_do_not_ask_the_library_each_for_it(
+    model: ModelInfo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from opentelemetry import trace as api
+
+    asked: list[None] = []
+    provider = api.ProxyTracerProvider()
+    traces = RequestTraces(clock=iter([0.0, 0.1, 0.9, 1.0, 1.9]).__next__)
+    monkeypatch.setattr(api, "get_tracer_provider", lambda: asked.append(None) or provider)
+    answer = Answer(model=model, outputs=(), queue_s=0.25, compute_s=0.5, batch_rows=3)
+    for _ in range(5):
+        traces.answered({"headers": []}, answer, time.monotonic(), "ensemble")
+    assert len(asked) == 2
