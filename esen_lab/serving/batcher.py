@@ -160,7 +160,7 @@ class Batcher:
         look_again_s = math.inf
         queues = self._queues.values()
         for queue in queues if len(queues) == 1 else sorted(queues, key=_came_s):
-            batch = list(self._joined(queue, now_s))
+            batch = list(self._joined(queue, now_s)) if len(queue) > 1 else [queue[0]]
             full = len(batch) < len(queue)  # the next one does not fit: another one would not, either
             until_s = now_s if full or draining or batch[0].look is None else self._worth_waiting(batch, now_s)
             if until_s <= now_s:
@@ -199,13 +199,13 @@ class Batcher:
 
     def _worth_waiting(self, batch: list[Waiting], now_s: float) -> float:
         """Until when the batch waits for one more."""
-        rows = sum(waiting.rows for waiting in batch)
         one = batch[-1].rows  # the next one is taken to be as large as the last
-        if rows + one > self.max_rows:
-            return now_s
         gap_s = self.arrivals.gap_s(now_s)
         # Where no larger batch takes less, w is at most s(k): most often there is nothing more to look at.
         if self.window_s is None and (gap_s is None or gap_s >= self.times.of(one)):
+            return now_s
+        rows = sum(waiting.rows for waiting in batch)
+        if rows + one > self.max_rows:
             return now_s
         began_s = min(waiting.came_s for waiting in batch)
         together_s = self.times.of(rows + one)

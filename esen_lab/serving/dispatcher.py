@@ -2,9 +2,10 @@
 
     event loop     `submit` puts a request into the queue; whenever the lanes are free, the batcher says what runs next
     run thread     joins tensors, runs, parts the answer; mends lanes that have ended, also while nothing is to do
+    run thread     where requests wait by then, goes on with them: lanes work while answers are sent
     event loop     each request's answer is put into its future; who has left meanwhile gets none
 
-All of it but `_run` and what that calls happens in the event loop: there is nothing to lock.
+All of it but `_run` and what that calls happens in the event loop. The queue alone is used by both, under a lock.
 """
 
 from __future__ import annotations
@@ -13,17 +14,19 @@ import asyncio
 import contextlib
 import logging
 import math
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from esen_lab.common.surroundings import step
 from esen_lab.common.trees import Tree, flatten, unflatten
 from esen_lab.errors import EsenError, ModelError, UsageError, WorkerDied, WorkerTimeout
 from esen_lab.run.report import RunReport
-from esen_lab.serving.batcher import Batcher, Waiting
+from esen_lab.serving.batcher import Batcher, Decision, Waiting
 from esen_lab.serving.described import Described
 from esen_lab.serving.headers import Headers
 from esen_lab.serving.joining import BEGINS_ANEW, OTHER_ROWS, Later, RowsDiffer, joined, parted, rows_of
@@ -104,6 +107,7 @@ class Dispatcher:
     ) -> None:
         self._show(described.model)
         self.batcher = batcher
+        self._lock = threading.Lock()  # of the queue
         self._described = described
         self._served = served
         self._metrics = metrics
@@ -182,20 +186,20 @@ class Dispatcher:
         if self._draining:
             raise _ending("The server is ending")
         due_s = math.inf if request.timeout_s is None else came_s + request.timeout_s
-        if due_s <= self._clock():
+        if request.timeout_s is not None and due_s <= self._clock():
             raise too_late()
         future: asyncio.Future[Answer] = self._loop.create_future()
         item = _Item(request=request, future=future)
-        look = (request.at_least, *(tensor.shape[1:] for tensor in request.tensors)) if self.model.joins else None
         waiting = Waiting(
             rows=request.rows,
-            look=look,
+            look=request.look if self.model.joins else None,
             came_s=came_s,
             due_s=due_s,
             at_deadline=request.at_least is not None,
             payload=item,
         )
-        self.batcher.put(waiting, self._clock())
+        with self._lock:
+            self.batcher.put(waiting, self._clock())
         if request.timeout_s is not None:
             item.timer = self._loop.call_later(max(0.0, due_s - self._clock()), self._is_late, waiting)
         self._next()
@@ -208,12 +212,16 @@ class Dispatcher:
         item: _Item = waiting.payload
         if item.timer is not None:
             item.timer.cancel()
-        if self.batcher.take_out(waiting):
+        if self._taken_out(waiting):
             self._next()
+
+    def _taken_out(self, waiting: Waiting) -> bool:
+        with self._lock:
+            return self.batcher.take_out(waiting)
 
     def _is_late(self, waiting: Waiting) -> None:
         item: _Item = waiting.payload
-        waited = self.batcher.take_out(waiting)
+        waited = self._taken_out(waiting)
         if not waited and item.request.at_least is not None:
             return  # it runs, and its lanes were told of the deadline: the answer is on its way
         self._refuse_late(waiting)
@@ -234,14 +242,13 @@ class Dispatcher:
         if self._busy:
             return
         now_s = self._clock()
-        for late in self.batcher.expired(now_s):  # whose timers come after what has had the lanes
-            self._refuse_late(late)
-        decision = self.batcher.next(now_s, draining=self._draining)
+        late, decision = self._decided(now_s)
+        for one in late:
+            self._refuse_late(one)
         if decision.batch:
             self._busy = True
             self._idle.clear()
-            batch = decision.batch
-            self._thread.do(lambda: self._run(batch, now_s))
+            self._thread.do(partial(self._run, decision.batch, now_s))
         elif decision.look_again_s < math.inf:
             self._again = self._loop.call_later(max(0.0, decision.look_again_s - now_s), self._next)
         else:
@@ -252,13 +259,22 @@ class Dispatcher:
         batch: Sequence[Waiting],
         found: Sequence[Answer | BaseException],
         runs: Sequence[BatchRun],
-        took_s: float,
+        late: Sequence[Waiting],
+        *,
+        goes_on: bool,
     ) -> None:
-        """A batch has been run: its requests are answered, and the next one begins."""
-        rows = sum(waiting.rows for waiting in batch)
-        self._busy = False
-        if all(isinstance(one, Answer) for one in found):
-            self.batcher.times.ran(rows, took_s)
+        """A batch has been run: its requests are answered, and the next one begins, where it has not begun already.
+
+        Args:
+            batch: What was run.
+            found: What came of each request.
+            runs: Of the lanes.
+            late: Requests whose deadline has passed meanwhile.
+            goes_on: Whether the run thread is at the next batch.
+        """
+        self._busy = goes_on
+        for one_late in late:
+            self._refuse_late(one_late)
         for waiting, one in zip(batch, found, strict=True):
             item: _Item = waiting.payload
             if item.timer is not None:
@@ -269,7 +285,8 @@ class Dispatcher:
                 item.future.set_exception(refusal_of(one))
             else:
                 item.future.set_result(one)
-        self._next()
+        if not goes_on:
+            self._next()
         self._loop.call_soon(self._metrics.ran, runs)  # when the answers are on their way
 
     async def drain(self, limit_s: float) -> None:
@@ -280,7 +297,9 @@ class Dispatcher:
             async with asyncio.timeout(limit_s):
                 await self._idle.wait()
         except TimeoutError:
-            for waiting in self.batcher.take_all():
+            with self._lock:
+                left = self.batcher.take_all()
+            for waiting in left:
                 item: _Item = waiting.payload
                 if not item.future.done():
                     item.future.set_exception(_ending("The server ended before this could run"))
@@ -294,6 +313,18 @@ class Dispatcher:
     # --- in the run thread ---------------------------------------------------------------------------------------
 
     def _run(self, batch: Sequence[Waiting], began_s: float) -> None:
+        """Run a batch; then those that wait by then, as long as nothing else is to be seen to."""
+        while batch:
+            batch, began_s = self._run_one(batch, began_s)
+
+    def _decided(self, now_s: float) -> tuple[Sequence[Waiting], Decision]:
+        """Who is too late, and what is to run, the lanes being free. For whichever thread has them."""
+        with self._lock:
+            late = self.batcher.expired(now_s)  # whose timers come after what has had the lanes
+            return late, self.batcher.next(now_s, draining=self._draining)
+
+    def _run_one(self, batch: Sequence[Waiting], began_s: float) -> tuple[Sequence[Waiting], float]:
+        """Run a batch, and have its requests answered; what runs next, and when that began."""
         runs: list[BatchRun] = []
         found: list[Answer | BaseException]
         try:
@@ -303,15 +334,25 @@ class Dispatcher:
             log_failure(problem)
         if self._described.model.joins and self._served.begins_anew:  # its example has not shown it
             self._join_no_more(BEGINS_ANEW, BEGINS_ANEW)
-        took_s = self._clock() - began_s
-        if self.broken and any(isinstance(one, Answer) for one in found) and not self._described.outdated:
+        now_s = self._clock()
+        outdated = self._described.outdated
+        if self.broken and any(isinstance(one, Answer) for one in found) and not outdated:
             self.broken = ""  # lanes that answer are warm
-        self._tell_loop(lambda: self._done(batch, found, runs, took_s))
+        late: Sequence[Waiting] = ()
+        then: Sequence[Waiting] = ()
+        if all(isinstance(one, Answer) for one in found):
+            with self._lock:
+                self.batcher.times.ran(sum(waiting.rows for waiting in batch), now_s - began_s)
+            if not outdated:
+                late, decision = self._decided(now_s)
+                then = decision.batch
+        self._tell_loop(partial(self._done, batch, found, runs, late, goes_on=bool(then)))
         if any(isinstance(one, (WorkerDied, WorkerTimeout)) for one in found):
             self._look_at_lanes()  # now, and not when the next request has come
-        self._alone += self._described.outdated
+        self._alone += outdated
         if self._alone >= _MOST_ALONE:  # nothing is ever idle
             self._look()
+        return then, now_s
 
     def _answers(self, batch: Sequence[Waiting], began_s: float, runs: list[BatchRun]) -> list[Answer | BaseException]:
         """The answer to each request; every run of the lanes for them is noted in `runs`."""
@@ -433,7 +474,8 @@ class Dispatcher:
         self._sizes = tuple(sizes_for(plan, self._described.model, example, self._max_rows))
         self._to_prepare = list(self._sizes)
         times = BatchTimes(plan.jct_s, rows_of(flatten(example)[0]) or 1, self._sizes)
-        self._tell_loop(lambda: self.batcher.take(times, self._max_rows))
+        with self._lock:
+            self.batcher.take(times, self._max_rows)
 
     def _join_no_more(self, why: str, seen: str) -> None:
         """A run has shown what the trial did not."""
