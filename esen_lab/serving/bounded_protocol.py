@@ -123,7 +123,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._steps += 1
         self._in_headers, self._header_bytes, self._request_bytes = True, 0, self._chunk_bytes
         self.scope[CONNECTION] = Connection(  # type: ignore[literal-required]
-            self.transport,
+            self.transport,  # type: ignore[arg-type]  # a `WatchedTransport`
             self._tell_when_left,
             self.flow.resume_reading,
             crowded=len(self.connections) > self.max_connections,

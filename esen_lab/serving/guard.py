@@ -63,6 +63,6 @@ def _bearer(told: bytes) -> bytes:
 @lru_cache(maxsize=16)  # most clients say the same again and again
 def _name(address: bytes) -> str | None:
     try:
-        return urlsplit(address.decode("latin-1")).hostname
+        return urlsplit(address.strip().decode("latin-1")).hostname  # the parser leaves the spaces behind a value
     except ValueError:
         return None

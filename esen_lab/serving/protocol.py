@@ -188,7 +188,7 @@ def header_length(told: bytes | str | None) -> int | None:
     """
     if told is None:
         return None
-    digits = told if isinstance(told, bytes) else told.encode("latin-1", "replace")
+    digits = (told if isinstance(told, bytes) else told.encode("latin-1", "replace")).strip()
     if not (digits.isdigit() and len(digits) < 16):
         raise malformed("Inference-Header-Content-Length is a whole number of bytes")
     return int(digits)

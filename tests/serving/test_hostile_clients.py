@@ -432,3 +432,13 @@ def test_whoever_asks_before_sending_is_told_to_go_on(plain: Server) -> None:
         assert connection.recv(100).startswith(b"HTTP/1.1 100")
         connection.sendall(BODY)
         assert connection.recv(1 << 16).startswith(b"HTTP/1.1 200")
+
+
+def test_spaces_around_what_a_header_says_are_none_of_it(plain: Server) -> None:
+    spaced = (
+        f"Inference-Header-Content-Length: \t{len(BODY)} \t",
+        "Content-Type:  application/json ",
+        "Connection: close ",
+    )
+    request = post(BODY, *spaced).replace(b"Host: 127.0.0.1", b"Host: \t127.0.0.1 \t")
+    assert statuses(said(plain, request)) == [200]
