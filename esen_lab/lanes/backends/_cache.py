@@ -54,6 +54,7 @@ class Cache:
     brought: dict[str, bytes] = field(default_factory=dict)
     most_bytes: int = MOST_BYTES
     _taken: set[str] = field(default_factory=set)
+    _forgotten: set[str] = field(default_factory=set)  # not read again, also where the folder lets nothing be removed
     _by_brought: str = ""  # a digest of the brought graph that is in use
 
     def take(self, look: str) -> bytes | None:
@@ -66,8 +67,7 @@ class Cache:
 
     def forget(self, look: str) -> None:
         """Remove what was kept under a look."""
-        if self.folder is not None:
-            remove(self.folder / text_digest(self.owner, look))
+        self._forget(text_digest(self.owner, look))
 
     def keep(self, look: str, data: bytes) -> None:
         """Keep something under a look, if it can be written. What comes of brought graphs is not kept.
@@ -109,8 +109,7 @@ class Cache:
     def forget_taken(self) -> bool:
         """Remove what was taken; whether there was anything."""
         for name in self._taken:
-            if self.folder is not None:
-                remove(self.folder / name)
+            self._forget(name)
         found = bool(self._taken or self._by_brought)
         self._taken.clear()
         self._by_brought = ""
@@ -141,8 +140,13 @@ class Cache:
             self._taken.add(name)
         return data
 
+    def _forget(self, name: str) -> None:
+        self._forgotten.add(name)
+        if self.folder is not None:
+            remove(self.folder / name)
+
     def _read(self, name: str) -> bytes | None:
-        if self.folder is None:
+        if self.folder is None or name in self._forgotten:
             return None
         path = self.folder / name
         try:
@@ -169,6 +173,7 @@ class Cache:
                     file.write(hashlib.blake2b(data, digest_size=_DIGEST_BYTES).digest())
                     file.write(data)
                 os.replace(made, path)
+            self._forgotten.discard(name)
             prune((entry for entry in self.folder.iterdir() if entry.is_file()), self.most_bytes)
 
 

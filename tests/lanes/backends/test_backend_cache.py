@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -181,6 +182,28 @@ def test_an_entry_of_another_network_is_found_out_and_made_anew(name: str, folde
         graphs = [key for key, entry in before.items() if len(entry) > 200]  # probes have shown the same of both
         assert len(graphs) == len(before) - 1
         assert all(after[key] != before[key] for key in graphs)
+        torch.testing.assert_close(executed(mlp(seed=2), name, made())(X), mlp(seed=2)(X))
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_an_entry_of_another_network_that_cannot_be_removed_is_passed_over(
+    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a file system that is mounted read-only: it was taken again and again, without an end."""
+    with torch.no_grad():
+        executed(mlp(seed=1), name, made())(X)
+    tries: list[Path] = []
+
+    def stays(path: Path) -> None:
+        tries.append(path)
+        assert len(tries) < 20
+
+    def read_only(path: Path) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(_cache, "remove", stays)
+    monkeypatch.setattr(_cache, "temporary_file", read_only)
+    with torch.no_grad():
         torch.testing.assert_close(executed(mlp(seed=2), name, made())(X), mlp(seed=2)(X))
 
 
