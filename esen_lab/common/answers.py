@@ -83,7 +83,7 @@ class Difference:
     @property
     def limit(self) -> str:
         """The tolerance, for a cell of a table."""
-        return f"{self.tolerance:.0e} ({self.dtype})" if self.tolerance else "0"
+        return f"{self.tolerance:g} ({self.dtype})" if self.tolerance else "0"
 
     def __str__(self) -> str:
         """For people."""
@@ -91,7 +91,7 @@ class Difference:
             return self.why
         if not self.error:
             return "equal"
-        return f"{self.error:.1e} of the largest value, {self.dtype} may be off by {self.tolerance:.0e}"
+        return f"{self.error:.1e} of the largest value, {self.dtype} may be off by {self.tolerance:g}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data; an infinite error is None."""
@@ -157,6 +157,7 @@ def _of_tensors(y: torch.Tensor, r: torch.Tensor, allowed: float) -> Difference:
     name = _name(r)
     if y.shape != r.shape or y.dtype != r.dtype:
         return Difference(dtype=name, error=math.inf, apart=math.inf, why=OTHER_SHAPE, allowed=allowed)
+    exact = not (r.is_floating_point() or r.is_complex())
     wide = torch.complex128 if r.is_complex() else torch.float64
     if r.itemsize == 1 or r.dtype is torch.complex32:  # some of these torch does not even compare
         y, r = y.to("cpu", wide), r.to("cpu", wide)
@@ -167,6 +168,8 @@ def _of_tensors(y: torch.Tensor, r: torch.Tensor, allowed: float) -> Difference:
     if not torch.equal(fine, torch.isfinite(y)) or not same_beyond(y[~fine], r[~fine]):
         return Difference(dtype=name, error=math.inf, apart=math.inf, why=WHERE_NAN, allowed=allowed)
     apart = torch.where(fine, (y - r).abs(), 0.0).max().item()
+    if not apart and exact:
+        apart = 1.0  # whole numbers beyond 2**53 that are one number in 64-bit floats
     largest = torch.where(fine, r.abs(), 0.0).max().item()
     error = apart / largest if largest else (math.inf if apart else 0.0)
     nan = 0 if bool(fine.all()) else int(r.isnan().sum())

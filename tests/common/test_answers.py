@@ -37,6 +37,7 @@ def test_the_tolerance_depends_on_the_dtype(dtype: torch.dtype, error: float, ag
 def test_whole_numbers_must_be_the_same() -> None:
     found = difference(torch.tensor([1, 2]), torch.tensor([1, 3]))
     assert (found.agrees, found.amount, found.limit) == (False, "3.3e-01", "0")
+    assert not difference(torch.tensor([2**60]), torch.tensor([2**60 + 1])).agrees, "one number as 64-bit floats"
 
 
 def test_nan_in_other_places_and_other_shapes_never_agree() -> None:

@@ -222,8 +222,8 @@ def test_a_gate_that_passed_shows_every_share_and_for_what_it_holds() -> None:
     table = view.blocks[0]
     assert isinstance(table, Table)
     assert table.rows == (
-        ("wide", "1", "3 cores (75 %)", "cores 0-2", "eager", "2 of 2 runs", "0", "5e-03 (float32)"),
-        ("slim", "2", "1 core (25 %)", "core 3", "eager", "2 of 2 runs", "3.0e-07", "5e-03 (float32)"),
+        ("wide", "1", "3 cores (75 %)", "cores 0-2", "eager", "2 of 2 runs", "0", "0.005 (float32)"),
+        ("slim", "2", "1 core (25 %)", "core 3", "eager", "2 of 2 runs", "3.0e-07", "0.005 (float32)"),
     )
     assert view.title == "Numerics: passed (on float32[8, 4])"
     assert "furthest off is slim: 3.0e-07 of the largest value" in view.notes[0]

@@ -100,12 +100,13 @@ class Questions:
         """Whether one tensor of an answer is as near to the network's as can be told."""
         allowed = self.allowed.get(str(r.dtype).removeprefix("torch."), 0.0)
         exact = not (r.is_floating_point() or r.is_complex())
-        y, r, n = (tensor.to("cpu", torch.float64) for tensor in (y, r, n))
         if exact and self.precision:
             return True  # which of two near scores is larger is for the check of the precision to say
+        y, r, n = (tensor.cpu() for tensor in (y, r, n))
+        other, moved_too = y != r, n != r  # of whole numbers as they are: beyond 2**53 some are one float
+        y, r, n = (tensor.to(torch.float64) for tensor in (y, r, n))
         if exact:  # places among equals: a nudge changes most of them, and by about as much
-            other = y != r
-            most = (other & (n != r)).sum() * 2 >= other.sum()
+            most = (other & moved_too).sum() * 2 >= other.sum()
             return bool(most and (y - r).abs().max() <= _MORE_THAN_NUDGED * (n - r).abs().max())
         fine = r.isfinite()
         unsure = n.isfinite() != fine  # at the edge of what has a value
