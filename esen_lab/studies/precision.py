@@ -52,7 +52,7 @@ def allowed_error(precision: str, error: float | None = None) -> float:
         return most
     return check_number(
         error,
-        f"The error allowed in {precision} lies above 0 and is at most {most:.0e} of the largest value",
+        f"The error allowed in {precision} lies above 0 and is at most {most:g} of the largest value",
         above=0.0,
         most=most,
         hint="Lanes compare the first answer, and leave a backend that is further off.",
@@ -311,12 +311,12 @@ class _Judge:
 
     @property
     def _stays(self) -> str:
-        return "top-1 stays" if self.by_class else f"answer is off by {self.error:.0e} at most"
+        return "top-1 stays" if self.by_class else f"answer is off by {self.error:g} at most"
 
     def _too_far(self, error: float) -> str:
         if error <= self.error:
             return ""
-        return f"it is off by {error:.1e} of the largest value, and {self.error:.0e} is allowed"
+        return f"it is off by {error:.1e} of the largest value, and {self.error:g} is allowed"
 
     def _combinations(self, table: PrecisionTable) -> tuple[list[dict[str, str]], int]:
         """Combinations of what may be taken, and how many there are: all, or the likely ones and a sample."""

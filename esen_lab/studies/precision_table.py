@@ -89,7 +89,7 @@ class PrecisionTable(Shown):
     @property
     def what_stays(self) -> str:
         """What agreement counts, in words."""
-        return "top-1 as before" if self.by_class else f"off by {self.error:.0e} at most"
+        return "top-1 as before" if self.by_class else f"off by {self.error:g} at most"
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -109,10 +109,8 @@ class PrecisionTable(Shown):
     def summary(self) -> str:
         """What was checked, in a line for plans."""
         if self.together is None:
-            return (
-                f"Its {self.precision} was compared on the example alone: off by {self.error:.0e} at most is allowed."
-            )
-        stays = "top-1 stays" if self.by_class else f"answer is off by {self.error:.0e} at most"
+            return f"Its {self.precision} was compared on the example alone: off by {self.error:g} at most is allowed."
+        stays = "top-1 stays" if self.by_class else f"answer is off by {self.error:g} at most"
         return (
             f"Its {self.precision} was checked on {self.samples} samples: the ensemble's {stays} for "
             f"{share_text(self.together)} of them or more."
@@ -123,7 +121,7 @@ class PrecisionTable(Shown):
         """What it comes to, a line each."""
         told = []
         if self.together is not None and self.combinations[1] > 1:
-            what = "top-1 is as before" if self.by_class else f"answer is off by {self.error:.0e} at most"
+            what = "top-1 is as before" if self.by_class else f"answer is off by {self.error:g} at most"
             tried, all_of_them = self.combinations
             told.append(
                 f"The ensemble's {what} for {share_text(self.together)} of {self.samples} samples in the worst of "

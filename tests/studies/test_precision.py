@@ -78,7 +78,7 @@ def test_what_stays_is_counted_by_member_and_for_the_ensemble(monkeypatch: pytes
     a, b = table.points
     assert (a.agreement, a.together) == (39 / 40, 1.0), "the mean with b is right"
     assert a.error == pytest.approx(0.52)
-    assert "off by 5.2e-01 of the largest value, and 6e-02 is allowed" in a.why
+    assert "off by 5.2e-01 of the largest value, and 0.06 is allowed" in a.why
     assert (b.error, b.agreement, b.why) == (None, None, "it has no such operator")
     assert table.allowed == {"a": (), "b": ()}
     assert (table.samples, table.by_class) == (N, True)
@@ -160,7 +160,7 @@ def test_values_agree_where_they_are_within_the_error(monkeypatch: pytest.Monkey
     assert (table.points[0].agreement, table.points[0].why) == (0.9, "")
     assert table.points[0].together == 1.0, "the mean is off by half of it, which is allowed"
     table = check(monkeypatch, members, answers, base=base, error=0.01, agree=0.95)
-    assert table.points[0].why == "answer is off by 1e-02 at most for 90.00 %, and 95.00 % is asked for"
+    assert table.points[0].why == "answer is off by 0.01 at most for 90.00 %, and 95.00 % is asked for"
     assert not check(monkeypatch, members, {}, values=True).by_class, "scores that are values"
 
 
@@ -264,7 +264,7 @@ def test_a_member_that_ends_the_lane_is_found_and_the_others_go_on(monkeypatch: 
 def test_limits_that_are_not_possible_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert allowed_error("bf16") == 6e-2
     for given in (0, -1, 0.07, float("nan")):
-        with pytest.raises(UsageError, match="error allowed in bf16 lies above 0 and is at most 6e-02"):
+        with pytest.raises(UsageError, match=r"error allowed in bf16 lies above 0 and is at most 0\.06"):
             allowed_error("bf16", given)
     monkeypatch.setattr(module, "MOST_BYTES", 100)
     with pytest.raises(UsageError, match="answers that are compared take at most 100 B"):

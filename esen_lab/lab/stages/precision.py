@@ -113,10 +113,18 @@ def _variants(precision: str, kind: str, backends: Sequence[str] | None) -> tupl
     """The backends that have a precision on a kind of device, and what is to be said of it there.
 
     Raises:
-        UsageError: None has it, or none of those that were named.
+        UsageError: None has it, or none of those that were named; or one was named with another precision.
     """
     torch_device = "cuda:0" if kind.startswith("cuda") else "cpu"
-    asked = BACKENDS if backends is None else [backend_parts(check_backend(name))[0] for name in listed(backends)]
+    named = [] if backends is None else [backend_parts(check_backend(name)) for name in listed(backends)]
+    other = [f"{name}@{theirs}" for name, theirs in named if theirs not in ("", precision)]
+    if other:
+        raise UsageError(
+            f"Backends are named without a precision, or with the one that is chosen ({precision})",
+            given=", ".join(other),
+            hint=f"Name them without: {', '.join(dict.fromkeys(name for name, _ in named))}.",
+        )
+    asked = BACKENDS if backends is None else [name for name, _ in named]
     lacking = {f"{name}@{precision}": why_not(f"{name}@{precision}", torch_device) for name in dict.fromkeys(asked)}
     ways = [way for way, why in lacking.items() if not why]
     if not ways:
