@@ -230,9 +230,12 @@ def _fewest_units(
                 too_few = middle
     except KeyboardInterrupt:
         interrupted = True
-    watch.notes.append(
-        f"{enough} of {problem.capacity} units reach the target of {format_seconds(target_s)}; the others stay free"
-    )
+    reached_s = f"the target of {format_seconds(target_s)}"
+    if enough > problem.units:
+        watch.notes.append(f"shares of {enough} units in all reach {reached_s}, {problem.units} are there")
+    else:
+        left = "; the others stay free" if enough < problem.units else ""
+        watch.notes.append(f"{enough} of {problem.units} units reach {reached_s}{left}")
     return with_capacity(problem, enough), plan, interrupted
 
 
@@ -323,10 +326,11 @@ def _allocation(
     lanes.sort(key=lambda lane: (-lane[1], lane[0][0]))
     jct_s = problem.jct_s(best.groups, best.shares) if watch.measuring else best.jct_s
     notes = list(watch.notes)
-    free = problem.capacity - sum(best.shares)
+    within = min(problem.capacity, problem.units)  # what may be given away beyond the device is nowhere free
+    free = within - sum(best.shares)
     if free > 0:
         why = "" if _could_be_faster(problem, best, free) else ": no lane would be faster"
-        notes.append(f"{free} of {problem.capacity} units stay free{why}")
+        notes.append(f"{free} of {within} units stay free{why}")
     plan = Plan(
         lanes=tuple(
             Lane(

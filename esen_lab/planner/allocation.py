@@ -60,8 +60,8 @@ class Allocation(Shown):
 
     @property
     def gap(self) -> float:
-        """jct_s / bound_s - 1."""
-        return max(0.0, self.jct_s / self.bound_s - 1)
+        """jct_s / bound_s - 1; 0 where both are."""
+        return self.plan.gap or 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: the fields of the plan, and beside them what is known about it."""

@@ -189,12 +189,22 @@ def test_a_target_out_of_reach_says_by_how_much() -> None:
         allocate({"a": [2.0, 1.0]}, 2, limits={"target_s": 0.5})
 
 
+def test_a_target_that_needs_more_than_there_is_says_so() -> None:
+    tables = {name: [4.0, 2.0, 4 / 3, 1.0] for name in "abcd"}
+    found = allocate(tables, 4, limits={"oversubscription": UNLIMITED, "target_s": 2.0})
+    assert "shares of 8 units in all reach the target of 2.00 s, 4 are there" in found.plan.notes
+    assert not [note for note in found.plan.notes if "free" in note]
+
+
 def test_oversubscribed_plans_say_that_they_are_predicted_too_well() -> None:
     tables = {name: [4.0, 2.0, 4 / 3, 1.0] for name in "abcd"}
     found = allocate(tables, 4, limits={"oversubscription": UNLIMITED})
     assert found.jct_s == 1.0
     assert found.lanes == tuple((4, (name,)) for name in "abcd")
     assert found.plan.notes[0].startswith("oversubscribed:")
+    assert not [note for note in found.plan.notes if "free" in note], "more than the device has is nowhere free"
+    flat = allocate(dict.fromkeys("abcd", [1.0] * 2), 2, limits={"oversubscription": UNLIMITED})
+    assert not [note for note in flat.plan.notes if "free" in note]
     half = allocate(tables, 4, limits={"oversubscription": 1.5})
     assert sum(share for share, _ in half.lanes) <= 6
     assert half.jct_s < allocate(tables, 4).jct_s
