@@ -26,7 +26,7 @@ from esen_lab.lab.stages.search import models, models_of, search
 from esen_lab.lab.state import LabState
 from esen_lab.lanes.arena import bytes_of
 from esen_lab.planner import Limits
-from esen_lab.planner.fits import check_fits
+from esen_lab.planner.fits import check_fits, check_members
 from esen_lab.planner.nodes import NodeLink
 from esen_lab.planner.plan import Plan
 from esen_lab.planner.ways import limits_of_steps
@@ -431,7 +431,8 @@ class Studies:
         Every call gives the same object, until another cascade is planned.
 
         Raises:
-            UsageError: None was planned here, it has one stage, or the plan in force has other stages.
+            UsageError: None was planned here, it has one stage, or the plan in force has other stages, or members that
+                are no longer registered.
         """
         runtime = self._runtime
         planned, plan, editor = runtime.state.planned_cascade, runtime.state.plan, runtime.state.thresholds
@@ -446,9 +447,11 @@ class Studies:
                 given="those of other stages, or of stages on this machine for a plan over nodes",
                 hint=hint,
             )
+        if plan is not None and plan.staged:
+            check_members(plan, runtime.state.ensemble)
         if editor is not None and editor.planned is planned:
             return editor
-        made = ThresholdEditor(planned, lambda: runtime.state.plan, partial(apply, runtime))
+        made = ThresholdEditor(planned, lambda: _that_can_run(runtime.state), partial(apply, runtime))
         runtime.set(thresholds=made)
         runtime.followers.add(FollowingThresholds(runtime, made))
         return made
@@ -531,6 +534,12 @@ class Studies:
             UsageError: It is none of this ensemble.
         """
         return take(self._runtime, found)
+
+
+def _that_can_run(state: LabState) -> Plan | None:
+    """The plan in force, as long as its members are registered."""
+    plan = state.plan
+    return None if plan is None or not set(plan.names) <= set(state.ensemble.names) else plan
 
 
 def _timed_as(member: SubModel) -> tuple[str, ...]:

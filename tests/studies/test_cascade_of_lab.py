@@ -228,3 +228,15 @@ def test_neither_a_board_nor_thresholds_are_called_in_force_when_another_plan_is
     lab.search()
     assert told == [False]
     assert board.state.in_force
+
+
+def test_thresholds_of_a_member_that_is_gone_are_not_called_in_force(make: Callable[[], Lab]) -> None:
+    lab = make()
+    lab.studies.take(lab.studies.cascade(X_VAL, Y_VAL, threshold=0.8, order=THREE))
+    thresholds = lab.studies.thresholds()
+    told: list[bool] = []
+    thresholds.listen(lambda state: told.append(state.in_force))
+    lab.unregister(THREE[0])
+    assert told == [False]
+    with pytest.raises(UsageError, match=f"'{THREE[0]}' is in the plan only"):
+        lab.studies.thresholds()
