@@ -191,6 +191,8 @@ class DeadlineMissed(WorkerTimeout):
 
 
 _PLACE = re.compile(r"(Exception from|Check .* failed at) \S+:\d+:")
+# ONNX Runtime: its own number and name of the error, then a place in its code with the signature of a function.
+_BEFORE = re.compile(r"\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : (/\S+:\d+ \S.*?\) (?=[A-Z]))?")
 
 
 def first_line(problem: BaseException) -> str:
@@ -201,4 +203,5 @@ def first_line(problem: BaseException) -> str:
 def told_first(text: str) -> str:
     """The first line that says something: not one that only names a place in the code of an engine; "" without any."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return next((line for line in lines if not _PLACE.fullmatch(line)), lines[0] if lines else "")
+    found = next((line for line in lines if not _PLACE.fullmatch(line)), lines[0] if lines else "")
+    return _BEFORE.sub("", found, count=1) or found

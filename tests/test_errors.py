@@ -40,6 +40,11 @@ def test_of_an_engines_exception_the_first_line_that_says_something_is_told() ->
     assert first_line(RuntimeError(f"{places}Could not open the file\n\n")) == "Could not open the file"
     assert first_line(RuntimeError(places)) == "Exception from src/core.cpp:84:", "better than nothing"
     assert first_line(ValueError("")) == "ValueError"
+    runtime = "[ONNXRuntimeError] : 1 : FAIL : "
+    place = "/src/core/graph/model.cc:256 void onnxruntime::Model::Model(const std::map<int, int>&, bool) "
+    for before in (runtime, f"{runtime}{place}"):
+        assert first_line(RuntimeError(f"{before}Unsupported version (max 14)")) == "Unsupported version (max 14)"
+    assert first_line(RuntimeError(runtime)) == runtime.strip()
 
 
 def test_what_is_not_trusted_is_told_line_by_line_with_what_it_would_run() -> None:

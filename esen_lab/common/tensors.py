@@ -50,6 +50,7 @@ _HINTS: Mapping[str, str] = {
     "_mkldnn": _DENSE,
     "jagged": "Pad it: torch.nested.to_padded_tensor(x, 0.0), with a mask beside it.",
 }
+_BYTES_OF_64_BITS = 8
 _ARRAY_KINDS = "biufc"  # of numbers, in NumPy's letters
 _ALWAYS_FITS_BYTES = 1 << 28  # below, nobody asks how much memory there is
 # Subclasses that have a __torch_function__ of their own and promise to compute as the plain tensor does.
@@ -303,13 +304,18 @@ def _from_array(array: Any, path: str, numpy: Any) -> torch.Tensor:
     if swapped or not (array.flags.writeable and array.flags.aligned) or _is_awkward(array):
         array = numpy.array(array, dtype=array.dtype.newbyteorder("=") if swapped else None, order="C")
     try:
-        return torch.from_numpy(array)
+        return torch.from_numpy(known_to_torch(array))
     except (TypeError, ValueError) as problem:
         raise UsageError(
             "An array that goes to sub-models holds numbers that torch knows",
             given=f"{path} is of dtype {array.dtype}",
             hint="Convert it with astype.",
         ) from problem
+
+
+def known_to_torch(array: Any) -> Any:
+    """An array, its numbers of 64 bits without a sign called as torch knows them: NumPy has two names for these."""
+    return array.view("uint64") if array.dtype.char == "Q" and array.dtype.itemsize == _BYTES_OF_64_BITS else array
 
 
 def _is_awkward(array: Any) -> bool:

@@ -234,6 +234,8 @@ class Watched:
             self._row(lambda: [asked(value, slot) for slot in slots], name, depth)
         if isinstance(own, dict) and _is_bare(type(value)):
             return
+        if _is_packed(value):
+            return
         if not type(value).__module__.startswith("torch._C") or hasattr(value, "get_state"):
             self._opaque(value, name)
 
@@ -248,6 +250,17 @@ class Watched:
             sums = functools.partial(pickled_sum, value)
             self.sums.append((sums, sums()))
             self.unseen.append(name)
+
+
+def _is_packed(value: Any) -> bool:
+    """Whether it is what torch has packed the weights of a quantized layer into, which nobody changes in place.
+
+    What it is pickled as is another text at each look: its tensors are unpacked anew.
+    """
+    if type(value).__name__ != "ScriptObject":
+        return False
+    path = str(asked(asked(value, "_type")(), "qualified_name")())
+    return path.startswith(("__torch__.torch.classes.quantized.", "__torch__.torch.classes.rnn."))
 
 
 def slots_of(kind: type) -> list[str]:

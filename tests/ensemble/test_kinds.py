@@ -457,6 +457,31 @@ def compiled_model(folder: Path) -> Any:
     return kinds.openvino_quietly().Core().compile_model(kinds.ir_model(folder), "CPU")
 
 
+def answering(kind: str) -> Callable[[Path], Any]:
+    """An ONNX graph that answers with its input in another type."""
+
+    def make(_: Path) -> Any:
+        onnx = pytest.importorskip("onnx")
+        graph, number = kinds.onnx_graph(), getattr(onnx.TensorProto, kind)
+        graph.graph.node[-1].CopyFrom(onnx.helper.make_node("Cast", ["product"], ["scores"], to=number))
+        graph.graph.output[0].type.tensor_type.elem_type = number
+        return graph
+
+    return make
+
+
+def of_small_numbers(kind: str) -> Callable[[Path], Any]:
+    """OpenVINO IR that answers with its input in another type."""
+
+    def make(_: Path) -> Any:
+        openvino = kinds.openvino_quietly()
+        ops = importlib.import_module("openvino.opset13")
+        x = ops.parameter([8, 6], openvino.Type.f32, name="x")
+        return openvino.Model([ops.convert(x, kind)], [x], "small")
+
+    return make
+
+
 def one_hot(_: Path, **how: Any) -> Any:
     return pytest.importorskip("sklearn.preprocessing").OneHotEncoder(**how).fit(LABELS[:, None])
 
@@ -471,6 +496,9 @@ def one_hot(_: Path, **how: Any) -> Any:
         (kinds.onnx_file, {"y": X}, {}, "takes 1 input: x. Given: no such input as y"),
         (lambda _: kinds.onnx_graph(wide=True), X, {}, "takes 2 inputs: x, scale. Given: 1 by position"),
         (lambda _: kinds.onnx_graph(text=True), X, {}, r"label is tensor\(string\).*\{'outputs': \['scores'\]\}"),
+        (answering("BFLOAT16"), X, {}, r"answers with tensors of numbers. Given: scores is tensor\(bfloat16\)"),
+        (of_small_numbers("i4"), X, {}, r"answers with tensors of numbers. Given: \S+ is i4"),
+        (of_small_numbers("f8e4m3"), X, {}, r"answers with tensors of numbers. Given: \S+ is f8e4m3"),
         (kinds.onnx_file, X, {"outputs": "logits"}, "answers with scores. Given: outputs='logits'"),
         (kinds.onnx_file, X, {"method": "predict"}, "takes the option outputs alone besides its input"),
         (written("a.onnx"), X, {}, "ONNX model's file can be read"),
@@ -552,6 +580,64 @@ def test_a_missing_package_is_named_with_the_group_that_brings_it(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == package else find(name, *rest))
     with pytest.raises(UsageError, match=rf"needs the package {package}.*pip install 'esen_lab\[{group}\]'"):
         make_submodel("a", made, X)
+
+
+def test_bfloat16_of_openvino_is_bfloat16_and_not_the_same_bits_of_float16(tmp_path: Path) -> None:
+    submodel = make_submodel("a", of_small_numbers("bf16")(tmp_path), X)
+    assert difference(answer(submodel), X.bfloat16()).agrees  # it rounds otherwise
+
+
+def test_onnx_answers_with_whole_numbers_of_64_bits_without_a_sign(tmp_path: Path) -> None:
+    submodel = make_submodel("a", answering("UINT64")(tmp_path), X.abs() * 100)
+    assert answer(submodel, X.abs() * 100).dtype is torch.uint64
+
+
+def test_a_quantized_network_keeps_no_state() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made = torch.ao.quantization.quantize_dynamic(kinds.network(), {nn.Linear}, dtype=torch.qint8)
+    submodel = make_submodel("a", made, X)
+    assert not submodel.traits.keeps_state
+    assert torch.equal(answer(submodel), made(X))
+
+
+@pytest.mark.parametrize(("package", "suffix"), [("lightgbm", "txt"), ("xgboost", "ubj")])
+def test_a_package_that_is_there_and_does_not_load_is_named_with_why(
+    package: str, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / f"{package}.py").write_text("raise OSError('libgomp.so.1: cannot open shared object file')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(UsageError, match=rf"The package {package} can be loaded. Given: OSError: libgomp.so.1: cannot"):
+        make_submodel("a", written(f"a.{suffix}")(tmp_path), X)
+
+
+def test_numbers_of_numpy_that_say_what_is_missing_go_along() -> None:
+    """The example has nothing missing, so that it does not tell."""
+    xgboost = pytest.importorskip("xgboost")
+    holes = TABLE.copy()
+    holes[::3] = -999
+    made = xgboost.XGBClassifier(n_estimators=4, n_jobs=1, missing=np.float32(-999)).fit(holes, LABELS)
+    submodel = make_submodel("a", made, X)
+    wanted = torch.from_numpy(made.predict_proba(holes[:4]))
+    assert difference(answer(submodel, torch.from_numpy(holes[:4])), wanted, OTHER_ORDER).agrees
+    infinite = xgboost.XGBClassifier(n_estimators=4, n_jobs=1, missing=np.inf).fit(TABLE, LABELS)
+    form = make_submodel("a", infinite, X).recipe
+    assert isinstance(form, FileRecipe)
+    assert form.form == "pickle", "JSON has no infinity, and exports are JSON"
+
+
+def test_what_lightgbm_is_told_of_predicting_goes_along() -> None:
+    """The example is of rows that it makes no difference to."""
+    lightgbm = pytest.importorskip("lightgbm")
+    told = {"pred_early_stop": True, "pred_early_stop_freq": 1, "pred_early_stop_margin": 8.0}
+    made = lightgbm.LGBMClassifier(n_estimators=30, verbose=-1, n_jobs=1, **told).fit(TABLE, LABELS > 0)
+    wanted = torch.from_numpy(made.predict_proba(TABLE))
+    alike = (wanted[:, 1] - torch.from_numpy(made.booster_.predict(TABLE))).abs() < 1e-12
+    assert 4 < alike.sum() < len(TABLE) - 4
+    submodel = make_submodel("a", made, torch.from_numpy(TABLE)[alike])
+    assert difference(answer(submodel, torch.from_numpy(TABLE)), wanted, OTHER_ORDER).agrees
 
 
 def test_a_registration_leaves_the_users_script_as_it_is() -> None:

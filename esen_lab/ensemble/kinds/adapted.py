@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from esen_lab.common.tensors import taken_in
 from esen_lab.common.trees import Tree, flatten, map_tensors, unflatten
 from esen_lab.common.words import as_arguments, unknown
 from esen_lab.ensemble.recipes import Recipe
-from esen_lab.errors import UsageError
+from esen_lab.errors import UsageError, first_line
 
 
 class Adapter(nn.Module):
@@ -166,6 +167,23 @@ def needs(package: str, group: str, what: str) -> None:
             given="not installed here",
             hint=f"pip install 'esen_lab[{group}]'",
         )
+
+
+@contextlib.contextmanager
+def loading(package: str) -> Iterator[None]:
+    """Around the import of a package that is there: it may lack a library of the system that it needs.
+
+    Raises:
+        UsageError: It cannot be loaded; the message says why.
+    """
+    try:
+        yield
+    except Exception as problem:  # each has its own kind
+        raise UsageError(
+            f"The package {package} can be loaded",
+            given=f"{type(problem).__name__}: {first_line(problem)}",
+            hint="Install it again, with what it needs of the system.",
+        ) from problem
 
 
 def check_options(options: Mapping[str, Any], known: Sequence[str], what: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -97,6 +97,26 @@ def _fits(shape: tuple[int, ...], sizes: tuple[int | None, ...]) -> bool:
     return len(shape) == len(sizes) and all(size in (None, found) for found, size in zip(shape, sizes, strict=True))
 
 
+def check_inputs(types: Mapping[str, str], known: Container[str], kind: str) -> None:
+    """Refuse a model with inputs that cannot be tensors.
+
+    Args:
+        types: For each input what the engine calls its type.
+        known: Those that can.
+        kind: The model's, for messages.
+
+    Raises:
+        UsageError: It has one; the message names it.
+    """
+    odd = {name: what for name, what in types.items() if what not in known}
+    if odd:
+        raise UsageError(
+            f"An {kind} takes tensors of numbers",
+            given=", ".join(f"{name} is {what}" for name, what in odd.items()),
+            hint="Leave the part that reads it out of the graph.",
+        )
+
+
 def chosen(outputs: Sequence[str], asked: Any, unusable: Mapping[str, str], kind: str) -> tuple[str, ...]:
     """The answers of a model that a member gives.
 
@@ -128,6 +148,6 @@ def chosen(outputs: Sequence[str], asked: Any, unusable: Mapping[str, str], kind
             given=", ".join(f"{name} is {what}" for name, what in wrong.items()),
             hint=f"Choose others: {others}."
             if good
-            else "Convert the model so that it answers with tensors (skl2onnx: zipmap=False).",
+            else "Convert the model so that it answers with tensors (skl2onnx: zipmap=False), of float32, say.",
         )
     return names

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from esen_lab.ensemble.fingerprint import text_digest
-from esen_lab.ensemble.kinds.adapted import Adapted, check_options, needs, watched_files
+from esen_lab.ensemble.kinds.adapted import Adapted, check_options, loading, needs, watched_files
 from esen_lab.ensemble.kinds.estimator import Estimator, adapted_estimator, check_fitted, method_of
 from esen_lab.ensemble.recipes import FileRecipe
 from esen_lab.errors import UsageError, first_line
@@ -77,7 +77,9 @@ def adapt(source: Any, options: Mapping[str, Any]) -> Adapted | None:
     text = source.booster_.model_to_string(num_iteration=-1)
     method = method_of(source, options.get("method"))
     recipes = []
-    if _PLAIN_METHODS.get(type(source).__name__) == method and not callable(source.objective):
+    predicts_otherwise = any("pred" in name for name in source.get_params())  # pred_early_stop and the like
+    plain = _PLAIN_METHODS.get(type(source).__name__) == method
+    if plain and not callable(source.objective) and not predicts_otherwise:
         classes = int(getattr(source, "n_classes_", 0) or 0)
         kept = {"iterations": _best(source.booster_), "both_classes": classes == 2, "method": method}
         recipes = [partial(FileRecipe, form="lightgbm", files={"txt": text.encode()}, options=kept)]
@@ -102,7 +104,8 @@ def _best(booster: Any) -> int:
 
 def _booster(data: bytes, name: str) -> Any:
     needs("lightgbm", "trees", "A booster of LightGBM")
-    import lightgbm
+    with loading("lightgbm"):
+        import lightgbm
 
     try:
         return lightgbm.Booster(model_str=data.decode())

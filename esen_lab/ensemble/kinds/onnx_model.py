@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 from esen_lab.common.packages import can_import, package_version
+from esen_lab.common.tensors import known_to_torch
 from esen_lab.ensemble.fingerprint import bytes_digest
 from esen_lab.ensemble.kinds.adapted import Adapted, Hidden, SourceWatch, array_of, check_options, needs, watched_files
-from esen_lab.ensemble.kinds.engine_model import EngineModel, chosen
+from esen_lab.ensemble.kinds.engine_model import EngineModel, check_inputs, chosen
 from esen_lab.ensemble.recipes import FileRecipe
 from esen_lab.errors import UsageError, first_line
 from esen_lab.files import read_bytes
@@ -34,11 +35,11 @@ TYPES: Mapping[torch.dtype, int] = {
     torch.bfloat16: 16,
 }
 """The numbers of TensorProto.DataType: https://onnx.ai/onnx/api/classes.html#tensorproto"""
+# Not bfloat16: ONNX Runtime exchanges arrays of NumPy, which has none.
 _NAMES: Mapping[str, torch.dtype] = {
     "tensor(float)": torch.float32,
     "tensor(double)": torch.float64,
     "tensor(float16)": torch.float16,
-    "tensor(bfloat16)": torch.bfloat16,
     "tensor(bool)": torch.bool,
     **{f"tensor(int{bits})": getattr(torch, f"int{bits}") for bits in (8, 16, 32, 64)},
     **{f"tensor(uint{bits})": getattr(torch, f"uint{bits}") for bits in (8, 16, 32, 64)},
@@ -98,13 +99,7 @@ class OnnxModel(EngineModel):
         self._model = Hidden(model)
         self._session = Hidden()  # (threads, session)
         made = self._made(1)
-        odd = {given.name: given.type for given in made.get_inputs() if given.type not in _NAMES}
-        if odd:
-            raise UsageError(
-                f"An {_KIND} takes tensors of numbers",
-                given=", ".join(f"{name} is {what}" for name, what in odd.items()),
-                hint="Leave the part that reads it out of the graph.",
-            )
+        check_inputs({given.name: given.type for given in made.get_inputs()}, _NAMES, _KIND)
         self.inputs = {given.name: _NAMES[given.type] for given in made.get_inputs()}
         self.sizes = {
             given.name: tuple(size if isinstance(size, int) else None for size in given.shape)
@@ -136,7 +131,7 @@ class OnnxModel(EngineModel):
         if known != threads:
             made = self._made(threads)
         answers = made.run(list(self.outputs), {name: array_of(value) for name, value in given.items()})
-        return [torch.as_tensor(answer) for answer in answers]
+        return [torch.as_tensor(known_to_torch(answer)) for answer in answers]
 
 
 def adapt(source: Any, options: Mapping[str, Any]) -> Adapted | None:

@@ -17,7 +17,7 @@ import torch
 from esen_lab.common.packages import package_version
 from esen_lab.ensemble.fingerprint import bytes_digest
 from esen_lab.ensemble.kinds.adapted import Adapted, Hidden, SourceWatch, array_of, check_options, needs, watched_files
-from esen_lab.ensemble.kinds.engine_model import EngineModel, chosen
+from esen_lab.ensemble.kinds.engine_model import EngineModel, check_inputs, chosen
 from esen_lab.ensemble.recipes import FileRecipe
 from esen_lab.errors import UsageError, first_line
 from esen_lab.files import read_bytes
@@ -35,6 +35,8 @@ TYPES: Mapping[torch.dtype, str] = {
     torch.bool: "boolean",
 }
 _DTYPES = {name: dtype for dtype, name in TYPES.items()}
+_ARRAYS = frozenset({*_DTYPES, "u16", "u32", "u64", "dynamic", "undefined"})
+"""What arrays of NumPy come of, or what is known at a call only; text, parts of bytes and floats of 8 bits are none."""
 _KIND = "OpenVINO model"
 _LOOKS_KEPT = 8
 
@@ -95,9 +97,12 @@ class OpenVinoModel(EngineModel):
         self._requests = Hidden(OrderedDict())
         self.inputs = {_name(port, "input", i): _DTYPES.get(_type(port)) for i, port in enumerate(model.inputs)}
         self.sizes = {name: _sizes(port) for name, port in zip(self.inputs, model.inputs, strict=True)}
+        check_inputs(dict(zip(self.inputs, map(_type, model.inputs), strict=True)), _ARRAYS, self.kind)
         self.all_outputs = tuple(_name(port, "output", index) for index, port in enumerate(model.outputs))
-        text = {name: "text" for name, port in zip(self.all_outputs, model.outputs, strict=True) if _is_text(port)}
-        self.outputs = chosen(self.all_outputs, outputs, text, self.kind)
+        types = dict(zip(self.all_outputs, map(_type, model.outputs), strict=True))
+        unusable = {name: said for name, said in types.items() if said not in _ARRAYS}
+        self._in_bfloat16 = frozenset(name for name, said in types.items() if said == "bf16")
+        self.outputs = chosen(self.all_outputs, outputs, unusable, self.kind)
 
     @property
     def model(self) -> Any:
@@ -105,7 +110,13 @@ class OpenVinoModel(EngineModel):
         return self._model.value
 
     def _answers(self, given: Mapping[str, Any]) -> list[torch.Tensor]:
-        arrays = [array_of(given[name]) for name in self.inputs]
+        arrays = []
+        for name, kind in self.inputs.items():
+            if kind is torch.bfloat16:  # NumPy knows none: OpenVINO takes and gives its bits as those of float16
+                self._check({name: given[name]})
+                arrays.append(array_of(given[name].view(torch.float16)))
+            else:
+                arrays.append(array_of(given[name]))
         threads = torch.get_num_threads()
         look = (threads, *(array.shape for array in arrays))
         known = self._requests.value
@@ -116,7 +127,11 @@ class OpenVinoModel(EngineModel):
             if len(known) > _LOOKS_KEPT:
                 known.popitem(last=False)
         found = request.infer(arrays, share_inputs=True)
-        return [torch.as_tensor(found[self.all_outputs.index(name)]) for name in self.outputs]
+        answers = [torch.as_tensor(found[self.all_outputs.index(name)]) for name in self.outputs]
+        return [
+            answer.view(torch.bfloat16) if name in self._in_bfloat16 else answer
+            for name, answer in zip(self.outputs, answers, strict=True)
+        ]
 
     def _compiled(self, threads: int, shapes: list[tuple[int, ...]]) -> Any:
         model = self.model
@@ -192,7 +207,3 @@ def _sizes(port: Any) -> tuple[int | None, ...] | None:
     if shape.rank.is_dynamic:
         return None
     return tuple(size.get_length() if size.is_static else None for size in shape)
-
-
-def _is_text(port: Any) -> bool:
-    return _type(port) == "string"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -10,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from esen_lab.ensemble.fingerprint import bytes_digest
-from esen_lab.ensemble.kinds.adapted import Adapted, check_options, needs, watched_files
+from esen_lab.ensemble.kinds.adapted import Adapted, check_options, loading, needs, watched_files
 from esen_lab.ensemble.kinds.estimator import Estimator, adapted_estimator, check_fitted, method_of
 from esen_lab.ensemble.recipes import FileRecipe
 from esen_lab.errors import UsageError, first_line
 from esen_lab.files import read_bytes
 
 _BOOSTER = "Booster"
-_PLAIN = (bool, int, float, str, type(None))
+_PLAIN = (bool, int, float, str)
 
 
 class XGBoost(Estimator):
@@ -59,17 +60,17 @@ def adapt(source: Any, options: Mapping[str, Any]) -> Adapted | None:
     method = method_of(source, options.get("method"))
     recipes = []
     if type(source).__module__.partition(".")[0] == "xgboost":
-        plain = {name: value for name, value in source.get_params(deep=False).items() if isinstance(value, _PLAIN)}
-        plain = {name: value for name, value in plain.items() if value == value and value is not None}  # noqa: PLR0124
-        kept = {"class": type(source).__name__, "method": method, "parameters": plain}
-        recipes = [partial(FileRecipe, form="xgboost", files={"ubj": raw}, options=kept)]
+        kept = {"class": type(source).__name__, "method": method, "parameters": _plain_parameters(source)}
+        if not any(isinstance(value, float) and math.isinf(value) for value in kept["parameters"].values()):
+            recipes = [partial(FileRecipe, form="xgboost", files={"ubj": raw}, options=kept)]  # JSON has no infinity
     return adapted_estimator(source, options, recipes, values=bytes_digest(raw), size=len(raw), make=XGBoost)
 
 
 def load(files: Mapping[str, bytes], options: Mapping[str, Any]) -> XGBoost:
     """The module of a booster that was kept."""
     needs("xgboost", "trees", "A booster of XGBoost")
-    import xgboost
+    with loading("xgboost"):
+        import xgboost
 
     name = options["class"]
     kinds = {kind.__name__: kind for kind in (*_subclasses(xgboost.XGBModel), xgboost.Booster)}
@@ -80,13 +81,27 @@ def load(files: Mapping[str, bytes], options: Mapping[str, Any]) -> XGBoost:
     return XGBoost(made, options["method"], own=True)
 
 
+def _plain_parameters(estimator: Any) -> dict[str, Any]:
+    """Those that JSON has and that say something, numbers of NumPy among them: which values count as missing, say."""
+    found = {
+        name: value.item() if type(value).__module__ == "numpy" and getattr(value, "ndim", 1) == 0 else value
+        for name, value in estimator.get_params(deep=False).items()
+    }
+    return {
+        name: value
+        for name, value in found.items()
+        if isinstance(value, _PLAIN) and value == value  # noqa: PLR0124  NaN is the default of `missing`
+    }
+
+
 def _subclasses(kind: Any) -> list[Any]:
     return [kind, *itertools.chain.from_iterable(map(_subclasses, kind.__subclasses__()))]
 
 
 def _read(path: Path) -> Any:
     needs("xgboost", "trees", "A booster of XGBoost")
-    import xgboost
+    with loading("xgboost"):
+        import xgboost
 
     booster = xgboost.Booster()
     try:
