@@ -60,8 +60,9 @@ def adapt(source: Any, options: Mapping[str, Any]) -> Adapted | None:
     method = method_of(source, options.get("method"))
     recipes = []
     if type(source).__module__.partition(".")[0] == "xgboost":
-        kept = {"class": type(source).__name__, "method": method, "parameters": _plain_parameters(source)}
-        if not any(isinstance(value, float) and math.isinf(value) for value in kept["parameters"].values()):
+        parameters = _plain_parameters(source)
+        kept = {"class": type(source).__name__, "method": method, "parameters": parameters}
+        if not any(isinstance(value, float) and math.isinf(value) for value in parameters.values()):
             recipes = [partial(FileRecipe, form="xgboost", files={"ubj": raw}, options=kept)]  # JSON has no infinity
     return adapted_estimator(source, options, recipes, values=bytes_digest(raw), size=len(raw), make=XGBoost)
 
