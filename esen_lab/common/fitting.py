@@ -101,7 +101,11 @@ def fitted(rows: Sequence[Sequence[str]], numbers: Sequence[bool], columns: int 
     while sum(widths) > room:
         widest = max((at for at, low in enumerate(least) if widths[at] > low), key=lambda at: widths[at])
         widths[widest] -= 1
-    return [["\n".join(wrap(cell, width) or [""]) for cell, width in zip(row, widths, strict=True)] for row in rows]
+    return [[_wrapped_cell(cell, width) for cell, width in zip(row, widths, strict=True)] for row in rows]
+
+
+def _wrapped_cell(cell: str, width: int) -> str:
+    return cell.rstrip() if width_of(cell) <= width else "\n".join(wrap(cell, width) or [""])  # most cells fit
 
 
 def _least_of_numbers(cells: Sequence[str]) -> int:

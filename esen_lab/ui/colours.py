@@ -24,6 +24,8 @@ class Colours:
         self._places: dict[str, int] = {}
         self._learned: list[str] = []  # the ensemble that was learned last
         self._lock = Lock()
+        self.given = 0
+        """Counts the colours that were given and forgotten: as long as it stays, everybody keeps theirs."""
 
     def learn(self, names: Iterable[str]) -> None:
         """Give colours to the sub-models of an ensemble, in their order; no two share one while there are others."""
@@ -36,7 +38,7 @@ class Colours:
                 place = self._places.get(name)
                 if place is None or (place in taken and len(taken) < len(PALETTE)):
                     later = {self._places[other] for other in ensemble if other != name and other in self._places}
-                    place = self._places[name] = _next(taken | later)
+                    place = self._give(name, taken | later)
                 taken.add(place)
             self._learned = ensemble
 
@@ -51,7 +53,7 @@ class Colours:
                 known = part[1] if part else name.split("+", maxsplit=1)[0]
                 if known != name:
                     return self.of(known)
-                self._places[name] = _next(set(self._places.values()))
+                self._give(name, set(self._places.values()))
             return colour(self._places[name])
 
     def forget(self) -> None:
@@ -59,6 +61,12 @@ class Colours:
         with self._lock:
             self._places.clear()
             self._learned = []
+            self.given += 1
+
+    def _give(self, name: str, taken: set[int]) -> int:
+        place = self._places[name] = _next(taken)
+        self.given += 1
+        return place
 
 
 def _next(taken: set[int]) -> int:

@@ -8,15 +8,16 @@ readable on any page (see `pictures/drawing.py`). Without styles (GitHub strips 
 
 from __future__ import annotations
 
+import functools
 import zlib
-from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from esen_lab.common.fitting import beginning, longest_word, padded, table_lines, terminal_columns, width_of, wrapped
+from esen_lab.common.fitting import beginning, padded, table_lines, terminal_columns, width_of, wrapped
 from esen_lab.common.units import format_seconds
 from esen_lab.terminal import visible, visible_line
 from esen_lab.ui.markup import NOTHING, Markup, css_text, element, joined, style
-from esen_lab.ui.pictures import as_image, draw
+from esen_lab.ui.pictures import image
 from esen_lab.ui.pictures.rows import Timeline
 from esen_lab.ui.views import RECORDS, Block, Details, Progress, Table, View
 
@@ -41,10 +42,10 @@ def bundle(view: View, marks: str = "") -> dict[str, str]:
 
 def to_html(view: View, marks: str = "") -> Markup:
     """The view as one small HTML fragment; every text in it is escaped. `marks` are classes of its element."""
-    tables = {id(block): _rules(block) for block in view.blocks if isinstance(block, Table) and block.rows}
-    parts = [_style(tables.values())] if tables else []
+    looks = [_look(block) if isinstance(block, Table) and block.rows else None for block in view.blocks]
+    parts = [_style([look for look in looks if look is not None])] if any(looks) else []
     parts += [element("b", _code(view.title))] if view.title else []
-    parts += [_html_block(block, tables.get(id(block))) for block in view.blocks]
+    parts += [_html_block(block, look) for block, look in zip(view.blocks, looks, strict=True)]
     parts += [element("div", _code(note)) for note in view.notes]
     return element("div", *parts, class_=f"esen {marks}".rstrip())
 
@@ -69,17 +70,38 @@ def _code(text: str) -> Markup:
     pieces = text.split("`")
     if len(pieces) % 2 == 0:
         return joined([text])
-    return joined([element("code", piece) if i % 2 else piece for i, piece in enumerate(pieces)])
+    return joined(element("code", piece) if i % 2 else piece for i, piece in enumerate(pieces))
 
 
-def _html_block(block: Block, rules: _Rules | None) -> Markup:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Look:
+    """How one table is shown on a page.
+
+    Attributes:
+        least_px: Below this width its rows become cards; 0: cells wrap instead.
+        rules: What is said of its columns; "" where nothing is.
+        key: The class of tables with these rules: what another output says of its tables must not touch them.
+    """
+
+    least_px: int
+    rules: str
+    key: str
+
+
+def _look(table: Table) -> _Look:
+    least_px = _least_px(table)
+    rules = _rules(table, least_px)
+    return _Look(least_px=least_px, rules=rules, key=f"esen-{zlib.crc32(rules.encode()):x}" if rules else "")
+
+
+def _html_block(block: Block, look: _Look | None) -> Markup:
     if isinstance(block, Table):
-        return NOTHING if rules is None else _html_table(block, rules)
+        return NOTHING if look is None else _html_table(block, look)
     if isinstance(block, Progress):
         bar = element("progress", max=max(block.total, 1), value=block.done, style="width:20em")
         return element("div", bar, " ", block.words)
     if not isinstance(block, Details):
-        return as_image(draw(block))
+        return image(block)
     if not block.text:
         return element("div", block.summary)
     if block.unfolded:
@@ -87,16 +109,17 @@ def _html_block(block: Block, rules: _Rules | None) -> Markup:
     return element("details", element("summary", block.summary), element("pre", block.text))
 
 
-def _html_table(table: Table, rules: _Rules) -> Markup:
+def _html_table(table: Table, look: _Look) -> Markup:
     rows = [_html_row("th", table.columns)] if table.columns else []
-    rows += [_html_row("td", row, rules.cards) for row in table.rows]
-    wraps = "" if rules.cards else "esen-w" if table.columns else "esen-f"
-    return element("table", *rows, class_=" ".join(filter(None, (rules.key, wraps))))
+    cards = bool(look.least_px)
+    rows += [_html_row("td", row, cards) for row in table.rows]
+    wraps = "" if cards else "esen-w" if table.columns else "esen-f"
+    return element("table", *rows, class_=f"{look.key} {wraps}".strip())
 
 
 def _html_row(tag: str, cells: Sequence[str], cards: bool = False) -> Markup:
     """A row; where rows may become cards, what stands for "there is none" is marked: a card leaves it out."""
-    return element("tr", *[element(tag, cell, class_="n" if cards and cell == "-" else None) for cell in cells])
+    return element("tr", *(element(tag, cell, class_="n" if cards and cell == "-" else None) for cell in cells))
 
 
 def _least_px(table: Table) -> int:
@@ -105,43 +128,39 @@ def _least_px(table: Table) -> int:
         return 0
     needed = 0.0
     for name, *cells in zip(table.columns, *table.rows, strict=True):
-        least = width_of if name in table.numbers else longest_word
-        needed += _PADDING_PX + _LETTER_PX * max(longest_word(name), *map(least, cells))
+        least = width_of if name in table.numbers else _longest_word
+        needed += _PADDING_PX + _LETTER_PX * max(_longest_word(name), *map(least, cells))
     return round(needed) if needed > _NARROWEST_PX else 0
 
 
-class _Rules(NamedTuple):
-    """How a table is aligned, and fits where there is little room: that of the output, not of the window."""
-
-    css: str  # of its columns; "" where nothing is said of them
-    cards: bool  # whether rows become cards
-
-    @property
-    def key(self) -> str:
-        """The class of tables with these rules: on a page, what another output says of its own must not touch them."""
-        return f"esen-{zlib.crc32(self.css.encode()):x}" if self.css else ""
+def _longest_word(text: str) -> int:
+    return max(map(width_of, text.split()), default=0)
 
 
-def _style(tables: Collection[_Rules]) -> Markup:
-    """Each output brings its own, and once for all cells of a column: a notebook is to stay small."""
-    own = dict.fromkeys(f".esen .{table.key}{{{table.css}}}" for table in tables if table.css)
-    return style(_ROOM if any(table.cards for table in tables) else "", _CELLS, *own)
+def _style(looks: Sequence[_Look]) -> Markup:
+    """How the view's tables are aligned, and fit where there is little room: that of the output, not of the window.
+
+    Each output brings its own, and once for all cells of a column: a notebook is to stay small.
+    """
+    rules = dict.fromkeys(f".esen .{look.key}{{{look.rules}}}" for look in looks if look.rules)
+    room = _ROOM if any(look.least_px for look in looks) else ""
+    return style(room, _CELLS, *rules)
 
 
-def _rules(table: Table) -> _Rules:
-    right = [place for place, to_right in enumerate(_aligned(table), 1) if to_right]
-    least_px = _least_px(table)
-    columns = f":is({','.join(f':nth-child({place})' for place in right)})"
-    rules = f"{columns}{{text-align:right}}" if right else ""
-    if right and least_px:
-        rules += f"td{columns}{{white-space:nowrap}}"
-    rules += f"@container (max-width:{least_px}px){{{_cards(table)}}}" if least_px else ""
-    return _Rules(rules, bool(least_px))
+def _rules(table: Table, least_px: int) -> str:
+    """What is said of one table's columns; "" where nothing is."""
+    places = ",".join(f":nth-child({place})" for place, to_right in enumerate(_aligned(table), 1) if to_right)
+    rules = f":is({places}){{text-align:right}}" if places else ""
+    if not least_px:
+        return rules
+    whole = f"td:is({places}){{white-space:nowrap}}" if places else ""
+    return f"{rules}{whole}@container (max-width:{least_px}px){{{_cards(table.columns, table.wide, table.numbers)}}}"
 
 
-def _cards(table: Table) -> str:
+@functools.lru_cache(maxsize=128)  # the same columns come again and again
+def _cards(columns: tuple[str, ...], wide: tuple[str, ...], numbers: tuple[str, ...]) -> str:
     """Rows as cards: the first cell as a heading, the others with their column's name, last what only explains."""
-    last = [f"td:nth-child({place})" for place, name in enumerate(table.columns, 1) if name in table.wide]
+    last = [f"td:nth-child({place})" for place, name in enumerate(columns, 1) if name in wide]
     rules = [
         "display:block;tbody{display:block}tr{display:flex;flex-wrap:wrap;padding:3px 0}",
         "td:nth-child(n){padding:0 14px 2px 0;max-width:100%;overflow-wrap:anywhere;",
@@ -150,11 +169,12 @@ def _cards(table: Table) -> str:
         "tr:first-child,td:empty,.n{display:none}",
         f"{','.join(last)}{{order:1}}" if last else "",
     ]
-    shown = {
-        place: name for place, name in enumerate(table.columns, 1) if name and (place > 1 or name in table.numbers)
-    }
-    names = zip(shown, map(css_text, shown.values()), strict=True)
-    return "".join([*rules, *(f"td:nth-child({place})::before{{content:{name}}}" for place, name in names)])
+    names = (
+        f"td:nth-child({place})::before{{content:{css_text(name)}}}"
+        for place, name in enumerate(columns, 1)
+        if name and (place > 1 or name in numbers)
+    )
+    return "".join([*rules, *names])
 
 
 def _aligned(table: Table) -> list[bool]:

@@ -55,11 +55,16 @@ def element(tag: str, *children: str, **attributes: object) -> Markup:
     if tag not in TAGS:
         raise ValueError(f"no tag of ours: {tag}")
     mark = '"' if tag == "img" else "'"  # as whoever takes pictures out of saved notebooks looks for them
-    given = [(_attribute(name), _checked(name, value)) for name, value in attributes.items() if value is not None]
-    written = "".join(f" {name}={mark}{text(value)}{mark}" for name, value in given)
+    written = [f"<{tag}"]
+    for name, value in attributes.items():
+        if value is not None:
+            if name == "src" and not _IMAGE.fullmatch(str(value)):
+                raise ValueError("an image of ours is an SVG in its own address")
+            # What is markup elsewhere is text in an attribute.
+            written.append(f" {_attribute(name)}={mark}{text(str(value))}{mark}")
     if tag in _EMPTY and not children:
-        return Markup(f"<{tag}{written}/>")
-    return Markup(f"<{tag}{written}>{''.join(map(text, children))}</{tag}>")
+        return Markup(f"{''.join(written)}/>")
+    return Markup(f"{''.join(written)}>{''.join(map(text, children))}</{tag}>")
 
 
 def style(*rules: str) -> Markup:
@@ -74,6 +79,7 @@ def style(*rules: str) -> Markup:
     return Markup(f"<style>{css}</style>")
 
 
+@functools.lru_cache(maxsize=512)
 def css_text(value: str) -> str:
     """A text as a string of CSS: what is neither a plain letter nor a digit is written by its number."""
     return "'" + "".join(c if _PLAIN.fullmatch(c) else f"\\{ord(c):x} " for c in visible(value)) + "'"
@@ -89,9 +95,17 @@ def text(value: object) -> Markup:
     if isinstance(value, Markup):
         return value
     written = str(value)
+    return _kept(written) if len(written) <= _SHORT else _escaped(written)
+
+
+def _escaped(written: str) -> Markup:
     if _HARMLESS.fullmatch(written):
         return Markup(written)
     return Markup(escape(written if written.isprintable() else visible(written)))
+
+
+_SHORT = 48  # characters of what is kept: names, figures, colours and places come again and again
+_kept = functools.lru_cache(maxsize=4096)(_escaped)
 
 
 @functools.cache
@@ -100,9 +114,3 @@ def _attribute(name: str) -> str:
     if written not in ATTRIBUTES:
         raise ValueError(f"no attribute of ours: {written}")
     return written
-
-
-def _checked(name: str, value: object) -> object:
-    if name == "src" and not _IMAGE.fullmatch(str(value)):
-        raise ValueError("an image of ours is an SVG in its own address")
-    return str(value) if isinstance(value, Markup) else value  # an attribute holds no markup

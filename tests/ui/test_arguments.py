@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import argparse
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -60,6 +62,36 @@ def test_an_expression_that_may_be_left_out_is_none_then(session: Session) -> No
 def test_words_may_stand_on_both_sides_of_options(session: Session) -> None:
     given = parse(session, "%esen profile", "", (NAMES, FRESH), ["a,b", "--fresh", "c"])
     assert (given.names, given.fresh) == ([["a", "b"], ["c"]], True)
+
+
+def test_the_parser_of_a_verb_is_made_once_and_not_kept_where_its_reading_was_cut_short(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    make = arguments.parser
+
+    def counted(prog: str, *given: Any, **more: Any) -> Any:
+        made.append(prog)
+        return make(prog, *given, **more)
+
+    monkeypatch.setattr(arguments, "parser", counted)
+    takes = (NAMES, FRESH)
+
+    def read(*words: str) -> Any:
+        return parse(session, "%esen a-verb", "", takes, list(words)).names
+
+    assert [read("a"), read("b", "--fresh"), read()] == [[["a"]], [["b"]], []]
+    assert made == ["%esen a-verb"]
+
+    def interrupted(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as once:
+        once.setattr(argparse.ArgumentParser, "parse_known_args", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            read("c")
+    assert read("c") == [["c"]]
+    assert made == ["%esen a-verb"] * 2
 
 
 def test_an_unknown_option_is_named_with_its_neighbour(session: Session) -> None:

@@ -16,7 +16,7 @@ from esen_lab.run.report import LaneReport, Span
 from esen_lab.ui import views
 from esen_lab.ui.colours import COLOURS, PALETTE, Colours, contrast, ink_on
 from esen_lab.ui.html import to_html
-from esen_lab.ui.pictures import as_image, draw, rows
+from esen_lab.ui.pictures import as_image, draw, image, rows
 from esen_lab.ui.pictures.drawing import FAINT, INK, PAPER, WIDTH, Axis, text_width, time_format
 from esen_lab.ui.views import Table, View
 
@@ -51,6 +51,18 @@ EVERY = {
 
 def texts(svg: str) -> list[str]:
     return ["".join(found.itertext()) for found in ET.fromstring(svg).iter(_SVG_TEXT)]
+
+
+def test_a_picture_is_drawn_once_until_its_sub_models_have_other_colours() -> None:
+    lane = rows.Share(units=1, members=(("never named elsewhere", 0.001),))
+    shown = rows.Shares(lanes=(lane,), units=2)
+    first = image(shown)  # it gives the sub-model its colour
+    drawn = image(shown)
+    assert first == drawn == as_image(draw(shown))
+    assert image(replace(shown)) is drawn, "an equal picture is the same one"
+    COLOURS.forget()
+    COLOURS.learn(["another", "never named elsewhere"])
+    assert image(shown) != drawn
 
 
 @pytest.mark.parametrize("picture", EVERY.values(), ids=EVERY)

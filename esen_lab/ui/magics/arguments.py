@@ -148,7 +148,7 @@ _NO_VALUE = re.compile("argument (--[^ ]+): expected (?:at least )?one argument"
 _SWITCH = re.compile("argument (--[^ ]+): ignored explicit argument (.*)", re.DOTALL)
 
 
-def parser(prog: str, summary: str, arguments: Sequence[Argument], *, epilog: str = "") -> argparse.ArgumentParser:
+def parser(prog: str, summary: str, arguments: Sequence[Argument], *, epilog: str = "") -> _Parser:
     """The argparse parser for a verb; values stay words."""
     verb_parser = _Parser(
         prog=prog,
@@ -191,7 +191,7 @@ def parse(
         if name.startswith("--") and name not in options:
             raise unknown(f"{prog} has no option {name}", name, options, hint=f"`{prog} -h` lists its options.")
     _check_written(prog, words, {argument.name: argument for argument in arguments if argument.is_option})
-    given = parser(prog, summary, arguments).parse_intermixed_args(list(words))
+    given = _parsed(prog, summary, arguments, words)
     for argument in arguments:
         raw = getattr(given, argument.key)
         if argument.read is None or raw is None:
@@ -209,6 +209,24 @@ def parse(
                 problem.concerns(argument.name)
             raise
         setattr(given, argument.key, value)
+    return given
+
+
+_PARSERS: dict[str, _Parser] = {}  # by what they read; each is in here while it reads nothing
+
+
+def _parsed(prog: str, summary: str, arguments: Sequence[Argument], words: Sequence[str]) -> argparse.Namespace:
+    """The words by the keys of their arguments. Making a parser takes longer than most verbs: one is used again.
+
+    argparse changes a parser while it reads. So one is taken out for that, and what was refused or interrupted leaves
+    it out.
+    """
+    reader = _PARSERS.pop(prog, None)
+    if reader is None or reader.arguments is not arguments:
+        reader = parser(prog, summary, arguments)
+        reader.usage = prog  # else it is written anew for each line, for messages that are not shown
+    given = reader.parse_intermixed_args(list(words))
+    _PARSERS[prog] = reader
     return given
 
 

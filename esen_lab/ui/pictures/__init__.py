@@ -8,9 +8,11 @@ rows.py      what each kind of picture shows, as plain records
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from esen_lab.ui.colours import COLOURS
 from esen_lab.ui.markup import Markup
 from esen_lab.ui.pictures import charts, moments, rows
 from esen_lab.ui.pictures.drawing import as_image
@@ -34,4 +36,18 @@ def draw(picture: rows.Picture) -> Markup:
     return _DRAW[type(picture)](picture)
 
 
-__all__ = ["as_image", "draw", "rows"]
+def image(picture: rows.Picture) -> Markup:
+    """HTML of the picture. One of the last few is drawn once: a plan is shown where it is found, and again on request.
+
+    Args:
+        picture: What it shows; in it and in the colours of its sub-models is all that is drawn.
+    """
+    return _image(picture, COLOURS.given)
+
+
+@functools.lru_cache(maxsize=16)
+def _image(picture: rows.Picture, given: int) -> Markup:  # noqa: ARG001  with other colours it is another one
+    return as_image(draw(picture))
+
+
+__all__ = ["as_image", "draw", "image", "rows"]
