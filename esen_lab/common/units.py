@@ -138,12 +138,17 @@ def format_seconds(seconds: float | None) -> str:
     if 0 < abs(value) < 0.01:
         return f"{value:.2g} {unit}"  # a limit that somebody asked for is no 0.00 µs
     decimals = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
-    return f"{value:.{decimals}f} {unit}"
+    return f"{_written(value, decimals)} {unit}"
+
+
+def _written(value: float, decimals: int) -> str:
+    """A figure with so many decimals; as a power of ten where its digits would fill the line."""
+    return f"{value:.{decimals}f}" if abs(value) < 1e9 else f"{value:.3g}"
 
 
 def format_rate(per_s: float) -> str:
     """How many a second, whole from 10 on ("240", "2.4", "0.031"): few are not none."""
-    return f"{per_s:.0f}" if per_s >= 10 else f"{per_s:.2g}"
+    return _written(per_s, 0) if per_s >= 10 else f"{per_s:.2g}"
 
 
 def format_bytes(size: int | None) -> str:
@@ -151,7 +156,7 @@ def format_bytes(size: int | None) -> str:
     if size is None:
         return "-"
     scale, unit = next((pair for pair in _SIZES if abs(size) >= pair[0]), _SIZES[-1])
-    return f"{size} B" if scale == 1 else f"{size / scale:.1f} {unit}"
+    return f"{size} B" if scale == 1 else f"{_written(size / scale, 1)} {unit}"
 
 
 def format_units(units: int, unit: str) -> str:
@@ -188,8 +193,8 @@ def format_percent(ratio: float | None, *, signed: bool = False) -> str:
 
 def format_times(ratio: float, *, signed: bool = False) -> str:
     """A ratio in words ("2.5 times", "46 times")."""
-    decimals = 0 if abs(ratio) >= 10 else 1
-    return f"{ratio:{'+' if signed else ''}.{decimals}f} times"
+    sign = "+" if signed and ratio >= 0 else ""
+    return f"{sign}{_written(ratio, 0 if abs(ratio) >= 10 else 1)} times"
 
 
 def format_confidence(confidence: float) -> str:

@@ -57,6 +57,16 @@ def test_a_time_that_is_no_zero_is_not_shown_as_one() -> None:
     assert format_seconds(0.0) == "0.00 µs"
 
 
+def test_a_figure_beyond_all_measure_fills_no_line() -> None:
+    assert format_seconds(1e300) == "1e+300 s"
+    assert format_rate(1e300) == "1e+300"
+    assert format_bytes(10**30) == "1e+21 GB"
+    assert format_percent(1e300) == "1e+300 times"
+    assert format_change(1e300) == "1e+300 times slower"
+    assert format_seconds(86_400.0) == "86400 s"
+    assert format_percent(46.0, signed=True) == "+46 times"
+
+
 @pytest.mark.parametrize("name", ["a", "resnet50-v2.1", "_x", "größe", "a" * 64])
 def test_names_of_letters_digits_and_a_few_signs_are_fine(name: str) -> None:
     assert check_name(name) == name
