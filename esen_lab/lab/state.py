@@ -107,6 +107,12 @@ class LabState:
         return self.here.measured(self.ensemble)
 
     @property
+    def plan_of_these(self) -> Plan | None:
+        """The plan in force, where it still is one of the registered sub-models: members come and go."""
+        plan, ours = self.plan, set(self.ensemble.names)
+        return plan if plan is not None and set(plan.names) <= ours <= {*plan.names, *plan.left_out} else None
+
+    @property
     def members_to_run(self) -> tuple[str, ...]:
         """Who answers in a run: the members of the plan in force, or all."""
         return self.ensemble.names if self.plan is None else self.plan.names
@@ -169,8 +175,7 @@ class LabState:
         missing = [name for name in names if measured is None or not measured.of(name)]
         if missing:
             return NextStep(action=Action.PROFILE, why=f"nothing is measured of {', '.join(missing)}")
-        plan = self.plan
-        if plan is None or {*plan.names, *plan.left_out} != set(names):
+        if self.plan_of_these is None:
             return NextStep(action=Action.SEARCH, why="no plan covers the registered sub-models")
         if self.report is None:
             return NextStep(action=Action.RUN, why="the plan has not been run")

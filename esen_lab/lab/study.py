@@ -451,7 +451,7 @@ class Studies:
             check_members(plan, runtime.state.ensemble)
         if editor is not None and editor.planned is planned:
             return editor
-        made = ThresholdEditor(planned, lambda: _that_can_run(runtime.state), partial(apply, runtime))
+        made = ThresholdEditor(planned, lambda: runtime.state.plan_of_these, partial(apply, runtime))
         runtime.set(thresholds=made)
         runtime.followers.add(FollowingThresholds(runtime, made))
         return made
@@ -534,12 +534,6 @@ class Studies:
             UsageError: It is none of this ensemble.
         """
         return take(self._runtime, found)
-
-
-def _that_can_run(state: LabState) -> Plan | None:
-    """The plan in force, as long as its members are registered."""
-    plan = state.plan
-    return None if plan is None or not set(plan.names) <= set(state.ensemble.names) else plan
 
 
 def _timed_as(member: SubModel) -> tuple[str, ...]:

@@ -240,3 +240,22 @@ def test_thresholds_of_a_member_that_is_gone_are_not_called_in_force(make: Calla
     assert told == [False]
     with pytest.raises(UsageError, match=f"'{THREE[0]}' is in the plan only"):
         lab.studies.thresholds()
+
+
+def test_a_plan_is_not_called_in_force_while_one_of_its_members_is_gone(make: Callable[[], Lab]) -> None:
+    lab = make()
+    lab.search()
+    board = lab.tune()
+    cascade = lab.studies.cascade(X_VAL, Y_VAL, threshold=0.8, order=THREE)
+    lab.unregister("fair")
+    assert not board.state.in_force
+    lab.register("fair", NETS["fair"], example=X[:ROWS])
+    assert board.state.in_force
+    lab.studies.take(cascade)
+    thresholds = lab.studies.thresholds()
+    lab.unregister("fair")
+    assert not thresholds.state.in_force
+    with pytest.raises(UsageError, match="no plan of these stages"):
+        thresholds.apply()
+    lab.register("fair", NETS["fair"], example=X[:ROWS])
+    assert thresholds.state.in_force

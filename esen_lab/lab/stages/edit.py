@@ -81,13 +81,14 @@ class _Following:
         if state.editor is not self._editor:
             self._runtime.followers.drop(self)
             return
-        if state.plan is None or state.plan.staged:  # of a cascade it could show neither time nor lanes
+        plan = state.plan_of_these
+        if plan is None or plan.staged:  # of a cascade it could show neither time nor lanes
             self._editor.follow(None)
         else:
             moved = self._editor.moved
-            self._editor.follow(state.plan)
-            if not moved and set(members_of(state.plan.steps)) == set(members_of(self._editor.models)):
-                self._take_steps(state.plan)
+            self._editor.follow(plan)
+            if not moved and set(members_of(plan.steps)) == set(members_of(self._editor.models)):
+                self._take_steps(plan)
         if state.proof is not None and state.proof is not self._proof:
             self._proof = state.proof
             self._editor.proved(*state.proof)
