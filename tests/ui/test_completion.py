@@ -3,12 +3,13 @@ from __future__ import annotations
 import pytest
 import torch
 from fake_front import FakeFront
-from fake_lab import FakeLab
+from fake_lab import FakeLab, a_plan
 
 from esen_lab.cost_model.fit import QUANTILES
 from esen_lab.devices import DEVICES, SHARING_MODES
 from esen_lab.ensemble import make_combine
 from esen_lab.planner import SEARCHERS
+from esen_lab.planner.plan import Lane
 from esen_lab.run import PEERS, STRATEGIES
 from esen_lab.ui.magics import suggestions
 from esen_lab.ui.magics.completion import complete
@@ -101,6 +102,12 @@ def test_the_tab_key_offers(session: Session, before: str, offers: list[str] | N
 
 def test_all_verbs_are_offered(session: Session) -> None:
     assert complete(session, "%esen ") == ("", list(VERBS))
+
+
+def test_of_a_cascade_the_steps_of_its_thresholds_are_offered(session: Session, lab: FakeLab) -> None:
+    lanes = (Lane(units=4, members=("wide",)), Lane(units=4, members=("wonky-net",), stage=1))
+    lab.plan = a_plan(lanes=lanes, reach=(1.0, 0.5), threshold=0.9)
+    assert complete(session, "%esen tune ") == ("", ["threshold", "apply", "reset"])
 
 
 def test_nothing_is_made_by_asking(front: FakeFront) -> None:

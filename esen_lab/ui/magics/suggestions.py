@@ -31,6 +31,7 @@ STEPS = (
     *("propose", "apply", "measure", "undo", "redo", "reset", "cancel", "save", "export"),
     *("move", "split", "merge", "oversubscribe"),
 )
+THRESHOLD_STEPS = ("threshold", "apply", "reset")
 
 
 def submodels(session: Session) -> tuple[str, ...]:
@@ -45,7 +46,10 @@ def lanes(session: Session) -> tuple[str, ...]:
 
 
 def editor_steps(session: Session) -> tuple[str, ...]:
-    """Steps of `%esen tune`, and the sub-models that they name."""
+    """Steps of `%esen tune` and the sub-models that they name; of a cascade those that move its thresholds."""
+    lab = session.known_lab()
+    if lab is not None and lab.plan is not None and lab.plan.staged:
+        return THRESHOLD_STEPS
     return (*STEPS, *submodels(session))
 
 

@@ -8,11 +8,10 @@ from typing import Any
 from esen_lab.common.words import unknown
 from esen_lab.errors import UsageError
 from esen_lab.ui import views
+from esen_lab.ui.magics.suggestions import THRESHOLD_STEPS as STEPS
 from esen_lab.ui.magics.verbs.verb import show
 from esen_lab.ui.session import Session
 from esen_lab.ui.views import View
-
-STEPS = ("threshold", "apply", "reset")
 
 
 def tune_thresholds(session: Session, editor: Any, words: Sequence[str]) -> Any:
