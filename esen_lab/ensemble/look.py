@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _values = operator.methodcaller("values")
 _chained = itertools.chain.from_iterable
 _version = operator.attrgetter("_version")
+_requires_grad = operator.attrgetter("requires_grad")
 _code = operator.attrgetter("__code__")
 _default = operator.attrgetter("__defaults__")
 _named_default = operator.attrgetter("__kwdefaults__")
@@ -40,7 +41,9 @@ class Snapshot:
     Attributes:
         tensors: With their `addresses`.
         counted: Those whose changes in place torch counts, with their `versions`.
-        turnable: Those that strides may turn, with these.
+        formed: Those that others could show in the same memory by another shape, with their `tensor_forms` and `sizes`.
+        turnable: Of these, those that strides may turn, with these.
+        complex: Of these, those that may be `conjugated`.
         arrays: With their `forms`.
         samples: Some memory of all these, and its bytes.
         empty: Tables with nothing in them.
@@ -64,8 +67,13 @@ class Snapshot:
     addresses: list[int] = field(default_factory=list)
     counted: list[torch.Tensor] = field(default_factory=list)
     versions: list[int] = field(default_factory=list)
+    formed: list[torch.Tensor] = field(default_factory=list)
+    tensor_forms: list[tuple[Any, ...]] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
     turnable: list[torch.Tensor] = field(default_factory=list)
     strides: list[tuple[int, ...]] = field(default_factory=list)
+    complex: list[torch.Tensor] = field(default_factory=list)
+    conjugated: list[bool] = field(default_factory=list)
     arrays: list[Any] = field(default_factory=list)
     forms: list[Any] = field(default_factory=list)
     samples: list[memoryview] = field(default_factory=list)
@@ -158,17 +166,30 @@ def _of_tensors(snapshots: Sequence[Snapshot]) -> Iterator[Callable[[], bool]]:
     if tensors := _all(one.tensors for one in snapshots):
         addresses, address_of = _all(one.addresses for one in snapshots), addressing(tensors)
         yield lambda: list(map(address_of, tensors)) == addresses
-    if turnable := _all(one.turnable for one in snapshots):
-        from torch import Tensor
-
-        strides, stride = _all(one.strides for one in snapshots), Tensor.stride
-        yield lambda: list(map(stride, turnable)) == strides
+    yield from _of_forms(snapshots)
     if arrays := _all(one.arrays for one in snapshots):
         forms = _all(one.forms for one in snapshots)
         yield lambda: list(map(form_of, arrays)) == forms
     if samples := _all(one.samples for one in snapshots):
         held = b"".join(one.bytes for one in snapshots)
         yield lambda: b"".join(samples) == held
+
+
+def _of_forms(snapshots: Sequence[Snapshot]) -> Iterator[Callable[[], bool]]:
+    """Of tensors, what takes least; their shapes and dtypes are pieces, looked at in turn."""
+    formed = _all(one.formed for one in snapshots)
+    if not formed:
+        return
+    from torch import Tensor
+
+    required, sizes = [form[-1] for one in snapshots for form in one.tensor_forms], _all(one.sizes for one in snapshots)
+    yield lambda: list(map(_requires_grad, formed)) == required and list(map(Tensor.numel, formed)) == sizes
+    if turnable := _all(one.turnable for one in snapshots):
+        strides = _all(one.strides for one in snapshots)
+        yield lambda: list(map(Tensor.stride, turnable)) == strides
+    if complex_ones := _all(one.complex for one in snapshots):
+        conjugated = _all(one.conjugated for one in snapshots)
+        yield lambda: list(map(Tensor.is_conj, complex_ones)) == conjugated
 
 
 def _of_tables(snapshots: Sequence[Snapshot]) -> Iterator[Callable[[], bool]]:

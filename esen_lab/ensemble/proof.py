@@ -186,8 +186,8 @@ def _call(name: str, module: nn.Module, example: Tree, grad: Grad | None) -> Cal
             check_named(output, f"the output of {name!r}")
     drew = states() != chance
     with ordinary_tensors(), torch.no_grad():
-        # A copy: it may be a view of what the next run overwrites.
-        output = map_tensors(lambda t: t.detach().clone(), output)
+        # A copy: it may be a view of what the next run overwrites. A plain one, as lanes answer with.
+        output = map_tensors(lambda t: t.detach().clone().as_subclass(torch.Tensor), output)
     return Call(
         module=module,
         output=output,

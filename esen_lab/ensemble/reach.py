@@ -320,6 +320,7 @@ class _Walk:
     def _function(self, function: types.FunctionType) -> None:
         if is_installed(function):
             self._package(function.__module__ or "")
+            self._around_users(function)
             return
         self.reach.functions.append(function)
         key = f"{home_of(function)}:{function.__qualname__}"
@@ -343,6 +344,19 @@ class _Walk:
         for name in sorted(modules & sys.modules.keys()):
             self._imported(sys.modules[name], names)
         self._by_text(function, names, modules)
+
+    def _around_users(self, function: types.FunctionType) -> None:
+        """A package's function that may enclose one of the user's, such as `torch.no_grad()` around a method."""
+        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
+            try:
+                held = cell.cell_contents
+            except ValueError:
+                continue  # not filled yet
+            if _is_users(held):
+                self.reach.names.append((Cell(cell, name), name, held))
+                self.add(held)
+            elif is_a(held, types.FunctionType):
+                self.add(held)
 
     def _by_text(self, function: types.FunctionType, names: frozenset[str], modules: frozenset[str]) -> None:
         """What a function asks for by texts, as far as they stand in its code."""
@@ -450,6 +464,13 @@ class _Walk:
 _NOT_LOOKED_AT = ("builtins", "torch.nn.modules.module")
 _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType)
 _OURS = ("esen_lab", "__main__", "torch", "builtins")  # torch's version is told with every measured point
+
+
+def _is_users(thing: Any) -> bool:
+    """Whether something that a package's function encloses is code of the user's, or holds some."""
+    if is_a(thing, (types.FunctionType, type)):
+        return not is_installed(thing)
+    return is_module(thing) or is_a(thing, (types.MethodType, functools.partial))
 
 
 def _constants_of(code: types.CodeType) -> Iterator[Any]:

@@ -45,7 +45,7 @@ def take_snapshot(module: Any) -> bytes:
                 )
                 return (_blank, (base,), (names, own.__getstate__(thing)), None, None, _fill)
             if isinstance(thing, functools.cached_property):  # it holds a lock before Python 3.12
-                return functools.cached_property, (thing.func,)
+                return functools.cached_property, (thing.func,), {"attrname": thing.attrname}
             if isinstance(thing, functools._lru_cache_wrapper) and thing.__module__ == "__main__":
                 return _cached, (thing.__wrapped__, thing.cache_parameters())
             return _with_tracker_of_lanes(thing, super().reducer_override(thing))

@@ -22,12 +22,15 @@ LARGEST_OPAQUE = 1 << 16
 _SAMPLE_BYTES = 64
 _SMALL_BYTES = 512  # up to here all of a tensor is looked at every time
 _PIECE_BYTES = 1 << 16
+_FORMS_AT_ONCE = 32
 
 Piece = tuple[Callable[[], int], int]
 """What sums up some bytes as they are now, and what that gave."""
 
 form_of = operator.attrgetter("shape", "strides", "dtype")
 """How an array shows its memory, all of which can be set in place."""
+tensor_form_of = operator.attrgetter("shape", "dtype", "requires_grad")
+"""The same of a tensor, but for its strides, which only one of several dimensions has a choice of."""
 
 
 def address_of(tensor: torch.Tensor) -> int:
@@ -52,11 +55,22 @@ def addressing(tensors: list[torch.Tensor]) -> Callable[[torch.Tensor], int]:
     return torch.Tensor.data_ptr
 
 
-def can_be_turned(tensor: torch.Tensor) -> bool:
-    """Whether a tensor shows its memory by strides of which others may show the same."""
+def has_form(tensor: torch.Tensor) -> bool:
+    """Whether a tensor shows its memory by a shape and strides, of which others may show the same."""
     import torch
 
-    return tensor.layout is torch.strided and not tensor.is_nested and tensor.dim() > 1
+    return tensor.layout is torch.strided and not tensor.is_nested and not torch.nn.parameter.is_lazy(tensor)
+
+
+def form_pieces(tensors: list[torch.Tensor]) -> Iterator[Piece]:
+    """The forms of tensors, some at a time."""
+    for at in range(0, len(tensors), _FORMS_AT_ONCE):
+        forms = functools.partial(_forms_sum, tensors[at : at + _FORMS_AT_ONCE])
+        yield forms, forms()
+
+
+def _forms_sum(tensors: list[torch.Tensor]) -> int:
+    return hash(tuple(map(tensor_form_of, tensors)))
 
 
 def tensor_bytes(tensor: torch.Tensor) -> memoryview | None:

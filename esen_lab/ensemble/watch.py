@@ -4,8 +4,9 @@ What is compared, each by one call that stays in C:
 
     attributes      of every part, by identity; what containers and plain objects in them hold, by identity too; objects
                     of other kinds by what they would be pickled as
-    tensors         version (torch counts changes in place), address, and some bytes of their values, since changes
-                    through `.data` are counted nowhere; of large ones a further piece at every look
+    tensors         version (torch counts changes in place), address, size, strides, whether they require a gradient,
+                    and some bytes of their values, since changes through `.data` are counted nowhere; of large ones a
+                    further piece at every look, as of all shapes and dtypes
     arrays          shape, strides and dtype, and bytes as of tensors
     code            functions and their defaults, classes, their bases and what their attributes hold, global names that
                     the code reads (see `reach.py`)
@@ -28,17 +29,18 @@ from esen_lab.ensemble.reach import HOOKS, Reach, name_in, reach_of
 from esen_lab.ensemble.spans import (
     address_of,
     array_bytes,
-    can_be_turned,
     form_of,
+    form_pieces,
+    has_form,
     pieces,
     samples,
     tensor_bytes,
+    tensor_form_of,
 )
 from esen_lab.ensemble.watched import DEEPEST, TABLES, Watched
 from esen_lab.ensemble.weights import state_of
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
 
@@ -178,9 +180,14 @@ class Watch:
         now.addresses = list(map(address_of, tensors))
         now.counted = [tensor for tensor in tensors if not tensor.is_inference()]
         now.versions = [tensor._version for tensor in now.counted]
-        # Turned by `.data`, a tensor has its bytes where it had them.
-        now.turnable = [tensor for tensor in tensors if can_be_turned(tensor)]
+        # Turned, cut or conjugated by `.data`, a tensor has its bytes where it had them.
+        now.formed = [tensor for tensor in tensors if has_form(tensor)]
+        now.tensor_forms = list(map(tensor_form_of, now.formed))
+        now.sizes = [tensor.numel() for tensor in now.formed]
+        now.turnable = [tensor for tensor in now.formed if tensor.dim() > 1]
         now.strides = [tensor.stride() for tensor in now.turnable]
+        now.complex = [tensor for tensor in now.formed if tensor.is_complex()]
+        now.conjugated = [tensor.is_conj() for tensor in now.complex]
         now.arrays = seen.arrays
         now.forms = list(map(form_of, seen.arrays))
         views = [view for tensor in tensors if (view := tensor_bytes(tensor)) is not None]
@@ -189,7 +196,7 @@ class Watch:
         views += [view for array in seen.arrays if (view := array_bytes(array)) is not None]
         now.samples = [piece for view in views for piece in samples(view)]
         now.bytes = b"".join(now.samples)
-        self._pieces = [*(piece for view in views for piece in pieces(view)), *seen.pieces]
+        self._pieces = [*(piece for view in views for piece in pieces(view)), *seen.pieces, *form_pieces(now.formed)]
         self._sums = seen.sums
         self._next_piece = itertools.cycle(range(len(self._pieces))) if self._pieces else None
 
@@ -249,19 +256,24 @@ class Watch:
         yield from self._of_code()
 
     def _of_tensors(self, module: nn.Module) -> Iterator[str]:
-        import torch
-
         names = {id(tensor): name for name, tensor in state_of(module).items()}
 
-        def values_of(tensor: torch.Tensor) -> str:
-            return f"the values of {names.get(id(tensor), 'a tensor that it uses')}"
-
         now = self.snapshot
+
+        def told_of(tensors: set[int], what: str) -> list[str]:
+            own = [names.get(id(tensor), "a tensor that it uses") for tensor in now.tensors if id(tensor) in tensors]
+            return [f"the {what} of {name}" for name in own]
+
         moved = {id(t) for t, at in zip(now.tensors, now.addresses, strict=True) if address_of(t) != at}
         counted = {id(t) for t, version in zip(now.counted, now.versions, strict=True) if t._version != version}
-        pairs = zip(now.turnable, now.strides, strict=True)
-        turned = {id(t) for t, strides in pairs if t.layout is not torch.strided or t.stride() != strides}
-        told = [values_of(tensor) for tensor in now.tensors if id(tensor) in moved | counted | turned]
+        forms = zip(now.formed, now.tensor_forms, strict=True)
+        formed = {id(t) for t, form in forms if not has_form(t) or tensor_form_of(t) != form}
+        rest = [t for t in now.turnable if id(t) not in formed]
+        strides = {id(t): stride for t, stride in zip(now.turnable, now.strides, strict=True)}
+        formed |= {id(t) for t in rest if t.stride() != strides[id(t)]}
+        formed |= {id(t) for t, was in zip(now.complex, now.conjugated, strict=True) if t.is_conj() != was}
+        told = told_of(moved | counted, "values")
+        told += told_of(formed - moved - counted, "shape, strides, dtype or requires_grad")
         if list(map(form_of, now.arrays)) != now.forms:
             told.append("the shape, strides or dtype of an array that it uses")
         if not told and not moved:

@@ -10,6 +10,7 @@ import contextvars
 import enum
 import functools
 import itertools
+import logging
 import types
 from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 TABLES = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
 """The tables of a module that count; its other ones are torch's own book-keeping."""
-DEEPEST = 8
+DEEPEST = 16
 """How far containers in containers are looked into."""
 _MOST_ITEMS = 20_000
 _MOST_HOLDERS = 20_000
@@ -42,7 +43,7 @@ _SEQUENCES = (list, collections.deque)
 PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes, range, slice, type(...)})
 """Classes whose objects cannot be changed, and hold nothing that can."""
 _NAMED = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, enum.Enum)
-_AROUND = (functools.partial, types.MethodType, types.MappingProxyType, contextvars.ContextVar)
+_AROUND = (functools.partial, types.MethodType, types.MappingProxyType, contextvars.ContextVar, logging.Logger)
 _DESCRIPTORS = (staticmethod, classmethod, property, functools.cached_property, types.MemberDescriptorType)
 _BARE_SIZE = type("_Bare", (), {}).__basicsize__
 
@@ -200,6 +201,9 @@ class Watched:
 
     def _around(self, value: Any, name: str, depth: int) -> None:
         """What is around a function or a table that others can change, or in a variable that each context sets."""
+        if isinstance(value, logging.Logger):  # all loggers hold each other, and fill caches when they are asked
+            self._row(lambda: (value.getEffectiveLevel(), value.disabled, value.manager.disable), name, depth)
+            return
         if isinstance(value, types.MethodType):
             self.add(value.__self__, name, depth - 1)
         elif isinstance(value, functools.partial):
@@ -214,7 +218,7 @@ class Watched:
         """Of an object of a class of the user's."""
         own = asked(value, "__dict__")
         if isinstance(own, dict) and own and not isinstance(value, types.MethodType):
-            self.add(own, name, depth - 1)
+            self.add(own, name, depth)
 
     def _network(self, value: Any, name: str) -> None:
         """A network that is no part: kept in a list, or global."""
@@ -226,13 +230,13 @@ class Watched:
     def _object(self, value: Any, name: str, depth: int) -> None:
         own = asked(value, "__dict__")
         if isinstance(own, dict) and depth > 0:
-            self.add(own, name, depth - 1)
+            self.add(own, name, depth)  # an object and its attributes are one level
         if not is_installed(type(value)):
             self.objects.append(value)
         slots = slots_of(type(value))
         if slots and depth > 0 and not is_installed(type(value)):  # a package's own may be filled when asked
             self._row(lambda: [asked(value, slot) for slot in slots], name, depth)
-        if isinstance(own, dict) and _is_bare(type(value)):
+        if isinstance(own, dict) and depth > 0 and _is_bare(type(value)):
             return
         if _is_packed(value):
             return

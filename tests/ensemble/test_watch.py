@@ -84,12 +84,22 @@ def test_a_part_in_another_mode_than_the_whole_is_a_change_but_the_mode_of_all_i
     assert not watch.changed()
 
 
-def test_a_weight_that_is_turned_where_it_lies_is_seen() -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: setattr(m.weight, "data", m.weight.data.t()),
+        lambda m: setattr(m.weight, "data", m.weight.data[:2]),
+        lambda m: setattr(m.weight, "data", m.weight.data.view(2, 8)),
+        lambda m: m.weight.requires_grad_(False),
+    ],
+    ids=["turned", "cut", "of another shape", "without a gradient"],
+)
+def test_a_weight_that_is_shown_otherwise_where_it_lies_is_seen(change: Callable[[nn.Linear], object]) -> None:
     module = nn.Linear(4, 4)
     watch = Watch(module)
-    module.weight.data = module.weight.data.t()
+    change(module)
     assert watch.changed()
-    assert watch.what() == ("the values of weight",)
+    assert watch.what() == ("the shape, strides, dtype or requires_grad of weight",)
     watch.renew()
     assert not watch.changed(whole=True)
 

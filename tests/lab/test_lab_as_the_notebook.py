@@ -237,10 +237,10 @@ def test_what_is_set_later_reaches_warm_lanes_and_so_does_its_end(lab: Lab, tmp_
     lab.combine(lambda outputs: outputs["a"])
     both(lab, module)
     for _ in range(2):
-        close(lab.run(X), here(module)[0])
+        close(lab.run(X), here(module))
         with around(tmp_path):
-            close(lab.run(X), here(module)[0])
-    close(lab.run(X), here(module)[0])
+            close(lab.run(X), here(module))
+    close(lab.run(X), here(module))
 
 
 def test_settings_reach_the_threads_of_a_lane(lab: Lab) -> None:
@@ -538,7 +538,7 @@ class Net(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.inner(x) * self.scale + self.options["shift"] + self.options["deep"][0] + self.mean  # type: ignore[index]
-        return y * self.gain
+        return y * self.gain * (1 if self.inner.weight.requires_grad else 3)
 
 
 def step(m: Net) -> None:
@@ -568,6 +568,7 @@ EDITS: dict[str, Callable[[Net], object]] = {
     "its own forward": lambda m: setattr(m, "forward", lambda x: x[:, :3] * 0),
     "numpy's view of the weights": lambda m: m.inner.weight.detach().numpy().__setitem__((0, 0), 50.0),
     "another dtype": lambda m: m.double().float(),
+    "frozen": lambda m: m.requires_grad_(False),
 }
 
 
@@ -673,6 +674,37 @@ def test_hidden_changes_of_weights_in_any_layout_are_seen(lab: Lab, name: str) -
     first = getattr(module, name).data
     first[(0,) * first.dim()].mul_(30)
     close(lab.run(X), here(module, b))
+
+
+class ShowsARow(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("row", torch.arange(8) * torch.tensor(1 + 2j))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        row: Any = self.row
+        return x.sum() + (torch.view_as_real(row.resolve_conj()) if row.is_complex() else row)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda row: row.conj(),
+        lambda row: row[:4],
+        lambda row: row.view(1, 8),
+        lambda row: row.view(torch.float64),
+    ],
+    ids=["conjugated", "cut", "of another shape", "read as other numbers"],
+)
+def test_a_row_of_numbers_that_is_shown_otherwise_where_it_lies_is_seen(
+    lab: Lab, change: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    module = ShowsARow()
+    lab.register("a", module, example=X)
+    lab.plan = Plan(lanes=(Lane(units=1, members=("a",)),), units=1)
+    close(lab.run(X), here(module))
+    module.row.data = change(module.row.data)  # type: ignore[operator,union-attr]
+    close(lab.run(X), here(module))
 
 
 def test_hidden_changes_of_images_weights_with_channels_last_are_seen(lab: Lab) -> None:
@@ -835,6 +867,38 @@ def test_a_cached_function_of_the_notebook_travels(lab: Lab) -> None:
     module = own()
     b = both(lab, module)
     close(lab.run(X), torch.stack([module(X), b(X).detach()]))
+
+
+COMPUTED = """
+import functools, torch
+
+class Marked(torch.Tensor):
+    pass
+
+class Own(torch.nn.Module):
+    @functools.cached_property
+    def three(self):
+        return torch.arange(3.0)
+
+    def forward(self, x):
+        return x[:, :3] + self.three
+
+class Marks(torch.nn.Module):
+    def forward(self, x):
+        return x[:, :3].as_subclass(Marked)
+"""
+
+
+@pytest.mark.parametrize("name", ["Own", "Marks"])
+def test_a_class_of_the_notebook_with_a_cached_property_and_one_that_answers_with_a_class_of_its_own_travel(
+    lab: Lab, name: str
+) -> None:
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    exec(COMPUTED, namespace)
+    module = namespace[name]()
+    lab.register("a", module, example=X)
+    lab.plan = Plan(lanes=(Lane(units=1, members=("a",)),), units=1)
+    close(lab.run(X), module(X).as_subclass(torch.Tensor)[None])
 
 
 def test_a_network_with_a_scripted_part_and_one_that_leaves_are_refused(lab: Lab) -> None:
