@@ -17,7 +17,7 @@ from esen_lab.common.inputs import check_apart, own_example, take_in
 from esen_lab.common.trees import Tree, call_with, flatten, map_tensors, named_places, tensor_spec, tree_spec
 from esen_lab.common.units import check_name, format_seconds
 from esen_lab.common.words import as_arguments
-from esen_lab.ensemble.as_given import check_as_given, of_its_layout
+from esen_lab.ensemble.as_given import ASKED, check_as_given, of_its_layout
 from esen_lab.ensemble.as_it_was import reached_by, session_kept
 from esen_lab.ensemble.chance import generators_kept
 from esen_lab.ensemble.fingerprint import bytes_digest, fingerprint, tensor_digests, text_digest
@@ -162,7 +162,7 @@ def _check_example(submodel: SubModel, example: Tree) -> None:
     """
     if submodel.protect_input:
         check_apart(*take_in(example, "the example"), submodel.name, "the example")
-    if submodel.kind == "network":
+    if submodel.kind in ASKED:
         check_as_given(submodel.name, submodel.build, example)
 
 

@@ -6,12 +6,12 @@ import contextlib
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol
 
 from esen_lab.common.trees import Tree
-from esen_lab.ensemble import Ensemble
+from esen_lab.ensemble import Ensemble, SeenKinds
 from esen_lab.planner.plan import Plan
 from esen_lab.terminal import visible
 
@@ -67,6 +67,7 @@ class Running:
         device: Where it runs.
         report: What happened in the last run, or None.
         under: The context that it starts and runs in.
+        seen_kinds: Refuses inputs that say more than their numbers to a member that asks.
     """
 
     plan: Plan
@@ -76,6 +77,7 @@ class Running:
     fork_server: Closing
     report: Any = None
     under: Callable[[], AbstractContextManager[object]] = nullcontext
+    seen_kinds: SeenKinds = field(default_factory=SeenKinds)
 
     @classmethod
     def start(
@@ -132,12 +134,18 @@ class Running:
         """
         asked = {"timeout_s": timeout_s, "options": options}
         with self.under():
-            # Not before its turn: lanes at work for another thread's call would take what this one has set.
-            look = self.fork_server.look_at_session
+            told: list[str] = []
+
+            def look() -> None:
+                # Not before its turn: lanes at work for another thread's call would take what this one has set.
+                self.fork_server.look_at_session()
+                due = getattr(options, "deadline_s", None) is not None
+                told.extend(self.seen_kinds.check(self.ensemble.submodels, x, due=due))
+
             run = self.runner.run(
                 x, at_turn=look, **{name: value for name, value in asked.items() if value is not None}
             )
-        self.report = run.report
+        self.report = run.report.with_notes_before(tuple(told)) if told else run.report
         return run.output
 
     def close(self) -> None:

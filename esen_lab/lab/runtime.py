@@ -27,6 +27,7 @@ from esen_lab.lab.recorder import Recorder
 from esen_lab.lab.state import LabState
 from esen_lab.lab.warm_lanes import WarmLanes
 from esen_lab.lanes.forks import not_here, tell_when_forked
+from esen_lab.lanes.settings import left_as_set
 from esen_lab.profiler import ProfileStore, default_store_path
 from esen_lab.run import ForkServer, NotebookAnswers, Turns
 from esen_lab.run.turns import Turn
@@ -62,7 +63,7 @@ class Runtime:
         self.store_path = None if store is None else fixed_path(store)
         self.together = FitsTogether()
         self.fits = Fits()
-        self.seen_kinds = SeenKinds()
+        self.seen_kinds = SeenKinds(left_as_set)
         self.marks = MarkLog()
         self._closings = 0
         self.fork_server = ForkServer()  # starts nothing yet

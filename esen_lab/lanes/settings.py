@@ -28,7 +28,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from esen_lab.common.units import format_switch
@@ -224,6 +224,33 @@ def with_threads_own(settings: Settings) -> Iterator[None]:
         yield
     finally:
         _put_thread(thread, before)
+
+
+@contextmanager
+def left_as_set() -> Iterator[list[str]]:
+    """What code of the user's sets inside for this process or thread is afterwards as it was.
+
+    That is: torch's switches and its number of threads, the environment but for what lanes' places decide, the working
+    directory. Not `sys.path`, where what was imported by it may look for more.
+
+    Yields:
+        Filled at the end: what was put back, for people.
+    """
+    import torch
+
+    looked = SessionSettings()
+    before, threads = looked.now(), torch.get_num_threads()
+    told: list[str] = []
+    try:
+        yield told
+    finally:
+        after = looked.now()
+        if after is not before:
+            put(replace(before, path=tuple(sys.path)))
+            told += differences(looked.now(), after)
+        if torch.get_num_threads() != threads:
+            told.append(f"the number of threads ({threads} before, {torch.get_num_threads()} now)")
+            torch.set_num_threads(threads)
 
 
 class Switched:

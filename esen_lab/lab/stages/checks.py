@@ -77,8 +77,8 @@ def compare(
         full = full_plan(runtime, state.plan)
         others |= {} if full is None else {FULL_PLAN: full}
     with runtime.turns.turn("a comparison"), runtime.marks.around("compare"):
-        runtime.seen_kinds.check(state.ensemble.submodels, x)
         executor, notes = ready_lanes(runtime, whole=True)
+        runtime.seen_kinds.check(runtime.state.ensemble.submodels, x)
         found = compare_plans(
             x,
             executor.plan,
@@ -149,9 +149,9 @@ def check_numerics(runtime: Runtime, x: Tree, *, runs: int, on_progress: OnProgr
     check_count(runs, "The numerics check compares at least one run")
     runtime.state.need_submodels("check the answers of")
     with runtime.turns.turn("a check of answers"), runtime.marks.around("check"):
-        runtime.seen_kinds.check(runtime.state.ensemble.submodels, x)
         key = runtime.state.device.identity.key  # the device may be another when the turn comes
         executor, notes = ready_lanes(runtime, whole=True)
+        runtime.seen_kinds.check(runtime.state.ensemble.submodels, x)
         fingerprints = executor.ensemble.fingerprints
         found = check_lanes(
             executor.plan,

@@ -44,9 +44,11 @@ def reported(runtime: Runtime, call: RunCall, turn: Turn, *, kept: bool = True) 
     """
     try:
         with _in_time(call), turn:
-            if call.due is None:  # else the answer may be due before a network has answered twice here
-                runtime.seen_kinds.check(runtime.state.ensemble.submodels, call.x)
+            submodels = runtime.state.ensemble.submodels
+            odd = _look_at_input(runtime, call)
             made, notes = _run(runtime, call) if kept else _tried(runtime, call)
+            if runtime.state.ensemble.submodels is not submodels:  # what has changed may ask for more than before
+                odd = _look_at_input(runtime, call)
     except WorkerTimeout as problem:
         missed = call.missed(problem)
         if missed is problem:
@@ -54,7 +56,7 @@ def reported(runtime: Runtime, call: RunCall, turn: Turn, *, kept: bool = True) 
         raise missed from problem
     # Warm lanes go on, on whatever is left to them; new ones would be refused.
     lost = runtime.state.device.lost()
-    notes = (*notes, lost) if lost else notes
+    notes = (*notes, *odd, lost) if lost else (*notes, *odd)
     report = made.report.with_notes_before(notes) if notes else made.report
     if report.answered is not None and not report.stages:  # rows of a cascade have been answered by different members
         report.worth(runtime.state.worth_of)
@@ -62,6 +64,11 @@ def reported(runtime: Runtime, call: RunCall, turn: Turn, *, kept: bool = True) 
     if kept:
         runtime.set(report=report)
     return made.output, report
+
+
+def _look_at_input(runtime: Runtime, call: RunCall) -> tuple[str, ...]:
+    """See `SeenKinds.check`."""
+    return runtime.seen_kinds.check(runtime.state.ensemble.submodels, call.x, due=call.due is not None)
 
 
 def _in_time(call: RunCall) -> contextlib.AbstractContextManager[None]:
