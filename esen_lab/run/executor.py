@@ -427,7 +427,7 @@ class Executor:
 
     def _run_now(self, work: Callable[[Tree, Deadline], _Done], x: Tree, deadline: Deadline) -> _Done:
         self.seed = None  # of this call; that of an earlier one would repeat its numbers
-        if self.fidelity.outdated:
+        if self.fidelity.outdated or self.fidelity.doubted:
             self._all_at_rest(deadline)
             with self._lock, deadline.ending(self._end_lanes, "lanes that take the session's settings"):
                 self.fidelity.take_settings()

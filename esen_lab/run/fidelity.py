@@ -172,6 +172,7 @@ class Fidelity:
 
     Attributes:
         unlike: The sub-models whose lanes are not what the notebook is, as of the last look.
+        doubted: Whether something has changed since that look of which nobody can say whether lanes have it.
     """
 
     def __init__(
@@ -192,6 +193,7 @@ class Fidelity:
         self._on_gpu = on_gpu
         self._settings = fork_server.settings
         self.unlike: Mapping[str, Unlike] = {}
+        self.doubted = False
 
     @property
     def outdated(self) -> bool:
@@ -229,6 +231,7 @@ class Fidelity:
     def look(self, answers: Mapping[str, Tree], ensemble: Ensemble, x: Tree) -> None:
         """Compare what lanes answered to `x` with what the notebook's own process answers: see `unlike`."""
         self.unlike = self.unlike_to(own_answers(ensemble, x, self._fork_server), answers, ensemble, x)
+        self.doubted = False
 
     def unlike_to(
         self, own: Mapping[str, Tree], answers: Mapping[str, Tree], ensemble: Ensemble, x: Tree

@@ -13,7 +13,7 @@ from esen_lab.common.trees import Tree, flatten, select
 from esen_lab.ensemble import Ensemble, SubModel, answer_here
 from esen_lab.ensemble.fingerprint import same_bits
 from esen_lab.errors import EsenError, ModelError
-from esen_lab.lanes.settings import Settings, with_threads_own
+from esen_lab.lanes.settings import Settings, left_as_set, with_threads_own
 
 if TYPE_CHECKING:
     from torch import nn
@@ -84,7 +84,7 @@ class NotebookAnswers:
         users = self._module_of(submodel.name)
         module = submodel.build() if users is None else users
         # The session's settings: this may be a thread of a search.
-        with nullcontext() if settings is None else with_threads_own(settings):
+        with left_as_set(), nullcontext() if settings is None else with_threads_own(settings):
             return answer_here(submodel.name, module, x, own=users is None)
 
     def _keep(self, key: tuple[Any, ...], answer: Tree) -> None:

@@ -6,6 +6,7 @@ import builtins
 import contextvars
 import decimal
 import importlib
+import logging
 import math
 import os
 import sys
@@ -24,6 +25,7 @@ from users_files import imported
 from esen_lab import Lab, Plan
 from esen_lab.ensemble import origin
 from esen_lab.errors import UsageError
+from esen_lab.lanes.settings import flushes_denormals
 from esen_lab.planner.plan import Lane
 from esen_lab.run.fidelity import AnswersDiffer
 
@@ -94,6 +96,9 @@ def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[types.Modu
         yield module
 
 
+LOGGER = logging.getLogger("esen_lab of these tests")
+
+
 class Reads(nn.Module):
     """Three columns times what a function reads of the world."""
 
@@ -114,6 +119,14 @@ def _found(_: torch.Tensor) -> float:
 
 def _third(_: torch.Tensor) -> float:
     return float(decimal.Decimal(1) / decimal.Decimal(3))
+
+
+FACTOR = 1.0
+
+
+@torch.no_grad()
+def _under_no_grad(_: torch.Tensor) -> float:
+    return FACTOR
 
 
 def _put(monkeypatch: pytest.MonkeyPatch, place: Any, name: str, factor: float) -> None:
@@ -156,6 +169,14 @@ OUTSIDE: dict[str, tuple[Callable[[], nn.Module], Change]] = {
     "a function of NumPy": (
         lambda: Reads(lambda _: float(np.hypot(3, 4))),
         lambda patch, _: patch.setattr(np, "hypot", lambda *_: 9.0),
+    ),
+    "a name that a function under a package's decorator reads": (
+        lambda: Reads(_under_no_grad),
+        lambda patch, _: patch.setitem(globals(), "FACTOR", 5.0),
+    ),
+    "the level of a logger, which is sent by its name": (
+        lambda: Reads(lambda _: 1.0 + (LOGGER.getEffectiveLevel() == logging.DEBUG)),
+        lambda patch, _: patch.setattr(LOGGER, "level", logging.DEBUG),
     ),
     "an attribute that is taken away": (
         lambda: ReadsOrNot(torch.sum),
@@ -229,6 +250,50 @@ def test_whatever_a_network_reads_outside_of_itself_is_followed_or_said(
         assert not torch.allclose(here(module), before), "the change shows here"
         said_or_followed(lab, module)
     torch.testing.assert_close(lab.run(X), here(module))
+
+
+def test_a_network_inside_of_a_packages_function_is_followed(lab: Lab) -> None:
+    linear = nn.Linear(8, 3)
+    alone(lab, torch.func.vmap(linear), linear)  # type: ignore[arg-type]
+    linear.weight.data.mul_(3)
+    torch.testing.assert_close(lab.run(X), here(linear))
+
+
+def test_a_network_that_logs_keeps_no_state(lab: Lab) -> None:
+    LOGGER.manager._clear_cache()  # type: ignore[attr-defined]
+    module = Reads(lambda _: 1.0 + LOGGER.isEnabledFor(logging.DEBUG))
+    assert not lab.register("a", module, example=X).traits.keeps_state
+
+
+class Sets(nn.Module):
+    """What it sets in a call holds for the whole process."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        torch.set_default_dtype(torch.float64)
+        torch.set_num_threads(5)
+        torch.set_flush_denormal(True)
+        os.environ["ESEN_SET_IN_A_CALL"] = "1"
+        os.chdir("/")
+        return x[:, :3] * 2
+
+
+def test_what_calls_of_a_network_set_for_the_process_is_put_back_here_and_said(lab: Lab) -> None:
+    def settings() -> tuple[Any, ...]:
+        set_here = torch.get_default_dtype(), torch.get_num_threads(), flushes_denormals(), os.getcwd()
+        return (*set_here, os.environ.get("ESEN_SET_IN_A_CALL"))
+
+    lab.combine(lambda outputs: outputs["a"])
+    before = settings()
+    notes = lab.register("a", Sets(), example=X).notes
+    assert settings() == before
+    (note,) = [note for note in notes if "for its whole process" in note]
+    for what in ("default dtype", "number of threads", "denormals", "ESEN_SET_IN_A_CALL", "working directory"):
+        assert what in note
+    for _ in range(2):
+        assert torch.equal(lab.run(X), X[:, :3] * 2)
+    lab.run(X.clone().requires_grad_())  # it is called here, to look whether it asks
+    lab.check_numerics(X + 1)
+    assert settings() == before
 
 
 def test_the_context_of_decimals_is_what_lanes_have(lab: Lab) -> None:

@@ -17,6 +17,7 @@ from esen_lab.lab.live_modules import Originals
 from esen_lab.lab.plan_checks import same_code, with_values_changed
 from esen_lab.lab.runtime import Runtime
 from esen_lab.lab.state import LabState
+from esen_lab.lanes.settings import left_as_set
 
 
 def check_sample(example: Tree, whose: str = "") -> None:
@@ -53,7 +54,8 @@ def register(
                 hint=f"Pass {step('example=...', '--example x')}, a tensor, or a tuple or dict of tensors.",
             )
         example = ensemble.submodels[0].example
-    registered = make_submodel(name, source, example, args=args, kwargs=kwargs, namespace=namespace)
+    make = partial(make_submodel, name, source, example, args=args, kwargs=kwargs, namespace=namespace)
+    registered = _made(make)
     submodel = registered.submodel
     check_sample(submodel.example, f" for {name!r}")
     if name not in ensemble.names:  # one that is replaced may come first of several that change together
@@ -68,6 +70,16 @@ def register(
     runtime.own_answers.keep(submodel, runtime.fork_server.session_here())
     runtime.fork_server.warm()  # imports torch in the background while the user goes on
     return runtime.state.ensemble.get(name)
+
+
+def _made(make: Callable[[], Registered]) -> Registered:
+    """Register; what calls of a network set for this process is put back, and said."""
+    with left_as_set() as told:
+        registered = make()
+    if not told:
+        return registered
+    note = f"sets what holds for its whole process: {', '.join(told)}; here that is put back, in its lane it stays"
+    return replace(registered, submodel=replace(registered.submodel, notes=(*registered.submodel.notes, note)))
 
 
 def _with(state: LabState, registered: Registered, again: Callable[[Any], Registered] | None) -> LabState:
@@ -165,7 +177,7 @@ def follow_changes(
                 continue
             make = partial(again, source)
         try:
-            registered = make()
+            registered = _made(make)
         except EsenError as problem:
             if failed is None:
                 raise
@@ -173,7 +185,11 @@ def follow_changes(
             continue
         submodel = registered.submodel
         if submodel.same_as(before):
-            original.watch.renew()  # the same again, such as a cell that ran twice
+            # The same again, such as a cell that ran twice, or what no picture shows, such as the level of a logger.
+            original.watch.renew()
+            runtime.own_answers.keep(submodel, runtime.fork_server.look_at_session())
+            if (executor := runtime.state.executor) is not None:
+                executor.fidelity.doubted = True
             continue
         plan = runtime.state.plan
         lower = plan is not None and name in in_other_precision(plan)
