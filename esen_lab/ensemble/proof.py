@@ -193,7 +193,7 @@ def _call(name: str, module: nn.Module, example: Tree, grad: Grad | None) -> Cal
         output=output,
         changes_input=not same_bits(flatten(given)[0], flatten(example)[0]),
         random=drew,
-        state=watch.what() if watch is not None and watch.changed() else (),
+        state=watch.what() if watch is not None and watch.changed(whole=True) else (),
     )
 
 

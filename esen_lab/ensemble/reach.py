@@ -5,7 +5,8 @@ From the module, everything that its calls can get to is followed:
     a part of the module      its class and those above it; functions and objects kept in it (hooks, a `forward`)
     a class or function       the functions in it; global names that their code reads; cells, defaults, decorators
     a global name             what it holds now: followed in turn, or a plain value that counts itself; one that is not
-                              there may be later, and is Python's own until then, which may be replaced too
+                              there may be later, and is Python's own until then, which may be replaced too; the
+                              attributes that code reads of a module or a class, by its name here or in a cell
     a module as a value       all that it holds, where it is the user's: which names are read, nobody can see
     something installed       not followed: the version of its package stands for it; but names that it calls may hold
                               somebody else's function, now or later
@@ -42,7 +43,7 @@ from esen_lab.ensemble.origin import (
     version_of,
 )
 from esen_lab.ensemble.source.definitions import functions_in
-from esen_lab.ensemble.source.names import imports_in_code, names_in_code
+from esen_lab.ensemble.source.names import enclosed_in_code, imports_in_code, names_in_code
 
 if TYPE_CHECKING:
     import torch
@@ -337,6 +338,9 @@ class _Walk:
             self.reach.names.append((Cell(cell, name), name, held))
             self.value(f"{key} {name}", held)
             self.add(held)
+            for chain in enclosed_in_code(function.__code__):
+                if chain[0] == name:
+                    self._attributes(held, chain[1:])
         self.add(getattr(function, "__wrapped__", None))
         for chain in names_in_code(function.__code__):
             self._chain(function.__globals__, chain, home_of(function))
@@ -385,17 +389,17 @@ class _Walk:
 
     def _chain(self, namespace: Mapping[str, Any], chain: tuple[str, ...], home: str) -> None:
         """A global name, and the attributes that are read of it as long as it is a module or a class."""
-        first, last = chain[0], chain[-1]
+        first = chain[0]
         if first not in namespace:
             self._not_there(namespace, first)
             namespace, home = vars(builtins), "builtins"
-        for name in chain:
-            if name not in namespace:
-                if isinstance(namespace, dict) and not _is_of_package(home):  # some packages import when asked
-                    self._not_there(namespace, name)
-                return
-            value = namespace[name]
-            self._name(namespace, name, home, follow=name is last or not is_a(value, types.ModuleType))
+        if first in namespace:
+            self._name(namespace, first, home, follow=len(chain) == 1 or not is_a(namespace[first], types.ModuleType))
+            self._attributes(namespace[first], chain[1:])
+
+    def _attributes(self, value: Any, chain: tuple[str, ...]) -> None:
+        """The attributes that are read one of the other, as long as what has them is a module or a class."""
+        for number, name in enumerate(chain, 1):
             if is_a(value, types.ModuleType):
                 namespace, home = vars(value), value.__name__
                 self._package(home)
@@ -403,6 +407,14 @@ class _Walk:
                 namespace, home = vars(value), f"{home_of(value)}:{value.__qualname__}"
             else:
                 return
+            if name not in namespace:
+                if isinstance(namespace, dict) and not _is_of_package(home):  # some packages import when asked
+                    self._not_there(namespace, name)
+                return
+            value = namespace[name]
+            self._name(namespace, name, home, follow=number == len(chain) or not is_a(value, types.ModuleType))
+        if is_a(value, types.ModuleType):
+            self._package(value.__name__)
 
     def _not_there(self, namespace: Mapping[str, Any], name: str) -> None:
         """A name that is read and that nothing has: it is there later, perhaps."""

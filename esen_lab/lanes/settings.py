@@ -18,6 +18,7 @@ import contextlib
 import functools
 import itertools
 import locale
+import logging
 import operator
 import os
 import re
@@ -422,6 +423,16 @@ def _of_process() -> Iterator[Switch]:
             functools.partial(setattr, backends.opt_einsum, name),
         )
     yield Switch("the quantized engine", c._get_qengine, c._set_qengine)
+    yield Switch(
+        "detection of anomalies",
+        lambda: (torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()),
+        lambda value: torch.set_anomaly_enabled(*value),
+    )
+    yield Switch(
+        "the level that logging leaves out",
+        functools.partial(getattr, logging.root.manager, "disable"),
+        logging.disable,
+    )
     yield Switch("filters that make errors of warnings", _warnings_that_raise, _cannot_be_set)
     yield from _of_torch_itself()
 
@@ -458,6 +469,7 @@ def _of_torch_itself() -> Iterator[Switch]:
 
     for name, place in (
         ("functions put into torch.nn.functional", vars(torch.nn.functional)),
+        ("functions put into torch._VF", vars(torch._VF)),
         ("methods put into torch.nn.Module", vars(torch.nn.Module)),
         ("methods put into torch.Tensor", vars(torch.Tensor)),
     ):
@@ -566,6 +578,8 @@ _FLAGS = (
         "_get_deterministic_fill_uninitialized_memory",
         "_set_deterministic_fill_uninitialized_memory",
     ),
+    ("checks of sparse tensors", "_check_sparse_tensor_invariants", "_set_check_sparse_tensor_invariants"),
+    ("warnings each time", "_get_warnAlways", "_set_warnAlways"),
     ("flash attention", "_get_flash_sdp_enabled", "_set_sdp_use_flash"),
     ("memory-efficient attention", "_get_mem_efficient_sdp_enabled", "_set_sdp_use_mem_efficient"),
     ("plain attention", "_get_math_sdp_enabled", "_set_sdp_use_math"),
@@ -601,6 +615,8 @@ _FLAGS = (
 _OFF_AT_START = frozenset(
     (
         "deterministic oneDNN",
+        "checks of sparse tensors",
+        "warnings each time",
         "sums in half precision on the CPU",
         "benchmarking of cuDNN",
         "deterministic cuDNN",

@@ -237,10 +237,10 @@ def test_what_is_set_later_reaches_warm_lanes_and_so_does_its_end(lab: Lab, tmp_
     lab.combine(lambda outputs: outputs["a"])
     both(lab, module)
     for _ in range(2):
-        close(lab.run(X), here(module))
+        close(lab.run(X), here(module)[0])
         with around(tmp_path):
-            close(lab.run(X), here(module))
-    close(lab.run(X), here(module))
+            close(lab.run(X), here(module)[0])
+    close(lab.run(X), here(module)[0])
 
 
 def test_settings_reach_the_threads_of_a_lane(lab: Lab) -> None:

@@ -202,3 +202,37 @@ def test_a_choice_is_of_the_networks_as_they_are_now(lab: Lab, choice: str) -> N
         lab.run(X)
     a[0] = good
     CHOICES[choice](lab)
+
+
+# --- what is no network of its own --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("counted", [True, False], ids=["counted by torch", "through .data"])
+def test_an_exported_program_is_followed_when_its_weights_change(lab: Lab, *, counted: bool) -> None:
+    program = torch.export.export(nn.Sequential(nn.Linear(16, 4)).eval(), (X,))
+    lab.combine(lambda outputs: outputs["a"])
+    lab.register("a", program, example=X)
+    torch.testing.assert_close(lab.run(X), program.module()(X).detach())
+    weight = program.state_dict["0.weight"]
+    with torch.no_grad():
+        (weight if counted else weight.data).mul_(3)
+    torch.testing.assert_close(lab.run(X), program.module()(X).detach())
+
+
+class Scales(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 2
+
+
+def test_a_network_that_nobody_holds_runs_as_it_was_and_its_report_says_that_its_code_has_changed(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.combine(lambda outputs: outputs["a"])
+    lab.register("a", Scales(), example=X)
+    before = lab.run(X)
+    monkeypatch.setattr(Scales, "forward", lambda _, x: x * 5)
+    assert torch.equal(lab.run(X), before)
+    (note,) = [note for note in lab.report.notes if "held by nobody" in note]
+    assert "Scales.forward" in note
+    lab.run(X)
+    assert not any("held by nobody" in note for note in lab.report.notes), "once"

@@ -135,6 +135,51 @@ def _put(monkeypatch: pytest.MonkeyPatch, place: Any, name: str, factor: float) 
     monkeypatch.setattr(place, name, lambda *given: own(*given) * factor)
 
 
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.lstm(x)[0]  # type: ignore[no-any-return]
+
+
+def _put_into_lstm(monkeypatch: pytest.MonkeyPatch, _: nn.Module) -> None:
+    own = torch._VF.lstm  # type: ignore[attr-defined]
+    monkeypatch.setitem(vars(torch._VF), "lstm", lambda *given: tuple(part * 3 for part in own(*given)))
+
+
+def _reading_enclosed() -> Callable[[torch.Tensor], Any]:
+    import string
+
+    return lambda _: len(string.digits)
+
+
+def _set_back(
+    monkeypatch: pytest.MonkeyPatch, read: Callable[[], Any], write: Callable[[Any], object], value: Any = None
+) -> None:
+    """A switch the other way, or at a value, from now on; by a dict, since what monkeypatch sets it puts back."""
+    was = read()
+    write(not was if value is None else value)
+    monkeypatch.setitem(_PutBack(lambda: write(was)), "", "")
+
+
+class _PutBack(dict[str, str]):
+    """Calls something when its item is taken out again."""
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        super().__init__()
+        self._call = call
+
+    def __delitem__(self, name: str) -> None:
+        super().__delitem__(name)
+        self._call()
+
+    def pop(self, *name: Any) -> Any:
+        self._call()
+        return super().pop(*name)
+
+
 def _bare(text: str) -> Callable[..., str]:
     return lambda _: text
 
@@ -177,6 +222,25 @@ OUTSIDE: dict[str, tuple[Callable[[], nn.Module], Change]] = {
     "the level of a logger, which is sent by its name": (
         lambda: Reads(lambda _: 1.0 + (LOGGER.getEffectiveLevel() == logging.DEBUG)),
         lambda patch, _: patch.setattr(LOGGER, "level", logging.DEBUG),
+    ),
+    "a value of a module of Python's, by a name in a cell": (
+        lambda: Reads(_reading_enclosed()),
+        lambda patch, _: patch.setattr("string.digits", "01"),
+    ),
+    "a function that a layer takes from torch's own": (Recurrent, _put_into_lstm),
+    "detection of anomalies": (
+        lambda: Reads(lambda _: 1.0 + torch.is_anomaly_enabled()),
+        lambda patch, _: _set_back(patch, torch.is_anomaly_enabled, torch.set_anomaly_enabled),
+    ),
+    "checks of sparse tensors": (
+        lambda: Reads(lambda _: 1.0 + torch.sparse.check_sparse_tensor_invariants.is_enabled()),
+        lambda patch, _: _set_back(
+            patch, torch._C._check_sparse_tensor_invariants, torch._C._set_check_sparse_tensor_invariants
+        ),
+    ),
+    "the level that logging leaves out": (
+        lambda: Reads(lambda _: 1.0 + LOGGER.isEnabledFor(logging.CRITICAL)),
+        lambda patch, _: _set_back(patch, lambda: logging.root.manager.disable, logging.disable, logging.CRITICAL),
     ),
     "an attribute that is taken away": (
         lambda: ReadsOrNot(torch.sum),

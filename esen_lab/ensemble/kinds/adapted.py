@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,6 +93,18 @@ class Adapted:
     watch: SourceWatch | None = None
     notes: tuple[str, ...] = field(default=())
     state: Callable[[], str] | None = None
+
+
+def marks_of(tensors: Iterable[torch.Tensor]) -> list[Any]:
+    """What tells that tensors have been changed, some of their bytes included: changes by `.data` count nowhere."""
+    found: list[Any] = []
+    for tensor in tensors:
+        flat = tensor.detach()
+        found += [tensor.data_ptr(), -1 if tensor.is_inference() else tensor._version, flat.numel()]
+        if flat.numel() and flat.device.type == "cpu":
+            few = flat.reshape(-1)[:: max(1, flat.numel() // 8)][:8] if flat.is_contiguous() else flat.flatten()[:8]
+            found.append(str(few.tolist()))
+    return found
 
 
 class SourceWatch:

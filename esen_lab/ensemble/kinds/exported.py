@@ -16,7 +16,8 @@ from typing import Any
 
 from esen_lab.common.trees import tensor_spec
 from esen_lab.ensemble.fingerprint import tensor_digests, text_digest
-from esen_lab.ensemble.kinds.adapted import Adapted, SourceWatch, check_options, watched_files
+from esen_lab.ensemble.kinds.adapted import Adapted, SourceWatch, check_options, marks_of, watched_files
+from esen_lab.ensemble.origin import is_tensor
 from esen_lab.ensemble.program import check_program, load_program
 from esen_lab.ensemble.recipes import ProgramRecipe
 from esen_lab.ensemble.weights import memory_of, state_of
@@ -38,6 +39,7 @@ def adapt(source: Any, options: Mapping[str, Any]) -> Adapted | None:
         data = source
     elif _is_program(source):
         data = _saved(source)
+        watch = SourceWatch(source, partial(_mark, source), "its parameters, buffers or constants")
     else:
         return None
     check_options(options, (), f"An {_KIND}")
@@ -61,6 +63,13 @@ def adapt(source: Any, options: Mapping[str, Any]) -> Adapted | None:
 def _is_program(source: Any) -> bool:
     export = sys.modules.get("torch.export")
     return export is not None and isinstance(source, export.ExportedProgram)
+
+
+def _mark(program: Any) -> list[Any]:
+    """What tells that its tensors have been changed, or that it has other ones, or another graph."""
+    tables = (program.state_dict, program.constants)
+    tensors = [value for table in tables for value in table.values() if is_tensor(value)]
+    return [program.graph_module, *(name for table in tables for name in table), *marks_of(tensors)]
 
 
 def _saved(program: Any) -> bytes:

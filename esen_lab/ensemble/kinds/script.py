@@ -16,7 +16,15 @@ import torch
 
 from esen_lab.common.trees import Tree, tensor_spec
 from esen_lab.ensemble.kinds import is_script
-from esen_lab.ensemble.kinds.adapted import Adapted, Adapter, Hidden, SourceWatch, check_options, watched_files
+from esen_lab.ensemble.kinds.adapted import (
+    Adapted,
+    Adapter,
+    Hidden,
+    SourceWatch,
+    check_options,
+    marks_of,
+    watched_files,
+)
 from esen_lab.ensemble.recipes import FileRecipe
 from esen_lab.ensemble.weights import memory_of, state_of
 from esen_lab.errors import UsageError, first_line
@@ -149,17 +157,8 @@ def _saved(script: Any) -> bytes:
 
 
 def _mark(script: Any) -> list[Any]:
-    """What tells that its tensors have been changed, some of their bytes included: changes by `.data` count nowhere."""
-    found: list[Any] = []
-    if not isinstance(script, torch.jit.ScriptModule):
-        return found
-    for tensor in (*script.parameters(), *script.buffers()):
-        flat = tensor.detach()
-        found += [tensor.data_ptr(), -1 if tensor.is_inference() else tensor._version, flat.numel()]
-        if flat.numel() and flat.device.type == "cpu":
-            few = flat.reshape(-1)[:: max(1, flat.numel() // 8)][:8] if flat.is_contiguous() else flat.flatten()[:8]
-            found.append(str(few.tolist()))
-    return found
+    """What tells that its tensors have been changed."""
+    return marks_of((*script.parameters(), *script.buffers())) if isinstance(script, torch.jit.ScriptModule) else []
 
 
 def _is_script(data: bytes) -> bool:

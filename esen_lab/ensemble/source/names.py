@@ -15,6 +15,7 @@ from esen_lab.errors import UsageError
 ONLY_IN_NOTEBOOKS = frozenset({"display", "get_ipython", "In", "Out", "exit", "quit"})
 BUILTINS = frozenset(dir(builtins)) - ONLY_IN_NOTEBOOKS
 _READS_GLOBAL = ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS", "STORE_GLOBAL")
+_READS_ENCLOSED = ("LOAD_DEREF", "LOAD_CLASSDEREF", "LOAD_FROM_DICT_OR_DEREF")
 _READS_ATTRIBUTE = ("LOAD_ATTR", "LOAD_METHOD")
 
 
@@ -118,13 +119,22 @@ def chains_in(tree: ast.AST) -> set[tuple[str, ...]]:
     return found
 
 
-@functools.lru_cache(maxsize=4096)
 def names_in_code(code: types.CodeType) -> tuple[tuple[str, ...], ...]:
     """The global names that code reads, each with the attributes that are read of it at once."""
+    return _chains_in_code(code, _READS_GLOBAL)
+
+
+def enclosed_in_code(code: types.CodeType) -> tuple[tuple[str, ...], ...]:
+    """The same of the names that code takes from the functions around it."""
+    return tuple(chain for chain in _chains_in_code(code, _READS_ENCLOSED) if chain[0] in code.co_freevars)
+
+
+@functools.lru_cache(maxsize=4096)
+def _chains_in_code(code: types.CodeType, reads: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
     chains: dict[tuple[str, ...], None] = {}
     current: list[str] = []
     for instruction in dis.get_instructions(code):
-        if instruction.opname in _READS_GLOBAL:
+        if instruction.opname in reads:
             if current:
                 chains[tuple(current)] = None
             current = [str(instruction.argval)]
@@ -138,7 +148,7 @@ def names_in_code(code: types.CodeType) -> tuple[tuple[str, ...], ...]:
         chains[tuple(current)] = None
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            chains |= dict.fromkeys(names_in_code(constant))
+            chains |= dict.fromkeys(_chains_in_code(constant, reads))
     return tuple(chains)
 
 

@@ -174,6 +174,11 @@ def follow_changes(
                     hint="Register it again: it is then built by the code as it is now.",
                 )
             if source is None:  # nobody holds it any more: what was registered is what there is
+                original.watch.renew()
+                told.append(
+                    f"{name} runs as it was registered, although {what} is something else now: its network is held by "
+                    "nobody any more, so it cannot be followed. Register it again to have it as it is now."
+                )
                 continue
             make = partial(again, source)
         try:
