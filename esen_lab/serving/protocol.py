@@ -188,7 +188,8 @@ def header_length(told: bytes | str | None) -> int | None:
     """
     if told is None:
         return None
-    digits = (told if isinstance(told, bytes) else told.encode("latin-1", "replace")).strip()
+    given = told if isinstance(told, bytes) else told.encode("latin-1", "replace")
+    digits = given.rstrip(b" \t")  # the parser leaves the spaces behind a value
     if not (digits.isdigit() and len(digits) < 16):
         raise malformed("Inference-Header-Content-Length is a whole number of bytes")
     return int(digits)
