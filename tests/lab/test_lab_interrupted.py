@@ -11,6 +11,7 @@ import pytest
 import torch
 from interrupting import interrupted_at
 from models import mlp
+from waiting import until
 
 from esen_lab.errors import EsenError
 from esen_lab.lab import Lab
@@ -95,7 +96,7 @@ def test_an_interrupted_lab_goes_on_with_right_answers(lab: Lab, act: str) -> No
     first, step = SAMPLED[act]
     strike(lab, act, range(first, first + 12 * step, step))
     end_the_job(lab)
-    assert len(lab._runtime.fork_server.processes) <= 2
+    until(lambda: len(lab._runtime.fork_server.processes) <= 2)  # of a job whose very start was interrupted, too
 
 
 @pytest.mark.slow  # some minutes; every line of every act takes hours: strike(lab, act, range(1, 100_000))

@@ -89,8 +89,12 @@ def profile(
         else:
             job = start(None if names is None else [*names, *(one.name for one in derived)], shares)
         called = tuple(one.name for one in derived)
-        job.listen(lambda job: _heard(runtime, device, job, called))  # waits for the lock, until it is in the state
-        runtime.set(profile_job=job)
+        try:
+            job.listen(lambda job: _heard(runtime, device, job, called))  # waits for the lock, until it is in the state
+            runtime.set(profile_job=job)
+        except BaseException:  # an interrupt: nobody has it who could end it
+            job.cancel()
+            raise
     return job
 
 
