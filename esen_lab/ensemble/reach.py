@@ -330,6 +330,9 @@ class _Walk:
         own = (function.__defaults__, function.__kwdefaults__, vars(function))
         self.value(f"{key} defaults", own)
         self.add(own)
+        enclosed: dict[str, list[tuple[str, ...]]] = {}
+        for chain in enclosed_in_code(function.__code__):
+            enclosed.setdefault(chain[0], []).append(chain[1:])
         for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
             try:
                 held = cell.cell_contents
@@ -338,9 +341,8 @@ class _Walk:
             self.reach.names.append((Cell(cell, name), name, held))
             self.value(f"{key} {name}", held)
             self.add(held)
-            for chain in enclosed_in_code(function.__code__):
-                if chain[0] == name:
-                    self._attributes(held, chain[1:])
+            for chain in enclosed.get(name, ()):
+                self._attributes(held, chain)
         self.add(getattr(function, "__wrapped__", None))
         for chain in names_in_code(function.__code__):
             self._chain(function.__globals__, chain, home_of(function))

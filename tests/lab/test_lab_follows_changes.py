@@ -236,3 +236,14 @@ def test_a_network_that_nobody_holds_runs_as_it_was_and_its_report_says_that_its
     assert "Scales.forward" in note
     lab.run(X)
     assert not any("held by nobody" in note for note in lab.report.notes), "once"
+    assert sum("held by nobody" in note for note in lab.ensemble.get("a").notes) == 1, "and it stays with it"
+
+
+def test_what_a_study_was_first_to_see_of_such_a_network_stays_with_it(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.combine(lambda outputs: outputs["a"])
+    lab.register("a", Scales(), example=X)
+    monkeypatch.setattr(Scales, "forward", lambda _, x: x * 5)
+    lab.profile(budget_s=0.02).result(timeout=60)
+    assert any("held by nobody" in note for note in lab.ensemble.get("a").notes)

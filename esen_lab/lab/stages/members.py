@@ -174,11 +174,14 @@ def follow_changes(
                     hint="Register it again: it is then built by the code as it is now.",
                 )
             if source is None:  # nobody holds it any more: what was registered is what there is
-                original.watch.renew()
-                told.append(
-                    f"{name} runs as it was registered, although {what} is something else now: its network is held by "
-                    "nobody any more, so it cannot be followed. Register it again to have it as it is now."
+                note = (
+                    f"runs as it was registered, although {what} is something else now: its network is held by nobody "
+                    "any more, so it cannot be followed. Register it again to have it as it is now"
                 )
+                original.watch.renew()
+                # Kept with it: whoever looks first, such as a profile, has no report to say it in.
+                runtime.change(partial(_noted, name=name, note=note))
+                told.append(f"{name} {note}.")
                 continue
             make = partial(again, source)
         try:
@@ -205,6 +208,13 @@ def follow_changes(
             check = step("lab.lanes.choose_precision(...)", "%esen precision")
             told.append(f"{name} computes in its own precision until {check} has checked it as it is now.")
     return tuple(told)
+
+
+def _noted(state: LabState, *, name: str, note: str) -> LabState:
+    """With one more remark on a sub-model."""
+    submodel = state.ensemble.get(name)
+    notes = tuple(dict.fromkeys((*submodel.notes, note)))
+    return replace(state, ensemble=state.ensemble.with_submodel(replace(submodel, notes=notes)))
 
 
 def _changed(
