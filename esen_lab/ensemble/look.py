@@ -7,6 +7,8 @@ there are not asked for at all.
 
 from __future__ import annotations
 
+import collections
+import functools
 import itertools
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -195,6 +197,17 @@ def _of_forms(snapshots: Sequence[Snapshot]) -> Iterator[Callable[[], bool]]:
 def _of_tables(snapshots: Sequence[Snapshot]) -> Iterator[Callable[[], bool]]:
     if empty := _all(one.empty for one in snapshots):
         yield lambda: not any(empty)
+    if full := tuple(_of_full_tables(snapshots)):
+        untouched = Untouched(_all((*one.ordered, *one.own_tables, *one.tables) for one in snapshots))
+        yield lambda: untouched.or_else(lambda: all(check() for check in full))
+    if rows := _all(one.rows for one in snapshots):
+        every = _all(one.held_in_rows for one in snapshots)
+        lengths, held = list(map(len, every)), _all(every)
+        yield lambda: list(map(len, rows)) == lengths and list(map(id, _chained(rows))) == held
+
+
+def _of_full_tables(snapshots: Sequence[Snapshot]) -> Iterator[Callable[[], bool]]:
+    """What holds tables that are not empty."""
     if ordered := _all(one.ordered for one in snapshots):
         every = _all(one.keys for one in snapshots)
         counts, keys = list(map(len, every)), _all(every)
@@ -206,10 +219,6 @@ def _of_tables(snapshots: Sequence[Snapshot]) -> Iterator[Callable[[], bool]]:
     if tables := _all(one.tables for one in snapshots):
         were = _all(one.tables_were for one in snapshots)
         yield lambda: all(map(operator.eq, tables, were))
-    if rows := _all(one.rows for one in snapshots):
-        every = _all(one.held_in_rows for one in snapshots)
-        lengths, held = list(map(len, every)), _all(every)
-        yield lambda: list(map(len, rows)) == lengths and list(map(id, _chained(rows))) == held
 
 
 def _of_modules(snapshots: Sequence[Snapshot]) -> Iterator[Callable[[], bool]]:
@@ -240,12 +249,25 @@ def _of_code(snapshots: Sequence[Snapshot]) -> Iterator[Callable[[], bool]]:
     names = _once(
         ((id(space), name, id(held)), (space, name, held)) for one in snapshots for space, name, held in one.names
     )
-    if there := [entry for entry in names if entry[2] is not GONE]:
-        spaces, known, held = (list(column) for column in zip(*there, strict=True))
-        yield lambda: all(map(operator.is_, map(operator.getitem, spaces, known), held))
+    there = [entry for entry in names if entry[2] is not GONE]
+    # Nothing is written to most modules; every cell writes to the notebook's own.
+    if quiet := [entry for entry in there if _is_quiet(entry[0])]:
+        untouched, same = Untouched([space for space, _, _ in quiet]), _of_names(quiet)
+        yield lambda: untouched.or_else(same)
+    if rest := [entry for entry in there if not _is_quiet(entry[0])]:
+        yield _of_names(rest)
     if gone := [entry for entry in names if entry[2] is GONE]:
         without, unknown, _ = (list(column) for column in zip(*gone, strict=True))
         yield lambda: not any(map(operator.contains, without, unknown))
+
+
+def _is_quiet(space: Mapping[str, Any]) -> bool:
+    return type(space) is dict and space.get("__name__") != "__main__"
+
+
+def _of_names(entries: Sequence[tuple[Mapping[str, Any], str, Any]]) -> Callable[[], bool]:
+    spaces, known, held = (list(column) for column in zip(*entries, strict=True))
+    return lambda: all(map(operator.is_, map(operator.getitem, spaces, known), held))
 
 
 def _of_classes(snapshots: Sequence[Snapshot]) -> Iterator[Callable[[], bool]]:
@@ -264,6 +286,69 @@ def _of_classes(snapshots: Sequence[Snapshot]) -> Iterator[Callable[[], bool]]:
                 and all(map(operator.is_, map(_order, classes), orders))
             )
         )
+
+
+class Untouched:
+    """Whether nothing was written to some tables since they were last found to be the same.
+
+    Torch tells a version of a table, which counts up with every change of an entry, as its compiler needs it. That
+    takes a fraction of comparing what is in it. Where torch does not, they are compared each time.
+    """
+
+    def __init__(self, tables: Iterable[Mapping[str, Any] | dict[Any, Any]]) -> None:
+        every = {id(table): table for table in tables}.values()
+        kinds = set(map(type, every))
+        self._version = version_of_tables() if kinds <= {dict, collections.OrderedDict} else None
+        self._tables = list(every)
+        # To move an entry in these is no change of it.
+        self._ordered = [table for table in every if type(table) is collections.OrderedDict]
+        self._orders = list(map(list, self._ordered))
+        self._were: list[int] = []
+
+    def or_else(self, same: Callable[[], bool]) -> bool:
+        """Whether nothing was written to them, or they are the same all the same."""
+        if self._version is None:
+            return same()
+        versions = list(map(self._version, self._tables))  # before comparing: what comes meanwhile counts next time
+        if versions == self._were and list(map(list, self._ordered)) == self._orders:
+            return True
+        if not same():
+            return False
+        self._were, self._orders = versions, list(map(list, self._ordered))
+        return True
+
+
+@functools.cache
+def version_of_tables() -> Callable[[Any], int] | None:
+    """Torch's way to tell the version of a dict; None where it has none, or one that does not see every change."""
+    try:
+        from torch._C._dynamo.guards import dict_version
+    except ImportError:
+        return None
+
+    class Thing:
+        pass
+
+    thing = Thing()
+    table, seen = vars(thing), []
+    changes: tuple[Callable[[], object], ...] = (
+        lambda: setattr(thing, "a", 1.5),
+        lambda: setattr(thing, "a", 2.5),
+        lambda: table.update(a=3.5),
+        lambda: table.pop("a"),
+        lambda: table.setdefault("b", 1.5),
+        lambda: delattr(thing, "b"),
+        lambda: table.update(c=1),
+        table.clear,
+    )
+    try:
+        for change in changes:
+            seen.append(dict_version(table))
+            change()
+        seen.append(dict_version(table))
+    except Exception:
+        return None
+    return dict_version if len(set(seen)) == len(seen) else None
 
 
 def _once(keyed: Iterable[tuple[Any, Any]]) -> list[Any]:

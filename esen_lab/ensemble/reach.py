@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 _MOST = 20_000  # things followed, so that a network that reaches a whole program is looked at for a moment only
 _MOST_ITEMS = 1_000  # of one container
 _LARGEST_CARRIED = 1 << 20
+_IMMUTABLE = 1 << 8  # Py_TPFLAGS_IMMUTABLETYPE: a class whose attributes nobody can set
 _NOT_IMPORTED = ("__main__", "esen_lab_source_")
 HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 """The tables of hooks of a module that calls of it run."""
@@ -281,7 +282,7 @@ class _Walk:
         """A class of a package: the functions in it that are somebody else's, and those that always count."""
         if cls.__module__ == "torch.fx.graph_module" and cls.__qualname__ != "GraphModule":
             return  # one graph's own: its forward is made anew of the graph whenever that is pickled
-        if cls.__module__ not in _NOT_LOOKED_AT:
+        if cls.__module__ not in _NOT_LOOKED_AT and not cls.__flags__ & _IMMUTABLE:
             self.reach.installed.append(cls)
         for name, value in vars(cls).items():
             if isinstance(value, types.FunctionType):
