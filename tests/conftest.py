@@ -6,6 +6,7 @@ fixture shared by its module, or by the whole run, may start what that fixture k
 
 from __future__ import annotations
 
+import json
 import operator
 import os
 import random
@@ -13,7 +14,7 @@ import shutil
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 _SAVED = pytest.StashKey[dict[str, str | None]]()
 _FOLDER = pytest.StashKey[Path]()
 _FAILED = os.environ.pop("ESEN_LAB_TESTS_FAILED", None)  # of `tools/run_tests.py`: where failing tests are written down
+# Of the same: {"rooms": in order, "end": "first" or "last", "taken": a folder}, for two runs side by side.
+_SHARED = json.loads(os.environ.pop("ESEN_LAB_TESTS_SHARED", "null"))
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -90,8 +93,45 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if _SHARED is not None:
+        items.sort(key=lambda item: _SHARED["rooms"].index(item.path.relative_to(Path(__file__).parent).parts[0]))
     # A context of CUDA stays with the process and is time-sliced against clients of MPS: who makes one comes last.
-    items.sort(key=lambda item: any(mark.args for mark in item.iter_markers("gpu")))
+    items.sort(key=_starts_cuda)
+
+
+def _starts_cuda(item: pytest.Item) -> bool:
+    return any(mark.args for mark in item.iter_markers("gpu"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    """Of two runs side by side, each takes modules that the other has not taken, from its end of the list."""
+    if _SHARED is None or session.testsfailed or session.config.option.collectonly:
+        return None  # as pytest does it
+    ours = _ours(session.items)
+    item = next(ours, None)
+    while item is not None:
+        following = next(ours, None)  # before a module's last test, so that what is shared in it ends with it
+        session.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+        if session.shouldfail:
+            raise session.Failed(session.shouldfail)
+        if session.shouldstop:
+            raise session.Interrupted(session.shouldstop)
+        item = following
+    return True
+
+
+def _ours(items: Sequence[pytest.Item]) -> Iterator[pytest.Item]:
+    parts: dict[tuple[bool, str], list[pytest.Item]] = {}
+    for item in items:
+        parts.setdefault((_starts_cuda(item), item.path.name), []).append(item)  # names of files are unique
+    order = list(parts) if _SHARED["end"] == "first" else list(reversed(parts))
+    for cuda, name in sorted(order, key=lambda part: part[0]):
+        try:
+            Path(_SHARED["taken"], f"{name}{' CUDA' * cuda}").touch(exist_ok=False)
+        except FileExistsError:
+            continue
+        yield from parts[cuda, name]
 
 
 @pytest.fixture

@@ -1,13 +1,15 @@
-"""The tests: two runs side by side, then those that hold something to a time (marked `timing`), alone.
+"""The tests: two processes side by side, then those that hold something to a time (marked `timing`), alone.
 
     python tools/run_tests.py                         everything but the tests marked `slow`
     python tools/run_tests.py --all                   everything
     python tools/run_tests.py [arguments of pytest]   one run, as pytest does it
 
-The second of the two has the tests with browsers, kernels and scripts of their own, which mostly wait for them, those
-that only compute, and programs in processes of their own: few tests that hold lanes to cores run side by side. After it
-come the tests of backends, in a process of their own: engines leave threads in it. What these print comes when the
-first is done. Each run lists what took more than ten seconds: such a test is to be marked `slow`.
+The two share one list of modules (tests/conftest.py): whoever is free takes the next one, the first from its beginning,
+where the rooms are that hold lanes to cores, the second from its end, where tests mostly wait for browsers, kernels and
+scripts of their own, and before them those that only compute: few tests that hold lanes to cores run side by side, and
+none of the two is done long before the other. The second begins with the tests of backends, in a process of their own:
+engines leave threads in it. What it prints comes when the first is done. Each lists what took more than ten seconds:
+such a test is to be marked `slow`.
 
 With `--all`, a few tests that fail are run a second time, each file in a process of its own, with nothing beside it.
 What passes then depends on what else the machine did: it is listed as unsteady, below its first failure, and does not
@@ -16,13 +18,14 @@ fail the whole. More than a few do, and a run that broke off, and whatever a tes
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import IO
@@ -35,6 +38,7 @@ BACKENDS = "lanes/backends"
 COMPUTING = ("common", "cost_model", "ensemble", "files", "history", "planner", "project")
 PROGRAMS = ("benchmarks", "tools")
 FAILED = "ESEN_LAB_TESTS_FAILED"  # names the file that tests/conftest.py writes into: the phase and id of what failed
+SHARED = "ESEN_LAB_TESTS_SHARED"  # tells it how two processes share the modules
 MOST_TRIED_AGAIN = 5
 _DONE = (0, 1)  # statuses of pytest: tests passed, or some failed
 
@@ -43,20 +47,16 @@ class Following(threading.Thread):
     """Runs commands one after the other.
 
     Args:
-        commands: A title and the words of each.
-        environment: Theirs.
+        commands: A title, the words and the environment of each.
         printed: Where titles and output go.
 
     Attributes:
         statuses: Their exit statuses.
     """
 
-    def __init__(
-        self, commands: Sequence[tuple[str, list[str]]], environment: Mapping[str, str], printed: IO[bytes]
-    ) -> None:
+    def __init__(self, commands: Sequence[tuple[str, list[str], Mapping[str, str]]], printed: IO[bytes]) -> None:
         super().__init__()
         self._commands = commands
-        self._environment = environment
         self._printed = printed
         self._stopped = False
         self._running: subprocess.Popen[bytes] | None = None
@@ -64,13 +64,13 @@ class Following(threading.Thread):
 
     def run(self) -> None:
         """See the class."""
-        for title, words in self._commands:
+        for title, words, environment in self._commands:
             if self._stopped:
                 return
             self._printed.write(f"\n{title}\n\n".encode())
             self._printed.flush()
             self._running = subprocess.Popen(
-                words, cwd=ROOT, env=self._environment, stdout=self._printed, stderr=subprocess.STDOUT
+                words, cwd=ROOT, env=environment, stdout=self._printed, stderr=subprocess.STDOUT
             )
             self.statuses.append(self._running.wait())
 
@@ -99,22 +99,25 @@ def _all(arguments: list[str], environment: Mapping[str, str]) -> int:
     """Run everything that these arguments name; returns the worst exit status."""
     kind = "" if arguments else " and not slow"
     untimed = [*PYTEST, *DURATIONS, "-m", f"not timing{kind}"]
-    beside = WAITING + COMPUTING + PROGRAMS
-    with tempfile.TemporaryFile() as printed:
+    names = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() or path.name.startswith("test_")}
+    rooms = [*sorted(names - {*COMPUTING, *PROGRAMS, *WAITING}), *COMPUTING, *PROGRAMS, *WAITING]
+    # By what is left out: named one by one, the folders' conftest.py files would be mixed up.
+    every = [*untimed, f"--ignore=tests/{BACKENDS}"]
+    with tempfile.TemporaryFile() as printed, tempfile.TemporaryDirectory(prefix="esen-shared-") as taken:
         uncached = {**environment, "PYTEST_ADDOPTS": f"{environment.get('PYTEST_ADDOPTS', '')} -p no:cacheprovider"}
-        # By what is left out: named one by one, the folders' conftest.py files would be mixed up.
-        rest = [path.name for path in (ROOT / "tests").iterdir() if path.is_dir() or path.name.startswith("test_")]
+        first, last = ({SHARED: json.dumps({"rooms": rooms, "end": end, "taken": taken})} for end in ("first", "last"))
         following = [
-            (f"The tests of {', '.join(beside)}", _without(sorted(set(rest) - set(beside)))),
             (
-                "The tests of backends, whose engines leave threads in the process that loads them",
-                [f"tests/{BACKENDS}"],
+                "The tests of backends, whose engines leave threads in the process that loads them:",
+                [*untimed, f"tests/{BACKENDS}"],
+                uncached,
             ),
+            ("The modules from the end of the list:", every, {**uncached, **last}),
         ]
-        second = Following([(f"{title}:", [*untimed, *which]) for title, which in following], uncached, printed)
+        second = Following(following, printed)
         second.start()
         try:
-            others = _status([*untimed, *_without((*beside, BACKENDS))], environment)
+            others = _status(every, {**environment, **first})
             print("\nWhat ran beside these.", flush=True)
             second.join()
         finally:
@@ -144,10 +147,6 @@ def _again(failed: Sequence[str]) -> int:
 
 def _status(words: Sequence[str], environment: Mapping[str, str]) -> int:
     return subprocess.run(words, cwd=ROOT, env=environment, check=False).returncode
-
-
-def _without(names: Iterable[str]) -> list[str]:
-    return [f"--ignore=tests/{name}" for name in names]
 
 
 if __name__ == "__main__":

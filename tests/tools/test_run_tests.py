@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -23,6 +25,7 @@ class Runs:
 
     def __init__(self) -> None:
         self.commands: list[list[str]] = []
+        self.shared: list[dict[str, Any]] = []  # how the two that share modules were told to
         self.beside: list[list[str]] = []  # those that run beside the first one
         self.fails = ""  # the run whose arguments hold this fails
         self.status = 1  # and so
@@ -31,11 +34,17 @@ class Runs:
 
     def run(self, command: list[str], env: Mapping[str, str] | None = None, **_: Any) -> SimpleNamespace:
         self.commands.append(command[3:])
+        self._note(env or {})
         return SimpleNamespace(returncode=self._status(command, env or {}))
 
     def Popen(self, command: list[str], env: Mapping[str, str], **_: Any) -> SimpleNamespace:  # noqa: N802  its name
         self.beside.append(command[3:])
+        self._note(env)
         return SimpleNamespace(wait=lambda: self._status(command, env))
+
+    def _note(self, env: Mapping[str, str]) -> None:
+        if told := env.get("ESEN_LAB_TESTS_SHARED"):
+            self.shared.append(json.loads(told))
 
     def _status(self, command: list[str], env: Mapping[str, str]) -> int:
         if any("::" in word for word in command):
@@ -67,10 +76,6 @@ def marks(command: list[str]) -> str:
     return command[command.index("-m") + 1]
 
 
-def ignored(command: list[str]) -> set[str]:
-    return {word.removeprefix("--ignore=tests/") for word in command if word.startswith("--ignore=")}
-
-
 def test_without_arguments_nothing_slow_is_run(tool: ModuleType, runs: Runs) -> None:
     assert tool.main([]) == 0
     assert [marks(command) for command in runs.commands] == ["not timing and not slow", "timing and not slow"]
@@ -83,19 +88,23 @@ def test_all_is_all(tool: ModuleType, runs: Runs) -> None:
     assert [marks(command) for command in runs.beside] == ["not timing"] * 2
 
 
-def test_every_room_is_in_one_of_the_two_runs(tool: ModuleType, runs: Runs) -> None:
+def test_two_share_every_room_from_both_ends(tool: ModuleType, runs: Runs) -> None:
     tool.main([])
-    beside, others = ignored(runs.beside[0]), ignored(runs.commands[0])
-    rooms = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and list(path.glob("test_*.py"))}
-    assert beside & others == set()
-    assert beside | others >= rooms
+    first, last = sorted(runs.shared, key=lambda told: told["end"])
+    assert (first["end"], last["end"]) == ("first", "last")
+    assert (first["rooms"], first["taken"]) == (last["rooms"], last["taken"])
+    rooms = {path.relative_to(ROOT / "tests").parts[0] for path in (ROOT / "tests").rglob("test_*.py")}
+    assert set(first["rooms"]) >= rooms
+    assert len(set(first["rooms"])) == len(first["rooms"])
+    assert first["rooms"][-len(tool.WAITING) :] == list(tool.WAITING)
     assert {*tool.WAITING, *tool.COMPUTING, *tool.PROGRAMS} <= rooms
 
 
 def test_backends_have_a_process_of_their_own(tool: ModuleType, runs: Runs) -> None:
     tool.main([])
-    assert tool.BACKENDS in ignored(runs.commands[0])
-    assert runs.beside[1][-1] == f"tests/{tool.BACKENDS}"
+    assert runs.beside[0][-1] == f"tests/{tool.BACKENDS}"
+    assert f"--ignore=tests/{tool.BACKENDS}" in runs.commands[0]
+    assert f"--ignore=tests/{tool.BACKENDS}" in runs.beside[1]
 
 
 def test_arguments_are_pytests(tool: ModuleType, runs: Runs) -> None:
@@ -103,9 +112,7 @@ def test_arguments_are_pytests(tool: ModuleType, runs: Runs) -> None:
     assert runs.commands == [["tests/planner", "-x"]]
 
 
-@pytest.mark.parametrize(
-    "word", ["--ignore=tests/ui", "--ignore=tests/lab", "tests/lanes/backends", "timing and not slow"]
-)
+@pytest.mark.parametrize("word", ["--ignore=tests/lanes/backends", "tests/lanes/backends", "timing and not slow"])
 def test_one_failing_run_fails(tool: ModuleType, runs: Runs, word: str) -> None:
     runs.fails, runs.failing = word, ["call tests/lab/test_a.py::test_one"]
     assert tool.main([]) == 1
@@ -121,7 +128,7 @@ FEW = [
 def test_of_all_a_few_that_fail_are_tried_once_more_each_file_by_itself(
     tool: ModuleType, runs: Runs, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    runs.fails, runs.failing = "--ignore=tests/lab", FEW
+    runs.fails, runs.failing = "tests/lanes/backends", FEW
     assert tool.main(["--all"]) == 0
     again = [[word for word in command if "::" in word] for command in runs.commands[2:]]
     assert again == [
@@ -148,24 +155,33 @@ def test_what_fails_again_fails_the_whole(tool: ModuleType, runs: Runs) -> None:
     ids=["nobody knows what", "too many", "something is left behind", "it was interrupted", "it crashed"],
 )
 def test_nothing_is_tried_again_where(tool: ModuleType, runs: Runs, failing: list[str], status: int) -> None:
-    runs.fails, runs.failing, runs.status = "--ignore=tests/ui", failing, status
+    runs.fails, runs.failing, runs.status = "tests/lanes/backends", failing, status
     assert tool.main(["--all"]) != 0
     assert len(runs.commands) == 2
 
 
-def test_tests_that_fail_are_written_down_with_their_phase(tmp_path: Path) -> None:
+def test_tests_that_fail_are_written_down_and_modules_taken_once_from_an_end(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     (tmp_path / "conftest.py").write_text((ROOT / "tests" / "conftest.py").read_text())
+    for name in ("test_before.py", "test_taken.py"):
+        (tmp_path / name).write_text("def test_one():\n    pass\n")
     (tmp_path / "test_some.py").write_text(
         "import pytest\n\n@pytest.fixture\ndef bad():\n    yield\n    raise OSError\n\n"
         "@pytest.mark.parametrize('x', ['a b', 'c::d'])\ndef test_fails(x):\n    assert x == 'a b'\n\n"
         "def test_leaves(bad):\n    pass\n"
     )
-    written = tmp_path / "failed"
-    pytest_alone = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(tmp_path)]
-    subprocess.run(
+    written, taken = tmp_path / "failed", tmp_path_factory.mktemp("taken")
+    (taken / "test_taken.py").touch()  # by the other of two
+    rooms = ["test_before.py", "test_some.py", "test_taken.py"]
+    shared = json.dumps({"rooms": rooms, "end": "last", "taken": str(taken)})
+    pytest_alone = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "--rootdir", str(tmp_path)]
+    environment = {"ESEN_LAB_TESTS_FAILED": str(written), "ESEN_LAB_TESTS_SHARED": shared}
+    ran = subprocess.run(
         [*pytest_alone, "-c", str(ROOT / "pyproject.toml"), str(tmp_path)],
-        env={**os.environ, "ESEN_LAB_TESTS_FAILED": str(written), "PYTHONPATH": str(ROOT / "tests" / "doubles")},
+        env={**os.environ, **environment, "PYTHONPATH": str(ROOT / "tests" / "doubles")},
         capture_output=True,
+        text=True,
         timeout=120,
         check=False,
     )
@@ -173,3 +189,8 @@ def test_tests_that_fail_are_written_down_with_their_phase(tmp_path: Path) -> No
         "call test_some.py::test_fails[c::d]",
         "teardown test_some.py::test_leaves",
     ]
+    assert re.findall(r"(test_\w+\.py)::.* (?:PASSED|FAILED)", ran.stdout) == [
+        *["test_some.py"] * 3,
+        "test_before.py",
+    ]
+    assert sorted(os.listdir(taken)) == rooms
