@@ -360,6 +360,7 @@ class _Process:
         """
         self._number += 1
         number = self._number
+        self._child.asked = True
         with self.asking:
             wire.send_record(self.sock, wire.MESSAGE, record, number, fds=fds)
         while True:
@@ -429,6 +430,7 @@ class _Child:
         self.log = log
         self.gentle: list[socket.socket] = []  # of lanes that finish what they are at and leave by themselves
         self.must_end = False
+        self.asked = False  # before that it has forked nobody
         self._finalizer: weakref.finalize[..., _Process] | None = None
         self._mark = mark
         self._maker = os.getpid()
@@ -469,6 +471,9 @@ class _Child:
     def _end(self) -> None:
         """Ask (by hanging up), then terminate, then kill; and end what it could not end itself.
 
+        One that nobody has asked for anything is killed at once: it has started nobody, and would not look up before it
+        has imported torch.
+
         1. Lanes that leave by themselves are hung up on before the helper is: it kills the others when it is asked to
            end, and would find these at work.
         2. The helper is asked by the end of its socket. It ends the workers, waiting for the gentle ones, then itself.
@@ -482,7 +487,7 @@ class _Child:
                     lane.shutdown(socket.SHUT_RDWR)
             self.go_on()
             self.sock.close()
-            for act in (None, signal.SIGTERM, signal.SIGKILL):
+            for act in (None, signal.SIGTERM, signal.SIGKILL) if self.asked else (signal.SIGKILL,):
                 if act is not None:
                     self.popen.send_signal(act)
                 try:
@@ -490,7 +495,7 @@ class _Child:
                     break
                 except subprocess.TimeoutExpired:
                     continue
-            if self.popen.returncode != 0:  # it has not tidied up
+            if self.asked and self.popen.returncode != 0:  # it has not tidied up
                 descendants.end_marked(self._mark)
             self.log.close()
             _CHILDREN.discard(self)

@@ -147,6 +147,15 @@ def test_workers_can_be_spawned_where_forking_is_not_safe() -> None:
     wait_until_gone(pids)
 
 
+def test_a_helper_that_nobody_has_asked_is_not_waited_for_until_it_has_imported_torch() -> None:
+    fork_server = ForkServer()
+    fork_server.warm()
+    process = fork_server._process
+    assert process is not None
+    fork_server.close()
+    assert process.popen.returncode == -signal.SIGKILL, "it neither noticed nor was given time to"
+
+
 def start_and_close() -> None:
     server = ForkServer()
     server.warm()
