@@ -78,12 +78,17 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup() -> None:
+def pytest_runtest_setup(item: pytest.Item) -> None:
     """What a test and its fixtures draw is the same whatever ran before it, in whichever order."""
     random.seed(0)
     for library, seeds in (("numpy", "random.seed"), ("torch", "manual_seed")):
         if (module := sys.modules.get(library)) is not None:  # one that nobody has imported draws nothing
             operator.attrgetter(seeds)(module)(0)
+    if "esen_lab.lanes.fork_server" in sys.modules:
+        import kept_helpers
+
+        room = item.path.relative_to(Path(__file__).parent).parts[0]
+        kept_helpers.keep(room != "lanes" and item.get_closest_marker("own_helper") is None)
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
@@ -159,6 +164,8 @@ def nothing_left_by_the_run() -> Iterator[None]:
     """Fails the last test when the run leaves anything behind, orphans of orphans included."""
     before = leaks.take()
     yield
+    if "kept_helpers" in sys.modules:
+        sys.modules["kept_helpers"].end_all()
     left = leaks.left_since(before)
     left += [words for words in leaks.orphans(os.environ[leaks.MARK]) if words not in left]
     _fail(left, "The test run left behind")

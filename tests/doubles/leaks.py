@@ -34,6 +34,7 @@ KEPT_SWITCHES = (
     "Python's recursion limit",
 )
 KEPT_PROCESSES = ("multiprocessing.resource_tracker", "joblib.externals.loky")
+KEPT_PIDS: set[int] = set()  # of those that tests keep from one to the next: see `kept_helpers.py`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +52,7 @@ class Snapshot:
 def take() -> Snapshot:
     """What is there now."""
     return Snapshot(
-        processes=dict.fromkeys(_children(os.getpid()), ""),
+        processes=dict.fromkeys(set(_children(os.getpid())) - KEPT_PIDS, ""),
         threads={
             thread.ident or 0: thread.name
             for thread in threading.enumerate()

@@ -21,7 +21,10 @@ from esen_lab.errors import UsageError
 from esen_lab.lanes import ForkServer
 
 X = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork"),
+    pytest.mark.own_helper,
+]
 
 
 def in_child(work: Callable[[], Any], timeout_s: float = 120.0) -> Any:

@@ -19,6 +19,7 @@ from esen_lab.lab import Lab
 X = torch.randn(4, 8)
 OTHERS = [torch.randn(count, 8) for count in (1, 2, 3)]
 MODULES = {name: mlp(seed=seed) for seed, name in enumerate("ab")}
+pytestmark = pytest.mark.own_helper  # interrupts strike while one starts and ends
 
 
 @pytest.fixture(scope="module")
