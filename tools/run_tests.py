@@ -18,6 +18,7 @@ fail the whole. More than a few do, and a run that broke off, and whatever a tes
 
 from __future__ import annotations
 
+import compileall
 import json
 import os
 import subprocess
@@ -35,6 +36,7 @@ PYTEST = [sys.executable, "-m", "pytest"]
 DURATIONS = ["--durations=20", "--durations-min=10"]
 WAITING = ("browser", "notebooks", "ui", "export")
 BACKENDS = "lanes/backends"
+COMPILED = ("esen_lab", "tests/doubles")
 COMPUTING = ("common", "cost_model", "ensemble", "files", "history", "planner", "project")
 PROGRAMS = ("benchmarks", "tools")
 FAILED = "ESEN_LAB_TESTS_FAILED"  # names the file that tests/conftest.py writes into: the phase and id of what failed
@@ -88,6 +90,8 @@ def main(arguments: list[str]) -> int:
     if arguments not in ([], ["--all"]):
         return subprocess.run([*PYTEST, *arguments], cwd=ROOT, check=False).returncode
     began = time.monotonic()
+    for folder in COMPILED:  # once: where PYTHONDONTWRITEBYTECODE is set, each of hundreds of processes would do so
+        compileall.compile_dir(ROOT / folder, quiet=2)
     with tempfile.NamedTemporaryFile("r", prefix="esen-failed-") as failed:
         status = _all(arguments, {**os.environ, FAILED: failed.name})
         status = status if status != 1 or not arguments else _again(failed.read().splitlines())

@@ -69,6 +69,7 @@ def tool(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     made = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(made)
     monkeypatch.setattr(made, "subprocess", runs)
+    monkeypatch.setattr(made, "COMPILED", ())
     return made
 
 
