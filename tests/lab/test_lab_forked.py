@@ -56,9 +56,10 @@ def in_child(work: Callable[[], Any], timeout_s: float = 120.0) -> Any:
     return pickle.loads(data) if data else "no answer"
 
 
-@pytest.fixture
-def used(tmp_path: Path) -> Any:
-    with Lab(device="cpu", store=tmp_path / "profiles.sqlite") as lab:
+@pytest.fixture(scope="module")
+def used(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """For all: whatever a child does leaves it as it was."""
+    with Lab(device="cpu", store=tmp_path_factory.mktemp("store") / "profiles.sqlite") as lab:
         lab.register("a", mlp(seed=1), example=X)
         lab.register("b", mlp(seed=2))
         lab.run(X)
