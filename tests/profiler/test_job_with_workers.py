@@ -24,8 +24,6 @@ from esen_lab.errors import Cancelled, ModelError
 from esen_lab.lanes import ForkServer
 from esen_lab.profiler import JobState, Profile, ProfileJob, ProfileStore, start_profile
 
-pytestmark = pytest.mark.timing  # real workers under budgets and deadlines
-
 ROOT = Path(__file__).parents[2]
 WAIT_S = 60
 X = torch.ones(2, 8)
@@ -75,6 +73,7 @@ def names(profile: Profile) -> list[tuple[str, int]]:
     return [(point.name, point.units) for point in profile.points]
 
 
+@pytest.mark.timing
 def test_a_known_latency_is_found_at_every_share(start: Start) -> None:
     nap = make_submodel("nap", Naps(0.01), X)
     profile = start(nap, mlp(), shares=None).result(WAIT_S)
@@ -141,6 +140,7 @@ def test_a_submodel_that_dies_at_one_share_is_measured_at_the_others(start: Star
     assert names(profile) == [("bad", 2), ("mlp", 1), ("mlp", 2)]
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("how", ["sleep", "sleep later"])
 def test_a_point_that_hangs_is_given_up_and_the_job_goes_on(start: Start, how: str) -> None:
     began = time.monotonic()
@@ -154,6 +154,7 @@ def test_a_point_that_hangs_is_given_up_and_the_job_goes_on(start: Start, how: s
     assert profile.names == ("mlp",)
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("how", ["sleep", "sleep later"])
 def test_cancelling_in_the_middle_of_a_step_is_prompt_and_leaves_no_process(
     start: Start, real_fork_server: ForkServer, how: str
@@ -172,6 +173,7 @@ def test_cancelling_in_the_middle_of_a_step_is_prompt_and_leaves_no_process(
     until(lambda: gone(pid))
 
 
+@pytest.mark.timing
 def test_cancelling_while_a_submodel_is_built_is_prompt(start: Start, real_fork_server: ForkServer) -> None:
     slow = make_submodel("slow", "profiling_models:slow_to_build", X, kwargs={"home": os.getpid()})
     job = start(slow, point_timeout_s=600)
@@ -198,6 +200,7 @@ def test_a_fork_server_that_a_job_started_outlives_the_jobs_thread(store: Profil
         fork_server.close()
 
 
+@pytest.mark.timing
 def test_two_processes_share_one_store_and_measure_each_point_once(tmp_path: Path) -> None:
     code = """if True:
         import sys
