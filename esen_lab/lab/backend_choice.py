@@ -6,8 +6,10 @@ import os
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
+from esen_lab.common.surroundings import step
 from esen_lab.common.units import BACKENDS, backend_parts, check_backend
 from esen_lab.devices import Device
+from esen_lab.errors import UsageError
 from esen_lab.lab.state import LabState
 from esen_lab.lanes.backends import why_not
 from esen_lab.planner.plan import Plan, backends_of
@@ -30,19 +32,36 @@ def allowed(state: LabState) -> dict[str, tuple[str, ...]]:
     the precision of the network, and in the one that was chosen and checked (`lab.lanes.choose_precision`).
 
     Raises:
-        UsageError: The environment variable names something else.
+        UsageError: The environment variable names something else, or another precision.
     """
     names = state.only
     if names is None:
-        said = os.environ.get(VARIABLE, "")
-        names = tuple(check_backend(name.strip()) for name in said.split(",") if name.strip())
-        names = names or possible(state.device)
+        names = _said() or possible(state.device)
     others = tuple(name for name in names if name != "eager")
     found = {}
     for name in state.ensemble.names:
         out = refused(state, name)
         found[name] = tuple(way for way in dict.fromkeys((*others, *variants(state, name))) if way not in out)
     return found
+
+
+def _said() -> tuple[str, ...]:
+    """What the environment variable names; () where it names nothing. Raises as `allowed` does."""
+    names = [name.strip() for name in os.environ.get(VARIABLE, "").split(",") if name.strip()]
+    try:
+        parts = {check_backend(name): backend_parts(name)[1] for name in names}
+    except UsageError as problem:
+        problem.concerns(VARIABLE)
+        raise
+    lower = next((name for name, precision in parts.items() if precision), None)
+    if lower is not None:
+        precision = parts[lower]
+        raise UsageError(
+            f"{VARIABLE} names backends in the networks' own precision, since another one is compared with that first",
+            given=repr(lower),
+            hint=f"Choose it: {step(f'lab.lanes.choose_precision({precision!r})', f'%esen precision {precision}')}.",
+        )
+    return tuple(parts)
 
 
 def variants(state: LabState, name: str) -> tuple[str, ...]:

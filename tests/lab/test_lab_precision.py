@@ -22,7 +22,7 @@ from esen_lab.common.answers import IN_PRECISION, difference
 from esen_lab.devices import CpuDevice
 from esen_lab.devices.cpu.precision import slower_in
 from esen_lab.errors import UsageError
-from esen_lab.lab.backend_choice import refused, variants
+from esen_lab.lab.backend_choice import allowed, refused, variants
 from esen_lab.lab.stages import checks
 from esen_lab.profiler.backends import BackendPoint, BackendTable, choose
 from esen_lab.studies.precision_table import PrecisionPoint, PrecisionTable
@@ -90,6 +90,26 @@ def test_it_is_fp32_unless_asked(lab: Lab) -> None:
     assert lab.lanes.precision is None
     assert variants(lab.state, "a") == ()
     assert refused(lab.state, "a") == {}
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (
+            "openvino@bf16",
+            r"compared with that first\. Given: 'openvino@bf16'.*choose_precision\('bf16'\)",
+        ),
+        ("opnvino", r"ESEN_LAB_BACKENDS: A backend.* Given: 'opnvino'"),
+    ],
+)
+def test_the_environment_names_backends_and_no_precision_that_nobody_checked(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, said: str, told: str
+) -> None:
+    monkeypatch.setenv("ESEN_LAB_BACKENDS", f"eager, {said}")
+    with pytest.raises(UsageError, match=told):
+        allowed(lab.state)
+    monkeypatch.setenv("ESEN_LAB_BACKENDS", "eager, openvino")
+    assert allowed(lab.state) == {"a": ("openvino",), "b": ("openvino",)}
 
 
 def test_what_agrees_is_offered_measured_and_run(lab: Lab) -> None:
