@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from esen_lab.files.folders import write_folder
-from esen_lab.files.model_files import PICKLE_SUFFIXES, is_model_file
+from esen_lab.files.model_files import PICKLE_SUFFIXES, check_no_stand_in, is_model_file
 from esen_lab.files.reading import as_path, decode_json, fixed_path, names_beside, read_bytes, read_head, read_token
 from esen_lab.files.schemas import MOST_SUBMODELS, Name, Seconds, Text, Units, converted
 from esen_lab.files.writing import Kind, check_free, write_file
@@ -18,6 +18,7 @@ __all__ = [
     "Units",
     "as_path",
     "check_free",
+    "check_no_stand_in",
     "converted",
     "decode_json",
     "fixed_path",

@@ -441,12 +441,29 @@ def text_answers(_: Path) -> Any:
     return svm.KNeighborsClassifier().fit(TABLE, np.array(["no", "yes", "perhaps"])[LABELS])
 
 
-def weights_elsewhere(folder: Path) -> Any:
-    onnx = pytest.importorskip("onnx")
-    onnx.save(
-        kinds.onnx_graph(), str(folder / "a.onnx"), save_as_external_data=True, location="small.data", size_threshold=0
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 97800000\n"
+
+
+def beside(path: Path, suffix: str) -> Path:
+    """A model whose weights were not fetched."""
+    path.with_suffix(suffix).write_bytes(LFS)
+    return path
+
+
+def file_of_two(folder: Path) -> Path:
+    """An ONNX graph with its weights in another file."""
+    pytest.importorskip("onnx").save(
+        kinds.onnx_graph(),
+        str(folder / "small.onnx"),
+        save_as_external_data=True,
+        location="small.data",
+        size_threshold=0,
     )
-    return onnx.load(str(folder / "a.onnx"), load_external_data=False)
+    return folder / "small.onnx"
+
+
+def weights_elsewhere(folder: Path) -> Any:
+    return pytest.importorskip("onnx").load(str(file_of_two(folder)), load_external_data=False)
 
 
 def onnx_session(folder: Path) -> Any:
@@ -503,6 +520,25 @@ def one_hot(_: Path, **how: Any) -> Any:
         (kinds.onnx_file, X, {"method": "predict"}, "takes the option outputs alone besides its input"),
         (written("a.onnx"), X, {}, "ONNX model's file can be read"),
         (written("a.xml"), X, {}, ".xml and .bin beside it"),
+        (
+            written("a.onnx", LFS),
+            X,
+            {},
+            r"holds the model.* Given: .*a\.onnx', which is a pointer of Git LFS.*git lfs",
+        ),
+        (written("a.ubj", b"\n<!DOCTYPE HTML>"), X, {}, "holds the model. Given: .*which is a page of the web"),
+        (
+            lambda folder: beside(kinds.ir_file(folder), ".bin"),
+            X,
+            {},
+            r"Given: .*\.bin', which is a pointer of Git LFS",
+        ),
+        (
+            lambda folder: beside(file_of_two(folder), ".data"),
+            X,
+            {},
+            r"Given: .*\.data', which is a pointer of Git",
+        ),
         (written("a.pt"), X, {}, "is what torch.jit.save wrote"),
         (written("a.pt2"), X, {}, "is a whole zip archive"),
         (written("a.joblib"), X, {}, "a pickle is none"),

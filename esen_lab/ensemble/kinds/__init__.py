@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from esen_lab.common.words import unknown
 from esen_lab.ensemble.origin import is_module
 from esen_lab.errors import UsageError
-from esen_lab.files import PICKLE_SUFFIXES, is_model_file, names_beside
+from esen_lab.files import PICKLE_SUFFIXES, check_no_stand_in, is_model_file, names_beside
 
 if TYPE_CHECKING:
     from esen_lab.ensemble.kinds.adapted import Adapted
@@ -84,6 +84,7 @@ def _path(source: str | os.PathLike[str]) -> Path:
         )
     if not path.is_file():
         raise unknown("A model's file is there", path.name, names_beside(path), given=repr(str(path)))
+    check_no_stand_in(path)
     return path
 
 

@@ -18,7 +18,7 @@ from esen_lab.ensemble.kinds.adapted import Adapted, Hidden, SourceWatch, array_
 from esen_lab.ensemble.kinds.engine_model import EngineModel, check_inputs, chosen
 from esen_lab.ensemble.recipes import FileRecipe
 from esen_lab.errors import UsageError, first_line
-from esen_lab.files import read_bytes
+from esen_lab.files import check_no_stand_in, read_bytes
 
 MOST_BYTES = 2**31 - 1
 """Of a protocol buffer, and so of a graph in one piece."""
@@ -190,11 +190,14 @@ def _whole(path: Path) -> tuple[bytes, Sequence[Path]]:
     beside = _files_beside(graph)
     if not beside:
         return data, [path]
+    files = [path, *(path.parent / name for name in sorted(beside))]
     try:
+        for file in files[1:]:
+            check_no_stand_in(file)
         onnx.load_external_data_for_model(graph, str(path.parent))
         if graph.ByteSize() > MOST_BYTES:
             raise UsageError("An ONNX graph in one piece has at most 2 GB", given="more, with its weights")
-        return graph.SerializeToString(), [path, *(path.parent / name for name in sorted(beside))]
+        return graph.SerializeToString(), files
     except UsageError:
         raise
     except Exception as problem:

@@ -20,7 +20,7 @@ from esen_lab.ensemble.kinds.adapted import Adapted, Hidden, SourceWatch, array_
 from esen_lab.ensemble.kinds.engine_model import EngineModel, check_inputs, chosen
 from esen_lab.ensemble.recipes import FileRecipe
 from esen_lab.errors import UsageError, first_line
-from esen_lab.files import read_bytes
+from esen_lab.files import check_no_stand_in, read_bytes
 
 TYPES: Mapping[torch.dtype, str] = {
     torch.float32: "f32",
@@ -148,6 +148,7 @@ def adapt(source: Any, options: Mapping[str, Any]) -> Adapted | None:
         beside = source.with_suffix(".bin")
         if not beside.is_file():
             raise UsageError("OpenVINO IR is two files, .xml and .bin beside it", given=f"no {beside.name}")
+        check_no_stand_in(beside)
         xml, weights = read_bytes(source), read_bytes(beside)
         watch = watched_files(source, [source, beside])
     elif type(source).__name__ == "Model" and type(source).__module__.partition(".")[0] == "openvino":
