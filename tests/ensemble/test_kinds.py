@@ -211,6 +211,32 @@ def test_a_script_whose_parameters_are_changed_has_changed() -> None:
     assert watch.changed()
 
 
+class Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Identity()
+        self.scale, self.shift = 2.0, torch.ones(3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(x) * self.scale + self.shift.sum()
+
+
+def test_a_script_whose_attributes_are_changed_has_changed() -> None:
+    script = torch.jit.script(Scaled().eval())
+    written = io.BytesIO()
+    torch.jit.save(script, written)
+    for made in (script, torch.jit.load(io.BytesIO(written.getvalue()))):
+        watch = register("a", made, X).watch
+        assert watch is not None
+        made(X), made.train()
+        assert not watch.changed()
+        made.scale = 3.0
+        assert watch.what() == ("its parameters, buffers or attributes",)
+        watch.renew()
+        made.shift.fill_(4)
+        assert watch.changed()
+
+
 def test_a_function_is_watched_with_what_it_reads() -> None:
     registered = register("a", kinds.product_of_arrays, X.numpy())
     before = kinds.WEIGHT.copy()

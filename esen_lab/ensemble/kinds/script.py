@@ -33,6 +33,7 @@ from esen_lab.files import read_bytes
 _KIND = "ScriptModule"
 _SUFFIXES = (".pt", ".pth", ".ts", ".torchscript")
 _MANGLED = re.compile(rb"\.___torch_mangle_\d+|___torch_mangle_\d+\.")  # counted through a session
+_MODES = ("training", "_is_full_backward_hook")
 _CLASS = re.compile(rb"^class ", re.MULTILINE)
 
 
@@ -108,7 +109,7 @@ def adapt(source: Any, options: Mapping[str, Any]) -> Adapted | None:
         data = source
     elif is_script(source):
         data, defaults = _saved(source), _defaults(source)
-        watch = SourceWatch(source, partial(_mark, source), "its parameters or buffers")
+        watch = SourceWatch(source, partial(_mark, source), "its parameters, buffers or attributes")
         if getattr(source, "training", False):
             notes = ("was in training mode; workers run it in eval mode",)
     else:
@@ -157,8 +158,23 @@ def _saved(script: Any) -> bytes:
 
 
 def _mark(script: Any) -> list[Any]:
-    """What tells that its tensors have been changed."""
-    return marks_of((*script.parameters(), *script.buffers())) if isinstance(script, torch.jit.ScriptModule) else []
+    """What tells that its tensors or other attributes have been changed; its mode counts for nothing in a lane."""
+    if not isinstance(script, torch.jit.ScriptModule):
+        return []
+    tensors, found = [], []
+    for part in script.modules():
+        waiting = [part._c.getattr(name) for name in part._concrete_type.get_attributes() if name not in _MODES]
+        while waiting:
+            value = waiting.pop()
+            if isinstance(value, torch.Tensor):
+                tensors.append(value)
+            elif isinstance(value, (list, tuple)):
+                waiting += value
+            elif isinstance(value, dict):
+                waiting += [*value, *value.values()]
+            else:
+                found.append(str(value))
+    return [*found, *marks_of(tensors)]
 
 
 def _is_script(data: bytes) -> bool:
