@@ -281,6 +281,32 @@ def test_the_method_of_an_estimator_can_be_chosen() -> None:
     assert labels.tolist() == forest.predict(X.numpy()).tolist()
 
 
+@pytest.mark.parametrize("made", ["LGBMClassifier", "XGBClassifier"])
+def test_what_was_trained_on_categories_of_pandas_says_that_it_takes_their_codes(made: str) -> None:
+    pandas = pytest.importorskip("pandas")
+    package = pytest.importorskip("lightgbm" if made == "LGBMClassifier" else "xgboost")
+    kind = pandas.Categorical(np.array([10, 20, 30])[LABELS])
+    frame = pandas.DataFrame({"x": TABLE[:, 2], "kind": kind})
+    told = {"verbose": -1, "min_child_samples": 2} if made == "LGBMClassifier" else {"enable_categorical": True}
+    estimator = getattr(package, made)(n_estimators=4, n_jobs=1, **told).fit(frame, LABELS)
+    codes = torch.from_numpy(np.stack([TABLE[:, 2], kind.codes], 1).astype("float32"))
+    submodel = make_submodel("a", estimator, codes)
+    assert "takes codes of categories" in submodel.notes[0]
+    assert difference(answer(submodel, codes), torch.from_numpy(estimator.predict_proba(frame)), OTHER_ORDER).agrees
+
+
+def test_a_classifier_of_other_labels_than_places_says_which_column_is_which() -> None:
+    linear = pytest.importorskip("sklearn.linear_model").LogisticRegression
+    for labels, said in (
+        (["no", "yes", "perhaps"], ("its columns are those of its classes no, perhaps, yes, in this order",)),
+        ([1, 2, 3], ("its columns are those of its classes 1, 2, 3, in this order",)),
+        ([0, 1, 2], ()),
+    ):
+        made = linear().fit(TABLE, np.array(labels)[LABELS])
+        assert make_submodel("a", made, X).notes == said
+        assert make_submodel("a", linear().fit(TABLE, LABELS), X, kwargs={"method": "predict"}).notes == ()
+
+
 def test_what_has_no_probabilities_answers_with_its_scores_and_says_so() -> None:
     svm = pytest.importorskip("sklearn.svm")
     submodel = make_submodel("a", svm.LinearSVC().fit(TABLE, LABELS), X)

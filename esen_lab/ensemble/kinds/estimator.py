@@ -36,6 +36,8 @@ from esen_lab.ensemble.snapshot import load_snapshot, take_snapshot
 from esen_lab.errors import UsageError
 
 _METHODS = ("predict_proba", "decision_function", "predict", "transform")
+_OF_CLASSES = ("predict_proba", "predict_log_proba", "decision_function")
+"""Those that answer with a score for each class."""
 _THREADS = ("n_jobs", "nthread", "num_threads", "thread_count")
 """What the number of threads is called, by library."""
 _MOST_PARTS = 10_000
@@ -197,6 +199,12 @@ def adapted_estimator(
     notes = []
     if method == "decision_function" and "method" not in options:
         notes.append("has no probabilities: it answers with decision_function")
+    labels = _labels_of(source, method)
+    if labels:
+        some = labels if len(labels) <= _SHORT else [*labels[: _SHORT - 1], "..."]
+        notes.append(f"its columns are those of its classes {', '.join(some)}, in this order")
+    if _takes_codes(source):
+        notes.append("takes codes of categories (x.cat.codes of pandas) and not their values, as it does of arrays")
     roots = sorted({home_of(type(part)).partition(".")[0] for part in (source, *_parts(source))})
     versions = [f"{root} {version_of(root)}" for root in roots]
     structure = f"{_path_of(source)} {method} {params or _params_text(source)} {_looks_of(source)} {versions}"
@@ -279,6 +287,25 @@ def method_of(estimator: Any, asked: Any) -> str:
             f"An estimator has one of {', '.join(_METHODS)}", given=f"a {type(estimator).__name__} with none of them"
         )
     return found
+
+
+def _labels_of(estimator: Any, method: str) -> list[str]:
+    """The classes whose scores its columns are, where these are others than 0, 1, 2 and so on.
+
+    Of a network the third column is class 2, and a rule combines what stands in the same column.
+    """
+    labels = getattr(estimator, "classes_", None)
+    if method not in _OF_CLASSES or getattr(labels, "ndim", 0) != 1:
+        return []
+    found = list(labels)
+    return [] if found == list(range(len(found))) else list(map(str, found))
+
+
+def _takes_codes(estimator: Any) -> bool:
+    """Whether a booster was trained on categories of pandas: of a table that is no frame of pandas it takes codes."""
+    get = getattr(estimator, "get_booster", None)
+    booster = get() if callable(get) else getattr(estimator, "booster_", estimator)
+    return bool(getattr(booster, "pandas_categorical", None)) or "c" in (getattr(booster, "feature_types", None) or ())
 
 
 def columns_of(estimator: Any) -> tuple[str, ...] | None:
