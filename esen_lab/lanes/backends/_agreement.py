@@ -83,13 +83,15 @@ class Questions:
         return "" if all(self._is_rounding(*three) for three in pairs) else str(found)
 
     def _nudged(self, leaves: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """An input a little elsewhere. Zeros among other numbers stay, of which rounding makes nothing else."""
         chance = torch.Generator().manual_seed(1)
-        return [
-            leaf + (torch.rand(leaf.shape, generator=chance) - 0.5).to(leaf) * self._step(leaf, example)
-            if leaf.is_floating_point() and leaf.numel()
-            else leaf
-            for leaf, example in zip(leaves, self.example, strict=True)
-        ]
+        nudged = []
+        for leaf, example in zip(leaves, self.example, strict=True):
+            if leaf.is_floating_point() and leaf.numel():
+                by = (torch.rand(leaf.shape, generator=chance) - 0.5).to(leaf) * self._step(leaf, example)
+                leaf = torch.where((leaf == 0) & leaf.any(), leaf, leaf + by)  # noqa: PLW2901
+            nudged.append(leaf)
+        return nudged
 
     def _step(self, leaf: torch.Tensor, example: torch.Tensor) -> float:
         relative = max(_ULPS * torch.finfo(leaf.dtype).eps, _NUDGE.get(self.precision, 0.0))
@@ -133,7 +135,7 @@ def agreement(
     Args:
         questions: Both.
         checks: What the graph must not be given; empty where there is no graph.
-        huge: Whether floats become whole numbers of 64 bits.
+        huge: Whether floats become what huge ones are beyond: see `float_probes`.
         known: The ranges of whole numbers, where these are not probed.
 
     Raises:

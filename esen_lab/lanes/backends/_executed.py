@@ -21,7 +21,7 @@ from esen_lab.errors import DeviceError, told_first
 from esen_lab.lanes.backends._agreement import Questions, agreement, unbound, until
 from esen_lab.lanes.backends._findings import Finding, Findings, on_device
 from esen_lab.lanes.backends._guards import IN_32_BITS, Guards, Range, guarded, is_finite
-from esen_lab.lanes.backends._indices import casts_to_integers, checks_of
+from esen_lab.lanes.backends._indices import checks_of, narrows_floats
 from esen_lab.lanes.backends._protocol import CAN_EXECUTE, Call, Example, Refused, switches_now
 from esen_lab.lanes.capturing import CAPTURING
 
@@ -276,7 +276,7 @@ class Executed(nn.Module):
     def _probed(self, call: Call, example: Example, findings: Findings, preparing_s: float) -> Guards:
         program = self._program(example)
         checks = () if program is None else checks_of(program)
-        huge = program is not None and casts_to_integers(program)
+        huge = program is not None and narrows_floats(program)
         questions = Questions(
             network=lambda leaves: self._eager(leaves, example.structure),
             engine=lambda leaves: self._called(call, leaves, example.structure),

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 CRASHED = "it ended its process while it was tried"
 _TRYING = "trying: "
-_PROBED = "probed 3: "  # another number where other probes are asked
+_PROBED = "probed 4: "  # another number where other probes are asked
 _LONGEST_MARK = 200  # bytes
 
 

@@ -59,13 +59,16 @@ def checks_of(program: ExportedProgram) -> list[Check]:
     return list(found.values())
 
 
-def casts_to_integers(program: ExportedProgram) -> bool:
-    """Whether a graph makes whole numbers of 64 bits out of floats, of which one may be too large for 32."""
+def narrows_floats(program: ExportedProgram) -> bool:
+    """Whether a graph makes of floats what a huge one is too large for: whole numbers of 64 bits, or float16."""
     return any(
         node.op == "call_function"
-        and _dtype(node) is torch.int64
+        and _dtype(node) in {torch.int64, torch.float16}
         and _places(node) is None
-        and any((dtype := _dtype(before)) is not None and dtype.is_floating_point for before in node.all_input_nodes)
+        and any(
+            (dtype := _dtype(before)) is not None and dtype.is_floating_point and dtype is not torch.float16
+            for before in node.all_input_nodes
+        )
         for node in program.graph.nodes
     )
 

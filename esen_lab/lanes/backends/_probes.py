@@ -40,7 +40,7 @@ def float_probes(leaves: Sequence[torch.Tensor], *, huge: bool = False) -> Itera
 
     Args:
         leaves: The example's tensors.
-        huge: Whether floats become whole numbers on the way, which then need values beyond 32 bits.
+        huge: Whether floats become whole numbers or halves of 16 bits on the way, which huge ones are beyond.
     """
     chance = torch.Generator().manual_seed(0)
 
@@ -52,11 +52,21 @@ def float_probes(leaves: Sequence[torch.Tensor], *, huge: bool = False) -> Itera
     def order(leaf: torch.Tensor) -> torch.Tensor:
         return leaf.flatten()[torch.randperm(leaf.numel(), generator=chance)].reshape(leaf.shape)
 
+    def halves(leaf: torch.Tensor) -> torch.Tensor:
+        """Ties, what is rounded, and where functions jump."""
+        return (torch.randint(0, 5, leaf.shape, generator=chance) / 2).to(leaf) * sign(leaf)
+
+    mixed = any(map(_has_both_signs, telling))
     changes: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-        "inputs of the other sign": lambda leaf: -leaf,
+        "inputs below 0" if mixed else "inputs of the other sign": lambda leaf: (
+            -leaf.abs() if _has_both_signs(leaf) else -leaf
+        ),
         "large inputs of both signs (1000 times the example)": lambda leaf: leaf * sign(leaf) * LARGE,
-        "inputs of both signs": lambda leaf: leaf * sign(leaf),
+        "inputs above 0" if mixed else "inputs of both signs": lambda leaf: (
+            leaf.abs() if _has_both_signs(leaf) else leaf * sign(leaf)
+        ),
         "zeros": torch.zeros_like,
+        "halves and zeros of both signs": halves,
         "larger inputs (8 times the example)": lambda leaf: leaf * 8,
         "the example's values in another order": order,
     }
@@ -74,6 +84,10 @@ def _telling(leaf: torch.Tensor, chance: torch.Generator) -> torch.Tensor:
     if not leaf.is_floating_point() or bool(leaf.any()):
         return leaf
     return torch.randn(leaf.shape, generator=chance).to(leaf)
+
+
+def _has_both_signs(leaf: torch.Tensor) -> bool:
+    return leaf.is_floating_point() and bool((leaf < 0).any()) and bool((leaf > 0).any())
 
 
 def _truths(leaves: Sequence[torch.Tensor], order: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[Probe]:
@@ -131,6 +145,8 @@ def whole_probes(leaves: Sequence[torch.Tensor], ranges: Mapping[int, Range]) ->
         lambda leaf, within: _either(leaf.shape, within, chance),
         lambda leaf, within: torch.full(leaf.shape, within[1]),
         lambda leaf, within: torch.full(leaf.shape, within[0]),
+        lambda leaf, within: _small(leaf.shape, within, chance),
+        lambda leaf, within: torch.full(leaf.shape, _nearest(0, within)),
     )
     for make in makes:
         yield [make(leaf, ranges[i]).to(leaf) if i in ranges else leaf for i, leaf in enumerate(leaves)]
@@ -146,6 +162,15 @@ def _spread(shape: torch.Size, within: Range, chance: torch.Generator) -> torch.
     down = (size * torch.tensor(float(max(-low, 1))).log2()).exp2().clamp(max=2.0**62).to(torch.int64).neg()
     negative = torch.randint(0, 2, shape, generator=chance).bool()
     return torch.where(negative, down, up).clamp(low, high)
+
+
+def _small(shape: torch.Size, within: Range, chance: torch.Generator) -> torch.Tensor:
+    """Numbers around 0, many of them equal: masks, flags, and ids that stand for nothing."""
+    return torch.randint(_nearest(-2, within), _nearest(2, within) + 1, shape, generator=chance)
+
+
+def _nearest(number: int, within: Range) -> int:
+    return min(max(number, within[0]), within[1])
 
 
 def _either(shape: torch.Size, within: Range, chance: torch.Generator) -> torch.Tensor:
