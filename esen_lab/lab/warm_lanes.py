@@ -61,7 +61,7 @@ class WarmLanes:
         self._runtime = runtime
         self._to_end: deque[Executor] = deque()  # lanes that others have replaced
         self._checked: _ToRun | None = None
-        self._warned: set[str] = set()  # what lanes were said to answer otherwise, so that it is said once
+        self._warned: dict[str, Any] = {}  # what was said of lanes, and of which answer, so that it is said once
         self.starting: LaneStart | None = None
         """Lanes that start, or started when nobody waited any more."""
 
@@ -77,12 +77,14 @@ class WarmLanes:
         return executor, notes
 
     def warn_of(self, executor: Executor) -> None:
-        """Warn of lanes that answer otherwise than the notebook, each once; a later run may find more of them."""
+        """Warn of lanes that answer otherwise than the notebook, each once until it is registered again."""
         if not executor.unlike and not self._warned:
             return
-        told = {note for item in executor.unlike.values() if item.loud for note in [str(item)]}
-        for note in told - self._warned:
-            warnings.warn(note, AnswersDiffer, stacklevel=6)
+        get = executor.ensemble.get
+        told = {str(item): get(name).answer for name, item in executor.unlike.items() if item.loud}
+        for note, answer in told.items():
+            if note not in self._warned or self._warned[note] is not answer:
+                warnings.warn(note, AnswersDiffer, stacklevel=6)
         self._warned = told
 
     def _for_plan(self, deadline: Deadline) -> tuple[Executor, tuple[str, ...]]:

@@ -207,6 +207,11 @@ class Fidelity:
                 worker.take_settings()
             self._settings = self._fork_server.settings  # last: an interrupt before it has all lanes told again
 
+    def doubt(self, name: str) -> None:
+        """Nothing is known of a sub-model that was registered again and that its lane has already: it is compared."""
+        self.unlike = {other: item for other, item in self.unlike.items() if other != name}
+        self.doubted = True
+
     def loaded_anew(self, names: Collection[str], other_code: Mapping[str, tuple[str, ...]]) -> None:
         """These sub-models were loaded anew; of some, functions are other code in their lanes."""
         kept = {name: code for name, code in self._other_code.items() if name not in names}

@@ -441,6 +441,23 @@ def test_a_network_that_raises_here_and_answers_in_its_lane_is_said(lab: Lab, mo
         lab.run(X)
 
 
+def _asks_math(_: torch.Tensor) -> float:
+    return float(getattr(math, "esen_test_factor", 1.0))
+
+
+def test_what_is_registered_again_is_compared_again_and_said_again(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = Reads(_asks_math)
+    alone(lab, module)
+    monkeypatch.setattr(math, "esen_test_factor", 5.0, raising=False)  # which nobody can see
+    for _ in range(2):
+        lab.register("a", module, example=X)
+        with pytest.warns(AnswersDiffer, match="a answers otherwise"):
+            lab.run(X)
+    monkeypatch.undo()
+    lab.register("a", module, example=X)
+    torch.testing.assert_close(lab.run(X), here(module))
+
+
 INSTALLED = """
 from torch import nn
 

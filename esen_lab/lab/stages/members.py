@@ -68,6 +68,8 @@ def register(
 
     runtime.change(lambda state: _with(state, registered, again))
     runtime.own_answers.keep(submodel, runtime.fork_server.session_here())
+    if (executor := runtime.state.executor) is not None:
+        executor.fidelity.doubt(name)
     runtime.fork_server.warm()  # imports torch in the background while the user goes on
     return runtime.state.ensemble.get(name)
 
@@ -197,7 +199,7 @@ def follow_changes(
             original.watch.renew()
             runtime.own_answers.keep(submodel, runtime.fork_server.look_at_session())
             if (executor := runtime.state.executor) is not None:
-                executor.fidelity.doubted = True
+                executor.fidelity.doubt(name)
             continue
         plan = runtime.state.plan
         lower = plan is not None and name in in_other_precision(plan)
