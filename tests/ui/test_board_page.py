@@ -196,7 +196,9 @@ def test_everything_goes_by_keys_and_the_focus_stays(shown: Shown, editor: PlanE
     keys.press("z")
     shown.exchange()
     assert editor.state.describe() == "2: wide + slim | 2: deep"
-    shown.page.locator('[data-key="border wide"]').focus()
+    border = shown.page.locator('[data-key="border wide"]')
+    assert border.get_attribute("role") == "separator", "of a slider ↑ would be more; this moves the border up"
+    border.focus()
     keys.press("End")
     keys.press("ArrowUp")
     shown.exchange()

@@ -466,12 +466,13 @@ class Board {
   handle(draft, lane, at, last) {
     const key = lane.members[0];
     const most = !last && !draft.oversubscribe ? lane.units + draft.lanes[at + 1].units - 1 : mostUnits(draft, at);
+    // A splitter, not a slider: its keys move the border itself, so that ↑ takes from the lane above it.
     return h("div", {
       class: "edge",
-      role: "slider",
+      role: "separator",
       tabindex: "0",
       "data-key": `border ${key}`,
-      "aria-orientation": "vertical",
+      "aria-orientation": "horizontal",
       "aria-valuemin": "1",
       "aria-valuemax": String(most),
       "aria-valuenow": String(lane.units),
