@@ -199,6 +199,14 @@ def test_plans_whose_groups_nobody_measured_run_but_are_not_edited(lab: Lab, hel
         lab.tune()
 
 
+def test_a_plan_with_a_group_of_which_one_is_gone_is_edited_as_what_is_left(lab: Lab) -> None:
+    assert "a+b+c" in lab.search().steps
+    lab.unregister("c")
+    state = lab.tune().state
+    assert sorted(name for lane in state.lanes for name in lane.members) == ["a", "b", "big"]
+    assert not state.in_force
+
+
 def test_ways_of_execution_are_chosen_for_whole_sub_models(lab: Lab) -> None:
     lab.search()
     with pytest.raises(UsageError, match="groups=False"):

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 def edit(runtime: Runtime, models: Mapping[str, CostModel]) -> PlanEditor:
     """The one plan editor, with these cost models; it follows the plan in force and what searches prove."""
-    plan = runtime.state.plan
+    plan = runtime.state.plan_of_these
     if plan is not None and plan.staged:
         raise UsageError(
             "Lanes are moved by hand in plans without stages",
@@ -44,8 +44,7 @@ def edit(runtime: Runtime, models: Mapping[str, CostModel]) -> PlanEditor:
     models = {name: model for name, model in models.items() if name not in left_out}
     editor = runtime.state.editor
     if editor is None:
-        state = runtime.state
-        made = PlanEditor(models, state.device.units, start=state.plan, bench=_Bench(runtime))
+        made = PlanEditor(models, runtime.state.device.units, start=plan, bench=_Bench(runtime))
         editor = runtime.change(lambda state: state if state.editor else replace(state, editor=made)).editor
         assert editor is not None
         if editor is made:
@@ -58,8 +57,11 @@ def edit(runtime: Runtime, models: Mapping[str, CostModel]) -> PlanEditor:
 
 
 def steps_to_edit(state: LabState) -> tuple[str, ...]:
-    """Of what steps the editor makes plans: those of the plan in force, or of a draft that was moved away from it."""
-    plan, editor = state.plan, state.editor
+    """Of what steps the editor makes plans: those of the plan in force, or of a draft that was moved away from it.
+
+    A plan of other sub-models than are registered now gives none: each is a step then.
+    """
+    plan, editor = state.plan_of_these, state.editor
     steps = state.ensemble.names if plan is None else plan.steps
     if editor is not None and editor.moved and set(members_of(editor.models)) == set(members_of(steps)):
         return tuple(editor.models)
