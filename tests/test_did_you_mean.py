@@ -26,7 +26,9 @@ from esen_lab.ensemble.kinds.estimator import method_of
 from esen_lab.ensemble.recipes import find_factory
 from esen_lab.errors import StoreError, UsageError
 from esen_lab.files import read_bytes
+from esen_lab.lab.cluster import LabCluster
 from esen_lab.lab.history import LabHistory
+from esen_lab.lab.search_binding import bind_search
 from esen_lab.lab.stages.checks import _peers
 from esen_lab.lab.stages.load import _plans
 from esen_lab.lab.stages.plans import export_as
@@ -41,6 +43,8 @@ from esen_lab.run.entries import check_asked
 from esen_lab.run.options import RunOptions
 from esen_lab.studies.best import front_of_choices
 from esen_lab.studies.cascade import cascade
+from esen_lab.ui.magics.verbs.edit import _switch
+from esen_lab.ui.magics.verbs.run import _sure
 
 NOTHING: Any = SimpleNamespace()
 MEMBERS: Any = Ensemble(submodels=(SimpleNamespace(name="wide"), SimpleNamespace(name="deep")))  # type: ignore[arg-type]
@@ -48,6 +52,15 @@ MEMBERS: Any = Ensemble(submodels=(SimpleNamespace(name="wide"), SimpleNamespace
 
 def editor() -> PlanEditor:
     return PlanEditor({name: fit_points(name, {1: 0.02, 4: 0.01}, units=4) for name in ("wide", "deep")}, 4)
+
+
+def on_nodes() -> LabCluster:
+    state = SimpleNamespace(need_plan=lambda _: SimpleNamespace(devices=("left", "right")))
+    return LabCluster(SimpleNamespace(state=state))  # type: ignore[arg-type]
+
+
+BLANK: Any = SimpleNamespace(ensemble=None, device=None)
+PLAIN: Any = SimpleNamespace(front=SimpleNamespace(expand=str))  # a session whose texts stand for themselves
 
 
 REFUSALS: tuple[tuple[Callable[[], object], str], ...] = (
@@ -84,6 +97,10 @@ REFUSALS: tuple[tuple[Callable[[], object], str], ...] = (
     (lambda: find_factory("torch.nn:Linaer"), "Linear"),
     (lambda: cascade({"wide": [1.0], "deep": [1.0]}, 1, ["wid", "deep"], [1.0, 1.0]), "wide"),
     (lambda: chosen(["logits", "scores"], "logit", {}, "ONNX model"), "logits"),
+    (lambda: on_nodes().replan_without("lefd"), "left"),
+    (lambda: bind_search(NOTHING, BLANK, SimpleNamespace(options={}, objective="measurd"), {}), "measured"),  # type: ignore[arg-type]
+    (lambda: _switch(NOTHING, ["of"]), "off"),
+    (lambda: _sure(PLAIN, "decide"), "decided"),
 )
 
 

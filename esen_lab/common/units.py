@@ -41,7 +41,9 @@ def check_name(name: object, what: str = "sub-model") -> str:
     are refused at the door.
     """
     if not isinstance(name, str) or not _NAME.match(name):
-        raise UsageError(f"{NAME_RULE}", given=f"{what} name {name!r}", hint="Choose another name.")
+        near = re.sub(r"\W+", "_", name).strip("_")[:64] if isinstance(name, str) else ""
+        hint = f"Such as {near}." if _NAME.match(near) else "Choose another name."
+        raise UsageError(f"{NAME_RULE}", given=f"{what} name {name!r}", hint=hint)
     return name
 
 

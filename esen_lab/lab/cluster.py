@@ -8,6 +8,7 @@ from typing import Any
 from esen_lab.cluster import ClusterStatus, RayReach
 from esen_lab.common.surroundings import step
 from esen_lab.common.trees import Tree
+from esen_lab.common.words import unknown
 from esen_lab.errors import UsageError
 from esen_lab.lab.runtime import Runtime
 from esen_lab.lab.stages import nodes
@@ -136,7 +137,8 @@ class LabCluster:
         """
         plan = self._runtime.state.need_plan("change")
         if node not in plan.devices:
-            raise UsageError("A node of the plan is left out", given=node, hint=f"It has {', '.join(plan.devices)}.")
+            known = f"It has {', '.join(plan.devices)}." if plan.devices else "It is for this machine."
+            raise unknown("A node of the plan is left out", node, plan.devices, given=node, hint=known)
         made = nodes.without_node(plan, node)
         put_in_force(self._runtime, made)
         return made

@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 
 from esen_lab.common.trees import Tree
 from esen_lab.common.units import now
+from esen_lab.common.words import unknown
 from esen_lab.cost_model import CostModel, Quantile
-from esen_lab.errors import UsageError
 from esen_lab.lab.plan_checks import origin
 from esen_lab.lab.runtime import Runtime
 from esen_lab.lab.state import LabState
@@ -70,7 +70,8 @@ def bind_search(
         options = {**measured_defaults(asked.searcher), **options}
         measure = runtime.lane_runs(ensemble, asked.x, asked.runs).jcts_s
     elif asked.objective != "predicted":
-        raise UsageError("An objective is 'predicted' or 'measured'", given=asked.objective)
+        objectives = ("predicted", "measured")
+        raise unknown("An objective is 'predicted' or 'measured'", asked.objective, objectives, given=asked.objective)
     make_searcher(asked.searcher, **options)
     held, notes = with_memory(Limits.of(asked.limits), ensemble, state.measured)
     held.check(ensemble.names, device.units)

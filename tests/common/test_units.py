@@ -80,6 +80,13 @@ def test_other_names_are_refused_with_the_rule(name: object) -> None:
         check_name(name)
 
 
+@pytest.mark.parametrize(("name", "near"), [("my net", "my_net"), ("<b>x</b>", "b_x_b"), ("a" * 65, "a" * 64)])
+def test_a_name_that_is_refused_is_told_one_like_it(name: str, near: str) -> None:
+    with pytest.raises(UsageError) as problem:
+        check_name(name)
+    assert problem.value.hint == f"Such as {near}."
+
+
 @pytest.mark.parametrize("units", [0, -1, 5, 1.0, True, "2", None])
 def test_a_share_is_a_whole_number_within_the_device(units: object) -> None:
     with pytest.raises(UsageError):

@@ -147,7 +147,8 @@ def merge(draft: Draft, tables: Tables, keys: Sequence[LaneKey]) -> Draft:
     """
     chosen = list(dict.fromkeys(draft.find(key) for key in keys))
     if len(chosen) < 2:
-        raise UsageError("A merge takes two or more lanes", given=", ".join(str(key) for key in keys) or "none")
+        given = ", ".join(map(str, keys)) or "none"
+        raise UsageError("A merge takes two or more lanes", given=f"{given}, all of one lane" if keys[1:] else given)
     parts = [draft.lanes[index] for index in chosen]
     whole = DraftLane(
         units=min(sum(lane.units for lane in parts), draft.units),

@@ -148,7 +148,7 @@ def _propose(editor: Any, words: Sequence[str]) -> None:
 
 def _switch(editor: Any, words: Sequence[str]) -> None:
     if words[0] not in ("on", "off"):
-        raise UsageError("Oversubscription is on or off", given=words[0])
+        raise unknown("Oversubscription is on or off", words[0], ("on", "off"), given=words[0])
     editor.oversubscribe(words[0] == "on")
 
 

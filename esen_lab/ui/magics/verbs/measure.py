@@ -97,7 +97,11 @@ def _cancel(session: Session, given: Given) -> None:
     ]
     running = [(job, note) for job, note in jobs if job is not None and not job.done]
     if not running:
-        raise UsageError("A job that is cancelled is running", given="no profile and no search that is")
+        raise UsageError(
+            "A job that is cancelled is running",
+            given="no profile and no search that is",
+            hint="`%esen` says where the lab stands.",
+        )
     for job, _ in running:
         job.cancel()
     for job, _ in running:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from esen_lab.common.words import unknown
 from esen_lab.errors import UsageError
 from esen_lab.ui import views
 from esen_lab.ui.magics import suggestions
@@ -51,7 +52,8 @@ def _sure(session: Session, word: str) -> str | float:
     try:
         return float(given)
     except ValueError:
-        raise UsageError("A run stops early when it is decided, or at a probability such as 0.95", given=word) from None
+        rule = "A run stops early when it is decided, or at a probability such as 0.95"
+        raise unknown(rule, given, ("decided",), given=word) from None
 
 
 RUN = Verb(
