@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import socket
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,6 +21,23 @@ from esen_lab.errors import DeviceError, UsageError, first_line
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,48}")
 _CONNECT = "Start one first: `ray start --head` there, `ray start --address=HOST:6379` on the others."
 _OURS = "esen_lab"
+_ANSWERS_S = 5.0  # a host that is there takes a connection, or refuses it, sooner
+
+
+def _check_answers(address: str) -> None:
+    """Refuse an address at which nothing answers: Ray itself tries for minutes, and writes of it.
+
+    Raises:
+        DeviceError: Nothing does.
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not (colon and port.isdecimal()):
+        return  # "auto", a name of Ray's own, or for Ray to refuse
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWERS_S).close()
+    except (OSError, OverflowError, UnicodeError) as problem:
+        why = getattr(problem, "strerror", None) or problem
+        raise DeviceError("A cluster of Ray is there", given=f"{address!r}: {why}", hint=_CONNECT) from problem
 
 
 class RayLink:
@@ -94,6 +112,7 @@ class RayReach:
         """Ray, connected: again, where the lab was closed meanwhile."""
         ray = self._module
         if not ray.is_initialized():  # else the user has connected, and stays so
+            _check_answers(self._asked)
             try:
                 ray.init(address=self._asked, log_to_driver=False, namespace=_OURS, configure_logging=False)
             except Exception as problem:  # Ray raises many kinds

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from local_nodes import LocalNodes
 from models import mlp
 
 from esen_lab import Lab
+from esen_lab.cluster import ray_reach
 from esen_lab.errors import DeviceError, UsageError
 from esen_lab.lab.stages import nodes
 from esen_lab.planner.plan import Plan, sequential_plan
@@ -35,6 +37,18 @@ def threads(lab: Lab) -> LocalNodes:
     found = LocalNodes("left", "right")
     nodes.connect(lab._runtime, found)
     return found
+
+
+@pytest.mark.parametrize("way", ["", "ray://"])
+def test_an_address_at_which_nothing_answers_is_refused_before_ray_waits_for_it(way: str) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"{way}127.0.0.1:{free.getsockname()[1]}"
+        with pytest.raises(DeviceError, match=r"is there\. Given: .*refused.* Start one first"):
+            ray_reach._check_answers(address)
+        free.listen()
+        ray_reach._check_answers(address)
+    ray_reach._check_answers("auto")
 
 
 def test_a_plan_for_nodes_runs_as_any_other(lab: Lab, threads: LocalNodes) -> None:
