@@ -119,6 +119,17 @@ def test_a_mistake_is_one_line_and_an_error(magics: SimpleNamespace, capsys: Cap
     ]
 
 
+def test_in_a_terminal_it_is_cut_between_words(
+    magics: SimpleNamespace, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("esen_lab.ui.magics.magics.terminal_columns", lambda: 60)
+    magics.run("%esen profil")
+    assert capsys.readouterr().out.strip().splitlines() == [
+        "UsageError: %esen has no verb 'profil'. Did you mean profile",
+        "or refine? `%esen help` lists them all.",
+    ]
+
+
 def test_a_syntax_error_in_the_expression_is_one_line(magics: SimpleNamespace, capsys: Capture) -> None:
     assert not magics.run("%esen run 1 +").success
     assert capsys.readouterr().out.startswith("UsageError: A Python expression is needed here. Given: 1 +. Python says")

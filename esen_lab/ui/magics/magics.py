@@ -27,7 +27,7 @@ from IPython.utils.dir2 import get_real_method
 from IPython.utils.text import DollarFormatter
 
 import esen_lab
-from esen_lab.common.fitting import beginning
+from esen_lab.common.fitting import beginning, terminal_columns, wrapped
 from esen_lab.common.words import unknown
 from esen_lab.errors import EsenError, ModelError, UsageError, WorkerError
 from esen_lab.terminal import visible_line
@@ -131,7 +131,7 @@ class _Extension:
             details = _details(error)
             if details is not None:
                 self.front.show(View(blocks=(details,)))
-            _show_as(error, _one_line(error))
+            _show_as(error, *wrapped(_one_line(error), terminal_columns()))
             raise
         except KeyboardInterrupt as stop:
             _show_as(stop, interrupted(line))
