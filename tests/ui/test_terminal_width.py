@@ -51,6 +51,14 @@ def test_no_record_is_wider_than_the_terminal(name: str, columns: int) -> None:
     assert [line for line in lines if len(line) > columns] == []
 
 
+def test_a_history_with_intervals_stays_a_table_in_80_columns() -> None:
+    known = {"low_s": 0.0102, "high_s": 0.0114, "combine": "by a rule of which much is to be said"}
+    found = (an_entry(number=1, jct_s=0.0107), an_entry(number=20, jct_s=0.0107, code="new", **known))
+    told = to_text(views.past(Past(project="p", entries=found)), 80)
+    assert "JCT median:" not in told, "no list of lists"
+    assert "10.7 ms (10.2 ms to 11.4 ms)" in told
+
+
 def test_a_comparison_with_many_ways_stays_a_table_in_80_columns() -> None:
     first = a_comparison().rows[0]
     names = ("sequential", "unlimited", "threads", "openvino-sequential", "openvino-async", "plan")

@@ -35,7 +35,7 @@ def past(record: Any) -> View:
         columns=_COLUMNS,
         rows=tuple(_row(entry, changed.get(entry.number, ())) for entry in record.entries),
         numbers=("no.", "JCT median", "bound"),
-        wide=("bound", "device", "members", "what"),
+        wide=("bound", "found by", "device", "members", "what"),
     )
     notes = [record.verdict]
     best = record.best
