@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import reprlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from numbers import Integral, Real
@@ -31,6 +32,7 @@ OLD_DAYS = 7
 NAME_RULE = "A name starts with a letter or underscore and goes on with letters, digits, '_', '-' or '.', 64 at most"
 _TIMES = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 _SIZES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "B"))
+_LONGEST_TOLD = 100  # of what was given as a name: a value of the notebook may stand there
 _NAME = re.compile(r"[^\W\d][\w.-]{0,63}\Z")
 
 
@@ -41,9 +43,10 @@ def check_name(name: object, what: str = "sub-model") -> str:
     are refused at the door.
     """
     if not isinstance(name, str) or not _NAME.match(name):
+        told = repr(name) if isinstance(name, str) and len(name) <= _LONGEST_TOLD else reprlib.repr(name)
         near = re.sub(r"\W+", "_", name).strip("_")[:64] if isinstance(name, str) else ""
         hint = f"Such as {near}." if _NAME.match(near) else "Choose another name."
-        raise UsageError(f"{NAME_RULE}", given=f"{what} name {name!r}", hint=hint)
+        raise UsageError(f"{NAME_RULE}", given=f"{what} name {told}", hint=hint)
     return name
 
 

@@ -17,6 +17,7 @@ from typing import Protocol
 
 from esen_lab.common.locks import Lock
 from esen_lab.common.resources import begin
+from esen_lab.common.units import format_seconds
 from esen_lab.errors import UsageError
 
 DEFAULT_INTERVAL_S = 0.5
@@ -150,7 +151,9 @@ class Sampler:
         clock: Callable[[], float] = time.time,
     ) -> None:
         if not (isinstance(interval_s, (int, float)) and 0.05 <= interval_s <= 60):
-            raise UsageError("Samples are 0.05 to 60 seconds apart", given=interval_s)
+            number = isinstance(interval_s, (int, float)) and interval_s > 0
+            given = format_seconds(interval_s) if number else repr(interval_s)
+            raise UsageError("Samples are 0.05 to 60 seconds apart", given=given)
         if not (isinstance(history_s, (int, float)) and interval_s <= history_s <= interval_s * MOST_SAMPLES):
             longest = f"at most {MOST_SAMPLES:,}, here {interval_s * MOST_SAMPLES:,.0f} s"
             raise UsageError(f"The history is at least one sample long, and {longest}", given=history_s)

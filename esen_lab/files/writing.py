@@ -125,8 +125,9 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _cannot(path: Path, problem: OSError) -> StoreError:
+    gone = isinstance(problem, FileNotFoundError)
     return StoreError(
         "A file is written where that is allowed and there is room",
         given=f"{str(path)!r}: {problem.strerror or problem}",
-        hint="Choose another folder, or make room there.",
+        hint=f"{'Make its folder first' if gone else 'Make room there'}, or choose another folder.",
     )

@@ -87,6 +87,12 @@ def test_a_name_that_is_refused_is_told_one_like_it(name: str, near: str) -> Non
     assert problem.value.hint == f"Such as {near}."
 
 
+def test_a_value_that_stands_in_place_of_a_name_is_told_in_short() -> None:
+    with pytest.raises(UsageError) as problem:
+        check_name("tensor([[1.0, 2.0]])" * 1000)
+    assert len(str(problem.value)) < 300
+
+
 @pytest.mark.parametrize("units", [0, -1, 5, 1.0, True, "2", None])
 def test_a_share_is_a_whole_number_within_the_device(units: object) -> None:
     with pytest.raises(UsageError):

@@ -164,6 +164,11 @@ def test_a_viewer_for_whom_no_thread_can_be_started_is_none(monkeypatch: pytest.
     assert not sampler.running, "that one was the only viewer"
 
 
+def test_a_rate_that_is_refused_is_told_as_people_write_it() -> None:
+    with pytest.raises(UsageError, match=r"Given: 1\.00 µs\."):
+        Sampler(Scripted({"a": 1}), interval_s=1e-6)
+
+
 @pytest.mark.parametrize(("interval_s", "history_s"), [("fast", 10), (None, 10), (0.5, float("inf")), (0.5, "long")])
 def test_a_rate_and_a_history_that_cannot_be_kept_are_refused(interval_s: Any, history_s: Any) -> None:
     with pytest.raises(UsageError, match=r"seconds apart|one sample long"):

@@ -369,6 +369,11 @@ def test_show_knows_what_it_can_show(session: Session, lab: FakeLab) -> None:
         run_line(session, "show raport")
 
 
+def test_what_is_not_there_yet_says_which_verb_makes_it(session: Session, lab: FakeLab) -> None:
+    with pytest.raises(UsageError, match="`%esen compare x` makes it"):
+        run_line(session, "show comparison")
+
+
 def test_the_users_own_error_is_passed_on(session: Session, lab: FakeLab) -> None:
     with pytest.raises(ZeroDivisionError):
         run_line(session, "run 1/0")

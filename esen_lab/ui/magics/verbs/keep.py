@@ -33,6 +33,18 @@ _RECORDS: Mapping[str, tuple[Callable[[Any], Any], Callable[[Any], View]]] = {
 }
 """What `%esen show` takes -> (the lab's record or None, its view)."""
 
+_MADE_BY: Mapping[str, str] = {
+    "profile": "profile",
+    "plan": "search",
+    "search": "tune propose",
+    "report": "run x",
+    "comparison": "compare x",
+    "numerics": "numerics",
+    "backends": "backends",
+    "precision": "precision bf16",
+}
+"""Record that may not be there yet -> what follows %esen to make it."""
+
 _OLD_WORDS = {"tuning": "editor", "mechanisms": "backends"}
 """Words of earlier versions."""
 
@@ -45,7 +57,9 @@ def _show(session: Session, given: Given) -> Any:
     find, draw = _RECORDS[what]
     record = find(lab)
     if record is None:
-        raise UsageError(f"What is shown of {what} is there", given="nothing yet", hint="`%esen` says what comes next.")
+        raise UsageError(
+            f"What is shown of {what} is there", given="nothing yet", hint=f"`%esen {_MADE_BY[what]}` makes it."
+        )
     return show(session, record, profile_view(lab, record) if what == "profile" else draw(record))
 
 
