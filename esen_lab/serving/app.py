@@ -37,7 +37,14 @@ from esen_lab.serving.dispatcher import Answer, Dispatcher
 from esen_lab.serving.guard import Guard
 from esen_lab.serving.metrics import CONTENT_TYPE, Metrics
 from esen_lab.serving.model import PLATFORM, VERSION, ModelInfo
-from esen_lab.serving.protocol import EXTENSIONS, encode_response, header_length, numbers_in_json
+from esen_lab.serving.protocol import (
+    EXTENSIONS,
+    PIECE_BYTES,
+    PIECE_NUMBERS,
+    encode_response,
+    header_length,
+    numbers_in_json,
+)
 from esen_lab.serving.refusal import RequestRefused, malformed, refusal_of
 from esen_lab.serving.settings import ServeSettings
 from esen_lab.serving.traces import RequestTraces
@@ -56,9 +63,6 @@ _MOST_KEPT = 32
 _BUFFERED_BYTES = 1 << 16
 _MOST_INDEX_BYTES = 1 << 12
 _LIVE = "/v2/health/live"
-_BESIDE_BYTES = 1 << 17
-"""Of JSON: more than this is read and written in a thread, while others are read and answered."""
-_BESIDE_NUMBERS = 1 << 14
 
 
 @dataclass(slots=True, kw_only=True)
@@ -259,7 +263,7 @@ class Infer:
             body = await read_body(receive, told.named, most=most, timeout_s=timeout_s, held=service.held)
         size = len(body)
         try:
-            if (size if header_bytes is None else header_bytes) > _BESIDE_BYTES:
+            if (size if header_bytes is None else header_bytes) > PIECE_BYTES:  # beside others
                 request = await dispatcher.read_beside(body, header_bytes)
             else:
                 request = dispatcher.read(body, header_bytes)
@@ -269,7 +273,7 @@ class Infer:
             # Who leaves while it waits costs nothing more; who is running already is run.
             answer = await (future if waiting.gone else _while_there(future, connection))
             more = _parameters(request.timings, answer)
-            if numbers_in_json(request, answer.outputs) > _BESIDE_NUMBERS:
+            if numbers_in_json(request, answer.outputs) > PIECE_NUMBERS:
                 return answer, *await asyncio.to_thread(encode_response, request, answer.outputs, answer.model, more)
             return answer, *encode_response(request, answer.outputs, answer.model, more)
         except (RequestRefused, ClientLeft, asyncio.CancelledError):

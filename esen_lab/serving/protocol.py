@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Hashable, Mapping, Sequence
+import time
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -36,6 +36,13 @@ MOST_JSON_BYTES = 16 << 20
 _MOST_SIZES = 1 << 20
 """The product of an input's sizes beside a 0: no byte is sent for them, but members may answer with some."""
 _NESTED = re.compile(rb"\[\s*\[")
+_ALL_BUT_LISTS = bytes(set(range(256)) - set(b"[],"))
+_LISTS_AS_BLANKS = bytes.maketrans(b"[]", b"  ")
+PIECE_BYTES = 1 << 16
+PIECE_NUMBERS = 1 << 13
+"""Numbers as text are read and written in pieces of this size: nobody else has the interpreter while one is."""
+_GIVE_WAY_S = 0.00005
+"""A pause without length is over before another thread is awake."""
 _WIDEST_TIMEOUT_US = 10**12
 _NOT_HAD = {
     "sequence_id": "sequences of requests",
@@ -433,42 +440,73 @@ def _from_bytes(data: memoryview, place: _Place) -> torch.Tensor:
 
 
 def _from_json(given: _Input, info: TensorInfo) -> torch.Tensor:
+    import numpy
     import torch
 
-    if bytes(memoryview(given.data)[:1]) != b"[":
+    text, count = bytes(given.data), math.prod(given.shape)
+    if not text.startswith(b"["):
         raise malformed(f"Input {given.name!r} has its numbers in 'data', or as binary data")
-    numbers = _flat(given)
-    if not numbers:
+    nested = _NESTED.match(text) is not None
+    if nested and not _nested_alike(text, given.shape):
+        raise _unlike(given)
+    if not count and not text.translate(None, b"[], \t\r\n"):
         return torch.empty(given.shape, dtype=info.dtype)
-    found = torch.from_numpy(_array(numbers, given, info)).to(info.dtype).reshape(given.shape)
+    arrays = [_array(numbers, given, info) for numbers in _read(text, given, nested=nested)]
+    if sum(map(len, arrays)) != count:
+        raise _unlike(given)
+    found = torch.from_numpy(numpy.concatenate(arrays)).to(info.dtype).reshape(given.shape)
     if info.dtype.is_floating_point and not bool(torch.isfinite(found).all()):  # JSON has no infinity: it was too large
         raise _odd(given, "a number is too large")
     return found
 
 
-def _flat(given: _Input) -> list[Any]:
-    """The numbers that the JSON of an input says: all of one kind, as many as its shape has.
+def _unlike(given: _Input) -> RequestRefused:
+    count = math.prod(given.shape)
+    return malformed(f"Input {given.name!r} of shape {given.shape} has {count} numbers, flat or nested alike")
 
-    The lists are taken apart here: NumPy takes seconds for millions of short ones, and makes of texts beside each other
-    an array with room for the longest at every place.
+
+def _nested_alike(text: bytes, shape: Sequence[int]) -> bool:
+    """Whether lists in lists are as deep and as long as a shape says, by their brackets and commas alone.
+
+    Making lists of Python's takes seconds, where there are millions.
     """
-    shape, count = given.shape, math.prod(given.shape)
-    depth = len(shape) if _NESTED.match(given.data) else 1
-    alike = malformed(f"Input {given.name!r} of shape {shape} has {count} numbers, flat or nested alike")
-    # Counted first: making lists takes seconds, too, where there are millions.
-    if depth > 1 and bytes(given.data).count(b"[") != sum(math.prod(shape[:level]) for level in range(depth)):
-        raise alike
-    try:
-        found: list[Any] = _reader(given.datatype, depth).decode(given.data)
-    except (msgspec.MsgspecError, ValueError) as problem:  # ValueError: thousands of digits
-        raise _odd(given, str(problem)) from problem
-    if len(found) != (count if depth == 1 else shape[0]):
-        raise alike
-    for size in shape[1:depth]:
-        if set(map(len, found)) - {size}:
-            raise alike
-        found = list(chain.from_iterable(found))
-    return found
+    # Counted first: what a shape claims is made only where as much was sent.
+    if text.count(b"[") != sum(math.prod(shape[:level]) for level in range(len(shape))):
+        return False
+    if text.count(b",") < math.prod(shape) - 1:
+        return False
+    wanted = b""
+    for size in reversed(shape):
+        wanted = b"[%b]" % b",".join([wanted] * size)
+    return b",".join(piece.translate(None, _ALL_BUT_LISTS) for piece in _pieces(text)) == wanted[1:-1]
+
+
+def _read(text: bytes, given: _Input, *, nested: bool) -> Iterator[list[Any]]:
+    """The numbers of a list, or of lists in lists that are alike, piece by piece."""
+    reader = _reader(given.datatype)
+    for piece in _pieces(text):
+        try:
+            numbers = reader.decode(b"[%b]" % (piece.translate(_LISTS_AS_BLANKS) if nested else piece))
+        except (msgspec.MsgspecError, ValueError) as problem:  # ValueError: thousands of digits
+            raise _odd(given, str(problem)) from problem
+        if numbers:
+            yield numbers
+
+
+def _pieces(text: bytes) -> Iterator[bytes]:
+    """What is within the brackets of a list, parted at commas. Other threads get the interpreter in between.
+
+    The text is JSON: no piece of numbers is empty, and one that holds a part of anything else is no JSON.
+    """
+    at, end = 1, len(text) - 1
+    while True:
+        comma = text.find(b",", at + PIECE_BYTES, end)
+        if comma < 0:
+            yield text[at:end]
+            return
+        yield text[at:comma]
+        at = comma + 1
+        time.sleep(_GIVE_WAY_S)
 
 
 def _array(numbers: list[Any], given: _Input, info: TensorInfo) -> numpy.ndarray[Any, Any]:
@@ -493,8 +531,8 @@ def _array(numbers: list[Any], given: _Input, info: TensorInfo) -> numpy.ndarray
 
 
 @lru_cache(maxsize=64)
-def _reader(datatype: str, depth: int) -> msgspec.json.Decoder[Any]:
-    """Reads lists of lists, so deep, of what JSON has for a datatype."""
+def _reader(datatype: str) -> msgspec.json.Decoder[Any]:
+    """Reads a list of what JSON has for a datatype."""
     kind: Any = int
     if datatype == "BOOL":
         kind = bool
@@ -502,9 +540,7 @@ def _reader(datatype: str, depth: int) -> msgspec.json.Decoder[Any]:
         kind = float
     elif datatype.startswith("U"):
         kind = Annotated[int, msgspec.Meta(ge=0)]
-    for _ in range(depth):
-        kind = list[kind]
-    return msgspec.json.Decoder(kind)
+    return msgspec.json.Decoder(list[kind])
 
 
 def _odd(given: _Input, why: str) -> RequestRefused:
@@ -573,10 +609,17 @@ def _bytes_of(tensor: torch.Tensor) -> memoryview | bytes:
     return array.data.cast("B") if array.ndim else array.tobytes()
 
 
-def _json_of(tensor: torch.Tensor, info: TensorInfo) -> list[Any]:
+def _json_of(tensor: torch.Tensor, info: TensorInfo) -> list[Any] | msgspec.Raw:
     import torch
 
     if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
         raise malformed(f"Output {info.name!r} holds NaN or infinity, which JSON has not: ask for binary data")
-    found: list[Any] = tensor.reshape(-1).tolist()
-    return found
+    numbers = tensor.reshape(-1)
+    if len(numbers) <= PIECE_NUMBERS:
+        found: list[Any] = numbers.tolist()
+        return found
+    texts = []
+    for piece in numbers.split(PIECE_NUMBERS):
+        texts.append(_ENCODER.encode(piece.tolist())[1:-1])
+        time.sleep(_GIVE_WAY_S)
+    return msgspec.Raw(b"[%b]" % b",".join(texts))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import tracemalloc
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from esen_lab.errors import UsageError
+from esen_lab.serving import protocol
 from esen_lab.serving.model import DATATYPES, ModelInfo, describe
 from esen_lab.serving.protocol import encode_response, header_length, parse_request
 from esen_lab.serving.refusal import RequestRefused, refusal_of
@@ -128,7 +130,7 @@ def test_whole_numbers_of_64_bits_stay_what_they_are() -> None:
         ({"data": [[1.0], [1.0, 2.0]]}, "flat or nested alike"),
         ({"data": [ROW[:7]]}, "flat or nested alike"),
         ({"data": [ROW, []]}, "flat or nested alike"),
-        ({"data": [ROW, 1.0]}, "numbers that FP32 has"),
+        ({"data": [ROW, 1.0]}, "flat or nested alike"),
         ({"data": [[ROW]]}, "flat or nested alike"),
         ({"data": [True, *ROW[1:]]}, "numbers that FP32 has"),
         ({"data": [True] * 8}, "numbers that FP32 has"),
@@ -230,6 +232,59 @@ def test_a_number_in_json_that_its_datatype_has_not_is_refused(datatype: str, da
     with pytest.raises(RequestRefused, match=f"numbers that {datatype} has") as found:
         in_json(datatype, data)
     assert found.value.status == 400
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_long_json_is_read_and_written_in_pieces_between_which_others_have_the_interpreter(
+    model: ModelInfo, nested: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(protocol, "time", SimpleNamespace(sleep=pauses.append))
+    x = torch.linspace(-1, 1, 8 * 4000).reshape(4000, 8)
+    data = x.tolist() if nested else x.reshape(-1).tolist()
+    request = parsed(model, given(shape=[4000, 8], data=data))
+    assert torch.equal(request.tensors[0], x)
+    pieces = len(json.dumps(data, separators=(",", ":"))) // protocol.PIECE_BYTES
+    assert len(pauses) >= pieces > 3
+    pauses.clear()
+    body, _ = encode_response(request, [x], model)
+    assert json.loads(body)["outputs"][0]["data"] == x.reshape(-1).tolist()
+    assert len(pauses) == -(-x.numel() // protocol.PIECE_NUMBERS)
+
+
+@pytest.mark.parametrize("piece", [1, 5, 14])
+def test_wherever_json_is_parted_it_is_numbers_of_one_look_or_refused(
+    piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "PIECE_BYTES", piece)
+    wanted = torch.arange(12, dtype=torch.float32).reshape(2, 3, 2)
+    for good in (wanted.tolist(), wanted.reshape(-1).tolist()):
+        assert torch.equal(in_json("FP32", good, (2, 3, 2)), wanted)
+    flags = [[[True, False]] * 3] * 2
+    assert in_json("BOOL", flags, (2, 3, 2)).tolist() == flags
+    for empty in ([], [[], []]):
+        assert in_json("FP32", empty, (2, 0, 2), any_size=True).shape == (2, 0, 2)
+    for odd in ([0], [[0], []], [[], [0]]):
+        with pytest.raises(RequestRefused):
+            in_json("FP32", odd, (2, 0, 2), any_size=True)
+    flat = list(range(12))
+    for odd in (
+        flat[:11],
+        [*flat, 12],
+        [*flat[:5], [5, 6], *flat[7:]],
+        [*flat[:5], "5,6", *flat[7:]],
+        [*flat[:5], {"a": 5, "b": 6}, *flat[7:]],
+        [*flat[:11], None],
+        [flat[:6], flat[6:]],
+        [[[0, 1], [2, 3], [4, 5]], [[6, 7], [8, 9], [10, 11, 12]]],
+        [[[0, 1], [2, 3], [4, 5]], [[6, 7], [8, 9], [10, "11"]]],
+        [[[0, 1], [2, 3], [4, 5]], [[6, 7], [8, 9], 10, [11]]],
+        [[[0, 1], [2, 3], [4, 5]], [[6, 7], [8, 9], "[,]"]],
+        [[[0, 1], [2, 3], [4, 5, 6, 7], [8, 9], [10, 11]]],
+    ):
+        with pytest.raises(RequestRefused) as found:
+            in_json("FP32", odd, (2, 3, 2))
+        assert found.value.status == 400
 
 
 def test_texts_and_millions_of_lists_are_refused_without_room_for_what_they_might_be() -> None:
