@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +17,11 @@ from esen_lab.serving.connection import CONNECTION, Connection, WatchedTransport
 log = logging.getLogger("esen_lab.serving")
 MOST_HEADER_BYTES = 1 << 16
 """Of a request's address and headers, without which a client could fill the memory before anybody looks at them."""
+MOST_TOLD = 64
+"""Connections beyond those that there may be: their requests are told so. One more is closed before it takes what is
+left of the descriptors."""
+_CROWDED_S = 2.0
+"""One beyond has so long to ask: else a few that never do would keep out who asks whether the server is alive."""
 _LOOK_S = 1.0
 """At the end of a server: who has read nothing for so long is not waited for."""
 
@@ -72,7 +78,11 @@ class BoundedProtocol(HttpToolsProtocol):
         # only for sockets that were made with the protocol's number.
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.transport = WatchedTransport(transport, self._wait_for_reader)  # type: ignore[assignment]
-        self._wait_for_headers()
+        beyond = len(self.connections) - self.max_connections
+        if beyond > MOST_TOLD:
+            self.transport.abort()
+        else:
+            self._wait_for_headers(_CROWDED_S if beyond > 0 else math.inf)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is gone: whoever asked to be told is."""
@@ -180,9 +190,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self._header_bytes = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
         return self._header_bytes > MOST_HEADER_BYTES
 
-    def _wait_for_headers(self) -> None:
+    def _wait_for_headers(self, limit_s: float = math.inf) -> None:
         if self._waiting is None:
-            self._waiting = self.loop.call_later(self.read_timeout_s, self.transport.abort)
+            self._waiting = self.loop.call_later(min(limit_s, self.read_timeout_s), self.transport.abort)
 
     def _headers_came(self) -> None:
         if self._waiting is not None:

@@ -13,7 +13,7 @@ import pytest
 from served_doubles import FakeServed, Gate, ask, body_of, infer, serving
 from waiting import until
 
-from esen_lab.serving import http_server
+from esen_lab.serving import bounded_protocol, http_server
 from esen_lab.serving.bounded_protocol import MOST_HEADER_BYTES
 from esen_lab.serving.server import Server
 
@@ -413,6 +413,20 @@ def test_more_connections_than_may_be_are_answered_503_with_a_time_to_come_again
         idle.close()
         until(lambda: len(server._http._uvicorn.server_state.connections) == 2)
         assert ask(server, "GET", "/v2")[0] == 200
+
+
+def test_connections_beyond_those_that_may_be_have_little_time_and_their_crowd_has_an_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bounded_protocol, "MOST_TOLD", 2)
+    monkeypatch.setattr(bounded_protocol, "_CROWDED_S", 0.3)
+    with serving(max_connections=2, read_timeout_s=30.0) as server, contextlib.ExitStack() as stack:
+        connections = server._http._uvicorn.server_state.connections
+        idle = [stack.enter_context(connected(server)) for _ in range(5)]
+        assert read_all(idle[4]) == b""  # at once: it would take what is left of the descriptors
+        assert [read_all(one) for one in idle[2:4]] == [b"", b""]
+        until(lambda: len(connections) == 2)
+        assert ask(server, "GET", "/v2/health/live")[0] == 200
 
 
 @pytest.mark.parametrize("protocol", ["websocket", "h2c"])
