@@ -56,6 +56,7 @@ Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 log = logging.getLogger("esen_lab.serving")
 _HEADER_LENGTH = b"inference-header-content-length"
+_ONCE = (b"host", b"origin", b"authorization", b"content-type", b"content-encoding", _HEADER_LENGTH)
 _OF_JSON = b"content-type: application/json\r\ncontent-length: %d\r\n"
 _OF_BYTES = b"content-type: application/octet-stream\r\ncontent-length: %d\r\n" + _HEADER_LENGTH + b": %d\r\n"
 _MOST_KEPT = 32
@@ -171,7 +172,7 @@ class Door:
             if usual:
                 self._let_in(fields)
             else:
-                self._guard.check(scope["path"], dict(fields))
+                self._guard.check(scope["path"], _named(fields))
         except RequestRefused as refused:
             self._service.metrics.failed(refused.status, refused.reason)
             log.warning("refused", extra={"path": scope["path"][:200], "status": refused.status})
@@ -184,7 +185,7 @@ class Door:
             await self._app(scope, receive, send)
 
     def _look_at(self, fields: Fields) -> None:
-        self._guard.check(self._usual, dict(fields))
+        self._guard.check(self._usual, _named(fields))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -283,6 +284,21 @@ class Infer:
             raise refusal_of(problem) from problem
         finally:
             service.held.now -= size
+
+
+def _named(fields: Fields) -> Mapping[bytes, bytes]:
+    """Headers by name; of two with one name whoever stands in between may have looked at the other one.
+
+    Raises:
+        Refused: One that decides something is there twice.
+    """
+    named = dict(fields)
+    if len(named) < len(fields):
+        names = [name for name, _ in fields]
+        for name in _ONCE:
+            if names.count(name) > 1:
+                raise RequestRefused(400, "malformed", f"A request has the header {name.decode()} once", unread=True)
+    return named
 
 
 def _parameters(timings: bool, answer: Answer) -> dict[str, Any]:

@@ -44,6 +44,7 @@ PIECE_NUMBERS = 1 << 13
 _GIVE_WAY_S = 0.00005
 """A pause without length is over before another thread is awake."""
 _WIDEST_TIMEOUT_US = 10**12
+_SAY_LENGTH = "Where bytes of tensors follow the JSON, Inference-Header-Content-Length says how long that is"
 _NOT_HAD = {
     "sequence_id": "sequences of requests",
     "sequence_start": "sequences of requests",
@@ -217,7 +218,12 @@ def parse_request(body: bytearray, header_bytes: int | None, model: ModelInfo) -
     view = memoryview(body)
     if header_bytes == 0 and body:
         return raw_header(len(body), model).request(view)
-    return read_header(view[:length], model).request(view[length:])
+    try:
+        return read_header(view[:length], model).request(view[length:])
+    except RequestRefused as refused:
+        if header_bytes is None and b"binary_data_size" in body and refused.status == 400:
+            raise malformed(f"{refused.message}. {_SAY_LENGTH}") from None
+        raise
 
 
 def json_bytes(body: bytearray, header_bytes: int | None) -> int:

@@ -223,6 +223,23 @@ def test_a_header_that_means_nothing_is_refused(plain: Server, header: str) -> N
     assert lasting(plain, post(BODY, header))[0] in (400, 415)
 
 
+@pytest.mark.parametrize(
+    ("header", "path"),
+    [
+        ("Host: 127.0.0.1", PATH),
+        ("Host: 127.0.0.1", "/v2/repository/index"),
+        ("Content-Type: application/json", PATH),
+        ("Content-Encoding: identity", PATH),
+        ("Inference-Header-Content-Length: 5", PATH),
+        ("Authorization: Bearer x", PATH),
+    ],
+)
+def test_a_header_that_decides_something_is_there_once(plain: Server, header: str, path: str) -> None:
+    status, told = lasting(plain, post(BODY, header, header, path=path))
+    assert (status, "once" in json.loads(told)["error"]) == (400, True)
+    assert lasting(plain, post(BODY, "X: 1", "X: 2"))[0] == 200
+
+
 def test_headers_without_an_end_fill_no_memory(plain: Server) -> None:
     large = "X: " + "a" * MOST_HEADER_BYTES
     many = [f"X-{number}: {number}" for number in range(MOST_HEADER_BYTES // 8)]

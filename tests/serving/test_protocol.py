@@ -161,6 +161,16 @@ def test_a_length_of_json_that_is_none_is_refused(model: ModelInfo, length: int)
         parse_request(bytearray(b"{}"), length, model)
 
 
+def test_who_sends_bytes_behind_json_without_its_length_is_told_of_the_header(model: ModelInfo) -> None:
+    look = given(data=None, parameters={"binary_data_size": 32})
+    head = json.dumps({"inputs": [{key: value for key, value in look.items() if key != "data"}]}).encode()
+    for binary in (bytes(32), b""):
+        with pytest.raises(RequestRefused, match=r"\. Where bytes of tensors follow the JSON") as found:
+            parse_request(bytearray(head + binary), None, model)
+        assert found.value.status == 400
+    assert "Inference-Header" not in refused(model, given(shape=[1, 9])).message
+
+
 def test_inputs_are_all_there_once_and_nothing_follows_them(model: ModelInfo) -> None:
     assert "lacks input" in refused(model).message
     assert "given twice" in refused(model, given(), given()).message
