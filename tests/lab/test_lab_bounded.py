@@ -171,7 +171,7 @@ def test_more_calls_than_may_wait_are_refused_and_status_and_reports_tell_of_wai
 def test_a_run_from_inside_a_comparison_is_refused_and_waits_not_for_itself(lab: Lab) -> None:
     lab.register("a", nn.Identity(), example=X)
     with pytest.raises(UsageError, match="from inside another"):
-        lab.compare(X, rounds=1, on_progress=lambda *_: lab.run(X))
+        lab.compare(X, rounds=1, strategies=["sequential"], on_progress=lambda *_: lab.run(X))
     assert torch.equal(lab.run(X), X)
 
 
