@@ -81,7 +81,7 @@ def _surroundings(method: str) -> object:
     environment.pop("PYTEST_CURRENT_TEST", None)
     limits = [resource.getrlimit(limit) for limit in _LIMITS]
     cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
-    return method, environment, os.getcwd(), sys.executable, interpreter_flags(), limits, cpus
+    return method, environment, os.getcwd(), os.geteuid(), sys.executable, interpreter_flags(), limits, cpus
 
 
 def _one(method: str) -> Kept:
