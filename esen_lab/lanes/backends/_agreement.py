@@ -51,6 +51,7 @@ class Questions:
         allowed: For each dtype, the largest error that rounding explains.
         until: When there is no more time (`time.monotonic`).
         left: Words of the probes that there was no time for.
+        strays: Whether the engine was seen to answer NaN or infinity elsewhere than the network, for another mask.
     """
 
     network: Answers
@@ -60,6 +61,7 @@ class Questions:
     allowed: Mapping[str, float]
     until: float
     left: list[str] = field(default_factory=list)
+    strays: bool = False
 
     def has_time(self, words: str) -> bool:
         """Whether another probe may be asked; if not, it is noted."""
@@ -68,8 +70,12 @@ class Questions:
         self.left.append(words)
         return False
 
-    def differ(self, leaves: Sequence[torch.Tensor], wanted: Tree) -> str:
-        """How the engine differs from the network's answer to an input; "" where rounding explains it."""
+    def differ(self, leaves: Sequence[torch.Tensor], wanted: Tree, *, is_mask: bool = False) -> str:
+        """How the engine differs from the network's answer to an input; "" where rounding explains it.
+
+        So it is for another mask, or other whole numbers (`is_mask`), where the engine's answer itself tells: that may
+        leave a row without anything to attend to, of which engines make NaN.
+        """
         try:
             answer = self.engine(leaves)
         except Exception as problem:
@@ -78,6 +84,9 @@ class Questions:
         if found.agrees or (found.why != WHERE_NAN and found.why):
             return "" if found.agrees else str(found)
         answers = [leaf.clone() for leaf in flatten(answer)[0]]
+        if is_mask and found.why == WHERE_NAN and not is_finite(answers):
+            self.strays = True
+            return ""
         nudged = self.network(self._nudged(leaves))
         pairs = zip(answers, flatten(wanted)[0], flatten(nudged)[0], strict=True)
         return "" if all(self._is_rounding(*three) for three in pairs) else str(found)
@@ -149,7 +158,8 @@ def agreement(
     if questions.precision != "int8":  # right for data like that it was made by, and for no other
         _ask_floats(questions, guards, huge=huge)
     ranges = dict(known) if known is not None else _agreeing(questions, guards)
-    return Guards(ranges=_needed({**ranges, **bounds}, questions.example), checks=others)
+    needed = _needed({**ranges, **bounds}, questions.example)
+    return Guards(ranges=needed, checks=others, answers=questions.strays)
 
 
 def unbound(checks: Sequence[Check]) -> tuple[Check, ...]:
@@ -185,7 +195,7 @@ def _ask_floats(questions: Questions, guards: Guards, *, huge: bool) -> None:
         except Exception as problem:  # an engine would answer, or read what is not its own: it is not even asked
             kind = type(problem).__name__
             raise Refused(f"for {probe.words} PyTorch raises {kind}, where an engine may answer") from problem
-        if why := questions.differ(leaves, wanted):
+        if why := questions.differ(leaves, wanted, is_mask=probe.is_mask):
             raise Refused(f"for {probe.words} it differs from PyTorch: {why}")
 
 
@@ -237,7 +247,7 @@ def _differ_within(questions: Questions, guards: Guards, ranges: Mapping[int, Ra
             wanted = questions.network(leaves)
         except Exception as problem:  # an engine would answer, or read what is not its own: it is not even asked
             return f"PyTorch raises {type(problem).__name__}"
-        if why := questions.differ(leaves, wanted):
+        if why := questions.differ(leaves, wanted, is_mask=True):
             return why
     return ""
 

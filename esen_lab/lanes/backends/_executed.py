@@ -257,7 +257,7 @@ class Executed(nn.Module):
             guards = self._known_guards(example, findings.known()) or self._probed(call, example, findings, preparing_s)
         except Exception as problem:
             raise self._problem(problem) from problem
-        return guarded(call, guards, self.module)
+        return guarded(call, guards, self.module, example.structure)
 
     def _known_guards(self, example: Example, finding: Finding | None) -> Guards | None:
         """Those that an earlier process has found out; None where nobody has."""
@@ -267,7 +267,8 @@ class Executed(nn.Module):
             raise Refused(finding.refused)
         self._tell(finding.left)
         program = self._program(example) if finding.computes else None
-        return Guards(ranges=finding.ranges, checks=() if program is None else unbound(checks_of(program)))
+        checks = () if program is None else unbound(checks_of(program))
+        return Guards(ranges=finding.ranges, checks=checks, answers=finding.answers)
 
     def _program(self, example: Example) -> ExportedProgram | None:
         assert self._backend is not None
@@ -291,7 +292,8 @@ class Executed(nn.Module):
             findings.keep(Finding(refused=str(problem)))
             raise
         self._tell(questions.left)
-        findings.keep(Finding(ranges=guards.ranges, computes=bool(guards.checks), left=questions.left))
+        computes = bool(guards.checks)
+        findings.keep(Finding(ranges=guards.ranges, computes=computes, left=questions.left, answers=guards.answers))
         return guards
 
     def _known(self, example: Example) -> dict[int, Range] | None:

@@ -43,12 +43,14 @@ class Finding:
         computes: Whether there are checks besides, for which the network is traced.
         refused: Why the engine is not used at all; "" where it is.
         left: Words of the probes that there was no time for: whoever goes by this is told of them too.
+        answers: As in `Guards`.
     """
 
     ranges: Mapping[int, Range] = field(default_factory=dict)
     computes: bool = False
     refused: str = ""
     left: Sequence[str] = ()
+    answers: bool = False
 
     def to_bytes(self) -> bytes:
         """As JSON."""

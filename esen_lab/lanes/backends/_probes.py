@@ -29,10 +29,12 @@ class Probe:
     Attributes:
         words: What it is, after "for ".
         leaves: Its tensors.
+        is_mask: Whether nothing but truths is another than in the example.
     """
 
     words: str
     leaves: Leaves
+    is_mask: bool = False
 
 
 def float_probes(leaves: Sequence[torch.Tensor], *, huge: bool = False) -> Iterator[Probe]:
@@ -97,7 +99,8 @@ def _truths(leaves: Sequence[torch.Tensor], order: Callable[[torch.Tensor], torc
         "nothing but True": torch.ones_like,
     }
     for words, change in changes.items():
-        yield Probe(words=words, leaves=[change(leaf) if leaf.dtype is torch.bool else leaf for leaf in leaves])
+        made = [change(leaf) if leaf.dtype is torch.bool else leaf for leaf in leaves]
+        yield Probe(words=words, leaves=made, is_mask=True)
 
 
 def is_whole(leaf: torch.Tensor) -> bool:

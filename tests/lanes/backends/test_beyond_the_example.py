@@ -168,6 +168,36 @@ def test_ordinary_networks_keep_their_engine(name: str, kind: str, recwarn: pyte
 
 
 @lacking("openvino")
+def test_a_mask_that_leaves_nothing_is_left_to_eager_and_others_keep_the_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenVINO makes NaN of a row that may attend to nothing, PyTorch zeros."""
+    monkeypatch.setenv("ESEN_LAB_HOME", str(tmp_path))
+    asked: list[int] = []
+
+    class Attention(nn.Module):
+        def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            asked.append(1)
+            return F.scaled_dot_product_attention(x, x, x, attn_mask=(mask != 0)[:, None])
+
+    x, some = P.reshape(1, 8, 4), (I[:1] < 5).long()
+    for mask, own_threads in ((some, True), (some.bool(), False)):
+        for session in ("first", "second"):
+            settings = BackendSettings(cache=cache_for(str(mask.dtype), "openvino", "1"), own_threads=own_threads)
+            fast = Executed(Attention().eval(), "openvino", backend("openvino"), settings)
+            with torch.inference_mode():
+                fast(x, mask)
+                asked.clear()
+                torch.testing.assert_close(fast(x, mask.roll(2)), fast.module(x, mask.roll(2)))
+                assert len(asked) == 1, f"the {session} session has the engine for other masks"
+                wanted = fast.module(x, mask & False)
+                torch.testing.assert_close(fast(x, mask & False), wanted)
+                wait = fast.begin(x, mask & False)
+                assert wait is not None
+                torch.testing.assert_close(wait(), wanted)
+
+
+@lacking("openvino")
 def test_a_refusal_names_the_inputs_and_the_difference() -> None:
     with torch.no_grad(), pytest.raises(DeviceError, match=r"for inputs of the other sign it differs .*: NaN or inf"):
         executed(Function(lambda x: F.relu(torch.log(x))), "openvino")(P)
