@@ -152,7 +152,9 @@ class Watch:
 
     def _looked_into(self, owns: list[dict[str, Any]]) -> Watched:
         """All that the network holds, and what its code reaches."""
-        seen = Watched(whole=self._state_only, but=self._state)
+        reads = [function.__code__.co_names for function in self._reach.functions]
+        gradients = any("grad" in names and "autograd" not in names for names in reads)
+        seen = Watched(whole=self._state_only, but=self._state, gradients=gradients)
         for own in owns:
             seen.part(own)
         for space, name, _ in self._reach.names:

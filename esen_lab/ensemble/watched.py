@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 TABLES = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
 """The tables of a module that count; its other ones are torch's own book-keeping."""
+_TOLD_TO_HOOKS = ("_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs", "_forward_hooks_always_called")
 DEEPEST = 16
 """How far containers in containers are looked into."""
 _MOST_ITEMS = 20_000
@@ -94,9 +95,10 @@ class Watched:
     Args:
         whole: Whether objects of other kinds are looked into however large they are.
         but: The identities of what is not looked at.
+        gradients: Whether those of tensors are looked at.
     """
 
-    def __init__(self, *, whole: bool, but: Collection[Any] = ()) -> None:
+    def __init__(self, *, whole: bool, but: Collection[Any] = (), gradients: bool = False) -> None:
         self.holders: list[Holder] = []
         self.tensors: dict[int, torch.Tensor] = {}
         self.arrays: list[Any] = []
@@ -108,6 +110,7 @@ class Watched:
         self.left_out: list[Any] = []
         self._whole = whole
         self._but = but
+        self._gradients = gradients
         self._items = 0
         self._seen: set[int] = set()
 
@@ -125,6 +128,9 @@ class Watched:
                         self.add(hook, key, DEEPEST)
             elif key not in NOT_ATTRIBUTES:
                 self.add(value, key, DEEPEST)
+        if own.get("_forward_hooks") or own.get("_forward_pre_hooks"):
+            tables = [own[key] for key in _TOLD_TO_HOOKS if key in own]
+            self.holders += [Holder(table, dict(table), "the arguments of hooks") for table in tables]
 
     def user_class(self, cls: type) -> None:
         """What the attributes of a class hold."""
@@ -137,6 +143,8 @@ class Watched:
     def tensor(self, value: Any) -> None:
         """One tensor, or None."""
         if value is not None and id(value) not in self._but:
+            if self._gradients and id(value) not in self.tensors and value.is_leaf:
+                self._row(lambda: (value.grad,), "the gradient of a tensor", DEEPEST)
             self.tensors.setdefault(id(value), value)
             if vars(value):
                 self.add(vars(value), "the attributes of a tensor", DEEPEST)

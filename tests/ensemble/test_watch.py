@@ -421,3 +421,29 @@ def test_an_object_that_is_made_another_class_is_seen() -> None:
     assert watch.what() == ("the class of an object that it uses",)
     watch.renew()
     assert not watch.changed(whole=True)
+
+
+def test_what_a_hook_is_given_is_seen_where_it_is_set_by_hand() -> None:
+    module = nn.Linear(2, 2)
+    handle = module.register_forward_hook(lambda *given: given[-1])
+    watch = Watch(module)
+    assert not watch.changed()
+    module._forward_hooks_with_kwargs[handle.id] = True
+    assert watch.changed()
+    assert watch.what() == ("the arguments of hooks",)
+
+
+def test_gradients_are_seen_where_code_reads_them_and_nowhere_else() -> None:
+    class Reads(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x if self.weight.grad is None else x * self.weight.grad.sum()
+
+    reads, other = Reads(2, 2), nn.Linear(2, 2)
+    watch, others = Watch(reads), Watch(other)
+    reads.weight.grad = other.weight.grad = torch.ones(2, 2)
+    assert watch.changed()
+    assert watch.what() == ("the gradient of a tensor",)
+    assert not others.changed()
+    watch.renew()
+    reads.weight.grad.mul_(2)
+    assert watch.changed()
