@@ -179,3 +179,39 @@ def is_module(value: Any) -> bool:
     """Whether `value` is an `nn.Module`."""
     nn = sys.modules.get("torch.nn")
     return nn is not None and is_a(value, nn.Module)
+
+
+# --- operators of torch -----------------------------------------------------------------------------------------------
+
+
+def is_operator(value: Any) -> bool:
+    """Whether `value` is one of `torch.ops`, or what `torch.library.custom_op` has made."""
+    home = type(value).__module__
+    return (home == "torch._ops" and not is_a(value, types.ModuleType)) or home == "torch._library.custom_ops"
+
+
+def custom_operator(operator: Any) -> Any:
+    """What `torch.library.custom_op` keeps of an operator; None where it was made otherwise."""
+    made: Any = sys.modules.get("torch._library.custom_ops")
+    return None if made is None else made.OPDEFS.get(_operator_name(operator))
+
+
+def kernels_of(operator: Any) -> tuple[Any, ...]:
+    """What runs when an operator is called: another row once anybody gives it a kernel, or takes one from it.
+
+    Nothing for torch's own, which the session's settings look at, and for those that call functions they are given.
+    """
+    name, made = _operator_name(operator), custom_operator(operator)
+    if "::" not in name or name.startswith("aten::"):
+        return ()
+    dumped: Any = sys.modules["torch"]._C._dispatch_dump
+    overloads = vars(operator).get("_overload_names", ("",))
+    own = () if made is None else (*made._backend_fns.items(), *made._disabled_kernel)
+    return (*(dumped(f"{name}.{overload}".rstrip(".")) for overload in overloads), *own)
+
+
+def _operator_name(operator: Any) -> str:
+    """Such as "aten::relu", or "aten::add.Tensor"."""
+    own = vars(operator)
+    name = own.get("_qualified_op_name") or own["_name"]
+    return f"{own['_namespace']}::{name}" if "_namespace" in own else str(name)

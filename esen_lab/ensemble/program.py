@@ -30,6 +30,8 @@ _REFUSALS = {
     "dynamic_shapes for others.",
     "ValueError: Ran into a kwarg keyword mismatch": "An exported program takes by keyword what was given so when it "
     "was exported: export it with all arguments in kwargs for an example that is a dict.",
+    "AttributeError: '_OpNamespace' ": "Lanes have the operators that files make which they import: make this one "
+    "(torch.library) in a file on sys.path, and import that in the file of the network's class.",
 }
 
 
@@ -89,7 +91,7 @@ def _not_whole(given: str) -> StoreError:
 
 
 def way_on(told: str) -> str:
-    """What to do about an error of a program that was called otherwise than it was exported; "" for any other.
+    """What to do about an error of torch that does not say it; "" for any other.
 
     Args:
         told: The error's kind and message.

@@ -32,6 +32,7 @@ from esen_lab.ensemble.origin import (
     RAISED,
     InContext,
     asked,
+    custom_operator,
     held_in,
     home_of,
     installed_folders,
@@ -39,6 +40,7 @@ from esen_lab.ensemble.origin import (
     is_as_installed,
     is_installed,
     is_module,
+    is_operator,
     is_tensor,
     version_of,
 )
@@ -223,6 +225,8 @@ class _Walk:
             self._module(thing)
         elif is_tensor(thing):
             self.reach.tensors.append(thing)
+        elif is_operator(thing):
+            self._operator(thing)
         elif (inner := _inner_of(thing)) is not None:
             self._items(inner, len(inner))
         else:
@@ -235,6 +239,12 @@ class _Walk:
         for name, value in list(vars(module).items()):
             if not name.startswith("__"):
                 self._name(vars(module), name, module.__name__, follow=not is_a(value, types.ModuleType))
+
+    def _operator(self, operator: Any) -> None:
+        """An operator of torch, with the kernels in Python that torch can name: those of `torch.library.custom_op`."""
+        made = custom_operator(operator)
+        if made is not None:
+            self.add([made._init_fn, *made._backend_fns.values()])
 
     def _items(self, items: Any, count: int) -> None:
         if count > _MOST_ITEMS:
@@ -410,6 +420,8 @@ class _Walk:
                 namespace, home = vars(value), f"{home_of(value)}:{value.__qualname__}"
             else:
                 return
+            if type(value).__module__ == "torch._ops":
+                asked(value, name)  # torch.ops binds an operator once it is asked for it
             if name not in namespace:
                 if isinstance(namespace, dict) and not _is_of_package(home):  # some packages import when asked
                     self._not_there(namespace, name)

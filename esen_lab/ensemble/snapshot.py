@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import functools
 import io
+import pickle
 import types
 from collections.abc import Callable, Iterator
+from importlib import import_module
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from esen_lab.common.surroundings import model_cell
 from esen_lab.ensemble.fingerprint import text_digest
-from esen_lab.ensemble.origin import RAISED, is_installed, is_module
+from esen_lab.ensemble.origin import RAISED, custom_operator, home_of, is_installed, is_module, is_operator
 from esen_lab.errors import UsageError
 
 if TYPE_CHECKING:
@@ -44,6 +47,8 @@ def take_snapshot(module: Any) -> bytes:
                     base  # whose state leaves out what it makes anew, such as an LSTM's references to its weights
                 )
                 return (_blank, (base,), (names, own.__getstate__(thing)), None, None, _fill)
+            if is_operator(thing) or type(thing).__module__ == "torch._ops":
+                return _operator_reduced(thing)
             if isinstance(thing, functools.cached_property):  # it holds a lock before Python 3.12
                 return functools.cached_property, (thing.func,), {"attrname": thing.attrname}
             if isinstance(thing, functools._lru_cache_wrapper) and thing.__module__ == "__main__":
@@ -132,6 +137,32 @@ def _names_in(kind: type) -> Iterator[str]:
         yield f"{base.__module__}:{base.__qualname__}"
         if not is_installed(base):
             yield from sorted(vars(base).keys() - _MADE_WHEN_ASKED)
+
+
+def _operator_reduced(thing: Any) -> Any:
+    """An operator of torch, or a namespace of them, by its name; what else makes it must be imported elsewhere too."""
+    import torch
+
+    made = custom_operator(thing) if is_operator(thing) else None
+    if made is None:
+        path = thing.__name__.removeprefix("torch.") if isinstance(thing, types.ModuleType) else f"ops.{thing}"
+        return attrgetter(path), (torch,)
+    home = home_of(made._init_fn)
+    if home == "__main__":
+        raise pickle.PicklingError(
+            f"the operator {made._qualname} is made in the notebook, and lanes have those that modules make which they "
+            "import"
+        )
+    return _made_operator, (home, made._qualname.replace("::", ".") if thing is made else str(thing), thing is made)
+
+
+def _made_operator(home: str, path: str, whole: bool) -> Any:
+    """An operator that `torch.library.custom_op` makes in a module, or all that it made."""
+    import torch
+
+    import_module(home)
+    operator = attrgetter(path)(torch.ops)
+    return custom_operator(operator) if whole else operator
 
 
 def _cached(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:

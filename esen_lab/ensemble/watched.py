@@ -15,7 +15,17 @@ import types
 from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from esen_lab.ensemble.origin import RAISED, asked, held_in, is_a, is_installed, is_module, is_tensor
+from esen_lab.ensemble.origin import (
+    RAISED,
+    asked,
+    held_in,
+    is_a,
+    is_installed,
+    is_module,
+    is_operator,
+    is_tensor,
+    kernels_of,
+)
 from esen_lab.ensemble.reach import NOT_ATTRIBUTES
 from esen_lab.ensemble.spans import (
     LARGEST_OPAQUE,
@@ -236,6 +246,9 @@ class Watched:
                 self.part(vars(part))
 
     def _object(self, value: Any, name: str, depth: int) -> None:
+        if is_operator(value):
+            self.opaque += [Opaque(value, kernels_of, name)] if kernels_of(value) else []
+            return
         own = asked(value, "__dict__")
         if isinstance(own, dict) and depth > 0:
             self.add(own, name, depth)  # an object and its attributes are one level

@@ -464,6 +464,7 @@ def _text_of(pattern: Any) -> Any:
 def _of_torch_itself() -> Iterator[Switch]:
     """What was put into torch at run time. It cannot be set elsewhere: answers are compared again when it changes."""
     import torch
+    import torch.library
     import torch.nn.functional
     from torch.nn.modules import module as shared
 
@@ -477,6 +478,7 @@ def _of_torch_itself() -> Iterator[Switch]:
     hooks = [table for name, table in vars(shared).items() if name.startswith("_global_") and isinstance(table, dict)]
     yield Switch("hooks of all networks", functools.partial(_hooks_in, hooks), _cannot_be_set)
     yield Switch("modes of torch", _modes, _cannot_be_set)
+    yield Switch("kernels put into operators of torch", _kernels_put_into_torch(), _cannot_be_set)
 
 
 def _put_into(place: Mapping[str, Any], was: dict[str, Any]) -> tuple[str, ...]:
@@ -490,6 +492,27 @@ def _put_into(place: Mapping[str, Any], was: dict[str, Any]) -> tuple[str, ...]:
 
 def _hooks_in(tables: list[dict[Any, Any]]) -> tuple[int, ...]:
     return tuple(_number_of(hook) for table in tables for hook in table.values()) if any(tables) else ()
+
+
+def _kernels_put_into_torch() -> Callable[[], tuple[str, ...]]:
+    """What says which kernels Python code has given to operators of torch since, by `torch.library`."""
+    import torch
+
+    every: set[str] = getattr(torch.library, "_impls", set())  # torch's own code gives some to others when it is loaded
+    known: dict[int, tuple[str, ...]] = {}
+
+    def found() -> frozenset[str]:
+        return frozenset(key for key in every if key.startswith("aten/") and not key.endswith("/Meta"))
+
+    was = found()
+
+    def read() -> tuple[str, ...]:
+        if len(every) not in known:
+            known.clear()
+            known[len(every)] = tuple(sorted(found() - was))
+        return known[len(every)]
+
+    return read
 
 
 def _modes() -> tuple[str, ...]:

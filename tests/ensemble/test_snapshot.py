@@ -82,3 +82,37 @@ def test_what_a_class_has_no_more_is_not_found_where_it_was_sent_before(notebook
     own.__bases__ = (other,)
     assert load_snapshot(take_snapshot(own()))(torch.ones(1)).item() == 3.0
     assert load_snapshot(take_snapshot(other()))(torch.ones(1)).item() == 3.0
+
+
+@torch.library.custom_op("esen_sent::doubled", mutates_args=())
+def doubled(x: torch.Tensor) -> torch.Tensor:
+    return x * 2
+
+
+class Holding(nn.Module):
+    def __init__(self, held: object) -> None:
+        super().__init__()
+        self.held = held
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        torch.ops,
+        torch.ops.aten,
+        torch.ops.aten.relu,
+        torch.ops.aten.add.Tensor,
+        doubled,
+        torch.ops.esen_sent.doubled,
+        torch.ops.esen_sent.doubled.default,
+    ],
+    ids=str,
+)
+def test_operators_of_torch_go_by_their_names(held: object) -> None:
+    assert load_snapshot(take_snapshot(Holding(held))).held is held
+
+
+def test_an_operator_that_is_made_in_the_notebook_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doubled._init_fn, "__module__", "__main__")
+    with pytest.raises(UsageError, match="esen_sent::doubled is made in the notebook"):
+        take_snapshot(Holding(doubled))

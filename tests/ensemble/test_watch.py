@@ -447,3 +447,55 @@ def test_gradients_are_seen_where_code_reads_them_and_nowhere_else() -> None:
     watch.renew()
     reads.weight.grad.mul_(2)
     assert watch.changed()
+
+
+GAIN = 1.0
+
+
+def _doubled(x: torch.Tensor) -> torch.Tensor:
+    return x * 2 * GAIN
+
+
+def _no_kernel(monkeypatch: pytest.MonkeyPatch, operator: Any) -> None:
+    off = operator.set_kernel_enabled("cpu", False)
+    off.__enter__()
+    monkeypatch.setitem(globals(), "OFF", off)  # which would be over once nobody held it
+
+
+OPERATOR: Any = torch.library.custom_op("esen_watched::doubled", _doubled, mutates_args=())
+OFF: object = None
+
+
+class CallsByName(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return OPERATOR(x)  # type: ignore[no-any-return]
+
+
+class CallsAmongOperators(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.ops.esen_watched.doubled(x)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("kind", [CallsByName, CallsAmongOperators])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda _, operator: operator.register_kernel("cpu")(lambda x: x * 3),
+        _no_kernel,
+        lambda patch, _: patch.setitem(globals(), "GAIN", 3.0),
+        lambda _, operator: operator._lib.impl("doubled", lambda x: x * 3, "CPU"),
+    ],
+    ids=["another one", "none", "what it reads", "another one below it"],
+)
+def test_a_kernel_of_an_operator_that_is_another_one_is_seen(
+    monkeypatch: pytest.MonkeyPatch, kind: type[nn.Module], change: Callable[[pytest.MonkeyPatch, Any], object]
+) -> None:
+    OPERATOR.register_kernel("cpu")(_doubled)
+    module = kind()
+    watch = Watch(module)
+    assert not watch.changed(whole=True)
+    change(monkeypatch, OPERATOR)
+    assert watch.changed()
+    assert watch.what()
+    watch.renew()
+    assert not watch.changed(whole=True)

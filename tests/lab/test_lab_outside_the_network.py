@@ -184,6 +184,31 @@ def _bare(text: str) -> Callable[..., str]:
     return lambda _: text
 
 
+OPERATORS = torch.library.Library("esen_outside", "FRAGMENT")
+OPERATORS.define("doubled(Tensor x) -> Tensor")
+OPERATORS.impl("doubled", lambda x: x * 2, "CPU")
+
+
+class Doubled(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.ops.esen_outside.doubled(x[:, :3])  # type: ignore[no-any-return]
+
+
+def _until_put_back(monkeypatch: pytest.MonkeyPatch, call: Callable[[], object]) -> None:
+    monkeypatch.setitem(_PutBack(call), "", "")
+
+
+def _another_kernel(monkeypatch: pytest.MonkeyPatch, _: nn.Module) -> None:
+    OPERATORS.impl("doubled", lambda x: x * 20, "CPU")
+    _until_put_back(monkeypatch, lambda: OPERATORS.impl("doubled", lambda x: x * 2, "CPU"))
+
+
+def _a_kernel_of_torchs(monkeypatch: pytest.MonkeyPatch, _: nn.Module) -> None:
+    library = torch.library.Library("aten", "IMPL")
+    library.impl("relu", lambda x: x * 9, "CPU")
+    _until_put_back(monkeypatch, library._destroy)
+
+
 Change = Callable[[pytest.MonkeyPatch, nn.Module], object]
 OUTSIDE: dict[str, tuple[Callable[[], nn.Module], Change]] = {
     "a function of Python's": (
@@ -242,6 +267,8 @@ OUTSIDE: dict[str, tuple[Callable[[], nn.Module], Change]] = {
         lambda: Reads(lambda _: 1.0 + LOGGER.isEnabledFor(logging.CRITICAL)),
         lambda patch, _: _set_back(patch, lambda: logging.root.manager.disable, logging.disable, logging.CRITICAL),
     ),
+    "a kernel that an operator is given anew": (Doubled, _another_kernel),
+    "a kernel that an operator of torch is given": (nn.ReLU, _a_kernel_of_torchs),
     "an attribute that is taken away": (
         lambda: ReadsOrNot(torch.sum),
         lambda _, module: delattr(module, "read"),
