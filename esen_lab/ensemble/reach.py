@@ -23,6 +23,7 @@ import functools
 import pickle
 import sys
 import types
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 
 _MOST = 20_000  # things followed, so that a network that reaches a whole program is looked at for a moment only
 _MOST_ITEMS = 1_000  # of one container
+_MOST_READ = 64  # functions of packages, the nearest ones, and what these read
 _LARGEST_CARRIED = 1 << 20
 _IMMUTABLE = 1 << 8  # Py_TPFLAGS_IMMUTABLETYPE: a class whose attributes nobody can set
 _NOT_IMPORTED = ("__main__", "esen_lab_source_")
@@ -99,6 +101,7 @@ class Reach:
         bound: For each function or class that a name in a module holds, or an attribute of a class of a file, which it
             is; so that another process can tell whether its own name holds the same.
         replaced: Names in imported modules at which there is a function of the session.
+        settings: (where, name): what code of packages reads of their modules, which their own functions may set.
         whole: Whether everything was followed.
     """
 
@@ -114,6 +117,7 @@ class Reach:
     held: list[tuple[str, str, str, bytes]] = field(default_factory=list)
     bound: dict[str, str] = field(default_factory=dict)
     replaced: list[str] = field(default_factory=list)
+    settings: list[tuple[Mapping[str, Any], str]] = field(default_factory=list)
     whole: bool = True
 
     @property
@@ -191,6 +195,8 @@ class _Walk:
         self._named: set[tuple[int, str]] = set()
         self._bases: set[int] = set()
         self._met: set[int] = set()  # functions of packages
+        self._read: set[int] = set()  # and those whose settings are known
+        self._asked: list[tuple[list[Any], Mapping[str, Any]]] = []  # of packages: functions, methods they may call
         self._kept: list[Any] = []  # what was seen stays alive, or another thing could have its identity
         self._waiting: list[Any] = []
 
@@ -213,6 +219,9 @@ class _Walk:
                 self._follow(thing)
             except RAISED:  # an object of the user's may raise wherever it is looked at
                 self.add(type(thing))
+        called = {name for function in self.reach.functions for name in function.__code__.co_names}
+        for functions, methods in self._asked:
+            self._settings([*functions, *(methods[name] for name in methods.keys() & called)], methods)
 
     def _follow(self, thing: Any) -> None:
         if isinstance(thing, types.FunctionType):
@@ -316,6 +325,8 @@ class _Walk:
             if home == home_of(cls) or home.startswith("torch.nn."):
                 waiting += [methods.get(name) for name in function.__code__.co_names]
                 waiting += [self._called(function.__globals__, chain) for chain in names_in_code(function.__code__)]
+        begin = ("forward", "__call__") if "forward" in methods else ("__init__", "__call__")
+        self._asked.append(([methods.get(name) for name in begin], methods))
 
     def _called(self, namespace: Mapping[str, Any], chain: tuple[str, ...]) -> Any:
         """The function that installed code reads by a name, or as an attribute of a module; None where it is none."""
@@ -329,9 +340,41 @@ class _Walk:
             namespace = vars(value)
         return None
 
+    def _settings(self, functions: Sequence[Any], methods: Mapping[str, Any]) -> None:
+        """What functions of a package, and those of it that they call by their names, read of its modules."""
+        waiting = deque(function for function in functions if is_a(function, types.FunctionType))
+        while waiting and max(len(self._read), len(self.reach.settings)) < _MOST_READ:
+            function = waiting.popleft()
+            home = str(function.__globals__.get("__name__", ""))
+            root = home.partition(".")[0]
+            if id(function) in self._read or root in _WITHOUT_SETTINGS or root in sys.stdlib_module_names:
+                continue
+            self._read.add(id(function))
+            found = [asked(function, "__wrapped__"), *map(methods.get, function.__code__.co_names)]
+            found += [self._setting(function.__globals__, chain, root) for chain in names_in_code(function.__code__)]
+            waiting += [one for one in found if is_a(one, types.FunctionType) and is_installed(one)]
+
+    def _setting(self, namespace: Mapping[str, Any], chain: tuple[str, ...], root: str) -> Any:
+        """What is read by a name, or as an attribute of a module of the same package: kept, and followed if it runs."""
+        for name in chain:
+            value: Any = namespace.get(name)
+            if is_a(value, types.ModuleType):
+                if value.__name__.partition(".")[0] != root:
+                    return None
+                namespace = vars(value)
+                continue
+            named = (id(namespace), name)
+            fixed = name.startswith("__") or (callable(value) and not is_a(value, types.FunctionType))
+            if name in namespace and named not in self._named and not fixed:
+                self._named.add(named)
+                self.reach.settings.append((namespace, name))
+            return value if home_of(value).partition(".")[0] == root else None
+        return None
+
     def _function(self, function: types.FunctionType) -> None:
         if is_installed(function):
             self._package(function.__module__ or "")
+            self._asked.append(([function], {}))
             self._around_users(function)
             return
         self.reach.functions.append(function)
@@ -490,6 +533,7 @@ class _Walk:
 # What nobody can put anything into, and the class that all networks share: the session's settings look at that.
 _NOT_LOOKED_AT = ("builtins", "torch.nn.modules.module")
 _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType)
+_WITHOUT_SETTINGS = ("torch", "numpy", "esen_lab")  # what these keep, `lanes/settings.py` looks at
 _OURS = ("esen_lab", "__main__", "torch", "builtins")  # torch's version is told with every measured point
 
 

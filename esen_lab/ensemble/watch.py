@@ -22,9 +22,10 @@ import itertools
 import operator
 import weakref
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from esen_lab.ensemble.look import GONE, Look, Snapshot, picture
+from esen_lab.ensemble.origin import RAISED
 from esen_lab.ensemble.reach import HOOKS, Reach, name_in, reach_of
 from esen_lab.ensemble.spans import (
     address_of,
@@ -37,11 +38,13 @@ from esen_lab.ensemble.spans import (
     tensor_bytes,
     tensor_form_of,
 )
-from esen_lab.ensemble.watched import DEEPEST, TABLES, Watched
+from esen_lab.ensemble.watched import DEEPEST, TABLES, Holder, Watched, settings_in
 from esen_lab.ensemble.weights import state_of
 
 if TYPE_CHECKING:
     from torch import nn
+
+_MOST_IN_A_SETTING = 12
 
 
 class Watch:
@@ -109,6 +112,8 @@ class Watch:
         seen = self._looked_into(owns)
         self.unseen = tuple(dict.fromkeys(map(_attribute, seen.unseen)))
         self._left_out = seen.left_out
+        self._settings = [_Setting.of(space, name) for space, name in self._reach.settings]
+        seen.holders += [holder for setting in self._settings for holder in setting.holders]
         self._holders = seen.holders
         now = self.snapshot = Snapshot(module=self._module, kind=type(module))
         now.things = [*parts, *seen.objects]
@@ -118,6 +123,7 @@ class Watch:
         self._take_tables(now, seen, owns)
         self._take_values(now, seen)
         now.names = [(space, name, space.get(name, GONE)) for space, name, _ in self._reach.names]
+        now.names += [(setting.space, setting.name, setting.value) for setting in self._settings]
         now.functions = list(self._reach.functions)
         now.classes = [*self._reach.classes, *self._reach.installed]
         now.attributes = [self._table_of(cls) for cls in now.classes]
@@ -314,6 +320,7 @@ class Watch:
             if cls.__mro__ is not order:
                 yield f"the bases of {cls.__qualname__}"
         yield from (name_in(space, name) for space, name in self._moved())
+        yield from (setting.told for setting in self._settings if not setting.is_as_it_was())
 
     # --- what calls of the network change ----------------------------------------------------------------------------
 
@@ -334,13 +341,14 @@ class Watch:
         self._state = frozenset(state)
         gone = [entry for entry in self._reach.names if name_in(*entry[:2]) in names]
         self._reach.names = [entry for entry in self._reach.names if name_in(*entry[:2]) not in names]
+        self._reach.settings = [(one.space, one.name) for one in self._settings if one.is_as_it_was()]
         objects = {id(value) for _, _, value in gone}
         self._reach.objects = [thing for thing in self._reach.objects if id(thing) not in objects]
         self.renew()
         return self
 
     def _moved(self) -> Iterator[tuple[Mapping[str, Any], str]]:
-        for space, name, value in self.snapshot.names:
+        for space, name, value in self.snapshot.names[: len(self._reach.names)]:
             if space.get(name, GONE) is not value:
                 yield space, name
 
@@ -392,6 +400,29 @@ def _same_things(now: Any, was: Any) -> bool:
     if isinstance(now, dict):
         return list(now) == list(was) and all(map(operator.is_, now.values(), was.values()))
     return len(now) == len(was) and all(map(operator.is_, now, was))
+
+
+class _Setting(NamedTuple):
+    """A name in a module of a package, what it held, and what was in that."""
+
+    space: Mapping[str, Any]
+    name: str
+    value: Any
+    holders: list[Holder]
+    told: str
+
+    @classmethod
+    def of(cls, space: Mapping[str, Any], name: str) -> _Setting:
+        value, told = space.get(name, GONE), f"the setting {space.get('__name__')}.{name}"
+        holders: list[Holder] = []
+        with contextlib.suppress(*RAISED):
+            holders += itertools.islice(settings_in(value, told), _MOST_IN_A_SETTING)
+        return cls(space, name, value, holders, told)
+
+    def is_as_it_was(self) -> bool:
+        """Whether nobody has set it since."""
+        held = self.space.get(self.name, GONE)
+        return held is self.value and all(_same_things(holder.now, holder.was) for holder in self.holders)
 
 
 def _is_empty(table: dict[Any, Any]) -> bool:

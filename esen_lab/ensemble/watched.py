@@ -48,6 +48,7 @@ TABLES = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre
 _TOLD_TO_HOOKS = ("_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs", "_forward_hooks_always_called")
 DEEPEST = 16
 """How far containers in containers are looked into."""
+_DEEPEST_SETTING, _LARGEST_SETTING = 3, 100
 _MOST_ITEMS = 20_000
 _MOST_HOLDERS = 20_000
 _SEQUENCES = (list, collections.deque)
@@ -275,6 +276,20 @@ class Watched:
             sums = functools.partial(pickled_sum, value)
             self.sums.append((sums, sums()))
             self.unseen.append(name)
+
+
+def settings_in(value: Any, name: str, depth: int = _DEEPEST_SETTING) -> Iterator[Holder]:
+    """What a setting of a package holds, as far as it may be set: items of small containers, attributes of objects."""
+    now = value if isinstance(value, (dict, list, set)) else asked(value, "__dict__")
+    if not isinstance(now, (dict, list, set)) or isinstance(value, (*_NAMED, logging.Logger)) or is_module(value):
+        return
+    if callable(value):
+        return
+    if depth > 0 and len(now) <= _LARGEST_SETTING:
+        yield Holder(now, _copied(now), name)
+        for item in list(now.values() if isinstance(now, dict) else now):
+            if type(item) not in PLAIN:
+                yield from settings_in(item, name, depth - 1)
 
 
 def _is_packed(value: Any) -> bool:

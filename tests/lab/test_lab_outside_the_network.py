@@ -510,11 +510,29 @@ def test_what_is_registered_again_is_compared_again_and_said_again(lab: Lab, mon
 
 
 INSTALLED = """
+import threading
+
 from torch import nn
+
+gain = 1.0
+config = {"inner": {"gain": 1.0}}
+local = threading.local()
+
+
+class Options:
+    gain = 1.0
+
+
+options = Options()
+
+
+def set_gain(value):
+    global gain
+    gain = value
 
 
 def scaled(x):
-    return x * 2
+    return x * 2 * gain * config["inner"]["gain"] * options.gain * getattr(local, "gain", 1.0)
 
 
 def turned(x):
@@ -530,9 +548,27 @@ class Layer(nn.Module):
 """
 
 
-@pytest.mark.parametrize("name", ["turned", "scaled"])
-def test_a_function_that_is_put_into_a_package_is_said(
-    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+INTO_A_PACKAGE: dict[str, Callable[[pytest.MonkeyPatch, Any], object]] = {
+    "a function": lambda patch, package: _put(patch, package, "turned", 4),
+    "a function that one of its own calls": lambda patch, package: _put(patch, package, "scaled", 4),
+    "a number, by its own setter": lambda _, package: package.set_gain(4.0),
+    "a number deep in a dict": lambda _, package: package.config["inner"].update(gain=4.0),
+    "an attribute of an object": lambda _, package: setattr(package.options, "gain", 4.0),
+    "what a thread has of its own": lambda _, package: setattr(package.local, "gain", 4.0),
+}
+
+
+class CallsAPackage(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        import a_package_of_layers
+
+        return a_package_of_layers.turned(x[:, :3])  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("name", INTO_A_PACKAGE)
+@pytest.mark.parametrize("calls", [False, True], ids=["in a layer of it", "in a function of it"])
+def test_what_is_put_into_a_package_is_said(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, *, calls: bool
 ) -> None:
     folder = tmp_path / "site-packages"
     folder.mkdir()
@@ -541,10 +577,12 @@ def test_a_function_that_is_put_into_a_package_is_said(
     origin.installed_folders.cache_clear()
     try:
         package = importlib.import_module("a_package_of_layers")
-        module = package.Layer()
-        assert origin.is_installed(type(module))
+        module = CallsAPackage() if calls else package.Layer()
+        assert origin.is_installed(package.Layer)
         alone(lab, module)
-        _put(monkeypatch, package, name, 4)
+        before = here(module)
+        INTO_A_PACKAGE[name](monkeypatch, package)
+        assert not torch.allclose(here(module), before), "the change shows here"
         said_or_followed(lab, module)
     finally:
         origin.installed_folders.cache_clear()
