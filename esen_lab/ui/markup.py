@@ -28,6 +28,9 @@ ATTRIBUTES = frozenset(_ON_PAGES | _ON_PICTURES | _ON_SHAPES)
 _HARMLESS = re.compile(r"[\w .,:;#%()/+=-]*", re.ASCII)  # most of what is put in, and quickly told
 _CSS = re.compile(r"[\w .,:;#%(){}@+'\\/*-]*", re.ASCII)
 _PLAIN = re.compile(r"[\w .,:%)/+-]", re.ASCII)  # no "(": a text may say "url(", which no rule of ours does
+ON_TO_THE_RIGHT = "\N{LEFT-TO-RIGHT MARK}"
+# Of Hebrew, Arabic, Syriac, Thaana, N'Ko and the like.
+_FROM_RIGHT = re.compile(r"[\w.-]*[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc][\w.-]*")
 _IMAGE = re.compile(r"data:image/svg\+xml;base64,[A-Za-z0-9+/=]*")
 
 
@@ -101,7 +104,15 @@ def text(value: object) -> Markup:
 def _escaped(written: str) -> Markup:
     if _HARMLESS.fullmatch(written):
         return Markup(written)
-    return Markup(escape(written if written.isprintable() else visible(written)))
+    return Markup(escape(directed(written if written.isprintable() else visible(written))))
+
+
+def directed(written: str) -> str:
+    """A text in which a name in letters from right to left does not turn what stands behind it.
+
+    Without a mark behind it, "name 1.2 ms" is shown as "1.2 name ms", and lanes change places with their sub-models.
+    """
+    return _FROM_RIGHT.sub(rf"\g<0>{ON_TO_THE_RIGHT}", written)
 
 
 _SHORT = 48  # characters of what is kept: names, figures, colours and places come again and again

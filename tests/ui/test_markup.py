@@ -9,7 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from esen_lab.cost_model import fit_points
 from esen_lab.ui.markup import ATTRIBUTES, TAGS, Markup, css_text, element, joined, style, text
+from esen_lab.ui.pictures import image
+from esen_lab.ui.pictures.rows import Bar, Bars
+from esen_lab.ui.widgets.board_view import models_data
 
 PACKAGE = Path(__file__).parents[2] / "esen_lab"
 PAGES = sorted(
@@ -28,6 +32,17 @@ def test_text_is_escaped_wherever_it_stands() -> None:
     assert joined([EVIL, element("b", EVIL)], EVIL) == f"{ESCAPED}{ESCAPED}<b>{ESCAPED}</b>"
     assert element("div", EVIL, title=None, class_=EVIL) == f"<div class='{ESCAPED}'>{ESCAPED}</div>"
     assert element("img", alt=EVIL) == f'<img alt="{ESCAPED}"/>'
+
+
+@pytest.mark.parametrize("name", ["נטו", "رشته_2", "a.שם-v2"])
+def test_a_name_from_right_to_left_turns_nothing_that_stands_behind_it(name: str) -> None:
+    assert text(f"1: {name} | 2: deep") == f"1: {name}\N{LEFT-TO-RIGHT MARK} | 2: deep"
+    assert element("b", f"{name} 27 ms") == f"<b>{name}\N{LEFT-TO-RIGHT MARK} 27 ms</b>"
+    shown = str(image(Bars(bars=(Bar(label=name, median_s=0.02, spread_s=0.0),))))
+    assert f"{name}\N{LEFT-TO-RIGHT MARK} 20.0 ms" in shown
+    assert "\\u200e" not in shown
+    (known,) = models_data({name: fit_points(name, {1: 0.02}, units=1)}, 1, "core")["models"]
+    assert (known["name"], known["label"]) == (name, f"{name}\N{LEFT-TO-RIGHT MARK}")
 
 
 def test_markup_goes_into_markup_as_it_is_and_becomes_text_when_it_is_mixed_by_hand() -> None:

@@ -16,7 +16,7 @@ from html import unescape
 from esen_lab.common.fitting import beginning, width_of, wrap
 from esen_lab.terminal import visible_line
 from esen_lab.ui.colours import ink_on
-from esen_lab.ui.markup import Markup, element
+from esen_lab.ui.markup import ON_TO_THE_RIGHT, Markup, element
 
 PAPER = "#fafafa"
 INK = "#555"  # 7.1 : 1 on the paper
@@ -217,7 +217,7 @@ def as_image(svg: Markup) -> Markup:
     head, _, rest = str(svg).partition(" role='img' aria-label='")
     label, _, tail = rest.partition("'")
     data = b64encode((head + tail).encode()).decode()  # the image has the label
-    alt, *values = unescape(label).split(_BETWEEN)
+    alt, *values = unescape(label).replace(ON_TO_THE_RIGHT, "").split(_BETWEEN)  # which gets its marks anew
     return element(
         "img",
         alt=alt,

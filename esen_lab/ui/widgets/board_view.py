@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from esen_lab.terminal import visible_line
 from esen_lab.ui import views
 from esen_lab.ui.colours import COLOURS, ink_on
+from esen_lab.ui.markup import directed
 
 if TYPE_CHECKING:
     from esen_lab.planner.editor import EditorState, LastRun, Offered, PastPlan, PlanEditor
@@ -28,7 +29,7 @@ def models_data(models: Mapping[str, Any], units: int, unit: str) -> dict[str, A
     known = [
         {
             "name": name,
-            "label": visible_line(name),
+            "label": directed(visible_line(name)),
             "seconds": list(model.latency_s[:units]),
             "words": [model.unmeasured(share) for share in range(1, units + 1)],
             "ways": [model.backend(share) for share in range(1, units + 1)],
@@ -75,7 +76,7 @@ def _past(past: PastPlan) -> dict[str, Any]:
     return {
         "number": past.number,
         "lanes": _lanes(past.lanes),
-        "described": visible_line(past.described),
+        "described": directed(visible_line(past.described)),
         "predicted_s": past.predicted_s,
         "measured_s": past.measured_s,
         "in_force": past.in_force,
@@ -85,7 +86,7 @@ def _past(past: PastPlan) -> dict[str, Any]:
 def _offered(offered: Offered) -> dict[str, Any]:
     return {
         "number": offered.number,
-        "members": visible_line(", ".join(offered.members)),
+        "members": directed(visible_line(", ".join(offered.members))),
         "jct_s": offered.jct_s,
         "accuracy": offered.accuracy,
         "in_force": offered.in_force,
