@@ -228,6 +228,8 @@ def test_a_lane_that_began_late_is_marked_in_the_picture_and_said_in_words() -> 
     assert timeline.late_s == (0.0, pytest.approx(0.0034))
     written = texts(draw(timeline))
     assert "3.40 ms late" in written
+    on_ground = r"stroke-dasharray='1 4'/><rect [^>]*fill='#ddd'/><text [^>]*>3.40 ms late"
+    assert re.search(on_ground, draw(timeline)), "words among hatches cannot be read"
     assert any("hatched: began late" in text for text in written)
     assert any("Began late: lane 2 by 3.40 ms" in note for note in view.notes)
 

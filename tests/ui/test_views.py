@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from fake_lab import (
     IDENTITY,
     FakeLab,
@@ -28,7 +29,7 @@ from esen_lab.cost_model.model import CostModel
 from esen_lab.planner import allocate, search
 from esen_lab.planner.editor import PlanEditor
 from esen_lab.planner.editor.state import Measurement
-from esen_lab.planner.plan import Lane
+from esen_lab.planner.plan import Lane, Plan
 from esen_lab.profiler.progress import JobState
 from esen_lab.profiler.records import Profile
 from esen_lab.run import Answered, Missing, Span
@@ -194,6 +195,29 @@ def test_a_real_allocation_is_shown() -> None:
     lanes = view.blocks[0]
     assert isinstance(lanes, Table)
     assert {cell for row in lanes.rows for cell in row[2].split(" → ")} == {"a", "b"}
+
+
+def test_a_remark_that_many_sub_models_share_is_made_once_with_the_first_of_them() -> None:
+    members = [
+        SimpleNamespace(
+            name=name,
+            class_name="Net",
+            parameters=1,
+            memory_bytes=4,
+            recipe=SimpleNamespace(describe=str),
+            example=torch.zeros(1),
+            notes=("was in training mode",),
+        )
+        for name in "abcdef"
+    ]
+    combined = SimpleNamespace(submodels=members, combine=SimpleNamespace(describe=lambda: "mean"))
+    assert views.ensemble(combined).notes == ("a, b, c, d and 2 more: was in training mode",)
+
+
+def test_a_plan_of_many_long_names_is_called_by_how_many_they_are() -> None:
+    names = tuple(f"a_network_for_streets_at_night_{number}" for number in range(9))
+    many = Plan(lanes=(Lane(units=1, members=names[:4]), Lane(units=2, members=names[4:])), units=3)
+    assert views.plan(many).title == "Plan: 2 lanes for 9 sub-models"
 
 
 def test_an_empty_ensemble_says_how_to_begin() -> None:

@@ -124,6 +124,7 @@ def _late(drawing: Drawing, x: Axis, gap_s: tuple[float, float], top: float, hei
     middle = top + height / 2
     drawing.line(begin, middle, end, middle, stroke=_LATE, dash="1 4", width=height)
     if text_width(words) + 8 < end - begin:
+        drawing.rect(begin + 2, top, text_width(words) + 4, height, fill=FAINT)  # words among hatches cannot be read
         drawing.text(begin + 4, top + 13, words)
 
 

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from esen_lab.common.surroundings import step
-from esen_lab.common.units import format_change, format_confidence, format_percent, format_seconds, marked
+from esen_lab.common.units import format_change, format_confidence, format_percent, format_seconds, format_units, marked
 from esen_lab.ui.pictures.rows import Share, Shares
 from esen_lab.ui.views.blocks import Table, View, device_text, facts, given_s, share
+
+_LONGEST_TITLE = 160  # letters
 
 
 def plan(record: Any) -> View:
@@ -49,8 +51,17 @@ def plan(record: Any) -> View:
     notes = tuple(record.notes)
     if record.oversubscribed:
         notes = (*notes, "The shares sum to more than the device: lanes compete for it.")
-    title = "Plan: one lane, one after another" if record.is_sequential else f"Plan: {record.describe()}"
-    return View(title=title, blocks=(lanes, _shares(record, unit), known), notes=notes)
+    return View(title=f"Plan: {_described(record)}", blocks=(lanes, _shares(record, unit), known), notes=notes)
+
+
+def _described(record: Any) -> str:
+    """The lanes in few words; of many long names only how many they are: the table has them."""
+    if record.is_sequential:
+        return "one lane, one after another"
+    every: str = record.describe()
+    if len(every) <= _LONGEST_TITLE:
+        return every
+    return f"{format_units(len(record.lanes), 'lane')} for {format_units(len(record.names), 'sub-model')}"
 
 
 def _units_at(record: Any, lane: Any) -> int:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from esen_lab.common.surroundings import step
 from esen_lab.common.trees import tree_spec
 from esen_lab.common.units import format_bytes, format_units
+from esen_lab.common.words import some_of
 from esen_lab.ui.views.blocks import Block, Table, View, device_text, facts, one_line
 
 if TYPE_CHECKING:
     from esen_lab.lab.records import NextStep
+
+_MOST_NAMES = 4  # of those who share a remark
 
 
 def status(record: Any) -> View:
@@ -123,8 +126,17 @@ def ensemble(record: Any) -> View:
         title=f"Ensemble of {size}, combined by {record.combine.describe()}",
         blocks=(_submodels(record.submodels),),
         figures=False,
-        notes=tuple(f"{s.name}: {note}" for s in record.submodels for note in s.notes),
+        notes=tuple(_noted(record.submodels)),
     )
+
+
+def _noted(records: Sequence[Any]) -> Iterator[str]:
+    """What is to be known of sub-models, each remark once, with whom it is of."""
+    names: dict[str, list[str]] = {}
+    for record in records:
+        for note in record.notes:
+            names.setdefault(note, []).append(record.name)
+    return (f"{some_of(named, _MOST_NAMES)}: {note}" for note, named in names.items())
 
 
 def submodel(record: Any) -> View:
