@@ -241,6 +241,9 @@ class Dispatcher:
             self._again = None
         if self._busy:
             return
+        if not len(self.batcher):
+            self._idle.set()
+            return
         now_s = self._clock()
         late, decision = self._decided(now_s)
         for one in late:

@@ -611,8 +611,8 @@ def _bytes_of(tensor: torch.Tensor) -> memoryview | bytes:
         return b""
     if tensor.dtype is torch.bfloat16:  # which NumPy has not
         tensor = tensor.view(torch.int16)
-    array = tensor.detach().resolve_neg().contiguous().numpy()
-    return array.data.cast("B") if array.ndim else array.tobytes()
+    array = tensor.numpy(force=True)  # detached and resolved, whatever it is
+    return array.data.cast("B") if array.ndim and array.flags.c_contiguous else array.tobytes()
 
 
 def _json_of(tensor: torch.Tensor, info: TensorInfo) -> list[Any] | msgspec.Raw:
