@@ -294,7 +294,7 @@ def _labels_of(estimator: Any, method: str) -> list[str]:
 
     Of a network the third column is class 2, and a rule combines what stands in the same column.
     """
-    labels = getattr(estimator, "classes_", None)
+    labels: Any = getattr(estimator, "classes_", None)
     if method not in _OF_CLASSES or getattr(labels, "ndim", 0) != 1:
         return []
     found = list(labels)

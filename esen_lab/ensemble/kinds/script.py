@@ -162,6 +162,7 @@ def _mark(script: Any) -> list[Any]:
     if not isinstance(script, torch.jit.ScriptModule):
         return []
     tensors, found = [], []
+    part: Any  # in C++, which torch's types do not say
     for part in script.modules():
         waiting = [part._c.getattr(name) for name in part._concrete_type.get_attributes() if name not in _MODES]
         while waiting:
