@@ -7,9 +7,6 @@ meets no compiling, and rows that fill a batch up cost little beside one.
     at most LOOKS sizes     what a lane keeps of one member (`lanes/backends/_executed.py`)
     among them              1, the largest batch, the example's and twice that, which were run already
     the others              where the step from one size to the next is largest, halved (geometrically)
-
-Where all runs eagerly, batches run at their own sizes, and the first one of a size takes some milliseconds longer:
-lanes are told of it, and kernels are chosen for it. As many as there is time for are run once, from one row on.
 """
 
 from __future__ import annotations
@@ -30,8 +27,6 @@ from esen_lab.serving.model import ModelInfo
 LOOKS = 8
 PREPARE_S = 60.0
 """Before it is ready a server prepares sizes for so long; larger ones than it came to are not joined to."""
-SEE_S = 0.5
-"""Where nothing has to be prepared, sizes are run for so long before a server is ready."""
 
 log = logging.getLogger("esen_lab.serving")
 
@@ -115,30 +110,3 @@ def prepare(
             continue
         done.append(size)
     return done
-
-
-def see_sizes(
-    run: Callable[[Tree], object],
-    example: Tree,
-    most: int,
-    *,
-    limit_s: float = SEE_S,
-    clock: Callable[[], float] = time.monotonic,
-) -> None:
-    """Run sizes of a batch once that nothing has to be prepared for, so that few requests are the first of theirs.
-
-    Args:
-        run: Runs the ensemble once.
-        example: An input with its rows along dimension 0.
-        most: The largest batch.
-        limit_s: No other one is begun after so many seconds.
-        clock: Seconds that go on.
-    """
-    end_s = clock() + limit_s
-    for rows in range(1, most + 1):
-        if clock() >= end_s:
-            return
-        try:
-            run(of_size(example, rows))
-        except EsenError as problem:  # a request of that size is told
-            log.info("members do not take a batch of this size", extra={"rows": rows, "problem": str(problem)})

@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from functools import partial
 from typing import Any
 
 from esen_lab.common.display import Shown
@@ -29,7 +28,7 @@ from esen_lab.serving.joining import rows_of
 from esen_lab.serving.logs import NAME
 from esen_lab.serving.metrics import Metrics, Totals
 from esen_lab.serving.model import ModelInfo
-from esen_lab.serving.prepared import prepare, see_sizes, sizes_for
+from esen_lab.serving.prepared import prepare, sizes_for
 from esen_lab.serving.served import TRIAL, Served
 from esen_lab.serving.service_times import BatchTimes
 from esen_lab.serving.settings import ServeSettings
@@ -122,12 +121,9 @@ class Server(Shown):
     def _prepared(self, served: Served, described: Described) -> list[int]:
         """The sizes of a batch that engines have seen, where any has to."""
         wanted = sizes_for(served.plan, described.model, described.example, self.settings.max_rows)
-        run = partial(served.run, asked=TRIAL)
         if not wanted:
-            if described.model.joins:
-                see_sizes(run, described.example, self.settings.max_rows)
             return []
-        sizes = prepare(run, described.example, wanted)
+        sizes = prepare(lambda x: served.run(x, TRIAL), described.example, wanted)
         log.info("engines are prepared for these sizes of a batch", extra={"rows": sizes})
         return sizes
 

@@ -16,7 +16,7 @@ from esen_lab.errors import ModelError
 from esen_lab.lanes.backends import backend
 from esen_lab.lanes.backends._executed import LOOKS_KEPT, Executed
 from esen_lab.lanes.backends._protocol import BackendSettings
-from esen_lab.serving.prepared import LOOKS, of_size, prepare, see_sizes, sizes_to_prepare
+from esen_lab.serving.prepared import LOOKS, of_size, prepare, sizes_to_prepare
 from esen_lab.serving.server import Server
 from esen_lab.serving.service_times import BatchTimes
 from esen_lab.serving.settings import ServeSettings
@@ -61,28 +61,6 @@ def test_preparing_ends_in_time_and_leaves_out_what_members_do_not_take() -> Non
     clock = iter([0.0, 1.0, 2.0, 11.0]).__next__
     assert prepare(run, EXAMPLE, [1, 2, 4, 8, 16], limit_s=10.0, clock=clock) == [1, 4]
     assert ran == [1, 4]
-
-
-def test_where_nothing_is_prepared_sizes_are_seen_from_one_row_on_for_a_moment() -> None:
-    ran: list[int] = []
-
-    def run(x: torch.Tensor) -> None:
-        ran.append(len(x))
-        if len(x) == 2:
-            raise ModelError("it takes no pairs")
-
-    see_sizes(run, EXAMPLE, 8, limit_s=10.0, clock=iter([0.0, 1.0, 2.0, 3.0, 10.0]).__next__)
-    assert ran == [1, 2, 3]
-    for served, sizes in ((FakeServed(), {1, 2, 3, 4}), (KeepsState(), set())):
-        with Server(ServeSettings(port=0, max_rows=4)).start() as server:
-            server.warm(served)  # type: ignore[arg-type]
-            assert {len(x) for x in served.runs} - {2, 4} == sizes - {2, 4}, "2 and 4 were tried to be joined"
-
-
-class KeepsState(FakeServed):
-    """Must not be joined."""
-
-    begins_anew = True
 
 
 def test_times_are_those_of_the_size_at_which_a_batch_is_run() -> None:
