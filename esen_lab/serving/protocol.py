@@ -625,7 +625,7 @@ def _json_of(tensor: torch.Tensor, info: TensorInfo) -> list[Any] | msgspec.Raw:
         found: list[Any] = numbers.tolist()
         return found
     texts = []
-    for piece in numbers.split(PIECE_NUMBERS):
-        texts.append(_ENCODER.encode(piece.tolist())[1:-1])
+    for at in range(0, len(numbers), PIECE_NUMBERS):
+        texts.append(_ENCODER.encode(numbers[at : at + PIECE_NUMBERS].tolist())[1:-1])
         time.sleep(_GIVE_WAY_S)
     return msgspec.Raw(b"[%b]" % b",".join(texts))
