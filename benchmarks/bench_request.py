@@ -100,7 +100,7 @@ def of_nothing(given: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from esen_lab.serving.server import Server
-    from esen_lab.serving.settings import ServeSettings
+    from esen_lab.serving.server_settings import ServeSettings
 
     with Server(ServeSettings(port=0)).start() as server:
         server.warm(Nothing(torch.randn(given.rows, ROW)))

@@ -144,7 +144,7 @@ def _constant(_: int) -> None:
 def _http(_: int) -> None:
     from esen_lab.serving.connection import CONNECTION
     from esen_lab.serving.http_server import HttpServer, listen
-    from esen_lab.serving.settings import ServeSettings
+    from esen_lab.serving.server_settings import ServeSettings
 
     body, head = _body()
     fields = b"content-length: %d\r\ninference-header-content-length: %d\r\n" % (len(body), head)
@@ -169,7 +169,7 @@ def _nothing(rows: int) -> None:
     import torch
 
     from esen_lab.serving.server import Server
-    from esen_lab.serving.settings import ServeSettings
+    from esen_lab.serving.server_settings import ServeSettings
 
     with Server(ServeSettings(port=0)).start() as server:
         server.warm(Nothing(torch.randn(rows, ROW)))

@@ -33,7 +33,7 @@ from esen_lab.common.command_line import CommandParser
 from esen_lab.common.units import format_bytes
 from esen_lab.errors import EsenError, StoreError, UsageError
 from esen_lab.files import read_head
-from esen_lab.serving.options import serve_options
+from esen_lab.serving.serve_options import serve_options
 from esen_lab.terminal import tell, visible_line
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
 def _deploy(options: argparse.Namespace) -> int:
     from esen_lab.planner.plan import Plan
     from esen_lab.serving.deployment import write_deployment
-    from esen_lab.serving.options import name_of
+    from esen_lab.serving.serve_options import name_of
 
     folder = bundle_folder(Path(options.plan)).resolve()  # "." has no name
     written = write_deployment(folder, Plan.load(folder / "plan.json"), options.name or name_of(folder))
@@ -132,7 +132,7 @@ def _serve(options: argparse.Namespace) -> int:
     from esen_lab.serving import check_installed
 
     check_installed()
-    from esen_lab.serving.command import serve_folder
+    from esen_lab.serving.serve_command import serve_folder
 
     return serve_folder(bundle_folder(Path(options.plan)), options)
 

@@ -591,7 +591,7 @@ class Requests:
         import torch
 
         from esen_lab.serving.headers import Headers
-        from esen_lab.serving.model import describe
+        from esen_lab.serving.signature import describe
 
         example = {"ids": torch.zeros(2, 3, dtype=torch.int64), "x": torch.zeros(2, 4), "on": torch.zeros(2, 1) > 0}
         answer = {"y": torch.rand(2, 4), "rank": torch.ones(2, 1, dtype=torch.int32)}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from esen_lab.cluster.node_messages import NodeSettings
 from esen_lab.cluster.node_readings import NodeReadings, NodesMeter, key_of
 from esen_lab.cluster.nodes import ClusterNode, ClusterStatus, NodeReach, sizes
-from esen_lab.cluster.orders import NodeSettings
 from esen_lab.cluster.parts import check_nodes
 from esen_lab.cluster.plan_on_nodes import PlanOnNodes
 from esen_lab.cluster.profiling import measure_transfers, profile_kinds

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from esen_lab.cluster.node_messages import NodeBundle, NodeLoaded
 from esen_lab.cluster.nodes import ClusterNode, NodeLost, NodeReach, NodeState, WorkerLink
-from esen_lab.cluster.orders import NodeBundle, NodeLoaded
 from esen_lab.cluster.parts import NodePart
 from esen_lab.errors import DeviceError, EsenError, WorkerDied
 from esen_lab.run import Deadline

@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from esen_lab.cluster.orders import NodeCores
+from esen_lab.cluster.node_messages import NodeCores
 from esen_lab.devices.meters import meter_of
 from esen_lab.devices.telemetry import Channel, Meter, Value
 from esen_lab.errors import EsenError

@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
-from esen_lab.cluster.orders import NodeAnswer, NodeBundle, NodeCores, NodeLoaded, NodeOrder, NodeSettings
-from esen_lab.cluster.packing import PackedTree, pack_output, packed_rows, unpack
+from esen_lab.cluster.node_messages import NodeAnswer, NodeBundle, NodeCores, NodeLoaded, NodeOrder, NodeSettings
+from esen_lab.cluster.tensor_packing import PackedTree, pack_output, packed_rows, unpack
 from esen_lab.common.trees import Tree, map_tensors
 from esen_lab.devices import Device, open_device
 from esen_lab.ensemble import Combine, Ensemble

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
 
-from esen_lab.cluster.orders import NodeCores
+from esen_lab.cluster.node_messages import NodeCores
 from esen_lab.common.display import Shown
 from esen_lab.common.records import to_dict
 from esen_lab.common.units import format_bytes, format_table

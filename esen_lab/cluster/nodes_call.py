@@ -11,8 +11,8 @@ from esen_lab.cluster.held_nodes import SLICE_S, HeldNode, HeldNodes, told_by
 from esen_lab.cluster.nodes import NodeLost
 from esen_lab.cluster.nodes_report import idle_lanes, reported
 from esen_lab.cluster.nodes_run import NodesRun
-from esen_lab.cluster.packing import PackedTree, pack_input, unpack
 from esen_lab.cluster.requests import CallRequest, NodesRequest
+from esen_lab.cluster.tensor_packing import PackedTree, pack_input, unpack
 from esen_lab.common.trees import Tree
 from esen_lab.common.units import format_bytes
 from esen_lab.ensemble import Combine

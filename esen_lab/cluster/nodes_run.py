@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from esen_lab.cluster.held_nodes import SLICE_S, HeldNode, told_by
+from esen_lab.cluster.node_messages import NodeAnswer, NodeOrder
 from esen_lab.cluster.nodes import NodeLost
-from esen_lab.cluster.orders import NodeAnswer, NodeOrder
-from esen_lab.cluster.packing import PackedTree
 from esen_lab.cluster.requests import MOST_OF_IT, CallRequest, NodesRequest
+from esen_lab.cluster.tensor_packing import PackedTree
 from esen_lab.errors import DeadlineMissed, DeviceError, EsenError, UsageError
 from esen_lab.run import Deadline, Missing, RunOptions
 from esen_lab.run.answered import Ended, asked_for_more, too_few_in_time

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from esen_lab.cluster.orders import NodeBundle
+from esen_lab.cluster.node_messages import NodeBundle
 from esen_lab.common.surroundings import step
 from esen_lab.ensemble import Ensemble, make_combine
 from esen_lab.errors import UsageError

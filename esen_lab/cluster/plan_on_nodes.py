@@ -21,10 +21,10 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from esen_lab.cluster.held_nodes import HeldNode, HeldNodes
+from esen_lab.cluster.node_messages import NodeLoaded, NodeSettings
 from esen_lab.cluster.node_readings import NodeReadings
 from esen_lab.cluster.nodes import ClusterNode, NodeReach, sizes
 from esen_lab.cluster.nodes_call import NodesCall
-from esen_lab.cluster.orders import NodeLoaded, NodeSettings
 from esen_lab.cluster.parts import parts_of
 from esen_lab.cluster.requests import CallRequest
 from esen_lab.cluster.stages_call import StagesCall

@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from esen_lab.cluster.node_messages import NodeSettings
 from esen_lab.cluster.nodes import ClusterNode, NodeLost, NodeReach, WorkerLink
-from esen_lab.cluster.orders import NodeSettings
-from esen_lab.cluster.packing import PackedTree, pack_input
 from esen_lab.cluster.parts import bundled
+from esen_lab.cluster.tensor_packing import PackedTree, pack_input
 from esen_lab.common.trees import Tree
 from esen_lab.ensemble import Ensemble
 from esen_lab.errors import DeviceError, EsenError

@@ -14,8 +14,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from esen_lab.cluster.node_messages import NodeCores
 from esen_lab.cluster.nodes import ClusterNode, NodeLost, deal_cores
-from esen_lab.cluster.orders import NodeCores
 from esen_lab.errors import DeviceError, UsageError, first_line
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,48}")

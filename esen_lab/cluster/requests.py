@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from esen_lab.cluster.held_nodes import HeldNodes
-from esen_lab.cluster.orders import NodeSettings
-from esen_lab.cluster.packing import PackedTree
+from esen_lab.cluster.node_messages import NodeSettings
+from esen_lab.cluster.tensor_packing import PackedTree
 from esen_lab.common.trees import Tree
 from esen_lab.ensemble import Ensemble
 from esen_lab.planner.plan import Plan

@@ -16,8 +16,8 @@ from dataclasses import replace
 
 from esen_lab.cluster.nodes_report import idle_lanes, reported
 from esen_lab.cluster.nodes_run import NodesRun, NodeTold
-from esen_lab.cluster.packing import PackedTree, pack_input, packed_rows, unpack
 from esen_lab.cluster.requests import CallRequest, NodesRequest
+from esen_lab.cluster.tensor_packing import PackedTree, pack_input, packed_rows, unpack
 from esen_lab.ensemble.chance import draw_seed
 from esen_lab.lanes.openmp import CallersThreads
 from esen_lab.run import Run, RunOptions

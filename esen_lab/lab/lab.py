@@ -17,8 +17,8 @@ from esen_lab.common.trees import Tree
 from esen_lab.cost_model import Quantile
 from esen_lab.devices import Device, open_device
 from esen_lab.ensemble import Combine, Ensemble, SubModel, make_combine
+from esen_lab.lab.lab_status import DeviceChange
 from esen_lab.lab.properties import LabProperties
-from esen_lab.lab.records import DeviceChange
 from esen_lab.lab.runtime import Runtime
 from esen_lab.lab.search_binding import SearchRequest
 from esen_lab.lab.stages import checks, edit, load, members, plans, profile, rate, run, search, serve

@@ -12,10 +12,10 @@ from esen_lab.devices import Device, Offer, offers
 from esen_lab.ensemble import Ensemble
 from esen_lab.lab.cluster import LabCluster
 from esen_lab.lab.history import LabHistory
+from esen_lab.lab.lab_status import Status
 from esen_lab.lab.lanes import Lanes
 from esen_lab.lab.points import Points
 from esen_lab.lab.readings import Readings
-from esen_lab.lab.records import Status
 from esen_lab.lab.runtime import Runtime
 from esen_lab.lab.stages.plans import put_in_force
 from esen_lab.lab.state import LabState

@@ -13,7 +13,7 @@ from esen_lab.common.surroundings import step
 from esen_lab.devices import Device, MarkLog, Sampler, open_meter
 from esen_lab.devices.telemetry import Joined, Meter
 from esen_lab.errors import DeviceError, UsageError
-from esen_lab.serving.meter import RequestMeter
+from esen_lab.serving.channels import RequestMeter
 
 if TYPE_CHECKING:
     from esen_lab.cluster import NodeReadings

@@ -32,7 +32,7 @@ from esen_lab.common.jobs import JobState
 from esen_lab.common.locks import Lock
 from esen_lab.common.statistics import FEWEST_FOR_INTERVAL, median_interval, quantile
 from esen_lab.common.units import backend_parts, now
-from esen_lab.devices.cpu.load import LoadSample, load_between, sample_load
+from esen_lab.devices.cpu.contention import LoadSample, load_between, sample_load
 from esen_lab.ensemble import Ensemble
 from esen_lab.errors import EsenError
 from esen_lab.files.user_folder import user_folder

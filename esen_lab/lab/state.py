@@ -12,8 +12,8 @@ from esen_lab.devices import Device
 from esen_lab.ensemble import Ensemble
 from esen_lab.errors import UsageError
 from esen_lab.lab.knowledge import Knowledge
+from esen_lab.lab.lab_status import Action, NextStep, Status
 from esen_lab.lab.live_modules import Originals
-from esen_lab.lab.records import Action, NextStep, Status
 from esen_lab.planner import Limits, SearchJob
 from esen_lab.planner.editor import PlanEditor
 from esen_lab.planner.plan import Plan

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from esen_lab.load.batches import Replies, arrivals_s, check_load, drive
-from esen_lab.load.records import LoadRow, LoadTable, row_of
+from esen_lab.load.load_table import LoadRow, LoadTable, row_of
 from esen_lab.load.url import drive_url, infer_request
 
 __all__ = [

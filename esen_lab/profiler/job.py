@@ -39,7 +39,7 @@ from esen_lab.common.jobs import Job, JobState
 from esen_lab.common.trees import tree_spec
 from esen_lab.common.units import check_number, check_units, format_seconds
 from esen_lab.common.words import unknown
-from esen_lab.devices.cpu.load import busy_part
+from esen_lab.devices.cpu.contention import busy_part
 from esen_lab.errors import Cancelled, DeviceError, EsenError, UsageError, WorkerError, WorkerTimeout
 from esen_lab.profiler.backend_phase import BackendPhase
 from esen_lab.profiler.backend_trials import Trials, in_order

@@ -24,7 +24,7 @@ from esen_lab.common.units import (
     format_table,
     simulated_line,
 )
-from esen_lab.devices.cpu.load import LOADED
+from esen_lab.devices.cpu.contention import LOADED
 from esen_lab.files.schemas import Count, Latency, Name, Seconds, Text, Units, plain
 
 _SWITCHES = "switches"

@@ -89,7 +89,7 @@ class MemoryMeter(Protocol):
 
 
 class Load(Protocol):
-    """Measures what other programs take, as `esen_lab.devices.cpu.load.LoadMeter` does."""
+    """Measures what other programs take, as `esen_lab.devices.cpu.contention.LoadMeter` does."""
 
     def start(self) -> None:
         """Called before the timed repeats."""
@@ -127,7 +127,7 @@ def measure(
         evicted: Whether that one fills the caches that cores share, too: see `caches.weights_evicted`.
     """
     if load is True:
-        from esen_lab.devices.cpu.load import LoadMeter
+        from esen_lab.devices.cpu.contention import LoadMeter
 
         load = LoadMeter(own_cores=not isinstance(step, OnGpu))  # a GPU's workers are not pinned
     if isinstance(step, OnGpu):

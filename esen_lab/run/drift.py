@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from esen_lab.common.surroundings import step
 from esen_lab.common.units import OLD_DAYS, days_since, format_change, format_percent, format_seconds, marked
-from esen_lab.devices.cpu.load import LOADED
+from esen_lab.devices.cpu.contention import LOADED
 from esen_lab.planner.plan import Plan
 from esen_lab.run.report import Span
 

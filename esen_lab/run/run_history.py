@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from esen_lab.devices.cpu.load import LoadSample, load_between, sample_load
+from esen_lab.devices.cpu.contention import LoadSample, load_between, sample_load
 from esen_lab.lanes import Worker
 from esen_lab.planner.plan import Plan, backends_of
 from esen_lab.planner.steps import members_of
@@ -205,8 +205,8 @@ class RecentRuns:
     """The last few runs of one plan and shape, and what other programs took of its lanes meanwhile.
 
     It is told of every run, so it costs next to nothing: an append, two comparisons. How long the lanes waited for a
-    core (`esen_lab.devices.cpu.load`) is read when a run was far from its prediction, a few times a second at most, and
-    else every ten seconds, so that the count begins shortly before.
+    core (`esen_lab.devices.cpu.contention`) is read when a run was far from its prediction, a few times a second at
+    most, and else every ten seconds, so that the count begins shortly before.
 
     Args:
         pids: The lanes' processes; none where lanes are threads of this one.

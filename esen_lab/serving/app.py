@@ -36,7 +36,6 @@ from esen_lab.serving.connection import CONNECTION, Connection
 from esen_lab.serving.dispatcher import Answer, Dispatcher
 from esen_lab.serving.guard import Guard
 from esen_lab.serving.metrics import CONTENT_TYPE, Metrics
-from esen_lab.serving.model import PLATFORM, VERSION, ModelInfo
 from esen_lab.serving.protocol import (
     EXTENSIONS,
     PIECE_BYTES,
@@ -46,7 +45,8 @@ from esen_lab.serving.protocol import (
     numbers_in_json,
 )
 from esen_lab.serving.refusal import RequestRefused, malformed, refusal_of
-from esen_lab.serving.settings import ServeSettings
+from esen_lab.serving.server_settings import ServeSettings
+from esen_lab.serving.signature import PLATFORM, VERSION, ModelInfo
 from esen_lab.serving.traces import RequestTraces
 from esen_lab.serving.triton_statistics import model_stats
 

@@ -24,7 +24,7 @@ from esen_lab.export.bundle_layout import MANIFEST
 from esen_lab.export.manifest import MANIFEST_DEPTH, MOST_JSON_BYTES, check_manifest
 from esen_lab.files import Kind, decode_json, read_bytes, write_file
 from esen_lab.planner.plan import Plan
-from esen_lab.serving.settings import ServeSettings
+from esen_lab.serving.server_settings import ServeSettings
 
 _MARK = "# Written by esen_lab"
 _FILE = Kind(

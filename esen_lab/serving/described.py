@@ -13,8 +13,8 @@ from operator import is_
 from esen_lab.common.trees import Tree, tree_spec
 from esen_lab.errors import first_line
 from esen_lab.serving.joining import Later, try_joining
-from esen_lab.serving.model import ModelInfo, describe
 from esen_lab.serving.served import Served
+from esen_lab.serving.signature import ModelInfo, describe
 
 _LOOKS = 2
 

@@ -31,13 +31,13 @@ from esen_lab.serving.described import Described
 from esen_lab.serving.headers import Headers
 from esen_lab.serving.joining import BEGINS_ANEW, OTHER_ROWS, Later, RowsDiffer, joined, parted, rows_of
 from esen_lab.serving.metrics import BatchRun, Metrics
-from esen_lab.serving.model import ModelInfo, check_answer
 from esen_lab.serving.prepared import of_size, sizes_for
 from esen_lab.serving.protocol import InferRequest
 from esen_lab.serving.refusal import RequestRefused, log_failure, refusal_of, too_late
 from esen_lab.serving.run_thread import RunThread
 from esen_lab.serving.served import PLAIN, TRIAL, AskedBatch, Served
 from esen_lab.serving.service_times import BatchTimes
+from esen_lab.serving.signature import ModelInfo, check_answer
 
 if TYPE_CHECKING:
     import torch

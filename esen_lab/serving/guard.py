@@ -15,7 +15,7 @@ from functools import lru_cache
 from urllib.parse import urlsplit
 
 from esen_lab.serving.refusal import RequestRefused
-from esen_lab.serving.settings import LOOPBACK, ServeSettings
+from esen_lab.serving.server_settings import LOOPBACK, ServeSettings
 
 _OPEN = ("/v2/health/live", "/v2/health/ready")
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from functools import lru_cache, partial
 
-from esen_lab.serving.model import ModelInfo
 from esen_lab.serving.protocol import InferRequest, json_bytes, parse_request, read_header
+from esen_lab.serving.signature import ModelInfo
 
 _MOST_KEPT = 64
 _MOST_BYTES = 2048

@@ -15,7 +15,7 @@ import uvicorn
 from esen_lab.common.resources import begin
 from esen_lab.errors import DeviceError, UsageError
 from esen_lab.serving.bounded_protocol import bounded
-from esen_lab.serving.settings import ServeSettings
+from esen_lab.serving.server_settings import ServeSettings
 
 _KEEP_ALIVE_S = 60  # between two requests of one connection
 _JOIN_S = 5.0

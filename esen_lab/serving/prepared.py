@@ -22,7 +22,7 @@ from esen_lab.common.trees import Tree, flatten, unflatten
 from esen_lab.errors import EsenError
 from esen_lab.planner.plan import Plan
 from esen_lab.serving.joining import joined, rows_of
-from esen_lab.serving.model import ModelInfo
+from esen_lab.serving.signature import ModelInfo
 
 LOOKS = 8
 PREPARE_S = 60.0

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
-from esen_lab.serving.model import DATATYPES, VERSION, ModelInfo, TensorInfo, datatype_of
 from esen_lab.serving.refusal import RequestRefused, malformed
+from esen_lab.serving.signature import DATATYPES, VERSION, ModelInfo, TensorInfo, datatype_of
 
 if TYPE_CHECKING:
     import numpy

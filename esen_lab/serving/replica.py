@@ -24,13 +24,13 @@ from esen_lab.files.lock_files import machine_lock_paths, open_lock_file
 from esen_lab.serving.body import IDENTITY, encoding_named, unpacked
 from esen_lab.serving.exported import ExportedFolder
 from esen_lab.serving.joining import BEGINS_ANEW, OTHER_ROWS, RowsDiffer, joined, own, parted, rows_of, try_joining
-from esen_lab.serving.model import PLATFORM, VERSION, ModelInfo, check_answer, describe
 from esen_lab.serving.prepared import prepare, sizes_for
 from esen_lab.serving.protocol import InferRequest, encode_response, header_length, parse_request
 from esen_lab.serving.refusal import RequestRefused, log, log_failure, refusal_of, too_late
 from esen_lab.serving.served import PLAIN, TRIAL, AskedBatch, Served
+from esen_lab.serving.server_settings import ServeSettings
 from esen_lab.serving.service_times import BatchTimes
-from esen_lab.serving.settings import ServeSettings
+from esen_lab.serving.signature import PLATFORM, VERSION, ModelInfo, check_answer, describe
 
 _JSON, _BYTES = "application/json", "application/octet-stream"
 _LENGTH = "inference-header-content-length"

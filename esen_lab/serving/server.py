@@ -27,11 +27,11 @@ from esen_lab.serving.http_server import HttpServer, PortTaken, listen
 from esen_lab.serving.joining import rows_of
 from esen_lab.serving.logs import NAME
 from esen_lab.serving.metrics import Metrics, Totals
-from esen_lab.serving.model import ModelInfo
 from esen_lab.serving.prepared import prepare, sizes_for
 from esen_lab.serving.served import TRIAL, Served
+from esen_lab.serving.server_settings import ServeSettings
 from esen_lab.serving.service_times import BatchTimes
-from esen_lab.serving.settings import ServeSettings
+from esen_lab.serving.signature import ModelInfo
 from esen_lab.serving.status import ENDED, ServerStatus
 from esen_lab.serving.traces import RequestTraces
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from esen_lab.serving.metrics import Totals
-from esen_lab.serving.model import VERSION
+from esen_lab.serving.signature import VERSION
 
 
 def model_stats(name: str, totals: Totals) -> dict[str, Any]:

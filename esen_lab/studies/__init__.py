@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from esen_lab.planner.refine import Round
 from esen_lab.studies.adaptive_profiling import AdaptiveProfileJob
-from esen_lab.studies.derived import Candidates, DerivedPoints, candidates, measured_sets, measured_splits
+from esen_lab.studies.groups_and_parts import Candidates, DerivedPoints, candidates, measured_sets, measured_splits
 from esen_lab.studies.lane_runs import LaneRuns, measured_defaults
 from esen_lab.studies.members import (
     cascade_of_members,
@@ -20,8 +20,8 @@ from esen_lab.studies.members import (
     replicated,
 )
 from esen_lab.studies.memory_limits import with_memory
+from esen_lab.studies.other_backends import executed
 from esen_lab.studies.placed_stages import place_stages, plan_of_stages
-from esen_lab.studies.plans import executed
 from esen_lab.studies.precision import check_precision
 from esen_lab.studies.precision_table import PrecisionTable
 from esen_lab.studies.refinement import Refined, refine_plan

@@ -28,7 +28,7 @@ from esen_lab.planner.nodes.bound import AreaBound
 from esen_lab.planner.nodes.deals import Deals
 from esen_lab.planner.nodes.lane_bound import LaneBound
 from esen_lab.planner.nodes.lane_plans import MOST_EXACT, LanePlans
-from esen_lab.planner.nodes.problem import NodeProblem, node_problem
+from esen_lab.planner.nodes.nodes_problem import NodeProblem, node_problem
 from esen_lab.planner.nodes.subsets import Subsets, memory_bytes
 from esen_lab.planner.problem import Table
 from esen_lab.planner.search_state import EXACTLY

@@ -36,7 +36,7 @@ from esen_lab.errors import InfeasibleError
 from esen_lab.files.schemas import plain
 from esen_lab.planner.nodes.bound import AreaBound, least_load
 from esen_lab.planner.nodes.lane_plans import MOST_EXACT, LanePlans
-from esen_lab.planner.nodes.problem import NodeProblem
+from esen_lab.planner.nodes.nodes_problem import NodeProblem
 from esen_lab.planner.problem import Array
 from esen_lab.planner.search_state import EXACTLY
 from esen_lab.studies.placement import DevicePlacement, DeviceTables, placement_of, problem_of

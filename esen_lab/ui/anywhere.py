@@ -43,7 +43,7 @@ def watch(lab: Lab, *, every_s: float = 0.5, history_s: float = 300.0) -> Any:
         DeviceError: The system gives no thread for them.
     """
     from esen_lab.ui.widgets.live import Publisher
-    from esen_lab.ui.widgets.readings import PlotReadings
+    from esen_lab.ui.widgets.reading_columns import PlotReadings
 
     readings = lab.readings
     sampler = readings.watch(interval_s=every_s, history_s=history_s)

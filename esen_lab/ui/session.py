@@ -12,7 +12,7 @@ from esen_lab.common.locks import Lock
 from esen_lab.ui.colours import COLOURS
 from esen_lab.ui.simulated import SaysSimulated, said
 from esen_lab.ui.views import View
-from esen_lab.ui.widgets.progress import Follower, Live, Slow
+from esen_lab.ui.widgets.live_displays import Follower, Live, Slow
 from esen_lab.ui.widgets.still import Still
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from esen_lab.ui.views import Details, Progress, Table, View
-from esen_lab.ui.widgets.progress import Live
+from esen_lab.ui.widgets.live_displays import Live
 
 _KEY = "simulated"
 _WORD = re.compile(r"(?<![\w.-])simulated(?![\w-]|\.\w)", re.IGNORECASE)  # no part of a sub-model's name

@@ -30,7 +30,7 @@ from rival_ways import OURS, Setting, Way, check, shares  # noqa: E402
 from esen_lab.errors import EsenError  # noqa: E402
 from esen_lab.load import LoadRow, infer_request  # noqa: E402
 from esen_lab.serving.server import Server  # noqa: E402
-from esen_lab.serving.settings import ServeSettings  # noqa: E402
+from esen_lab.serving.server_settings import ServeSettings  # noqa: E402
 
 
 def row(name: str, rate: float, *, p50: float = 0.01, p99: float | None = 0.02) -> dict[str, Any]:

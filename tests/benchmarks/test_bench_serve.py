@@ -11,7 +11,7 @@ from served_doubles import FakeServed
 from waiting import until
 
 from esen_lab.serving.server import Server
-from esen_lab.serving.settings import ServeSettings
+from esen_lab.serving.server_settings import ServeSettings
 
 ROOT = Path(__file__).parents[2]
 

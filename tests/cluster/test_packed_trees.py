@@ -7,7 +7,7 @@ import pickle
 import pytest
 import torch
 
-from esen_lab.cluster.packing import pack_input, pack_output, unpack
+from esen_lab.cluster.tensor_packing import pack_input, pack_output, unpack
 
 TENSORS = {
     "bf16": torch.randn(3, 2).to(torch.bfloat16),

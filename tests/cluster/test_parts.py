@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
+from esen_lab.cluster.node_messages import NodeCores
 from esen_lab.cluster.nodes import deal_cores
-from esen_lab.cluster.orders import NodeCores
 from esen_lab.cluster.parts import parts_of
 from esen_lab.errors import UsageError
 from esen_lab.lab.stages.nodes import without_node

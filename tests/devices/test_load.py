@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from esen_lab.devices.cpu.load import LOADED, LoadMeter, LoadSample, busy_part, load_between, sample_load
+from esen_lab.devices.cpu.contention import LOADED, LoadMeter, LoadSample, busy_part, load_between, sample_load
 
 
 def kernel(folder: Path, *tasks: tuple[int, int], cpus: dict[int, int] | None = None) -> Path:
@@ -117,7 +117,7 @@ def test_how_busy_others_keep_cores_is_counted_without_this_process_and_what_it_
 def test_a_program_that_burns_the_same_core_is_seen() -> None:
     code = """
 import os, sys, time
-from esen_lab.devices.cpu.load import LoadMeter
+from esen_lab.devices.cpu.contention import LoadMeter
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 def burn():
     until = time.perf_counter() + 0.3

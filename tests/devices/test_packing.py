@@ -15,7 +15,7 @@ import pytest
 from esen_lab.common.control_groups import ControlGroups
 from esen_lab.devices import CpuDevice
 from esen_lab.devices.cpu import device as cpu
-from esen_lab.devices.cpu.packing import Packer
+from esen_lab.devices.cpu.core_packing import Packer
 from esen_lab.devices.cpu.topology import Core, Kind, Topology, read_topology
 from esen_lab.errors import DeviceError, UsageError
 from esen_lab.profiler import default_shares

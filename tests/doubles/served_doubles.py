@@ -14,7 +14,7 @@ import torch
 
 from esen_lab.serving.served import AskedBatch
 from esen_lab.serving.server import Server
-from esen_lab.serving.settings import ServeSettings
+from esen_lab.serving.server_settings import ServeSettings
 
 X = torch.arange(32, dtype=torch.float32).reshape(4, 8) / 10
 """An input of the lab that tests serve."""

@@ -28,7 +28,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedP
     startup = ipython / "profile_default" / "startup" / "quiet.py"
     startup.parent.mkdir(parents=True)
     # Outputs say how busy the machine was while they were made, at length where it was: here it counts as quiet.
-    startup.write_text("import esen_lab.devices.cpu.load\nesen_lab.devices.cpu.load.LOADED = 1.0\n")
+    startup.write_text("import esen_lab.devices.cpu.contention\nesen_lab.devices.cpu.contention.LOADED = 1.0\n")
     words = [sys.executable, str(RUNNER), "--out", str(out)]
     environment = {**os.environ, "IPYTHONDIR": str(ipython)}
     done = subprocess.run(words, capture_output=True, text=True, timeout=840, check=False, cwd=ROOT, env=environment)

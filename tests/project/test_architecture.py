@@ -71,7 +71,7 @@ ONLY_IN: dict[str, set[str]] = {
     "pynvml": {"devices/cuda/nvml.py"},
     "cuda": {"devices/cuda/green_core.py", "devices/cuda/green_driver.py"},
     "optuna": {"planner/optuna_search.py"},
-    "bokeh": {"ui/widgets/charts.py"},
+    "bokeh": {"ui/widgets/live_charts.py"},
     "ipywidgets": {
         "ui/widgets/panel.py",
         "ui/widgets/sliders.py",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from esen_lab.devices.cpu.load import LoadSample
+from esen_lab.devices.cpu.contention import LoadSample
 from esen_lab.planner.plan import sequential_plan
 from esen_lab.run.run_history import RecentRuns
 

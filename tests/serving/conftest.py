@@ -11,8 +11,8 @@ from models import mlp
 from served_doubles import X
 
 from esen_lab import Lab
-from esen_lab.serving.model import ModelInfo, describe
 from esen_lab.serving.server import Server
+from esen_lab.serving.signature import ModelInfo, describe
 
 
 @pytest.fixture(scope="module", autouse=True)

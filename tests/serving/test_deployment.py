@@ -18,7 +18,7 @@ from esen_lab.errors import UsageError
 from esen_lab.planner.plan import Lane, Plan
 from esen_lab.serving.deployment import deployment_files, write_deployment
 from esen_lab.serving.logs import NAME, log_as_json
-from esen_lab.serving.options import TOKEN, name_of, serve_options, settings_of
+from esen_lab.serving.serve_options import TOKEN, name_of, serve_options, settings_of
 
 PLAN = Plan(
     lanes=(Lane(units=3, members=("a",), backends=("openvino",)), Lane(units=1, members=("b",))),

@@ -10,9 +10,9 @@ import torch
 
 from esen_lab.serving import headers
 from esen_lab.serving.headers import Headers
-from esen_lab.serving.model import ModelInfo, describe
 from esen_lab.serving.protocol import read_header
 from esen_lab.serving.refusal import RequestRefused
+from esen_lab.serving.signature import ModelInfo, describe
 
 
 def head(rows: int = 1, **more: Any) -> bytes:

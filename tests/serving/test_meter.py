@@ -11,10 +11,10 @@ from waiting import until
 
 from esen_lab.devices.telemetry import MarkLog
 from esen_lab.lab.readings import Readings
-from esen_lab.serving.meter import RequestMeter
+from esen_lab.serving.channels import RequestMeter
 from esen_lab.serving.metrics import Totals
 from esen_lab.serving.server import Server
-from esen_lab.serving.settings import ServeSettings
+from esen_lab.serving.server_settings import ServeSettings
 
 if TYPE_CHECKING:
     from esen_lab.devices import Device
@@ -76,7 +76,7 @@ def test_another_server_is_counted_from_its_own_beginning_and_an_ended_one_is_sa
 
 def test_whoever_watches_a_lab_sees_the_requests_of_its_server_in_plots() -> None:
     pytest.importorskip("psutil", reason="watching needs psutil")
-    from esen_lab.ui.widgets.readings import TITLES, PlotReadings
+    from esen_lab.ui.widgets.reading_columns import TITLES, PlotReadings
 
     served, gate = FakeServed(), Gate()
     with Server(ServeSettings(port=0, max_rows=1)).start() as server:

@@ -18,8 +18,8 @@ from esen_lab.lanes.backends._executed import LOOKS_KEPT, Executed
 from esen_lab.lanes.backends._protocol import BackendSettings
 from esen_lab.serving.prepared import LOOKS, of_size, prepare, sizes_to_prepare
 from esen_lab.serving.server import Server
+from esen_lab.serving.server_settings import ServeSettings
 from esen_lab.serving.service_times import BatchTimes
-from esen_lab.serving.settings import ServeSettings
 
 
 class WithEngine(FakeServed):

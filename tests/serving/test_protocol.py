@@ -12,9 +12,9 @@ import torch
 
 from esen_lab.errors import UsageError
 from esen_lab.serving import protocol
-from esen_lab.serving.model import DATATYPES, ModelInfo, describe
 from esen_lab.serving.protocol import encode_response, header_length, parse_request
 from esen_lab.serving.refusal import RequestRefused, refusal_of
+from esen_lab.serving.signature import DATATYPES, ModelInfo, describe
 
 ROW = [float(i) for i in range(8)]
 

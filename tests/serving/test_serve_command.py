@@ -14,9 +14,9 @@ import pytest
 from served_doubles import FakeServed, ask
 from waiting import until
 
-from esen_lab.serving.command import _setter, serve_folder
 from esen_lab.serving.exported import ExportedFolder
-from esen_lab.serving.options import serve_options
+from esen_lab.serving.serve_command import _setter, serve_folder
+from esen_lab.serving.serve_options import serve_options
 from esen_lab.serving.server import Server
 
 
@@ -46,7 +46,7 @@ def test_a_served_folder_is_ready_without_garbage_to_look_at_and_ends_by_a_signa
         os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(Server, "warm", warmed)
-    monkeypatch.setattr("esen_lab.serving.command.log_as_json", lambda *_: None)  # else it would stay set
+    monkeypatch.setattr("esen_lab.serving.serve_command.log_as_json", lambda *_: None)  # else it would stay set
     monkeypatch.setattr(ExportedFolder, "open", lambda folder, **_: FakeServed())
     before = signal.getsignal(signal.SIGTERM)
     parser = argparse.ArgumentParser()

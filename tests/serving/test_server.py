@@ -30,7 +30,7 @@ from esen_lab.serving.http_server import listen
 from esen_lab.serving.refusal import RequestRefused
 from esen_lab.serving.served import AskedBatch
 from esen_lab.serving.server import Server
-from esen_lab.serving.settings import ServeSettings
+from esen_lab.serving.server_settings import ServeSettings
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ from esen_lab.lab.stages.serve import ServedLab
 from esen_lab.serving.exported import ExportedFolder
 from esen_lab.serving.served import PLAIN
 from esen_lab.serving.server import Server
-from esen_lab.serving.settings import ServeSettings
+from esen_lab.serving.server_settings import ServeSettings
 
 triton = pytest.importorskip("tritonclient.http", reason="the client of Triton is not installed")
 from tritonclient.utils import InferenceServerException  # noqa: E402

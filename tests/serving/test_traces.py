@@ -7,7 +7,7 @@ import time
 import pytest
 
 from esen_lab.serving.dispatcher import Answer
-from esen_lab.serving.model import ModelInfo
+from esen_lab.serving.signature import ModelInfo
 from esen_lab.serving.traces import RequestTraces
 
 export = pytest.importorskip("opentelemetry.sdk.trace.export.in_memory_span_exporter", reason="no OpenTelemetry here")

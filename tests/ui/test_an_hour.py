@@ -15,7 +15,7 @@ pytest.importorskip("anywidget")
 from esen_lab.devices.telemetry import Channel, MarkLog, Sampler
 from esen_lab.ui.html import to_html
 from esen_lab.ui.widgets.live import BokehSource, LivePlots
-from esen_lab.ui.widgets.readings import PlotReadings
+from esen_lab.ui.widgets.reading_columns import PlotReadings
 from esen_lab.ui.widgets.watching import summary_of
 
 EVERY_S = 0.05

@@ -48,9 +48,9 @@ from esen_lab.export.ray_serve import RayServeApplication
 from esen_lab.export.script import script_text
 from esen_lab.history import Past, changes
 from esen_lab.lab import Action, DeviceChange, NextStep
-from esen_lab.lab.records import Status
+from esen_lab.lab.lab_status import Status
 from esen_lab.planner import allocate
-from esen_lab.planner.editor.state import EditorState, Measurement
+from esen_lab.planner.editor.editor_state import EditorState, Measurement
 from esen_lab.planner.plan import Plan
 from esen_lab.profiler.progress import JobState
 from esen_lab.profiler.records import Profile
@@ -65,7 +65,7 @@ from esen_lab.ui.magics.magics import _TerminalLive
 from esen_lab.ui.panel.messages import plain
 from esen_lab.ui.panel.sections import _comparison, _plan
 from esen_lab.ui.pictures import draw
-from esen_lab.ui.widgets.readings import mark_text, plot_text
+from esen_lab.ui.widgets.reading_columns import mark_text, plot_text
 
 LAB = FakeLab()
 
@@ -297,7 +297,7 @@ def test_plots_typeset_nothing_of_a_label() -> None:
 def test_plots_get_labels_that_are_plain() -> None:
     from fake_lab import FakeMeter, MarkLog, Sampler
 
-    from esen_lab.ui.widgets.readings import PlotReadings
+    from esen_lab.ui.widgets.reading_columns import PlotReadings
 
     marks = MarkLog()
     marks.add(EVIL, "begin")

@@ -14,7 +14,7 @@ from fake_lab import FakeMeter
 from esen_lab.devices.telemetry import Channel, MarkLog, Sampler
 from esen_lab.ui.widgets.feed import REPEATED, THIN, WHOLE, _thinned
 from esen_lab.ui.widgets.live import LivePlots, Publisher
-from esen_lab.ui.widgets.readings import PlotReadings
+from esen_lab.ui.widgets.reading_columns import PlotReadings
 
 
 class Opened:

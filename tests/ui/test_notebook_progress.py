@@ -8,7 +8,7 @@ from fake_lab import FakeJob
 from esen_lab.profiler.progress import ProfileProgress
 from esen_lab.ui import views
 from esen_lab.ui.views import View
-from esen_lab.ui.widgets.progress import Follower, Slow
+from esen_lab.ui.widgets.live_displays import Follower, Slow
 
 
 def _threads() -> list[str]:

@@ -132,7 +132,7 @@ def test_the_cell_of_the_run_button_never_writes_over_a_variable_of_the_users(ta
 def test_a_monitor_in_a_kernel_without_bokeh_says_what_to_install(
     targets: Targets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("esen_lab.ui.panel.monitor", "esen_lab.ui.widgets.charts", "esen_lab.ui.widgets.feed"):
+    for name in ("esen_lab.ui.panel.monitor", "esen_lab.ui.widgets.live_charts", "esen_lab.ui.widgets.feed"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, "bokeh", None)
     with pytest.raises(UsageError, match=r"need bokeh.*pip install 'esen_lab\[notebook\]'"):

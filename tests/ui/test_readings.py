@@ -10,9 +10,9 @@ from fake_lab import FakeMeter
 
 from esen_lab.devices.telemetry import Channel, MarkLog, Sampler
 from esen_lab.ui.colours import COLOURS, LEAST_OF_LINES, NEUTRAL, PALETTE, contrast, stroke
-from esen_lab.ui.widgets.charts import readings_document
 from esen_lab.ui.widgets.feed import Feed
-from esen_lab.ui.widgets.readings import PlotReadings, label_of, mark_text, reading_text, strokes_of
+from esen_lab.ui.widgets.live_charts import readings_document
+from esen_lab.ui.widgets.reading_columns import PlotReadings, label_of, mark_text, reading_text, strokes_of
 
 PAGES = ("#ffffff", "#111111")  # what notebooks are shown on, in the light and in the dark
 

@@ -18,7 +18,7 @@ from esen_lab.ui.session import Session
 from esen_lab.ui.views import View
 from esen_lab.ui.widgets.acts import Acts
 from esen_lab.ui.widgets.live import Publisher
-from esen_lab.ui.widgets.progress import Follower
+from esen_lab.ui.widgets.live_displays import Follower
 from esen_lab.ui.widgets.still import Still
 
 

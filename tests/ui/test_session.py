@@ -10,7 +10,7 @@ from fake_lab import FakeLab
 
 from esen_lab.ui.session import Session, ShownWidget, _Panel
 from esen_lab.ui.views import View
-from esen_lab.ui.widgets.progress import Slow
+from esen_lab.ui.widgets.live_displays import Slow
 
 
 def test_the_lab_is_made_at_the_first_need_and_named_lab(session: Session, front: FakeFront) -> None:

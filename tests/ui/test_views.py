@@ -28,7 +28,7 @@ from esen_lab.cost_model import fit_points
 from esen_lab.cost_model.model import CostModel
 from esen_lab.planner import allocate, search
 from esen_lab.planner.editor import PlanEditor
-from esen_lab.planner.editor.state import Measurement
+from esen_lab.planner.editor.editor_state import Measurement
 from esen_lab.planner.plan import Lane, Plan
 from esen_lab.profiler.progress import JobState
 from esen_lab.profiler.records import Profile

@@ -8,7 +8,7 @@ slow ones are left out unless they are asked for.
 
     affinity.py         which CPUs this process may use, whatever OpenMP has bound it to
     topology.py         caches and nodes that cores have in common; fast and slow ones
-    packing.py          which cores each lane gets
+    core_packing.py     which cores each lane gets
     memory_policy.py    on which nodes a lane's memory lies
     interference.py     what lanes take of each other's memory bandwidth
     remarks.py          what else slows cores, or this process
@@ -35,6 +35,7 @@ from esen_lab.common.units import check_units, format_units
 from esen_lab.devices.base import Device, DeviceIdentity, InForce, Placement
 from esen_lab.devices.cpu.affinity import allowed_cpus, allowed_now
 from esen_lab.devices.cpu.affinity import ranges as _ranges
+from esen_lab.devices.cpu.core_packing import Packer, Packing
 from esen_lab.devices.cpu.interference import (
     Interference,
     keep_interference,
@@ -43,7 +44,6 @@ from esen_lab.devices.cpu.interference import (
     measure_interference,
 )
 from esen_lab.devices.cpu.memory_policy import prefer_nodes
-from esen_lab.devices.cpu.packing import Packer, Packing
 from esen_lab.devices.cpu.remarks import remarks_on_cores, remarks_on_process
 from esen_lab.devices.cpu.topology import Core, Topology, described, read_topology
 from esen_lab.errors import DeviceError, UsageError
@@ -245,7 +245,7 @@ class CpuDevice(Device):
         return float(len(self._cores)) if quota is None else min(quota, float(len(self._cores)))
 
     def place(self, shares: Sequence[int]) -> tuple[CpuPlacement, ...]:
-        """Give each lane cores of its own while they last, close together where they can be: see `packing.py`.
+        """Give each lane cores of its own while they last, close together where they can be: see `core_packing.py`.
 
         Raises:
             UsageError: A share is not within 1..units.

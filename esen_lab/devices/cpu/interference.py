@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Annotated
 from msgspec import Meta
 
 from esen_lab.common.units import now
-from esen_lab.devices.cpu.load import busy_part
+from esen_lab.devices.cpu.contention import busy_part
 from esen_lab.errors import EsenError
 from esen_lab.files import Kind, Text, converted, decode_json, read_bytes, write_file
 from esen_lab.files.schemas import Count, plain

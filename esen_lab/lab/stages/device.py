@@ -9,7 +9,7 @@ from esen_lab.common.surroundings import step
 from esen_lab.devices import Device, open_device
 from esen_lab.errors import UsageError
 from esen_lab.lab.backend_choice import allowed, in_own_precision, is_allowed
-from esen_lab.lab.records import DeviceChange, meaning_of_change
+from esen_lab.lab.lab_status import DeviceChange, meaning_of_change
 from esen_lab.lab.runtime import Runtime
 from esen_lab.lab.state import LabState
 from esen_lab.planner.fits import changed_since, fits

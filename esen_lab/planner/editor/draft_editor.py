@@ -18,9 +18,9 @@ from esen_lab.cost_model import CostModel
 from esen_lab.errors import UsageError
 from esen_lab.planner.editor import moves
 from esen_lab.planner.editor.draft import Draft, LaneKey
-from esen_lab.planner.editor.history import History
+from esen_lab.planner.editor.editor_state import EditorState
 from esen_lab.planner.editor.predictions import Predictions
-from esen_lab.planner.editor.state import EditorState
+from esen_lab.planner.editor.undo import History
 from esen_lab.planner.plan import Plan
 
 

@@ -29,7 +29,7 @@ from esen_lab.planner import Allocation, Limits, SearchJob, search
 from esen_lab.planner.editor.beside import Bench, Lanes, LastRun, Offered, PastPlan
 from esen_lab.planner.editor.draft import Draft, DraftLane
 from esen_lab.planner.editor.draft_editor import DraftEditor
-from esen_lab.planner.editor.state import EditorState, Measurement
+from esen_lab.planner.editor.editor_state import EditorState, Measurement
 from esen_lab.planner.plan import Plan
 
 MOST_PAST = 12

@@ -9,8 +9,8 @@ from esen_lab.cost_model import CostModel
 from esen_lab.errors import UsageError
 from esen_lab.planner.allocation import under_models
 from esen_lab.planner.editor.draft import Draft, DraftLane, Forecast, Tables, bound_for, forecast
+from esen_lab.planner.editor.editor_state import EditedLane
 from esen_lab.planner.editor.moves import most_units
-from esen_lab.planner.editor.state import EditedLane
 from esen_lab.planner.plan import Lane, Plan
 
 

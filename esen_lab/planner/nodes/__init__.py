@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from esen_lab.planner.nodes.problem import NodeLink
+from esen_lab.planner.nodes.nodes_problem import NodeLink
 
 __all__ = ["NodeLink"]

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from esen_lab.planner.nodes.problem import NodeKind, NodeProblem
+from esen_lab.planner.nodes.nodes_problem import NodeKind, NodeProblem
 from esen_lab.planner.problem import Array
 
 _ROUNDS = 250

@@ -18,7 +18,7 @@ import numpy as np
 
 from esen_lab.planner.nodes.bound import AreaBound
 from esen_lab.planner.nodes.lane_plans import LanePlans
-from esen_lab.planner.nodes.problem import NodeProblem, bits
+from esen_lab.planner.nodes.nodes_problem import NodeProblem, bits
 from esen_lab.planner.problem import Array
 from esen_lab.planner.search_state import EXACTLY
 

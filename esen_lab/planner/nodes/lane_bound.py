@@ -24,7 +24,7 @@ import time
 import numpy as np
 from numpy.typing import NDArray
 
-from esen_lab.planner.nodes.problem import NodeProblem
+from esen_lab.planner.nodes.nodes_problem import NodeProblem
 from esen_lab.planner.problem import Array
 
 _GRID = 256

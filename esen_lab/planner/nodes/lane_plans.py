@@ -8,7 +8,7 @@ from typing import Any
 from esen_lab.errors import InfeasibleError
 from esen_lab.planner.allocate import allocate
 from esen_lab.planner.allocation import Allocation
-from esen_lab.planner.nodes.problem import NodeKind, NodeProblem, bits
+from esen_lab.planner.nodes.nodes_problem import NodeKind, NodeProblem, bits
 from esen_lab.planner.nodes.subsets import SubsetTimes
 
 MOST_EXACT = 14

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esen_lab.planner.exact.cover import SubsetCover, unions
-from esen_lab.planner.nodes.problem import NodeKind, NodeProblem
+from esen_lab.planner.nodes.nodes_problem import NodeKind, NodeProblem
 from esen_lab.planner.problem import Array, SearchProblem
 
 Family = NDArray[np.bool_]

@@ -40,7 +40,7 @@ from esen_lab.ui.magics.outputs import Outputs
 from esen_lab.ui.panel.targets import Targets
 from esen_lab.ui.session import Session, ShownWidget, lab_class
 from esen_lab.ui.views import Details, Progress, View
-from esen_lab.ui.widgets.progress import Live
+from esen_lab.ui.widgets.live_displays import Live
 
 MAGIC = "esen"
 _PACKAGE = os.path.dirname(os.path.abspath(str(esen_lab.__file__)))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from esen_lab.errors import UsageError
-from esen_lab.ui.widgets.charts import bokeh_source
 from esen_lab.ui.widgets.feed import Feed
-from esen_lab.ui.widgets.readings import PlotReadings
+from esen_lab.ui.widgets.live_charts import bokeh_source
+from esen_lab.ui.widgets.reading_columns import PlotReadings
 
 MOST_SILENT = 40  # looks, some ten seconds: a change of device ends the readings first, and is then at work
 

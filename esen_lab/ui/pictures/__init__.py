@@ -16,7 +16,7 @@ from esen_lab.ui.colours import COLOURS
 from esen_lab.ui.markup import Markup
 from esen_lab.ui.pictures import charts, moments, rows
 from esen_lab.ui.pictures.drawing import as_image
-from esen_lab.ui.pictures.traces import traces
+from esen_lab.ui.pictures.timelines import traces
 
 _DRAW: Mapping[type, Callable[[Any], Markup]] = {
     rows.Curves: charts.curves,

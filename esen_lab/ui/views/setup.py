@@ -12,7 +12,7 @@ from esen_lab.common.words import some_of
 from esen_lab.ui.views.blocks import Block, Table, View, device_text, facts, one_line
 
 if TYPE_CHECKING:
-    from esen_lab.lab.records import NextStep
+    from esen_lab.lab.lab_status import NextStep
 
 _MOST_NAMES = 4  # of those who share a remark
 

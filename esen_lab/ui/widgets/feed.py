@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from esen_lab.common.locks import Lock
-from esen_lab.ui.widgets.charts import readings_document
-from esen_lab.ui.widgets.readings import PlotReadings
+from esen_lab.ui.widgets.live_charts import readings_document
+from esen_lab.ui.widgets.reading_columns import PlotReadings
 
 REPEATED = 8  # samples that each message repeats
 WHOLE = 2400  # of the newest samples a document has every one: two minutes at the highest rate

@@ -25,10 +25,10 @@ from ipywidgets import widget_serialization
 
 from esen_lab.common.locks import Lock
 from esen_lab.common.resources import begin
-from esen_lab.ui.widgets.charts import bokeh_source
 from esen_lab.ui.widgets.commands import SEND, Commands
 from esen_lab.ui.widgets.feed import Feed
-from esen_lab.ui.widgets.readings import PlotReadings
+from esen_lab.ui.widgets.live_charts import bokeh_source
+from esen_lab.ui.widgets.reading_columns import PlotReadings
 
 LEAST_PACE_S = 0.1  # between two messages, also where a page draws faster
 MOST_PACE_S = 2.0  # a page that hears nothing for longer takes what it shows for the past

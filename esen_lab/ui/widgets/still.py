@@ -11,7 +11,7 @@ from esen_lab.common.locks import Lock
 from esen_lab.common.resources import begin
 from esen_lab.errors import DeviceError
 from esen_lab.ui.views import View
-from esen_lab.ui.widgets.progress import Live
+from esen_lab.ui.widgets.live_displays import Live
 
 REST = 50.0  # times what a drawing took: a long history is drawn less often
 

@@ -12,7 +12,7 @@ from esen_lab.common.surroundings import step
 from esen_lab.common.units import format_count
 from esen_lab.ui.pictures.rows import Line, Plot, ReadingTraces
 from esen_lab.ui.views import Table, View
-from esen_lab.ui.widgets.readings import (
+from esen_lab.ui.widgets.reading_columns import (
     OF_A_HUNDRED,
     TITLES,
     Members,

@@ -8,7 +8,7 @@ import pytest
 
 from esen_lab.errors import UsageError
 from esen_lab.planner.editor.draft import Draft, DraftLane
-from esen_lab.planner.editor.history import MOST_MOVES, History
+from esen_lab.planner.editor.undo import MOST_MOVES, History
 
 
 def draft(units: int) -> Draft:

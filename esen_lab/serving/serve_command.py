@@ -14,7 +14,7 @@ from types import FrameType
 from esen_lab.errors import NotTrusted
 from esen_lab.serving.exported import ExportedFolder
 from esen_lab.serving.logs import log_as_json
-from esen_lab.serving.options import name_of, settings_of
+from esen_lab.serving.serve_options import name_of, settings_of
 from esen_lab.serving.server import Server
 from esen_lab.serving.status import ENDED
 from esen_lab.terminal import tell

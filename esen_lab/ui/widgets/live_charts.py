@@ -30,7 +30,7 @@ from bokeh.plotting import figure
 
 from esen_lab.ui.colours import PALETTE, colour, stroke
 from esen_lab.ui.markup import element
-from esen_lab.ui.widgets.readings import OF_A_HUNDRED, TITLES
+from esen_lab.ui.widgets.reading_columns import OF_A_HUNDRED, TITLES
 
 _FORMATS = {"GB": "0.0", "%": "0", "W": "0", "waiting": "0", "/s": "0.0", "rows": "0.0"}
 _STEPS = {"GB": 0.1, "%": 1.0, "W": 1.0, "waiting": 1.0}  # the least that a format can tell apart: ticks are no closer

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from esen_lab.common.command_line import seconds, whole
 from esen_lab.files import read_token
-from esen_lab.serving.settings import RESERVED, ServeSettings
+from esen_lab.serving.server_settings import RESERVED, ServeSettings
 
 TOKEN = "ESEN_LAB_TOKEN"  # noqa: S105  the name of a variable
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from esen_lab.cluster.packing import PackedTree
+from esen_lab.cluster.tensor_packing import PackedTree
 from esen_lab.errors import EsenError
 from esen_lab.run.answered import Missing
 from esen_lab.run.options import RunOptions
