@@ -29,6 +29,7 @@ class Threads:
         self.reach.links[node].kill(for_good=True)
 
 
+@pytest.mark.own_helper  # workers of nodes are killed and start again
 @pytest.mark.parametrize("check", contract.CHECKS, ids=lambda check: check.__name__)
 def test_nodes_keep_the_contract(check: Callable[[contract.Cluster], None]) -> None:
     check(Threads())
