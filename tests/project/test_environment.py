@@ -199,6 +199,7 @@ def test_what_is_imported_around_it_is_declared(folder: str) -> None:
     imported = foreign_imports(ROOT / folder)
     for name in ("fastapi", "litserve"):
         imported.pop(name, None)  # servers to compare with, in an environment of their own: tools/rivals_env.sh
+    imported.pop("a-package-of-layers", None)  # which a test writes
     declared = names_of("dev") | (names_of("bench") if folder == "benchmarks" else set())
     assert {name: file for name, file in imported.items() if name not in declared} == {}
 
