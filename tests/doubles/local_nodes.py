@@ -48,13 +48,13 @@ class ThreadLink:
         """As kill -9 of an actor, or of its node: what was asked fails."""
         self.dead_for_good = for_good
         pool, made, calls = self._pool, self._made, self._calls
-        for call in calls:
-            if not call.done():
-                call.lost = True  # type: ignore[attr-defined]
+        lost = [call for call in calls if not call.done()]
         pool.submit(lambda: made.result().close())
         self._ending.append(pool)
         if not for_good:
             self._begin()
+        for call in lost:  # last: whoever hears of it asks the worker that comes after
+            call.lost = True  # type: ignore[attr-defined]
 
     def restart(self) -> None:
         self.kill()
