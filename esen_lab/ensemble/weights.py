@@ -48,6 +48,10 @@ def is_small(module: object, x: Tree) -> bool:
     """
     if not is_module(module):
         return False
+    from esen_lab.ensemble.kinds.adapted import Adapter
+
+    if isinstance(module, Adapter):  # around what is no network in PyTorch
+        return False
     try:
         weights = sum(tensor.numel() for tensor in state_of(cast("nn.Module", module)).values())
         return weights * max(map(_most_rows, flatten(x)[0])) <= _SMALL

@@ -494,15 +494,20 @@ def _hooks_in(tables: list[dict[Any, Any]]) -> tuple[int, ...]:
     return tuple(_number_of(hook) for table in tables for hook in table.values()) if any(tables) else ()
 
 
+_GIVEN_BY_TORCH = ("Meta", "FuncTorch", "Nested", "MPS")
+"""Kinds of kernels that torch's own code gives to operators when a part of it is first used, such as `vmap`."""
+
+
 def _kernels_put_into_torch() -> Callable[[], tuple[str, ...]]:
     """What says which kernels Python code has given to operators of torch since, by `torch.library`."""
     import torch
 
-    every: set[str] = getattr(torch.library, "_impls", set())  # torch's own code gives some to others when it is loaded
+    every: set[str] = getattr(torch.library, "_impls", set())
     known: dict[int, tuple[str, ...]] = {}
 
     def found() -> frozenset[str]:
-        return frozenset(key for key in every if key.startswith("aten/") and not key.endswith("/Meta"))
+        ours = (key for key in every if key.startswith("aten/"))
+        return frozenset(key for key in ours if not key.rpartition("/")[2].startswith(_GIVEN_BY_TORCH))
 
     was = found()
 

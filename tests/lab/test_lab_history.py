@@ -48,7 +48,10 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
 def ran(lab: Lab, jct_s: float = 0.004, batch: str = "float32[1, 8]") -> None:
     """As after a run of the plan in force, on lanes that are warm."""
     plan = lab.plan or ONE
-    executor: Any = SimpleNamespace(plan=plan, ensemble=lab.ensemble, broken="", pids=(), end=lambda: None)
+    fidelity = SimpleNamespace(doubt=lambda _: None)
+    executor: Any = SimpleNamespace(
+        plan=plan, ensemble=lab.ensemble, broken="", pids=(), fidelity=fidelity, end=lambda: None
+    )
     report = RunReport(jct_s=jct_s, spans=(), lanes=(), copy_s=0.0, combine_s=0.0, batch=batch)
     lab._runtime.set(executor=executor, report=report)
 

@@ -123,6 +123,20 @@ def test_what_was_put_into_torch_is_noticed_and_so_is_its_end(monkeypatch: pytes
         assert [told for told in differences(before, session.now()) if "modes" in told] == []
 
 
+@pytest.mark.parametrize(("kernel", "counts"), [("CPU", True), ("FuncTorchBatched", False), ("Meta", False)])
+def test_kernels_that_parts_of_torch_bring_when_they_are_first_used_are_none_that_were_put_in(
+    kernel: str, counts: bool
+) -> None:
+    session = SessionSettings()
+    before = session.now()
+    torch.library._impls.add(f"aten/made_up/{kernel}")
+    try:
+        assert bool(differences(before, session.now())) is counts
+    finally:
+        torch.library._impls.remove(f"aten/made_up/{kernel}")
+    assert not differences(before, session.now())
+
+
 def test_nothing_changed_is_the_same_object() -> None:
     session = SessionSettings()
     first = session.now()
