@@ -39,7 +39,8 @@ def test_nothing_of_the_package_listens_but_a_server() -> None:
     # Who follows a job, a bell or a plan editor, in this very process; the recorder's bell is its own.
     ours = {"editor.listen", "job.listen", "lab.bell.listen", "self._subject.listen", "self._work.listen"}
     server = {("http_server.py", "socket.create_server"), ("server.py", "listen")}  # `lab.serve`, `esen-lab serve`
-    assert {(file, called) for file, called in found if called not in ours} == server
+    asks = {("ray_reach.py", "socket.create_connection")}  # whether a cluster answers at the address that the user gave
+    assert {(file, called) for file, called in found if called not in ours} == server | asks
 
 
 def test_files_are_unpickled_nowhere_and_code_is_executed_where_it_is_said() -> None:

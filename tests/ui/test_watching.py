@@ -102,7 +102,7 @@ def test_the_end_leaves_a_summary_in_place(session: Session, front: FakeFront) -
 def test_without_the_packages_of_the_notebook_there_is_a_table_and_word_of_them(
     session: Session, front: FakeFront, monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
-    for name in ("live", "charts", "feed", "commands"):
+    for name in ("live", "live_charts", "feed", "commands"):
         monkeypatch.delitem(sys.modules, f"esen_lab.ui.widgets.{name}", raising=False)
     monkeypatch.setitem(sys.modules, package, None)
     run_line(session, "watch")

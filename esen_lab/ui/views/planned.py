@@ -61,7 +61,9 @@ def _described(record: Any) -> str:
     every: str = record.describe()
     if len(every) <= _LONGEST_TITLE:
         return every
-    return f"{format_units(len(record.lanes), 'lane')} for {format_units(len(record.names), 'sub-model')}"
+    # Not by `names`, which refuses those of a record that is none of a lab's.
+    names = {name for step in record.steps for name in step.partition(" ")[0].split("+")}
+    return f"{format_units(len(record.lanes), 'lane')} for {format_units(len(names), 'sub-model')}"
 
 
 def _units_at(record: Any, lane: Any) -> int:

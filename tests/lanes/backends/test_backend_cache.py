@@ -284,7 +284,7 @@ def test_a_graph_that_probes_have_refused_is_refused_when_it_is_brought_again(
 ) -> None:
     brought = graph_of(name, folder)
     with monkeypatch.context() as patch:
-        patch.setattr(Questions, "differ", lambda *_: "another number")
+        patch.setattr(Questions, "differ", lambda *_, **__: "another number")
         with torch.no_grad(), pytest.raises(DeviceError, match="another number"):
             executed(mlp(), name, of_engine(name, brought))(X)
     with torch.no_grad(), pytest.raises(DeviceError, match="another number"):
