@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 
 from esen_lab.common.tensors import aligned, check_tensor, fills_its_memory
-from esen_lab.common.trees import Tree, flatten
 from esen_lab.ensemble.fingerprint import view_key
-from esen_lab.ensemble.origin import RAISED, is_module, is_tensor
+from esen_lab.ensemble.origin import is_tensor
 from esen_lab.errors import StoreError, UsageError
 from esen_lab.files import converted, decode_json
 
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from torch.nn import UninitializedParameter
 
 _KEY = "esen_lab"
-_SMALL = 1 << 28  # multiplications
 _DENSE = "Parameters and buffers of a sub-model are dense and have values"
 # The dtypes that the format has had from the start; others are kept as bytes.
 _KNOWN = frozenset(("bool", "uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64"))
@@ -37,32 +35,6 @@ def state_of(module: nn.Module) -> dict[str, torch.Tensor]:
         **dict(module.named_parameters(remove_duplicate=False)),
         **dict(module.named_buffers(remove_duplicate=False)),
     }
-
-
-def is_small(module: object, x: Tree) -> bool:
-    """Whether a call of a network takes few computations, some milliseconds of one thread, as far as its sizes tell.
-
-    Args:
-        module: What is called; of anything but a network in PyTorch nothing is known.
-        x: An input; nothing is known of one that cannot be taken in.
-    """
-    if not is_module(module):
-        return False
-    from esen_lab.ensemble.kinds.adapted import Adapter
-
-    if isinstance(module, Adapter):  # around what is no network in PyTorch
-        return False
-    try:
-        weights = sum(tensor.numel() for tensor in state_of(cast("nn.Module", module)).values())
-        return weights * max(map(_most_rows, flatten(x)[0])) <= _SMALL
-    except RAISED:  # such as lazy parameters, or what a class of the user's raises
-        return False
-
-
-def _most_rows(tensor: torch.Tensor) -> int:
-    """On how many vectors every weight may work: rows, tokens, pixels; no more than that, whatever its layout."""
-    features = min(tensor.shape[1:], default=1) if tensor.is_floating_point() else 1
-    return tensor.numel() // max(features, 1)
 
 
 def check_state(module: nn.Module, *, lazy: bool = False) -> None:

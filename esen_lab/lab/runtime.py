@@ -27,7 +27,6 @@ from esen_lab.lab.recorder import Recorder
 from esen_lab.lab.state import LabState
 from esen_lab.lab.warm_lanes import WarmLanes
 from esen_lab.lanes.forks import not_here, tell_when_forked
-from esen_lab.lanes.openmp import CallersThreads
 from esen_lab.lanes.settings import left_as_set
 from esen_lab.profiler import ProfileStore, default_store_path
 from esen_lab.run import ForkServer, NotebookAnswers, Turns
@@ -68,7 +67,6 @@ class Runtime:
         self.marks = MarkLog()
         self._closings = 0
         self.fork_server = ForkServer()  # starts nothing yet
-        self.callers_threads = CallersThreads()
         self.own_answers = NotebookAnswers(self._module)
         self.fork_server.own_answers = self.own_answers
         self._begin(most_waiting)

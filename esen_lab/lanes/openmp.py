@@ -4,8 +4,7 @@ After a parallel region, the other threads of its team go on looking for work fo
 (libgomp: 300,000 looks, 4 ms; libiomp5: 200 ms). Lanes have every core to themselves, so where this process leaves
 such a thread, the lane of that core starts late and shares the core. Therefore:
 
-    1. What this package computes in the caller's process computes in one thread (`CallersThreads.alone`), and what it
-       asks small networks there, too.
+    1. What this package computes in the caller's process computes in one thread (`CallersThreads.alone`).
     2. What the user's own calls left spinning is ended before lanes are woken (`CallersThreads.quieten`).
     3. Lanes with several threads look for some microseconds only (`lane_environment`).
     4. Before one set of lanes is timed after another, the others' threads are waited for (`wait_until_still`).
@@ -145,10 +144,9 @@ class CallersThreads:
         self._here: Callable[[], int] | None = getattr(ctypes.CDLL(None), "sched_getcpu", None)
 
     def alone(self) -> Alone:
-        """Inside, torch computes in the calling thread alone, and starts no other.
+        """Inside, torch computes in the calling thread alone, and starts no other. Results are the same to the bit.
 
-        What the package computes has the same results to the bit. Not for a user's own function whose answer is given
-        to him: sums over everything are cut by threads, so they would be rounded differently.
+        Not for a user's own function: sums over everything are cut by threads, so they would be rounded differently.
         """
         self._look_for_runtimes()
         return Alone(None if self._of_torch is None else self._of_torch.set_threads)
@@ -228,10 +226,7 @@ class Alone:
         self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._set is not None and self._were > 1:
-            import torch
-
-            if torch.get_num_threads() == 1:  # else what ran inside has set it
-                self._set(self._were)
+            self._set(self._were)
 
 
 def _foreign(names: list[str]) -> list[int]:

@@ -12,9 +12,7 @@ from esen_lab.common.locks import Lock
 from esen_lab.common.trees import Tree, flatten, select
 from esen_lab.ensemble import Ensemble, SubModel, answer_here
 from esen_lab.ensemble.fingerprint import same_bits
-from esen_lab.ensemble.weights import is_small
 from esen_lab.errors import EsenError, ModelError
-from esen_lab.lanes.openmp import CallersThreads
 from esen_lab.lanes.settings import Settings, left_as_set, with_threads_own
 
 if TYPE_CHECKING:
@@ -34,7 +32,6 @@ class NotebookAnswers:
 
     def __init__(self, module_of: Callable[[str], nn.Module | None]) -> None:
         self._module_of = module_of
-        self._threads = CallersThreads()
         self._lock = Lock()
         self._kept: OrderedDict[tuple[Any, ...], Tree] = OrderedDict()
 
@@ -86,9 +83,8 @@ class NotebookAnswers:
     def _ask(self, submodel: SubModel, x: Tree, settings: Settings | None) -> Tree:
         users = self._module_of(submodel.name)
         module = submodel.build() if users is None else users
-        few = self._threads.alone() if is_small(module, x) else nullcontext()
         # The session's settings: this may be a thread of a search.
-        with left_as_set(), nullcontext() if settings is None else with_threads_own(settings), few:
+        with left_as_set(), nullcontext() if settings is None else with_threads_own(settings):
             return answer_here(submodel.name, module, x, own=users is None)
 
     def _keep(self, key: tuple[Any, ...], answer: Tree) -> None:

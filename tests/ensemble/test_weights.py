@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from esen_lab.ensemble.fingerprint import tensor_digest
-from esen_lab.ensemble.weights import from_bytes, is_small, memory_of, restore, state_of, to_bytes
+from esen_lab.ensemble.weights import from_bytes, memory_of, restore, state_of, to_bytes
 from esen_lab.errors import StoreError, UsageError
 
 DTYPES = [
@@ -148,22 +148,3 @@ def test_a_header_that_cannot_be_is_refused(facts: str) -> None:
     data = safetensors.torch.save({"t": torch.ones(2, 3)}, metadata={"esen_lab": facts})
     with pytest.raises(StoreError, match="whole safetensors"):
         from_bytes(data)
-
-
-@pytest.mark.parametrize(
-    ("module", "shape", "small"),
-    [
-        (nn.Linear(64, 1024), (48, 64), True),
-        (nn.Linear(64, 1024), (8192, 64), False),
-        (nn.Conv2d(3, 64, 3), (8, 3, 224, 224), False),
-        (nn.Conv2d(3, 64, 3), (8, 3, 32, 32), True),
-        (nn.LazyLinear(3), (4, 8), False),
-        (len, (4, 8), False),
-    ],
-    ids=["few rows", "many rows", "large pictures", "small pictures", "lazy", "a function"],
-)
-def test_what_a_call_computes_is_small_by_weights_times_rows_or_pixels(
-    module: object, shape: tuple[int, ...], small: bool
-) -> None:
-    assert is_small(module, torch.empty(shape)) is small
-    assert not is_small(module, "no tensor")

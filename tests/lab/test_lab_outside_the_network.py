@@ -368,30 +368,6 @@ class Sets(nn.Module):
         return x[:, :3] * 2
 
 
-class Threads(nn.Module):
-    """Answers with the number of threads that it is given."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return 0 * x[:, :3] + torch.get_num_threads()
-
-
-def test_a_small_network_is_registered_in_one_thread_and_of_a_function_nothing_is_known(lab: Lab) -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    try:
-        answers = [lab.register(name, source, example=X).answer for name, source in (("a", Threads()), ("b", threads))]
-        assert [float(answer.max()) for answer in answers] == [1, 3]
-        asked = lab._runtime.own_answers(lab.ensemble, X, None, anew=True)
-        assert [float(asked[name].max()) for name in "ab"] == [1, 3]  # type: ignore[union-attr]
-        assert torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(before)
-
-
-def threads(x: torch.Tensor) -> torch.Tensor:
-    return 0 * x[:, :3] + torch.get_num_threads()
-
-
 def test_what_calls_of_a_network_set_for_the_process_is_put_back_here_and_said(lab: Lab) -> None:
     def settings() -> tuple[Any, ...]:
         set_here = torch.get_default_dtype(), torch.get_num_threads(), flushes_denormals(), os.getcwd()

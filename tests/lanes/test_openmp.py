@@ -111,12 +111,6 @@ def test_it_may_be_nested() -> None:
     assert torch.get_num_threads() == 4
 
 
-def test_a_number_of_threads_that_is_set_inside_stays_set() -> None:
-    with CallersThreads().alone():
-        torch.set_num_threads(3)
-    assert torch.get_num_threads() == 3
-
-
 def test_other_threads_keep_theirs_meanwhile() -> None:
     threads = CallersThreads()
     with threads.alone():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -12,7 +11,6 @@ from esen_lab.common.surroundings import step
 from esen_lab.common.trees import Tree, flatten, tree_spec
 from esen_lab.ensemble import Combine, Ensemble, Registered, SubModel, check_combine, check_member, make_combine
 from esen_lab.ensemble import register as make_submodel
-from esen_lab.ensemble.weights import is_small
 from esen_lab.errors import EsenError, UsageError
 from esen_lab.lab.backend_choice import in_other_precision, in_own_precision
 from esen_lab.lab.live_modules import Originals
@@ -57,7 +55,7 @@ def register(
             )
         example = ensemble.submodels[0].example
     make = partial(make_submodel, name, source, example, args=args, kwargs=kwargs, namespace=namespace)
-    registered = _made(runtime, make, source, example)
+    registered = _made(make)
     submodel = registered.submodel
     check_sample(submodel.example, f" for {name!r}")
     if name not in ensemble.names:  # one that is replaced may come first of several that change together
@@ -76,13 +74,9 @@ def register(
     return runtime.state.ensemble.get(name)
 
 
-def _made(runtime: Runtime, make: Callable[[], Registered], source: object, example: Tree) -> Registered:
-    """Register; what calls of a network set for this process is put back, and said.
-
-    A small network is asked in one thread: its layers would wait for a second one, for milliseconds where the helper of
-    the lanes imports torch on that one's core.
-    """
-    with left_as_set() as told, runtime.callers_threads.alone() if is_small(source, example) else nullcontext():
+def _made(make: Callable[[], Registered]) -> Registered:
+    """Register; what calls of a network set for this process is put back, and said."""
+    with left_as_set() as told:
         registered = make()
     if not told:
         return registered
@@ -193,7 +187,7 @@ def follow_changes(
                 continue
             make = partial(again, source)
         try:
-            registered = _made(runtime, make, source, before.example)
+            registered = _made(make)
         except EsenError as problem:
             if failed is None:
                 raise
